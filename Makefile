@@ -1,0 +1,39 @@
+# make demo: set everything up and run the main job; make test: set up and run the tests.
+# Needs Python 3.11 and make; everything else is installed into .venv from constraints.txt.
+
+PYTHON ?= $(shell command -v python3.11 2>/dev/null)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint bench clean setup
+
+setup: $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/sparring demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks.wallclock
+
+# torch first and by its exact version: torchvision's own requirement would otherwise take a CUDA build of gigabytes.
+$(STAMP): pyproject.toml constraints.txt
+ifeq ($(strip $(PYTHON)),)
+	@echo "Sparring needs Python 3.11: install it (for example the package python3.11) or run make PYTHON=/path/to/python3.11" >&2
+	@exit 2
+endif
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

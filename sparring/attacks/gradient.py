@@ -1,0 +1,153 @@
+"""FGSM, FGSM-RS and PGD as one iteration (papers 001 and 003).
+
+`iterate` is a generator that yields before each attack step, so that its caller can swap newer weights in, note
+their version, or let other work go first; `perturb` runs it to the end. The model is used as it is found: put it
+in eval mode and switch its parameters' gradients off with `frozen`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sparring.attacks.norms import Norm, ascend, perturbed, project, random_start
+from sparring.config import AttackSettings
+
+Loss = Callable[[Tensor, Tensor], Tensor]  # logits [N, K], labels [N] -> [N]
+
+
+@dataclass(frozen=True)
+class Attack:
+    """A fully specified attack: radius and step in pixel intensities."""
+
+    norm: Norm
+    epsilon: float
+    steps: int
+    step_size: float
+    random_start: bool = True
+    restarts: int = 1
+
+
+def attack_from(settings: AttackSettings, epsilon: float) -> Attack:
+    """The attack of the settings at radius `epsilon` (ε now); the step size scales with it.
+
+    Step-size rules: PGD 2.5·ε/κ (paper 001), FGSM ε, FGSM-RS 1.25·ε (paper 003).
+    """
+    steps = settings.steps if settings.name == "pgd" else 1
+    rule = {"pgd": 2.5 / steps, "fgsm": 1.0, "fgsm-rs": 1.25}[settings.name]
+    relative = rule if settings.step_size is None else settings.step_size / settings.epsilon
+    start = settings.name != "fgsm" if settings.random_start is None else settings.random_start
+    return Attack(settings.norm, epsilon, steps, relative * epsilon, start, settings.restarts)
+
+
+def warmed_up(epsilon: float, step: int, warmup_steps: float) -> float:
+    """ε at step `step`: linear from ε/warmup to ε over `warmup_steps` steps."""
+    return epsilon * min(1.0, (step + 1) / max(warmup_steps, 1.0))
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Eval mode and no parameter gradients, as an attack wants it; both are restored."""
+    modes = [(module, module.training) for module in model.modules()]
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    model.eval()
+    model.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """[N]: cross-entropy of each example."""
+    return F.cross_entropy(logits.float(), labels, reduction="none")
+
+
+def input_gradient(model: nn.Module, x: Tensor, delta: Tensor, labels: Tensor, loss: Loss) -> Tensor:
+    """The gradient of the summed loss with respect to the perturbation; parameters get none."""
+    point = perturbed(x, delta).requires_grad_(True)
+    return torch.autograd.grad(loss(model(point), labels).sum(), point)[0]
+
+
+def iterate(
+    model: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    attack: Attack,
+    generator: torch.Generator,
+    *,
+    loss: Loss = cross_entropy,
+    start: Tensor | None = None,
+    step_counts: Tensor | None = None,
+    step_sizes: Tensor | None = None,
+) -> Generator[int, None, Tensor]:
+    """Yield the number of each attack step before it is made; return the perturbation.
+
+    Args:
+        x: float32 [N, C, H, W] in [0, 1]. labels: int64 [N].
+        start: where to begin instead of the attack's own start.
+        step_counts: int64 [N], steps of each example (default: `attack.steps` for all); an example leaves the batch
+            when its steps have run out, one with 0 is never attacked and keeps δ = 0.
+        step_sizes: float32 [N], step size of each example (default: `attack.step_size`).
+
+    Returns:
+        float32 [N, C, H, W], inside the ball and, added to x, inside [0, 1]; of several restarts the one with the
+        highest loss, example by example.
+    """
+    even = step_counts is None  # spares the common case a look at the mask, which would stall a GPU
+    counts = torch.full_like(labels, attack.steps) if step_counts is None else step_counts.to(labels)
+    longest = attack.steps if even else int(counts.max())
+    sizes = torch.full(labels.shape, attack.step_size, device=x.device) if step_sizes is None else step_sizes
+    best, best_loss = torch.zeros_like(x), torch.full(labels.shape, -torch.inf, device=x.device)
+    for restart in range(attack.restarts):
+        delta = _start(x, attack, generator, start)
+        if not even:
+            delta[counts == 0] = 0
+        for step in range(longest):
+            yield restart * longest + step
+            active = counts > step
+            if even or bool(active.all()):
+                delta = _step(model, x, delta, labels, attack, sizes, loss)
+            else:
+                delta[active] = _step(model, x[active], delta[active], labels[active], attack, sizes[active], loss)
+        if attack.restarts == 1:
+            return delta
+        with torch.no_grad():
+            final = loss(model(perturbed(x, delta)), labels)
+        better = final > best_loss
+        best[better], best_loss[better] = delta[better], final[better]
+    return best
+
+
+def perturb(model: nn.Module, x: Tensor, labels: Tensor, attack: Attack, generator: torch.Generator) -> Tensor:
+    """Run the attack to its end with the model as it is; see `iterate`."""
+    steps = iterate(model, x, labels, attack, generator)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            delta: Tensor = done.value
+            return delta
+
+
+def _start(x: Tensor, attack: Attack, generator: torch.Generator, start: Tensor | None) -> Tensor:
+    if start is not None:
+        return project(start, x, attack.norm, attack.epsilon)
+    if not attack.random_start:
+        return torch.zeros_like(x)
+    return project(random_start(x, attack.norm, attack.epsilon, generator), x, attack.norm, attack.epsilon)
+
+
+def _step(
+    model: nn.Module, x: Tensor, delta: Tensor, labels: Tensor, attack: Attack, sizes: Tensor, loss: Loss
+) -> Tensor:
+    gradient = input_gradient(model, x, delta, labels, loss)
+    return project(ascend(delta, gradient, attack.norm, sizes), x, attack.norm, attack.epsilon)

@@ -1,0 +1,64 @@
+"""The geometry of a threat: its ball, the image box, a random start and a step uphill, under L∞ and L2.
+
+x: float32 [N, C, H, W] in [0, 1]; delta, gradient: the same shape. All arithmetic is float32, whatever the model
+computed in. `epsilon` and `step_size` are pixel intensities.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Norm = Literal["linf", "l2"]
+
+
+def project(delta: Tensor, x: Tensor, norm: Norm, epsilon: float) -> Tensor:
+    """The nearest perturbation inside the ball, then inside the image box (which never leaves the ball again)."""
+    return (x + project_ball(delta, norm, epsilon)).clamp(0, 1) - x
+
+
+def project_ball(delta: Tensor, norm: Norm, epsilon: float) -> Tensor:
+    """Projection to the ball of radius `epsilon` alone."""
+    delta = delta.float()
+    if norm == "linf":
+        return delta.clamp(-epsilon, epsilon)
+    return delta * (epsilon / per_example(l2_norms(delta)).clamp_min(1e-12)).clamp_max(1.0)
+
+
+def perturbed(x: Tensor, delta: Tensor) -> Tensor:
+    """The attacked images that a model is given, inside [0, 1]."""
+    return (x + delta).clamp(0, 1)
+
+
+def random_start(x: Tensor, norm: Norm, epsilon: float, generator: torch.Generator) -> Tensor:
+    """A perturbation uniform in the ball, drawn on the generator's device, before the image box is applied."""
+    device = generator.device
+    if norm == "linf":
+        noise = torch.rand(x.shape, generator=generator, device=device) * 2 - 1
+        return (epsilon * noise).to(x.device)
+    direction = torch.randn(x.shape, generator=generator, device=device)
+    radius = torch.rand(len(x), generator=generator, device=device) ** (1 / x[0].numel())
+    return (direction * per_example(epsilon * radius / l2_norms(direction).clamp_min(1e-12))).to(x.device)
+
+
+def ascend(delta: Tensor, gradient: Tensor, norm: Norm, step_size: float | Tensor) -> Tensor:
+    """One step of steepest ascent: along the sign under L∞, along the normalised gradient under L2.
+
+    `step_size` may be float32 [N], one for each example.
+    """
+    size = per_example(step_size) if isinstance(step_size, Tensor) else step_size
+    if norm == "linf":
+        return delta + size * gradient.sign()
+    return delta + size * gradient / per_example(l2_norms(gradient)).clamp_min(1e-12)
+
+
+def l2_norms(tensor: Tensor) -> Tensor:
+    """float32 [N]: the L2 norm of each example."""
+    return tensor.float().flatten(1).norm(dim=1)
+
+
+def per_example(values: Tensor) -> Tensor:
+    """[N] as [N, 1, 1, 1], to be broadcast over images."""
+    return values.view(-1, 1, 1, 1)

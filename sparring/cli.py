@@ -1,0 +1,345 @@
+"""The command. Data go to standard output, everything else to standard error; exit codes 0, 1, 2 (usage), 130."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from sparring import config as configuration
+from sparring.config import SHORT_NAMES, Config
+from sparring.errors import SparringError, UsageError
+from sparring.runs import Run, open_run
+
+app = typer.Typer(
+    name="sparring",
+    help="Asynchronous adversarial training with an enforced staleness bound.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+config_app = typer.Typer(help="Show, describe and compare configurations.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+
+HINT = "Any setting follows as --GROUP.NAME VALUE, for example --attack.steps 10 or --workers 4."
+Recipe = Annotated[Path | None, typer.Argument(help="A TOML recipe; without one, the demo's digits.")]
+RunPath = Annotated[Path, typer.Argument(help="A run's folder, as `train` printed it last.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+DETACHED_START_S = 60.0
+OWN_OPTIONS = {"--json", "--detach", "--best", "--help", "--timeout-s"}
+TAKE_SETTINGS = {"train", "resume", "evaluate", "doctor", "explain", "config"}
+
+
+def main() -> None:
+    """Run the command; one sentence instead of a traceback, unless --debug is given."""
+    debug = "--debug" in sys.argv
+    if debug:
+        sys.argv.remove("--debug")
+        logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
+    try:
+        words, settings = split(sys.argv[1:])
+        code = app(words, standalone_mode=False, obj=settings)
+    except SparringError as error:
+        if debug:
+            raise
+        fail(str(error), error.exit_code)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        fail("interrupted", 130)
+    except Exception as error:
+        if debug:
+            raise
+        format_message = getattr(error, "format_message", None)
+        if format_message is not None:
+            fail(format_message(), 2)
+        fail(f"{type(error).__name__}: {error} (this is a fault of Sparring; run again with --debug)", 1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def fail(message: str, code: int) -> None:
+    """One line on standard error, then the exit code."""
+    sys.stderr.write(f"sparring: {message}\n")
+    sys.exit(code)
+
+
+def out(text: str) -> None:
+    """Data for whoever reads standard output."""
+    sys.stdout.write(text.rstrip("\n") + "\n")
+    sys.stdout.flush()
+
+
+def split(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
+    """The command's own words, and the settings among them by name; a bare `--flag` means true.
+
+    Done before the words are parsed, so that a setting's value is never taken for the recipe.
+    """
+    own: list[str] = []
+    settings: dict[str, str] = {}
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--") or word.partition("=")[0] in OWN_OPTIONS:
+            own.append(word)
+            continue
+        name, equals, value = word[2:].partition("=")
+        if not equals:
+            has_value = rest and (not rest[0].startswith("--") or _is_number(rest[0]))
+            value = rest.pop(0) if has_value else "true"
+        settings[name] = value
+    if settings and own[:1] and own[0] not in TAKE_SETTINGS:
+        raise UsageError(f"--{next(iter(settings))}: `sparring {own[0]}` has no such option.")
+    return own, settings
+
+
+@app.command(epilog=HINT)
+def train(
+    context: typer.Context,
+    recipe: Recipe = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Train in the background; print the run's folder.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a robust model and judge it."""
+    from sparring.training import train as train_run
+
+    config = configuration.load(recipe, context.obj)
+    if detach:
+        _detach(config)
+        return
+    _watched(config.data.name, lambda show: train_run(config, show), as_json)
+
+
+@app.command(epilog=HINT)
+def resume(context: typer.Context, run: RunPath, as_json: Json = False) -> None:
+    """Go on with a run from its last checkpoint; the epoch continues exactly where it was."""
+    from sparring.training import resume as resume_run
+
+    values: dict[str, str] = context.obj
+    for name in values:
+        configuration.require_known(SHORT_NAMES.get(name, name), "--")
+    changes = {SHORT_NAMES.get(name, name): configuration.parse(value) for name, value in values.items()}
+    _watched(run.name, lambda show: resume_run(run, changes, show), as_json)
+
+
+@app.command(epilog="--evaluation.steps 100 and the like change how it is attacked.")
+def evaluate(
+    context: typer.Context,
+    run: RunPath,
+    best: Annotated[bool, typer.Option("--best", help="The best checkpoint on held-out data, not the last.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Judge the weights of a run: accuracy on clean test images and under attack."""
+    from sparring.evaluation.runs import evaluate_run
+    from sparring.observe.report import table
+
+    result = evaluate_run(open_run(run), context.obj, best=best, progress=_counting("attacked"))
+    if as_json:
+        out(json.dumps(result, indent=2))
+        return
+    rows = _rows(result)
+    Console().print(table(f"Evaluation of {run.name}", rows))
+
+
+@app.command()
+def status(run: RunPath, as_json: Json = False) -> None:
+    """How a run is doing: from its queue while it goes on, else from its folder."""
+    from sparring.control import read_status
+
+    told = read_status(open_run(run))
+    if as_json:
+        out(json.dumps(told, indent=2))
+        return
+    from sparring.observe.progress import step_line
+    from sparring.observe.state import RunState
+
+    state = RunState.from_dict({name: value for name, value in told.items() if name != "workers"})
+    out(f"{told['phase']} ({'running' if told['alive'] else 'not running'}): {step_line(state)}")
+    for name, fields in told["workers"].items():
+        out(f"  {name}: {fields.get('shards', 0)} shards, version {fields.get('version')}, pid {fields.get('pid')}")
+
+
+@app.command()
+def stop(
+    run: RunPath, timeout_s: Annotated[float, typer.Option(help="How long to wait for it to end.")] = 90.0
+) -> None:
+    """Stop a run after its present step; it writes a checkpoint and can be resumed."""
+    from sparring.control import stop_run
+
+    stop_run(open_run(run), timeout_s)
+    out(f"stopped: {run}")
+
+
+@app.command(epilog=HINT)
+def doctor(context: typer.Context, recipe: Recipe = None, as_json: Json = False) -> None:
+    """Check this machine: Python, torch, CUDA inside a Ray actor, Redis, ports, disk, data."""
+    from sparring.doctor import examine
+    from sparring.observe.report import table
+
+    checks = examine(configuration.load(recipe, context.obj))
+    if as_json:
+        out(json.dumps([check.as_dict() for check in checks], indent=2))
+    else:
+        rows = [(check.name, f"{'ok' if check.ok else 'FAILED'}: {check.detail}") for check in checks]
+        Console().print(table("sparring doctor", rows))
+    if not all(check.ok for check in checks):
+        raise typer.Exit(1)
+
+
+@app.command(epilog=HINT)
+def explain(context: typer.Context, recipe: Recipe = None, as_json: Json = False) -> None:
+    """Predict a run without making it: memory, staleness, useful workers, the bottleneck."""
+    from sparring.explain import explain as explain_recipe
+    from sparring.observe.report import table
+
+    told = explain_recipe(configuration.load(recipe, context.obj))
+    if as_json:
+        out(json.dumps(told.as_dict(), indent=2))
+        return
+    Console().print(table("sparring explain", told.rows()))
+    for remark in told.remarks:
+        out(remark)
+
+
+@app.command()
+def demo(as_json: Json = False) -> None:
+    """Train on handwritten digits with two workers, beside a plain model and the synchronous loop."""
+    from sparring.demo import run_demo
+
+    result = run_demo(_show_for("demo: digits"), _note)
+    if as_json:
+        out(json.dumps(result.summary, indent=2))
+    else:
+        Console().print(result.table)
+    out(f"run: {result.run.path}")
+
+
+@config_app.command("show", epilog=HINT)
+def config_show(context: typer.Context, recipe: Recipe = None) -> None:
+    """The whole resolved configuration as TOML."""
+    out(configuration.to_toml(configuration.load(recipe, context.obj)))
+
+
+@config_app.command("schema")
+def config_schema() -> None:
+    """JSON Schema of every setting: description, unit, bounds, default."""
+    out(json.dumps(Config.model_json_schema(), indent=2))
+
+
+@config_app.command("diff")
+def config_diff(left: Path, right: Path, as_json: Json = False) -> None:
+    """Settings that differ between two recipes or run folders."""
+    one, two = (configuration.load(path / "config.toml" if path.is_dir() else path) for path in (left, right))
+    found = configuration.differences(one, two)
+    if as_json:
+        out(json.dumps(found, indent=2, default=str))
+        return
+    for name, (before, after) in found.items():
+        out(f"{name}: {before} -> {after}")
+    if not found:
+        sys.stderr.write("no setting differs\n")
+
+
+@app.command(hidden=True)
+def attend(run: RunPath) -> None:
+    """The background half of `train --detach`."""
+    from sparring.training import attend as attend_run
+
+    attend_run(open_run(run))
+
+
+def _watched(title: str, work: Callable[[Any], Any], as_json: bool) -> None:
+    from sparring.observe.progress import Progress
+
+    with Progress(title) as progress:
+        result = work(progress.update)
+    if as_json:
+        out(json.dumps(result.summary, indent=2))
+    else:
+        from sparring.observe.report import table
+
+        rows = _rows(result.summary)
+        Console().print(table(f"{result.run.path.name}: {result.phase}", rows))
+    out(f"run: {result.run.path}")
+    if result.phase == "interrupted":
+        raise typer.Exit(130)
+
+
+def _show_for(title: str) -> Callable[..., Any]:
+    from sparring.observe.progress import Progress
+
+    return lambda: Progress(title)
+
+
+def _note(text: str) -> None:
+    sys.stderr.write(text + "\n")
+
+
+def _counting(verb: str) -> Callable[[int, int], None]:
+    told = [0.0]
+
+    def count(done: int, total: int) -> None:
+        if done == total or time.monotonic() - told[0] > 5:
+            told[0] = time.monotonic()
+            _note(f"{done} of {total} test examples {verb}")
+
+    return count
+
+
+def _detach(config: Config) -> None:
+    """Make the run's folder here, so that its path can be told, and train in a process of its own session."""
+    from sparring.training import make_run
+
+    run = make_run(config)
+    with (run.path / "output.log").open("w") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "sparring", "attend", str(run.path)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    _wait_until_started(run, child)
+    out(f"run: {run.path}")
+
+
+def _wait_until_started(run: Run, child: subprocess.Popen[bytes]) -> None:
+    """Do not say that a run goes on before it does."""
+    limit = time.monotonic() + DETACHED_START_S
+    while time.monotonic() < limit:
+        if child.poll() not in (None, 0):
+            said = (run.path / "output.log").read_text().strip().splitlines()
+            raise SparringError(f"the run in {run.path} did not start: {said[-1] if said else 'it said nothing'}")
+        if child.poll() == 0 or run.read_json("state.json") is not None:
+            return
+        time.sleep(0.1)
+    raise SparringError(f"the run in {run.path} has not started within {DETACHED_START_S:.0f} s; see output.log there.")
+
+
+def _rows(values: dict[str, Any]) -> list[dict[str, object]]:
+    return [{"": key.replace("_", " "), "value": _shown(key, value)} for key, value in values.items()]
+
+
+def _shown(key: str, value: Any) -> str:
+    if value is None:
+        return "not measured"
+    if isinstance(value, float):
+        return f"{100 * value:.2f} %" if key.endswith("accuracy") else f"{value:.4g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {count}" for name, count in value.items()) or "none"
+    return str(value)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

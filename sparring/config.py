@@ -1,0 +1,411 @@
+"""Every setting of a run, with its unit, its bounds and its default; nothing is configured anywhere else.
+
+The defaults are the demo: handwritten digits, a small network, two workers. A recipe (TOML) changes what it
+names, the command line changes single settings by their dotted names:
+
+    load(Path("recipes/mnist-async.toml"), {"data.root": "~/data", "workers.count": "4"})
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sparring.errors import UsageError
+
+# What people type most, beside the dotted names.
+SHORT_NAMES = {
+    "workers": "workers.count",
+    "staleness": "simulated.staleness",
+    "seed": "train.seed",
+    "epochs": "train.epochs",
+    "name": "run.name",
+}
+
+
+class Settings(BaseModel):
+    """A group of settings: unknown names are refused, values are fixed once made."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+def setting(default: Any, unit: str, **bounds: Any) -> Any:
+    """A field with a unit; `bounds` are pydantic's (ge, gt, le, lt)."""
+    return Field(default=default, json_schema_extra={"unit": unit}, **bounds)
+
+
+class RunSettings(Settings):
+    root: Path = setting(Path("runs"), "path")
+    """Folder that run folders are made in."""
+    name: str | None = setting(None, "name", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,80}$")
+    """The run's folder; by default the time and the dataset. An existing one is refused, never overwritten."""
+
+
+class DataSettings(Settings):
+    name: str = setting("digits", "name")
+    """digits, mnist, fashion_mnist, cifar10, cifar100, svhn, folder:PATH (ImageFolder) or npz:PATH."""
+    root: Path | None = setting(None, "path")
+    """Where torchvision's datasets lie (or are downloaded to); the digits need none."""
+    download: bool = setting(True, "flag")
+    """Let torchvision download what is missing."""
+    holdout: int = setting(0, "examples", ge=0)
+    """Training examples set aside, never trained on: what settings are tuned on and the best checkpoint is chosen by."""
+    augment: Literal["none", "crop_flip", "crop"] = setting("none", "name")
+    """Seeded augmentation by example: crop pads by 4 pixels and cuts at random; crop_flip mirrors half of them too."""
+
+
+class ModelSettings(Settings):
+    name: str = setting("digits-cnn", "name")
+    """digits-cnn, mnist-32-64-1024 (paper 001), mnist-16-32-100 (paper 003), or module:factory of your own,
+    called as factory(shape, classes); it takes float32 in [0, 1] and normalises inside forward."""
+
+
+class AttackSettings(Settings):
+    name: Literal["pgd", "fgsm", "fgsm-rs"] = setting("pgd", "name")
+    """pgd: `steps` steps of 2.5·ε/steps from a random start (paper 001); fgsm: one step of ε from zero;
+    fgsm-rs: one step of 1.25·ε from a random start (paper 003)."""
+    norm: Literal["linf", "l2"] = setting("linf", "name")
+    """The ball that a perturbation stays in."""
+    epsilon: float = setting(0.2, "pixel intensity, images in [0, 1]", gt=0, le=1000)
+    """Radius ε of the ball."""
+    steps: int = setting(8, "gradient steps", ge=1, le=1000)
+    """κ, the attacker's power; FGSM takes one whatever this says."""
+    step_size: float | None = setting(None, "pixel intensity", gt=0, le=1000)
+    """Step α at the full ε (it warms up with ε); by default the paper's rule for the attack."""
+    random_start: bool | None = setting(None, "flag")
+    """Start at a random point of the ball; by default as the attack's paper does."""
+    restarts: int = setting(1, "attempts", ge=1, le=100)
+    """Independent starts; the perturbation with the highest loss of each example is kept."""
+    warmup_epochs: float = setting(10.0, "epochs", ge=0)
+    """ε grows linearly from 0 over so many epochs; without it a small network can stay at loss ln(classes)."""
+
+
+class OptimizerSettings(Settings):
+    name: Literal["sgd", "adam", "adamw"] = setting("adam", "name")
+    """Optimizer of the weights."""
+    lr: float = setting(0.002, "1", gt=0, le=100)
+    """Peak learning rate."""
+    momentum: float = setting(0.9, "1", ge=0, lt=1)
+    """SGD's momentum."""
+    weight_decay: float = setting(0.0, "1", ge=0, le=10)
+    """Weight decay (L2 for sgd and adam, decoupled for adamw)."""
+    beta1: float = setting(0.9, "1", ge=0, lt=1)
+    """Adam's first decay."""
+    beta2: float = setting(0.999, "1", ge=0, lt=1)
+    """Adam's second decay."""
+
+
+class ScheduleSettings(Settings):
+    name: Literal["constant", "piecewise", "cyclic", "one_cycle", "cosine"] = setting("one_cycle", "name")
+    """Learning rate over training. cyclic: 0 up to the peak and linearly back to 0 (paper 003);
+    one_cycle: cosine from peak/25 up and down to peak/250000; cosine: from the peak down to 0."""
+    peak_at: float = setting(0.4, "share of training", gt=0, lt=1)
+    """Where cyclic and one_cycle reach the peak."""
+    milestones: tuple[float, ...] = setting((0.5, 0.75), "share of training")
+    """Where piecewise lowers the rate."""
+    factor: float = setting(0.1, "1", gt=0, le=1)
+    """What piecewise multiplies the rate by at each milestone."""
+
+
+class TrainSettings(Settings):
+    epochs: int = setting(30, "epochs", ge=1, le=100_000)
+    """Passes over the training set; each example is trained on exactly once in each."""
+    max_steps: int | None = setting(None, "steps", ge=1)
+    """Stop after so many steps, wherever the epoch is; schedules do not change by it."""
+    batch_size: int = setting(64, "examples per shard", ge=1, le=65536)
+    """Examples that one attack works on, b."""
+    shards_per_step: int = setting(1, "shards", ge=1, le=4096)
+    """Shards that one step is made of, M: a step trains on M·b examples."""
+    seed: int = setting(0, "1", ge=0, lt=2**31)
+    """All randomness is keyed by it, the epoch and the ticket, never by worker or time."""
+    gradient_clip: float | None = setting(None, "L2 norm", gt=0)
+    """Clip the gradient of the weights to this norm."""
+    evaluate_every_epochs: float = setting(0.0, "epochs", ge=0)
+    """Clean and PGD-10 accuracy on held-out examples so often; 0: never. Needs data.holdout."""
+    evaluate_samples: int = setting(512, "examples", ge=1)
+    """How many held-out examples at most."""
+
+
+class StalenessSettings(Settings):
+    max_staleness: int = setting(4, "steps", ge=0, le=10_000)
+    """The bound: no step trains on a shard staler than this."""
+    depth: int | None = setting(None, "steps", ge=0, le=10_000)
+    """Steps' worth of shards that may be outstanding beside the current one, d; by default the deepest that
+    is free of drops: max_staleness − publish_every, at least 0 and at most 3."""
+    publish_every: int = setting(1, "steps", ge=1, le=10_000)
+    """Steps between broadcasts of the weights, K."""
+    exchange: bool = setting(True, "flag")
+    """Workers swap newer weights in between two attack steps (in-flight exchange)."""
+    refresh: Literal[0, 1, 2, "auto"] = setting(0, "attack steps")
+    """Fresh attack steps r that the trainer adds to consumed shards; auto: as many as fit its idle time."""
+    trainer_attacks: Literal["auto", "always", "never"] = setting("auto", "name")
+    """The trainer makes shards itself while it would wait; auto: only where its device would idle."""
+    lockstep: bool = setting(False, "flag")
+    """For tests: workers use exactly the version that a ticket was issued at and shards are consumed in order,
+    so that the weights do not depend on timing. Switches exchange and the trainer's own attacks off."""
+    gap_every: int = setting(200, "steps", ge=0)
+    """Measure fresh-minus-stale robust accuracy on one shard so often; 0: never."""
+
+
+class SimulatedSettings(Settings):
+    staleness: int = setting(0, "steps", ge=0, le=10_000)
+    """Every batch after the first so many has exactly this staleness."""
+    exchange: bool = setting(False, "flag")
+    """The attack starts at `staleness`, newer weights are swapped in evenly and its last step has `final_staleness`."""
+    final_staleness: int = setting(0, "steps", ge=0)
+    """Staleness of the last attack step under exchange."""
+
+
+class WorkersSettings(Settings):
+    count: int = setting(2, "workers", ge=0, le=10_000)
+    """Ray actors that attack."""
+    num_gpus: float = setting(0.0, "GPUs per worker", ge=0)
+    """Fractions share a GPU."""
+    num_cpus: float = setting(1.0, "cores per worker", gt=0)
+    """What Ray reserves for a worker."""
+    threads: int | None = setting(None, "threads per worker", ge=1)
+    """torch threads; by default an equal share of the cores on CPU, 1 on GPU."""
+    start_timeout_s: float = setting(120.0, "seconds", gt=0)
+    """How long the first worker may take to appear before the run says so and ends."""
+
+
+class TrainerSettings(Settings):
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", "name")
+    """Where the step runs; auto: CUDA where a GPU is reserved."""
+    num_gpus: float = setting(0.0, "GPUs", ge=0)
+    """What Ray reserves for the trainer."""
+    num_cpus: float = setting(1.0, "cores", gt=0)
+    """What Ray reserves for the trainer."""
+    threads: int | None = setting(None, "threads", ge=1)
+    """torch threads; by default all cores for sync and simulated, an equal share beside workers."""
+    max_restarts: int = setting(3, "restarts", ge=0)
+    """How often in a row without progress a dead trainer is started again from its last checkpoint."""
+    wait_timeout_s: float = setting(300.0, "seconds", gt=0)
+    """How long a step may wait for shards before the run ends with the reason."""
+
+
+class QueueSettings(Settings):
+    redis_url: str | None = setting(None, "URL")
+    """redis://HOST:PORT/DB of a server with maxmemory-policy noeviction; by default an embedded server is started.
+    Give the password in the environment variable that password_env names, never in the URL."""
+    password_env: str = setting("SPARRING_REDIS_PASSWORD", "environment variable")
+    """Where the password is read from."""
+    wire: Literal["int8", "exact"] = setting("int8", "name")
+    """How perturbations travel: int8 of ε/127 (L2: of max|δ|/127), or exact float32."""
+    lease_s: float = setting(15.0, "seconds", gt=0, le=3600)
+    """A lease that is not renewed for so long is lost and its ticket is issued again."""
+    attempts: int = setting(3, "attempts", ge=1, le=100)
+    """A ticket whose workers died so often is set aside, counted and reported."""
+    timeout_s: float = setting(30.0, "seconds", gt=0)
+    """How long an unreachable or full server is waited for."""
+    maxmemory_mb: int | None = setting(None, "MiB", ge=1)
+    """Memory of the embedded server; by default 1.3 × the outstanding payload and 64 MiB."""
+
+
+class RaySettings(Settings):
+    address: str = setting("local", "address")
+    """local starts a Ray of this run's own; auto or HOST:PORT joins a cluster."""
+    object_store_mb: int = setting(256, "MiB", ge=80)
+    """Object store of a local Ray."""
+
+
+class CheckpointSettings(Settings):
+    every_steps: int = setting(500, "steps", ge=1)
+    """Steps between checkpoints; one more is written at the end, on SIGTERM and on Ctrl-C."""
+    keep: int = setting(2, "checkpoints", ge=1, le=1000)
+    """The last so many are kept, and the best where held-out accuracy is measured."""
+
+
+class EvaluationSettings(Settings):
+    steps: int = setting(50, "gradient steps", ge=1, le=10_000)
+    """PGD steps."""
+    step_size: float | None = setting(None, "pixel intensity", gt=0)
+    """Step α; by default 2.5·ε/steps."""
+    restarts: int = setting(3, "attempts", ge=1, le=1000)
+    """Random starts; an example counts as robust only if it survives all."""
+    samples: int | None = setting(None, "examples", ge=1)
+    """The first so many test examples; by default all."""
+    batch_size: int = setting(500, "examples", ge=1, le=65536)
+    """Examples per forward pass."""
+
+
+class MetricsSettings(Settings):
+    bind: str = setting("127.0.0.1", "address")
+    """Where the Prometheus endpoint listens."""
+    port: int | None = setting(0, "port", ge=0, le=65535)
+    """Its port; 0 picks a free one. Written to the run's folder."""
+    enabled: bool = setting(True, "flag")
+    """Serve metrics."""
+    every_steps: int = setting(20, "steps", ge=1)
+    """Steps between lines of metrics.jsonl."""
+
+
+class Config(Settings):
+    """One run."""
+
+    engine: Literal["ray", "sync", "simulated"] = setting("ray", "name")
+    """ray: workers, queue and trainer; sync: the textbook's loop in one process; simulated: exact staleness in one process."""
+    run: RunSettings = RunSettings()
+    data: DataSettings = DataSettings()
+    model: ModelSettings = ModelSettings()
+    attack: AttackSettings = AttackSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+    train: TrainSettings = TrainSettings()
+    staleness: StalenessSettings = StalenessSettings()
+    simulated: SimulatedSettings = SimulatedSettings()
+    workers: WorkersSettings = WorkersSettings()
+    trainer: TrainerSettings = TrainerSettings()
+    queue: QueueSettings = QueueSettings()
+    ray: RaySettings = RaySettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    metrics: MetricsSettings = MetricsSettings()
+
+
+def depth(settings: StalenessSettings) -> int:
+    """Steps' worth of shards that may be outstanding beside the current step (design section 3.3)."""
+    if settings.depth is not None:
+        return settings.depth
+    return max(0, min(3, settings.max_staleness - settings.publish_every))
+
+
+def check_staleness(settings: StalenessSettings) -> str | None:
+    """Refuse what cannot make progress; return a warning where shards will be dropped, else None.
+
+    Raises:
+        UsageError: with the inequality that fails.
+    """
+    bound, every, deep = settings.max_staleness, settings.publish_every, depth(settings)
+    if bound < every - 1:
+        raise UsageError(
+            f"staleness.max_staleness = {bound} with staleness.publish_every = {every} cannot make progress: "
+            f"max_staleness >= publish_every - 1 fails ({bound} < {every - 1}), every step would force an extra "
+            f"publication. Set max_staleness to at least {every - 1}, or publish more often."
+        )
+    if deep > bound:
+        raise UsageError(
+            f"staleness.depth = {deep} exceeds staleness.max_staleness = {bound}: depth <= max_staleness fails, "
+            f"shards would be out of date before they are consumed. Set depth to at most {bound}."
+        )
+    expected = deep + every - 1 + (1 if deep else 0)
+    if expected > bound:
+        return (
+            f"staleness.depth = {deep} and publish_every = {every} reach a staleness of {expected}, the bound is "
+            f"{bound}: expect up to {expected - bound} of {expected + 1} shards dropped and attacked again when "
+            f"all permits are in use. depth + publish_every <= max_staleness is free of drops."
+        )
+    return None
+
+
+def setting_names(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
+    """Dotted names of every setting."""
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from setting_names(kind, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def load(recipe: Path | None = None, overrides: Mapping[str, str] | None = None) -> Config:
+    """Defaults < recipe < overrides by dotted name.
+
+    Raises:
+        UsageError: unknown setting (with the nearest right one), value out of bounds, unreadable recipe.
+    """
+    tree = _read_recipe(recipe) if recipe is not None else {}
+    origin = f"{recipe}: " if recipe is not None else ""
+    for name in _leaf_names(tree):
+        require_known(name, origin)
+    for name, value in (overrides or {}).items():
+        full = SHORT_NAMES.get(name, name)
+        require_known(full, "--")
+        _put(tree, full, parse(value))
+    return from_tree(tree)
+
+
+def from_tree(tree: Mapping[str, Any]) -> Config:
+    """Validate a nested mapping; one sentence for the first thing that is wrong."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"] if str(part) in set(_words()))
+        raise UsageError(f"{name} = {first['input']!r}: {first['msg']}. See `sparring config schema`.") from error
+
+
+def to_toml(config: Config) -> str:
+    """The whole resolved configuration; settings that are unset are left out."""
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+
+
+def differences(left: Config, right: Config) -> dict[str, tuple[Any, Any]]:
+    """Settings whose values differ, by dotted name."""
+    one, two = flatten(left), flatten(right)
+    return {name: (one[name], two[name]) for name in one if one[name] != two[name]}
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """Every setting's value by dotted name."""
+    tree = config.model_dump(mode="json")
+    flat: dict[str, Any] = {}
+    for name in setting_names():
+        value: Any = tree
+        for part in name.split("."):
+            value = value[part]
+        flat[name] = value
+    return flat
+
+
+def _read_recipe(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise UsageError(f"recipe {path}: {error.strerror}. Give the path of a TOML file.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"recipe {path} is not TOML: {error}") from error
+
+
+def _leaf_names(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaf_names(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def _words() -> set[str]:
+    return {part for name in setting_names() for part in name.split(".")}
+
+
+def require_known(name: str, origin: str) -> None:
+    known = list(setting_names())
+    if name in known:
+        return
+    by_last_word = [full for full in known if full.split(".")[-1] == name.split(".")[-1]]
+    candidates = by_last_word or difflib.get_close_matches(name, [*known, *SHORT_NAMES], n=1, cutoff=0.0)
+    raise UsageError(f"{origin}{name}: no such setting; the nearest is {candidates[0]}. See `sparring config show`.")
+
+
+def _put(tree: dict[str, Any], name: str, value: Any) -> None:
+    *groups, leaf = name.split(".")
+    for group in groups:
+        tree = tree.setdefault(group, {})
+    tree[leaf] = value
+
+
+def parse(text: str) -> Any:
+    """A command-line value as TOML would read it; what is no TOML value is a string; `none` unsets."""
+    if text == "none":
+        return None
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

@@ -1,0 +1,36 @@
+"""The only place that imports torchvision.
+
+Its wheels are built for CUDA: beside a CPU-only torch their compiled part does not load, and importing torchvision
+fails because the operators that it wants to extend do not exist. Datasets and transforms need none of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+
+import torch
+
+MISSING = "operator torchvision::nms does not exist"
+_declared: list[torch.library.Library] = []  # the declarations live as long as this list
+
+
+def torchvision() -> ModuleType:
+    """torchvision with its datasets; the missing schemas are declared only where the import asks for them.
+
+    Declaring them first would abort the process where the compiled part does match.
+    """
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if MISSING not in str(error):
+            raise
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _declared.append(library)
+    importlib.import_module("torchvision.datasets")
+    return importlib.import_module("torchvision")

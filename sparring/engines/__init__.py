@@ -1,0 +1,17 @@
+"""Ways to run the same training: sync (the textbook's loop), simulated (exact staleness), ray (the real thing)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sparring.observe.state import RunState
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended, its last state, and the evaluation where it finished."""
+
+    phase: str
+    state: RunState
+    evaluation: dict[str, Any] | None = None

@@ -1,0 +1,283 @@
+"""The asynchronous engine: a trainer and workers as Ray actors around a Redis queue; this is their driver.
+
+Run it: sparring train RECIPE --workers 4
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from sparring.config import Config, depth
+from sparring.engines import Ended
+from sparring.engines.threads import worker_threads
+from sparring.errors import SparringError, UsageError
+from sparring.observe.state import RunState
+from sparring.queue.codec import payload_bytes
+from sparring.queue.server import EmbeddedServer
+from sparring.queue.transport import Transport, check_server, connect
+from sparring.runs import Run, write_atomically
+from sparring.trainer.actor import Trainer
+from sparring.trainer.session import stopping_on_signals
+from sparring.trainer.snapshots import SnapshotStore
+from sparring.workers.actor import Worker
+from sparring.workers.pool import Pool
+
+log = logging.getLogger(__name__)
+STOP_GRACE_S = 60.0
+POLL_S = 0.5
+STORE_CPUS = 0.1
+
+Watch = Callable[[RunState, dict[str, dict[str, Any]]], None]
+
+
+@dataclass(frozen=True)
+class Queue:
+    """How the queue is reached; the password goes into no file but the run's own, readable by its owner."""
+
+    url: str
+    password: str | None
+    embedded: bool
+
+
+def outstanding_bytes(config: Config, shape: tuple[int, int, int]) -> int:
+    """Payload of all shards that may be outstanding; under exchange the attack-to-step ratio is taken as 16."""
+    shards = (depth(config.staleness) + 1) * config.train.shards_per_step + max(config.workers.count, 16)
+    return shards * payload_bytes(config.train.batch_size, shape, config.queue.wire, config.attack.norm)
+
+
+@contextmanager
+def open_queue(config: Config, shape: tuple[int, int, int]) -> Iterator[Queue]:
+    """The server of the settings, checked, or an embedded one that ends with the run.
+
+    Raises:
+        SparringError: it cannot be reached, or would lose or refuse what the run puts into it.
+    """
+    settings, needed = config.queue, int(1.3 * outstanding_bytes(config, shape)) + (64 << 20)
+    if settings.redis_url is not None:
+        password = os.environ.get(settings.password_env)
+        client = connect(settings.redis_url, password, settings.timeout_s)
+        check_server(client, needed)
+        client.close()
+        yield Queue(settings.redis_url, password, embedded=False)
+        return
+    if config.ray.address != "local":
+        raise UsageError(
+            f"ray.address = {config.ray.address!r} with queue.redis_url unset: other hosts cannot reach an embedded "
+            f"server. Set queue.redis_url to a Redis that all hosts reach."
+        )
+    memory = needed if settings.maxmemory_mb is None else settings.maxmemory_mb << 20
+    with EmbeddedServer(maxmemory=memory) as server:
+        yield Queue(server.url, server.password, embedded=True)
+
+
+def check_resources(config: Config) -> None:
+    """Refuse more GPUs than there are before anything is started (a local Ray; a cluster may still grow)."""
+    wanted = config.workers.count * config.workers.num_gpus + config.trainer.num_gpus
+    if wanted == 0 or config.ray.address != "local":
+        return
+    import torch
+
+    there = torch.cuda.device_count()
+    if wanted > there:
+        raise UsageError(
+            f"workers.count x workers.num_gpus + trainer.num_gpus = {config.workers.count} x "
+            f"{config.workers.num_gpus:g} + {config.trainer.num_gpus:g} = {wanted:g}, this machine has {there} GPUs. "
+            f"Use fewer workers, fractions of a GPU, or 0 to attack on CPU."
+        )
+
+
+@contextmanager
+def ray_cluster(config: Config) -> Iterator[None]:
+    """A Ray of this run's own, shut down at the end, or a connection to the cluster that the settings name."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if ray.is_initialized():
+        raise UsageError("Ray is already running in this process; call ray.shutdown() before sparring.train().")
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if config.ray.address == "local":
+            cpus = config.trainer.num_cpus + config.workers.count * config.workers.num_cpus + 1
+            ray.init(
+                address="local",
+                num_cpus=int(cpus) + 1,
+                include_dashboard=False,
+                object_store_memory=config.ray.object_store_mb << 20,
+                **common,
+            )
+        else:
+            ray.init(address=config.ray.address, **common)
+    except (ConnectionError, OSError, ValueError, RuntimeError) as error:
+        raise SparringError(f"ray.address = {config.ray.address!r}: {error}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+class Driver:
+    """Starts the actors, watches them, heals them and stops them."""
+
+    def __init__(self, config: Config, run: Run, queue: Queue, watch: Watch) -> None:
+        self.config, self.run, self.queue, self.watch = config, run, queue, watch
+        settings = config.queue
+        client = connect(queue.url, queue.password, settings.timeout_s)
+        self.transport = Transport(client, run.id, lease_s=settings.lease_s, timeout_s=settings.timeout_s)
+        self.tree = config.model_dump(mode="json", exclude_none=True)
+        keep = depth(config.staleness) + 2 if config.staleness.lockstep else 2
+        self.store = (
+            ray.remote(SnapshotStore)
+            .options(num_cpus=STORE_CPUS, max_restarts=-1, max_concurrency=1000 + config.workers.count)
+            .remote(keep)
+        )
+        self.pool = Pool(self._worker, self.transport.drop_worker)
+        self.interrupted = False
+        self.state = RunState(engine="ray", dataset=config.data.name, total_steps=0)
+
+    def train(self) -> Ended:
+        """Run to the end, restarting a dead trainer from its last checkpoint.
+
+        Raises:
+            SparringError: the trainer failed, or died too often without progress.
+        """
+        self._write_connection()
+        with stopping_on_signals(self._interrupt):
+            trainer = self._trainer()
+            self.pool.grow_to(self.config.workers.count)
+            try:
+                outcome = self._with_restarts(trainer)
+                self._look(trainer)
+                self.transport.request_stop()
+                self.pool.stop(STOP_GRACE_S if self.interrupted else 15.0)
+                evaluation = None
+                if outcome["phase"] == "finished":
+                    evaluation = self._judge(trainer)
+            finally:
+                self._close(trainer)
+        phase = "interrupted" if self.interrupted else outcome["phase"]
+        return Ended(phase, RunState.from_dict(outcome["state"]), evaluation)
+
+    def _with_restarts(self, trainer: Any) -> dict[str, Any]:
+        deaths, last_step = 0, -1
+        while True:
+            training = trainer.train.remote(self.run.next_fence())
+            try:
+                outcome: dict[str, Any] = self._until_done(training, trainer)
+            except ray.exceptions.RayActorError as error:
+                deaths = deaths + 1 if self.state.step <= last_step else 1
+                last_step = self.state.step
+                log.warning("the trainer died at step %d (%d in a row): %s", last_step, deaths, error)
+                if deaths > self.config.trainer.max_restarts or self.interrupted:
+                    raise SparringError(
+                        f"the trainer died {deaths} times in a row without progress (trainer.max_restarts = "
+                        f"{self.config.trainer.max_restarts}); its last words are in {self.run.path / 'logs'}. "
+                        f"`sparring resume {self.run.path}` goes on from the last checkpoint."
+                    ) from error
+                self.state.trainer_restarts += 1
+                time.sleep(min(2.0 ** (deaths - 1) - 1, 30.0))
+                continue
+            except ray.exceptions.RayTaskError as error:
+                raise SparringError(f"the trainer failed: {error.cause!r}; see {self.run.path / 'logs'}.") from error
+            if outcome["phase"] == "failed":
+                raise SparringError(outcome["error"])
+            return outcome
+
+    def _until_done(self, task: Any, trainer: Any) -> dict[str, Any]:
+        asked_at = None
+        while True:
+            done, _ = ray.wait([task], timeout=POLL_S)
+            if done:
+                result: dict[str, Any] = ray.get(task)
+                return result
+            self._look(trainer)
+            if self.interrupted and asked_at is None:
+                asked_at = time.monotonic()
+                self.transport.request_stop()
+            if asked_at is not None and time.monotonic() - asked_at > STOP_GRACE_S:
+                raise SparringError(
+                    f"the trainer did not stop within {STOP_GRACE_S:.0f} s and was killed; its last checkpoint is in "
+                    f"{self.run.checkpoints}."
+                )
+
+    def _look(self, trainer: Any) -> None:
+        """Heal the workers and show what there is."""
+        self.pool.heal()
+        told = self.transport.state()
+        if told is not None:
+            restarts = self.state.trainer_restarts
+            self.state = RunState.from_dict(told)
+            self.state.trainer_restarts = restarts
+        if self.pool.last_error and not self.state.message:
+            self.state.message = f"a worker died: {self.pool.last_error}"
+        self.watch(self.state, self.transport.heartbeats())
+
+    def _judge(self, trainer: Any) -> dict[str, Any]:
+        task = trainer.judge.remote()
+        self.pool.members.clear()
+        try:
+            return self._until_done(task, trainer)
+        except (ray.exceptions.RayActorError, ray.exceptions.RayTaskError) as error:
+            raise SparringError(
+                f"the evaluation failed: {error}. The weights are saved: `sparring evaluate {self.run.path}`."
+            ) from error
+
+    def _interrupt(self, reason: str) -> None:
+        self.interrupted = True
+
+    def _close(self, trainer: Any) -> None:
+        self.pool.stop(0)
+        ray.kill(trainer, no_restart=True)
+        self.run.connection.unlink(missing_ok=True)
+        try:
+            self.transport.forget()
+        except SparringError as error:
+            log.warning("the run's keys stay in the queue: %s", error)
+        self.transport.close()
+
+    def _write_connection(self) -> None:
+        import json
+
+        password = self.queue.password if self.queue.embedded else None
+        content = {"url": self.queue.url, "password": password, "pid": os.getpid()}
+        write_atomically(self.run.connection, json.dumps(content), mode=0o600)
+
+    def _trainer(self) -> Any:
+        settings = self.config.trainer
+        return (
+            ray.remote(Trainer)
+            .options(num_cpus=settings.num_cpus, num_gpus=settings.num_gpus, max_restarts=-1, max_task_retries=0)
+            .remote(
+                self.tree, str(self.run.path), self.queue.url, self.queue.password, self.store, [os.getcwd(), *sys.path]
+            )
+        )
+
+    def _worker(self, name: str) -> Any:
+        settings = self.config.workers
+        return (
+            ray.remote(Worker)
+            .options(num_cpus=settings.num_cpus, num_gpus=settings.num_gpus, max_restarts=-1, max_task_retries=0)
+            .remote(
+                self.tree,
+                name,
+                str(self.run.path),
+                self.queue.url,
+                self.queue.password,
+                self.store,
+                worker_threads(self.config),
+                [os.getcwd(), *sys.path],
+            )
+        )
+
+
+def run(config: Config, run: Run, queue: Queue, watch: Watch) -> Ended:
+    """Train through workers, queue and trainer; see `Driver.train`."""
+    with ray_cluster(config):
+        return Driver(config, run, queue, watch).train()

@@ -1,0 +1,84 @@
+"""Exact staleness in one process: what paper 001 calls simulated staleness.
+
+Every batch after the first s is attacked with the weights of s steps ago, as if it had waited in a queue of s
+batches. With `simulated.exchange` the attack starts s steps stale, newer weights are swapped in evenly between its
+steps, and its last step has `simulated.final_staleness`.
+
+Run it: sparring train RECIPE --engine simulated --staleness 32
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+
+from torch import Tensor
+
+from sparring.config import SimulatedSettings
+from sparring.queue.messages import Key, Shard
+from sparring.trainer.checkpoints import Checkpoint
+from sparring.trainer.session import Parts, Session, progress_of
+from sparring.workers.generator import Production
+
+
+def run(session: Session, parts: Parts, resumed: Checkpoint | None) -> str:
+    """Train to the end of the run; returns how it ended."""
+    plan, learner, settings = parts.plan, session.learner, parts.config.simulated
+    refresh = parts.config.staleness.refresh
+    progress = progress_of(resumed)
+    attacker = Attacker(parts, settings.staleness)
+    for keys in plan.steps(progress.epoch, progress.done):
+        if session.should_stop():
+            break
+        attacker.remember(learner.step, learner.model.state_dict(), learner.epsilon())
+        step = learner.step
+        shards = [attacker.attack(key, step, settings) for key in keys]
+        for shard in shards:
+            session.state.consumed(staleness=step - shard.version)
+        session.measure_gap(shards[0])
+        if isinstance(refresh, int) and refresh > 0:
+            shards = [learner.refresh(shard, refresh) for shard in shards]
+        session.learn(shards)
+        progress.consume(keys)
+        session.after_step(progress.ledger_state(), last_of_epoch=keys[-1].number == plan.shards_per_epoch - 1)
+    return session.finish(progress.ledger_state())
+
+
+class Attacker:
+    """A worker's model and the weights of the last s + 1 steps."""
+
+    def __init__(self, parts: Parts, staleness: int) -> None:
+        self.parts = parts
+        self.model = copy.deepcopy(parts.model)
+        self.history: deque[tuple[int, dict[str, Tensor], float]] = deque(maxlen=staleness + 1)
+
+    def remember(self, step: int, weights: dict[str, Tensor], epsilon: float) -> None:
+        """Keep a copy of the weights and ε of `step`; the oldest is forgotten."""
+        self.history.append((step, {name: tensor.clone() for name, tensor in weights.items()}, epsilon))
+
+    def attack(self, key: Key, step: int, settings: SimulatedSettings) -> Shard:
+        """Attack a ticket that is consumed at `step`."""
+        parts, steps = self.parts, self.parts.config.attack
+        number_of_steps = (steps.steps if steps.name == "pgd" else 1) * steps.restarts
+        schedule = staleness_schedule(settings, number_of_steps)
+        epsilon = self._at(step, schedule[0])[2]
+        indices = parts.plan.indices(key.epoch, key.number)
+        production = Production(parts.config, self.model, parts.training, key, indices, epsilon)
+        for staleness in schedule:
+            version, weights, _ = self._at(step, staleness)
+            self.model.load_state_dict(weights)
+            production.advance(version)
+        return production.shard()
+
+    def _at(self, step: int, staleness: int) -> tuple[int, dict[str, Tensor], float]:
+        """The remembered weights of `staleness` steps before `step`, or the oldest there are."""
+        oldest = self.history[0][0]
+        return self.history[max(step - staleness, oldest) - oldest]
+
+
+def staleness_schedule(settings: SimulatedSettings, steps: int) -> list[int]:
+    """Staleness of every attack step: constant, or falling evenly to the final one under exchange."""
+    if not settings.exchange or steps == 1:
+        return [settings.staleness] * steps
+    first, last = settings.staleness, min(settings.final_staleness, settings.staleness)
+    return [round(first + (last - first) * step / (steps - 1)) for step in range(steps)]

@@ -1,0 +1,42 @@
+"""Synchronous adversarial training, the reference that everything is compared with.
+
+    for every epoch, for every batch:
+        attack it with the present weights           (inner maximisation)
+        one optimizer step on the attacked batch     (outer minimisation)
+
+Run it: sparring train RECIPE --engine sync
+"""
+
+from __future__ import annotations
+
+from sparring.trainer.checkpoints import Checkpoint
+from sparring.trainer.session import Parts, Session, progress_of
+from sparring.workers.generator import produce
+
+
+def run(session: Session, parts: Parts, resumed: Checkpoint | None) -> str:
+    """Train to the end of the run; returns how it ended."""
+    config, plan, learner = parts.config, parts.plan, session.learner
+    progress = progress_of(resumed)
+    for keys in plan.steps(progress.epoch, progress.done):
+        if session.should_stop():
+            break
+        epsilon, version = learner.epsilon(), learner.step
+        shards = [
+            produce(
+                config,
+                learner.model,
+                parts.training,
+                key,
+                plan.indices(key.epoch, key.number),
+                epsilon,
+                version,
+            )
+            for key in keys
+        ]
+        session.learn(shards)
+        for shard in shards:
+            session.state.consumed(staleness=version - shard.version)
+        progress.consume(keys)
+        session.after_step(progress.ledger_state(), last_of_epoch=keys[-1].number == plan.shards_per_epoch - 1)
+    return session.finish(progress.ledger_state())

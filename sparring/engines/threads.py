@@ -1,0 +1,38 @@
+"""How many threads each process takes, so that together they use the cores once."""
+
+from __future__ import annotations
+
+import os
+
+from sparring.config import Config
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def worker_threads(config: Config) -> int:
+    """An equal share of the cores for each worker on CPU, one on GPU."""
+    if config.workers.threads is not None:
+        return config.workers.threads
+    if config.workers.num_gpus > 0:
+        return 1
+    return max(1, cores() // max(config.workers.count, 1))
+
+
+def trainer_threads(config: Config) -> int:
+    """All cores for one process; beside workers on the same cores, as many as one of them."""
+    if config.trainer.threads is not None:
+        return config.trainer.threads
+    if config.engine != "ray" or config.workers.count == 0:
+        return cores()
+    return worker_threads(config)
+
+
+def trainer_would_idle(config: Config) -> bool:
+    """The trainer's device is not filled by workers: it has a GPU of its own, or cores are left over."""
+    if config.trainer.num_gpus > 0:
+        return True
+    on_cpu = config.workers.count if config.workers.num_gpus == 0 else 0
+    return on_cpu * worker_threads(config) + trainer_threads(config) <= cores()

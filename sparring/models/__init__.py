@@ -1,0 +1,87 @@
+"""What is trained: networks that take float32 images in [0, 1] and normalise inside forward."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from sparring.config import ModelSettings
+from sparring.errors import UsageError
+from sparring.models.convolutional import digits_cnn, mnist_16_32_100, mnist_32_64_1024
+
+Shape = tuple[int, int, int]
+Factory = Callable[[Shape, int], nn.Module]
+
+MODELS: dict[str, Factory] = {
+    "digits-cnn": digits_cnn,
+    "mnist-32-64-1024": mnist_32_64_1024,
+    "mnist-16-32-100": mnist_16_32_100,
+}
+
+
+def build(settings: ModelSettings, shape: Shape, classes: int, seed: int) -> nn.Module:
+    """The network of the settings, initialised from `seed` without touching the global random state.
+
+    Args:
+        shape: (C, H, W) of the images.
+
+    Raises:
+        UsageError: no such model, or it cannot take these images or tell these classes apart.
+    """
+    factory = _factory(settings.name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            model = factory(shape, classes)
+        except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+            raise UsageError(f"model.name = {settings.name!r} cannot be built for images of {shape}: {error}") from error
+    _check(settings.name, model, shape, classes)
+    return model
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Numbers that are trained."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _factory(name: str) -> Factory:
+    if name in MODELS:
+        return MODELS[name]
+    module_name, colon, attribute = name.partition(":")
+    if not colon:
+        nearest = difflib.get_close_matches(name, MODELS, n=1, cutoff=0.0)[0]
+        raise UsageError(
+            f"model.name = {name!r}: no such model; the nearest is {nearest}. Your own is given as module:factory."
+        )
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(
+            f"model.name = {name!r}: {error}. The module must be importable from the folder that you start in."
+        ) from error
+    if not callable(found):
+        raise UsageError(f"model.name = {name!r} is no function; it is called as factory(shape, classes).")
+    factory: Factory = found
+    return factory
+
+
+def _check(name: str, model: object, shape: Shape, classes: int) -> None:
+    """One forward pass on a black image."""
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"model.name = {name!r} made a {type(model).__name__}, not a torch.nn.Module.")
+    training = model.training
+    try:
+        with torch.no_grad():
+            logits = model.eval()(torch.zeros(1, *shape))
+    except RuntimeError as error:
+        raise UsageError(f"model.name = {name!r} cannot take images of shape {shape}: {error}") from error
+    finally:
+        model.train(training)
+    if tuple(logits.shape) != (1, classes):
+        raise UsageError(
+            f"model.name = {name!r} gives outputs of shape {tuple(logits.shape)} for one image; (1, {classes}) is needed."
+        )

@@ -1,0 +1,71 @@
+"""Small convolutional networks: the demo's, and those of papers 001 and 003 for MNIST."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Normalize(nn.Module):
+    """(x − mean) / std, inside the model, so that ε is always a pixel intensity."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: float, std: float) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean))
+        self.register_buffer("std", torch.tensor(std))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: float32 [N, C, H, W] in [0, 1]."""
+        return (x - self.mean) / self.std
+
+
+def digits_cnn(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """For small images such as the 8×8 digits: two 3×3 convolutions, 128 hidden units."""
+    channels, height, width = shape
+    return nn.Sequential(
+        Normalize(0.3, 0.38),
+        nn.Conv2d(channels, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(32, 64, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(64 * (height // 2) * (width // 2), 128),
+        nn.ReLU(),
+        nn.Linear(128, classes),
+    )
+
+
+def mnist_32_64_1024(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """Paper 001: two 5×5 convolutions with 2×2 max-pooling, 1024 hidden units."""
+    channels, height, width = shape
+    return nn.Sequential(
+        nn.Conv2d(channels, 32, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(32, 64, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(64 * (height // 4) * (width // 4), 1024),
+        nn.ReLU(),
+        nn.Linear(1024, classes),
+    )
+
+
+def mnist_16_32_100(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """Paper 003: two 4×4 convolutions of stride 2, 100 hidden units."""
+    channels, height, width = shape
+    return nn.Sequential(
+        nn.Conv2d(channels, 16, 4, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 4, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(32 * (height // 4) * (width // 4), 100),
+        nn.ReLU(),
+        nn.Linear(100, classes),
+    )

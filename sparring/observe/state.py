@@ -1,0 +1,97 @@
+"""What is known of a run while it goes on: one flat record behind the live view, `status` and the metrics."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+
+@dataclass
+class RunState:
+    """Counters since the run began (they survive a resume) and the latest readings.
+
+    Staleness is counted in trainer steps by shard; `in_flight` and `in_queue` split it at the moment that the shard
+    reached the trainer. Times are seconds, sizes bytes, accuracies shares in [0, 1]; None: not measured yet.
+    """
+
+    phase: str = "starting"
+    engine: str = ""
+    dataset: str = ""
+    step: int = 0
+    total_steps: int = 0
+    epoch: int = 0
+    epochs: int = 0
+    examples: int = 0
+    seconds: float = 0.0
+    examples_per_second: float = 0.0
+    loss: float | None = None
+    learning_rate: float | None = None
+    epsilon: float | None = None
+    train_robust_accuracy: float | None = None
+    clean_accuracy: float | None = None
+    robust_accuracy: float | None = None
+    heldout_samples: int = 0
+    fresh_minus_stale: float | None = None
+    max_staleness: int = 0
+    staleness: Counter[int] = field(default_factory=Counter)
+    in_flight: Counter[int] = field(default_factory=Counter)
+    in_queue: Counter[int] = field(default_factory=Counter)
+    drift_sum: float = 0.0
+    dropped: Counter[str] = field(default_factory=Counter)
+    set_aside: int = 0
+    outstanding: int = 0
+    ready: int = 0
+    queue_bytes: int = 0
+    wait_seconds: Counter[str] = field(default_factory=Counter)
+    step_seconds: float = 0.0
+    gradients: int = 0
+    trainer_shards: int = 0
+    worker_shards: int = 0
+    refresh_steps: int = 0
+    publications: int = 0
+    publish_seconds: float = 0.0
+    publish_bytes: int = 0
+    version: int = 0
+    fence: int = 0
+    trainer_restarts: int = 0
+    trainer_pid: int = 0
+    updated: float = 0.0
+    message: str = ""
+
+    def consumed(self, staleness: int, in_flight: int = 0, in_queue: int = 0, drift: float = 0.0) -> None:
+        """Count one consumed shard."""
+        self.staleness[staleness] += 1
+        self.in_flight[in_flight] += 1
+        self.in_queue[in_queue] += 1
+        self.drift_sum += drift
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain types for JSON; counters have string keys."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {
+            name: {str(key): count for key, count in sorted(value.items())} if isinstance(value, Counter) else value
+            for name, value in values.items()
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> RunState:
+        """The inverse of `as_dict`; unknown names of a newer version are passed over."""
+        state = cls()
+        for name, value in values.items():
+            current = getattr(state, name, None)
+            if isinstance(current, Counter):
+                by_number = name in ("staleness", "in_flight", "in_queue")
+                value = Counter({int(key) if by_number else key: count for key, count in value.items()})
+            if hasattr(state, name):
+                setattr(state, name, value)
+        return state
+
+
+def staleness_summary(histogram: dict[str, int] | Counter[int]) -> tuple[float, int]:
+    """Mean and maximum of a staleness histogram (0, 0 where it is empty)."""
+    counts = {int(staleness): count for staleness, count in histogram.items() if count}
+    total = sum(counts.values())
+    if total == 0:
+        return 0.0, 0
+    return sum(staleness * count for staleness, count in counts.items()) / total, max(counts)

@@ -1,0 +1,307 @@
+"""The wire format: tickets and shards as bytes and back. Pure; nothing that comes from the wire is executed.
+
+A shard is one buffer: the header's length (4 bytes, big-endian), a msgpack header padded to 8 bytes, then the raw
+little-endian tensors that the header names: labels, scales (L2 int8 only), delta. A decoder allocates no more than
+the payload justifies: every tensor's shape times its item size must add up to the length that came.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import msgpack  # type: ignore[import-untyped]
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from sparring.attacks.norms import Norm, per_example, project_ball
+from sparring.errors import SparringError
+from sparring.queue.messages import Key, Shard, Ticket
+
+Wire = Literal["int8", "exact"]
+Array = npt.NDArray[Any]
+
+PROTOCOL = 1
+MAX_HEADER_BYTES = 1 << 20
+RANK = 4  # δ is [n, C, H, W]
+MAX_WORKER_CHARACTERS = 128
+HEADER_ALLOWANCE_BYTES = 512
+SLACK = 1e-6  # how far rounding may carry a perturbation out of its ball (design, invariant 6)
+
+_LENGTH = struct.Struct(">I")
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "int8": np.dtype("<i1"),
+    "int32": np.dtype("<i4"),
+    "int64": np.dtype("<i8"),
+    "float32": np.dtype("<f4"),
+}
+_ALLOWED = {"labels": ("int64", "int32"), "scales": ("float32",), "delta": ("int8", "float32")}
+
+
+class CodecError(SparringError):
+    """A message that is not what this protocol writes; it is refused whole."""
+
+
+class _Slot(NamedTuple):
+    """Where one raw tensor lies."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        return math.prod(self.shape) * _DTYPES[self.dtype].itemsize
+
+
+def encode_ticket(ticket: Ticket) -> bytes:
+    """A ticket as msgpack."""
+    fields = (PROTOCOL, *ticket.key, ticket.fence, ticket.version, ticket.fingerprint, ticket.indices)
+    return bytes(msgpack.packb(fields))
+
+
+def decode_ticket(blob: bytes) -> Ticket:
+    """The ticket in `blob`.
+
+    Raises:
+        CodecError: where it is not one, or another protocol's.
+    """
+    fields = _unpack(blob)
+    if not isinstance(fields, list) or not fields:
+        raise CodecError("a ticket from the queue is malformed: not a list of fields")
+    _check_protocol(fields[0])
+    if len(fields) != 8 or not isinstance(fields[6], str) or not isinstance(fields[7], list):
+        raise CodecError("a ticket from the queue is malformed: its fields are not those of a ticket")
+    epoch, number, attempt, fence, version = (_count(value, "a ticket's number") for value in fields[1:6])
+    indices = tuple(_count(index, "an example's index") for index in fields[7])
+    return Ticket(Key(epoch, number, attempt), fence, version, indices, fields[6])
+
+
+def encode_shard(shard: Shard, wire: Wire, norm: Norm) -> bytes:
+    """A shard as one buffer.
+
+    int8 rounds to ε/127 under L∞ (error ≤ ε/254) and to max|δ|/127 of each example under L2; exact is bit-for-bit.
+
+    Raises:
+        CodecError: δ is not finite or outside its ball, or a tensor has a shape or dtype that does not travel.
+    """
+    delta, labels = shard.delta.detach().cpu().float(), shard.labels.detach().cpu()
+    _check_perturbation(delta, shard.epsilon)
+    arrays = {"labels": labels.numpy(), **_quantise(delta, shard.epsilon, wire, norm)}
+    slots = [_Slot(name, array.dtype.name, array.shape) for name, array in arrays.items()]
+    _check_slots(slots, wire, norm)
+    raw = [np.ascontiguousarray(array).data.cast("B") for array in arrays.values()]
+    return b"".join([_header(shard, wire, norm, slots), *raw])
+
+
+def decode_shard(payload: bytes | memoryview) -> Shard:
+    """The shard in `payload`: δ float32, dequantised and projected again into the ball; labels int64.
+
+    The image box is applied where δ meets the image that the trainer rebuilds.
+
+    Raises:
+        CodecError: the payload is not one that `encode_shard` of this protocol could have made.
+    """
+    view = memoryview(payload).cast("B")
+    header, start = _read_header(view)
+    slots = _slots(header["tensors"])
+    wire, norm, epsilon = header["wire"], header["norm"], header["epsilon"]
+    if wire not in ("int8", "exact") or norm not in ("linf", "l2"):
+        raise CodecError(f"a shard from the queue has wire {wire!r:.20} and norm {norm!r:.20}; both are unknown here")
+    _check_slots(slots, wire, norm)
+    arrays = _arrays(view, start, slots)
+    if not _positive(epsilon):
+        raise CodecError("a shard's epsilon is not a positive number")
+    return Shard(
+        **_fields(header),
+        epsilon=float(epsilon),
+        delta=_dequantise(arrays, float(epsilon), wire, norm),
+        labels=torch.from_numpy(arrays["labels"].astype(np.int64)),
+    )
+
+
+def payload_bytes(n: int, shape: Sequence[int], wire: Wire, norm: Norm) -> int:
+    """What a shard of `n` examples of `shape` [C, H, W] takes at most, header included."""
+    scales = 4 * n if wire == "int8" and norm == "l2" else 0
+    return HEADER_ALLOWANCE_BYTES + 8 * n + scales + n * math.prod(shape) * (1 if wire == "int8" else 4)
+
+
+def _quantise(delta: Tensor, epsilon: float, wire: Wire, norm: Norm) -> dict[str, Array]:
+    if wire == "exact":
+        return {"delta": delta.numpy()}
+    if norm == "linf":
+        return {"delta": (delta * (127 / epsilon)).round_().to(torch.int8).numpy()}
+    scales = delta.flatten(1).abs().amax(dim=1).clamp_min(1e-30)
+    steps = (delta * per_example(127 / scales)).round_()
+    return {"scales": scales.numpy(), "delta": steps.to(torch.int8).numpy()}
+
+
+def _dequantise(arrays: Mapping[str, Array], epsilon: float, wire: Wire, norm: Norm) -> Tensor:
+    raw = arrays["delta"]
+    if wire == "exact":
+        return _exact(torch.from_numpy(raw.copy()), epsilon, norm)
+    step: Array | np.float32 = np.float32(epsilon / 127)
+    if norm == "l2":
+        scales = arrays["scales"]
+        if not (np.isfinite(scales).all() and (scales > 0).all()):
+            raise CodecError("a shard's scales are not finite positive numbers")
+        step = (scales / np.float32(127)).reshape(-1, 1, 1, 1)
+    delta = torch.from_numpy(np.multiply(raw, step, dtype=np.float32))
+    return delta.clamp_(-epsilon, epsilon) if norm == "linf" else project_ball(delta, norm, epsilon)
+
+
+def _exact(delta: Tensor, epsilon: float, norm: Norm) -> Tensor:
+    """δ as it came where it is inside the ball; what is outside by more than rounding is projected."""
+    if not _finite(delta):
+        raise CodecError("a shard's perturbation is not finite")
+    if norm == "linf":
+        return delta.clamp_(-epsilon, epsilon)
+    outside = delta.flatten(1).norm(dim=1) > epsilon * (1 + SLACK)
+    return torch.where(per_example(outside), project_ball(delta, norm, epsilon), delta) if outside.any() else delta
+
+
+def _check_perturbation(delta: Tensor, epsilon: float) -> None:
+    if not _positive(epsilon):
+        raise CodecError(f"a shard's epsilon is {epsilon}; it must be a positive number")
+    low, high = torch.aminmax(delta)
+    largest = max(-low.item(), high.item())
+    if not (math.isfinite(low.item()) and largest <= epsilon * 1.001 + SLACK):
+        raise CodecError(f"a perturbation reaches {largest:.6g}, outside its ball of radius {epsilon:.6g}")
+
+
+def _finite(tensor: Tensor) -> bool:
+    return all(math.isfinite(bound.item()) for bound in torch.aminmax(tensor))
+
+
+def _header(shard: Shard, wire: Wire, norm: Norm, slots: list[_Slot]) -> bytes:
+    """Length, header and padding: the raw tensors begin at a multiple of 8 bytes."""
+    packed = msgpack.packb(
+        {
+            "protocol": PROTOCOL,
+            "key": shard.key,
+            "fence": shard.fence,
+            "version": shard.version,
+            "start_version": shard.start_version,
+            "epsilon": float(shard.epsilon),
+            "norm": norm,
+            "wire": wire,
+            "worker": shard.worker[:MAX_WORKER_CHARACTERS],
+            "attack_seconds": float(shard.attack_seconds),
+            "gradients": shard.gradients,
+            "tensors": slots,
+        }
+    )
+    padding = -(_LENGTH.size + len(packed)) % 8
+    return _LENGTH.pack(len(packed)) + bytes(packed) + bytes(padding)
+
+
+def _read_header(view: memoryview) -> tuple[dict[str, Any], int]:
+    """The header, and where the raw tensors begin."""
+    if len(view) < _LENGTH.size:
+        raise CodecError(f"a shard from the queue is cut off after {len(view)} bytes")
+    (length,) = _LENGTH.unpack_from(view)
+    end = _LENGTH.size + length
+    if length > MAX_HEADER_BYTES or end > len(view):
+        raise CodecError(f"a shard's header claims {length} bytes of {len(view)}, at most {MAX_HEADER_BYTES}")
+    header = _unpack(view[_LENGTH.size : end])
+    if not isinstance(header, dict):
+        raise CodecError("a shard's header is not a map")
+    _check_protocol(header.get("protocol"))
+    missing = _NAMES - header.keys()
+    if missing:
+        raise CodecError(f"a shard's header lacks {', '.join(sorted(missing))}")
+    return header, end + -end % 8
+
+
+_NAMES = {
+    *("key", "fence", "version", "start_version", "epsilon", "norm", "wire"),
+    *("worker", "attack_seconds", "gradients", "tensors"),
+}
+
+
+def _fields(header: Mapping[str, Any]) -> dict[str, Any]:
+    """The header's plain fields, each of its type."""
+    key, worker, seconds = header["key"], header["worker"], header["attack_seconds"]
+    if not isinstance(key, list) or len(key) != 3:
+        raise CodecError("a shard's key is not (epoch, number, attempt)")
+    if not isinstance(worker, str) or len(worker) > MAX_WORKER_CHARACTERS:
+        raise CodecError("a shard's worker is not a name")
+    if not isinstance(seconds, float) or not math.isfinite(seconds):
+        raise CodecError("a shard's attack_seconds is not a number")
+    counts = {name: _count(header[name], name) for name in ("fence", "version", "start_version", "gradients")}
+    epoch, number, attempt = (_count(part, "a key's part") for part in key)
+    return {"key": Key(epoch, number, attempt), "worker": worker, "attack_seconds": seconds, **counts}
+
+
+def _slots(entries: object) -> list[_Slot]:
+    if not isinstance(entries, list) or not 2 <= len(entries) <= 3:
+        raise CodecError("a shard's header does not list its tensors")
+    return [_slot(entry) for entry in entries]
+
+
+def _slot(entry: object) -> _Slot:
+    if not isinstance(entry, list) or len(entry) != 3:
+        raise CodecError("a tensor's entry is not (name, dtype, shape)")
+    name, dtype, shape = entry
+    if not isinstance(name, str) or not isinstance(dtype, str) or not isinstance(shape, list):
+        raise CodecError("a tensor's entry is not (name, dtype, shape)")
+    return _Slot(name, dtype, tuple(_count(dim, "a dimension") for dim in shape[: RANK + 1]))
+
+
+def _check_slots(slots: list[_Slot], wire: Wire, norm: Norm) -> None:
+    """Exactly the tensors of this wire and norm, of permitted dtypes, one row an example."""
+    scaled = wire == "int8" and norm == "l2"
+    names = ["labels", "scales", "delta"] if scaled else ["labels", "delta"]
+    if [slot.name for slot in slots] != names:
+        raise CodecError(f"a shard's tensors are not {', '.join(names)}")
+    for slot in slots:
+        if slot.dtype not in _ALLOWED[slot.name]:
+            raise CodecError(f"a shard's {slot.name} has dtype {slot.dtype:.20}, not {_ALLOWED[slot.name]}")
+        rank = RANK if slot.name == "delta" else 1
+        if len(slot.shape) != rank or min(slot.shape) < 1 or slot.shape[0] != slots[0].shape[0]:
+            raise CodecError(f"a shard's {slot.name} has shape {slot.shape}")
+    if slots[-1].dtype != ("int8" if wire == "int8" else "float32"):
+        raise CodecError(f"a shard's delta has dtype {slots[-1].dtype}, which is not that of wire {wire}")
+
+
+def _arrays(view: memoryview, start: int, slots: list[_Slot]) -> dict[str, Array]:
+    """The raw tensors, read-only and without a copy."""
+    expected = start + sum(slot.size_bytes for slot in slots)
+    if expected != len(view):
+        raise CodecError(f"a shard has {len(view)} bytes where its shapes need {expected}")
+    arrays = {}
+    for slot in slots:
+        end = start + slot.size_bytes
+        arrays[slot.name] = np.frombuffer(view[start:end], _DTYPES[slot.dtype]).reshape(slot.shape)
+        start = end
+    return arrays
+
+
+def _unpack(blob: bytes | memoryview) -> Any:
+    try:
+        return msgpack.unpackb(blob, raw=False)
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise CodecError(f"a message from the queue is not msgpack: {error!s:.80}") from error
+
+
+def _check_protocol(found: object) -> None:
+    if found != PROTOCOL or isinstance(found, bool):
+        raise CodecError(
+            f"a message of queue protocol {found!r:.20} came, this side speaks {PROTOCOL}: "
+            f"install the same version of sparring on the trainer and on every worker"
+        )
+
+
+def _count(value: object, name: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**53:
+        raise CodecError(f"{name} is {value!r:.20}, not a count")
+    return value
+
+
+def _positive(value: object) -> bool:
+    number = isinstance(value, float | int) and not isinstance(value, bool)
+    return number and math.isfinite(value) and value > 0  # type: ignore[arg-type, operator]

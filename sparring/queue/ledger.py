@@ -1,0 +1,271 @@
+"""The ledger: which tickets are issued, ready, consumed, lost. A pure state machine: no clock, no client.
+
+Invariants (design, section 3): a step never takes a shard staler than the bound; every example of an epoch is
+trained on exactly once; at most the permitted number of shards is outstanding; no step mixes epochs. Redis holds
+leases and payloads, the ledger alone decides what is issued, consumed and lost.
+
+A ticket's life: pending -> issued -> ready -> consumed -> done. `lose` and staleness send it back to pending with
+the next attempt; a ticket that was lost `attempts` times is set aside.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import ceil
+from typing import Literal
+
+from sparring.queue.messages import Key
+
+Arrival = Literal["accepted", "superseded"]
+
+
+@dataclass
+class _Epoch:
+    """Ticket numbers of one epoch by state; attempts and losses by number."""
+
+    pending: list[int]
+    issued: set[int] = field(default_factory=set)
+    ready: dict[int, int] = field(default_factory=dict)  # number -> version
+    consumed: set[int] = field(default_factory=set)
+    done: set[int] = field(default_factory=set)
+    set_aside: set[int] = field(default_factory=set)
+    attempt: Counter[int] = field(default_factory=Counter)
+    losses: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def outstanding(self) -> int:
+        return len(self.issued) + len(self.ready) + len(self.consumed)
+
+    @property
+    def unconsumed(self) -> int:
+        return len(self.pending) + len(self.issued) + len(self.ready)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What one step consumes, lowest version first, and what was too stale to be."""
+
+    keys: tuple[Key, ...] = ()
+    dropped: tuple[Key, ...] = ()
+
+
+class Ledger:
+    """Issues permits before work is done and checks the bound when it is consumed.
+
+    At most the shards of the next `depth + 1` steps are outstanding; with `in_flight` (in-flight exchange) those of
+    the next `depth` steps (at least one) and `in_flight` more. A shard stays outstanding until `retire`.
+    """
+
+    def __init__(
+        self,
+        *,
+        shards_per_epoch: int,
+        epochs: int,
+        shards_per_step: int,
+        depth: int,
+        max_staleness: int,
+        attempts: int = 3,
+        in_order: bool = False,
+    ) -> None:
+        self.shards_per_epoch = shards_per_epoch
+        self.epochs = epochs
+        self.shards_per_step = shards_per_step
+        self.depth = depth
+        self.max_staleness = max_staleness
+        self.attempts = attempts
+        self.in_order = in_order
+        self.epoch = 0
+        self.dropped: Counter[str] = Counter()
+        self.set_aside: list[Key] = []
+        self._open: dict[int, _Epoch] = {}
+
+    @property
+    def finished(self) -> bool:
+        """Every epoch is consumed and retired."""
+        return self.epoch >= self.epochs
+
+    @property
+    def outstanding(self) -> int:
+        """Shards issued and not retired."""
+        return sum(epoch.outstanding for epoch in self._open.values())
+
+    @property
+    def ready(self) -> int:
+        """Shards that wait to be consumed."""
+        return sum(len(epoch.ready) for epoch in self._open.values())
+
+    @property
+    def consuming(self) -> int:
+        """Shards of a step that has not ended."""
+        return sum(len(epoch.consumed) for epoch in self._open.values())
+
+    def permits(self, in_flight: int | None = None) -> int:
+        """How many shards may be outstanding now: those of the next steps, walked across epoch boundaries."""
+        steps = self.depth + 1 if in_flight is None else max(1, self.depth)
+        total, epoch, left = 0, self.epoch, self._unretired(self.epoch)
+        for _ in range(steps):
+            while left == 0:
+                epoch += 1
+                if epoch >= self.epochs:
+                    return total + (in_flight or 0)
+                left = self._unretired(epoch)
+            size = min(self.shards_per_step, left)
+            total, left = total + size, left - size
+        return total + (in_flight or 0)
+
+    def issue(self, in_flight: int | None = None) -> list[Key]:
+        """Take as many permits as there are, earliest epoch and lowest ticket first.
+
+        Where `in_flight` has fallen, shards of later epochs may hold more permits than there are now: the next step
+        gets its own all the same, else it would wait for ever.
+        """
+        room = max(self.permits(in_flight) - self.outstanding, self._lacking())
+        keys: list[Key] = []
+        for index in range(self.epoch, self.epochs):
+            epoch = self._epoch(index) if len(keys) < room else None
+            if epoch is None:
+                break
+            while epoch.pending and len(keys) < room:
+                number = heapq.heappop(epoch.pending)
+                epoch.issued.add(number)
+                keys.append(Key(index, number, epoch.attempt[number]))
+        return keys
+
+    def arrive(self, key: Key, version: int) -> Arrival:
+        """A committed shard has come. A later attempt has superseded it if it is not the one that is issued."""
+        epoch = self._open.get(key.epoch)
+        if epoch is None or key.number not in epoch.issued or epoch.attempt[key.number] != key.attempt:
+            self.dropped["superseded"] += 1
+            return "superseded"
+        epoch.issued.remove(key.number)
+        epoch.ready[key.number] = version
+        return "accepted"
+
+    def take(self, step: int) -> Taken | None:
+        """The shards of step `step` (updates made so far), or None while too few are ready.
+
+        Shards staler than the bound go back to pending whether or not the step can be made; where nothing else is
+        to be told, None is returned.
+        """
+        epoch = self._open.get(self.epoch)
+        if epoch is None:
+            return None
+        stale = [number for number, version in epoch.ready.items() if step - version > self.max_staleness]
+        dropped = tuple(Key(self.epoch, number, epoch.attempt[number]) for number in stale)
+        for number in stale:
+            del epoch.ready[number]
+            self._reissue(epoch, number)
+        self.dropped["stale"] += len(stale)
+        size = min(self.shards_per_step, epoch.unconsumed)
+        numbers = self._next(epoch, size)
+        if len(numbers) < size or size == 0:
+            return Taken(dropped=dropped) if dropped else None
+        for number in numbers:
+            del epoch.ready[number]
+            epoch.consumed.add(number)
+        return Taken(tuple(Key(self.epoch, number, epoch.attempt[number]) for number in numbers), dropped)
+
+    def retire(self, keys: tuple[Key, ...]) -> None:
+        """The step that consumed `keys` and any publication due after it have ended."""
+        for key in keys:
+            epoch = self._open[key.epoch]
+            epoch.consumed.remove(key.number)
+            epoch.done.add(key.number)
+        self._close_finished()
+
+    def lose(self, key: Key, reason: str = "lease_expired") -> bool:
+        """The attempt will not come. Its ticket is pending again, or set aside after too many losses.
+
+        Returns False where the attempt was not the one that is issued (nothing changes).
+        """
+        epoch = self._open.get(key.epoch)
+        if epoch is None or key.number not in epoch.issued or epoch.attempt[key.number] != key.attempt:
+            return False
+        epoch.issued.remove(key.number)
+        self.dropped[reason] += 1
+        epoch.losses[key.number] += 1
+        if epoch.losses[key.number] < self.attempts:
+            self._reissue(epoch, key.number)
+            return True
+        epoch.set_aside.add(key.number)
+        self.set_aside.append(key)
+        self._close_finished()
+        return True
+
+    def hand_back(self, key: Key) -> bool:
+        """A worker that stops gives its ticket back: no loss is counted against the ticket."""
+        epoch = self._open.get(key.epoch)
+        if epoch is None or key.number not in epoch.issued or epoch.attempt[key.number] != key.attempt:
+            return False
+        epoch.issued.remove(key.number)
+        self._reissue(epoch, key.number)
+        return True
+
+    def state(self) -> dict[str, object]:
+        """What a checkpoint keeps: the open epochs' tickets that are retired or set aside; plain types only."""
+        return {
+            "epoch": self.epoch,
+            "done": {str(index): sorted(epoch.done) for index, epoch in self._open.items()},
+            "set_aside": {
+                str(index): sorted(key.number for key in self.set_aside if key.epoch == index)
+                for index in {key.epoch for key in self.set_aside}
+            },
+        }
+
+    def restore(self, epoch: int, done: Mapping[str, list[int]], set_aside: Mapping[str, list[int]]) -> None:
+        """Continue from `state()`: everything not consumed then is pending."""
+        self.epoch, self._open = epoch, {}
+        self.set_aside = [Key(int(index), number, 0) for index in set_aside for number in set_aside[index]]
+        for index in sorted(index for index in {*map(int, done), *map(int, set_aside)} if index >= epoch):
+            entry = self._epoch(index)
+            entry.done, entry.set_aside = set(done.get(str(index), ())), set(set_aside.get(str(index), ()))
+            entry.pending = [n for n in entry.pending if n not in entry.done | entry.set_aside]
+        self._close_finished()
+
+    def reissue_everything(self) -> None:
+        """The queue was lost: whatever is issued or ready is pending again with the next attempt."""
+        for epoch in self._open.values():
+            for number in [*epoch.issued, *epoch.ready]:
+                self._reissue(epoch, number)
+            self.dropped["queue_lost"] += len(epoch.issued) + len(epoch.ready)
+            epoch.issued.clear()
+            epoch.ready.clear()
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of a full epoch; the last one takes what is left."""
+        return ceil(self.shards_per_epoch / self.shards_per_step)
+
+    def _epoch(self, index: int) -> _Epoch:
+        if index not in self._open:
+            self._open[index] = _Epoch(pending=list(range(self.shards_per_epoch)))
+        return self._open[index]
+
+    def _lacking(self) -> int:
+        """Tickets that the next step needs and nobody has, while no step is under way."""
+        epoch = self._open.get(self.epoch)
+        if epoch is None or epoch.consumed:
+            return 0
+        return min(self.shards_per_step, epoch.unconsumed) - len(epoch.issued) - len(epoch.ready)
+
+    def _unretired(self, index: int) -> int:
+        epoch = self._open.get(index)
+        return self.shards_per_epoch if epoch is None else epoch.unconsumed + len(epoch.consumed)
+
+    def _reissue(self, epoch: _Epoch, number: int) -> None:
+        epoch.attempt[number] += 1
+        heapq.heappush(epoch.pending, number)
+
+    def _next(self, epoch: _Epoch, size: int) -> list[int]:
+        if not self.in_order:
+            return heapq.nsmallest(size, epoch.ready, key=lambda number: (epoch.ready[number], number))
+        unconsumed = heapq.nsmallest(size, [*epoch.pending, *epoch.issued, *epoch.ready])
+        return unconsumed if all(number in epoch.ready for number in unconsumed) else []
+
+    def _close_finished(self) -> None:
+        while (epoch := self._open.get(self.epoch)) is not None and epoch.unconsumed + len(epoch.consumed) == 0:
+            del self._open[self.epoch]
+            self.epoch += 1

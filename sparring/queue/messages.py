@@ -1,0 +1,61 @@
+"""What travels: a ticket to a worker, a shard back to the trainer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Key(NamedTuple):
+    """Names one attempt at one ticket. Fences keep attempts of an earlier start or resume of the run apart."""
+
+    epoch: int
+    number: int
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """Permission to produce one shard.
+
+    `version` is the least version that the attack may begin with (under lockstep: exactly that one),
+    `fingerprint` that of the training set, so that a worker with other data refuses.
+    """
+
+    key: Key
+    fence: int
+    version: int
+    indices: tuple[int, ...]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One worker's product: perturbations δ of the ticket's examples.
+
+    delta: float32 [n, C, H, W] inside the ball of radius `epsilon`; labels: int64 [n]. `version` is the older of
+    the versions of the last two attack steps, `start_version` that of the first; `gradients` counts gradient
+    evaluations (one example, one step).
+    """
+
+    key: Key
+    fence: int
+    version: int
+    start_version: int
+    epsilon: float
+    delta: Tensor = field(repr=False)
+    labels: Tensor = field(repr=False)
+    worker: str = ""
+    attack_seconds: float = 0.0
+    gradients: int = 0
+
+    def to(self, device: torch.device) -> Shard:
+        """The same shard with its tensors on `device`."""
+        if self.delta.device == device:
+            return self
+        return Shard(
+            **{**self.__dict__, "delta": self.delta.to(device), "labels": self.labels.to(device)},
+        )

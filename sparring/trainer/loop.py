@@ -1,0 +1,346 @@
+"""The trainer's loop over a queue: collect M shards, enforce the bound, step, publish. Knows no Ray.
+
+publish the weights
+until every epoch is consumed:
+    issue tickets while there are permits
+    wait for a step's worth of shards (attack oneself meanwhile, where that costs nobody anything)
+    drop what is staler than the bound, its ticket is issued again
+    refresh, step, record
+    publish every K steps, then retire the step's shards
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from math import ceil
+
+from sparring.config import depth
+from sparring.errors import SparringError
+from sparring.queue.ledger import Ledger
+from sparring.queue.messages import Key, Shard, Ticket
+from sparring.queue.transport import Lease, Missing, QueueLost, Transport
+from sparring.trainer.checkpoints import Checkpoint
+from sparring.trainer.session import Parts, Session
+from sparring.workers.generator import Production
+
+log = logging.getLogger(__name__)
+HOUSEKEEPING_S = 0.2
+REPUBLISH_S = 5.0
+SET_ASIDE_SHARE = 0.05
+
+Publish = Callable[[int, int, float], int]  # fence, version, epsilon -> bytes
+
+
+class Loop:
+    """One trainer's life. `publish` broadcasts the learner's weights; `idle_device`: its device would else idle."""
+
+    def __init__(
+        self,
+        session: Session,
+        parts: Parts,
+        transport: Transport,
+        publish: Publish,
+        *,
+        at_least_fence: int,
+        idle_device: bool,
+        resumed: Checkpoint | None = None,
+    ) -> None:
+        self.session, self.parts, self.transport, self._publish = session, parts, transport, publish
+        self.config, self.plan, self.learner = parts.config, parts.plan, session.learner
+        self.settings = parts.config.staleness
+        self.exchange = self.settings.exchange and not self.settings.lockstep and depth(self.settings) > 0
+        allowed = {"auto": idle_device, "always": True, "never": False}[self.settings.trainer_attacks]
+        self.attacks_itself = allowed and not self.settings.lockstep
+        self.idle_device = idle_device
+        self.ledger = Ledger(
+            shards_per_epoch=self.plan.shards_per_epoch,
+            epochs=self.plan.epochs,
+            shards_per_step=self.plan.shards_per_step,
+            depth=depth(self.settings),
+            max_staleness=self.settings.max_staleness,
+            attempts=self.config.queue.attempts,
+            in_order=self.settings.lockstep,
+        )
+        if resumed is not None:
+            self.ledger.restore(**resumed.ledger)
+        self.fence = transport.open(at_least_fence)
+        self.published = -1
+        self.shards: dict[Key, tuple[Shard, int]] = {}  # with the step that they arrived at
+        self.own: tuple[Production, Lease] | None = None
+        self.attack_s = self.step_s = self.idle_s = 0.0  # running means; per shard, per shard, per step
+        self.last_error = ""
+        self.arrivals = 0
+        self._kept_house = self._renewed = 0.0
+        self._inbox: queue.Queue[Shard | Missing | Exception] = queue.Queue()
+        self._closing = threading.Event()
+
+    def run(self) -> str:
+        """Train to the end of the run; returns how it ended: finished, stopped or interrupted."""
+        receiver = threading.Thread(target=self._receive, name="inbox", daemon=True)
+        receiver.start()
+        try:
+            self.session.start_clock()
+            self.publish()
+            while not self.ledger.finished and not self.session.should_stop():
+                keys = self.collect()
+                if keys is None:
+                    break
+                self.step(keys)
+        finally:
+            self._closing.set()
+            receiver.join(timeout=5)
+        return self.session.finish(self.ledger.state())
+
+    def step(self, keys: tuple[Key, ...]) -> None:
+        """Train on the shards of `keys`, publish if it is due, and only then give their permits back."""
+        version = self.learner.step
+        taken = [self.shards.pop(key) for key in keys]
+        for shard, arrived_at in taken:
+            staleness = version - shard.version
+            assert staleness <= self.settings.max_staleness, f"{shard.key} is {staleness} steps stale"
+            self.session.state.consumed(staleness, arrived_at - shard.version, version - arrived_at)
+        shards = [shard for shard, _ in taken]
+        self.session.measure_gap(shards[0])
+        began = time.monotonic()
+        result = self.session.learn(self._refreshed(shards))
+        self.step_s = _mean(self.step_s, (time.monotonic() - began) / len(shards))
+        self.session.state.worker_shards += sum(shard.worker != "trainer" for shard in shards)
+        self.session.state.trainer_shards += sum(shard.worker == "trainer" for shard in shards)
+        log.debug("step %d loss %.4f", self.learner.step, result.loss)
+        if self.learner.step % self.settings.publish_every == 0:
+            self.publish()
+        epoch = self.ledger.epoch
+        self.ledger.retire(keys)
+        self._count()
+        self.session.after_step(self.ledger.state(), last_of_epoch=self.ledger.epoch != epoch)
+
+    @property
+    def between_steps(self) -> bool:
+        """No shard is consumed and not yet retired: weights and ledger tell the same history."""
+        return not self.ledger.consuming
+
+    def collect(self) -> tuple[Key, ...] | None:
+        """Wait for a step's worth of shards no staler than the bound; None when the run is to stop.
+
+        Raises:
+            SparringError: nothing came for too long, with the reason.
+        """
+        began = waiting_since = time.monotonic()
+        idle = 0.0
+        while not self.session.should_stop() and not self.ledger.finished:
+            came = self._drain(block=False)
+            try:
+                self._keep_house()
+                self.issue()
+            except QueueLost:
+                self._start_over()
+                continue
+            taken = self.ledger.take(self.learner.step)
+            if taken is not None:
+                self._discard(taken.dropped)
+                if taken.keys:
+                    self.idle_s = _mean(self.idle_s, idle)
+                    return taken.keys
+                continue
+            if not came and not self._attack_a_little():
+                paused = time.monotonic()
+                came = self._drain(block=True)
+                idle += self._waited(paused)
+            if came:
+                waiting_since = time.monotonic()
+            if time.monotonic() - began > REPUBLISH_S:
+                self.publish()  # in case the store of snapshots was restarted and lost them
+                began = time.monotonic()
+            self._give_up_after(waiting_since)
+        return None
+
+    def issue(self) -> None:
+        """Issue as many tickets as there are permits, each with the least version that it may begin with."""
+        keys = self.ledger.issue(self.in_flight if self.exchange else None)
+        if not keys:
+            return
+        fingerprint = self.parts.training.fingerprint
+        self.transport.issue(
+            [
+                Ticket(key, self.fence, self.published, self.plan.indices(key.epoch, key.number), fingerprint)
+                for key in keys
+            ]
+        )
+
+    @property
+    def in_flight(self) -> int:
+        """Shards in flight while the trainer is saturated: attack time over step time (design, section 4)."""
+        least = max(self.plan.shards_per_step, 1)
+        if self.arrivals < 3 or self.step_s == 0:
+            return max(least, self.config.workers.count)
+        return max(least, ceil(self.attack_s / self.step_s))
+
+    def publish(self) -> None:
+        """Broadcast the present weights and say so in the queue."""
+        began = time.monotonic()
+        state, version = self.session.state, self.learner.step
+        state.publish_bytes += self._publish(self.fence, version, self.learner.epsilon())
+        try:
+            self.transport.publish_version(self.fence, version)
+        except QueueLost:
+            log.warning("the queue is gone; the next look at it starts over")
+        self.published = version
+        state.version, state.fence = version, self.fence
+        state.publications += 1
+        state.publish_seconds += time.monotonic() - began
+
+    def _refreshed(self, shards: list[Shard]) -> list[Shard]:
+        wanted = self.settings.refresh
+        if wanted == "auto":
+            room = int(self.idle_s / max(0.7 * self.step_s * len(shards), 1e-9)) if self.idle_device else 0
+            wanted = 2 if room >= 2 else 1 if room == 1 else 0
+        if wanted == 0:
+            return shards
+        self.session.state.refresh_steps += wanted * len(shards)
+        return [self.learner.refresh(shard, wanted) for shard in shards]
+
+    def _discard(self, dropped: tuple[Key, ...]) -> None:
+        """What was too stale is forgotten; its next attempt shall begin with the newest weights."""
+        for key in dropped:
+            del self.shards[key]
+        if dropped and self.published < self.learner.step:
+            self.publish()
+
+    def _receive(self) -> None:
+        """Beside the loop: fetch and decode what workers have committed."""
+        while not self._closing.is_set():
+            try:
+                received = self.transport.receive(timeout_s=0.5)
+            except Exception as error:
+                self._inbox.put(error)
+                return
+            if received is not None:
+                self._inbox.put(received)
+
+    def _drain(self, block: bool) -> bool:
+        """Take what has arrived into the ledger; waits a little for the first one if `block`."""
+        any_came = False
+        while True:
+            try:
+                received = self._inbox.get(timeout=0.05) if block and not any_came else self._inbox.get_nowait()
+            except queue.Empty:
+                return any_came
+            if isinstance(received, Exception):
+                raise received
+            any_came = True
+            self._arrive(received)
+
+    def _arrive(self, received: Shard | Missing) -> None:
+        if received.fence != self.fence:
+            return
+        if isinstance(received, Missing):
+            self._lose(received.key, received.reason, received.detail)
+            return
+        if self.ledger.arrive(received.key, received.version) == "accepted":
+            self.shards[received.key] = (received, self.learner.step)
+            self.arrivals += 1
+            self.attack_s = _mean(self.attack_s, received.attack_seconds)
+
+    def _attack_a_little(self) -> bool:
+        """One attack step on a ticket of our own; it waits while a step can be made. False: nothing to do."""
+        if not self.attacks_itself:
+            return False
+        if self.own is None:
+            lease = self.transport.lease_local("trainer")
+            if lease is None:
+                return False
+            ticket = lease.ticket
+            self.own = (
+                Production(
+                    self.config,
+                    self.learner.model,
+                    self.parts.training,
+                    ticket.key,
+                    ticket.indices,
+                    self.learner.epsilon(),
+                    fence=self.fence,
+                    worker="trainer",
+                ),
+                lease,
+            )
+        production, lease = self.own
+        production.advance(self.learner.step)
+        if production.done:
+            self.own = None
+            if self.transport.finish_local(lease):
+                self._arrive(production.shard())
+        return True
+
+    def _keep_house(self) -> None:
+        """Now and then: lost leases, our own lease, a stop that was asked for, the state for whoever watches."""
+        now = time.monotonic()
+        if now - self._kept_house < HOUSEKEEPING_S:
+            return
+        self._kept_house = now
+        for key, reason, error in self.transport.expired(self.fence):
+            self._lose(key, reason, error)
+        if self.own is not None:
+            self.transport.renew(self.own[1])
+        if self.transport.stop_requested():
+            self.session.stop_reason = self.session.stop_reason or "stopped"
+        self._count()
+        self.session.report_soon()
+
+    def _lose(self, key: Key, reason: str, error: str) -> None:
+        if reason == "handed_back":
+            self.ledger.hand_back(key)
+            return
+        self.last_error = error or self.last_error
+        self.ledger.lose(key, reason)
+        log.warning("ticket %s lost: %s %s", key, reason, error)
+        allowed = max(3, SET_ASIDE_SHARE * self.plan.shards_per_epoch)
+        if len(self.ledger.set_aside) > allowed:
+            raise SparringError(
+                f"{len(self.ledger.set_aside)} tickets were set aside after queue.attempts = "
+                f"{self.config.queue.attempts} lost attempts each; the last worker said: "
+                f"{self.last_error or 'nothing, its process died'}. See the logs in the run's folder."
+            )
+
+    def _start_over(self) -> None:
+        """The server came back empty: a new fence, and everything that is not consumed is issued again."""
+        self.fence = self.transport.open(self.fence)
+        self.ledger.reissue_everything()
+        self.shards.clear()
+        self.own = None
+        log.warning("the queue was lost; fence is now %d", self.fence)
+        self.publish()
+
+    def _count(self) -> None:
+        state, ledger = self.session.state, self.ledger
+        state.outstanding, state.ready = ledger.outstanding, ledger.ready
+        state.dropped.clear()
+        state.dropped.update({reason: count for reason, count in ledger.dropped.items() if count})
+        state.set_aside = len(ledger.set_aside)
+
+    def _waited(self, since: float) -> float:
+        seconds = time.monotonic() - since
+        self.session.state.wait_seconds["shards" if self.arrivals else "first_shard"] += seconds
+        return seconds
+
+    def _give_up_after(self, since: float) -> None:
+        waited = time.monotonic() - since
+        name = "trainer.wait_timeout_s" if self.arrivals else "workers.start_timeout_s"
+        limit = self.config.trainer.wait_timeout_s if self.arrivals else self.config.workers.start_timeout_s
+        if waited < limit:
+            return
+        alive = len(self.transport.heartbeats())
+        raise SparringError(
+            f"no shard came for {waited:.0f} s ({name} = {limit:g}): {alive} of workers.count = "
+            f"{self.config.workers.count} workers have reported, {self.ledger.outstanding} shards are outstanding"
+            + (f", the last worker said: {self.last_error}" if self.last_error else "")
+            + ". See the logs in the run's folder; raise the time-out if an attack takes longer."
+        )
+
+
+def _mean(mean: float, value: float, weight: float = 0.1) -> float:
+    """Running mean; the first value counts whole."""
+    return value if mean == 0 else (1 - weight) * mean + weight * value

@@ -1,0 +1,265 @@
+"""A training session: what every engine does around its steps (records, held-out accuracy, checkpoints, stopping)."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sparring.attacks import Attack, attack_from, frozen, perturb, perturbed
+from sparring.config import Config
+from sparring.data import Dataset, load, split_holdout
+from sparring.evaluation import evaluate
+from sparring.models import build
+from sparring.observe.state import RunState
+from sparring.queue.messages import Key, Shard
+from sparring.randomness import generator
+from sparring.runs import Run
+from sparring.trainer import checkpoints
+from sparring.trainer.checkpoints import Checkpoint
+from sparring.trainer.learner import Learner, StepResult
+from sparring.trainer.plan import Plan
+
+log = logging.getLogger(__name__)
+STATE_EVERY_S = 0.5
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What is trained on and what is trained; built once, before a run's folder exists."""
+
+    config: Config
+    training: Dataset
+    heldout: Dataset
+    plan: Plan
+    model: torch.nn.Module
+
+
+def prepare(config: Config) -> Parts:
+    """Load the training data and build the model.
+
+    Raises:
+        SparringError: anything about data or model that cannot work.
+    """
+    full = load(config.data, "train")
+    training, heldout = split_holdout(full, config.data.holdout, config.train.seed)
+    train = config.train
+    plan = Plan(len(training), train.batch_size, train.shards_per_step, train.epochs, train.seed)
+    model = build(config.model, full.shape, full.classes, train.seed)
+    return Parts(config, training, heldout, plan, model)
+
+
+class Session:
+    """Learner and records of one run.
+
+    `report` is called with the state at most twice a second; `ledger_state` tells what a checkpoint must keep of
+    the open epochs.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        run: Run,
+        device: torch.device,
+        report: Callable[[RunState], None] = lambda state: None,
+    ) -> None:
+        self.config, self.run, self.plan, self.report = parts.config, run, parts.plan, report
+        self.heldout = parts.heldout
+        self.learner = Learner(parts.config, parts.model, parts.training, parts.plan, device)
+        self.state = RunState(
+            engine=self.config.engine,
+            dataset=self.config.data.name,
+            total_steps=self.last_step,
+            epochs=self.plan.epochs,
+            max_staleness=self.config.staleness.max_staleness,
+        )
+        self.stop_reason: str | None = None
+        self._began = time.monotonic()
+        self._reported = 0.0
+        self._best = -1.0
+        self._recent: list[StepResult] = []
+
+    @property
+    def last_step(self) -> int:
+        """Steps that this run makes."""
+        return min(self.plan.total_steps, self.config.train.max_steps or self.plan.total_steps)
+
+    def restore(self) -> Checkpoint | None:
+        """Continue from the newest checkpoint of the run's folder, if there is one."""
+        path = checkpoints.latest(self.run.checkpoints)
+        if path is None:
+            return None
+        checkpoint = checkpoints.load_state(path)
+        checkpoints.load_weights(path, self.learner.model)
+        self.learner.restore(checkpoint.step, checkpoint.optimizer)
+        total = self.state.total_steps
+        self.state = RunState.from_dict(checkpoint.counters)
+        self.state.total_steps, self.state.engine = total, self.config.engine
+        self.state.max_staleness = self.config.staleness.max_staleness
+        self._best = float(checkpoint.counters.get("best_robust_accuracy", -1.0))
+        self._began = time.monotonic() - self.state.seconds
+        log.info("continued from %s", path.name)
+        return checkpoint
+
+    def start_clock(self) -> None:
+        """Training begins now; what came before is preparation."""
+        self._began = time.monotonic() - self.state.seconds
+        self.state.phase = "training"
+
+    def learn(self, shards: Sequence[Shard]) -> StepResult:
+        """One step, counted; see `Learner.learn`."""
+        state, before = self.state, self.learner.step
+        began = time.monotonic()
+        epsilon = self.learner.epsilon()
+        result = self.learner.learn(shards)
+        state.step_seconds += time.monotonic() - began
+        state.step, state.epoch = self.learner.step, shards[-1].key.epoch
+        state.examples += result.examples
+        state.gradients += sum(shard.gradients for shard in shards)
+        state.learning_rate, state.epsilon = result.learning_rate, epsilon
+        self._recent = [*self._recent[-49:], result]
+        seen = sum(step.examples for step in self._recent)
+        state.loss = sum(step.loss * step.examples for step in self._recent) / seen
+        state.train_robust_accuracy = sum(step.correct for step in self._recent) / seen
+        for shard in shards:
+            state.drift_sum += self.learner.drift(min(shard.version, before))
+        return result
+
+    def after_step(self, ledger_state: dict[str, Any], *, last_of_epoch: bool) -> None:
+        """Everything that is due after a step: held-out accuracy, record, checkpoint, report."""
+        state, every = self.state, self.config.train.evaluate_every_epochs
+        state.seconds = time.monotonic() - self._began
+        state.examples_per_second = state.examples / max(state.seconds, 1e-9)
+        improved = False
+        if every and len(self.heldout) and _crossed(state.step, every * self.plan.steps_per_epoch):
+            improved = self.measure_heldout()
+        if state.step % self.config.metrics.every_steps == 0 or last_of_epoch:
+            self.record()
+        if state.step % self.config.checkpoint.every_steps == 0 or improved:
+            self.save(ledger_state, best=improved)
+        self.report_soon()
+
+    def measure_heldout(self) -> bool:
+        """Clean and PGD-10 accuracy on held-out examples; True where the robust one is the best so far."""
+        threat = self.config.attack
+        attack = Attack(threat.norm, threat.epsilon, 10, threat.epsilon / 4)
+        samples = self.config.train.evaluate_samples
+        judged = evaluate(self.learner.model, self.heldout, attack, samples=samples, seed=self.config.train.seed)
+        state = self.state
+        state.clean_accuracy, state.robust_accuracy = judged.clean_accuracy, judged.robust_accuracy
+        state.heldout_samples = judged.samples
+        better = judged.robust_accuracy > self._best
+        self._best = max(self._best, judged.robust_accuracy)
+        return better
+
+    def measure_gap(self, shard: Shard) -> None:
+        """Now and then: robust accuracy on a fresh attack minus that on the shard, both under the present weights.
+
+        Past the cliff of staleness it is far below 0 (paper 001, Fig. 5).
+        """
+        every, learner = self.config.staleness.gap_every, self.learner
+        if not every or learner.step % every:
+            return
+        x, y = learner.clean(shard)
+        random = generator(self.config.train.seed, "attack", shard.key.epoch, shard.key.number)
+        with frozen(learner.model), torch.no_grad():
+            stale = learner.model(perturbed(x, shard.delta.to(learner.device))).argmax(1) == y
+            with torch.enable_grad():
+                delta = perturb(learner.model, x, y, attack_from(self.config.attack, shard.epsilon), random)
+            fresh = learner.model(perturbed(x, delta)).argmax(1) == y
+        self.state.fresh_minus_stale = (int(fresh.sum()) - int(stale.sum())) / len(y)
+
+    def record(self) -> None:
+        """One line of metrics.jsonl."""
+        with self.run.metrics.open("a") as file:
+            file.write(json.dumps({"time": time.time(), **self.state.as_dict()}) + "\n")
+
+    def report_soon(self, force: bool = False) -> None:
+        """Tell the state to whoever watches, at most twice a second."""
+        now = time.monotonic()
+        if force or now - self._reported >= STATE_EVERY_S:
+            self._reported = now
+            self.state.updated = time.time()
+            self.report(self.state)
+
+    def save(self, ledger_state: dict[str, Any], best: bool = False) -> None:
+        """Write a checkpoint of this step."""
+        counters = {**self.state.as_dict(), "best_robust_accuracy": self._best}
+        checkpoint = Checkpoint(self.learner.step, self.learner.optimizer.state_dict(), ledger_state, counters)
+        checkpoints.save(self.run.checkpoints, self.learner.model, checkpoint, self.config.checkpoint.keep, best)
+
+    def should_stop(self) -> bool:
+        """The run has made its last step, or somebody asked it to stop."""
+        if self.stop_reason is None and self.run.stop_requested():
+            self.stop_reason = "stopped"
+        return self.stop_reason is not None or self.learner.step >= self.last_step
+
+    def ask_to_stop(self, reason: str) -> None:
+        """Stop after the present step: `stopped` by a command or `interrupted` by a signal."""
+        self.stop_reason = self.stop_reason or reason
+
+    def finish(self, ledger_state: dict[str, Any]) -> str:
+        """Last record and checkpoint; returns how it ended: finished, stopped or interrupted."""
+        self.state.phase = self.stop_reason or "finished"
+        self.record()
+        self.save(ledger_state)
+        self.report_soon(force=True)
+        return self.state.phase
+
+
+@contextmanager
+def stopping_on_signals(stop: Callable[[str], None]) -> Iterator[None]:
+    """SIGINT and SIGTERM ask for a stop after the present step; a second SIGINT interrupts at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, frame: object) -> None:
+        stop("interrupted")
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _crossed(step: int, interval: float) -> bool:
+    """A multiple of `interval` (which may be a fraction) lies in (step - 1, step]."""
+    return int(step / interval) > int((step - 1) / interval)
+
+
+@dataclass
+class Progress:
+    """Which tickets the engines of one process have consumed, as a ledger would record them."""
+
+    epoch: int
+    done: dict[str, list[int]]
+
+    def consume(self, keys: Sequence[Key]) -> None:
+        """These tickets of one step are trained on."""
+        epoch = keys[0].epoch
+        if epoch != self.epoch:
+            self.epoch, self.done = epoch, {}
+        self.done.setdefault(str(epoch), []).extend(key.number for key in keys)
+
+    def ledger_state(self) -> dict[str, Any]:
+        """What `Ledger.restore` takes."""
+        return {"epoch": self.epoch, "done": self.done, "set_aside": {}}
+
+
+def progress_of(checkpoint: Checkpoint | None) -> Progress:
+    """Where to go on: the checkpoint's record, or the beginning."""
+    if checkpoint is None:
+        return Progress(0, {})
+    return Progress(int(checkpoint.ledger["epoch"]), dict(checkpoint.ledger["done"]))

@@ -1,0 +1,217 @@
+"""One call trains a robust model: `train(config)`. The command uses the same functions."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sparring.config import Config, check_staleness, differences, to_toml
+from sparring.data import load
+from sparring.engines import Ended
+from sparring.engines.threads import trainer_threads
+from sparring.errors import UsageError
+from sparring.evaluation import attack_for, evaluate
+from sparring.observe.exporter import Exporter
+from sparring.observe.logs import to_file
+from sparring.observe.report import summary
+from sparring.observe.state import RunState
+from sparring.runs import Run, create, open_run, overridden, write_atomically
+from sparring.trainer.session import Parts, Session, prepare, stopping_on_signals
+
+log = logging.getLogger(__name__)
+STATE_FILE_EVERY_S = 1.0
+# What does not alter the trained function and may change when a run goes on.
+RESUMABLE = ("workers.", "trainer.", "queue.", "ray.", "metrics.", "checkpoint.", "evaluation.", "data.root")
+FIXED = ("queue.wire",)
+
+Show = Callable[[RunState, dict[str, dict[str, Any]]], None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A run that has ended: finished, stopped or interrupted."""
+
+    run: Run
+    phase: str
+    summary: dict[str, Any]
+
+
+class Watch:
+    """The latest state of a run, for the live view, the metrics endpoint and `state.json`."""
+
+    def __init__(self, show: Show | None) -> None:
+        self.show = show
+        self.run: Run | None = None
+        self.state, self.workers = RunState(), dict[str, dict[str, Any]]()
+        self._written = 0.0
+
+    def __call__(self, state: RunState, workers: dict[str, dict[str, Any]] | None = None) -> None:
+        self.state, self.workers = state, workers or {}
+        if self.show is not None:
+            self.show(self.state, self.workers)
+        now = time.monotonic()
+        if self.run is not None and now - self._written >= STATE_FILE_EVERY_S:
+            self._written = now
+            self.write()
+
+    def write(self) -> None:
+        """Put the state into the run's folder."""
+        if self.run is not None:
+            self.run.write_json("state.json", {**self.state.as_dict(), "workers": self.workers})
+
+    def read(self) -> tuple[RunState, dict[str, dict[str, Any]]]:
+        return self.state, self.workers
+
+
+def train(
+    config: Config | None = None, show: Show | None = None, on_run: Callable[[Run], None] | None = None
+) -> Result:
+    """Train by `config` (the demo's digits by default) in a new run folder.
+
+    Everything that can be found wrong is found before the folder is made.
+
+    Args:
+        show: called with the state and the workers' heartbeats about twice a second.
+        on_run: called with the run as soon as its folder is there.
+
+    Raises:
+        UsageError: the configuration cannot work.
+        SparringError: the run failed; its folder and its last checkpoint stay.
+    """
+    config = config or Config()
+    return _execute(config, lambda: create(config), show, on_run)
+
+
+def make_run(config: Config) -> Run:
+    """A run folder for a background process to train in; what can be found wrong is found now."""
+    check(config)
+    return create(config)
+
+
+def attend(run: Run) -> Result:
+    """Train in a folder that `make_run` made."""
+    return _execute(run.config(), lambda: run, None, None)
+
+
+def check(config: Config) -> Parts:
+    """Refuse what cannot work: staleness, data (the test set too), model, GPUs.
+
+    Raises:
+        SparringError: the first thing that is wrong.
+    """
+    if config.engine == "ray":
+        from sparring.engines.ray import check_resources
+
+        check_staleness(config.staleness)
+        check_resources(config)
+    parts = prepare(config)
+    load(config.data, "test")
+    return parts
+
+
+def resume(path: Path, changes: dict[str, Any] | None = None, show: Show | None = None) -> Result:
+    """Go on with a run from its last checkpoint; the epoch continues exactly where it was.
+
+    Raises:
+        UsageError: it is no run, it runs or has finished already, or a change would alter the trained function.
+    """
+    run = open_run(path)
+    before = run.config()
+    config = overridden(before, changes or {})
+    for name in differences(before, config):
+        if not name.startswith(RESUMABLE) or name in FIXED:
+            raise UsageError(
+                f"{name} cannot change on resume: it alters the trained function. Start a new run, or leave it at "
+                f"{differences(before, config)[name][0]!r}."
+            )
+    if (run.read_json("state.json") or {}).get("phase") == "finished":
+        raise UsageError(f"{path} has finished already; there is nothing to resume.")
+    if run.is_alive():
+        raise UsageError(f"{path} is still running; `sparring stop {path}` first.")
+
+    def reopen() -> Run:
+        run.clear_stop()
+        write_atomically(run.config_file, to_toml(config))
+        return run
+
+    return _execute(config, reopen, show, None)
+
+
+def _execute(
+    config: Config, open_folder: Callable[[], Run], show: Show | None, on_run: Callable[[Run], None] | None
+) -> Result:
+    warning = check_staleness(config.staleness) if config.engine == "ray" else None
+    parts = check(config)
+    watch = Watch(show)
+    with ExitStack() as stack:
+        queue = None
+        if config.engine == "ray":
+            from sparring.engines import ray as ray_engine
+
+            queue = stack.enter_context(ray_engine.open_queue(config, parts.training.shape))
+        exporter = None
+        if config.metrics.enabled:
+            exporter = stack.enter_context(Exporter(config.metrics.bind, config.metrics.port, watch.read))
+        run = watch.run = open_folder()
+        stack.enter_context(run.owned())
+        to_file(run.log)
+        if exporter is not None:
+            run.write_json("metrics.json", {"url": f"http://{config.metrics.bind}:{exporter.port}/metrics"})
+        if warning:
+            log.warning("%s", warning)
+            watch.state.message = warning
+        if on_run is not None:
+            on_run(run)
+        if queue is not None:
+            ended = ray_engine.run(config, run, queue, watch)
+        else:
+            ended = _in_this_process(config, run, parts, watch)
+        return _conclude(run, ended.phase, ended.state, ended.evaluation, watch)
+
+
+def _in_this_process(config: Config, run: Run, parts: Parts, watch: Watch) -> Ended:
+    from sparring.engines import simulated, sync
+    from sparring.trainer.actor import device_for
+
+    torch.set_num_threads(trainer_threads(config))
+    device = device_for(config.trainer.device, float(torch.cuda.is_available()))
+    session = Session(parts, run, device, watch)
+    engine = {"sync": sync.run, "simulated": simulated.run}[config.engine]
+    with stopping_on_signals(session.ask_to_stop):
+        resumed = session.restore()
+        session.start_clock()
+        phase = engine(session, parts, resumed)
+        if phase != "finished":
+            return Ended(phase, session.state)
+
+        def progress(done: int, total: int) -> None:
+            session.state.phase, session.state.message = "evaluating", f"{done} of {total} test examples attacked"
+            session.report_soon()
+
+        judged = evaluate(
+            session.learner.model,
+            load(config.data, "test"),
+            attack_for(config.attack, config.evaluation),
+            samples=config.evaluation.samples,
+            batch_size=config.evaluation.batch_size,
+            seed=config.train.seed,
+            progress=progress,
+        )
+        return Ended(phase, session.state, judged.as_dict())
+
+
+def _conclude(run: Run, phase: str, state: RunState, evaluation: dict[str, Any] | None, watch: Watch) -> Result:
+    """Last state and summary of the run's folder."""
+    state.phase, state.message = phase, ""
+    watch(state)
+    watch.write()
+    content = summary(state, evaluation or {})
+    run.write_json("summary.json", content)
+    return Result(run, phase, content)

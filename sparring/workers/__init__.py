@@ -1,0 +1,1 @@
+"""Workers own attacks: ticket and weights in, shard out."""

@@ -1,0 +1,97 @@
+"""A worker's view of the weights: a thread waits for newer snapshots beside the attack."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import Any
+
+import ray
+from torch import nn
+
+from sparring.errors import SparringError
+from sparring.trainer.snapshots import Arrays, Notice, load_arrays
+
+log = logging.getLogger(__name__)
+POLL_S = 2.0
+
+
+class Weights:
+    """Loads snapshots into `model`; `version` is what the model holds.
+
+    `begin` waits for a snapshot that a ticket allows, `swap` takes a newer one between two attack steps if it has
+    arrived. Neither ever goes back within a fence.
+    """
+
+    def __init__(self, store: Any, model: nn.Module, *, lockstep: bool, timeout_s: float) -> None:
+        self.store, self.model, self.lockstep, self.timeout_s = store, model, lockstep, timeout_s
+        self.loaded = (0, -1)
+        self.epsilon = 0.0
+        self.swaps = 0
+        self._newest: tuple[Notice, Arrays] | None = None
+        self._arrived = threading.Condition()
+        self._stopped = threading.Event()
+        if not lockstep:
+            threading.Thread(target=self._follow, name="weights", daemon=True).start()
+
+    @property
+    def version(self) -> int:
+        return self.loaded[1]
+
+    def begin(self, fence: int, version: int) -> None:
+        """Load the newest snapshot of `fence` that is at least `version` (under lockstep exactly that one).
+
+        Raises:
+            SparringError: none came in time.
+        """
+        found = self._exactly(fence, version) if self.lockstep else self._at_least(fence, version)
+        if found is None:
+            raise SparringError(
+                f"no snapshot of version {version} came within {self.timeout_s:.0f} s; the trainer may be gone."
+            )
+        self._load(*found)
+
+    def swap(self) -> None:
+        """Load a newer snapshot of the same fence if one has arrived."""
+        newest = self._newest
+        if newest is not None and newest[0].fence == self.loaded[0] and newest[0].order > self.loaded:
+            self._load(*newest)
+            self.swaps += 1
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def _load(self, notice: Notice, arrays: Arrays) -> None:
+        if notice.order != self.loaded:
+            load_arrays(self.model, arrays)
+            self.loaded, self.epsilon = notice.order, notice.epsilon
+
+    def _at_least(self, fence: int, version: int) -> tuple[Notice, Arrays] | None:
+        def usable() -> bool:
+            return self._newest is not None and self._newest[0].fence == fence and self._newest[0].version >= version
+
+        with self._arrived:
+            return self._newest if self._arrived.wait_for(usable, self.timeout_s) else None
+
+    def _exactly(self, fence: int, version: int) -> tuple[Notice, Arrays] | None:
+        notice = ray.get(self.store.exactly.remote((fence, version), self.timeout_s), timeout=self.timeout_s + 10)
+        return None if notice is None else (notice, ray.get(notice.ref[0], timeout=self.timeout_s))
+
+    def _follow(self) -> None:
+        """Wait in the store for the next snapshot, fetch it, and again; a store that is restarting is asked again."""
+        order = (0, -1)
+        while not self._stopped.is_set():
+            try:
+                notice = ray.get(self.store.newer.remote(order, POLL_S), timeout=POLL_S + 10)
+                if notice is None:
+                    continue
+                arrays = ray.get(notice.ref[0], timeout=self.timeout_s)
+            except ray.exceptions.RayError as error:
+                log.info("snapshot not fetched: %s", type(error).__name__)
+                time.sleep(0.2)
+                continue
+            order = notice.order
+            with self._arrived:
+                self._newest = (notice, arrays)
+                self._arrived.notify_all()

@@ -1,0 +1,229 @@
+"""Attacks against cases whose optimum is known, an independent float64 transcription, and foolbox."""
+
+from __future__ import annotations
+
+import math
+
+import foolbox
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sparring.attacks import Attack, attack_from, frozen, input_gradient, iterate, perturb, perturbed, warmed_up
+from sparring.attacks.gradient import cross_entropy
+from sparring.config import AttackSettings
+
+NORMS = ("linf", "l2")
+
+
+def linear_model(pixels: int, classes: int = 2) -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Flatten(), nn.Linear(pixels, classes)).eval().requires_grad_(False)
+
+
+def small_network() -> nn.Module:
+    torch.manual_seed(5)
+    layers = [nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 10)]
+    return nn.Sequential(*layers).eval().requires_grad_(False)
+
+
+def images(count: int = 16, low: float = 0.0, high: float = 1.0) -> tuple[Tensor, Tensor]:
+    random = torch.Generator().manual_seed(1)
+    x = low + (high - low) * torch.rand(count, 1, 6, 6, generator=random)
+    return x, torch.randint(0, 2, (count,), generator=random)
+
+
+def random(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("steps", [1, 7])
+def test_on_a_linear_model_pgd_and_fgsm_reach_the_known_linf_optimum(steps: int) -> None:
+    model, (x, y) = linear_model(36), images(low=0.4, high=0.6)
+    delta = perturb(model, x, y, Attack("linf", 0.1, steps, 2.5 * 0.1 / steps, random_start=False), random())
+    weight = model[1].weight  # type: ignore[index]
+    direction = (weight[1 - y] - weight[y]).sign().view_as(x)
+    assert torch.allclose(delta, 0.1 * direction, atol=1e-6)
+
+
+def test_on_a_linear_model_l2_pgd_reaches_the_known_optimum() -> None:
+    model, (x, y) = linear_model(36), images(low=0.4, high=0.6)
+    delta = perturb(model, x, y, Attack("l2", 0.2, 5, 0.1, random_start=True), random())
+    weight = model[1].weight  # type: ignore[index]
+    direction = weight[1 - y] - weight[y]
+    wanted = 0.2 * direction / direction.norm(dim=1, keepdim=True)
+    one = perturb(model, x, y, Attack("l2", 0.2, 200, 0.05, random_start=True), random())
+    assert torch.allclose(one.flatten(1), wanted, atol=2e-3)
+    assert torch.all((delta.flatten(1) * wanted).sum(1) > 0.5 * 0.2**2)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("epsilon", [0.01, 0.3, 5.0])
+@pytest.mark.parametrize("restarts", [1, 3])
+def test_a_perturbation_is_inside_its_ball_and_the_image_inside_the_box(
+    norm: str, epsilon: float, restarts: int
+) -> None:
+    model, (x, y) = small_network(), images()
+    delta = perturb(model, x, y, Attack(norm, epsilon, 4, epsilon, True, restarts), random())  # type: ignore[arg-type]
+    given = perturbed(x, delta)
+    size = (given - x).abs().amax() if norm == "linf" else (given - x).flatten(1).norm(dim=1).amax()
+    assert size <= epsilon + 1e-6
+    assert given.min() >= 0
+    assert given.max() <= 1
+
+
+def float64_pgd(model: nn.Module, x: Tensor, y: Tensor, start: Tensor, attack: Attack) -> Tensor:
+    """Mądry et al., equation for x^{t+1}, written out in float64."""
+    model, delta, rows = model.double(), start.double(), x.double()
+    for _ in range(attack.steps):
+        point = (rows + delta).requires_grad_(True)
+        nn.functional.cross_entropy(model(point), y, reduction="sum").backward()  # type: ignore[no-untyped-call]
+        assert point.grad is not None
+        gradient = point.grad
+        if attack.norm == "linf":
+            delta = (delta + attack.step_size * gradient.sign()).clamp(-attack.epsilon, attack.epsilon)
+        else:
+            for i in range(len(delta)):
+                delta[i] += attack.step_size * gradient[i] / gradient[i].norm()
+                delta[i] *= min(1.0, attack.epsilon / float(delta[i].norm()))
+        delta = (rows + delta).clamp(0, 1) - rows
+    return delta
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_pgd_agrees_with_a_float64_transcription(norm: str) -> None:
+    x, y = images()
+    attack = Attack(norm, 0.2, 6, 0.05, random_start=False)  # type: ignore[arg-type]
+    ours = perturb(small_network(), x, y, attack, random())
+    theirs = float64_pgd(small_network(), x, y, torch.zeros_like(x), attack)
+    assert (ours - theirs).abs().max() < 1e-4 if norm == "l2" else ((ours - theirs).abs() > 1e-5).float().mean() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("norm", "theirs"),
+    [
+        ("linf", foolbox.attacks.LinfProjectedGradientDescentAttack),
+        ("l2", foolbox.attacks.L2ProjectedGradientDescentAttack),
+    ],
+)
+def test_pgd_agrees_with_foolbox(norm: str, theirs: type) -> None:
+    model, (x, y) = small_network(), images()
+    attack = Attack(norm, 0.15, 10, 0.03, random_start=False)  # type: ignore[arg-type]
+    reference = theirs(abs_stepsize=0.03, steps=10, random_start=False)
+    found, _, _ = reference(foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu"), x, y, epsilons=0.15)
+    ours = perturbed(x, perturb(model, x, y, attack, random()))
+    assert ((ours - found).abs() > 1e-4).float().mean() < 0.01
+
+
+def test_the_worst_of_the_restarts_is_kept_example_by_example() -> None:
+    model, (x, y) = small_network(), images()
+    once = [
+        cross_entropy(model(perturbed(x, delta)), y)
+        for delta in _restart_by_restart(model, x, y, Attack("linf", 0.3, 2, 0.2, True, 5))
+    ]
+    worst = torch.stack(once).amax(0)
+    several = perturb(model, x, y, Attack("linf", 0.3, 2, 0.2, True, 5), random())
+    assert torch.allclose(cross_entropy(model(perturbed(x, several)), y), worst)
+    assert (torch.stack(once).argmax(0) != 4).any(), "the case must have an example whose worst is not the last"
+
+
+def _restart_by_restart(model: nn.Module, x: Tensor, y: Tensor, attack: Attack) -> list[Tensor]:
+    one = Attack(attack.norm, attack.epsilon, attack.steps, attack.step_size)
+    generator = random()
+    return [perturb(model, x, y, one, generator) for _ in range(attack.restarts)]
+
+
+def test_no_parameter_gradients_are_computed_and_modes_are_restored() -> None:
+    model = small_network().train().requires_grad_(True)
+    x, y = images()
+    asked: list[int] = []
+    for parameter in model.parameters():
+        parameter.register_hook(lambda gradient: asked.append(1))
+    with frozen(model):
+        assert not model.training
+        assert not any(parameter.requires_grad for parameter in model.parameters())
+        perturb(model, x, y, Attack("linf", 0.1, 3, 0.05), random())
+    assert model.training
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+    input_gradient(model, x, torch.zeros_like(x), y, cross_entropy)
+    assert asked == []
+
+
+def test_each_example_takes_its_own_number_of_steps() -> None:
+    model, (x, y) = small_network(), images(6)
+    attack = Attack("linf", 0.2, 5, 0.05, random_start=False)
+    counts = torch.tensor([0, 1, 2, 3, 4, 5])
+    together = _run(iterate(model, x, y, attack, random(), step_counts=counts))
+    for row, count in enumerate(counts.tolist()):
+        if count == 0:
+            assert torch.equal(together[row], torch.zeros_like(together[row]))
+            continue
+        alone = Attack("linf", 0.2, count, 0.05, random_start=False)
+        single = perturb(model, x[row : row + 1], y[row : row + 1], alone, random())
+        assert torch.allclose(together[row], single[0], atol=1e-6)
+
+
+def test_each_example_may_have_its_own_step_size() -> None:
+    model, (x, y) = small_network(), images(3, 0.4, 0.6)
+    attack = Attack("linf", 0.3, 1, 0.1, random_start=False)
+    sizes = torch.tensor([0.01, 0.1, 0.2])
+    delta = _run(iterate(model, x, y, attack, random(), step_sizes=sizes))
+    assert torch.allclose(delta.flatten(1).abs().amax(1), sizes, atol=1e-6)
+
+
+def test_newer_weights_may_be_loaded_between_two_steps() -> None:
+    old, new, (x, y) = linear_model(36), linear_model(36), images(4, 0.4, 0.6)
+    with torch.no_grad():
+        new[1].weight.mul_(-1)  # type: ignore[index]
+    steps = iterate(old, x, y, Attack("linf", 0.3, 2, 0.1, random_start=False), random())
+    next(steps)
+    next(steps)
+    old.load_state_dict(new.state_dict())
+    delta = _finish(steps)
+    assert torch.allclose(delta, torch.zeros_like(delta), atol=1e-6), "the second step must undo the first"
+
+
+def _run(steps: object) -> Tensor:
+    return _finish(steps)
+
+
+def _finish(steps: object) -> Tensor:
+    while True:
+        try:
+            next(steps)  # type: ignore[call-overload]
+        except StopIteration as done:
+            delta: Tensor = done.value
+            return delta
+
+
+@pytest.mark.parametrize(
+    ("name", "norm", "steps", "step_size", "start"),
+    [
+        ("pgd", "linf", 8, 2.5 * 0.3 / 8, True),
+        ("pgd", "l2", 20, 2.5 * 0.3 / 20, True),
+        ("fgsm", "linf", 1, 0.3, False),
+        ("fgsm-rs", "linf", 1, 1.25 * 0.3, True),
+    ],
+)
+def test_step_size_rules_of_the_papers(name: str, norm: str, steps: int, step_size: float, start: bool) -> None:
+    settings = AttackSettings(name=name, norm=norm, epsilon=0.3, steps=steps)  # type: ignore[arg-type]
+    attack = attack_from(settings, 0.3)
+    assert (attack.steps, attack.random_start) == (steps, start)
+    assert math.isclose(attack.step_size, step_size)
+    assert math.isclose(attack_from(settings, 0.15).step_size, step_size / 2), "the step warms up with epsilon"
+
+
+def test_epsilon_warms_up_linearly_to_its_full_size() -> None:
+    assert math.isclose(warmed_up(0.3, 0, 10), 0.03)
+    assert math.isclose(warmed_up(0.3, 4, 10), 0.15)
+    assert warmed_up(0.3, 9, 10) == warmed_up(0.3, 1000, 10) == 0.3
+    assert warmed_up(0.3, 0, 0) == 0.3
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_random_starts_are_in_the_ball_and_depend_on_the_generator_alone(norm: str) -> None:
+    model, (x, y) = small_network(), images()
+    attack = Attack(norm, 0.3, 1, 1e-12)  # type: ignore[arg-type]
+    one, two, other = (perturb(model, x, y, attack, random(seed)) for seed in (1, 1, 2))
+    assert torch.equal(one, two)
+    assert not torch.equal(one, other)

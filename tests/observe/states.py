@@ -1,0 +1,77 @@
+"""A run in the middle of its training, every reading taken, and the heartbeats of its workers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from sparring.observe.state import RunState
+
+
+def full_state() -> RunState:
+    """Ten shards of mean staleness 1.7; three shards dropped for two reasons."""
+    return RunState(
+        phase="training",
+        engine="ray",
+        dataset="digits",
+        step=120,
+        total_steps=600,
+        epoch=5,
+        epochs=30,
+        examples=7680,
+        seconds=60.0,
+        examples_per_second=128.0,
+        loss=1.25,
+        learning_rate=0.002,
+        epsilon=0.15,
+        train_robust_accuracy=0.551,
+        clean_accuracy=0.931,
+        robust_accuracy=0.612,
+        heldout_samples=512,
+        fresh_minus_stale=-0.02,
+        max_staleness=4,
+        staleness=Counter({0: 2, 1: 3, 2: 2, 3: 2, 4: 1}),
+        in_flight=Counter({0: 6, 1: 4}),
+        in_queue=Counter({0: 2, 1: 3, 2: 5}),
+        drift_sum=0.5,
+        dropped=Counter({"stale": 2, "lease_expired": 1}),
+        set_aside=1,
+        outstanding=6,
+        ready=3,
+        queue_bytes=3 * 2**20,
+        wait_seconds=Counter({"no_shard": 4.5, "publish": 1.5}),
+        step_seconds=20.0,
+        gradients=61440,
+        trainer_shards=3,
+        worker_shards=7,
+        refresh_steps=2,
+        publications=118,
+        publish_seconds=0.7,
+        publish_bytes=10**7,
+        version=119,
+        fence=2,
+        trainer_restarts=1,
+        updated=1_700_000_010.0,
+        message="worker w2 came back",
+    )
+
+
+def heartbeats(count: int = 2) -> dict[str, dict[str, Any]]:
+    """Workers w0, w1, …, each busy three quarters of its time."""
+    return {f"w{index}": heartbeat(index) for index in range(count)}
+
+
+def heartbeat(index: int) -> dict[str, Any]:
+    return {
+        "shards": 40 + index,
+        "gradients": 20480,
+        "busy_seconds": 30.0,
+        "wait_seconds": {"no_ticket": 8.0, "snapshot": 2.0},
+        "abandoned": 1,
+        "attack_seconds": 0.75,
+        "version": 118,
+        "time": 1_700_000_008.0,
+        "swaps": 5,
+        "pid": 100 + index,
+        "node": "node-a",
+    }

@@ -1,0 +1,262 @@
+"""What goes over the wire comes back inside its ball, and nothing malformed is let in."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import msgpack  # type: ignore[import-untyped]
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sparring.attacks.norms import Norm, l2_norms, project_ball
+from sparring.queue.codec import (
+    MAX_HEADER_BYTES,
+    PROTOCOL,
+    CodecError,
+    Wire,
+    decode_shard,
+    decode_ticket,
+    encode_shard,
+    encode_ticket,
+    payload_bytes,
+)
+from sparring.queue.messages import Key, Shard, Ticket
+
+TICKET = Ticket(Key(2, 7, 1), fence=3, version=11, indices=(0, 5, 59_999), fingerprint="a1b2")
+
+
+def shard(norm: Norm = "linf", epsilon: float = 8 / 255, n: int = 3, seed: int = 0, scale: float = 2.0) -> Shard:
+    """A random shard; `scale` > 1 puts part of it onto the ball's surface."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.rand(n, 2, 4, 4, generator=generator) * 2 - 1
+    delta = project_ball(noise * epsilon * scale, norm, epsilon)
+    labels = torch.randint(0, 10, (n,), generator=generator)
+    return Shard(Key(1, 2, 0), 4, 9, 8, epsilon, delta, labels, worker="w-0", attack_seconds=0.25, gradients=30)
+
+
+def plain(found: Shard) -> dict[str, Any]:
+    return {name: value for name, value in found.__dict__.items() if name not in ("delta", "labels")}
+
+
+def rewritten(change: Callable[[dict[str, Any]], None], payload: bytes | None = None) -> bytes:
+    """A payload with another header, the raw tensors as they were."""
+    payload = payload or encode_shard(shard(), "int8", "linf")
+    (length,) = struct.unpack_from(">I", payload)
+    header, raw = msgpack.unpackb(payload[4 : 4 + length]), payload[4 + length + -(4 + length) % 8 :]
+    change(header)
+    packed = msgpack.packb(header)
+    return struct.pack(">I", len(packed)) + packed + bytes(-(4 + len(packed)) % 8) + raw
+
+
+def test_a_ticket_comes_back_as_it_was() -> None:
+    assert decode_ticket(encode_ticket(TICKET)) == TICKET
+
+
+@pytest.mark.parametrize(
+    "blob",
+    [
+        b"",
+        b"\xc1",
+        msgpack.packb({"protocol": 1}),
+        msgpack.packb([PROTOCOL + 1, 0, 0, 0, 0, 0, "f", []]),
+        msgpack.packb([PROTOCOL, 0, 0, 0, 0, 0, "f"]),
+        msgpack.packb([PROTOCOL, 0, 0, 0, 0, 0, "f", [-1]]),
+        msgpack.packb([PROTOCOL, 0, 0, True, 0, 0, "f", [1]]),
+        msgpack.packb([PROTOCOL, 0, 0, 0, 0, 0, "f", ["1"]]),
+        b"\x91" * 5000,
+        encode_ticket(TICKET)[:-1],
+        encode_ticket(TICKET) + b"\x00",
+    ],
+)
+def test_a_malformed_ticket_is_refused(blob: bytes) -> None:
+    with pytest.raises(CodecError):
+        decode_ticket(blob)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("wire", ["int8", "exact"])
+def test_what_rides_along_comes_back_as_it_was(wire: Wire, norm: Norm) -> None:
+    sent = shard(norm)
+    payload = encode_shard(sent, wire, norm)
+    got = decode_shard(memoryview(payload))
+    assert plain(got) == plain(sent)
+    assert got.labels.dtype == torch.int64 and torch.equal(got.labels, sent.labels)
+    assert got.delta.dtype == torch.float32 and got.delta.shape == sent.delta.shape
+    assert len(payload) <= payload_bytes(3, (2, 4, 4), wire, norm)
+
+
+@given(epsilon=st.floats(1e-4, 1.0), seed=st.integers(0, 2**31), scale=st.floats(0.0, 3.0))
+@settings(max_examples=100, deadline=None)
+def test_int8_under_linf_is_off_by_half_a_step_at_most_and_inside_the_ball(
+    epsilon: float, seed: int, scale: float
+) -> None:
+    sent = shard("linf", epsilon, seed=seed, scale=scale)
+    got = decode_shard(encode_shard(sent, "int8", "linf"))
+    assert (got.delta - sent.delta).abs().max().item() <= epsilon / 254 + 1e-7
+    assert got.delta.abs().max().item() <= epsilon + 1e-6
+
+
+@given(epsilon=st.floats(1e-3, 10.0), seed=st.integers(0, 2**31), scale=st.floats(0.0, 3.0))
+@settings(max_examples=100, deadline=None)
+def test_int8_under_l2_is_off_by_half_a_step_of_each_example_and_inside_the_ball(
+    epsilon: float, seed: int, scale: float
+) -> None:
+    sent = shard("l2", epsilon, seed=seed, scale=scale)
+    got = decode_shard(encode_shard(sent, "int8", "l2"))
+    error = l2_norms(got.delta - sent.delta)
+    half_steps = sent.delta.flatten(1).abs().amax(dim=1) / 254
+    # The projection moves a point that lies outside no farther than the nearest point of the ball does.
+    assert (error <= 2 * half_steps * sent.delta[0].numel() ** 0.5 + 1e-6).all()
+    assert (l2_norms(got.delta) <= epsilon * (1 + 1e-6)).all()
+
+
+@given(norm=st.sampled_from(["linf", "l2"]), epsilon=st.floats(1e-3, 10.0), seed=st.integers(0, 2**31))
+@settings(max_examples=50, deadline=None)
+def test_exact_is_bit_for_bit(norm: Norm, epsilon: float, seed: int) -> None:
+    sent = shard(norm, epsilon, seed=seed)
+    got = decode_shard(encode_shard(sent, "exact", norm))
+    assert got.delta.numpy().tobytes() == sent.delta.numpy().tobytes()
+
+
+def test_examples_without_a_perturbation_survive() -> None:
+    sent = shard("l2", scale=0.0)
+    assert torch.equal(decode_shard(encode_shard(sent, "int8", "l2")).delta, torch.zeros_like(sent.delta))
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("wire", ["int8", "exact"])
+def test_a_sender_that_lies_about_its_ball_is_projected_into_it(wire: Wire, norm: Norm) -> None:
+    payload = encode_shard(shard(norm, epsilon=1.0), wire, norm)
+    got = decode_shard(rewritten(lambda header: header.update(epsilon=0.01), payload))
+    sizes = got.delta.abs() if norm == "linf" else l2_norms(got.delta)
+    assert sizes.max().item() <= 0.01 + 1e-6
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1.0])
+def test_a_perturbation_outside_its_ball_is_not_sent(value: float) -> None:
+    sent = shard()
+    sent.delta[0, 0, 0, 0] = value
+    with pytest.raises(CodecError, match="outside its ball"):
+        encode_shard(sent, "int8", "linf")
+
+
+@pytest.mark.parametrize(
+    ("name", "entry"),
+    [
+        ("other dtype", ["delta", "float64", [3, 2, 4, 4]]),
+        ("an object", ["delta", "object", [3, 2, 4, 4]]),
+        ("float32 where int8 is due", ["delta", "float32", [3, 2, 4, 1]]),
+        ("too large", ["delta", "int8", [3, 2, 4, 5]]),
+        ("far too large", ["delta", "int8", [3, 2**40, 2**40, 4]]),
+        ("negative", ["delta", "int8", [3, -2, -4, 4]]),
+        ("empty", ["delta", "int8", [3, 0, 4, 4]]),
+        ("other rank", ["delta", "int8", [3, 32]]),
+        ("very high rank", ["delta", "int8", [3, 2, 4, 4] + [1] * 1000]),
+        ("other number of examples", ["delta", "int8", [2, 3, 4, 4]]),
+        ("other tensor", ["images", "int8", [3, 2, 4, 4]]),
+        ("no list", "delta"),
+        ("dimension no number", ["delta", "int8", [3, "2", 4, 4]]),
+    ],
+)
+def test_a_tensor_that_does_not_fit_is_refused(name: str, entry: object) -> None:
+    with pytest.raises(CodecError):
+        decode_shard(rewritten(lambda header: header["tensors"].__setitem__(1, entry)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"protocol": PROTOCOL + 1},
+        {"protocol": True},
+        {"protocol": None},
+        {"epsilon": float("nan")},
+        {"epsilon": float("inf")},
+        {"epsilon": 0.0},
+        {"epsilon": -1.0},
+        {"epsilon": "1"},
+        {"norm": "l1"},
+        {"norm": ["linf"]},
+        {"norm": "l2"},
+        {"wire": "pickle"},
+        {"wire": "exact"},
+        {"key": [1, 2]},
+        {"key": "123"},
+        {"version": -1},
+        {"fence": 2**60},
+        {"worker": 7},
+        {"worker": "w" * 1000},
+        {"attack_seconds": float("inf")},
+        {"tensors": []},
+        {"tensors": None},
+    ],
+    ids=str,
+)
+def test_a_header_out_of_bounds_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(CodecError):
+        decode_shard(rewritten(lambda header: header.update(change)))
+
+
+def test_another_protocol_is_refused_with_the_remedy() -> None:
+    with pytest.raises(CodecError, match="install the same version"):
+        decode_shard(rewritten(lambda header: header.update(protocol=99)))
+
+
+@pytest.mark.parametrize("name", ["key", "epsilon", "wire", "tensors", "gradients"])
+def test_a_header_that_lacks_a_field_is_refused(name: str) -> None:
+    with pytest.raises(CodecError, match=name):
+        decode_shard(rewritten(lambda header: header.pop(name)))
+
+
+@pytest.mark.parametrize("scale", [float("nan"), float("inf"), -1.0, 0.0])
+def test_scales_that_are_not_positive_numbers_are_refused(scale: float) -> None:
+    payload = bytearray(encode_shard(shard("l2"), "int8", "l2"))
+    at = len(payload) - 3 * 32 - 3 * 4
+    payload[at : at + 4] = struct.pack("<f", scale)
+    with pytest.raises(CodecError, match="scales"):
+        decode_shard(bytes(payload))
+
+
+def test_a_perturbation_that_is_not_finite_is_refused() -> None:
+    payload = bytearray(encode_shard(shard(), "exact", "linf"))
+    payload[-4:] = struct.pack("<f", float("nan"))
+    with pytest.raises(CodecError, match="finite"):
+        decode_shard(bytes(payload))
+
+
+def test_a_truncated_or_padded_payload_is_refused() -> None:
+    payload = encode_shard(shard(), "int8", "linf")
+    for cut in range(len(payload)):
+        with pytest.raises(CodecError):
+            decode_shard(payload[:cut])
+    with pytest.raises(CodecError):
+        decode_shard(payload + b"\x00")
+
+
+def test_a_huge_header_is_refused_before_it_is_read() -> None:
+    size = MAX_HEADER_BYTES + 1
+    with pytest.raises(CodecError, match="header claims"):
+        decode_shard(struct.pack(">I", size) + bytes(size))
+
+
+@given(st.binary(max_size=200))
+@settings(max_examples=200, deadline=None)
+def test_noise_is_refused(noise: bytes) -> None:
+    for decode in (decode_shard, decode_ticket):
+        with pytest.raises(CodecError):
+            decode(noise)
+
+
+@given(position=st.integers(0, 10**6), value=st.integers(0, 255))
+@settings(max_examples=300, deadline=None)
+def test_a_damaged_payload_is_refused_or_still_inside_its_ball(position: int, value: int) -> None:
+    payload = bytearray(encode_shard(shard(), "int8", "linf"))
+    payload[position % len(payload)] = value
+    try:
+        got = decode_shard(bytes(payload))
+    except CodecError:
+        return
+    assert got.delta.abs().max().item() <= got.epsilon * (1 + 1e-6)

@@ -1,0 +1,312 @@
+"""The ledger's invariants (design, section 3): the bound is never crossed, every ticket is consumed exactly once."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from sparring.queue.ledger import Ledger
+from sparring.queue.messages import Key
+
+
+def ledger(**changes: Any) -> Ledger:
+    options: dict[str, Any] = {
+        "shards_per_epoch": 5,
+        "epochs": 2,
+        "shards_per_step": 2,
+        "depth": 1,
+        "max_staleness": 2,
+    }
+    return Ledger(**{**options, **changes})
+
+
+def test_permits_are_those_of_the_next_steps_and_walk_across_epochs() -> None:
+    one = ledger(depth=2)
+    assert one.permits() == 2 + 2 + 1
+    assert one.issue() == [Key(0, number, 0) for number in range(5)]
+    assert one.issue() == []
+    for key in (Key(0, 0, 0), Key(0, 1, 0)):
+        one.arrive(key, 0)
+    taken = one.take(0)
+    assert taken is not None and one.issue() == []  # outstanding until the step has ended
+    one.retire(taken.keys)
+    assert one.permits() == 2 + 1 + 2
+    assert one.issue() == [Key(1, 0, 0), Key(1, 1, 0)]
+
+
+def test_the_lowest_version_is_consumed_first() -> None:
+    one = ledger(depth=2)
+    for key, version in zip(one.issue(), (2, 1, 2, 0, 2), strict=True):
+        one.arrive(key, version)
+    taken = one.take(2)
+    assert taken is not None and [key.number for key in taken.keys] == [3, 1]
+
+
+def test_in_order_waits_for_the_lowest_ticket() -> None:
+    one = ledger(depth=2, in_order=True)
+    keys = one.issue()
+    for key in keys[1:]:
+        one.arrive(key, 0)
+    assert one.take(0) is None
+    one.arrive(keys[0], 0)
+    taken = one.take(0)
+    assert taken is not None and taken.keys == (keys[0], keys[1])
+
+
+def test_a_shard_at_the_bound_is_consumed_and_one_beyond_it_is_issued_again() -> None:
+    one = ledger(depth=2)
+    keys = one.issue()
+    for key, version in zip(keys, (1, 2, 3, 3, 3), strict=True):
+        one.arrive(key, version)
+    taken = one.take(4)
+    assert taken is not None
+    assert taken.dropped == (keys[0],) and keys[1] in taken.keys
+    assert one.dropped["stale"] == 1
+    assert Key(0, 0, 1) in one.issue()
+
+
+def test_a_late_arrival_is_superseded() -> None:
+    one = ledger()
+    late = one.issue()[0]
+    assert one.lose(late)
+    again = one.issue()[-1]
+    assert again == Key(0, late.number, 1)
+    assert one.arrive(late, 0) == "superseded"
+    assert one.arrive(again, 0) == "accepted"
+    assert one.arrive(again, 0) == "superseded"
+    assert not one.lose(again) and not one.hand_back(late)
+
+
+def test_a_ticket_that_is_lost_again_and_again_is_set_aside() -> None:
+    one = ledger(shards_per_epoch=1, epochs=1, shards_per_step=1, attempts=3)
+    for attempt in range(3):
+        assert one.issue() == [Key(0, 0, attempt)]
+        one.lose(Key(0, 0, attempt))
+    assert one.set_aside == [Key(0, 0, 2)] and one.issue() == [] and one.finished
+
+
+def test_handing_back_costs_the_ticket_nothing() -> None:
+    one = ledger(attempts=1)
+    for attempt in range(5):
+        (key,) = (key for key in one.issue() if key.number == 0)
+        assert key.attempt == attempt and one.hand_back(key)
+    assert one.set_aside == []
+
+
+def test_the_last_step_of_an_epoch_takes_what_is_left() -> None:
+    one, sizes = ledger(), []
+    while not one.finished:
+        for key in one.issue():
+            one.arrive(key, 0)
+        taken = one.take(0)
+        assert taken is not None
+        sizes.append(len(taken.keys))
+        one.retire(taken.keys)
+    assert sizes == [2, 2, 1, 2, 2, 1]
+
+
+def test_less_in_flight_does_not_starve_the_epoch_that_is_trained() -> None:
+    one = ledger(shards_per_epoch=2)
+    keys = one.issue(in_flight=10)
+    for key in keys[1:]:
+        one.arrive(key, 0)
+    one.lose(keys[0])
+    assert one.issue(in_flight=0) == [Key(0, 0, 1)]
+
+
+def test_without_depth_a_whole_step_is_still_permitted() -> None:
+    assert len(ledger(depth=0).issue(in_flight=1)) >= 2
+
+
+def test_going_back_in_one_ledger_forgets_what_was_set_aside_since() -> None:
+    one = ledger(attempts=1)
+    state = one.state()
+    one.lose(one.issue()[0])
+    restore(one, state)
+    assert one.set_aside == []
+
+
+def restore(one: Ledger, state: dict[str, Any]) -> None:
+    one.restore(state["epoch"], state["done"], state["set_aside"])
+
+
+class Life(RuleBasedStateMachine):
+    """A run with everything that can go wrong; `history` is what the surviving weights have trained on."""
+
+    @initialize(
+        shards=st.integers(1, 7),
+        epochs=st.integers(1, 3),
+        per_step=st.integers(1, 4),
+        depth=st.integers(0, 3),
+        bound=st.integers(0, 4),
+        attempts=st.integers(1, 3),
+        in_order=st.booleans(),
+        in_flight=st.sampled_from(["never", "fixed", "varies"]),
+    )
+    def start(
+        self,
+        shards: int,
+        epochs: int,
+        per_step: int,
+        depth: int,
+        bound: int,
+        attempts: int,
+        in_order: bool,
+        in_flight: str,
+    ) -> None:
+        self.options: dict[str, Any] = {
+            "shards_per_epoch": shards,
+            "epochs": epochs,
+            "shards_per_step": per_step,
+            "depth": min(depth, bound),
+            "max_staleness": bound,
+            "attempts": attempts,
+            "in_order": in_order and in_flight == "never",
+        }
+        self.varies = in_flight == "varies"
+        self.in_flight = None if in_flight == "never" else 3
+        self.begin(Ledger(**self.options), step=0, history=[])
+        self.save()
+
+    def begin(self, one: Ledger, step: int, history: list[tuple[int, int]]) -> None:
+        self.ledger, self.step, self.history = one, step, history
+        self.air: dict[Key, int] = {}
+        self.gone: list[Key] = []
+        self.training: tuple[Key, ...] = ()
+
+    @rule(more=st.integers(0, 12))
+    def issue(self, more: int) -> None:
+        if self.varies:
+            self.in_flight = more
+        before = self.ledger.outstanding
+        keys = self.ledger.issue(self.in_flight)
+        assert not set(keys) & set(self.air)
+        if not self.varies:
+            assert self.ledger.outstanding <= max(before, self.permitted())
+        self.air.update(dict.fromkeys(keys, self.step))
+
+    @precondition(lambda self: self.air)
+    @rule(data=st.data())
+    def a_shard_comes(self, data: st.DataObject) -> None:
+        key = data.draw(st.sampled_from(sorted(self.air)))
+        assert self.ledger.arrive(key, self.air.pop(key)) == "accepted"
+        self.gone.append(key)
+
+    @precondition(lambda self: self.air)
+    @rule(data=st.data(), kind=st.sampled_from(["expired", "handed_back"]))
+    def a_worker_is_lost_or_stops(self, data: st.DataObject, kind: str) -> None:
+        key = data.draw(st.sampled_from(sorted(self.air)))
+        del self.air[key]
+        self.gone.append(key)
+        assert self.ledger.lose(key) if kind == "expired" else self.ledger.hand_back(key)
+
+    @precondition(lambda self: self.gone)
+    @rule(data=st.data())
+    def what_is_over_changes_nothing(self, data: st.DataObject) -> None:
+        key = data.draw(st.sampled_from(self.gone))
+        before = self.ledger.outstanding, self.ledger.ready, self.ledger.state()
+        assert self.ledger.arrive(key, self.step) == "superseded"
+        assert not self.ledger.lose(key) and not self.ledger.hand_back(key)
+        assert before == (self.ledger.outstanding, self.ledger.ready, self.ledger.state())
+
+    @precondition(lambda self: not self.training)
+    @rule()
+    def take(self) -> None:
+        versions = {key: version for key, version in self.versions().items() if key.epoch == self.ledger.epoch}
+        epoch, left = self.ledger.epoch, self.left_in_epoch()
+        taken = self.ledger.take(self.step)
+        if taken is None:
+            return
+        for key in taken.dropped:
+            assert self.step - versions[key] > self.options["max_staleness"]
+        if taken.keys:
+            assert {key.epoch for key in taken.keys} == {epoch}
+            assert len(taken.keys) == min(self.options["shards_per_step"], left)
+            assert all(self.step - versions[key] <= self.options["max_staleness"] for key in taken.keys)
+            self.history += [(key.epoch, key.number) for key in taken.keys]
+            self.training = taken.keys
+            self.step += 1
+
+    @precondition(lambda self: self.training)
+    @rule()
+    def the_step_ends(self) -> None:
+        self.ledger.retire(self.training)
+        self.training = ()
+
+    @rule()
+    def save(self) -> None:
+        self.saved = json.dumps(self.ledger.state()), self.step, list(self.history)
+
+    @rule(same=st.booleans())
+    def the_trainer_resumes(self, same: bool) -> None:
+        state, step, history = self.saved
+        one = self.ledger if same else Ledger(**self.options)
+        restore(one, json.loads(state))
+        self.begin(one, step, list(history))
+
+    @rule()
+    def the_queue_is_lost(self) -> None:
+        self.ledger.reissue_everything()
+        self.gone += self.air
+        self.air.clear()
+
+    @rule(steps=st.integers(1, 3))
+    def time_passes(self, steps: int) -> None:
+        """Steps that other work would make: what waits becomes stale."""
+        self.step += steps
+
+    @invariant()
+    def every_ticket_is_consumed_once_at_most_and_permits_are_kept(self) -> None:
+        assert len(self.history) == len(set(self.history))
+        if not self.varies:
+            assert self.ledger.outstanding <= self.permitted()
+
+    def teardown(self) -> None:
+        """Whatever has happened, the run can be driven to its end, and then every ticket was consumed once."""
+        if not hasattr(self, "ledger"):
+            return
+        if self.training:
+            self.the_step_ends()
+        for _ in range(200):
+            if self.ledger.finished:
+                break
+            self.air.update(dict.fromkeys(self.ledger.issue(0 if self.varies else self.in_flight), self.step))
+            for key in list(self.air):
+                self.ledger.arrive(key, self.step)
+            self.air.clear()
+            self.take()
+            if self.training:
+                self.the_step_ends()
+        assert self.ledger.finished and self.ledger.outstanding == 0
+        aside = [(key.epoch, key.number) for key in self.ledger.set_aside]
+        every = [(e, n) for e in range(self.options["epochs"]) for n in range(self.options["shards_per_epoch"])]
+        assert sorted(set(self.history) | set(aside)) == every
+        assert not set(self.history) & set(aside)
+
+    def permitted(self) -> int:
+        return self.ledger.permits(self.in_flight)
+
+    def versions(self) -> dict[Key, int]:
+        return {
+            Key(index, number, epoch.attempt[number]): version
+            for index, epoch in self.ledger._open.items()
+            for number, version in epoch.ready.items()
+        }
+
+    def left_in_epoch(self) -> int:
+        epoch = self.ledger._open.get(self.ledger.epoch)
+        return self.options["shards_per_epoch"] if epoch is None else epoch.unconsumed
+
+
+Life.TestCase.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+TestLife = Life.TestCase
+
+
+@pytest.mark.parametrize(("shards", "per_step", "steps"), [(5, 2, 3), (4, 2, 2), (1, 8, 1)])
+def test_steps_of_an_epoch(shards: int, per_step: int, steps: int) -> None:
+    assert ledger(shards_per_epoch=shards, shards_per_step=per_step).steps_per_epoch == steps

@@ -1,0 +1,579 @@
+"""Leases, shards and fences over real servers: the bundled valkey-server and, where there is one, redis-server."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import torch
+
+from sparring.errors import SparringError
+from sparring.queue import transport as module
+from sparring.queue.messages import Key, Shard, Ticket
+from sparring.queue.server import EmbeddedServer, find_server
+from sparring.queue.transport import (
+    FencedOut,
+    Lease,
+    Missing,
+    QueueFull,
+    QueueLost,
+    QueueUnavailable,
+    Received,
+    Sizes,
+    Stop,
+    Transport,
+    check_server,
+    connect,
+)
+
+MIB = 1 << 20
+
+
+def binary(name: str) -> Path:
+    if name == "valkey":
+        return find_server()
+    found = shutil.which("redis-server")
+    if found is None:
+        pytest.skip("no redis-server on PATH")
+    return Path(found)
+
+
+@pytest.fixture(scope="module", params=["valkey", "redis"])
+def server(request: pytest.FixtureRequest) -> Iterator[EmbeddedServer]:
+    with EmbeddedServer(32 * MIB, binary=binary(request.param)) as started:
+        yield started
+
+
+@pytest.fixture
+def make(server: EmbeddedServer, request: pytest.FixtureRequest) -> Iterator[Callable[..., Transport]]:
+    """Transports of one run, which is forgotten at the end."""
+    made: list[Transport] = []
+
+    def one(**options: Any) -> Transport:
+        options = {"lease_s": 30.0, "timeout_s": 5.0, **options}
+        made.append(Transport(server.client(), request.node.name, **options))
+        return made[-1]
+
+    yield one
+    one().forget()
+    for each in made:
+        each.close()
+
+
+def ticket(number: int, fence: int, epoch: int = 0, attempt: int = 0) -> Ticket:
+    return Ticket(Key(epoch, number, attempt), fence, 0, (1, 2), "f")
+
+
+def product(lease: Lease, version: int = 0, n: int = 2, size: int = 4) -> Shard:
+    delta = torch.zeros(n, 1, size, size)
+    labels = torch.zeros(n, dtype=torch.int64)
+    return Shard(lease.ticket.key, lease.fence, version, version, 0.1, delta, labels, lease.worker)
+
+
+def leased(worker: Transport, name: str = "w") -> Lease:
+    lease = worker.lease(name, 1.0)
+    assert isinstance(lease, Lease)
+    return lease
+
+
+def received(trainer: Transport) -> Received:
+    got = trainer.receive(2.0)
+    assert got is not None
+    return got
+
+
+def until(condition: Callable[[], Any], timeout_s: float = 5.0) -> Any:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.005)
+    raise AssertionError("the condition did not come true in time")
+
+
+def test_a_shard_travels_and_leaves_nothing_behind(make: Callable[..., Transport], server: EmbeddedServer) -> None:
+    trainer, worker = make(), make()
+    fence = trainer.open()
+    worker.check_protocol()
+    trainer.publish_version(fence, 7)
+    trainer.issue([ticket(3, fence)])
+    lease = leased(worker)
+    assert (lease.ticket, lease.version_now) == (ticket(3, fence), 7)
+    assert worker.commit(lease, product(lease, version=7))
+    got = received(trainer)
+    assert isinstance(got, Shard) and (got.key, got.version, got.worker) == (Key(0, 3, 0), 7, "w")
+    assert trainer.receive(0) is None and trainer.expired(fence) == [] and trainer.sizes() == Sizes(0, 0, 0)
+    left = {key.decode().rsplit(":", 1)[-1] for key in keys(server, trainer)}
+    assert left <= {"fence", "version", "meta", "wake"}
+
+
+def test_the_lowest_version_comes_first_and_an_epoch_before_the_next(make: Callable[..., Transport]) -> None:
+    trainer = make()
+    fence = trainer.open()
+    work = {(1, 0): 3, (0, 1): 9, (0, 2): 8}
+    trainer.issue([ticket(number, fence, epoch) for epoch, number in work])
+    for version in work.values():
+        lease = leased(trainer)
+        assert trainer.commit(lease, product(lease, version))
+    assert [received(trainer).key[:2] for _ in work] == [(0, 2), (0, 1), (1, 0)]
+
+
+def test_a_late_commit_is_fenced_out(make: Callable[..., Transport], server: EmbeddedServer) -> None:
+    trainer = make()
+    fence = trainer.open()
+    trainer.issue([ticket(0, fence)])
+    lease = leased(trainer)
+    trainer.drop_worker("w")
+    assert not trainer.commit(lease, product(lease))
+    assert not trainer.renew(lease)
+    assert [(back.key, back.reason) for back in trainer.expired(fence)] == [(Key(0, 0, 0), "lease_expired")]
+    assert not trainer.commit(lease, product(lease)) and not trainer.hand_back(lease)
+    assert trainer.receive(0) is None and trainer.expired(fence) == []
+    assert not [key for key in keys(server, trainer) if b"payload" in key]
+
+
+def test_an_expired_lease_frees_its_ticket_and_a_renewed_one_does_not(make: Callable[..., Transport]) -> None:
+    trainer, brief = make(), make(lease_s=0.4)
+    fence = trainer.open()
+    trainer.issue([ticket(0, fence), ticket(1, fence)])
+    lost, kept = leased(brief, "dies"), leased(brief, "lives")
+
+    def freed() -> list[Any]:
+        assert brief.renew(kept)
+        return trainer.expired(fence)
+
+    (back,) = until(freed)
+    assert back.key == lost.ticket.key and back.reason == "lease_expired"
+    assert not brief.commit(lost, product(lost))
+    trainer.issue([ticket(0, fence, attempt=1)])
+    again = leased(trainer)
+    assert again.ticket.key == Key(0, 0, 1) and trainer.commit(again, product(again))
+    assert brief.commit(kept, product(kept))
+
+
+def test_a_report_is_repeated_until_it_has_arrived(make: Callable[..., Transport]) -> None:
+    trainer, restarted = make(), make()
+    fence = trainer.open()
+    trainer.issue([ticket(0, fence), ticket(1, fence)])
+    assert trainer.hand_back(leased(trainer))
+    assert trainer.fail(leased(trainer), "ValueError: no such image\nat line 3")
+    expected = {(0, "handed_back", ""), (1, "failed", "ValueError: no such image\nat line 3")}
+    for side in (trainer, restarted):
+        assert {(back.key.number, back.reason, back.detail) for back in side.expired(fence)} == expected
+    assert trainer.expired(fence) == []
+
+
+def test_committing_twice_is_committing_once(make: Callable[..., Transport]) -> None:
+    trainer = make()
+    fence = trainer.open()
+    trainer.issue([ticket(0, fence)])
+    lease = leased(trainer)
+    assert trainer.commit(lease, product(lease)) and trainer.commit(lease, product(lease))
+    assert isinstance(received(trainer), Shard) and trainer.receive(0) is None
+
+
+def test_a_lost_payload_counts_as_missing(make: Callable[..., Transport], server: EmbeddedServer) -> None:
+    trainer = make()
+    fence = trainer.open()
+    trainer.issue([ticket(number, fence) for number in range(3)])
+    for number in range(3):
+        lease = leased(trainer)
+        trainer.commit(lease, product(lease, version=number))
+    with server.client() as client:
+        names = [f"sparring:{{{run(trainer)}}}:payload:{fence}:0:{number}:0" for number in range(3)]
+        client.delete(names[0])
+        client.set(names[1], b"not a shard")
+        client.copy(names[0].replace(":0:0:0", ":0:2:0"), names[1], replace=True)
+        client.set(names[2], b"not a shard")
+    reasons = [(got.key.number, got.reason) for got in map(missing, [trainer] * 3)]
+    assert reasons == [(0, "payload_missing"), (1, "payload_corrupt"), (2, "payload_corrupt")]
+
+
+def missing(trainer: Transport) -> Missing:
+    got = received(trainer)
+    assert isinstance(got, Missing)
+    return got
+
+
+def test_a_reply_lost_after_the_pop_loses_no_shard(
+    make: Callable[..., Transport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make()
+    fence = trainer.open()
+    trainer.issue([ticket(0, fence)])
+    lease = leased(trainer)
+    trainer.commit(lease, product(lease))
+    pop, cut = trainer._redis.zpopmin, [True]
+
+    def zpopmin(name: str) -> Any:
+        popped = pop(name)
+        if cut and cut.pop():
+            raise redis.ConnectionError("the reply was lost")
+        return popped
+
+    monkeypatch.setattr(trainer._redis, "zpopmin", zpopmin)
+    assert isinstance(received(trainer), Shard) and not cut
+    assert trainer.receive(0) is None
+
+
+def test_issuing_the_same_request_again_adds_nothing(
+    make: Callable[..., Transport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make()
+    fence = trainer.open()
+    script = trainer._scripts["issue"]
+    calls: list[Any] = []
+
+    def twice(**call: Any) -> Any:
+        calls.append(call)
+        reply = script(**call)
+        if len(calls) == 1:
+            raise redis.TimeoutError("the reply was lost")
+        return reply
+
+    monkeypatch.setitem(trainer._scripts, "issue", twice)  # type: ignore[arg-type]
+    trainer.issue([ticket(0, fence), ticket(1, fence)])
+    assert len(calls) == 2 and trainer.sizes().tickets == 2
+
+
+def test_resume_raises_the_fence_and_flushes_the_queue(make: Callable[..., Transport], server: EmbeddedServer) -> None:
+    old, new = make(), make()
+    before = old.open()
+    old.issue([ticket(number, before) for number in range(4)])
+    ready, running = leased(old), leased(old)
+    assert old.commit(ready, product(ready))
+    old.hand_back(leased(old))
+    old.request_stop()
+    after = new.open(at_least=before + 5)
+    assert after == before + 6 and not new.stop_requested()
+    assert new.sizes() == Sizes(0, 0, 0) and new.receive(0) is None and new.expired(after) == []
+    assert not [key for key in keys(server, new) if b"payload" in key]
+    assert not old.renew(running) and not old.commit(running, product(running))
+    for refused in (
+        lambda: old.issue([ticket(9, before)]),
+        lambda: old.publish_version(before, 3),
+        lambda: old.expired(before),
+    ):
+        with pytest.raises(FencedOut):
+            refused()
+    assert new.lease("w", 0) is None and new.open() == after + 1
+
+
+def test_a_trainer_that_was_replaced_takes_no_shard_of_its_successor(make: Callable[..., Transport]) -> None:
+    old, new = make(), make()
+    old.open()
+    fence = new.open()
+    new.issue([ticket(0, fence)])
+    lease = leased(new)
+    new.commit(lease, product(lease))
+    assert old.receive(0) is None
+    assert isinstance(received(new), Shard)
+
+
+def test_an_idle_worker_wakes_promptly(make: Callable[..., Transport]) -> None:
+    trainer, worker = make(), make()
+    fence = trainer.open()
+    woken: list[float] = []
+
+    def wait() -> None:
+        assert isinstance(worker.lease("w", 5.0), Lease)
+        woken.append(time.monotonic())
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    until(lambda: blocked(trainer))
+    issued = time.monotonic()
+    trainer.issue([ticket(0, fence)])
+    thread.join(5)
+    assert woken and woken[0] - issued < 0.25
+
+
+def test_the_trainer_wakes_promptly(make: Callable[..., Transport]) -> None:
+    trainer, worker = make(), make()
+    fence = trainer.open()
+    trainer.issue([ticket(0, fence)])
+    lease = leased(worker)
+    came: list[tuple[float, Received | None]] = []
+    thread = threading.Thread(target=lambda: came.append((0.0, trainer.receive(5.0))))
+    thread.start()
+    until(lambda: blocked(worker))
+    committed = time.monotonic()
+    worker.commit(lease, product(lease))
+    thread.join(5)
+    assert isinstance(came[0][1], Shard) and time.monotonic() - committed < 0.25
+
+
+def blocked(side: Transport) -> bool:
+    return bool(side._redis.info("clients")["blocked_clients"])
+
+
+def test_a_wait_without_result_ends_in_time(make: Callable[..., Transport]) -> None:
+    trainer = make()
+    trainer.open()
+    began = time.monotonic()
+    assert trainer.lease("w", 0.1) is None and trainer.receive(0.1) is None
+    assert 0.15 < time.monotonic() - began < 2
+
+
+def test_the_trainer_leases_as_a_worker_does(make: Callable[..., Transport]) -> None:
+    trainer = make()
+    fence = trainer.open()
+    trainer.issue([ticket(0, fence), ticket(1, fence)])
+    trainer.request_stop()
+    assert trainer.lease("w", 0) is Stop.STOP
+    first, second = trainer.lease_local("trainer"), trainer.lease_local("trainer")
+    assert first is not None and second is not None and trainer.lease_local("trainer") is None
+    assert trainer.renew(first) and trainer.finish_local(first) and trainer.expired(fence) == []
+    trainer.drop_worker("trainer")
+    assert not trainer.finish_local(second)
+    assert [back.key for back in trainer.expired(fence)] == [second.ticket.key]
+
+
+def test_a_stop_reaches_all_or_one(make: Callable[..., Transport]) -> None:
+    trainer = make()
+    trainer.open()
+    trainer.request_stop("w1")
+    assert trainer.lease("w1", 0) is Stop.STOP and trainer.lease("w2", 0) is None
+    assert trainer.stopping("w1") and not trainer.stopping("w2") and not trainer.stop_requested()
+    trainer.request_stop()
+    assert trainer.lease("w2", 0) is Stop.STOP and trainer.stopping("w2") and trainer.stop_requested()
+
+
+def test_state_and_heartbeats_are_told(make: Callable[..., Transport]) -> None:
+    trainer, other = make(), make()
+    assert other.state() is None and other.heartbeats() == {}
+    trainer.set_state({"step": 4, "share": 0.5})
+    trainer.heartbeat("w", {"shards": 3, "name": "μ"})
+    assert other.state() == {"step": 4, "share": 0.5}
+    told = other.heartbeats()["w"]
+    assert told.pop("age_s") in (0, 1) and told == {"shards": 3, "name": "μ"}
+    trainer.forget()
+    assert other.state() is None and other.heartbeats() == {}
+
+
+def test_two_runs_share_a_server_and_nothing_else(make: Callable[..., Transport], server: EmbeddedServer) -> None:
+    one, other = make(), Transport(server.client(), "other[*]?", lease_s=5, timeout_s=5)
+    fence = one.open()
+    one.issue([ticket(0, fence)])
+    assert other.open() == 1 and other.lease("w", 0) is None
+    other.forget()
+    assert isinstance(one.lease("w", 0), Lease)
+    other.close()
+
+
+def test_another_protocol_is_refused(make: Callable[..., Transport], monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make()
+    monkeypatch.setattr(module, "PROTOCOL", 99)
+    trainer.open()
+    monkeypatch.undo()
+    with pytest.raises(SparringError, match="protocol 99"):
+        trainer.check_protocol()
+
+
+def test_full_memory_is_back_pressure(make: Callable[..., Transport], server: EmbeddedServer) -> None:
+    trainer, worker = make(), make(timeout_s=0.3)
+    fence = trainer.open()
+    trainer.issue([ticket(0, fence), ticket(1, fence), ticket(2, fence)])
+    big = {"n": 64, "size": 128}  # 1 MiB as int8
+    first, second, third = leased(trainer), leased(worker), leased(worker)
+    assert trainer.commit(first, product(first, **big))
+    with server.client() as client:
+        client.config_set("maxmemory", int(client.info("memory")["used_memory"]))
+        try:
+            with pytest.raises(QueueFull, match=r"queue\.maxmemory_mb"):
+                worker.commit(second, product(second, **big))
+            assert worker.renew(second) and worker.hand_back(third)
+            trainer.issue([ticket(5, fence)])
+            trainer.publish_version(fence, 1)
+            trainer.set_state({"step": 1})
+            trainer.heartbeat("w", {})
+            assert [back.reason for back in trainer.expired(fence)] == ["handed_back"]
+            assert isinstance(trainer.lease("w", 0), Lease) and isinstance(received(trainer), Shard)
+            worker.timeout_s = 5.0
+            assert worker.commit(second, product(second, **big))
+        finally:
+            client.config_set("maxmemory", 32 * MIB)
+
+
+def test_a_lease_lost_while_memory_is_full_ends_the_wait(
+    make: Callable[..., Transport], server: EmbeddedServer
+) -> None:
+    trainer = make(timeout_s=30.0)
+    fence = trainer.open()
+    trainer.issue([ticket(0, fence)])
+    lease = leased(trainer)
+    with server.client() as client:
+        client.config_set("maxmemory", 1)
+        try:
+            trainer.drop_worker("w")
+            began = time.monotonic()
+            assert not trainer.commit(lease, product(lease))
+            assert time.monotonic() - began < 5
+        finally:
+            client.config_set("maxmemory", 32 * MIB)
+
+
+def test_a_server_restarted_empty_is_noticed(make: Callable[..., Transport], server: EmbeddedServer) -> None:
+    trainer = make()
+    fence = trainer.open()
+    trainer.issue([ticket(0, fence)])
+    lease = leased(trainer)
+    with server.client() as client:
+        client.flushall()
+        client.script_flush()
+    for raises in (lambda: trainer.expired(fence), lambda: trainer.issue([ticket(1, fence)])):
+        with pytest.raises(QueueLost):
+            raises()
+    assert not trainer.renew(lease) and not trainer.commit(lease, product(lease))
+    assert trainer.lease("w", 0) is None and trainer.open(fence) == fence + 1
+
+
+def test_an_outage_is_survived() -> None:
+    with EmbeddedServer(16 * MIB) as first:
+        trainer = Transport(first.client(), "run", lease_s=5, timeout_s=20)
+        fence = trainer.open()
+    lost: list[type[Exception]] = []
+
+    def ask() -> None:
+        try:
+            trainer.expired(fence)
+        except SparringError as error:
+            lost.append(type(error))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    with EmbeddedServer(16 * MIB, port=first.port, password=first.password):
+        thread.join(20)
+        assert lost == [QueueLost] and trainer.open(fence) == fence + 1
+    trainer.close()
+
+
+def test_a_server_that_is_down_is_named() -> None:
+    with EmbeddedServer(16 * MIB) as server:
+        client = server.client()
+    down = Transport(client, "run", lease_s=1, timeout_s=0.3)
+    with pytest.raises(QueueUnavailable, match=rf"127\.0\.0\.1:{server.port} .*queue\.redis_url") as caught:
+        down.open()
+    assert server.password not in str(caught.value)
+
+
+@pytest.mark.parametrize("password", [None, "wrong-secret"])
+def test_a_wrong_password_is_not_tried_again(server: EmbeddedServer, password: str | None) -> None:
+    side = Transport(connect(server.url, password, 5), "run", lease_s=1, timeout_s=30)
+    began = time.monotonic()
+    with pytest.raises(QueueUnavailable, match=r"queue\.password_env") as caught:
+        side.open()
+    assert time.monotonic() - began < 5 and "wrong-secret" not in str(caught.value)
+
+
+def test_a_password_in_the_url_is_never_shown() -> None:
+    side = Transport(connect("redis://:hunter2@127.0.0.1:1/0", None, 1), "run", lease_s=1, timeout_s=0.1)
+    with pytest.raises(QueueUnavailable) as caught:
+        side.open()
+    assert "hunter2" not in str(caught.value)
+    with pytest.raises(SparringError, match=r"queue\.redis_url") as refused:
+        connect("http://:hunter2@host", None, 1)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_server_that_could_lose_shards_is_refused(server: EmbeddedServer) -> None:
+    with server.client() as client:
+        check_server(client, 16 * MIB)
+        with pytest.raises(SparringError, match=r"maxmemory = 32 MiB .* 64 MiB"):
+            check_server(client, 64 * MIB)
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        try:
+            with pytest.raises(SparringError, match=r"maxmemory-policy = allkeys-lru.*noeviction"):
+                check_server(client, 1)
+        finally:
+            client.config_set("maxmemory-policy", "noeviction")
+
+
+def test_an_old_server_is_refused(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with server.client() as client:
+        info: dict[str, Any] = dict(client.info())  # type: ignore[arg-type]
+        info.pop("valkey_version", None)
+        monkeypatch.setattr(client, "info", lambda: {**info, "redis_version": "6.2.1"})
+        with pytest.raises(SparringError, match=r"Redis 6\.2\.1 is too old"):
+            check_server(client, 1)
+
+
+def test_two_servers_run_side_by_side_and_keep_their_passwords(tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "server.log"
+    with EmbeddedServer(16 * MIB, log) as one, EmbeddedServer(16 * MIB) as other:
+        assert one.port != other.port and one.password != other.password and log.exists()
+        for server in (one, other):
+            assert server.alive and server.password not in Path(f"/proc/{server.pid}/cmdline").read_text()
+        with connect(other.url, one.password, 1) as stranger, pytest.raises(redis.AuthenticationError):
+            stranger.ping()
+    assert not one.alive and not other.alive
+    one.stop()
+
+
+def test_a_port_in_use_and_rays_are_refused() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for bad in (port, 6379):
+            with pytest.raises(SparringError, match=f"port {bad} .*Choose another"):
+                EmbeddedServer(16 * MIB, port=bad)
+
+
+def test_a_binary_that_is_no_server_is_named() -> None:
+    with pytest.raises(SparringError, match="/bin/false did not start"):
+        EmbeddedServer(16 * MIB, binary=Path("/bin/false"))
+
+
+def test_no_server_at_all_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(SparringError, match=r"queue\.redis_url"):
+        find_server()
+
+
+def test_the_server_dies_with_its_parent() -> None:
+    program = (
+        "from sparring.queue.server import EmbeddedServer\nprint(EmbeddedServer(1 << 24).pid, flush=True)\ninput()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdin=-1, stdout=-1, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert running(pid)
+        parent.kill()
+    until(lambda: not running(pid))
+
+
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def run(side: Transport) -> str:
+    return side._prefix.split("{", 1)[1].rsplit("}", 1)[0]
+
+
+def keys(server: EmbeddedServer, side: Transport) -> list[bytes]:
+    with server.client() as client:
+        return [key for key in client.scan_iter(count=1000) if key.startswith(side._prefix.encode())]
+
+
+def test_a_shard_under_another_tickets_name_counts_as_corrupt(make: Callable[..., Transport]) -> None:
+    trainer = make()
+    fence = trainer.open()
+    trainer.issue([ticket(0, fence)])
+    lease = leased(trainer)
+    trainer.commit(lease, replace(product(lease), fence=fence + 1))
+    assert missing(trainer).reason == "payload_corrupt"
