@@ -187,8 +187,10 @@ def doctor(context: typer.Context, recipe: Recipe = None, as_json: Json = False)
     if as_json:
         out(json.dumps([check.as_dict() for check in checks], indent=2))
     else:
-        rows = [(check.name, f"{'ok' if check.ok else 'FAILED'}: {check.detail}") for check in checks]
+        rows = [{"": each.name, "state": "ok" if each.ok else "FAILED", "found": each.detail} for each in checks]
         Console().print(table("sparring doctor", rows))
+        for failed in (each for each in checks if not each.ok):
+            out(f"{failed.name}: {failed.remedy}")
     if not all(check.ok for check in checks):
         raise typer.Exit(1)
 
@@ -202,10 +204,12 @@ def explain(context: typer.Context, recipe: Recipe = None, as_json: Json = False
     told = explain_recipe(configuration.load(recipe, context.obj))
     if as_json:
         out(json.dumps(told.as_dict(), indent=2))
-        return
-    Console().print(table("sparring explain", told.rows()))
-    for remark in told.remarks:
-        out(remark)
+    else:
+        Console().print(table("sparring explain", told.rows()))
+        for remark in told.remarks:
+            out(remark)
+    if not told.ok:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -55,7 +55,7 @@ class DataSettings(Settings):
     download: bool = setting(True, "flag")
     """Let torchvision download what is missing."""
     holdout: int = setting(0, "examples", ge=0)
-    """Training examples set aside, never trained on: what settings are tuned on and the best checkpoint is chosen by."""
+    """Training examples set aside and never trained on: to tune on, and to choose the best checkpoint by."""
     augment: Literal["none", "crop_flip", "crop"] = setting("none", "name")
     """Seeded augmentation by example: crop pads by 4 pixels and cuts at random; crop_flip mirrors half of them too."""
 
@@ -238,7 +238,7 @@ class EvaluationSettings(Settings):
 class MetricsSettings(Settings):
     bind: str = setting("127.0.0.1", "address")
     """Where the Prometheus endpoint listens."""
-    port: int | None = setting(0, "port", ge=0, le=65535)
+    port: int = setting(0, "port", ge=0, le=65535)
     """Its port; 0 picks a free one. Written to the run's folder."""
     enabled: bool = setting(True, "flag")
     """Serve metrics."""
@@ -250,7 +250,7 @@ class Config(Settings):
     """One run."""
 
     engine: Literal["ray", "sync", "simulated"] = setting("ray", "name")
-    """ray: workers, queue and trainer; sync: the textbook's loop in one process; simulated: exact staleness in one process."""
+    """ray: workers, queue and trainer; sync: the textbook's loop in one process; simulated: exact staleness there."""
     run: RunSettings = RunSettings()
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()

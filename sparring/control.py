@@ -48,7 +48,7 @@ def stop_run(run: Run, timeout_s: float) -> None:
     while run.is_alive():
         if time.monotonic() > limit:
             raise SparringError(
-                f"{run.path} has been asked to stop and still runs after {timeout_s:.0f} s (--timeout-s); see its run.log."
+                f"{run.path} was asked to stop and still runs after {timeout_s:.0f} s (--timeout-s); see its run.log."
             )
         time.sleep(0.1)
 

@@ -147,7 +147,8 @@ def resume(path: Path, changes: dict[str, Any] | None = None, show: Show | None 
 def _execute(
     config: Config, open_folder: Callable[[], Run], show: Show | None, on_run: Callable[[Run], None] | None
 ) -> Result:
-    warning = check_staleness(config.staleness) if config.engine == "ray" else None
+    overlapping = config.engine == "ray" and not config.staleness.lockstep
+    warning = check_staleness(config.staleness) if overlapping else None
     parts = check(config)
     watch = Watch(show)
     with ExitStack() as stack:
@@ -212,6 +213,7 @@ def _conclude(run: Run, phase: str, state: RunState, evaluation: dict[str, Any] 
     state.phase, state.message = phase, ""
     watch(state)
     watch.write()
-    content = summary(state, evaluation or {})
+    judged = {name: value for name, value in (evaluation or {}).items() if name != "seconds"}
+    content = summary(state, judged)
     run.write_json("summary.json", content)
     return Result(run, phase, content)

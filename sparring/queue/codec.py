@@ -30,6 +30,7 @@ MAX_HEADER_BYTES = 1 << 20
 RANK = 4  # δ is [n, C, H, W]
 MAX_WORKER_CHARACTERS = 128
 HEADER_ALLOWANCE_BYTES = 512
+MAX_EPSILON = 1000.0  # that of attack.epsilon
 SLACK = 1e-6  # how far rounding may carry a perturbation out of its ball (design, invariant 6)
 
 _LENGTH = struct.Struct(">I")
@@ -114,8 +115,8 @@ def decode_shard(payload: bytes | memoryview) -> Shard:
         raise CodecError(f"a shard from the queue has wire {wire!r:.20} and norm {norm!r:.20}; both are unknown here")
     _check_slots(slots, wire, norm)
     arrays = _arrays(view, start, slots)
-    if not _positive(epsilon):
-        raise CodecError("a shard's epsilon is not a positive number")
+    if not _is_radius(epsilon):
+        raise CodecError(f"a shard's epsilon is not a number between 0 and {MAX_EPSILON:g}")
     return Shard(
         **_fields(header),
         epsilon=float(epsilon),
@@ -147,8 +148,8 @@ def _dequantise(arrays: Mapping[str, Array], epsilon: float, wire: Wire, norm: N
     step: Array | np.float32 = np.float32(epsilon / 127)
     if norm == "l2":
         scales = arrays["scales"]
-        if not (np.isfinite(scales).all() and (scales > 0).all()):
-            raise CodecError("a shard's scales are not finite positive numbers")
+        if not ((scales > 0) & (scales <= 2 * MAX_EPSILON)).all():
+            raise CodecError(f"a shard's scales are not numbers between 0 and {2 * MAX_EPSILON:g}")
         step = (scales / np.float32(127)).reshape(-1, 1, 1, 1)
     delta = torch.from_numpy(np.multiply(raw, step, dtype=np.float32))
     return delta.clamp_(-epsilon, epsilon) if norm == "linf" else project_ball(delta, norm, epsilon)
@@ -165,8 +166,8 @@ def _exact(delta: Tensor, epsilon: float, norm: Norm) -> Tensor:
 
 
 def _check_perturbation(delta: Tensor, epsilon: float) -> None:
-    if not _positive(epsilon):
-        raise CodecError(f"a shard's epsilon is {epsilon}; it must be a positive number")
+    if not _is_radius(epsilon):
+        raise CodecError(f"a shard's epsilon is {epsilon}; it must be above 0 and at most {MAX_EPSILON:g}")
     low, high = torch.aminmax(delta)
     largest = max(-low.item(), high.item())
     if not (math.isfinite(low.item()) and largest <= epsilon * 1.001 + SLACK):
@@ -302,6 +303,6 @@ def _count(value: object, name: str) -> int:
     return value
 
 
-def _positive(value: object) -> bool:
-    number = isinstance(value, float | int) and not isinstance(value, bool)
-    return number and math.isfinite(value) and value > 0  # type: ignore[arg-type, operator]
+def _is_radius(value: object) -> bool:
+    """A positive number that float32 arithmetic can take; NaN is none."""
+    return isinstance(value, float | int) and not isinstance(value, bool) and 0 < value <= MAX_EPSILON

@@ -77,7 +77,7 @@ def load_weights(path: Path, model: nn.Module) -> None:
         weights = load_file(path / "model.safetensors")
     except (OSError, SafetensorError) as error:
         raise SparringError(
-            f"checkpoint {path}: model.safetensors cannot be read ({error}). Delete this checkpoint to use an older one."
+            f"checkpoint {path}: model.safetensors cannot be read ({error}). Delete it to use an older one."
         ) from error
     try:
         model.load_state_dict(weights)

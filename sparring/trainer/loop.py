@@ -83,7 +83,6 @@ class Loop:
         receiver = threading.Thread(target=self._receive, name="inbox", daemon=True)
         receiver.start()
         try:
-            self.session.start_clock()
             self.publish()
             while not self.ledger.finished and not self.session.should_stop():
                 keys = self.collect()
@@ -194,11 +193,11 @@ class Loop:
         state.publish_seconds += time.monotonic() - began
 
     def _refreshed(self, shards: list[Shard]) -> list[Shard]:
-        wanted = self.settings.refresh
+        wanted: int | str = self.settings.refresh
         if wanted == "auto":
             room = int(self.idle_s / max(0.7 * self.step_s * len(shards), 1e-9)) if self.idle_device else 0
-            wanted = 2 if room >= 2 else 1 if room == 1 else 0
-        if wanted == 0:
+            wanted = 2 if room >= 2 else 1 if room else 0
+        if not isinstance(wanted, int) or wanted == 0:
             return shards
         self.session.state.refresh_steps += wanted * len(shards)
         return [self.learner.refresh(shard, wanted) for shard in shards]
@@ -242,6 +241,8 @@ class Loop:
             return
         if self.ledger.arrive(received.key, received.version) == "accepted":
             self.shards[received.key] = (received, self.learner.step)
+            if self.arrivals == 0:
+                self.session.start_clock(already=received.attack_seconds)
             self.arrivals += 1
             self.attack_s = _mean(self.attack_s, received.attack_seconds)
 

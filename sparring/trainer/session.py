@@ -109,9 +109,9 @@ class Session:
         log.info("continued from %s", path.name)
         return checkpoint
 
-    def start_clock(self) -> None:
-        """Training begins now; what came before is preparation."""
-        self._began = time.monotonic() - self.state.seconds
+    def start_clock(self, already: float = 0.0) -> None:
+        """Training began `already` seconds ago; what came before is preparation."""
+        self._began = time.monotonic() - self.state.seconds - already
         self.state.phase = "training"
 
     def learn(self, shards: Sequence[Shard]) -> StepResult:

@@ -123,6 +123,19 @@ def test_without_depth_a_whole_step_is_still_permitted() -> None:
     assert len(ledger(depth=0).issue(in_flight=1)) >= 2
 
 
+def test_what_a_step_under_way_consumed_is_pending_after_a_resume() -> None:
+    one, again = ledger(), ledger()
+    for key in one.issue():
+        one.arrive(key, 0)
+    taken = one.take(0)
+    assert taken is not None and one.consuming == 2
+    restore(again, one.state())
+    assert [key.number for key in again.issue()][:2] == [key.number for key in taken.keys]
+    one.retire(taken.keys)
+    restore(again, one.state())
+    assert one.consuming == 0 and again.issue()[0].number == 2
+
+
 def test_going_back_in_one_ledger_forgets_what_was_set_aside_since() -> None:
     one = ledger(attempts=1)
     state = one.state()
@@ -131,7 +144,7 @@ def test_going_back_in_one_ledger_forgets_what_was_set_aside_since() -> None:
     assert one.set_aside == []
 
 
-def restore(one: Ledger, state: dict[str, Any]) -> None:
+def restore(one: Ledger, state: Any) -> None:
     one.restore(state["epoch"], state["done"], state["set_aside"])
 
 
@@ -238,6 +251,7 @@ class Life(RuleBasedStateMachine):
         self.ledger.retire(self.training)
         self.training = ()
 
+    @precondition(lambda self: not self.training)
     @rule()
     def save(self) -> None:
         self.saved = json.dumps(self.ledger.state()), self.step, list(self.history)

@@ -162,6 +162,7 @@ class Run(RuleBasedStateMachine):
         self.ledger.retire(self.training)
         self.training = ()
 
+    @precondition(lambda self: not self.training)
     @rule()
     def save(self) -> None:
         self.saved = self.ledger.state(), self.step, list(self.history)

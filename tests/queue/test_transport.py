@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -143,7 +144,7 @@ def test_a_late_commit_is_fenced_out(make: Callable[..., Transport], server: Emb
 
 
 def test_an_expired_lease_frees_its_ticket_and_a_renewed_one_does_not(make: Callable[..., Transport]) -> None:
-    trainer, brief = make(), make(lease_s=0.4)
+    trainer, brief = make(), make(lease_s=1.0)
     fence = trainer.open()
     trainer.issue([ticket(0, fence), ticket(1, fence)])
     lost, kept = leased(brief, "dies"), leased(brief, "lives")
@@ -241,7 +242,7 @@ def test_issuing_the_same_request_again_adds_nothing(
             raise redis.TimeoutError("the reply was lost")
         return reply
 
-    monkeypatch.setitem(trainer._scripts, "issue", twice)  # type: ignore[arg-type]
+    monkeypatch.setitem(trainer._scripts, "issue", twice)
     trainer.issue([ticket(0, fence), ticket(1, fence)])
     assert len(calls) == 2 and trainer.sizes().tickets == 2
 
@@ -280,13 +281,14 @@ def test_a_trainer_that_was_replaced_takes_no_shard_of_its_successor(make: Calla
     assert isinstance(received(new), Shard)
 
 
-def test_an_idle_worker_wakes_promptly(make: Callable[..., Transport]) -> None:
+def test_an_idle_worker_wakes_promptly(make: Callable[..., Transport], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LONGEST_BLOCK_S", 8.0)
     trainer, worker = make(), make()
     fence = trainer.open()
     woken: list[float] = []
 
     def wait() -> None:
-        assert isinstance(worker.lease("w", 5.0), Lease)
+        assert isinstance(worker.lease("w", 8.0), Lease)
         woken.append(time.monotonic())
 
     thread = threading.Thread(target=wait)
@@ -295,22 +297,23 @@ def test_an_idle_worker_wakes_promptly(make: Callable[..., Transport]) -> None:
     issued = time.monotonic()
     trainer.issue([ticket(0, fence)])
     thread.join(5)
-    assert woken and woken[0] - issued < 0.25
+    assert woken and woken[0] - issued < 2
 
 
-def test_the_trainer_wakes_promptly(make: Callable[..., Transport]) -> None:
+def test_the_trainer_wakes_promptly(make: Callable[..., Transport], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LONGEST_BLOCK_S", 8.0)
     trainer, worker = make(), make()
     fence = trainer.open()
     trainer.issue([ticket(0, fence)])
     lease = leased(worker)
-    came: list[tuple[float, Received | None]] = []
-    thread = threading.Thread(target=lambda: came.append((0.0, trainer.receive(5.0))))
+    came: list[Received | None] = []
+    thread = threading.Thread(target=lambda: came.append(trainer.receive(8.0)))
     thread.start()
     until(lambda: blocked(worker))
     committed = time.monotonic()
     worker.commit(lease, product(lease))
     thread.join(5)
-    assert isinstance(came[0][1], Shard) and time.monotonic() - committed < 0.25
+    assert isinstance(came[0], Shard) and time.monotonic() - committed < 2
 
 
 def blocked(side: Transport) -> bool:
@@ -322,7 +325,7 @@ def test_a_wait_without_result_ends_in_time(make: Callable[..., Transport]) -> N
     trainer.open()
     began = time.monotonic()
     assert trainer.lease("w", 0.1) is None and trainer.receive(0.1) is None
-    assert 0.15 < time.monotonic() - began < 2
+    assert 0.15 < time.monotonic() - began < 5
 
 
 def test_the_trainer_leases_as_a_worker_does(make: Callable[..., Transport]) -> None:
@@ -384,23 +387,33 @@ def test_full_memory_is_back_pressure(make: Callable[..., Transport], server: Em
     trainer, worker = make(), make(timeout_s=0.3)
     fence = trainer.open()
     trainer.issue([ticket(0, fence), ticket(1, fence), ticket(2, fence)])
-    big = {"n": 64, "size": 128}  # 1 MiB as int8
     first, second, third = leased(trainer), leased(worker), leased(worker)
-    assert trainer.commit(first, product(first, **big))
+    assert trainer.commit(first, product(first))
+    with full_memory(server):
+        with pytest.raises(QueueFull, match=r"queue\.maxmemory_mb"):
+            worker.commit(second, product(second))
+        assert worker.renew(second) and worker.hand_back(third)
+        trainer.issue([ticket(5, fence)])
+        trainer.publish_version(fence, 1)
+        trainer.set_state({"step": 1})
+        trainer.heartbeat("w", {})
+        assert [back.reason for back in trainer.expired(fence)] == ["handed_back"]
+        assert isinstance(trainer.lease("w", 0), Lease) and isinstance(received(trainer), Shard)
+        worker.timeout_s, done = 20.0, list[bool]()
+        thread = threading.Thread(target=lambda: done.append(worker.commit(second, product(second))))
+        thread.start()
+        thread.join(0.1)
+        assert thread.is_alive()
+    thread.join(20)
+    assert done == [True] and isinstance(received(trainer), Shard)
+
+
+@contextmanager
+def full_memory(server: EmbeddedServer) -> Iterator[None]:
     with server.client() as client:
-        client.config_set("maxmemory", int(client.info("memory")["used_memory"]))
+        client.config_set("maxmemory", 1)
         try:
-            with pytest.raises(QueueFull, match=r"queue\.maxmemory_mb"):
-                worker.commit(second, product(second, **big))
-            assert worker.renew(second) and worker.hand_back(third)
-            trainer.issue([ticket(5, fence)])
-            trainer.publish_version(fence, 1)
-            trainer.set_state({"step": 1})
-            trainer.heartbeat("w", {})
-            assert [back.reason for back in trainer.expired(fence)] == ["handed_back"]
-            assert isinstance(trainer.lease("w", 0), Lease) and isinstance(received(trainer), Shard)
-            worker.timeout_s = 5.0
-            assert worker.commit(second, product(second, **big))
+            yield
         finally:
             client.config_set("maxmemory", 32 * MIB)
 
@@ -412,15 +425,11 @@ def test_a_lease_lost_while_memory_is_full_ends_the_wait(
     fence = trainer.open()
     trainer.issue([ticket(0, fence)])
     lease = leased(trainer)
-    with server.client() as client:
-        client.config_set("maxmemory", 1)
-        try:
-            trainer.drop_worker("w")
-            began = time.monotonic()
-            assert not trainer.commit(lease, product(lease))
-            assert time.monotonic() - began < 5
-        finally:
-            client.config_set("maxmemory", 32 * MIB)
+    with full_memory(server):
+        trainer.drop_worker("w")
+        began = time.monotonic()
+        assert not trainer.commit(lease, product(lease))
+        assert time.monotonic() - began < 5
 
 
 def test_a_server_restarted_empty_is_noticed(make: Callable[..., Transport], server: EmbeddedServer) -> None:
@@ -501,7 +510,7 @@ def test_a_server_that_could_lose_shards_is_refused(server: EmbeddedServer) -> N
 
 def test_an_old_server_is_refused(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     with server.client() as client:
-        info: dict[str, Any] = dict(client.info())  # type: ignore[arg-type]
+        info: dict[str, Any] = dict(client.info())
         info.pop("valkey_version", None)
         monkeypatch.setattr(client, "info", lambda: {**info, "redis_version": "6.2.1"})
         with pytest.raises(SparringError, match=r"Redis 6\.2\.1 is too old"):

@@ -1,0 +1,490 @@
+"""What a run would be like, told without making it: a few seconds of measuring, then Little's law.
+
+`measure` times the recipe's own model, data and attack on this machine; `predict` is pure and follows sections 3 to 5
+of the design. Times are seconds per shard unless a name says otherwise.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from math import ceil
+from statistics import median
+from typing import Any
+
+import torch
+
+from sparring.attacks.gradient import attack_from
+from sparring.attacks.norms import random_start
+from sparring.config import Config, check_staleness, depth
+from sparring.engines.ray import outstanding_bytes
+from sparring.engines.threads import cores, trainer_threads, trainer_would_idle, worker_threads
+from sparring.errors import SparringError, UsageError
+from sparring.queue.codec import decode_shard, encode_shard
+from sparring.queue.messages import Key, Shard
+from sparring.queue.server import EmbeddedServer
+from sparring.randomness import generator
+from sparring.trainer.learner import Learner
+from sparring.trainer.plan import Plan
+from sparring.trainer.session import Parts, prepare
+from sparring.trainer.snapshots import load_arrays, to_arrays
+from sparring.workers.generator import Production
+
+BUDGET_S = 0.5  # for each figure that is measured
+REPEATS = 15  # at most; the median of them counts
+WANTED_STALENESS = 2.0  # mean, in steps: what steps should be large enough for
+MEMORY_FACTOR, MEMORY_SLACK_BYTES = 1.3, 64 << 20
+LABELS = {  # of the figures that the table shows: what it is, and its unit
+    "device": ("measured on", ""),
+    "attack_s": ("attack", "s per shard"),
+    "step_s": ("training step", "s per shard"),
+    "latency_s": ("latency: encode, transport, decode, load of a snapshot", "s"),
+    "payload_bytes": ("payload", "bytes per shard"),
+    "snapshot_bytes": ("snapshot of the weights", "bytes"),
+    "steps": ("steps", ""),
+    "duration_s": ("training takes about", "s"),
+    "shards_per_second": ("throughput", "shards/s"),
+    "bottleneck": ("bottleneck", ""),
+    "speedup": ("speed-up over the synchronous loop at a worker's threads", "times"),
+    "ideal_speedup": ("the same with a device for each process", "times"),
+    "useful_workers": ("useful workers (attack / step)", ""),
+    "outstanding_shards": ("shards outstanding at most", "shards"),
+    "outstanding_bytes": ("their payload", "bytes"),
+    "redis_maxmemory_bytes": ("Redis maxmemory", "bytes"),
+    "mean_staleness": ("mean staleness expected", "steps"),
+    "max_staleness": ("highest staleness expected", "steps"),
+    "shards_per_step_needed": (f"shards per step for a mean staleness of {WANTED_STALENESS:g}", "shards"),
+}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """This machine with this recipe. `*_core_s` are core-seconds: the time on one thread, 0 on a GPU."""
+
+    shape: tuple[int, int, int]
+    device: str
+    cores: int
+    worker_threads: int
+    trainer_threads: int
+    attack_s: float
+    step_s: float
+    attack_core_s: float
+    step_core_s: float
+    encode_s: float
+    decode_s: float
+    payload_bytes: int
+    round_trip_s: float | None
+    snapshot_bytes: int
+    snapshot_load_s: float
+
+    @property
+    def latency_s(self) -> float:
+        """From a finished attack to use, and from publication to use."""
+        return self.encode_s + (self.round_trip_s or 0.0) + self.decode_s + self.snapshot_load_s
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """The run that these times make. Staleness in steps; rates in shards; None: the engine has no such thing."""
+
+    steps: int
+    duration_s: float | None
+    shards_per_second: float
+    bottleneck: str
+    speedup: float
+    ideal_speedup: float
+    useful_workers: float
+    outstanding_shards: int | None = None
+    outstanding_bytes: int | None = None
+    redis_maxmemory_bytes: int | None = None
+    mean_staleness: float = 0.0
+    max_staleness: int = 0
+    shards_per_step_needed: int | None = None
+    latency_steps: float | None = None
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What was measured, what follows, and what to make of it. `refused`: why the run would not start."""
+
+    config: Config
+    measured: Measured
+    predicted: Predicted
+    refused: str | None
+    remarks: list[str]
+
+    @property
+    def ok(self) -> bool:
+        return self.refused is None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain types, for JSON."""
+        return {
+            "ok": self.ok,
+            "refused": self.refused,
+            "inequalities": [{"inequality": text, "holds": holds} for text, holds in inequalities(self.config)],
+            "measured": {**asdict(self.measured), "latency_s": self.measured.latency_s},
+            "predicted": asdict(self.predicted),
+            "remarks": self.remarks,
+        }
+
+    def rows(self) -> list[dict[str, object]]:
+        """For `observe.report.table`."""
+        found = self.as_dict()
+        figures = {**found["measured"], **found["predicted"]}
+        rows: list[dict[str, object]] = [
+            {"": label, "value": f"{_text(figures[name])} {unit}".rstrip()}
+            for name, (label, unit) in LABELS.items()
+            if figures[name] is not None
+        ]
+        checks = inequalities(self.config) if self.config.engine == "ray" else []
+        return rows + [{"": text, "value": "holds" if holds else "FAILS"} for text, holds in checks]
+
+
+def explain(config: Config) -> Explanation:
+    """Measure on this machine for a few seconds and predict the run.
+
+    Raises:
+        SparringError: the data cannot be loaded or the model not built. A staleness that is refused does not raise.
+    """
+    parts = prepare(config)
+    measured = measure(parts)
+    predicted = predict(config, measured, parts.plan)
+    refused = None
+    remarks = _remarks(config, measured, predicted)
+    if config.engine == "ray":
+        try:
+            warning = check_staleness(config.staleness)
+            remarks = [warning, *remarks] if warning else remarks
+        except UsageError as error:
+            refused = str(error)
+            remarks.insert(0, f"This recipe would be refused: {refused}")
+    return Explanation(config, measured, predicted, refused, remarks)
+
+
+def inequalities(config: Config) -> list[tuple[str, bool]]:
+    """What the settings of staleness must meet, with their numbers: to make progress, to fit, to drop nothing."""
+    settings = config.staleness
+    bound, every, deep = settings.max_staleness, settings.publish_every, depth(settings)
+    spare = 1 if deep else 0
+    return [
+        (f"max_staleness >= publish_every - 1: {bound} >= {every - 1}", bound >= every - 1),
+        (f"depth <= max_staleness: {deep} <= {bound}", deep <= bound),
+        (
+            f"depth + publish_every{'' if deep else ' - 1'} <= max_staleness, free of drops: "
+            f"{deep + every - 1 + spare} <= {bound}",
+            deep + every - 1 + spare <= bound,
+        ),
+    ]
+
+
+def measure(parts: Parts) -> Measured:
+    """Time attack, step, codec, transport and snapshot; nothing of the run is kept."""
+    config = parts.config
+    asynchronous = config.engine == "ray"
+    device = _device(config, config.trainer.num_gpus, config.trainer.device)
+    attacker = _device(config, config.workers.num_gpus, "auto") if asynchronous else device
+    of_trainer = trainer_threads(config)
+    of_worker = worker_threads(config) if asynchronous else of_trainer
+    model, shard = parts.model, _example(parts)
+    attack = {n: _attack_s(parts, attacker, n) for n in {of_worker, 1 if attacker.type == "cpu" else of_worker}}
+    learner = Learner(config, model, parts.training, parts.plan, device)
+    step = {n: _step_s(learner, shard, n) for n in {of_trainer, 1 if device.type == "cpu" else of_trainer}}
+    arrays = to_arrays(model.to("cpu"))
+    with _threads(of_worker):
+        payload = encode_shard(shard, config.queue.wire, config.attack.norm)
+        encode_s = _seconds(lambda: encode_shard(shard, config.queue.wire, config.attack.norm))
+        load_s = _seconds(lambda: load_arrays(model, arrays))
+    with _threads(of_trainer):
+        decode_s = _seconds(lambda: decode_shard(payload))
+    return Measured(
+        shape=parts.training.shape,
+        device=device.type if device == attacker else f"{device.type}, workers {attacker.type}",
+        cores=cores(),
+        worker_threads=of_worker,
+        trainer_threads=of_trainer,
+        attack_s=attack[of_worker],
+        step_s=step[of_trainer],
+        attack_core_s=attack[1] if attacker.type == "cpu" else 0.0,
+        step_core_s=step[1] if device.type == "cpu" else 0.0,
+        encode_s=encode_s,
+        decode_s=decode_s,
+        payload_bytes=len(payload),
+        round_trip_s=_round_trip_s(payload) if asynchronous else None,
+        snapshot_bytes=sum(array.nbytes for array in arrays.values()),
+        snapshot_load_s=load_s,
+    )
+
+
+def predict(config: Config, measured: Measured, plan: Plan) -> Predicted:
+    """The run by its times: pure, nothing is measured here."""
+    attack_s, step_s, of_step = measured.attack_s, measured.step_s, plan.shards_per_step
+    steps = min(plan.total_steps, config.train.max_steps or plan.total_steps)
+    shards = plan.epochs * plan.shards_per_epoch * steps / plan.total_steps
+    if config.engine != "ray":
+        return _alone(config, attack_s, step_s, steps, shards)
+    ratio = attack_s / step_s
+    rate, bottleneck = shard_rate(config, measured)
+    outstanding = outstanding_shards(config, ratio)
+    settings = config.staleness
+    deep = depth(settings)
+    return Predicted(
+        steps=steps,
+        duration_s=shards / rate if rate else None,
+        shards_per_second=rate,
+        bottleneck=bottleneck,
+        speedup=rate * (attack_s + step_s),
+        ideal_speedup=ideal_speedup(config, ratio),
+        useful_workers=ratio,
+        outstanding_shards=outstanding,
+        outstanding_bytes=outstanding * measured.payload_bytes,
+        redis_maxmemory_bytes=redis_maxmemory(config, measured),
+        mean_staleness=mean_staleness(config, measured),
+        max_staleness=deep + settings.publish_every - 1 + (1 if deep else 0),
+        shards_per_step_needed=max(1, ceil(_ageing(config, config.workers.count + 1) / WANTED_STALENESS)),
+        latency_steps=measured.latency_s / (step_s * of_step),
+    )
+
+
+def _alone(config: Config, attack_s: float, step_s: float, steps: int, shards: float) -> Predicted:
+    """One process attacks and trains in turn."""
+    stale = config.simulated.staleness if config.engine == "simulated" else 0
+    return Predicted(
+        steps=steps,
+        duration_s=shards * (attack_s + step_s),
+        shards_per_second=1 / (attack_s + step_s),
+        bottleneck="one process does all",
+        speedup=1.0,
+        ideal_speedup=1.0,
+        useful_workers=attack_s / step_s,
+        mean_staleness=stale,
+        max_staleness=stale,
+    )
+
+
+def exchanges(config: Config) -> bool:
+    """Workers swap weights in flight, as the loop decides it."""
+    settings = config.staleness
+    return settings.exchange and not settings.lockstep and depth(settings) > 0
+
+
+def trainer_attacks(config: Config) -> bool:
+    """The trainer makes shards itself while it would wait, as the loop decides it."""
+    settings = config.staleness
+    allowed = {"auto": trainer_would_idle(config), "always": True, "never": False}[settings.trainer_attacks]
+    return allowed and not settings.lockstep
+
+
+def outstanding_shards(config: Config, ratio: float) -> int:
+    """Permits: (d + 1)·M, under exchange d·M and what is in flight while the trainer is saturated (section 4)."""
+    deep, of_step = depth(config.staleness), config.train.shards_per_step
+    return deep * of_step + (max(of_step, ceil(ratio)) if exchanges(config) else of_step)
+
+
+def redis_maxmemory(config: Config, measured: Measured) -> int:
+    """Bytes that the embedded server is given, or that another must have."""
+    if config.queue.redis_url is None and config.queue.maxmemory_mb is not None:
+        return config.queue.maxmemory_mb << 20
+    return int(MEMORY_FACTOR * outstanding_bytes(config, measured.shape)) + MEMORY_SLACK_BYTES
+
+
+def ideal_speedup(config: Config, ratio: float) -> float:
+    """Over the synchronous loop, had everyone a device of his own: min(W + 1, 1 + attack/step).
+
+    Where the trainer does not attack, W workers make W·(1 + step/attack) of it.
+    """
+    workers = config.workers.count
+    attackers = workers + 1.0 if trainer_attacks(config) else workers * (1 + 1 / ratio)
+    return min(attackers, 1 + ratio)
+
+
+def shard_rate(config: Config, measured: Measured) -> tuple[float, str]:
+    """Shards per second, and what bounds them: the workers' attack, the trainer's step or the cores."""
+    ratio = measured.attack_s / measured.step_s
+    speedup = ideal_speedup(config, ratio)
+    rate = speedup / (measured.attack_s + measured.step_s)
+    work = measured.attack_core_s + measured.step_core_s
+    if config.ray.address == "local" and work > 0 and measured.cores / work < rate:
+        return measured.cores / work, "the cores"
+    return rate, "the trainer's step" if speedup >= 1 + ratio else "the workers' attack"
+
+
+def mean_staleness(config: Config, measured: Measured) -> float:
+    """Little's law: shards outstanding beside the step that is made, over shards per step.
+
+    A saturated trainer has as many as are permitted, else those in flight and half a step's that wait for the rest.
+    An attack in flight ages by its last step only where weights are exchanged; weights are (K − 1)/2 steps old.
+    """
+    ratio, of_step, settings = measured.attack_s / measured.step_s, config.train.shards_per_step, config.staleness
+    permitted = outstanding_shards(config, ratio) - of_step
+    workers = config.workers.count
+    if workers >= ratio:
+        in_flight = min(ratio, permitted)
+        beside = permitted - in_flight + _ageing(config, in_flight)
+    else:
+        in_flight = workers + (1 if trainer_attacks(config) else 0)
+        beside = min(_ageing(config, in_flight) + (of_step - 1) / 2, permitted)
+    return beside / of_step + (settings.publish_every - 1) / 2
+
+
+def _ageing(config: Config, in_flight: float) -> float:
+    """Of shards in flight, what ages: all, or the last attack step of each."""
+    steps = (config.attack.steps if config.attack.name == "pgd" else 1) * config.attack.restarts
+    return in_flight / steps if exchanges(config) else in_flight
+
+
+def _remarks(config: Config, measured: Measured, predicted: Predicted) -> list[str]:
+    asked = config.trainer.num_gpus + config.workers.num_gpus
+    remarks = []
+    if "cuda" not in measured.device and (asked > 0 or config.trainer.device == "cuda"):
+        remarks.append("The recipe asks for GPUs and this machine has none: all times are of its CPU, not of a GPU.")
+    if config.engine != "ray":
+        return [
+            *remarks,
+            f"engine = {config.engine} attacks in one process, without workers and queue; with engine = ray about "
+            f"{predicted.useful_workers:.1f} workers would be useful.",
+        ]
+    return [*remarks, _bottleneck_remark(config, measured, predicted), *_warnings(config, measured, predicted)]
+
+
+def _bottleneck_remark(config: Config, measured: Measured, predicted: Predicted) -> str:
+    useful = f"about {predicted.useful_workers:.1f} workers are useful (attack time over step time per shard)"
+    if predicted.bottleneck == "the cores":
+        work = measured.attack_core_s + measured.step_core_s
+        return (
+            f"The cores are the bottleneck: {measured.cores} of them do {measured.cores / work:.1f} shards/s at "
+            f"{work:.3g} core-seconds a shard, however many workers; on devices of their own {useful}."
+        )
+    return (
+        f"{predicted.bottleneck.capitalize()} is the bottleneck: {useful}, workers.count = {config.workers.count}"
+        f"{', and the trainer attacks while it would wait' if trainer_attacks(config) else ''}."
+    )
+
+
+def _warnings(config: Config, measured: Measured, predicted: Predicted) -> list[str]:
+    settings, warnings = config.staleness, []
+    needed, late = predicted.shards_per_step_needed, predicted.latency_steps
+    if needed is not None and config.train.shards_per_step < needed:
+        warnings.append(
+            f"train.shards_per_step = {config.train.shards_per_step} is small for {config.workers.count} workers: "
+            f"{needed} keep their mean staleness near {WANTED_STALENESS:g}."
+        )
+    if late is not None and late * settings.publish_every > 1:
+        warnings.append(
+            f"Latency of {1000 * measured.latency_s:.1f} ms (encode, transport, decode, load of a snapshot) is "
+            f"{late:.1f} steps: staleness rises by as much. depth + publish_every + latency <= max_staleness "
+            f"({depth(settings)} + {settings.publish_every} + {ceil(late)} <= {settings.max_staleness}) "
+            f"{'holds' if depth(settings) + settings.publish_every + late <= settings.max_staleness else 'fails'}."
+        )
+    room, needs = predicted.redis_maxmemory_bytes, predicted.outstanding_bytes
+    if room is not None and needs is not None and needs > room:
+        warnings.append(
+            f"Outstanding shards take {needs} bytes, Redis has {room}: workers will wait for memory. Raise "
+            f"queue.maxmemory_mb, or lower staleness.depth or train.shards_per_step."
+        )
+    if measured.round_trip_s is None:
+        warnings.append("No server could be started here: the transport is not in the latency.")
+    elif config.queue.redis_url is not None or config.ray.address != "local":
+        warnings.append("The transport was measured on this machine: the network's latency is not in it.")
+    return warnings
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _device(config: Config, num_gpus: float, name: str) -> torch.device:
+    """Where the recipe would compute, the CPU where this machine has no GPU."""
+    one_process = config.engine != "ray" and name == "auto"
+    wanted = name == "cuda" or (name == "auto" and num_gpus > 0) or one_process
+    return torch.device("cuda" if wanted and torch.cuda.is_available() else "cpu")
+
+
+def _example(parts: Parts) -> Shard:
+    """A shard of the run with a random perturbation: as large and as dear to encode as an attacked one."""
+    threat, indices = parts.config.attack, parts.plan.indices(0, 0)
+    x = torch.empty(len(indices), *parts.training.shape)
+    delta = random_start(x, threat.norm, threat.epsilon, generator(parts.config.train.seed, "explain"))
+    labels = parts.training.labels[torch.tensor(indices)]
+    return Shard(Key(0, 0, 0), 0, 0, 0, threat.epsilon, delta, labels)
+
+
+def _attack_s(parts: Parts, device: torch.device, threads: int) -> float:
+    """A whole attack: its beginning, and the median of its steps as often as it has steps."""
+    model = parts.model.to(device)
+    key, indices, epsilon = Key(0, 0, 0), parts.plan.indices(0, 0), parts.config.attack.epsilon
+    steps = attack_from(parts.config.attack, epsilon)
+
+    def begin() -> Production:
+        return Production(parts.config, model, parts.training, key, indices, epsilon)
+
+    current = [begin()]
+
+    def advance() -> None:
+        if current[0].done:
+            current[0] = begin()
+        current[0].advance(0)
+        _finish(device)
+
+    with _threads(threads):
+        return _seconds(begin) + steps.steps * steps.restarts * _seconds(advance)
+
+
+def _step_s(learner: Learner, shard: Shard, threads: int) -> float:
+    """A step's time per shard; of a step that takes longer than there is time for, fewer shards are taken."""
+    with _threads(threads):
+        began = time.perf_counter()
+        learner.learn([shard])
+        alone = time.perf_counter() - began
+        count = max(1, min(learner.plan.shards_per_step, int(BUDGET_S / (3 * alone))))
+
+        def step() -> None:
+            learner.learn([shard] * count)
+            _finish(learner.device)
+
+        return _seconds(step) / count
+
+
+def _round_trip_s(payload: bytes) -> float | None:
+    """SET and GET of a payload at a server on this machine; None where none can be started."""
+    try:
+        with EmbeddedServer(maxmemory=MEMORY_SLACK_BYTES + 4 * len(payload)) as server, server.client() as client:
+
+            def there_and_back() -> None:
+                client.set("payload", payload)
+                client.get("payload")
+
+            return _seconds(there_and_back)
+    except SparringError:
+        return None
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    """Median time of `work` after a warm-up, within `BUDGET_S`."""
+    work()
+    times: list[float] = []
+    deadline = time.perf_counter() + BUDGET_S
+    while len(times) < REPEATS and (not times or time.perf_counter() < deadline):
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return median(times)
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

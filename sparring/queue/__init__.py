@@ -1,0 +1,1 @@
+"""The bounded queue: ledger, codec, Redis transport and an embedded server."""

@@ -1,0 +1,102 @@
+"""The asynchronous engine against its references, with real Ray actors and a real queue."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sparring.errors import UsageError
+from sparring.trainer.snapshots import Notice, SnapshotStore
+from sparring.training import train
+from tests.engines.runs import small, weights_of
+
+pytestmark = pytest.mark.ray
+
+AUGMENTED = {"name": "digits", "augment": "crop"}
+
+
+def test_with_bound_0_and_the_exact_wire_the_weights_are_those_of_the_synchronous_engine(tmp_path: Path) -> None:
+    exact = {"max_staleness": 0, "depth": 0, "publish_every": 1}
+    common = {"data": AUGMENTED, "staleness": exact, "queue": {"wire": "exact"}}
+    sync = train(small(tmp_path, engine="sync", **common))
+    ray = train(small(tmp_path, engine="ray", **common))
+    assert weights_of(sync) == weights_of(ray)
+    assert ray.summary["staleness_max"] == 0
+    assert ray.summary["worker_shards"] == ray.summary["steps"] == 12
+
+
+@pytest.mark.parametrize("shards_per_step", [1, 2])
+def test_in_lockstep_weights_and_staleness_are_those_of_the_simulated_engine(
+    tmp_path: Path, shards_per_step: int
+) -> None:
+    steps = {"shards_per_step": shards_per_step, "batch_size": 32, "max_steps": 14}
+    lockstep = {"max_staleness": 3, "depth": 3, "publish_every": 1, "lockstep": True}
+    simulated = train(small(tmp_path, engine="simulated", train=steps, simulated={"staleness": 3}))
+    ray = train(small(tmp_path, engine="ray", train=steps, staleness=lockstep, queue={"wire": "exact"}))
+    assert _histogram(ray.run.path) == _histogram(simulated.run.path)
+    assert _histogram(ray.run.path)["3"] == 11 * shards_per_step
+    assert weights_of(simulated) == weights_of(ray)
+
+
+def test_a_whole_run_uses_every_example_once_an_epoch_and_stays_within_its_bound(tmp_path: Path) -> None:
+    result = train(
+        small(
+            tmp_path,
+            train={"epochs": 3, "max_steps": None, "batch_size": 50, "shards_per_step": 4},
+            staleness={"max_staleness": 4, "publish_every": 2},
+        )
+    )
+    summary = result.summary
+    assert result.phase == "finished"
+    assert summary["examples"] == 3 * 1437
+    assert summary["steps"] == 3 * 8
+    assert summary["staleness_max"] <= 4
+    assert summary["shards_set_aside"] == 0
+    assert 0 <= summary["robust_accuracy"] <= summary["clean_accuracy"] <= 1
+
+
+def test_the_trainer_attacks_itself_where_it_is_told_to(tmp_path: Path) -> None:
+    result = train(small(tmp_path, workers={"count": 0}, staleness={"trainer_attacks": "always"}))
+    assert result.summary["trainer_shards"] == 12
+    assert result.summary["staleness_max"] <= 1
+
+
+def test_refresh_adds_fresh_attack_steps_by_the_trainer(tmp_path: Path) -> None:
+    result = train(small(tmp_path, staleness={"refresh": 2}))
+    assert result.summary["refresh_steps"] == 2 * 12
+    assert result.summary["gradients"] == 12 * 64 * (3 + 2)
+
+
+def test_a_configuration_that_would_deadlock_is_refused_with_the_inequality(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"max_staleness >= publish_every - 1 fails \(2 < 3\)"):
+        train(small(tmp_path, staleness={"max_staleness": 2, "publish_every": 4}))
+    assert not (tmp_path / "runs").exists()
+
+
+async def _published(store: SnapshotStore, *orders: tuple[int, int]) -> None:
+    for fence, version in orders:
+        await store.publish(Notice(fence, version, 0.0, []))
+
+
+def test_the_store_hands_out_the_newest_snapshot_of_the_newest_fence() -> None:
+    import asyncio
+
+    async def scenario() -> None:
+        store = SnapshotStore(keep=2)
+        await _published(store, (1, 7), (1, 8), (1, 9))
+        assert [notice.order for notice in store.notices] == [(1, 8), (1, 9)]
+        await _published(store, (2, 3))
+        newest = await store.newer((1, 9), 1.0)
+        assert newest is not None
+        assert newest.order == (2, 3)
+        assert await store.newer((2, 3), 0.01) is None
+        assert await store.exactly((1, 9), 0.01) is None
+
+    asyncio.run(scenario())
+
+
+def _histogram(path: Path) -> dict[str, int]:
+    state: dict[str, dict[str, int]] = json.loads((path / "state.json").read_text())
+    return state["staleness"]
