@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -35,7 +37,7 @@ RunPath = Annotated[Path, typer.Argument(help="A run's folder, as `train` printe
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 DETACHED_START_S = 60.0
 OWN_OPTIONS = {"--json", "--detach", "--best", "--help", "--timeout-s"}
-TAKE_SETTINGS = {"train", "resume", "evaluate", "doctor", "explain", "config"}
+TAKE_SETTINGS = {"train", "resume", "evaluate", "doctor", "explain", "config show"}
 
 
 def main() -> None:
@@ -44,6 +46,8 @@ def main() -> None:
     if debug:
         sys.argv.remove("--debug")
         logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # for module:factory, as `python -m sparring` has it
     try:
         words, settings = split(sys.argv[1:])
         code = app(words, standalone_mode=False, obj=settings)
@@ -95,8 +99,9 @@ def split(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
             has_value = rest and (not rest[0].startswith("--") or _is_number(rest[0]))
             value = rest.pop(0) if has_value else "true"
         settings[name] = value
-    if settings and own[:1] and own[0] not in TAKE_SETTINGS:
-        raise UsageError(f"--{next(iter(settings))}: `sparring {own[0]}` has no such option.")
+    command = " ".join(own[: 2 if own[:1] == ["config"] else 1])
+    if settings and command not in TAKE_SETTINGS:
+        raise UsageError(f"--{next(iter(settings))}: `{f'sparring {command}'.strip()}` has no such option.")
     return own, settings
 
 
@@ -125,7 +130,8 @@ def resume(context: typer.Context, run: RunPath, as_json: Json = False) -> None:
     values: dict[str, str] = context.obj
     for name in values:
         configuration.require_known(SHORT_NAMES.get(name, name), "--")
-    changes = {SHORT_NAMES.get(name, name): configuration.parse(value) for name, value in values.items()}
+    full = {SHORT_NAMES.get(name, name): value for name, value in values.items()}
+    changes = {name: configuration.parse(name, value) for name, value in full.items()}
     _watched(run.name, lambda show: resume_run(run, changes, show), as_json)
 
 
@@ -219,10 +225,10 @@ def demo(as_json: Json = False) -> None:
 
     result = run_demo(_show_for("demo: digits"), _note)
     if as_json:
-        out(json.dumps(result.summary, indent=2))
+        out(json.dumps({**result.summary, "run": str(result.run.path)}, indent=2))
     else:
         Console().print(result.table)
-    out(f"run: {result.run.path}")
+        out(f"run: {result.run.path}")
 
 
 @config_app.command("show", epilog=HINT)
@@ -265,13 +271,13 @@ def _watched(title: str, work: Callable[[Any], Any], as_json: bool) -> None:
     with Progress(title) as progress:
         result = work(progress.update)
     if as_json:
-        out(json.dumps(result.summary, indent=2))
+        out(json.dumps({**result.summary, "phase": result.phase, "run": str(result.run.path)}, indent=2))
     else:
         from sparring.observe.report import table
 
         rows = _rows(result.summary)
         Console().print(table(f"{result.run.path.name}: {result.phase}", rows))
-    out(f"run: {result.run.path}")
+        out(f"run: {result.run.path}")
     if result.phase == "interrupted":
         raise typer.Exit(130)
 
@@ -315,14 +321,17 @@ def _detach(config: Config) -> None:
 
 
 def _wait_until_started(run: Run, child: subprocess.Popen[bytes]) -> None:
-    """Do not say that a run goes on before it does."""
+    """Do not say that a run goes on before it does; one that never did leaves no folder."""
     limit = time.monotonic() + DETACHED_START_S
     while time.monotonic() < limit:
-        if child.poll() not in (None, 0):
-            said = (run.path / "output.log").read_text().strip().splitlines()
-            raise SparringError(f"the run in {run.path} did not start: {said[-1] if said else 'it said nothing'}")
-        if child.poll() == 0 or run.read_json("state.json") is not None:
+        code = child.poll()
+        if code == 0 or run.read_json("state.json") is not None:
             return
+        if code is not None:
+            said = (run.path / "output.log").read_text().strip().splitlines() or ["it said nothing"]
+            shutil.rmtree(run.path)
+            kind = UsageError if code == UsageError.exit_code else SparringError
+            raise kind(f"the run did not start: {said[-1].removeprefix('sparring: ')}")
         time.sleep(0.1)
     raise SparringError(f"the run in {run.path} has not started within {DETACHED_START_S:.0f} s; see output.log there.")
 

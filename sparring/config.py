@@ -12,7 +12,7 @@ import difflib
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -327,7 +327,7 @@ def load(recipe: Path | None = None, overrides: Mapping[str, str] | None = None)
     for name, value in (overrides or {}).items():
         full = SHORT_NAMES.get(name, name)
         require_known(full, "--")
-        _put(tree, full, parse(value))
+        _put(tree, full, parse(full, value))
     return from_tree(tree)
 
 
@@ -337,7 +337,8 @@ def from_tree(tree: Mapping[str, Any]) -> Config:
         return Config.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"] if str(part) in set(_words()))
+        known = [str(part) for part in first["loc"] if str(part) in set(_words())]
+        name = ".".join(known or map(str, first["loc"]))
         raise UsageError(f"{name} = {first['input']!r}: {first['msg']}. See `sparring config schema`.") from error
 
 
@@ -401,11 +402,35 @@ def _put(tree: dict[str, Any], name: str, value: Any) -> None:
     tree[leaf] = value
 
 
-def parse(text: str) -> Any:
-    """A command-line value as TOML would read it; what is no TOML value is a string; `none` unsets."""
+def parse(name: str, text: str) -> Any:
+    """The command-line value of setting `name` as TOML would read it; `none` unsets.
+
+    What is no TOML value is a string, and so is what a name or a path looks like by chance (2026-01-01).
+
+    Raises:
+        UsageError: the value of a setting that is no flag was left out, or given as true or false.
+    """
     if text == "none":
         return None
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+    kinds = _kinds(name)
+    if kinds & {str, Path}:
+        return value if isinstance(value, str) else text
+    if isinstance(value, bool) and bool not in kinds:
+        raise UsageError(f"--{name} {text}: it is no flag, a value is needed. See `sparring config schema`.")
+    return value
+
+
+def _kinds(name: str) -> set[Any]:
+    """The types that a setting may have."""
+    model: type[BaseModel] = Config
+    *groups, leaf = name.split(".")
+    for group in groups:
+        kind = model.model_fields[group].annotation
+        assert isinstance(kind, type) and issubclass(kind, BaseModel)
+        model = kind
+    annotation = model.model_fields[leaf].annotation
+    return {annotation, *get_args(annotation)}

@@ -278,9 +278,10 @@ def trainer_attacks(config: Config) -> bool:
 
 
 def outstanding_shards(config: Config, ratio: float) -> int:
-    """Permits: (d + 1)·M, under exchange d·M and what is in flight while the trainer is saturated (section 4)."""
+    """Permits: (d + 1)·M, under exchange d·M and what is in flight (section 4), of which each attacker has one."""
     deep, of_step = depth(config.staleness), config.train.shards_per_step
-    return deep * of_step + (max(of_step, ceil(ratio)) if exchanges(config) else of_step)
+    attackers = config.workers.count + (1 if trainer_attacks(config) else 0)
+    return deep * of_step + (max(of_step, min(attackers, ceil(ratio)), 1) if exchanges(config) else of_step)
 
 
 def redis_maxmemory(config: Config, measured: Measured) -> int:

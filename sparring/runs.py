@@ -40,6 +40,11 @@ class Run:
         return self.path / "metrics.jsonl"
 
     @property
+    def history(self) -> Path:
+        """What every step trained on, a line each."""
+        return self.path / "steps.jsonl"
+
+    @property
     def log(self) -> Path:
         return self.path / "run.log"
 

@@ -53,15 +53,18 @@ class FolderDataset:
     def __init__(self, path: Path) -> None:
         from sparring.data.torchvision_import import torchvision
 
+        self.path = path
         try:
             self._folder: Any = torchvision().datasets.ImageFolder(str(path))
         except (FileNotFoundError, RuntimeError) as error:
             raise SparringError(
-                f"data.name = 'folder:…': {path} holds no class folders with images ({error}). One folder per class is needed."
+                f"data.name = 'folder:{path.parent}': {path} holds no class folders with images ({error}). One folder "
+                f"per class is needed."
             ) from error
         self.labels = torch.tensor(self._folder.targets)
-        self.classes = len(self._folder.classes)
-        width, height = self._folder[0][0].size
+        self.class_names: list[str] = self._folder.classes
+        self.classes = len(self.class_names)
+        width, height = self._decoded(0).size
         self.shape: Shape = (3, height, width)
         listing = "\n".join(f"{Path(p).relative_to(path)} {Path(p).stat().st_size}" for p, _ in self._folder.samples)
         self.fingerprint = hashlib.blake2b(listing.encode(), digest_size=8).hexdigest()
@@ -74,10 +77,19 @@ class FolderDataset:
 
     def _image(self, index: int) -> Tensor:
         _, height, width = self.shape
-        image = self._folder[index][0].convert("RGB")
+        image = self._decoded(index)
         if image.size != (width, height):
             image = image.resize((width, height))
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+    def _decoded(self, index: int) -> Any:
+        try:
+            return self._folder[index][0]
+        except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for damaged files
+            raise SparringError(
+                f"data.name = 'folder:{self.path.parent}': {self._folder.samples[index][0]} is no image ({error}). "
+                f"Mend or remove it."
+            ) from error
 
 
 class Subset:
@@ -148,6 +160,6 @@ def _fingerprint(images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> 
     """Of all bytes of a small set, of evenly spaced examples of a large one."""
     stride = max(1, -(-images.nbytes // HASHED_BYTES))
     digest = hashlib.blake2b(f"{images.shape} {stride}".encode(), digest_size=8)
-    digest.update(np.ascontiguousarray(images[::stride]))
-    digest.update(np.ascontiguousarray(labels))
+    digest.update(np.ascontiguousarray(images[::stride]).data)
+    digest.update(np.ascontiguousarray(labels).data)
     return digest.hexdigest()

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import difflib
 import gzip
+import sys
 import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +32,7 @@ TORCHVISION = {
 NAMES = ("digits", *TORCHVISION)
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 DIGITS_TEST = 360
+DAMAGED = (RuntimeError, OSError, ValueError, EOFError, AssertionError, LookupError, HTTPException)
 
 
 def load(settings: DataSettings, split: Split) -> Dataset:
@@ -82,14 +88,15 @@ def _torchvision(settings: DataSettings, split: Split) -> Dataset:
     which: dict[str, Any] = {"split": split} if name == "svhn" else {"train": split == "train"}
     root = settings.root.expanduser()
     try:
-        made = _open(kind, root, which, settings.download)
-    except (RuntimeError, OSError, ValueError, EOFError) as error:
+        made = _open(kind, root, which, settings.download and not debian)
+    except DAMAGED as error:
         if debian:
             return _idx(DEBIAN_FASHION_MNIST, split, name)
-        tried = "and could not be downloaded" if settings.download else "and data.download is off"
+        tried = "and it could not be downloaded" if settings.download else "and data.download is off"
+        said = next(iter(str(error).splitlines()), type(error).__name__).strip(" :.")
         raise SparringError(
-            f"data.root = {str(root)!r} does not hold {name} {tried} ({str(error).splitlines()[0]}). Put torchvision's "
-            f"files there, or set data.root to the folder above {class_name}."
+            f"data.root = {str(root)!r} does not hold {name} {tried} ({said}). Put torchvision's files there, or set "
+            f"data.root to the folder that they were downloaded to."
         ) from error
     labels = torch.as_tensor(np.asarray(made.labels if name == "svhn" else made.targets)).long()
     return ArrayDataset(_channels_first(np.asarray(made.data), name == "svhn"), labels, classes, name)
@@ -102,15 +109,42 @@ def _open(kind: Any, root: Path, which: dict[str, Any], download: bool) -> Any:
     except RuntimeError:
         if not download:
             raise
-        return kind(str(root), download=True, **which)
+        with _no_empty_folders(root, kind.__name__), redirect_stdout(sys.stderr):
+            return kind(str(root), download=True, **which)
+
+
+@contextmanager
+def _no_empty_folders(root: Path, class_name: str) -> Iterator[None]:
+    """A download that fails takes away the empty folders that it made."""
+    folders = (root / class_name / "raw", root / class_name, root, *root.parents)
+    missing = [folder for folder in folders if not folder.exists()]
+    try:
+        yield
+    except BaseException:
+        for folder in missing:
+            with suppress(OSError):  # it was never made, or something has come into it
+                folder.rmdir()
+        raise
 
 
 def _folder(path: Path, split: Split) -> Dataset:
     names = ("train",) if split == "train" else ("test", "val")
     for name in names:
         if (path / name).is_dir():
-            return FolderDataset(path / name)
+            return _with_classes_of_training(FolderDataset(path / name), path / "train")
     raise SparringError(f"data.name = 'folder:{path}': there is no {path / names[0]}. Put {' or '.join(names)} there.")
+
+
+def _with_classes_of_training(dataset: FolderDataset, train: Path) -> FolderDataset:
+    """Labels number the class folders: other folders beside those of training would give them another meaning."""
+    training = {each.name for each in train.glob("*") if each.is_dir()}
+    odd = sorted(training ^ set(dataset.class_names))
+    if odd:
+        raise SparringError(
+            f"data.name = 'folder:{train.parent}': {dataset.path.name} and train hold different class folders "
+            f"({', '.join(odd[:3])}). Give both a folder for each class."
+        )
+    return dataset
 
 
 def _npz(path: Path, split: Split, name: str) -> Dataset:
@@ -122,7 +156,7 @@ def _npz(path: Path, split: Split, name: str) -> Dataset:
 
 def _npz_file(path: Path, split: Split, name: str) -> Path:
     candidates = [Path(str(path).replace("{split}", split))] if "{split}" in str(path) else []
-    candidates += [path / f"{split}.npz", path.with_name(f"{path.name}-{split}.npz")]
+    candidates += [path / f"{split}.npz", path.parent / f"{path.name}-{split}.npz"]
     found = next((each for each in candidates if each.is_file()), None)
     if found is None:
         tried = ", ".join(str(each) for each in candidates)
@@ -133,23 +167,23 @@ def _npz_file(path: Path, split: Split, name: str) -> Path:
 def _read_npz(path: Path, name: str) -> tuple[Tensor, Tensor]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            images, labels = arrays["images"], arrays["labels"]
+            images, labels = _channels_first(arrays["images"], False), arrays["labels"]
     except KeyError as error:
-        raise SparringError(f"data.name = {name!r}: {path} lacks the array {error}; images and labels are needed.") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise SparringError(
+            f"data.name = {name!r}: {path} lacks an array ({error.args[0]}); images and labels are needed."
+        ) from error
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise SparringError(f"data.name = {name!r}: {path} is no NPZ file of plain arrays ({error}).") from error
     if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
         raise SparringError(
             f"data.name = {name!r}: labels are {labels.dtype} of shape {labels.shape}; whole numbers, one per image."
         )
-    return _channels_first(images, False), torch.from_numpy(labels.astype(np.int64))
+    return images, torch.from_numpy(labels.astype(np.int64))
 
 
 def _idx(folder: Path, split: Split, name: str) -> Dataset:
     stem = "train" if split == "train" else "t10k"
-    images, labels = (
-        _read_idx(folder / f"{stem}-{kind}-ubyte.gz", name) for kind in ("images-idx3", "labels-idx1")
-    )
+    images, labels = (_read_idx(folder / f"{stem}-{kind}-ubyte.gz", name) for kind in ("images-idx3", "labels-idx1"))
     return ArrayDataset(_channels_first(images, False), torch.from_numpy(labels.astype(np.int64)), 10, name)
 
 
@@ -157,11 +191,11 @@ def _read_idx(path: Path, name: str) -> np.ndarray[Any, Any]:
     """An IDX file: 0, 0, type 8 (uint8), rank, big-endian sizes, bytes."""
     try:
         content = gzip.decompress(path.read_bytes())
-    except OSError as error:
+        rank = content[3]
+        sizes = np.frombuffer(content, ">i4", rank, offset=4)
+        return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(sizes).copy()
+    except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
         raise SparringError(f"data.name = {name!r}: {path} cannot be read ({error}).") from error
-    rank = content[3]
-    sizes = np.frombuffer(content, ">i4", rank, offset=4)
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(sizes)
 
 
 def _channels_first(images: np.ndarray[Any, Any], already: bool) -> Tensor:

@@ -163,7 +163,9 @@ class Driver:
             finally:
                 self._close(trainer)
         phase = "interrupted" if self.interrupted else outcome["phase"]
-        return Ended(phase, RunState.from_dict(outcome["state"]), evaluation)
+        state = RunState.from_dict(outcome["state"])
+        state.trainer_restarts = self.state.trainer_restarts
+        return Ended(phase, state, evaluation)
 
     def _with_restarts(self, trainer: Any) -> dict[str, Any]:
         deaths, last_step = 0, -1
@@ -183,12 +185,28 @@ class Driver:
                     ) from error
                 self.state.trainer_restarts += 1
                 time.sleep(min(2.0 ** (deaths - 1) - 1, 30.0))
+                self._until_back(trainer)
                 continue
             except ray.exceptions.RayTaskError as error:
                 raise SparringError(f"the trainer failed: {error.cause!r}; see {self.run.path / 'logs'}.") from error
             if outcome["phase"] == "failed":
                 raise SparringError(outcome["error"])
             return outcome
+
+    def _until_back(self, trainer: Any) -> None:
+        """Ray restarts the process of a dead actor; until it is there, calls are refused."""
+        limit = time.monotonic() + self.config.workers.start_timeout_s
+        while True:
+            try:
+                ray.get(trainer.__ray_ready__.remote(), timeout=max(1.0, limit - time.monotonic()))
+                return
+            except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
+                if time.monotonic() > limit:
+                    raise SparringError(
+                        f"the trainer's process did not come back within workers.start_timeout_s = "
+                        f"{self.config.workers.start_timeout_s:g} s; `sparring resume {self.run.path}` goes on."
+                    ) from error
+                time.sleep(0.2)
 
     def _until_done(self, task: Any, trainer: Any) -> dict[str, Any]:
         asked_at = None

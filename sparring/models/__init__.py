@@ -34,12 +34,15 @@ def build(settings: ModelSettings, shape: Shape, classes: int, seed: int) -> nn.
     """
     factory = _factory(settings.name)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs too
         try:
             model = factory(shape, classes)
-        except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-            raise UsageError(f"model.name = {settings.name!r} cannot be built for images of {shape}: {error}") from error
-    _check(settings.name, model, shape, classes)
+        except Exception as error:  # whatever the user's own code raises
+            raise UsageError(
+                f"model.name = {settings.name!r} cannot be built for images of {shape} and {classes} classes "
+                f"({type(error).__name__}: {error}). It is called as factory(shape, classes)."
+            ) from error
+        _check(settings.name, model, shape, classes)
     return model
 
 
@@ -59,9 +62,10 @@ def _factory(name: str) -> Factory:
         )
     try:
         found = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # importing runs the user's own code
         raise UsageError(
-            f"model.name = {name!r}: {error}. The module must be importable from the folder that you start in."
+            f"model.name = {name!r}: {type(error).__name__}: {error}. The module must be importable from the folder "
+            f"that you start in."
         ) from error
     if not callable(found):
         raise UsageError(f"model.name = {name!r} is no function; it is called as factory(shape, classes).")
@@ -73,15 +77,22 @@ def _check(name: str, model: object, shape: Shape, classes: int) -> None:
     """One forward pass on a black image."""
     if not isinstance(model, nn.Module):
         raise UsageError(f"model.name = {name!r} made a {type(model).__name__}, not a torch.nn.Module.")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UsageError(f"model.name = {name!r} has no parameters to train.")
     training = model.training
     try:
         with torch.no_grad():
             logits = model.eval()(torch.zeros(1, *shape))
-    except RuntimeError as error:
-        raise UsageError(f"model.name = {name!r} cannot take images of shape {shape}: {error}") from error
+    except Exception as error:  # whatever the user's own code raises
+        raise UsageError(
+            f"model.name = {name!r} cannot take images of shape {shape} ({type(error).__name__}: {error})."
+        ) from error
     finally:
         model.train(training)
+    if not isinstance(logits, torch.Tensor):
+        raise UsageError(f"model.name = {name!r} gives a {type(logits).__name__}; a tensor of logits is needed.")
     if tuple(logits.shape) != (1, classes):
         raise UsageError(
-            f"model.name = {name!r} gives outputs of shape {tuple(logits.shape)} for one image; (1, {classes}) is needed."
+            f"model.name = {name!r} gives outputs of shape {tuple(logits.shape)} for one image; (1, {classes}) is "
+            f"needed."
         )

@@ -210,7 +210,7 @@ class Transport:
         return self.fence
 
     def issue(self, tickets: Sequence[Ticket]) -> None:
-        """Append tickets, all of one fence, and wake idle workers.
+        """Append tickets, all of one fence, and wake idle workers; second attempts go to the front.
 
         Raises:
             FencedOut: their fence is not the current one.
@@ -219,9 +219,11 @@ class Transport:
         if not tickets:
             return
         fence = tickets[0].fence
-        entries = [f"{fence} {_member(ticket.key)} ".encode() + encode_ticket(ticket) for ticket in tickets]
+        ordered = sorted(tickets, key=lambda ticket: ticket.key.attempt == 0)
+        entries = [f"{fence} {_member(ticket.key)} ".encode() + encode_ticket(ticket) for ticket in ordered]
+        again = sum(ticket.key.attempt > 0 for ticket in tickets)
         request = f"{fence}:{next(self._requests)}"
-        self._accepted(self._run("issue", "fence tickets wake meta", fence, request, *entries), fence)
+        self._accepted(self._run("issue", "fence tickets wake meta", fence, request, again, *entries), fence)
 
     def publish_version(self, fence: int, version: int) -> None:
         """Name the newest published version; raises as `issue` does."""

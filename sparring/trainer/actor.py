@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,8 @@ class Trainer:
         try:
             parts = prepare(self.config)
             self.session = session = Session(parts, self.run, self.device, self._report)
+            resumed = session.restore()
+            session.state.trainer_pid = os.getpid()
             loop = Loop(
                 session,
                 parts,
@@ -77,7 +80,7 @@ class Trainer:
                 self._publish,
                 at_least_fence=fence - 1,
                 idle_device=trainer_would_idle(self.config),
-                resumed=session.restore(),
+                resumed=resumed,
             )
             with stopping_on_signals(session.ask_to_stop):
                 phase = loop.run()

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sparring.errors import SparringError
+from sparring.runs import write_atomically
 
 
 @dataclass(frozen=True)
@@ -31,23 +32,26 @@ def save(folder: Path, model: nn.Module, checkpoint: Checkpoint, keep: int, best
     """Write `folder`/step-N and delete all but the last `keep` (and the best)."""
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"step-{checkpoint.step:09d}"
+    for abandoned in folder.glob(".partial-*"):
+        shutil.rmtree(abandoned)
     partial = folder / f".partial-{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    save_file(
-        {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()},
-        partial / "model.safetensors",
-    )
+    # Cloned: safetensors refuses tensors that share memory, as tied weights do.
+    weights = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in model.state_dict().items()
+    }
+    save_file(weights, partial / "model.safetensors")
     state = {"step": checkpoint.step, "optimizer": checkpoint.optimizer}
     torch.save(state, partial / "state.pt")
     (partial / "progress.json").write_text(json.dumps({"ledger": checkpoint.ledger, "counters": checkpoint.counters}))
     for file in partial.iterdir():
         _sync(file)
-    shutil.rmtree(target, ignore_errors=True)
+    _remove(target)
     partial.rename(target)
     _sync(folder)
     if best:
-        (folder / "best.json").write_text(json.dumps(target.name))
+        write_atomically(folder / "best.json", json.dumps(target.name))
     _forget_old(folder, keep)
     return target
 
@@ -109,7 +113,15 @@ def _forget_old(folder: Path, keep: int) -> None:
     kept = best(folder)
     for path in sorted(folder.glob("step-*"))[:-keep]:
         if path != kept:
-            shutil.rmtree(path)
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """At once, so that a process that dies meanwhile leaves no half of a checkpoint under its name."""
+    if path.is_dir():
+        doomed = path.with_name(f".partial-{path.name}")
+        path.rename(doomed)
+        shutil.rmtree(doomed)
 
 
 def _sync(path: Path) -> None:

@@ -172,11 +172,11 @@ class Loop:
 
     @property
     def in_flight(self) -> int:
-        """Shards in flight while the trainer is saturated: attack time over step time (design, section 4)."""
-        least = max(self.plan.shards_per_step, 1)
-        if self.arrivals < 3 or self.step_s == 0:
-            return max(least, self.config.workers.count)
-        return max(least, ceil(self.attack_s / self.step_s))
+        """Shards in flight: attack time over step time where the trainer is saturated (design, section 4), never more
+        than there are attackers, or they would pile up behind a step that waits."""
+        attackers = self.config.workers.count + (1 if self.attacks_itself else 0)
+        ratio = attackers if self.arrivals < 3 or self.step_s == 0 else ceil(self.attack_s / self.step_s)
+        return max(self.plan.shards_per_step, min(attackers, ratio), 1)
 
     def publish(self) -> None:
         """Broadcast the present weights and say so in the queue."""

@@ -86,6 +86,7 @@ class Session:
         self._reported = 0.0
         self._best = -1.0
         self._recent: list[StepResult] = []
+        self._history = run.history.open("a", buffering=1)
 
     @property
     def last_step(self) -> int:
@@ -131,7 +132,20 @@ class Session:
         state.train_robust_accuracy = sum(step.correct for step in self._recent) / seen
         for shard in shards:
             state.drift_sum += self.learner.drift(min(shard.version, before))
+        self._write_history(shards)
         return result
+
+    def _write_history(self, shards: Sequence[Shard]) -> None:
+        """What the step trained on. After a resume a step number stands here again: its last line is what survives."""
+        line = {
+            "step": self.learner.step,
+            "fence": shards[0].fence,
+            "epoch": shards[0].key.epoch,
+            "tickets": [shard.key.number for shard in shards],
+            "versions": [shard.version for shard in shards],
+            "workers": [shard.worker for shard in shards],
+        }
+        self._history.write(json.dumps(line) + "\n")
 
     def after_step(self, ledger_state: dict[str, Any], *, last_of_epoch: bool) -> None:
         """Everything that is due after a step: held-out accuracy, record, checkpoint, report."""

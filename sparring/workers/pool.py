@@ -11,7 +11,7 @@ from typing import Any
 import ray
 
 log = logging.getLogger(__name__)
-BACKOFF_S = (0.0, 1.0, 5.0, 15.0, 60.0)
+BACKOFF_S = (1.0, 2.0, 5.0, 15.0, 60.0)
 
 
 @dataclass
@@ -68,4 +68,4 @@ class Pool:
             self.died(name)
             member.deaths = member.deaths + 1 if now - member.since < 60 else 1
         member.serving = None
-        member.again_at = now + BACKOFF_S[min(member.deaths, len(BACKOFF_S)) - 1 if member.deaths else 0]
+        member.again_at = now + BACKOFF_S[min(max(member.deaths, 1), len(BACKOFF_S)) - 1]

@@ -586,3 +586,11 @@ def test_a_shard_under_another_tickets_name_counts_as_corrupt(make: Callable[...
     lease = leased(trainer)
     trainer.commit(lease, replace(product(lease), fence=fence + 1))
     assert missing(trainer).reason == "payload_corrupt"
+
+
+def test_a_ticket_that_is_issued_again_is_served_first(make: Callable[..., Transport]) -> None:
+    trainer = make()
+    fence = trainer.open()
+    trainer.issue([ticket(0, fence), ticket(1, fence)])
+    trainer.issue([ticket(2, fence), ticket(3, fence, attempt=1), ticket(4, fence, attempt=2)])
+    assert [leased(trainer).ticket.key.number for _ in range(5)] == [3, 4, 0, 1, 2]
