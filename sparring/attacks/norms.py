@@ -56,7 +56,8 @@ def ascend(delta: Tensor, gradient: Tensor, norm: Norm, step_size: float | Tenso
 
 def l2_norms(tensor: Tensor) -> Tensor:
     """float32 [N]: the L2 norm of each example."""
-    return torch.linalg.vector_norm(tensor.float().flatten(1), dim=1)
+    norms: Tensor = torch.linalg.vector_norm(tensor.float().flatten(1), dim=1)
+    return norms
 
 
 def per_example(values: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ def load(settings: DataSettings, split: Split) -> Dataset:
         return _digits(split)
     if name in TORCHVISION:
         return _torchvision(settings, split)
-    nearest = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.0)[0]
+    nearest = difflib.get_close_matches(name.lower(), NAMES, n=1, cutoff=0.0)[0]
     raise UsageError(
         f"data.name = {name!r}: no such dataset; the nearest is {nearest}. Known are {', '.join(NAMES)}, folder:PATH "
         f"and npz:PATH."

@@ -43,7 +43,7 @@ class RunState:
     outstanding: int = 0
     ready: int = 0
     queue_bytes: int = 0
-    wait_seconds: Counter[str] = field(default_factory=Counter)
+    wait_seconds: dict[str, float] = field(default_factory=dict)
     step_seconds: float = 0.0
     gradients: int = 0
     trainer_shards: int = 0

@@ -67,6 +67,7 @@ class Loop:
         )
         if resumed is not None:
             self.ledger.restore(**resumed.ledger)
+            self.ledger.dropped.update(session.state.dropped)
         self.fence = transport.open(at_least_fence)
         self.published = -1
         self.shards: dict[Key, tuple[Shard, int]] = {}  # with the step that they arrived at
@@ -324,7 +325,8 @@ class Loop:
 
     def _waited(self, since: float) -> float:
         seconds = time.monotonic() - since
-        self.session.state.wait_seconds["shards" if self.arrivals else "first_shard"] += seconds
+        waits, reason = self.session.state.wait_seconds, "shards" if self.arrivals else "first_shard"
+        waits[reason] = waits.get(reason, 0.0) + seconds
         return seconds
 
     def _give_up_after(self, since: float) -> None:

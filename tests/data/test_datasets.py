@@ -17,7 +17,7 @@ from sparring.data.sources import DEBIAN_FASHION_MNIST, Split
 from sparring.errors import SparringError, UsageError
 from tests.locate import require_data
 
-Arrays = dict[str, np.ndarray[Any, Any]]
+Arrays = dict[str, Any]
 
 
 def given(name: str, split: Split = "train", **settings: object) -> Dataset:
@@ -232,11 +232,8 @@ def test_missing_npz_files_are_told_with_the_places_looked_at(tmp_path: Path) ->
     ("name", "nearest"), [("mnits", "mnist"), ("cifar-10", "cifar10"), ("digit", "digits"), ("SVHN", "svhn")]
 )
 def test_an_unknown_dataset_is_refused_with_the_nearest(name: str, nearest: str) -> None:
-    with pytest.raises(UsageError, match=f"data.name = '{name}': no such dataset; the nearest is "):
+    with pytest.raises(UsageError, match=f"data.name = '{name}': no such dataset; the nearest is {nearest}\\."):
         given(name)
-    if name != "SVHN":
-        with pytest.raises(UsageError, match=f"the nearest is {nearest}\\."):
-            given(name)
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10", "svhn"])
@@ -277,7 +274,7 @@ def test_files_that_are_cut_short_are_told(tmp_path: Path, size: int) -> None:
     header = bytes([0, 0, 8, 3]) + b"".join(number.to_bytes(4, "big") for number in (60_000, 28, 28))
     for stem in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
         (raw / f"{stem}-ubyte").write_bytes((header + bytes(6000))[:size])
-    with pytest.raises(SparringError, match="does not hold mnist and data.download is off"):
+    with pytest.raises(SparringError, match=r"does not hold mnist and data\.download is off"):
         given("mnist", root=tmp_path, download=False)
 
 
@@ -311,7 +308,7 @@ def test_a_fingerprint_names_images_labels_and_choice() -> None:
     other_images[3, 0, 2, 1] ^= 1
     other_labels[7] = 0
     full = ArrayDataset(images, labels, 8, "toy")
-    others = [
+    others: list[Dataset] = [
         ArrayDataset(other_images, labels, 8, "toy"),
         ArrayDataset(images, other_labels, 8, "toy"),
         ArrayDataset(images.view(8, 1, 2, 8), labels, 8, "toy"),

@@ -39,7 +39,7 @@ def full_state() -> RunState:
         outstanding=6,
         ready=3,
         queue_bytes=3 * 2**20,
-        wait_seconds=Counter({"no_shard": 4.5, "publish": 1.5}),
+        wait_seconds={"no_shard": 4.5, "publish": 1.5},
         step_seconds=20.0,
         gradients=61440,
         trainer_shards=3,

@@ -1,0 +1,154 @@
+"""Every model takes images in [0, 1] to logits, is the same for the same seed, and says what is wrong with itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from sparring.config import ModelSettings
+from sparring.errors import UsageError
+from sparring.models import MODELS, Shape, build, count_parameters
+
+DIGITS, MNIST, CIFAR = (1, 8, 8), (1, 28, 28), (3, 32, 32)
+
+OWN = """
+import torch
+from torch import nn
+
+def linear(shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], classes))
+
+def batch_norm(shape, classes):
+    return nn.Sequential(nn.BatchNorm2d(shape[0]), linear(shape, classes))
+
+def no_module(shape, classes):
+    return [shape, classes]
+
+def empty(shape, classes):
+    return nn.Flatten()
+
+def too_few(shape, classes):
+    return linear(shape, classes - 1)
+
+def raises(shape, classes):
+    raise KeyError("width")
+
+def other_arguments():
+    return nn.Flatten()
+
+class Pair(nn.Module):
+    def __init__(self, shape, classes):
+        super().__init__()
+        self.inner = linear(shape, classes)
+
+    def forward(self, x):
+        return self.inner(x), x
+
+class Colour(nn.Module):
+    def __init__(self, shape, classes):
+        super().__init__()
+        self.inner = nn.Conv2d(3, classes, 1)
+
+    def forward(self, x):
+        if x.shape[1] != 3:
+            raise IndexError("three channels, please")
+        return self.inner(x).mean((2, 3))
+
+constant = 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module of the user's own; returns its name."""
+    name = f"own_{tmp_path.name}".replace("-", "_")
+    (tmp_path / f"{name}.py").write_text(OWN)
+    (tmp_path / f"{name}_broken.py").write_text("def made(:\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    return name
+
+
+def made(name: str, shape: Shape = DIGITS, classes: int = 10, seed: int = 0) -> nn.Module:
+    return build(ModelSettings(name=name), shape, classes, seed)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "parameters"),
+    [
+        ("digits-cnn", DIGITS, 320 + 18_496 + 131_200 + 1_290),
+        ("mnist-16-32-100", MNIST, 166_406),
+        ("mnist-32-64-1024", MNIST, 3_274_634),
+    ],
+)
+def test_the_named_networks_have_the_size_of_the_papers(name: str, shape: Shape, parameters: int) -> None:
+    assert count_parameters(made(name, shape)) == parameters
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("shape", [DIGITS, MNIST, CIFAR, (1, 13, 18)])
+@pytest.mark.parametrize("classes", [2, 10])
+def test_every_network_takes_every_shape_to_its_classes(name: str, shape: Shape, classes: int) -> None:
+    model = made(name, shape, classes)
+    assert model(torch.rand(5, *shape)).shape == (5, classes)
+    assert model.training
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_same_seed_gives_the_same_weights_and_the_global_random_state_is_untouched(name: str) -> None:
+    torch.manual_seed(99)
+    before = torch.get_rng_state()
+    one = made(name, seed=5).state_dict()
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(1)
+    two, other = made(name, seed=5).state_dict(), made(name, seed=6).state_dict()
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert any(not torch.equal(one[key], other[key]) for key in one)
+
+
+def test_the_digits_network_normalises_inside() -> None:
+    model = made("digits-cnn")
+    assert isinstance(model, nn.Sequential)
+    assert torch.allclose(model[0](torch.tensor([0.0, 0.3, 1.0])), torch.tensor([-0.3, 0.0, 0.7]) / 0.38)
+    assert {"0.mean", "0.std"} <= set(model.state_dict())
+
+
+@pytest.mark.parametrize("factory", ["linear", "batch_norm"])
+def test_a_model_of_ones_own_is_called_with_shape_and_classes(own: str, factory: str) -> None:
+    one, two = (made(f"{own}:{factory}", CIFAR, 7) for _ in range(2))
+    assert all(torch.equal(value, two.state_dict()[key]) for key, value in one.state_dict().items())
+    assert one.training and one(torch.rand(2, *CIFAR)).shape == (2, 7)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("mnist-16-32", "no such model; the nearest is mnist-16-32-100. Your own is given as module:factory"),
+        ("digits", "the nearest is digits-cnn"),
+        ("no_such_module_here:make", "No module named 'no_such_module_here'. The module must be importable"),
+        (":make", "ValueError"),
+        ("{own}_broken:made", "SyntaxError"),
+        ("{own}:nothing", "has no attribute 'nothing'"),
+        ("{own}:constant", r"is no function; it is called as factory\(shape, classes\)"),
+        ("{own}:no_module", "made a list, not a torch.nn.Module"),
+        ("{own}:empty", "has no parameters to train"),
+        ("{own}:too_few", r"outputs of shape \(1, 9\) for one image; \(1, 10\) is needed"),
+        ("{own}:raises", "cannot be built for images of .*KeyError: 'width'"),
+        ("{own}:other_arguments", "cannot be built for images of .*TypeError"),
+        ("{own}:Pair", "gives a tuple; a tensor of logits is needed"),
+        ("{own}:Colour", r"cannot take images of shape \(1, 8, 8\).*three channels, please"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_by_its_name(own: str, name: str, told: str) -> None:
+    full = name.format(own=own)
+    with pytest.raises(UsageError, match=told) as raised:
+        made(full)
+    assert str(raised.value).startswith(f"model.name = {full!r}")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_images_that_are_too_small_are_refused(name: str) -> None:
+    with pytest.raises(UsageError, match=f"model.name = '{name}' cannot"):
+        made(name, (1, 1, 1))

@@ -1,0 +1,174 @@
+"""A checkpoint is there whole or not at all, and what is damaged says so."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from sparring.errors import SparringError
+from sparring.trainer import checkpoints
+from sparring.trainer.checkpoints import Checkpoint
+
+LEDGER = {"epoch": 3, "done": {"3": [0, 4, 2]}, "set_aside": {"1": [7]}}
+COUNTERS = {"phase": "training", "staleness": {"0": 3, "2": 1}, "loss": 0.1 + 0.2, "best_robust_accuracy": -1.0}
+
+
+def network(width: int = 5, seed: int = 0) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(4, width), nn.BatchNorm1d(width), nn.Linear(width, 2))
+
+
+def trained(model: nn.Module) -> torch.optim.Optimizer:
+    optimizer = torch.optim.Adam(model.parameters())
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(torch.rand(8, 4)).square().sum().backward()
+        optimizer.step()
+    return optimizer
+
+
+def write(folder: Path, step: int, model: nn.Module | None = None, keep: int = 2, best: bool = False) -> Path:
+    return checkpoints.save(folder, model or network(), Checkpoint(step, {}, LEDGER, COUNTERS), keep, best)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def same(one: Any, two: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, two)
+    if isinstance(one, dict):
+        return one.keys() == two.keys() and all(same(one[key], two[key]) for key in one)
+    return bool(one == two)
+
+
+def test_everything_comes_back_as_it_was(tmp_path: Path) -> None:
+    model = network()
+    optimizer = trained(model)
+    path = checkpoints.save(tmp_path, model, Checkpoint(12, optimizer.state_dict(), LEDGER, COUNTERS), keep=2)
+    assert path == checkpoints.latest(tmp_path) and names(path) == ["model.safetensors", "progress.json", "state.pt"]
+    other = network(seed=1)
+    checkpoints.load_weights(path, other)
+    assert same(dict(other.state_dict()), dict(model.state_dict()))
+    back = checkpoints.load_state(path)
+    assert (back.step, back.ledger, back.counters) == (12, LEDGER, COUNTERS)
+    assert same(back.optimizer, optimizer.state_dict())
+
+
+def test_tied_weights_can_be_written(tmp_path: Path) -> None:
+    first, second = nn.Linear(4, 4), nn.Linear(4, 4)
+    second.weight = first.weight
+    model = nn.Sequential(first, second)
+    path = write(tmp_path, 1, model)
+    before = first.weight.detach().clone()
+    nn.init.zeros_(first.weight)
+    checkpoints.load_weights(path, model)
+    assert torch.equal(second.weight, before)
+
+
+def test_the_last_so_many_and_the_best_are_kept(tmp_path: Path) -> None:
+    assert checkpoints.latest(tmp_path) is None and checkpoints.best(tmp_path) is None
+    for step in (1, 2, 3, 10, 200):
+        write(tmp_path, step, keep=2, best=step == 2)
+    assert names(tmp_path) == ["best.json", "step-000000002", "step-000000010", "step-000000200"]
+    best, latest = checkpoints.best(tmp_path), checkpoints.latest(tmp_path)
+    assert best is not None and best.name == "step-000000002"
+    assert latest is not None and latest.name == "step-000000200"
+    write(tmp_path, 300, keep=2, best=True)
+    assert names(tmp_path) == ["best.json", "step-000000200", "step-000000300"]
+
+
+def test_a_step_that_is_written_again_is_replaced(tmp_path: Path) -> None:
+    write(tmp_path, 5, network(seed=0))
+    path = write(tmp_path, 5, network(seed=1))
+    model = network(seed=2)
+    checkpoints.load_weights(path, model)
+    assert same(dict(model.state_dict()), dict(network(seed=1).state_dict())) and names(tmp_path) == [path.name]
+
+
+def test_what_a_killed_process_left_is_no_checkpoint_and_is_cleared_away(tmp_path: Path) -> None:
+    partial = tmp_path / ".partial-4711"
+    partial.mkdir(parents=True)
+    (partial / "model.safetensors").write_bytes(b"half")
+    assert checkpoints.latest(tmp_path) is None
+    write(tmp_path, 1)
+    assert names(tmp_path) == ["step-000000001"]
+
+
+def cut(name: str, size: int) -> Callable[[Path], None]:
+    def damage(path: Path) -> None:
+        file = path / name
+        file.write_bytes(file.read_bytes()[:size])
+
+    return damage
+
+
+def removed(name: str) -> Callable[[Path], None]:
+    return lambda path: (path / name).unlink()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [removed("model.safetensors"), *(cut("model.safetensors", size) for size in (0, 4, 100, -1))],
+)
+def test_damaged_weights_are_told_with_the_remedy(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    path, model = write(tmp_path, 1), network(seed=1)
+    damage(path)
+    with pytest.raises(SparringError, match=rf"{path}: model\.safetensors cannot be read .*Delete it"):
+        checkpoints.load_weights(path, model)
+    assert same(dict(model.state_dict()), dict(network(seed=1).state_dict()))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        removed("state.pt"),
+        removed("progress.json"),
+        *(cut("state.pt", size) for size in (0, 4, 100, -1)),
+        *(cut("progress.json", size) for size in (0, 4, 20)),
+    ],
+)
+def test_a_damaged_state_is_told_with_the_remedy(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    path = write(tmp_path, 1)
+    damage(path)
+    with pytest.raises(SparringError, match=f"{path} is cut short or damaged .*Delete it to continue from an older"):
+        checkpoints.load_state(path)
+
+
+class Payload:
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("write_state", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))])
+def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path, write_state: Callable[[Any, Path], Any]) -> None:
+    path, mark = write(tmp_path / "checkpoints", 1), tmp_path / "executed"
+    write_state({"step": 1, "optimizer": Payload(mark)}, path / "state.pt")
+    with pytest.raises(SparringError, match="is cut short or damaged"):
+        checkpoints.load_state(path)
+    assert not mark.exists()
+
+
+def test_the_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, 1, network(width=6))
+    with pytest.raises(SparringError, match=r"is of another model than model\.name builds \(size mismatch"):
+        checkpoints.load_weights(path, network(width=5))
+
+
+def test_the_note_of_the_best_is_written_at_once(tmp_path: Path) -> None:
+    write(tmp_path, 1, best=True)
+    assert json.loads((tmp_path / "best.json").read_text()) == "step-000000001"
+    assert stat.S_IMODE((tmp_path / "best.json").stat().st_mode) == 0o644

@@ -1,0 +1,194 @@
+"""The trainer's loop over a real queue, with workers that are threads of the test: what stragglers, failures and a lost
+server do to it."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sparring.errors import SparringError
+from sparring.queue.server import EmbeddedServer
+from sparring.queue.transport import Lease, Transport
+from sparring.runs import create
+from sparring.trainer.loop import Loop
+from sparring.trainer.session import Session, prepare
+from sparring.workers.generator import produce
+from tests.engines.runs import small
+from tests.engines.test_crashes import epochs_of
+
+SHARDS = 15  # of 100 examples each in an epoch of the digits
+
+
+class Scene:
+    """A loop, its server, and workers that do as each test says."""
+
+    def __init__(self, root: Path, server: EmbeddedServer, **groups: Any) -> None:
+        train = {"epochs": 1, "max_steps": None, "batch_size": 100}
+        self.config = small(root, train=train, attack={"steps": 1, "warmup_epochs": 0}, **groups)
+        self.server = server
+        self.run = create(self.config)
+        parts = prepare(self.config)
+        self.parts = parts
+        self.session = Session(parts, self.run, torch.device("cpu"))
+        self.weights: dict[int, dict[str, Tensor]] = {}
+        self.ended = threading.Event()
+        self.threads: list[threading.Thread] = []
+        self.loop = Loop(
+            self.session, parts, self.transport(), self.publish, at_least_fence=0, idle_device=False, resumed=None
+        )
+
+    def transport(self) -> Transport:
+        return Transport(self.server.client(), self.run.id, lease_s=5.0, timeout_s=5.0)
+
+    def publish(self, fence: int, version: int, epsilon: float) -> int:
+        state = self.session.learner.model.state_dict()
+        self.weights[version] = {name: tensor.clone() for name, tensor in state.items()}
+        return 1
+
+    def worker(self, name: str, attend: Callable[[Transport, Lease], None]) -> None:
+        """A thread that leases tickets and lets `attend` deal with them."""
+
+        def serve() -> None:
+            transport = self.transport()
+            while not self.ended.is_set():
+                lease = transport.lease(name, 0.1)
+                if isinstance(lease, Lease):
+                    attend(transport, lease)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        self.threads.append(thread)
+
+    def attack(self, transport: Transport, lease: Lease) -> None:
+        """What an honest worker does, with the version that its ticket names."""
+        ticket = lease.ticket
+        model = copy.deepcopy(self.parts.model)
+        model.load_state_dict(self.weights[ticket.version])
+        shard = produce(
+            self.config, model, self.parts.training, ticket.key, ticket.indices, 0.2, version=ticket.version
+        )
+        transport.commit(lease, type(shard)(**{**shard.__dict__, "fence": ticket.fence}))
+
+    def run_to_end(self) -> str:
+        try:
+            return self.loop.run()
+        finally:
+            self.ended.set()
+            for thread in self.threads:
+                thread.join(timeout=10)
+
+
+@pytest.fixture
+def server() -> Iterator[EmbeddedServer]:
+    with EmbeddedServer(maxmemory=64 << 20) as server:
+        yield server
+
+
+def test_a_stragglers_shard_is_dropped_and_attacked_again(tmp_path: Path, server: EmbeddedServer) -> None:
+    scene = Scene(tmp_path, server, staleness={"max_staleness": 2, "depth": 2, "exchange": False})
+    held: list[int] = []
+
+    def hold_the_first(transport: Transport, lease: Lease) -> None:
+        if not held:
+            held.append(lease.ticket.key.number)
+            while scene.session.learner.step < 6:
+                time.sleep(0.005)
+                transport.renew(lease)
+        scene.attack(transport, lease)
+
+    scene.worker("slow", hold_the_first)
+    while not held:
+        scene.loop.publish()
+        scene.loop.issue()
+    scene.worker("quick", scene.attack)
+    assert scene.run_to_end() == "finished"
+    state = scene.session.state
+    assert state.dropped["stale"] == 1
+    assert max(state.staleness) <= 2
+    assert epochs_of(scene.run) == {0: Counter(range(SHARDS))}
+
+
+def test_a_server_that_lost_everything_costs_nothing_but_time(tmp_path: Path, server: EmbeddedServer) -> None:
+    scene = Scene(tmp_path, server)
+    lost: list[int] = []
+
+    def attack_and_lose(transport: Transport, lease: Lease) -> None:
+        if not lost and scene.session.learner.step >= 4:
+            lost.append(scene.session.learner.step)
+            server.client().flushall()
+            return
+        scene.attack(transport, lease)
+
+    scene.worker("w", attack_and_lose)
+    assert scene.run_to_end() == "finished"
+    assert lost
+    assert scene.loop.fence == 2
+    assert epochs_of(scene.run) == {0: Counter(range(SHARDS))}
+
+
+def test_a_ticket_that_always_fails_is_set_aside_and_the_rest_is_trained_on(
+    tmp_path: Path, server: EmbeddedServer
+) -> None:
+    scene = Scene(tmp_path, server)
+
+    def fail_on_the_third(transport: Transport, lease: Lease) -> None:
+        if lease.ticket.key.number == 2:
+            transport.fail(lease, "this image is cursed")
+        else:
+            scene.attack(transport, lease)
+
+    scene.worker("w", fail_on_the_third)
+    assert scene.run_to_end() == "finished"
+    assert scene.session.state.set_aside == 1
+    assert scene.session.state.dropped["failed"] == 3
+    assert epochs_of(scene.run) == {0: Counter(set(range(SHARDS)) - {2})}
+
+
+def test_workers_that_fail_on_everything_end_the_run_with_their_words(tmp_path: Path, server: EmbeddedServer) -> None:
+    scene = Scene(tmp_path, server)
+    scene.worker("w", out_of_memory)
+    with pytest.raises(SparringError, match=r"CUDA out of memory.*logs"):
+        scene.run_to_end()
+
+
+def out_of_memory(transport: Transport, lease: Lease) -> None:
+    transport.fail(lease, "RuntimeError: CUDA out of memory")
+
+
+def test_without_workers_the_run_ends_with_the_reason(tmp_path: Path, server: EmbeddedServer) -> None:
+    scene = Scene(tmp_path, server, workers={"count": 2, "start_timeout_s": 0.5})
+    with pytest.raises(
+        SparringError, match=r"no shard came for .*workers.start_timeout_s = 0.5.*0 of workers.count = 2"
+    ):
+        scene.run_to_end()
+
+
+def test_other_labels_than_the_trainers_are_refused(tmp_path: Path, server: EmbeddedServer) -> None:
+    scene = Scene(tmp_path, server)
+
+    def mislabel(transport: Transport, lease: Lease) -> None:
+        ticket = lease.ticket
+        shard = produce(
+            scene.config,
+            copy.deepcopy(scene.parts.model),
+            scene.parts.training,
+            ticket.key,
+            ticket.indices,
+            0.2,
+            version=0,
+        )
+        wrong = {"fence": ticket.fence, "labels": (shard.labels + 1) % 10}
+        transport.commit(lease, type(shard)(**{**shard.__dict__, **wrong}))
+
+    scene.worker("w", mislabel)
+    with pytest.raises(SparringError, match="the hosts' training sets differ"):
+        scene.run_to_end()

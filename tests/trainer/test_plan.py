@@ -1,0 +1,79 @@
+"""Every epoch is a permutation of the training set, trained on exactly once."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+
+from sparring.trainer.plan import Plan
+
+SIZES = [(10, 3, 1), (12, 3, 2), (13, 4, 3), (5, 8, 1), (64, 8, 8), (1, 1, 1), (1437, 64, 4)]
+TABLE = pytest.mark.parametrize(("size", "batch_size", "shards_per_step"), SIZES)
+
+
+def plan(size: int = 100, batch_size: int = 8, shards_per_step: int = 2, epochs: int = 3, seed: int = 0) -> Plan:
+    return Plan(size, batch_size, shards_per_step, epochs, seed)
+
+
+def order(made: Plan, epoch: int) -> list[int]:
+    return [index for number in range(made.shards_per_epoch) for index in made.indices(epoch, number)]
+
+
+@TABLE
+def test_each_epoch_uses_every_example_exactly_once(size: int, batch_size: int, shards_per_step: int) -> None:
+    made = plan(size, batch_size, shards_per_step)
+    used: dict[int, Counter[int]] = {}
+    for keys in made.steps():
+        assert len({key.epoch for key in keys}) == 1
+        for key in keys:
+            used.setdefault(key.epoch, Counter()).update(made.indices(key.epoch, key.number))
+    assert used == {epoch: Counter(range(size)) for epoch in range(3)}
+
+
+@TABLE
+def test_the_last_ticket_and_the_last_step_take_what_is_left(size: int, batch_size: int, shards_per_step: int) -> None:
+    made = plan(size, batch_size, shards_per_step, epochs=1)
+    lengths = [len(made.indices(0, number)) for number in range(made.shards_per_epoch)]
+    assert lengths[:-1] == [batch_size] * (len(lengths) - 1) and lengths[-1] == (size - 1) % batch_size + 1
+    steps = [len(keys) for keys in made.steps()]
+    assert steps[:-1] == [shards_per_step] * (len(steps) - 1) and 1 <= steps[-1] <= shards_per_step
+    assert sum(steps) == made.shards_per_epoch and len(steps) == made.steps_per_epoch
+
+
+@TABLE
+def test_as_many_steps_are_made_as_told(size: int, batch_size: int, shards_per_step: int) -> None:
+    made = plan(size, batch_size, shards_per_step)
+    assert len(list(made.steps())) == made.total_steps == 3 * made.steps_per_epoch
+
+
+def test_epochs_and_seeds_differ_and_the_same_seed_gives_the_same_order() -> None:
+    orders = {(seed, epoch): order(plan(seed=seed), epoch) for seed in (0, 1) for epoch in range(3)}
+    assert len({tuple(each) for each in orders.values()}) == 6
+    assert all(sorted(each) == list(range(100)) for each in orders.values())
+    assert order(plan(seed=1), 2) == orders[1, 2]
+
+
+def test_the_order_depends_neither_on_the_tickets_nor_on_the_global_random_state() -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    one = order(plan(101, batch_size=8), 1)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert order(plan(101, batch_size=25, shards_per_step=1, epochs=7), 1) == one
+
+
+def test_steps_go_on_with_what_is_not_done_yet() -> None:
+    made = plan(100, 8, 2)
+    done = {"1": [0, 2, 3, 12]}
+    rest = list(made.steps(1, done))
+    first = [key.number for keys in rest for key in keys if key.epoch == 1]
+    assert first == [number for number in range(13) if number not in done["1"]]
+    assert [key.number for keys in rest for key in keys if key.epoch == 2] == list(range(13))
+    assert not any(key.epoch == 0 for keys in rest for key in keys)
+
+
+def test_a_finished_epoch_is_passed_over() -> None:
+    made = plan(16, 8, 2, epochs=2)
+    assert [[key.epoch for key in keys] for keys in made.steps(0, {"0": [0, 1]})] == [[1, 1]]
