@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from sparring.config import Config, from_tree, load, to_toml
 from sparring.errors import SparringError, UsageError
@@ -85,11 +85,10 @@ class Run:
         Raises:
             UsageError: another process holds it.
         """
-        with (self.path / "lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UsageError(f"{self.path} is running already; `sparring stop {self.path}` first.") from error
+        with (self.path / "lock").open("a") as file:
+            if not _locked(file):
+                raise UsageError(f"{self.path} is running already; `sparring stop {self.path}` first.")
+            file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
             yield
@@ -189,6 +188,18 @@ def overridden(config: Config, values: dict[str, Any]) -> Config:
             group = group[part]
         group[leaf] = value
     return from_tree(tree)
+
+
+def _locked(file: IO[str]) -> bool:
+    """Take the lock; somebody who only looks (`is_alive`) holds it for an instant."""
+    limit = time.monotonic() + 0.5
+    while time.monotonic() < limit:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(0.01)
+    return False
 
 
 def _first_free(path: Path) -> Path:

@@ -193,19 +193,28 @@ def _in_this_process(config: Config, run: Run, parts: Parts, watch: Watch) -> En
             return Ended(phase, session.state)
 
         def progress(done: int, total: int) -> None:
+            if session.stop_reason is not None or run.stop_requested():
+                raise _StoppedJudging
             session.state.phase, session.state.message = "evaluating", f"{done} of {total} test examples attacked"
             session.report_soon()
 
-        judged = evaluate(
-            session.learner.model,
-            load(config.data, "test"),
-            attack_for(config.attack, config.evaluation),
-            samples=config.evaluation.samples,
-            batch_size=config.evaluation.batch_size,
-            seed=config.train.seed,
-            progress=progress,
-        )
+        try:
+            judged = evaluate(
+                session.learner.model,
+                load(config.data, "test"),
+                attack_for(config.attack, config.evaluation),
+                samples=config.evaluation.samples,
+                batch_size=config.evaluation.batch_size,
+                seed=config.train.seed,
+                progress=progress,
+            )
+        except _StoppedJudging:
+            return Ended(session.stop_reason or "stopped", session.state)
         return Ended(phase, session.state, judged.as_dict())
+
+
+class _StoppedJudging(Exception):
+    """The run is to stop while it is judged; a resume judges it again."""
 
 
 def _conclude(run: Run, phase: str, state: RunState, evaluation: dict[str, Any] | None, watch: Watch) -> Result:

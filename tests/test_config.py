@@ -166,7 +166,7 @@ def test_a_number_whose_value_was_left_out_is_refused(name: str) -> None:
         load(None, {name: "true"})
 
 
-@pytest.mark.parametrize"name", list(setting_names())
+@pytest.mark.parametrize("name", list(setting_names()))
 def test_every_setting_has_a_description_a_unit_and_a_default_in_the_schema(name: str) -> None:
     schema = Config.model_json_schema()
     *groups, leaf = name.split(".")

@@ -65,7 +65,7 @@ def open_queue(config: Config, shape: tuple[int, int, int]) -> Iterator[Queue]:
     if settings.redis_url is not None:
         password = os.environ.get(settings.password_env)
         client = connect(settings.redis_url, password, settings.timeout_s)
-        check_server(client, needed)
+        check_server(client, needed, settings.timeout_s)
         client.close()
         yield Queue(settings.redis_url, password, embedded=False)
         return
@@ -100,6 +100,7 @@ def ray_cluster(config: Config) -> Iterator[None]:
     """A Ray of this run's own, shut down at the end, or a connection to the cluster that the settings name."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default: anything else on the machine would go first
     if ray.is_initialized():
         raise UsageError("Ray is already running in this process; call ray.shutdown() before sparring.train().")
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -154,12 +155,13 @@ class Driver:
             self.pool.grow_to(self.config.workers.count)
             try:
                 outcome = self._with_restarts(trainer)
-                self._look(trainer)
+                self._look()
                 self.transport.request_stop()
                 self.pool.stop(STOP_GRACE_S if self.interrupted else 15.0)
                 evaluation = None
                 if outcome["phase"] == "finished":
                     evaluation = self._judge(trainer)
+                    outcome["phase"] = "finished" if evaluation is not None else "stopped"
             finally:
                 self._close(trainer)
         phase = "interrupted" if self.interrupted else outcome["phase"]
@@ -172,7 +174,7 @@ class Driver:
         while True:
             training = trainer.train.remote(self.run.next_fence())
             try:
-                outcome: dict[str, Any] = self._until_done(training, trainer)
+                outcome: dict[str, Any] = self._until_done(training)
             except ray.exceptions.RayActorError as error:
                 deaths = deaths + 1 if self.state.step <= last_step else 1
                 last_step = self.state.step
@@ -208,14 +210,14 @@ class Driver:
                     ) from error
                 time.sleep(0.2)
 
-    def _until_done(self, task: Any, trainer: Any) -> dict[str, Any]:
+    def _until_done(self, task: Any) -> dict[str, Any]:
         asked_at = None
         while True:
             done, _ = ray.wait([task], timeout=POLL_S)
             if done:
                 result: dict[str, Any] = ray.get(task)
                 return result
-            self._look(trainer)
+            self._look()
             if self.interrupted and asked_at is None:
                 asked_at = time.monotonic()
                 self.transport.request_stop()
@@ -225,7 +227,7 @@ class Driver:
                     f"{self.run.checkpoints}."
                 )
 
-    def _look(self, trainer: Any) -> None:
+    def _look(self) -> None:
         """Heal the workers and show what there is."""
         self.pool.heal()
         told = self.transport.state()
@@ -237,11 +239,17 @@ class Driver:
             self.state.message = f"a worker died: {self.pool.last_error}"
         self.watch(self.state, self.transport.heartbeats())
 
-    def _judge(self, trainer: Any) -> dict[str, Any]:
-        task = trainer.judge.remote()
+    def _judge(self, trainer: Any) -> dict[str, Any] | None:
+        """The evaluation, or None where the run is stopped before it ends."""
         self.pool.members.clear()
         try:
-            return self._until_done(task, trainer)
+            task = trainer.judge.remote()
+            while not ray.wait([task], timeout=POLL_S)[0]:
+                if self.interrupted or self.run.stop_requested():
+                    return None
+                self._look()
+            evaluation: dict[str, Any] = ray.get(task)
+            return evaluation
         except (ray.exceptions.RayActorError, ray.exceptions.RayTaskError) as error:
             raise SparringError(
                 f"the evaluation failed: {error}. The weights are saved: `sparring evaluate {self.run.path}`."

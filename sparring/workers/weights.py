@@ -15,6 +15,7 @@ from sparring.trainer.snapshots import Arrays, Notice, load_arrays
 
 log = logging.getLogger(__name__)
 POLL_S = 2.0
+FETCH_SHARE = 0.1  # of a worker's time at most goes into fetching snapshots that no ticket asks for
 
 
 class Weights:
@@ -31,6 +32,7 @@ class Weights:
         self.swaps = 0
         self._newest: tuple[Notice, Arrays] | None = None
         self._arrived = threading.Condition()
+        self._wanted = threading.Event()
         self._stopped = threading.Event()
         if not lockstep:
             threading.Thread(target=self._follow, name="weights", daemon=True).start()
@@ -72,6 +74,8 @@ class Weights:
             return self._newest is not None and self._newest[0].fence == fence and self._newest[0].version >= version
 
         with self._arrived:
+            if not usable():
+                self._wanted.set()
             return self._newest if self._arrived.wait_for(usable, self.timeout_s) else None
 
     def _exactly(self, fence: int, version: int) -> tuple[Notice, Arrays] | None:
@@ -79,13 +83,18 @@ class Weights:
         return None if notice is None else (notice, ray.get(notice.ref[0], timeout=self.timeout_s))
 
     def _follow(self) -> None:
-        """Wait in the store for the next snapshot, fetch it, and again; a store that is restarting is asked again."""
+        """Wait in the store for the next snapshot, fetch it, and again; a store that is restarting is asked again.
+
+        Where steps are short, not every version is worth its fetch: unless a ticket wants a newer one, fetching takes
+        no more than FETCH_SHARE of the time.
+        """
         order = (0, -1)
         while not self._stopped.is_set():
             try:
                 notice = ray.get(self.store.newer.remote(order, POLL_S), timeout=POLL_S + 10)
                 if notice is None:
                     continue
+                began = time.monotonic()
                 arrays = ray.get(notice.ref[0], timeout=self.timeout_s)
             except ray.exceptions.RayError as error:
                 log.info("snapshot not fetched: %s", type(error).__name__)
@@ -94,4 +103,6 @@ class Weights:
             order = notice.order
             with self._arrived:
                 self._newest = (notice, arrays)
+                self._wanted.clear()
                 self._arrived.notify_all()
+            self._wanted.wait((time.monotonic() - began) / FETCH_SHARE)

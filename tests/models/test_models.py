@@ -148,6 +148,7 @@ def test_what_cannot_be_used_is_refused_by_its_name(own: str, name: str, told: s
     assert str(raised.value).startswith(f"model.name = {full!r}")
 
 
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 @pytest.mark.parametrize("name", MODELS)
 def test_images_that_are_too_small_are_refused(name: str) -> None:
     with pytest.raises(UsageError, match=f"model.name = '{name}' cannot"):

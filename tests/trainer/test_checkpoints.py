@@ -153,7 +153,7 @@ class Payload:
         return Path.touch, (self.mark,)
 
 
-@pytest.mark.parametrize("write_state", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))])
+@pytest.mark.parametrize("write_state", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content, 2))])
 def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path, write_state: Callable[[Any, Path], Any]) -> None:
     path, mark = write(tmp_path / "checkpoints", 1), tmp_path / "executed"
     write_state({"step": 1, "optimizer": Payload(mark)}, path / "state.pt")
