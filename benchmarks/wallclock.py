@@ -4,7 +4,7 @@
 
 MNIST, the network of paper 003, κ = 8; each engine trains for the same number of steps in every round, the order
 alternates. What two workers can gain is bounded by how badly the synchronous loop uses the second core, which small
-batches do worst: the bound is measured too (one thread against two, without Ray). The clock runs over training alone (of the Ray engine: from the start of its first attack), starting
+batches do worst. The clock runs over training alone (of the Ray engine: from the start of its first attack); starting
 processes and the judgement at the end are left out. Medians and all values are printed.
 """
 
@@ -35,7 +35,7 @@ def seconds(engine: str, options: argparse.Namespace, out: Path) -> tuple[float,
                 "model": {"name": "mnist-16-32-100"},
                 "attack": {"epsilon": 0.3, "steps": 8, "warmup_epochs": 1},
                 "train": {"epochs": 10, "batch_size": options.batch_size, "max_steps": options.steps},
-                "staleness": {"gap_every": 0, "publish_every": options.publish_every, "max_staleness": 8},
+                "staleness": {"gap_every": 0, "publish_every": options.publish_every, "max_staleness": 16},
                 "workers": {"count": 2},
                 "evaluation": {"steps": 1, "restarts": 1, "samples": 100},
                 "metrics": {"enabled": False},
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--publish-every", type=int, default=2)
+    parser.add_argument("--publish-every", type=int, default=8)
     options = parser.parse_args()
     print(
         f"python {platform.python_version()}, torch {torch.__version__}, ray {ray.__version__}, {os.cpu_count()} cores"

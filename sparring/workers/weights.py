@@ -15,7 +15,9 @@ from sparring.trainer.snapshots import Arrays, Notice, load_arrays
 
 log = logging.getLogger(__name__)
 POLL_S = 2.0
+FETCH_TIMEOUT_S = 60.0
 FETCH_SHARE = 0.1  # of a worker's time at most goes into fetching snapshots that no ticket asks for
+CALL_S = 0.004  # what asking for one costs beside the fetch: two calls of an actor
 
 
 class Weights:
@@ -73,10 +75,13 @@ class Weights:
         def usable() -> bool:
             return self._newest is not None and self._newest[0].fence == fence and self._newest[0].version >= version
 
+        limit = time.monotonic() + self.timeout_s
         with self._arrived:
-            if not usable():
+            while not usable():
                 self._wanted.set()
-            return self._newest if self._arrived.wait_for(usable, self.timeout_s) else None
+                if not self._arrived.wait(limit - time.monotonic()):
+                    return None
+            return self._newest
 
     def _exactly(self, fence: int, version: int) -> tuple[Notice, Arrays] | None:
         notice = ray.get(self.store.exactly.remote((fence, version), self.timeout_s), timeout=self.timeout_s + 10)
@@ -95,7 +100,7 @@ class Weights:
                 if notice is None:
                     continue
                 began = time.monotonic()
-                arrays = ray.get(notice.ref[0], timeout=self.timeout_s)
+                arrays = ray.get(notice.ref[0], timeout=FETCH_TIMEOUT_S)
             except ray.exceptions.RayError as error:
                 log.info("snapshot not fetched: %s", type(error).__name__)
                 time.sleep(0.2)
@@ -105,4 +110,4 @@ class Weights:
                 self._newest = (notice, arrays)
                 self._wanted.clear()
                 self._arrived.notify_all()
-            self._wanted.wait((time.monotonic() - began) / FETCH_SHARE)
+            self._wanted.wait((CALL_S + time.monotonic() - began) / FETCH_SHARE)

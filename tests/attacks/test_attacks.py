@@ -138,7 +138,7 @@ def test_no_parameter_gradients_are_computed_and_modes_are_restored() -> None:
     x, y = images()
     asked: list[int] = []
     for parameter in model.parameters():
-        parameter.register_hook(lambda gradient: asked.append(1))
+        parameter.register_hook(lambda gradient: asked.append(1))  # type: ignore[no-untyped-call]
     with frozen(model):
         assert not model.training
         assert not any(parameter.requires_grad for parameter in model.parameters())
