@@ -1,6 +1,8 @@
-# make demo: set everything up and run the main job; make test: set up and run the tests.
+# make demo: set everything up and run the main job; make test: set up and run the tests;
+# make bench DATA=DIR: wall-clock against the synchronous engine, on the MNIST in DIR (torchvision's layout).
 # Needs Python 3.11 and make; everything else is installed into .venv from constraints.txt.
 
+DATA ?= data
 PYTHON ?= $(shell command -v python3.11 2>/dev/null)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -22,7 +24,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 bench: $(STAMP)
-	$(BIN)/python -m benchmarks.wallclock
+	$(BIN)/python -m benchmarks.wallclock --data $(DATA)
 
 # torch first and by its exact version: torchvision's own requirement would otherwise take a CUDA build of gigabytes.
 $(STAMP): pyproject.toml constraints.txt

@@ -5,6 +5,7 @@ Run it: sparring train RECIPE --workers 4
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -134,9 +135,16 @@ class Driver:
         self.transport = Transport(client, run.id, lease_s=settings.lease_s, timeout_s=settings.timeout_s)
         self.tree = config.model_dump(mode="json", exclude_none=True)
         keep = depth(config.staleness) + 2 if config.staleness.lockstep else 2
+        # Known by name: an actor whose arguments hold a handle could not be restarted once the handle is gone.
+        self.store_name = f"sparring-snapshots-{run.id}"
         self.store = (
             ray.remote(SnapshotStore)
-            .options(num_cpus=STORE_CPUS, max_restarts=-1, max_concurrency=1000 + config.workers.count)
+            .options(
+                name=self.store_name,
+                num_cpus=STORE_CPUS,
+                max_restarts=-1,
+                max_concurrency=1000 + config.workers.count,
+            )
             .remote(keep)
         )
         self.pool = Pool(self._worker, self.transport.drop_worker)
@@ -269,8 +277,6 @@ class Driver:
         self.transport.close()
 
     def _write_connection(self) -> None:
-        import json
-
         password = self.queue.password if self.queue.embedded else None
         content = {"url": self.queue.url, "password": password, "pid": os.getpid()}
         write_atomically(self.run.connection, json.dumps(content), mode=0o600)
@@ -281,7 +287,12 @@ class Driver:
             ray.remote(Trainer)
             .options(num_cpus=settings.num_cpus, num_gpus=settings.num_gpus, max_restarts=-1, max_task_retries=0)
             .remote(
-                self.tree, str(self.run.path), self.queue.url, self.queue.password, self.store, [os.getcwd(), *sys.path]
+                self.tree,
+                str(self.run.path),
+                self.queue.url,
+                self.queue.password,
+                self.store_name,
+                [os.getcwd(), *sys.path],
             )
         )
 
@@ -296,7 +307,7 @@ class Driver:
                 str(self.run.path),
                 self.queue.url,
                 self.queue.password,
-                self.store,
+                self.store_name,
                 worker_threads(self.config),
                 [os.getcwd(), *sys.path],
             )

@@ -46,10 +46,10 @@ class Trainer:
     """Holds one session; `train` runs it to its end, `judge` evaluates the weights that came out."""
 
     def __init__(
-        self, tree: dict[str, Any], run_path: str, url: str, password: str | None, store: Any, python_path: list[str]
+        self, tree: dict[str, Any], run_path: str, url: str, password: str | None, store: str, python_path: list[str]
     ) -> None:
         sys.path[:0] = [path for path in python_path if path not in sys.path]
-        self.config, self.run, self.store = from_tree(tree), Run(Path(run_path)), store
+        self.config, self.run, self.store = from_tree(tree), Run(Path(run_path)), ray.get_actor(store)
         to_file(self.run.path / "logs" / "trainer.log")
         torch.set_num_threads(trainer_threads(self.config))
         settings = self.config.queue

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import ray
 import torch
 
 from sparring.config import depth, from_tree
@@ -38,7 +39,7 @@ class Worker:
         run_path: str,
         url: str,
         password: str | None,
-        store: Any,
+        store: str,
         threads: int,
         python_path: list[str],
     ) -> None:
@@ -67,7 +68,7 @@ class Worker:
         staleness = self.config.staleness
         self.exchange = staleness.exchange and not staleness.lockstep and depth(staleness) > 0
         self.weights = Weights(
-            store, self.model, lockstep=staleness.lockstep, timeout_s=self.config.trainer.wait_timeout_s
+            ray.get_actor(store), self.model, lockstep=staleness.lockstep, timeout_s=self.config.trainer.wait_timeout_s
         )
         self.current: Lease | None = None
         self.lost = threading.Event()
