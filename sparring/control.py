@@ -58,7 +58,8 @@ def _transport(run: Run) -> Any | None:
     told = run.read_json(run.connection.name)
     if told is None:
         return None
-    from sparring.queue.transport import Transport, connect
+    from sparring.queue.connection import connect
+    from sparring.queue.transport import Transport
 
     settings = run.config().queue
     password = told["password"] or os.environ.get(settings.password_env)

@@ -188,7 +188,7 @@ def _redis(config: Config) -> Found:
 
 def _server(config: Config) -> Found:
     from sparring.engines.ray import open_queue
-    from sparring.queue.transport import check_server, connect, describe
+    from sparring.queue.connection import check_server, connect, describe
 
     settings = config.queue
     if settings.redis_url is not None:  # reached in vain, it is not waited for as long as a run would

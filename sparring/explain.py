@@ -1,41 +1,24 @@
 """What a run would be like, told without making it: a few seconds of measuring, then Little's law.
 
-`measure` times the recipe's own model, data and attack on this machine; `predict` is pure and follows sections 3 to 5
-of the design. Times are seconds per shard unless a name says otherwise.
+`predict` is pure and follows sections 3 to 5 of the design; `sparring.calibration` measures what it begins with. Times
+are seconds per shard unless a name says otherwise.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from math import ceil
-from statistics import median
 from typing import Any
 
-import torch
-
-from sparring.attacks.gradient import attack_from
-from sparring.attacks.norms import random_start
+from sparring.calibration import Measured, measure
 from sparring.config import Config, check_staleness, depth
-from sparring.engines.ray import outstanding_bytes
-from sparring.engines.threads import cores, trainer_threads, trainer_would_idle, worker_threads
-from sparring.errors import SparringError, UsageError
-from sparring.queue.codec import decode_shard, encode_shard
-from sparring.queue.messages import Key, Shard
-from sparring.queue.server import EmbeddedServer
-from sparring.randomness import generator
-from sparring.trainer.learner import Learner
+from sparring.engines.threads import trainer_would_idle
+from sparring.errors import UsageError
+from sparring.queue.sizing import needed_memory
 from sparring.trainer.plan import Plan
-from sparring.trainer.session import Parts, prepare
-from sparring.trainer.snapshots import load_arrays, to_arrays
-from sparring.workers.generator import Production
+from sparring.trainer.session import prepare
 
-BUDGET_S = 0.5  # for each figure that is measured
-REPEATS = 15  # at most; the median of them counts
 WANTED_STALENESS = 2.0  # mean, in steps: what steps should be large enough for
-MEMORY_FACTOR, MEMORY_SLACK_BYTES = 1.3, 64 << 20
 LABELS = {  # of the figures that the table shows: what it is, and its unit
     "device": ("measured on", ""),
     "attack_s": ("attack", "s per shard"),
@@ -57,32 +40,6 @@ LABELS = {  # of the figures that the table shows: what it is, and its unit
     "max_staleness": ("highest staleness expected", "steps"),
     "shards_per_step_needed": (f"shards per step for a mean staleness of {WANTED_STALENESS:g}", "shards"),
 }
-
-
-@dataclass(frozen=True)
-class Measured:
-    """This machine with this recipe. `*_core_s` are core-seconds: the time on one thread, 0 on a GPU."""
-
-    shape: tuple[int, int, int]
-    device: str
-    cores: int
-    worker_threads: int
-    trainer_threads: int
-    attack_s: float
-    step_s: float
-    attack_core_s: float
-    step_core_s: float
-    encode_s: float
-    decode_s: float
-    payload_bytes: int
-    round_trip_s: float | None
-    snapshot_bytes: int
-    snapshot_load_s: float
-
-    @property
-    def latency_s(self) -> float:
-        """From a finished attack to use, and from publication to use."""
-        return self.encode_s + (self.round_trip_s or 0.0) + self.decode_s + self.snapshot_load_s
 
 
 @dataclass(frozen=True)
@@ -180,44 +137,6 @@ def inequalities(config: Config) -> list[tuple[str, bool]]:
     ]
 
 
-def measure(parts: Parts) -> Measured:
-    """Time attack, step, codec, transport and snapshot; nothing of the run is kept."""
-    config = parts.config
-    asynchronous = config.engine == "ray"
-    device = _device(config, config.trainer.num_gpus, config.trainer.device)
-    attacker = _device(config, config.workers.num_gpus, "auto") if asynchronous else device
-    of_trainer = trainer_threads(config)
-    of_worker = worker_threads(config) if asynchronous else of_trainer
-    model, shard = parts.model, _example(parts)
-    attack = {n: _attack_s(parts, attacker, n) for n in {of_worker, 1 if attacker.type == "cpu" else of_worker}}
-    learner = Learner(config, model, parts.training, parts.plan, device)
-    step = {n: _step_s(learner, shard, n) for n in {of_trainer, 1 if device.type == "cpu" else of_trainer}}
-    arrays = to_arrays(model.to("cpu"))
-    with _threads(of_worker):
-        payload = encode_shard(shard, config.queue.wire, config.attack.norm)
-        encode_s = _seconds(lambda: encode_shard(shard, config.queue.wire, config.attack.norm))
-        load_s = _seconds(lambda: load_arrays(model, arrays))
-    with _threads(of_trainer):
-        decode_s = _seconds(lambda: decode_shard(payload))
-    return Measured(
-        shape=parts.training.shape,
-        device=device.type if device == attacker else f"{device.type}, workers {attacker.type}",
-        cores=cores(),
-        worker_threads=of_worker,
-        trainer_threads=of_trainer,
-        attack_s=attack[of_worker],
-        step_s=step[of_trainer],
-        attack_core_s=attack[1] if attacker.type == "cpu" else 0.0,
-        step_core_s=step[1] if device.type == "cpu" else 0.0,
-        encode_s=encode_s,
-        decode_s=decode_s,
-        payload_bytes=len(payload),
-        round_trip_s=_round_trip_s(payload) if asynchronous else None,
-        snapshot_bytes=sum(array.nbytes for array in arrays.values()),
-        snapshot_load_s=load_s,
-    )
-
-
 def predict(config: Config, measured: Measured, plan: Plan) -> Predicted:
     """The run by its times: pure, nothing is measured here."""
     attack_s, step_s, of_step = measured.attack_s, measured.step_s, plan.shards_per_step
@@ -288,7 +207,7 @@ def redis_maxmemory(config: Config, measured: Measured) -> int:
     """Bytes that the embedded server is given, or that another must have."""
     if config.queue.redis_url is None and config.queue.maxmemory_mb is not None:
         return config.queue.maxmemory_mb << 20
-    return int(MEMORY_FACTOR * outstanding_bytes(config, measured.shape)) + MEMORY_SLACK_BYTES
+    return needed_memory(config, measured.shape)
 
 
 def ideal_speedup(config: Config, ratio: float) -> float:
@@ -396,96 +315,3 @@ def _text(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _device(config: Config, num_gpus: float, name: str) -> torch.device:
-    """Where the recipe would compute, the CPU where this machine has no GPU."""
-    one_process = config.engine != "ray" and name == "auto"
-    wanted = name == "cuda" or (name == "auto" and num_gpus > 0) or one_process
-    return torch.device("cuda" if wanted and torch.cuda.is_available() else "cpu")
-
-
-def _example(parts: Parts) -> Shard:
-    """A shard of the run with a random perturbation: as large and as dear to encode as an attacked one."""
-    threat, indices = parts.config.attack, parts.plan.indices(0, 0)
-    x = torch.empty(len(indices), *parts.training.shape)
-    delta = random_start(x, threat.norm, threat.epsilon, generator(parts.config.train.seed, "explain"))
-    labels = parts.training.labels[torch.tensor(indices)]
-    return Shard(Key(0, 0, 0), 0, 0, 0, threat.epsilon, delta, labels)
-
-
-def _attack_s(parts: Parts, device: torch.device, threads: int) -> float:
-    """A whole attack: its beginning, and the median of its steps as often as it has steps."""
-    model = parts.model.to(device)
-    key, indices, epsilon = Key(0, 0, 0), parts.plan.indices(0, 0), parts.config.attack.epsilon
-    steps = attack_from(parts.config.attack, epsilon)
-
-    def begin() -> Production:
-        return Production(parts.config, model, parts.training, key, indices, epsilon)
-
-    current = [begin()]
-
-    def advance() -> None:
-        if current[0].done:
-            current[0] = begin()
-        current[0].advance(0)
-        _finish(device)
-
-    with _threads(threads):
-        return _seconds(begin) + steps.steps * steps.restarts * _seconds(advance)
-
-
-def _step_s(learner: Learner, shard: Shard, threads: int) -> float:
-    """A step's time per shard; of a step that takes longer than there is time for, fewer shards are taken."""
-    with _threads(threads):
-        began = time.perf_counter()
-        learner.learn([shard])
-        alone = time.perf_counter() - began
-        count = max(1, min(learner.plan.shards_per_step, int(BUDGET_S / (3 * alone))))
-
-        def step() -> None:
-            learner.learn([shard] * count)
-            _finish(learner.device)
-
-        return _seconds(step) / count
-
-
-def _round_trip_s(payload: bytes) -> float | None:
-    """SET and GET of a payload at a server on this machine; None where none can be started."""
-    try:
-        with EmbeddedServer(maxmemory=MEMORY_SLACK_BYTES + 4 * len(payload)) as server, server.client() as client:
-
-            def there_and_back() -> None:
-                client.set("payload", payload)
-                client.get("payload")
-
-            return _seconds(there_and_back)
-    except SparringError:
-        return None
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    """Median time of `work` after a warm-up, within `BUDGET_S`."""
-    work()
-    times: list[float] = []
-    deadline = time.perf_counter() + BUDGET_S
-    while len(times) < REPEATS and (not times or time.perf_counter() < deadline):
-        began = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - began)
-    return median(times)
-
-
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -22,9 +22,10 @@ from sparring.engines import Ended
 from sparring.engines.threads import worker_threads
 from sparring.errors import SparringError, UsageError
 from sparring.observe.state import RunState
-from sparring.queue.codec import payload_bytes
+from sparring.queue.connection import check_server, connect
 from sparring.queue.server import EmbeddedServer
-from sparring.queue.transport import Transport, check_server, connect
+from sparring.queue.sizing import needed_memory
+from sparring.queue.transport import Transport
 from sparring.runs import Run, write_atomically
 from sparring.trainer.actor import Trainer
 from sparring.trainer.session import stopping_on_signals
@@ -49,12 +50,6 @@ class Queue:
     embedded: bool
 
 
-def outstanding_bytes(config: Config, shape: tuple[int, int, int]) -> int:
-    """Payload of all shards that may be outstanding; under exchange the attack-to-step ratio is taken as 16."""
-    shards = (depth(config.staleness) + 1) * config.train.shards_per_step + max(config.workers.count, 16)
-    return shards * payload_bytes(config.train.batch_size, shape, config.queue.wire, config.attack.norm)
-
-
 @contextmanager
 def open_queue(config: Config, shape: tuple[int, int, int]) -> Iterator[Queue]:
     """The server of the settings, checked, or an embedded one that ends with the run.
@@ -62,7 +57,7 @@ def open_queue(config: Config, shape: tuple[int, int, int]) -> Iterator[Queue]:
     Raises:
         SparringError: it cannot be reached, or would lose or refuse what the run puts into it.
     """
-    settings, needed = config.queue, int(1.3 * outstanding_bytes(config, shape)) + (64 << 20)
+    settings, needed = config.queue, needed_memory(config, shape)
     if settings.redis_url is not None:
         password = os.environ.get(settings.password_env)
         client = connect(settings.redis_url, password, settings.timeout_s)

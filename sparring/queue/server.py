@@ -22,7 +22,7 @@ from typing import IO
 import redis
 
 from sparring.errors import SparringError
-from sparring.queue.transport import connect
+from sparring.queue.connection import connect
 
 RAY_PORT = 6379  # Ray's control store may take it
 _PR_SET_PDEATHSIG = 1

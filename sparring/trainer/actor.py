@@ -18,7 +18,8 @@ from sparring.errors import SparringError
 from sparring.evaluation import attack_for, evaluate
 from sparring.observe.logs import to_file
 from sparring.observe.state import RunState
-from sparring.queue.transport import Transport, connect
+from sparring.queue.connection import connect
+from sparring.queue.transport import Transport
 from sparring.runs import Run
 from sparring.trainer.loop import Loop
 from sparring.trainer.session import Session, prepare, stopping_on_signals

@@ -146,11 +146,12 @@ class Loop:
                     self.idle_s = _mean(self.idle_s, idle)
                     return taken.keys
                 continue
-            if not came and not self._attack_a_little():
+            busy = came or self._attack_a_little()
+            if not busy:
                 paused = time.monotonic()
-                came = self._drain(block=True)
+                busy = self._drain(block=True)
                 idle += self._waited(paused)
-            if came:
+            if busy:
                 waiting_since = time.monotonic()
             if time.monotonic() - began > REPUBLISH_S:
                 self.publish()  # in case the store of snapshots was restarted and lost them
@@ -335,10 +336,12 @@ class Loop:
         limit = self.config.trainer.wait_timeout_s if self.arrivals else self.config.workers.start_timeout_s
         if waited < limit:
             return
-        alive = len(self.transport.heartbeats())
+        recent_s = max(10.0, 3 * self.config.queue.lease_s)
+        alive = sum(beat["age_s"] < recent_s for beat in self.transport.heartbeats().values())
         raise SparringError(
             f"no shard came for {waited:.0f} s ({name} = {limit:g}): {alive} of workers.count = "
-            f"{self.config.workers.count} workers have reported, {self.ledger.outstanding} shards are outstanding"
+            f"{self.config.workers.count} workers have reported in the last {recent_s:g} s, "
+            f"{self.ledger.outstanding} shards are outstanding"
             + (f", the last worker said: {self.last_error}" if self.last_error else "")
             + ". See the logs in the run's folder; raise the time-out if an attack takes longer."
         )

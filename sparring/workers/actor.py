@@ -18,7 +18,8 @@ import torch
 from sparring.config import depth, from_tree
 from sparring.errors import SparringError
 from sparring.observe.logs import to_file
-from sparring.queue.transport import Lease, Stop, Transport, connect
+from sparring.queue.connection import connect
+from sparring.queue.transport import Lease, Stop, Transport
 from sparring.runs import Run
 from sparring.trainer.actor import device_for
 from sparring.trainer.session import prepare

@@ -1,0 +1,333 @@
+"""What a run tells of itself as metrics: `METRICS` is the only place where a metric is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Literal, NamedTuple
+
+from sparring.observe.state import RunState
+
+Workers = Mapping[str, Mapping[str, Any]]
+Labelled = tuple[tuple[str, ...], Any]
+Source = Callable[[RunState, Workers], Iterable[Labelled]]
+
+
+class Metric(NamedTuple):
+    """One exported metric. `source` pairs label values with readings; a reading of None is left out."""
+
+    name: str
+    type: Literal["counter", "gauge", "histogram"]
+    help: str
+    source: Source
+    labels: tuple[str, ...] = ()
+
+
+def of_state(field: str) -> Source:
+    """A reading of the run as a whole."""
+    return lambda state, workers: [((), getattr(state, field))]
+
+
+def by_reason(field: str) -> Source:
+    """A counter of the run by reason."""
+    return lambda state, workers: [((reason,), value) for reason, value in dict(getattr(state, field)).items()]
+
+
+def of_workers(field: str) -> Source:
+    """A number in the workers' heartbeats; a worker that does not tell it is left out."""
+    return lambda state, workers: [((worker,), number(beat.get(field))) for worker, beat in workers.items()]
+
+
+def number(value: object) -> float | None:
+    """`value` where it is a number, else None."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def waits(beat: Mapping[str, Any]) -> dict[str, float]:
+    """A worker's seconds of waiting by reason."""
+    by_name = beat.get("wait_seconds")
+    readings = by_name.items() if isinstance(by_name, Mapping) else ()
+    return {str(reason): seconds for reason, value in readings if (seconds := number(value)) is not None}
+
+
+def _worker_waits(state: RunState, workers: Workers) -> Iterator[Labelled]:
+    for worker, beat in workers.items():
+        for reason, seconds in waits(beat).items():
+            yield (worker, reason), seconds
+
+
+def _worker_info(state: RunState, workers: Workers) -> Iterator[Labelled]:
+    for worker, beat in workers.items():
+        yield (worker, str(beat.get("node", "")), str(beat.get("pid", ""))), 1
+
+
+def _consumed(state: RunState, workers: Workers) -> Iterator[Labelled]:
+    yield ("worker",), state.worker_shards
+    yield ("trainer",), state.trainer_shards
+
+
+def _updated(state: RunState, workers: Workers) -> Iterator[Labelled]:
+    yield (), state.updated or None
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric(
+        "sparring_info",
+        "gauge",
+        "What runs, in the labels; always 1.",
+        lambda state, workers: [((state.engine, state.dataset, state.phase), 1)],
+        ("engine", "dataset", "phase"),
+    ),
+    Metric(
+        "sparring_up",
+        "gauge",
+        "1 if the run's state could be read, else 0 and nothing but this is exported.",
+        lambda state, workers: [((), 1)],
+    ),
+    Metric("sparring_steps_total", "counter", "Optimizer updates that the trainer has made.", of_state("step")),
+    Metric("sparring_planned_steps", "gauge", "Steps that the whole run takes.", of_state("total_steps")),
+    Metric("sparring_epoch", "gauge", "Epoch that is being trained on, counted from 0.", of_state("epoch")),
+    Metric("sparring_planned_epochs", "gauge", "Epochs that the whole run takes.", of_state("epochs")),
+    Metric("sparring_examples_total", "counter", "Examples trained on.", of_state("examples")),
+    Metric(
+        "sparring_examples_per_second",
+        "gauge",
+        "Examples trained on a second.",
+        of_state("examples_per_second"),
+    ),
+    Metric(
+        "sparring_run_seconds_total",
+        "counter",
+        "Seconds that the run has lasted, resumes included.",
+        of_state("seconds"),
+    ),
+    Metric(
+        "sparring_step_seconds_total",
+        "counter",
+        "Seconds that the trainer spent in steps.",
+        of_state("step_seconds"),
+    ),
+    Metric(
+        "sparring_trainer_wait_seconds_total",
+        "counter",
+        "Seconds that the trainer waited, by reason.",
+        by_reason("wait_seconds"),
+        ("reason",),
+    ),
+    Metric(
+        "sparring_trainer_restarts_total",
+        "counter",
+        "Times that a dead trainer was started again from its last checkpoint.",
+        of_state("trainer_restarts"),
+    ),
+    Metric(
+        "sparring_state_updated_timestamp_seconds",
+        "gauge",
+        "When the trainer last told its state, Unix time in seconds.",
+        _updated,
+    ),
+    Metric(
+        "sparring_staleness_steps",
+        "histogram",
+        "Staleness of consumed shards when they were trained on, in trainer steps.",
+        of_state("staleness"),
+    ),
+    Metric(
+        "sparring_staleness_in_flight_steps",
+        "histogram",
+        "Part of the staleness that arose before a shard reached the trainer, in trainer steps.",
+        of_state("in_flight"),
+    ),
+    Metric(
+        "sparring_staleness_in_queue_steps",
+        "histogram",
+        "Part of the staleness that arose after a shard had reached the trainer, in trainer steps.",
+        of_state("in_queue"),
+    ),
+    Metric(
+        "sparring_max_staleness_steps",
+        "gauge",
+        "The bound: no shard staler than this is trained on, in trainer steps.",
+        of_state("max_staleness"),
+    ),
+    Metric(
+        "sparring_drift_total",
+        "counter",
+        "Drift summed over consumed shards: path length of the weights since a shard's version, relative to "
+        "their norm. Divide by sparring_staleness_steps_count for the mean.",
+        of_state("drift_sum"),
+    ),
+    Metric(
+        "sparring_shards_consumed_total",
+        "counter",
+        "Shards trained on, by who attacked them (worker or trainer).",
+        _consumed,
+        ("source",),
+    ),
+    Metric(
+        "sparring_shards_dropped_total",
+        "counter",
+        "Shards lost or thrown away whose tickets were issued again, by reason.",
+        by_reason("dropped"),
+        ("reason",),
+    ),
+    Metric(
+        "sparring_shards_set_aside_total",
+        "counter",
+        "Tickets given up after too many lost attempts; their examples are missing from an epoch.",
+        of_state("set_aside"),
+    ),
+    Metric(
+        "sparring_shards_outstanding",
+        "gauge",
+        "Shards that were issued and whose step has not ended yet.",
+        of_state("outstanding"),
+    ),
+    Metric("sparring_shards_ready", "gauge", "Shards that wait to be trained on.", of_state("ready")),
+    Metric(
+        "sparring_queue_bytes",
+        "gauge",
+        "Memory that the queue's server uses, in bytes.",
+        of_state("queue_bytes"),
+    ),
+    Metric(
+        "sparring_gradient_evaluations_total",
+        "counter",
+        "Gradients by the input that the attacks on consumed shards took, counted by example.",
+        of_state("gradients"),
+    ),
+    Metric(
+        "sparring_refresh_steps_total",
+        "counter",
+        "Fresh attack steps that the trainer added to consumed shards.",
+        of_state("refresh_steps"),
+    ),
+    Metric(
+        "sparring_snapshot_publications_total",
+        "counter",
+        "Snapshots of the weights that were published.",
+        of_state("publications"),
+    ),
+    Metric(
+        "sparring_snapshot_publish_seconds_total",
+        "counter",
+        "Seconds that publishing snapshots took.",
+        of_state("publish_seconds"),
+    ),
+    Metric(
+        "sparring_snapshot_publish_bytes_total",
+        "counter",
+        "Bytes of the snapshots that were published.",
+        of_state("publish_bytes"),
+    ),
+    Metric("sparring_snapshot_version", "gauge", "Step whose weights were published last.", of_state("version")),
+    Metric("sparring_fence", "gauge", "The run's fence; it grows with every start or resume.", of_state("fence")),
+    Metric(
+        "sparring_clean_accuracy",
+        "gauge",
+        "Accuracy on held-out examples, share in [0, 1]; absent until measured.",
+        of_state("clean_accuracy"),
+    ),
+    Metric(
+        "sparring_robust_accuracy",
+        "gauge",
+        "Accuracy on attacked held-out examples, share in [0, 1]; absent until measured.",
+        of_state("robust_accuracy"),
+    ),
+    Metric(
+        "sparring_heldout_examples",
+        "gauge",
+        "Held-out examples that the two accuracies were measured on.",
+        of_state("heldout_samples"),
+    ),
+    Metric(
+        "sparring_train_robust_accuracy",
+        "gauge",
+        "Accuracy on the attacked examples that are trained on, share in [0, 1].",
+        of_state("train_robust_accuracy"),
+    ),
+    Metric(
+        "sparring_fresh_minus_stale_accuracy",
+        "gauge",
+        "Robust accuracy against a fresh attack less that against the stale one on the same shard, difference "
+        "of shares; below 0: staleness weakens the attack.",
+        of_state("fresh_minus_stale"),
+    ),
+    Metric("sparring_loss", "gauge", "Training loss, in nats.", of_state("loss")),
+    Metric(
+        "sparring_epsilon",
+        "gauge",
+        "Radius of the attack now, in pixel intensity of [0, 1].",
+        of_state("epsilon"),
+    ),
+    Metric("sparring_learning_rate", "gauge", "Learning rate now.", of_state("learning_rate")),
+    Metric(
+        "sparring_worker_info",
+        "gauge",
+        "Where a worker runs, in the labels; always 1.",
+        _worker_info,
+        ("worker", "node", "pid"),
+    ),
+    Metric(
+        "sparring_worker_last_heartbeat_timestamp_seconds",
+        "gauge",
+        "When the worker last told its state, Unix time in seconds.",
+        of_workers("time"),
+        ("worker",),
+    ),
+    Metric(
+        "sparring_worker_shards_total",
+        "counter",
+        "Shards that the worker attacked.",
+        of_workers("shards"),
+        ("worker",),
+    ),
+    Metric(
+        "sparring_worker_abandoned_total",
+        "counter",
+        "Shards that the worker gave up before it had finished them.",
+        of_workers("abandoned"),
+        ("worker",),
+    ),
+    Metric(
+        "sparring_worker_gradient_evaluations_total",
+        "counter",
+        "Gradients by the input that the worker evaluated, counted by example.",
+        of_workers("gradients"),
+        ("worker",),
+    ),
+    Metric(
+        "sparring_worker_busy_seconds_total",
+        "counter",
+        "Seconds that the worker attacked.",
+        of_workers("busy_seconds"),
+        ("worker",),
+    ),
+    Metric(
+        "sparring_worker_wait_seconds_total",
+        "counter",
+        "Seconds that the worker waited, by reason.",
+        _worker_waits,
+        ("worker", "reason"),
+    ),
+    Metric(
+        "sparring_worker_attack_seconds",
+        "gauge",
+        "Seconds that the attack on one shard takes the worker.",
+        of_workers("attack_seconds"),
+        ("worker",),
+    ),
+    Metric(
+        "sparring_worker_snapshot_version",
+        "gauge",
+        "Step whose weights the worker attacks with.",
+        of_workers("version"),
+        ("worker",),
+    ),
+    Metric(
+        "sparring_worker_swaps_total",
+        "counter",
+        "Newer weights that the worker swapped in between two attack steps.",
+        of_workers("swaps"),
+        ("worker",),
+    ),
+)

@@ -1,0 +1,96 @@
+"""Reaching the queue's server: a client, a check of the server's settings, and retries while it is away."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import redis
+from redis import exceptions as failures
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from sparring.errors import SparringError
+
+TRANSIENT = (failures.ConnectionError, failures.TimeoutError, failures.BusyLoadingError)
+REFUSED = (failures.AuthenticationError, failures.AuthorizationError, failures.NoPermissionError)
+
+
+class QueueUnavailable(SparringError):
+    """The server does not answer, or does not let us in."""
+
+
+def connect(url: str, password: str | None, timeout_s: float) -> redis.Redis:
+    """A client without retries of its own (`Transport` has them). Nothing is sent yet."""
+    wait_s = max(2.0, min(timeout_s, 10.0))
+    try:
+        return redis.Redis.from_url(
+            url,
+            password=password,
+            socket_timeout=wait_s,
+            socket_connect_timeout=wait_s,
+            socket_keepalive=True,
+            retry=Retry(NoBackoff(), 0),
+        )
+    except ValueError as error:
+        raise SparringError("queue.redis_url is not a Redis URL. Give it as redis://HOST:PORT/DB.") from error
+
+
+def check_server(client: redis.Redis, needed_bytes: int, timeout_s: float = 10.0) -> None:
+    """Refuse a server that could throw shards away or cannot hold what may be outstanding.
+
+    Raises:
+        SparringError: with the server's setting, its value and the remedy.
+    """
+    info: dict[str, Any] = with_retries(client, client.info, timeout_s)
+    version = str(info["redis_version"])
+    if "valkey_version" not in info and int(version.split(".")[0]) < 7:
+        raise SparringError(f"Redis {version} is too old at {describe(client)}: use Redis 7 or newer, or Valkey.")
+    policy, limit = info["maxmemory_policy"], int(info["maxmemory"])
+    if policy != "noeviction":
+        raise SparringError(
+            f"maxmemory-policy = {policy} at {describe(client)} could evict shards; it must be noeviction. "
+            f"Run CONFIG SET maxmemory-policy noeviction, or unset queue.redis_url for an embedded server."
+        )
+    if 0 < limit < needed_bytes:
+        raise SparringError(
+            f"maxmemory = {limit / 2**20:.0f} MiB at {describe(client)} is less than the {needed_bytes / 2**20:.0f} "
+            f"MiB that outstanding shards may take. Run CONFIG SET maxmemory {needed_bytes}, or lower "
+            f"staleness.depth, train.shards_per_step or train.batch_size."
+        )
+
+
+def describe(client: redis.Redis) -> str:
+    """Where the client connects, never with which password."""
+    where = client.connection_pool.connection_kwargs
+    return str(where["path"]) if "path" in where else f"{where.get('host')}:{where.get('port')}"
+
+
+def with_retries(client: redis.Redis, operation: Callable[[], Any], timeout_s: float) -> Any:
+    """Run `operation`, again with back-off while the server cannot be reached, for `timeout_s` at most.
+
+    Raises:
+        QueueUnavailable: it stayed unreachable, or it refuses the password (which is not tried again).
+    """
+    deadline, pause_s = time.monotonic() + timeout_s, 0.02
+    while True:
+        try:
+            return operation()
+        except REFUSED as error:
+            _refused(client, error)
+        except TRANSIENT as error:
+            if time.monotonic() + pause_s > deadline:
+                raise QueueUnavailable(
+                    f"no answer from Redis at {describe(client)} for queue.timeout_s = {timeout_s:g} s "
+                    f"({type(error).__name__}). Check that the server runs and that queue.redis_url names it."
+                ) from error
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, 1.0)
+
+
+def _refused(client: redis.Redis, error: Exception) -> NoReturn:
+    raise QueueUnavailable(
+        f"Redis at {describe(client)} refuses to let us in ({str(error).split(' ')[0]}). Put its password into the "
+        f"environment variable that queue.password_env names; it goes neither into the URL nor into the recipe."
+    ) from None
