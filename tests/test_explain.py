@@ -6,12 +6,14 @@ from math import ceil
 import pytest
 import torch
 
+from sparring import calibration
 from sparring import explain as explaining
+from sparring.calibration import Measured
 from sparring.cli import main
 from sparring.config import Config, depth, from_tree
-from sparring.engines.ray import outstanding_bytes
-from sparring.explain import Measured, explain, inequalities, predict, trainer_attacks
+from sparring.explain import explain, inequalities, predict, trainer_attacks
 from sparring.queue.ledger import Ledger
+from sparring.queue.sizing import outstanding_bytes
 from sparring.trainer.plan import Plan
 
 MANY_CORES = 10_000
@@ -56,7 +58,7 @@ def plan_of(config: Config) -> Plan:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(explaining, "BUDGET_S", 0.02)
+    monkeypatch.setattr(calibration, "BUDGET_S", 0.02)
 
 
 @pytest.mark.usefixtures("quick")

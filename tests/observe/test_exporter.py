@@ -12,7 +12,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from sparring.errors import SparringError
-from sparring.observe.exporter import BUCKETS, METRICS, Exporter, markdown
+from sparring.observe.exporter import BUCKETS, Exporter, markdown
+from sparring.observe.metrics import METRICS
 from sparring.observe.state import RunState
 from tests.observe.states import full_state, heartbeat, heartbeats
 

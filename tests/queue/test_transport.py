@@ -20,6 +20,7 @@ import torch
 
 from sparring.errors import SparringError
 from sparring.queue import transport as module
+from sparring.queue.connection import QueueUnavailable, check_server, connect
 from sparring.queue.messages import Key, Shard, Ticket
 from sparring.queue.server import EmbeddedServer, find_server
 from sparring.queue.transport import (
@@ -28,13 +29,10 @@ from sparring.queue.transport import (
     Missing,
     QueueFull,
     QueueLost,
-    QueueUnavailable,
     Received,
     Sizes,
     Stop,
     Transport,
-    check_server,
-    connect,
 )
 
 MIB = 1 << 20
