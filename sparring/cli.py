@@ -227,8 +227,11 @@ def demo(as_json: Json = False) -> None:
     if as_json:
         out(json.dumps({**result.summary, "run": str(result.run.path)}, indent=2))
     else:
-        Console().print(result.table)
+        if result.table is not None:
+            Console().print(result.table)
         out(f"run: {result.run.path}")
+    if result.phase == "interrupted":
+        raise typer.Exit(130)
 
 
 @config_app.command("show", epilog=HINT)

@@ -30,11 +30,12 @@ SYNC_SECONDS = 6.0
 
 @dataclass(frozen=True)
 class Demonstration:
-    """What the demo shows: the run, its summary with the two more figures, and the table."""
+    """What the demo shows: the run, how it ended, its summary with two more figures, and the table if it finished."""
 
     run: Run
+    phase: str
     summary: dict[str, Any]
-    table: Table
+    table: Table | None
 
 
 def run_demo(progress: Callable[[], AbstractContextManager[Progress]], note: Callable[[str], None]) -> Demonstration:
@@ -53,13 +54,15 @@ def run_demo(progress: Callable[[], AbstractContextManager[Progress]], note: Cal
     note(f"3/3 {config.workers.count} workers, a queue and a trainer")
     with progress() as live:
         result = train(config, live.update)
+    if result.phase != "finished":
+        return Demonstration(result.run, result.phase, result.summary, None)
     summary = {
         **result.summary,
         "plain_robust_accuracy": plain.robust_accuracy,
         "speedup_over_sync": result.summary["examples_per_second"] / sync_rate,
     }
     result.run.write_json("summary.json", summary)
-    return Demonstration(result.run, summary, _table(untrained, plain, summary, sync_rate, result.run))
+    return Demonstration(result.run, result.phase, summary, _table(untrained, plain, summary, sync_rate, result.run))
 
 
 def train_plainly(config: Config) -> Learner:

@@ -223,6 +223,7 @@ class Driver:
             self._look()
             if self.interrupted and asked_at is None:
                 asked_at = time.monotonic()
+                self.run.request_stop()  # in the folder: a trainer that only now opens the queue clears it there
                 self.transport.request_stop()
             if asked_at is not None and time.monotonic() - asked_at > STOP_GRACE_S:
                 raise SparringError(

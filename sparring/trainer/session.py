@@ -221,12 +221,15 @@ class Session:
         self.stop_reason = self.stop_reason or reason
 
     def finish(self, ledger_state: dict[str, Any]) -> str:
-        """Last record and checkpoint; returns how it ended: finished, stopped or interrupted."""
-        self.state.phase = self.stop_reason or "finished"
+        """Last record and checkpoint; returns how it ended: finished, stopped or interrupted.
+
+        A run that made all its steps is told to be `evaluating`: it has finished when it has been judged.
+        """
+        self.state.phase = self.stop_reason or "evaluating"
         self.record()
         self.save(ledger_state)
         self.report_soon(force=True)
-        return self.state.phase
+        return self.stop_reason or "finished"
 
 
 @contextmanager

@@ -85,6 +85,7 @@ class Worker:
 
     def serve(self) -> str:
         """Lease and attack until told to stop; returns why it ended."""
+        self.stopping.clear()
         beat = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         beat.start()
         try:
@@ -123,8 +124,12 @@ class Worker:
                 f"{self.dataset.fingerprint}) is not the trainer's ({ticket.fingerprint}). Give all hosts the same."
             )
         began = time.monotonic()
-        self.weights.begin(ticket.fence, ticket.version)
+        ready = self.weights.begin(ticket.fence, ticket.version, self._abandoned)
         self.counts["wait_seconds"]["weights"] += time.monotonic() - began
+        if not ready:
+            self.counts["abandoned"] += 1
+            self.transport.hand_back(lease)
+            return
         production = Production(
             self.config,
             self.model,
@@ -151,6 +156,10 @@ class Worker:
             self.counts["attack_seconds"] = production.seconds
         else:
             self.counts["abandoned"] += 1
+
+    def _abandoned(self) -> bool:
+        """Nobody waits for what we work on."""
+        return self.lost.is_set() or self.stopping.is_set()
 
     def _beat(self) -> None:
         """Beside the attack: renew the lease, tell how we are, notice a stop."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -15,6 +16,7 @@ from sparring.trainer.snapshots import Arrays, Notice, load_arrays
 
 log = logging.getLogger(__name__)
 POLL_S = 2.0
+LOOK_S = 0.5
 FETCH_TIMEOUT_S = 60.0
 FETCH_SHARE = 0.1  # of a worker's time at most goes into fetching snapshots that no ticket asks for
 CALL_S = 0.004  # what asking for one costs beside the fetch: two calls of an actor
@@ -40,21 +42,32 @@ class Weights:
             threading.Thread(target=self._follow, name="weights", daemon=True).start()
 
     @property
+    def _newest_fence(self) -> int:
+        return 0 if self._newest is None else self._newest[0].fence
+
+    @property
     def version(self) -> int:
         return self.loaded[1]
 
-    def begin(self, fence: int, version: int) -> None:
+    def begin(self, fence: int, version: int, abandoned: Callable[[], bool]) -> bool:
         """Load the newest snapshot of `fence` that is at least `version` (under lockstep exactly that one).
+
+        False: the wait has lost its sense, since `abandoned` or because a later fence has taken over.
 
         Raises:
             SparringError: none came in time.
         """
-        found = self._exactly(fence, version) if self.lockstep else self._at_least(fence, version)
-        if found is None:
-            raise SparringError(
-                f"no snapshot of version {version} came within {self.timeout_s:.0f} s; the trainer may be gone."
-            )
+        limit = time.monotonic() + self.timeout_s
+        look = self._exactly if self.lockstep else self._at_least
+        while (found := look(fence, version)) is None:
+            if abandoned() or self._newest_fence > fence:
+                return False
+            if time.monotonic() > limit:
+                raise SparringError(
+                    f"no snapshot of version {version} came within {self.timeout_s:.0f} s; the trainer may be gone."
+                )
         self._load(*found)
+        return True
 
     def swap(self) -> None:
         """Load a newer snapshot of the same fence if one has arrived."""
@@ -75,17 +88,20 @@ class Weights:
         def usable() -> bool:
             return self._newest is not None and self._newest[0].fence == fence and self._newest[0].version >= version
 
-        limit = time.monotonic() + self.timeout_s
         with self._arrived:
-            while not usable():
+            if not usable():
                 self._wanted.set()
-                if not self._arrived.wait(limit - time.monotonic()):
-                    return None
-            return self._newest
+                self._arrived.wait(LOOK_S)
+            return self._newest if usable() else None
 
     def _exactly(self, fence: int, version: int) -> tuple[Notice, Arrays] | None:
-        notice = ray.get(self.store.exactly.remote((fence, version), self.timeout_s), timeout=self.timeout_s + 10)
-        return None if notice is None else (notice, ray.get(notice.ref[0], timeout=self.timeout_s))
+        try:
+            notice = ray.get(self.store.exactly.remote((fence, version), LOOK_S), timeout=LOOK_S + 10)
+            return None if notice is None else (notice, ray.get(notice.ref[0], timeout=FETCH_TIMEOUT_S))
+        except ray.exceptions.RayError as error:
+            log.info("snapshot not fetched: %s", type(error).__name__)
+            time.sleep(0.2)
+            return None
 
     def _follow(self) -> None:
         """Wait in the store for the next snapshot, fetch it, and again; a store that is restarting is asked again.
