@@ -13,7 +13,7 @@ from statistics import median
 
 import torch
 
-from sparring.attacks.gradient import attack_from
+from sparring.attacks.gradient import attack_from, frozen
 from sparring.attacks.norms import random_start
 from sparring.config import Config
 from sparring.engines.threads import cores, trainer_threads, worker_threads
@@ -129,7 +129,7 @@ def _attack_s(parts: Parts, device: torch.device, threads: int) -> float:
         current[0].advance(0)
         _finish(device)
 
-    with _threads(threads):
+    with _threads(threads), frozen(model):
         return _seconds(begin) + steps.steps * steps.restarts * _seconds(advance)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from sparring.errors import UsageError
 
@@ -32,7 +32,7 @@ SHORT_NAMES = {
 class Settings(BaseModel):
     """A group of settings: unknown names are refused, values are fixed once made."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 def setting(default: Any, unit: str, **bounds: Any) -> Any:
@@ -109,6 +109,14 @@ class ScheduleSettings(Settings):
     """Where cyclic and one_cycle reach the peak."""
     milestones: tuple[float, ...] = setting((0.5, 0.75), "share of training")
     """Where piecewise lowers the rate."""
+
+    @field_validator("milestones")
+    @classmethod
+    def _rising(cls, milestones: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not 0 < share < 1 for share in milestones) or list(milestones) != sorted(set(milestones)):
+            raise ValueError("must be shares of training between 0 and 1, rising")
+        return milestones
+
     factor: float = setting(0.1, "1", gt=0, le=1)
     """What piecewise multiplies the rate by at each milestone."""
 
@@ -198,6 +206,9 @@ class QueueSettings(Settings):
     """Where the password is read from."""
     wire: Literal["int8", "exact"] = setting("int8", "name")
     """How perturbations travel: int8 of ε/127 (L2: of max|δ|/127), or exact float32."""
+    weights: Literal["auto", "redis", "object_store"] = setting("auto", "name")
+    """How snapshots of the weights reach the workers: through this queue's Redis, or Ray's object store with one copy
+    per node; auto: Redis up to 4 MiB."""
     lease_s: float = setting(15.0, "seconds", gt=0, le=3600)
     """A lease that is not renewed for so long is lost and its ticket is issued again."""
     attempts: int = setting(3, "attempts", ge=1, le=100)
@@ -276,6 +287,12 @@ def depth(settings: StalenessSettings) -> int:
     return max(0, min(3, settings.max_staleness - settings.publish_every))
 
 
+def bound(config: Config) -> int:
+    """The staleness that no step of the run exceeds."""
+    bounds = {"sync": 0, "simulated": config.simulated.staleness, "ray": config.staleness.max_staleness}
+    return bounds[config.engine]
+
+
 def check_staleness(settings: StalenessSettings) -> str | None:
     """Refuse what cannot make progress; return a warning where shards will be dropped, else None.
 
@@ -339,7 +356,8 @@ def from_tree(tree: Mapping[str, Any]) -> Config:
         first = error.errors()[0]
         known = [str(part) for part in first["loc"] if str(part) in set(_words())]
         name = ".".join(known or map(str, first["loc"]))
-        raise UsageError(f"{name} = {first['input']!r}: {first['msg']}. See `sparring config schema`.") from error
+        said = first["msg"].removeprefix("Value error, ")
+        raise UsageError(f"{name} = {first['input']!r}: {said}. See `sparring config schema`.") from error
 
 
 def to_toml(config: Config) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from sparring.calibration import Measured, measure
 from sparring.config import Config, check_staleness, depth
-from sparring.engines.threads import trainer_would_idle
+from sparring.engines.threads import trainer_attacks
 from sparring.errors import UsageError
 from sparring.queue.sizing import needed_memory
 from sparring.trainer.plan import Plan
@@ -187,13 +187,6 @@ def exchanges(config: Config) -> bool:
     """Workers swap weights in flight, as the loop decides it."""
     settings = config.staleness
     return settings.exchange and not settings.lockstep and depth(settings) > 0
-
-
-def trainer_attacks(config: Config) -> bool:
-    """The trainer makes shards itself while it would wait, as the loop decides it."""
-    settings = config.staleness
-    allowed = {"auto": trainer_would_idle(config), "always": True, "never": False}[settings.trainer_attacks]
-    return allowed and not settings.lockstep
 
 
 def outstanding_shards(config: Config, ratio: float) -> int:

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import platform
+import secrets
 import tempfile
 import time
 from collections.abc import Iterator
@@ -55,8 +56,8 @@ class Run:
 
     @property
     def id(self) -> str:
-        """The name of the run in Redis."""
-        return self.path.name
+        """The name of the run in Redis and Ray: other runs there may have a folder of the same name."""
+        return f"{self.path.name}-{self.read_json('id.json') or '0'}"
 
     def config(self) -> Config:
         return load(self.config_file)
@@ -135,8 +136,9 @@ def create(config: Config) -> Run:
     except OSError as error:
         raise SparringError(f"run.root = {config.run.root}: cannot make {path} ({error.strerror}).") from error
     run = Run(path)
-    write_atomically(run.config_file, to_toml(config))
+    run.write_json("id.json", secrets.token_hex(4))
     run.write_json("environment.json", environment())
+    write_atomically(run.config_file, to_toml(config))
     return run
 
 
@@ -188,6 +190,17 @@ def overridden(config: Config, values: dict[str, Any]) -> Config:
             group = group[part]
         group[leaf] = value
     return from_tree(tree)
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """With the paths to the data made absolute: a run is resumed and evaluated from other folders too."""
+    kind, colon, path = config.data.name.partition(":")
+    changes: dict[str, Any] = {}
+    if colon:
+        changes["data.name"] = f"{kind}:{Path(path).expanduser().resolve()}"
+    if config.data.root is not None:
+        changes["data.root"] = str(config.data.root.expanduser().resolve())
+    return overridden(config, changes)
 
 
 def _locked(file: IO[str]) -> bool:

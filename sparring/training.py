@@ -15,14 +15,15 @@ import torch
 from sparring.config import Config, check_staleness, differences, to_toml
 from sparring.data import load
 from sparring.engines import Ended
-from sparring.engines.threads import trainer_threads
+from sparring.engines.threads import trainer_attacks, trainer_threads
 from sparring.errors import UsageError
 from sparring.evaluation import attack_for, evaluate
 from sparring.observe.exporter import Exporter
 from sparring.observe.logs import to_file
 from sparring.observe.report import summary
 from sparring.observe.state import RunState
-from sparring.runs import Run, create, open_run, overridden, write_atomically
+from sparring.runs import Run, create, open_run, overridden, with_absolute_paths, write_atomically
+from sparring.trainer import checkpoints
 from sparring.trainer.session import Parts, Session, prepare, stopping_on_signals
 
 log = logging.getLogger(__name__)
@@ -85,14 +86,14 @@ def train(
         UsageError: the configuration cannot work.
         SparringError: the run failed; its folder and its last checkpoint stay.
     """
-    config = config or Config()
+    config = with_absolute_paths(config or Config())
     return _execute(config, lambda: create(config), show, on_run)
 
 
 def make_run(config: Config) -> Run:
     """A run folder for a background process to train in; what can be found wrong is found now."""
     check(config)
-    return create(config)
+    return create(with_absolute_paths(config))
 
 
 def attend(run: Run) -> Result:
@@ -108,6 +109,13 @@ def check(config: Config) -> Parts:
     """
     if config.engine == "ray":
         from sparring.engines.ray import check_resources
+
+        if config.workers.count == 0 and not trainer_attacks(config):
+            raise UsageError(
+                f"workers.count = 0 with staleness.trainer_attacks = {config.staleness.trainer_attacks!r}"
+                f"{' and staleness.lockstep' if config.staleness.lockstep else ''}: nobody would attack. Start at "
+                f"least one worker, or set staleness.trainer_attacks to 'always'."
+            )
 
         check_staleness(config.staleness)
         check_resources(config)
@@ -136,12 +144,16 @@ def resume(path: Path, changes: dict[str, Any] | None = None, show: Show | None 
     if run.is_alive():
         raise UsageError(f"{path} is still running; `sparring stop {path}` first.")
 
-    def reopen() -> Run:
-        run.clear_stop()
-        write_atomically(run.config_file, to_toml(config))
-        return run
+    _require_loadable(run, config)
+    return _execute(config, lambda: run, show, None)
 
-    return _execute(config, reopen, show, None)
+
+def _require_loadable(run: Run, config: Config) -> None:
+    """Find a damaged checkpoint before anything of the run is touched."""
+    path = checkpoints.latest(run.checkpoints)
+    if path is not None:
+        checkpoints.load_state(path)
+        checkpoints.load_weights(path, prepare(config).model)
 
 
 def _execute(
@@ -162,6 +174,8 @@ def _execute(
             exporter = stack.enter_context(Exporter(config.metrics.bind, config.metrics.port, watch.read))
         run = watch.run = open_folder()
         stack.enter_context(run.owned())
+        run.clear_stop()
+        write_atomically(run.config_file, to_toml(config))
         to_file(run.log)
         if exporter is not None:
             run.write_json("metrics.json", {"url": f"http://{config.metrics.bind}:{exporter.port}/metrics"})
@@ -171,7 +185,7 @@ def _execute(
         if on_run is not None:
             on_run(run)
         if queue is not None:
-            ended = ray_engine.run(config, run, queue, watch)
+            ended = ray_engine.run(config, run, queue, watch, parts.model)
         else:
             ended = _in_this_process(config, run, parts, watch)
         return _conclude(run, ended.phase, ended.state, ended.evaluation, watch)

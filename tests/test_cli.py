@@ -188,7 +188,7 @@ def test_a_wrong_request_is_refused_in_one_sentence_and_leaves_nothing(
 
 def test_missing_data_are_told_with_the_folder(say: Say, elsewhere: Path) -> None:
     said = say("train", "--data.name", "mnist", "--data.root", "data", "--data.download", "false")
-    assert said.code == 1 and "data.root = 'data' does not hold mnist and data.download is off" in said.complaint
+    assert said.code == 1 and "/data' does not hold mnist and data.download is off" in said.complaint
     assert os.listdir(elsewhere) == []
 
 

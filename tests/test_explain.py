@@ -11,7 +11,8 @@ from sparring import explain as explaining
 from sparring.calibration import Measured
 from sparring.cli import main
 from sparring.config import Config, depth, from_tree
-from sparring.explain import explain, inequalities, predict, trainer_attacks
+from sparring.engines.threads import trainer_attacks
+from sparring.explain import explain, inequalities, predict
 from sparring.queue.ledger import Ledger
 from sparring.queue.sizing import outstanding_bytes
 from sparring.trainer.plan import Plan

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from torch import nn
 
-from sparring.config import Config, depth
+from sparring.config import Config
 from sparring.engines import Ended
 from sparring.engines.threads import worker_threads
 from sparring.errors import SparringError, UsageError
@@ -29,7 +30,7 @@ from sparring.queue.transport import Transport
 from sparring.runs import Run, write_atomically
 from sparring.trainer.actor import Trainer
 from sparring.trainer.session import stopping_on_signals
-from sparring.trainer.snapshots import SnapshotStore
+from sparring.trainer.snapshots import SnapshotStore, kept, through_ray
 from sparring.workers.actor import Worker
 from sparring.workers.pool import Pool
 
@@ -123,25 +124,15 @@ def ray_cluster(config: Config) -> Iterator[None]:
 class Driver:
     """Starts the actors, watches them, heals them and stops them."""
 
-    def __init__(self, config: Config, run: Run, queue: Queue, watch: Watch) -> None:
+    def __init__(self, config: Config, run: Run, queue: Queue, watch: Watch, model: nn.Module) -> None:
         self.config, self.run, self.queue, self.watch = config, run, queue, watch
         settings = config.queue
         client = connect(queue.url, queue.password, settings.timeout_s)
         self.transport = Transport(client, run.id, lease_s=settings.lease_s, timeout_s=settings.timeout_s)
         self.tree = config.model_dump(mode="json", exclude_none=True)
-        keep = depth(config.staleness) + 2 if config.staleness.lockstep else 2
         # Known by name: an actor whose arguments hold a handle could not be restarted once the handle is gone.
         self.store_name = f"sparring-snapshots-{run.id}"
-        self.store = (
-            ray.remote(SnapshotStore)
-            .options(
-                name=self.store_name,
-                num_cpus=STORE_CPUS,
-                max_restarts=-1,
-                max_concurrency=1000 + config.workers.count,
-            )
-            .remote(keep)
-        )
+        self.store = self._store() if through_ray(config, model) else None
         self.pool = Pool(self._worker, self.transport.drop_worker)
         self.interrupted = False
         self.state = RunState(engine="ray", dataset=config.data.name, total_steps=0)
@@ -195,7 +186,8 @@ class Driver:
             except ray.exceptions.RayTaskError as error:
                 raise SparringError(f"the trainer failed: {error.cause!r}; see {self.run.path / 'logs'}.") from error
             if outcome["phase"] == "failed":
-                raise SparringError(outcome["error"])
+                died = f" A worker died: {self.pool.last_error}" if self.pool.last_error else ""
+                raise SparringError(outcome["error"] + died)
             return outcome
 
     def _until_back(self, trainer: Any) -> None:
@@ -277,6 +269,18 @@ class Driver:
         content = {"url": self.queue.url, "password": password, "pid": os.getpid()}
         write_atomically(self.run.connection, json.dumps(content), mode=0o600)
 
+    def _store(self) -> Any:
+        return (
+            ray.remote(SnapshotStore)
+            .options(
+                name=self.store_name,
+                num_cpus=STORE_CPUS,
+                max_restarts=-1,
+                max_concurrency=1000 + self.config.workers.count,
+            )
+            .remote(kept(self.config))
+        )
+
     def _trainer(self) -> Any:
         settings = self.config.trainer
         return (
@@ -301,6 +305,7 @@ class Driver:
                 self.tree,
                 name,
                 str(self.run.path),
+                self.run.id,
                 self.queue.url,
                 self.queue.password,
                 self.store_name,
@@ -310,7 +315,7 @@ class Driver:
         )
 
 
-def run(config: Config, run: Run, queue: Queue, watch: Watch) -> Ended:
+def run(config: Config, run: Run, queue: Queue, watch: Watch, model: nn.Module) -> Ended:
     """Train through workers, queue and trainer; see `Driver.train`."""
     with ray_cluster(config):
-        return Driver(config, run, queue, watch).train()
+        return Driver(config, run, queue, watch, model).train()

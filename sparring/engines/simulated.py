@@ -27,6 +27,9 @@ def run(session: Session, parts: Parts, resumed: Checkpoint | None) -> str:
     refresh = parts.config.staleness.refresh
     progress = progress_of(resumed)
     attacker = Attacker(parts, settings.staleness)
+    if resumed is not None:
+        attacker.history.extend(resumed.extra)
+    session.extra = lambda: list(attacker.history)
     for keys in plan.steps(progress.epoch, progress.done):
         if session.should_stop():
             break
@@ -49,7 +52,7 @@ class Attacker:
 
     def __init__(self, parts: Parts, staleness: int) -> None:
         self.parts = parts
-        self.model = copy.deepcopy(parts.model)
+        self.model = copy.deepcopy(parts.model).eval().requires_grad_(False)
         self.history: deque[tuple[int, dict[str, Tensor], float]] = deque(maxlen=staleness + 1)
 
     def remember(self, step: int, weights: dict[str, Tensor], epsilon: float) -> None:

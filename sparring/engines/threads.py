@@ -30,6 +30,13 @@ def trainer_threads(config: Config) -> int:
     return worker_threads(config)
 
 
+def trainer_attacks(config: Config) -> bool:
+    """Whether the trainer makes shards itself while it would wait."""
+    settings = config.staleness
+    allowed = {"auto": trainer_would_idle(config), "always": True, "never": False}[settings.trainer_attacks]
+    return allowed and not settings.lockstep
+
+
 def trainer_would_idle(config: Config) -> bool:
     """The trainer's device is not filled by workers: it has a GPU of its own, or cores are left over."""
     if config.trainer.num_gpus > 0:

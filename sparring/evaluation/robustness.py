@@ -63,6 +63,8 @@ def evaluate(
     total = len(dataset) if samples is None else min(samples, len(dataset))
     device = next(model.parameters()).device
     clean = robust = 0
+    if progress is not None:
+        progress(0, total)
     with frozen(model):
         for first in range(0, total, batch_size):
             indices = torch.arange(first, min(first + batch_size, total))

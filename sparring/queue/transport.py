@@ -7,6 +7,7 @@ repeated change nothing, or the attempt's lease expires and its ticket is issued
 All keys are under `sparring:{run}:`, the braces being the hash tag:
 
     fence version tickets wake leases owners returned    the queue itself
+    weights                                              the last snapshots, where they travel through the queue
     ready:FENCE committed:FENCE payload:FENCE:MEMBER     shards, MEMBER being epoch:number:attempt
     heartbeat state control meta                         what people and exporters look at
 """
@@ -45,6 +46,7 @@ T = TypeVar("T")
 
 LUA = Path(__file__).parent / "lua"
 LONGEST_BLOCK_S = 0.5
+EXACT_POLL_S = 0.005
 VERSIONS_PER_EPOCH = 2**31  # a ready shard's score is epoch · 2³¹ + version: exact in a double up to epoch 2²²
 
 
@@ -74,6 +76,15 @@ class Lease:
     version_now: int
     fence: int
     worker: str
+
+
+class Weights(NamedTuple):
+    """A snapshot on its way: what `sparring.trainer.snapshots` packs and unpacks."""
+
+    fence: int
+    version: int
+    epsilon: float
+    arrays: bytes
 
 
 class Missing(NamedTuple):
@@ -129,7 +140,7 @@ class Transport:
 
     def open(self, at_least: int = 0) -> int:
         """Raise the fence above every earlier one and `at_least`, empty the queue, and become its trainer."""
-        names = "fence version tickets wake leases owners returned control meta"
+        names = "fence version tickets wake leases owners returned control weights meta"
         self.fence = int(self._run("open", names, at_least, PROTOCOL, self._prefix))
         self._acknowledged = []
         return self.fence
@@ -153,6 +164,34 @@ class Transport:
     def publish_version(self, fence: int, version: int) -> None:
         """Name the newest published version; raises as `issue` does."""
         self._accepted(self._run("publish", "fence version", fence, version), fence)
+
+    def put_weights(self, fence: int, version: int, epsilon: float, arrays: bytes, keep: int) -> None:
+        """Hand a snapshot to all who wait for one, and forget all but the last `keep`; raises as `issue` does."""
+        reply = self._run("put_weights", "fence weights", fence, version, keep, repr(epsilon), arrays)
+        self._accepted(reply, fence)
+
+    def newer_weights(self, order: tuple[int, int], timeout_s: float) -> Weights | None:
+        """The newest snapshot as soon as it is newer than `order`, (fence, version); None when none came in time."""
+        deadline = time.monotonic() + timeout_s
+        after = f"{order[0]}-{order[1]}" if order[1] >= 0 else "0"
+        while True:
+            left_s = deadline - time.monotonic()
+            block_ms = _milliseconds(min(max(left_s, 0), LONGEST_BLOCK_S))
+            found = self._retry(partial(self._redis.xread, {self._key("weights"): after}, block=block_ms))
+            if found:
+                ((_, entries),) = found
+                return _weights(*entries[-1])
+            if left_s <= LONGEST_BLOCK_S:
+                return None
+
+    def weights(self, order: tuple[int, int], timeout_s: float) -> Weights | None:
+        """The snapshot named `order`; None when it did not come in time."""
+        deadline, name = time.monotonic() + timeout_s, f"{order[0]}-{order[1]}"
+        while not (found := self._retry(lambda: self._redis.xrange(self._key("weights"), name, name))):
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(EXACT_POLL_S)
+        return _weights(*found[0])
 
     def receive(self, timeout_s: float) -> Received | None:
         """The ready shard of the lowest version, or None when none came in time."""
@@ -393,6 +432,11 @@ def _received(key: Key, fence: int, payload: bytes | None) -> Received:
     if (shard.key, shard.fence) != (key, fence):
         return Missing(key, "payload_corrupt", f"it is that of {shard.key} under fence {shard.fence}", fence)
     return shard
+
+
+def _weights(name: bytes, fields: dict[bytes, bytes]) -> Weights:
+    fence, version = map(int, name.split(b"-"))
+    return Weights(fence, version, float(fields[b"epsilon"]), fields[b"arrays"])
 
 
 def _member(key: Key) -> str:

@@ -8,12 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import ray
 import torch
 
 from sparring.config import from_tree
 from sparring.data import load
-from sparring.engines.threads import cores, trainer_threads, trainer_would_idle
+from sparring.engines.threads import cores, trainer_attacks, trainer_threads, trainer_would_idle
 from sparring.errors import SparringError
 from sparring.evaluation import attack_for, evaluate
 from sparring.observe.logs import to_file
@@ -23,7 +22,7 @@ from sparring.queue.transport import Transport
 from sparring.runs import Run
 from sparring.trainer.loop import Loop
 from sparring.trainer.session import Session, prepare, stopping_on_signals
-from sparring.trainer.snapshots import Notice, to_arrays
+from sparring.trainer.snapshots import Route, Snapshot, route, to_arrays
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +49,7 @@ class Trainer:
         self, tree: dict[str, Any], run_path: str, url: str, password: str | None, store: str, python_path: list[str]
     ) -> None:
         sys.path[:0] = [path for path in python_path if path not in sys.path]
-        self.config, self.run, self.store = from_tree(tree), Run(Path(run_path)), ray.get_actor(store)
+        self.config, self.run, self.store = from_tree(tree), Run(Path(run_path)), store
         to_file(self.run.path / "logs" / "trainer.log")
         torch.set_num_threads(trainer_threads(self.config))
         settings = self.config.queue
@@ -64,7 +63,7 @@ class Trainer:
         )
         self.device = device_for(self.config.trainer.device, self.config.trainer.num_gpus)
         self.session: Session | None = None
-        self._last_put: Any = None
+        self.route: Route | None = None
 
     def train(self, fence: int) -> dict[str, Any]:
         """Run or go on; returns the phase it ended in and its state, or the sentence that says why it failed."""
@@ -72,6 +71,7 @@ class Trainer:
         try:
             parts = prepare(self.config)
             self.session = session = Session(parts, self.run, self.device, self._report)
+            self.route = route(self.config, parts.model, self.transport, self.store)
             resumed = session.restore()
             session.state.trainer_pid = os.getpid()
             loop = Loop(
@@ -80,6 +80,7 @@ class Trainer:
                 self.transport,
                 self._publish,
                 at_least_fence=fence - 1,
+                attacks_itself=trainer_attacks(self.config),
                 idle_device=trainer_would_idle(self.config),
                 resumed=resumed,
             )
@@ -119,7 +120,7 @@ class Trainer:
 
     def _publish(self, fence: int, version: int, epsilon: float) -> int:
         assert self.session is not None
+        assert self.route is not None
         arrays = to_arrays(self.session.learner.model)
-        notice = Notice(fence, version, epsilon, [ray.put(arrays)])
-        self._last_put = self.store.publish.remote(notice)
+        self.route.publish(Snapshot(fence, version, epsilon, arrays))
         return sum(array.nbytes for array in arrays.values())

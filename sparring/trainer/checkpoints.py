@@ -20,12 +20,14 @@ from sparring.runs import write_atomically
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a run continues from: optimizer state, counters and the ledger's record of the open epochs."""
+    """What a run continues from: optimizer state, counters, the ledger's record of the open epochs, and what the
+    engine adds (plain types and tensors)."""
 
     step: int
     optimizer: dict[str, Any]
     ledger: dict[str, Any]
     counters: dict[str, Any]
+    extra: Any = None
 
 
 def save(folder: Path, model: nn.Module, checkpoint: Checkpoint, keep: int, best: bool = False) -> Path:
@@ -42,7 +44,7 @@ def save(folder: Path, model: nn.Module, checkpoint: Checkpoint, keep: int, best
         for name, tensor in model.state_dict().items()
     }
     save_file(weights, partial / "model.safetensors")
-    state = {"step": checkpoint.step, "optimizer": checkpoint.optimizer}
+    state = {"step": checkpoint.step, "optimizer": checkpoint.optimizer, "extra": checkpoint.extra}
     torch.save(state, partial / "state.pt")
     (partial / "progress.json").write_text(json.dumps({"ledger": checkpoint.ledger, "counters": checkpoint.counters}))
     for file in partial.iterdir():
@@ -101,7 +103,8 @@ def load_state(path: Path) -> Checkpoint:
     try:
         state = torch.load(path / "state.pt", weights_only=True, map_location="cpu")
         progress = json.loads((path / "progress.json").read_text())
-        return Checkpoint(state["step"], state["optimizer"], progress["ledger"], progress["counters"])
+        ledger, counters = progress["ledger"], progress["counters"]
+        return Checkpoint(state["step"], state["optimizer"], ledger, counters, state.get("extra"))
     except Exception as error:
         raise SparringError(
             f"checkpoint {path} is cut short or damaged ({type(error).__name__}: {error}). Delete it to continue "

@@ -43,7 +43,7 @@ def make_optimizer(settings: OptimizerSettings, model: nn.Module) -> torch.optim
     parameters = model.parameters()
     if settings.name == "sgd":
         return torch.optim.SGD(
-            parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+            parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay, fused=True
         )
     kind = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
     return kind(
@@ -51,6 +51,7 @@ def make_optimizer(settings: OptimizerSettings, model: nn.Module) -> torch.optim
         lr=settings.lr,
         betas=(settings.beta1, settings.beta2),
         weight_decay=settings.weight_decay,
+        fused=True,
     )
 
 

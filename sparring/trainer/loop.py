@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from math import ceil
 
+from sparring.attacks import frozen
 from sparring.config import depth
 from sparring.errors import SparringError
 from sparring.queue.ledger import Ledger
@@ -36,7 +37,8 @@ Publish = Callable[[int, int, float], int]  # fence, version, epsilon -> bytes
 
 
 class Loop:
-    """One trainer's life. `publish` broadcasts the learner's weights; `idle_device`: its device would else idle."""
+    """One trainer's life. `publish` broadcasts the learner's weights; `attacks_itself`: it makes shards
+    while it would wait; `idle_device`: its device would else idle."""
 
     def __init__(
         self,
@@ -46,6 +48,7 @@ class Loop:
         publish: Publish,
         *,
         at_least_fence: int,
+        attacks_itself: bool,
         idle_device: bool,
         resumed: Checkpoint | None = None,
     ) -> None:
@@ -53,8 +56,7 @@ class Loop:
         self.config, self.plan, self.learner = parts.config, parts.plan, session.learner
         self.settings = parts.config.staleness
         self.exchange = self.settings.exchange and not self.settings.lockstep and depth(self.settings) > 0
-        allowed = {"auto": idle_device, "always": True, "never": False}[self.settings.trainer_attacks]
-        self.attacks_itself = allowed and not self.settings.lockstep
+        self.attacks_itself = attacks_itself
         self.idle_device = idle_device
         self.ledger = Ledger(
             shards_per_epoch=self.plan.shards_per_epoch,
@@ -184,8 +186,8 @@ class Loop:
         """Broadcast the present weights and say so in the queue."""
         began = time.monotonic()
         state, version = self.session.state, self.learner.step
-        state.publish_bytes += self._publish(self.fence, version, self.learner.epsilon())
         try:
+            state.publish_bytes += self._publish(self.fence, version, self.learner.epsilon())
             self.transport.publish_version(self.fence, version)
         except QueueLost:
             log.warning("the queue is gone; the next look at it starts over")
@@ -271,7 +273,8 @@ class Loop:
                 lease,
             )
         production, lease = self.own
-        production.advance(self.learner.step)
+        with frozen(self.learner.model):
+            production.advance(self.learner.step)
         if production.done:
             self.own = None
             if self.transport.finish_local(lease):

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from sparring.attacks import Attack, attack_from, frozen, perturb, perturbed
-from sparring.config import Config
+from sparring.config import Config, bound
 from sparring.data import Dataset, load, split_holdout
 from sparring.evaluation import evaluate
 from sparring.models import build
@@ -79,9 +79,10 @@ class Session:
             dataset=self.config.data.name,
             total_steps=self.last_step,
             epochs=self.plan.epochs,
-            max_staleness=self.config.staleness.max_staleness,
+            max_staleness=bound(self.config),
         )
         self.stop_reason: str | None = None
+        self.extra: Callable[[], Any] = lambda: None  # what the engine keeps in a checkpoint beside the rest
         self._began = time.monotonic()
         self._reported = 0.0
         self._best = -1.0
@@ -104,7 +105,7 @@ class Session:
         total = self.state.total_steps
         self.state = RunState.from_dict(checkpoint.counters)
         self.state.total_steps, self.state.engine = total, self.config.engine
-        self.state.max_staleness = self.config.staleness.max_staleness
+        self.state.max_staleness = bound(self.config)
         self._best = float(checkpoint.counters.get("best_robust_accuracy", -1.0))
         self._began = time.monotonic() - self.state.seconds
         log.info("continued from %s", path.name)
@@ -207,7 +208,8 @@ class Session:
     def save(self, ledger_state: dict[str, Any], best: bool = False) -> None:
         """Write a checkpoint of this step."""
         counters = {**self.state.as_dict(), "best_robust_accuracy": self._best}
-        checkpoint = Checkpoint(self.learner.step, self.learner.optimizer.state_dict(), ledger_state, counters)
+        optimizer = self.learner.optimizer.state_dict()
+        checkpoint = Checkpoint(self.learner.step, optimizer, ledger_state, counters, self.extra())
         checkpoints.save(self.run.checkpoints, self.learner.model, checkpoint, self.config.checkpoint.keep, best)
 
     def should_stop(self) -> bool:

@@ -1,19 +1,141 @@
-"""Versioned weight snapshots: put once into Ray's object store, handed out by a small actor, never by value.
+"""Versioned weight snapshots, and the two ways that they travel: through the queue's Redis, or Ray's object store.
 
 A snapshot is named by (fence, version): weights of an earlier start of the run are never newer than those of a
 later one, whatever their versions.
+
+Large weights are put once a version into Ray's object store, which keeps one copy per node, and handed out by a small
+actor. However small they are, that costs 20 ms or so of processor time a broadcast, summed over the processes
+(docs/results.md); small weights go through the queue's Redis, which takes a tenth of it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, NamedTuple
+import logging
+import time
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import ray
 import torch
+from safetensors.numpy import load, save
 from torch import nn
 
+from sparring.config import Config, depth
+from sparring.queue.transport import Transport
+
+log = logging.getLogger(__name__)
 Arrays = dict[str, "np.ndarray[Any, Any]"]
+SMALL_BYTES = 4 << 20
+FETCH_TIMEOUT_S = 60.0
+RETRY_S = 0.2
+
+
+class Snapshot(NamedTuple):
+    """Weights, and the ε that the attacks on them shall have."""
+
+    fence: int
+    version: int
+    epsilon: float
+    arrays: Arrays
+
+    @property
+    def order(self) -> tuple[int, int]:
+        return (self.fence, self.version)
+
+
+class Route(Protocol):
+    """How snapshots travel. Waiting methods return None when nothing came in time."""
+
+    def publish(self, snapshot: Snapshot) -> None:
+        """Broadcast it; the oldest that is kept is forgotten."""
+
+    def newer(self, order: tuple[int, int], timeout_s: float) -> Snapshot | None:
+        """The newest snapshot, as soon as it is newer than `order`."""
+
+    def exactly(self, order: tuple[int, int], timeout_s: float) -> Snapshot | None:
+        """The snapshot named `order`."""
+
+
+def to_arrays(model: nn.Module) -> Arrays:
+    """Parameters and buffers as contiguous CPU arrays."""
+    return {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in model.state_dict().items()}
+
+
+def load_arrays(model: nn.Module, arrays: Arrays) -> None:
+    """Copy a snapshot into the model in place; safe between two attack steps."""
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            tensor.copy_(torch.frombuffer(arrays[name].data, dtype=tensor.dtype).view(tensor.shape))
+
+
+def kept(config: Config) -> int:
+    """How many snapshots are kept: under lockstep all that a ticket may still name."""
+    return depth(config.staleness) + 2 if config.staleness.lockstep else 2
+
+
+def through_ray(config: Config, model: nn.Module) -> bool:
+    """Whether the weights of `model` travel through Ray's object store; every process comes to the same answer."""
+    if config.queue.weights != "auto":
+        return config.queue.weights == "object_store"
+    size: int = sum(tensor.nbytes for tensor in model.state_dict().values())
+    return size > SMALL_BYTES
+
+
+def route(config: Config, model: nn.Module, transport: Transport, store: str) -> Route:
+    """The way that the settings and the size of `model` call for; `store` is the name of the actor."""
+    return RayRoute(ray.get_actor(store)) if through_ray(config, model) else QueueRoute(transport, kept(config))
+
+
+class QueueRoute:
+    """Snapshots in a Redis stream of the run, its entries' ids being fence-version."""
+
+    def __init__(self, transport: Transport, keep: int) -> None:
+        self.transport, self.keep = transport, keep
+
+    def publish(self, snapshot: Snapshot) -> None:
+        self.transport.put_weights(snapshot.fence, snapshot.version, snapshot.epsilon, save(snapshot.arrays), self.keep)
+
+    def newer(self, order: tuple[int, int], timeout_s: float) -> Snapshot | None:
+        return _unpacked(self.transport.newer_weights(order, timeout_s))
+
+    def exactly(self, order: tuple[int, int], timeout_s: float) -> Snapshot | None:
+        return _unpacked(self.transport.weights(order, timeout_s))
+
+
+def _unpacked(found: tuple[int, int, float, bytes] | None) -> Snapshot | None:
+    return None if found is None else Snapshot(*found[:3], load(found[3]))
+
+
+class RayRoute:
+    """Snapshots in Ray's object store; `SnapshotStore` knows the newest references."""
+
+    def __init__(self, store: Any) -> None:
+        self.store = store
+        self._last: Any = None
+
+    def publish(self, snapshot: Snapshot) -> None:
+        notice = Notice(snapshot.fence, snapshot.version, snapshot.epsilon, [ray.put(snapshot.arrays)])
+        self._last = self.store.publish.remote(notice)
+
+    def newer(self, order: tuple[int, int], timeout_s: float) -> Snapshot | None:
+        return self._fetched(self.store.newer.remote(order, timeout_s), timeout_s)
+
+    def exactly(self, order: tuple[int, int], timeout_s: float) -> Snapshot | None:
+        return self._fetched(self.store.exactly.remote(order, timeout_s), timeout_s)
+
+    def _fetched(self, asked: Any, timeout_s: float) -> Snapshot | None:
+        """What the store answers; one that is restarting answers nothing and is asked again by the caller."""
+        try:
+            notice = ray.get(asked, timeout=timeout_s + 10)
+            if notice is None:
+                return None
+            arrays = ray.get(notice.ref[0], timeout=FETCH_TIMEOUT_S)
+        except ray.exceptions.RayError as error:
+            log.info("snapshot not fetched: %s", type(error).__name__)
+            time.sleep(RETRY_S)
+            return None
+        return Snapshot(notice.fence, notice.version, notice.epsilon, arrays)
 
 
 class Notice(NamedTuple):
@@ -27,18 +149,6 @@ class Notice(NamedTuple):
     @property
     def order(self) -> tuple[int, int]:
         return (self.fence, self.version)
-
-
-def to_arrays(model: nn.Module) -> Arrays:
-    """Parameters and buffers as contiguous CPU arrays."""
-    return {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in model.state_dict().items()}
-
-
-def load_arrays(model: nn.Module, arrays: Arrays) -> None:
-    """Copy a snapshot into the model in place; safe between two attack steps."""
-    with torch.no_grad():
-        for name, tensor in model.state_dict().items():
-            tensor.copy_(torch.frombuffer(arrays[name].data, dtype=tensor.dtype).view(tensor.shape))
 
 
 class SnapshotStore:

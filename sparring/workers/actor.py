@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import ray
 import torch
 
 from sparring.config import depth, from_tree
@@ -23,6 +22,7 @@ from sparring.queue.transport import Lease, Stop, Transport
 from sparring.runs import Run
 from sparring.trainer.actor import device_for
 from sparring.trainer.session import prepare
+from sparring.trainer.snapshots import route
 from sparring.workers.generator import Production
 from sparring.workers.weights import Weights
 
@@ -38,6 +38,7 @@ class Worker:
         tree: dict[str, Any],
         name: str,
         run_path: str,
+        run_id: str,
         url: str,
         password: str | None,
         store: str,
@@ -53,7 +54,7 @@ class Worker:
         def transport() -> Transport:
             return Transport(
                 connect(url, password, settings.timeout_s),
-                Run(Path(run_path)).id,
+                run_id,
                 lease_s=settings.lease_s,
                 timeout_s=settings.timeout_s,
                 wire=settings.wire,
@@ -69,7 +70,10 @@ class Worker:
         staleness = self.config.staleness
         self.exchange = staleness.exchange and not staleness.lockstep and depth(staleness) > 0
         self.weights = Weights(
-            ray.get_actor(store), self.model, lockstep=staleness.lockstep, timeout_s=self.config.trainer.wait_timeout_s
+            route(self.config, self.model, self.beating, store),
+            self.model,
+            lockstep=staleness.lockstep,
+            timeout_s=self.config.trainer.wait_timeout_s,
         )
         self.current: Lease | None = None
         self.lost = threading.Event()

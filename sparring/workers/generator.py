@@ -18,8 +18,9 @@ from sparring.randomness import generator
 class Production:
     """A shard in the making.
 
-    `advance` makes one attack step with the model as it is, and notes the version of its weights; between two calls
-    the caller may load newer weights, or do something else. Random numbers depend on the ticket alone.
+    `advance` makes one attack step with the model as it is (it should be `frozen`), and notes the version of its
+    weights; between two calls the caller may load newer weights, or do something else. Random numbers depend on the
+    ticket alone.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class Production:
         device = next(model.parameters()).device
         seed = config.train.seed
         x, labels = batch(dataset, torch.tensor(indices), augment=config.data.augment, seed=seed, epoch=key.epoch)
-        self.model, self.key, self.fence, self.worker = model, key, fence, worker
+        self.key, self.fence, self.worker = key, fence, worker
         self.epsilon = epsilon
         self.labels = labels
         self.versions: list[int] = []
@@ -59,8 +60,7 @@ class Production:
         began = time.perf_counter()
         self.versions.append(version)
         try:
-            with frozen(self.model):
-                next(self._steps)
+            next(self._steps)
         except StopIteration as end:
             self.delta = end.value
         self.seconds += time.perf_counter() - began
@@ -93,6 +93,7 @@ def produce(
 ) -> Shard:
     """The whole attack under weights that do not change."""
     production = Production(config, model, dataset, key, indices, epsilon)
-    while not production.done:
-        production.advance(version)
+    with frozen(model):
+        while not production.done:
+            production.advance(version)
     return production.shard()

@@ -6,20 +6,16 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
-import ray
 from torch import nn
 
 from sparring.errors import SparringError
-from sparring.trainer.snapshots import Arrays, Notice, load_arrays
+from sparring.trainer.snapshots import Route, Snapshot, load_arrays
 
 log = logging.getLogger(__name__)
 POLL_S = 2.0
 LOOK_S = 0.5
-FETCH_TIMEOUT_S = 60.0
-FETCH_SHARE = 0.1  # of a worker's time at most goes into fetching snapshots that no ticket asks for
-CALL_S = 0.004  # what asking for one costs beside the fetch: two calls of an actor
+FETCH_SHARE = 0.05  # of a worker's time at most goes into fetching snapshots that no ticket asks for
 
 
 class Weights:
@@ -29,12 +25,12 @@ class Weights:
     arrived. Neither ever goes back within a fence.
     """
 
-    def __init__(self, store: Any, model: nn.Module, *, lockstep: bool, timeout_s: float) -> None:
-        self.store, self.model, self.lockstep, self.timeout_s = store, model, lockstep, timeout_s
+    def __init__(self, route: Route, model: nn.Module, *, lockstep: bool, timeout_s: float) -> None:
+        self.route, self.model, self.lockstep, self.timeout_s = route, model, lockstep, timeout_s
         self.loaded = (0, -1)
         self.epsilon = 0.0
         self.swaps = 0
-        self._newest: tuple[Notice, Arrays] | None = None
+        self._newest: Snapshot | None = None
         self._arrived = threading.Condition()
         self._wanted = threading.Event()
         self._stopped = threading.Event()
@@ -43,7 +39,7 @@ class Weights:
 
     @property
     def _newest_fence(self) -> int:
-        return 0 if self._newest is None else self._newest[0].fence
+        return 0 if self._newest is None else self._newest.fence
 
     @property
     def version(self) -> int:
@@ -66,27 +62,27 @@ class Weights:
                 raise SparringError(
                     f"no snapshot of version {version} came within {self.timeout_s:.0f} s; the trainer may be gone."
                 )
-        self._load(*found)
+        self._load(found)
         return True
 
     def swap(self) -> None:
         """Load a newer snapshot of the same fence if one has arrived."""
         newest = self._newest
-        if newest is not None and newest[0].fence == self.loaded[0] and newest[0].order > self.loaded:
-            self._load(*newest)
+        if newest is not None and newest.fence == self.loaded[0] and newest.order > self.loaded:
+            self._load(newest)
             self.swaps += 1
 
     def stop(self) -> None:
         self._stopped.set()
 
-    def _load(self, notice: Notice, arrays: Arrays) -> None:
-        if notice.order != self.loaded:
-            load_arrays(self.model, arrays)
-            self.loaded, self.epsilon = notice.order, notice.epsilon
+    def _load(self, snapshot: Snapshot) -> None:
+        if snapshot.order != self.loaded:
+            load_arrays(self.model, snapshot.arrays)
+            self.loaded, self.epsilon = snapshot.order, snapshot.epsilon
 
-    def _at_least(self, fence: int, version: int) -> tuple[Notice, Arrays] | None:
+    def _at_least(self, fence: int, version: int) -> Snapshot | None:
         def usable() -> bool:
-            return self._newest is not None and self._newest[0].fence == fence and self._newest[0].version >= version
+            return self._newest is not None and self._newest.fence == fence and self._newest.version >= version
 
         with self._arrived:
             if not usable():
@@ -94,36 +90,28 @@ class Weights:
                 self._arrived.wait(LOOK_S)
             return self._newest if usable() else None
 
-    def _exactly(self, fence: int, version: int) -> tuple[Notice, Arrays] | None:
-        try:
-            notice = ray.get(self.store.exactly.remote((fence, version), LOOK_S), timeout=LOOK_S + 10)
-            return None if notice is None else (notice, ray.get(notice.ref[0], timeout=FETCH_TIMEOUT_S))
-        except ray.exceptions.RayError as error:
-            log.info("snapshot not fetched: %s", type(error).__name__)
-            time.sleep(0.2)
-            return None
+    def _exactly(self, fence: int, version: int) -> Snapshot | None:
+        return self.route.exactly((fence, version), LOOK_S)
 
     def _follow(self) -> None:
-        """Wait in the store for the next snapshot, fetch it, and again; a store that is restarting is asked again.
+        """Wait for the next snapshot, fetch it, and again.
 
         Where steps are short, not every version is worth its fetch: unless a ticket wants a newer one, fetching takes
         no more than FETCH_SHARE of the time.
         """
         order = (0, -1)
         while not self._stopped.is_set():
+            began = time.thread_time()
             try:
-                notice = ray.get(self.store.newer.remote(order, POLL_S), timeout=POLL_S + 10)
-                if notice is None:
-                    continue
-                began = time.monotonic()
-                arrays = ray.get(notice.ref[0], timeout=FETCH_TIMEOUT_S)
-            except ray.exceptions.RayError as error:
-                log.info("snapshot not fetched: %s", type(error).__name__)
-                time.sleep(0.2)
+                snapshot = self.route.newer(order, POLL_S)
+            except SparringError as error:
+                log.warning("snapshot not fetched: %s", error)
                 continue
-            order = notice.order
+            if snapshot is None:
+                continue
+            order = snapshot.order
             with self._arrived:
-                self._newest = (notice, arrays)
+                self._newest = snapshot
                 self._wanted.clear()
                 self._arrived.notify_all()
-            self._wanted.wait((CALL_S + time.monotonic() - began) / FETCH_SHARE)
+            self._wanted.wait((time.thread_time() - began) / FETCH_SHARE)

@@ -135,6 +135,33 @@ def test_ctrl_c_writes_a_checkpoint_stops_everything_and_can_be_resumed(tmp_path
     assert_every_example_was_used_once(run, epochs=2, shards=15)
 
 
+def test_ctrl_c_before_the_first_step_is_not_forgotten(tmp_path: Path) -> None:
+    with running(slow(tmp_path), tmp_path) as (run, process):
+        wait_for("the queue", lambda: run.connection.exists() or _ended(process, tmp_path))
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=TIMEOUT_S) == 130, (tmp_path / "output").read_text()
+    assert read_status(run)["step"] < 15
+
+
+def test_a_run_that_is_killed_while_it_is_judged_is_judged_when_it_is_resumed(tmp_path: Path) -> None:
+    config = small(tmp_path, evaluation={"steps": 400, "restarts": 3, "samples": None, "batch_size": 20})
+    with running(config, tmp_path) as (run, process):
+        wait_for("the judgement", lambda: read_status(run)["phase"] == "evaluating")
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not (run.path / "summary.json").exists()
+    resumed = subprocess.run(
+        [sys.executable, "-m", "sparring", "resume", str(run.path), "--evaluation.steps", "2", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    told = json.loads(resumed.stdout)
+    assert (told["phase"], told["steps"]) == ("finished", 12)
+    assert told["robust_accuracy"] is not None
+
+
 def _busy_worker(run: Run) -> int | None:
     told = read_status(run)
     if told["step"] < 2:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,9 +18,12 @@ pytestmark = pytest.mark.ray
 AUGMENTED = {"name": "digits", "augment": "crop"}
 
 
-def test_with_bound_0_and_the_exact_wire_the_weights_are_those_of_the_synchronous_engine(tmp_path: Path) -> None:
+@pytest.mark.parametrize("route", ["redis", "object_store"])
+def test_with_bound_0_and_the_exact_wire_the_weights_are_those_of_the_synchronous_engine(
+    tmp_path: Path, route: str
+) -> None:
     exact = {"max_staleness": 0, "depth": 0, "publish_every": 1}
-    common = {"data": AUGMENTED, "staleness": exact, "queue": {"wire": "exact"}}
+    common = {"data": AUGMENTED, "staleness": exact, "queue": {"wire": "exact", "weights": route}}
     sync = train(small(tmp_path, engine="sync", **common))
     ray = train(small(tmp_path, engine="ray", **common))
     assert weights_of(sync) == weights_of(ray)
@@ -67,6 +71,15 @@ def test_refresh_adds_fresh_attack_steps_by_the_trainer(tmp_path: Path) -> None:
     result = train(small(tmp_path, staleness={"refresh": 2}))
     assert result.summary["refresh_steps"] == 2 * 12
     assert result.summary["gradients"] == 12 * 64 * (3 + 2)
+
+
+@pytest.mark.parametrize(
+    "staleness", [{"trainer_attacks": "never"}, {"trainer_attacks": "always", "lockstep": True, "max_staleness": 2}]
+)
+def test_a_run_in_which_nobody_would_attack_is_refused(tmp_path: Path, staleness: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"workers\.count = 0 .* nobody would attack"):
+        train(small(tmp_path, workers={"count": 0}, staleness=staleness))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_configuration_that_would_deadlock_is_refused_with_the_inequality(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sparring.engines.threads import trainer_attacks
 from sparring.errors import SparringError
 from sparring.queue.server import EmbeddedServer
 from sparring.queue.transport import Lease, Transport
@@ -43,7 +44,13 @@ class Scene:
         self.ended = threading.Event()
         self.threads: list[threading.Thread] = []
         self.loop = Loop(
-            self.session, parts, self.transport(), self.publish, at_least_fence=0, idle_device=False, resumed=None
+            self.session,
+            parts,
+            self.transport(),
+            self.publish,
+            at_least_fence=0,
+            attacks_itself=trainer_attacks(self.config),
+            idle_device=False,
         )
 
     def transport(self) -> Transport:

@@ -1,0 +1,79 @@
+"""The engines of one process: what a stop in the middle and a resume leave unchanged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparring import training
+from sparring.errors import SparringError
+from sparring.observe.state import RunState
+from sparring.runs import Run
+from sparring.trainer import checkpoints
+from sparring.training import train
+from tests.engines.runs import small, weights_of
+
+ENGINES: list[dict[str, Any]] = [
+    {"engine": "sync"},
+    {"engine": "simulated", "simulated": {"staleness": 3}},
+    {"engine": "simulated", "simulated": {"staleness": 3, "exchange": True}},
+]
+
+
+def stopped_at(step: int, root: Path, **groups: Any) -> Run:
+    """A run that was asked to stop once it had made `step` steps."""
+    runs: list[Run] = []
+    made = 0
+
+    def show(state: RunState, workers: dict[str, dict[str, Any]]) -> None:
+        nonlocal made
+        made = state.step
+        if made >= step:
+            runs[0].request_stop()
+
+    result = train(small(root, **groups), show, runs.append)
+    assert result.phase == "stopped" and made >= step
+    return result.run
+
+
+@pytest.mark.parametrize("groups", ENGINES)
+def test_a_resume_goes_on_to_the_same_weights_and_the_same_staleness(
+    tmp_path: Path, groups: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparring.trainer.session.STATE_EVERY_S", 0.0)
+    whole = train(small(tmp_path / "whole", **groups))
+    run = stopped_at(6, tmp_path / "stopped", **groups)
+    path = checkpoints.latest(run.checkpoints)
+    assert path is not None and 6 <= checkpoints.load_state(path).step < 12
+    resumed = training.resume(run.path)
+    assert weights_of(resumed) == weights_of(whole)
+    histograms = [(result.run.read_json("state.json") or {})["staleness"] for result in (whole, resumed)]
+    assert histograms[0] == histograms[1]
+
+
+def test_a_damaged_checkpoint_is_found_before_the_run_is_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparring.trainer.session.STATE_EVERY_S", 0.0)
+    run = stopped_at(3, tmp_path, engine="sync")
+    path = checkpoints.latest(run.checkpoints)
+    assert path is not None
+    weights = path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    before = run.config_file.read_text()
+    with pytest.raises(SparringError, match="cannot be read"):
+        training.resume(run.path, {"workers.count": 7})
+    assert run.config_file.read_text() == before
+    assert run.stop_requested()
+
+
+def test_two_runs_of_one_name_are_apart_in_redis_and_paths_to_data_are_absolute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    common = {"engine": "sync", "train": {"max_steps": 1}, "data": {"root": "here"}}
+    one, other = (train(small(tmp_path / root, **common, run={"name": "mine"})).run for root in ("a", "b"))
+    assert one.path.name == other.path.name and one.id != other.id and one.id.startswith("mine-")
+    assert one.config().data.root == tmp_path / "here"
