@@ -28,6 +28,7 @@ import torch
 
 from sparring.config import Config, from_tree
 from sparring.engines.threads import cores
+from sparring.queue.messages import Controls
 from sparring.trainer.learner import Learner
 from sparring.trainer.session import prepare
 from sparring.training import train
@@ -73,7 +74,7 @@ def bare_seconds(threads: int, options: argparse.Namespace) -> dict[str, Any]:
         if number == LIMIT_STEPS + LIMIT_STEPS // 3:
             break
         indices = parts.plan.indices(*key[:2])
-        learner.learn([produce(parts.config, learner.model, parts.training, key, indices, 0.3, number)])
+        learner.learn([produce(parts.config, learner.model, parts.training, key, indices, Controls(0.3), number)])
     return {"seconds": time.perf_counter() - began}
 
 

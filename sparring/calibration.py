@@ -13,13 +13,13 @@ from statistics import median
 
 import torch
 
-from sparring.attacks.gradient import attack_from, frozen
+from sparring.attacks import frozen
 from sparring.attacks.norms import random_start
 from sparring.config import Config
 from sparring.engines.threads import cores, trainer_threads, worker_threads
 from sparring.errors import SparringError
 from sparring.queue.codec import decode_shard, encode_shard
-from sparring.queue.messages import Key, Shard
+from sparring.queue.messages import Controls, Key, Shard
 from sparring.queue.server import EmbeddedServer
 from sparring.queue.sizing import MEMORY_SLACK_BYTES
 from sparring.randomness import generator
@@ -116,21 +116,21 @@ def _attack_s(parts: Parts, device: torch.device, threads: int) -> float:
     """A whole attack: its beginning, and the median of its steps as often as it has steps."""
     model = parts.model.to(device)
     key, indices, epsilon = Key(0, 0, 0), parts.plan.indices(0, 0), parts.config.attack.epsilon
-    steps = attack_from(parts.config.attack, epsilon)
 
     def begin() -> Production:
-        return Production(parts.config, model, parts.training, key, indices, epsilon)
+        return Production(parts.config, model, parts.training, key, indices, Controls(epsilon), 0)
 
     current = [begin()]
 
     def advance() -> None:
         if current[0].done:
             current[0] = begin()
-        current[0].advance(0)
+        if not current[0].done:
+            current[0].advance(0)
         _finish(device)
 
     with _threads(threads), frozen(model):
-        return _seconds(begin) + steps.steps * steps.restarts * _seconds(advance)
+        return _seconds(begin) + current[0].steps * _seconds(advance)
 
 
 def _step_s(learner: Learner, shard: Shard, threads: int) -> float:

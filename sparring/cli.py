@@ -346,6 +346,8 @@ def _rows(values: dict[str, Any]) -> list[dict[str, object]]:
 def _shown(key: str, value: Any) -> str:
     if value is None:
         return "not measured"
+    if key.endswith("interval"):
+        return " to ".join(f"{100 * share:.2f} %" for share in value)
     if isinstance(value, float):
         return f"{100 * value:.2f} %" if key.endswith("accuracy") else f"{value:.4g}"
     if isinstance(value, dict):

@@ -78,12 +78,45 @@ class AttackSettings(Settings):
     """κ, the attacker's power; FGSM takes one whatever this says."""
     step_size: float | None = setting(None, "pixel intensity", gt=0, le=1000)
     """Step α at the full ε (it warms up with ε); by default the paper's rule for the attack."""
-    random_start: bool | None = setting(None, "flag")
-    """Start at a random point of the ball; by default as the attack's paper does."""
+    start: Literal["auto", "zero", "uniform", "gaussian"] = setting("auto", "name")
+    """Where the attack begins. uniform: in the ball; gaussian: 0.001·N(0, 1) beside the image, as trades and mart do;
+    auto: as the paper of the attack or the objective does."""
+    loss: Literal["auto", "ce", "kl"] = setting("auto", "name")
+    """What the attack maximises. ce: cross-entropy with the label; kl: divergence from the prediction on the clean
+    image; auto: kl for trades, else ce."""
     restarts: int = setting(1, "attempts", ge=1, le=100)
     """Independent starts; the perturbation with the highest loss of each example is kept."""
     warmup_epochs: float = setting(10.0, "epochs", ge=0)
     """ε grows linearly from 0 over so many epochs; without it a small network can stay at loss ln(classes)."""
+
+
+class ObjectiveSettings(Settings):
+    name: Literal["pgd-at", "trades", "mart"] = setting("pgd-at", "name")
+    """What is minimised. pgd-at: cross-entropy on attacked examples (paper 001); trades: clean cross-entropy and β
+    times the divergence between clean and attacked predictions; mart: the same weighed by misclassification."""
+    beta: float = setting(6.0, "1", ge=0, le=1000)
+    """β of trades and mart: 6 is usual for WRN on CIFAR-10, 1 for trades on MNIST, 5 for mart with ResNet-18."""
+    passes: Literal["reference", "single"] = setting("reference", "name")
+    """reference: forward passes in the order and number of the authors' code, which batch norm sees; single: the clean
+    batch once, and of the attacked one only what an attack has changed."""
+    label_smoothing: float = setting(0.0, "1", ge=0, lt=1)
+    """Of pgd-at's cross-entropy."""
+
+
+class AllocatorSettings(Settings):
+    name: Literal["none", "bullettrain", "oracle"] = setting("none", "name")
+    """Who gets how many attack steps. none: all the same; bullettrain: by signed variance (paper 000); oracle: by the
+    outcome of ten PGD steps, which costs more than it saves: for analysis."""
+    boundary_steps: int | None = setting(None, "gradient steps", ge=1, le=1000)
+    """N_B, steps on boundary examples; by default attack.steps."""
+    robust_steps: int = setting(2, "gradient steps", ge=0, le=1000)
+    """N_R, steps of 1.7·ε/N_R on robust examples; 0 leaves them clean."""
+    outlier_steps: int = setting(0, "gradient steps", ge=0, le=1000)
+    """N_O, steps on examples that are misclassified without an attack; 0 leaves them clean."""
+    gamma: float = setting(0.8, "1", gt=0, le=1)
+    """γ: F_R follows γ times the robust accuracy of the training batches."""
+    momentum: float = setting(0.9, "1", ge=0, lt=1)
+    """p, the momentum of F_R (the paper does not state it)."""
 
 
 class OptimizerSettings(Settings):
@@ -234,6 +267,9 @@ class CheckpointSettings(Settings):
 
 
 class EvaluationSettings(Settings):
+    attack: Literal["pgd", "autoattack"] = setting("pgd", "name")
+    """pgd: with restarts; autoattack: the standard ensemble of four attacks, which has steps and restarts of its own
+    and takes minutes for a thousand small images."""
     steps: int = setting(50, "gradient steps", ge=1, le=10_000)
     """PGD steps."""
     step_size: float | None = setting(None, "pixel intensity", gt=0)
@@ -266,6 +302,8 @@ class Config(Settings):
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
     attack: AttackSettings = AttackSettings()
+    objective: ObjectiveSettings = ObjectiveSettings()
+    allocator: AllocatorSettings = AllocatorSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     train: TrainSettings = TrainSettings()

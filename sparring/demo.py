@@ -17,7 +17,7 @@ from sparring.engines.threads import cores
 from sparring.evaluation import Evaluation, attack_for, evaluate
 from sparring.observe.progress import Progress
 from sparring.observe.report import table
-from sparring.queue.messages import Key, Shard
+from sparring.queue.messages import Controls, Key, Shard
 from sparring.runs import Run
 from sparring.trainer.learner import Learner
 from sparring.trainer.session import prepare
@@ -81,8 +81,8 @@ def synchronous_rate(config: Config, seconds: float) -> float:
     while (spent := time.monotonic() - began) < seconds:
         key = Key(0, number % learner.plan.shards_per_epoch, 0)
         indices = learner.plan.indices(key.epoch, key.number)
-        epsilon = config.attack.epsilon
-        shard = produce(config, learner.model, learner.dataset, key, indices, epsilon, learner.step)
+        controls = Controls(config.attack.epsilon)
+        shard = produce(config, learner.model, learner.dataset, key, indices, controls, learner.step)
         examples += learner.learn([shard]).examples
         number += 1
     return examples / spent

@@ -17,7 +17,7 @@ from sparring.data import load
 from sparring.engines import Ended
 from sparring.engines.threads import trainer_attacks, trainer_threads
 from sparring.errors import UsageError
-from sparring.evaluation import attack_for, evaluate
+from sparring.evaluation import judge
 from sparring.observe.exporter import Exporter
 from sparring.observe.logs import to_file
 from sparring.observe.report import summary
@@ -213,15 +213,8 @@ def _in_this_process(config: Config, run: Run, parts: Parts, watch: Watch) -> En
             session.report_soon()
 
         try:
-            judged = evaluate(
-                session.learner.model,
-                load(config.data, "test"),
-                attack_for(config.attack, config.evaluation),
-                samples=config.evaluation.samples,
-                batch_size=config.evaluation.batch_size,
-                seed=config.train.seed,
-                progress=progress,
-            )
+            test, seed = load(config.data, "test"), config.train.seed
+            judged = judge(session.learner.model, test, config.attack, config.evaluation, seed, progress)
         except _StoppedJudging:
             return Ended(session.stop_reason or "stopped", session.state)
         return Ended(phase, session.state, judged.as_dict())

@@ -208,7 +208,7 @@ def test_the_schema_is_json() -> None:
     [
         {},
         {"run": {"name": "2026-01-01", "root": "~/runs"}, "data": {"root": "/data", "name": 'npz:a "quoted" \\path'}},
-        {"attack": {"step_size": 0.1, "random_start": False}, "staleness": {"depth": 2, "refresh": "auto"}},
+        {"attack": {"step_size": 0.1, "start": "zero"}, "staleness": {"depth": 2, "refresh": "auto"}},
         {"schedule": {"name": "piecewise", "milestones": [1e-9, 0.1]}, "train": {"gradient_clip": 1e300}},
     ],
 )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +18,12 @@ from torch import Tensor, nn
 
 from sparring.attacks.norms import Norm, ascend, perturbed, project, random_start
 from sparring.config import AttackSettings
+from sparring.objectives import kl_divergence
 
-Loss = Callable[[Tensor, Tensor], Tensor]  # logits [N, K], labels [N] -> [N]
+Loss = Callable[[Tensor, Tensor], Tensor]  # logits [N, K], targets [N, ...] -> [N]
+Start = Literal["zero", "uniform", "gaussian"]
+LossName = Literal["ce", "kl"]
+GAUSSIAN = 0.001  # standard deviation of the start of TRADES and MART, in pixel intensities
 
 
 @dataclass(frozen=True)
@@ -29,20 +34,25 @@ class Attack:
     epsilon: float
     steps: int
     step_size: float
-    random_start: bool = True
+    start: Start = "uniform"
     restarts: int = 1
+    loss: LossName = "ce"
 
 
-def attack_from(settings: AttackSettings, epsilon: float) -> Attack:
+def attack_from(settings: AttackSettings, epsilon: float, objective: str = "pgd-at") -> Attack:
     """The attack of the settings at radius `epsilon` (ε now); the step size scales with it.
 
-    Step-size rules: PGD 2.5·ε/κ (paper 001), FGSM ε, FGSM-RS 1.25·ε (paper 003).
+    Step-size rules: PGD 2.5·ε/κ (paper 001), FGSM ε, FGSM-RS 1.25·ε (paper 003). `objective` decides what is left to
+    it: trades attacks the divergence, and trades and mart begin with a little Gaussian noise.
     """
     steps = settings.steps if settings.name == "pgd" else 1
     rule = {"pgd": 2.5 / steps, "fgsm": 1.0, "fgsm-rs": 1.25}[settings.name]
     relative = rule if settings.step_size is None else settings.step_size / settings.epsilon
-    start = settings.name != "fgsm" if settings.random_start is None else settings.random_start
-    return Attack(settings.norm, epsilon, steps, relative * epsilon, start, settings.restarts)
+    start: Start = "zero" if settings.name == "fgsm" else "uniform" if objective == "pgd-at" else "gaussian"
+    if settings.start != "auto":
+        start = settings.start
+    loss: LossName = ("kl" if objective == "trades" else "ce") if settings.loss == "auto" else settings.loss
+    return Attack(settings.norm, epsilon, steps, relative * epsilon, start, settings.restarts, loss)
 
 
 def warmed_up(epsilon: float, step: int, warmup_steps: float) -> float:
@@ -71,20 +81,30 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits.float(), labels, reduction="none")
 
 
-def input_gradient(model: nn.Module, x: Tensor, delta: Tensor, labels: Tensor, loss: Loss) -> Tensor:
-    """The gradient of the summed loss with respect to the perturbation; parameters get none."""
-    point = perturbed(x, delta).requires_grad_(True)
-    return torch.autograd.grad(loss(model(point), labels).sum(), point)[0]
+LOSSES: dict[LossName, Loss] = {"ce": cross_entropy, "kl": kl_divergence}
+
+
+def targets_of(attack: Attack, labels: Tensor, clean_logits: Tensor | None) -> Tensor:
+    """What the attack's loss compares with: the labels (int64 [N]), or the clean predictions (float32 [N, K])."""
+    if attack.loss == "ce":
+        return labels
+    assert clean_logits is not None, "this attack needs the clean logits"
+    return clean_logits.float().softmax(1)
+
+
+def input_gradient(model: nn.Module, point: Tensor, targets: Tensor, loss: Loss) -> Tensor:
+    """The gradient of the summed loss with respect to the attacked images; parameters get none."""
+    point = point.detach().requires_grad_(True)
+    return torch.autograd.grad(loss(model(point), targets).sum(), point)[0]
 
 
 def iterate(
     model: nn.Module,
     x: Tensor,
-    labels: Tensor,
+    targets: Tensor,
     attack: Attack,
     generator: torch.Generator,
     *,
-    loss: Loss = cross_entropy,
     start: Tensor | None = None,
     step_counts: Tensor | None = None,
     step_sizes: Tensor | None = None,
@@ -92,7 +112,7 @@ def iterate(
     """Yield the number of each attack step before it is made; return the perturbation.
 
     Args:
-        x: float32 [N, C, H, W] in [0, 1]. labels: int64 [N].
+        x: float32 [N, C, H, W] in [0, 1]. targets: see `targets_of`.
         start: where to begin instead of the attack's own start.
         step_counts: int64 [N], steps of each example (default: `attack.steps` for all); an example leaves the batch
             when its steps have run out, one with 0 is never attacked and keeps δ = 0.
@@ -103,10 +123,11 @@ def iterate(
         highest loss, example by example.
     """
     even = step_counts is None  # spares the common case a look at the mask, which would stall a GPU
-    counts = torch.full_like(labels, attack.steps) if step_counts is None else step_counts.to(labels)
+    counts = torch.full((len(x),), attack.steps, device=x.device) if step_counts is None else step_counts.to(x.device)
     longest = attack.steps if even else int(counts.max())
-    sizes = torch.full(labels.shape, attack.step_size, device=x.device) if step_sizes is None else step_sizes
-    best, best_loss = torch.zeros_like(x), torch.full(labels.shape, -torch.inf, device=x.device)
+    sizes = torch.full((len(x),), attack.step_size, device=x.device) if step_sizes is None else step_sizes
+    best, best_loss = torch.zeros_like(x), torch.full((len(x),), -torch.inf, device=x.device)
+    loss = LOSSES[attack.loss]
     for restart in range(attack.restarts):
         delta = _start(x, attack, generator, start)
         if not even:
@@ -115,13 +136,13 @@ def iterate(
             yield restart * longest + step
             active = counts > step
             if even or bool(active.all()):
-                delta = _step(model, x, delta, labels, attack, sizes, loss)
+                delta = _step(model, x, delta, targets, attack, sizes)
             else:
-                delta[active] = _step(model, x[active], delta[active], labels[active], attack, sizes[active], loss)
+                delta[active] = _step(model, x[active], delta[active], targets[active], attack, sizes[active])
         if attack.restarts == 1:
             return delta
         with torch.no_grad():
-            final = loss(model(perturbed(x, delta)), labels)
+            final = loss(model(perturbed(x, delta)), targets)
         better = final > best_loss
         best[better], best_loss[better] = delta[better], final[better]
     return best
@@ -129,7 +150,9 @@ def iterate(
 
 def perturb(model: nn.Module, x: Tensor, labels: Tensor, attack: Attack, generator: torch.Generator) -> Tensor:
     """Run the attack to its end with the model as it is; see `iterate`."""
-    steps = iterate(model, x, labels, attack, generator)
+    with torch.no_grad():
+        clean = model(x) if attack.loss == "kl" else None
+    steps = iterate(model, x, targets_of(attack, labels, clean), attack, generator)
     while True:
         try:
             next(steps)
@@ -141,13 +164,13 @@ def perturb(model: nn.Module, x: Tensor, labels: Tensor, attack: Attack, generat
 def _start(x: Tensor, attack: Attack, generator: torch.Generator, start: Tensor | None) -> Tensor:
     if start is not None:
         return project(start, x, attack.norm, attack.epsilon)
-    if not attack.random_start:
+    if attack.start == "zero":
         return torch.zeros_like(x)
+    if attack.start == "gaussian":  # neither clamped to the ball nor to the image, as in the authors' code
+        return GAUSSIAN * torch.randn(x.shape, generator=generator, device=generator.device).to(x.device)
     return project(random_start(x, attack.norm, attack.epsilon, generator), x, attack.norm, attack.epsilon)
 
 
-def _step(
-    model: nn.Module, x: Tensor, delta: Tensor, labels: Tensor, attack: Attack, sizes: Tensor, loss: Loss
-) -> Tensor:
-    gradient = input_gradient(model, x, delta, labels, loss)
+def _step(model: nn.Module, x: Tensor, delta: Tensor, targets: Tensor, attack: Attack, sizes: Tensor) -> Tensor:
+    gradient = input_gradient(model, x + delta, targets, LOSSES[attack.loss])
     return project(ascend(delta, gradient, attack.norm, sizes), x, attack.norm, attack.epsilon)

@@ -15,7 +15,7 @@ from collections import deque
 from torch import Tensor
 
 from sparring.config import SimulatedSettings
-from sparring.queue.messages import Key, Shard
+from sparring.queue.messages import Controls, Key, Shard
 from sparring.trainer.checkpoints import Checkpoint
 from sparring.trainer.session import Parts, Session, progress_of
 from sparring.workers.generator import Production
@@ -28,12 +28,12 @@ def run(session: Session, parts: Parts, resumed: Checkpoint | None) -> str:
     progress = progress_of(resumed)
     attacker = Attacker(parts, settings.staleness)
     if resumed is not None:
-        attacker.history.extend(resumed.extra)
-    session.extra = lambda: list(attacker.history)
+        attacker.history.extend((step, weights, Controls(*controls)) for step, weights, controls in resumed.extra)
+    session.extra = lambda: [(step, weights, tuple(controls)) for step, weights, controls in attacker.history]
     for keys in plan.steps(progress.epoch, progress.done):
         if session.should_stop():
             break
-        attacker.remember(learner.step, learner.model.state_dict(), learner.epsilon())
+        attacker.remember(learner.step, learner.model.state_dict(), learner.controls())
         step = learner.step
         shards = [attacker.attack(key, step, settings) for key in keys]
         for shard in shards:
@@ -53,27 +53,25 @@ class Attacker:
     def __init__(self, parts: Parts, staleness: int) -> None:
         self.parts = parts
         self.model = copy.deepcopy(parts.model).eval().requires_grad_(False)
-        self.history: deque[tuple[int, dict[str, Tensor], float]] = deque(maxlen=staleness + 1)
+        self.history: deque[tuple[int, dict[str, Tensor], Controls]] = deque(maxlen=staleness + 1)
 
-    def remember(self, step: int, weights: dict[str, Tensor], epsilon: float) -> None:
-        """Keep a copy of the weights and ε of `step`; the oldest is forgotten."""
-        self.history.append((step, {name: tensor.clone() for name, tensor in weights.items()}, epsilon))
+    def remember(self, step: int, weights: dict[str, Tensor], controls: Controls) -> None:
+        """Keep a copy of the weights and controls of `step`; the oldest is forgotten."""
+        self.history.append((step, {name: tensor.clone() for name, tensor in weights.items()}, controls))
 
     def attack(self, key: Key, step: int, settings: SimulatedSettings) -> Shard:
         """Attack a ticket that is consumed at `step`."""
-        parts, steps = self.parts, self.parts.config.attack
-        number_of_steps = (steps.steps if steps.name == "pgd" else 1) * steps.restarts
-        schedule = staleness_schedule(settings, number_of_steps)
-        epsilon = self._at(step, schedule[0])[2]
+        parts, (version, weights, controls) = self.parts, self._at(step, settings.staleness)
+        self.model.load_state_dict(weights)
         indices = parts.plan.indices(key.epoch, key.number)
-        production = Production(parts.config, self.model, parts.training, key, indices, epsilon)
-        for staleness in schedule:
+        production = Production(parts.config, self.model, parts.training, key, indices, controls, version)
+        for staleness in staleness_schedule(settings, production.steps):
             version, weights, _ = self._at(step, staleness)
             self.model.load_state_dict(weights)
             production.advance(version)
         return production.shard()
 
-    def _at(self, step: int, staleness: int) -> tuple[int, dict[str, Tensor], float]:
+    def _at(self, step: int, staleness: int) -> tuple[int, dict[str, Tensor], Controls]:
         """The remembered weights of `staleness` steps before `step`, or the oldest there are."""
         oldest = self.history[0][0]
         return self.history[max(step - staleness, oldest) - oldest]
@@ -81,7 +79,7 @@ class Attacker:
 
 def staleness_schedule(settings: SimulatedSettings, steps: int) -> list[int]:
     """Staleness of every attack step: constant, or falling evenly to the final one under exchange."""
-    if not settings.exchange or steps == 1:
+    if not settings.exchange or steps <= 1:
         return [settings.staleness] * steps
     first, last = settings.staleness, min(settings.final_staleness, settings.staleness)
     return [round(first + (last - first) * step / (steps - 1)) for step in range(steps)]

@@ -21,7 +21,7 @@ def run(session: Session, parts: Parts, resumed: Checkpoint | None) -> str:
     for keys in plan.steps(progress.epoch, progress.done):
         if session.should_stop():
             break
-        epsilon, version = learner.epsilon(), learner.step
+        controls, version = learner.controls(), learner.step
         shards = [
             produce(
                 config,
@@ -29,7 +29,7 @@ def run(session: Session, parts: Parts, resumed: Checkpoint | None) -> str:
                 parts.training,
                 key,
                 plan.indices(key.epoch, key.number),
-                epsilon,
+                controls,
                 version,
             )
             for key in keys

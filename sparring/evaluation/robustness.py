@@ -1,7 +1,8 @@
-"""Accuracy on clean images and under PGD with restarts: an example is robust only if it survives all of them."""
+"""Accuracy on clean images and under attack: an example is robust only if it survives every attempt."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -13,18 +14,22 @@ from torch import Tensor, nn
 from sparring.attacks import Attack, frozen, perturb, perturbed
 from sparring.config import AttackSettings, EvaluationSettings
 from sparring.data import Dataset, batch
+from sparring.evaluation import autoattack
+from sparring.evaluation.autoattack import survivors
 from sparring.randomness import generator
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Shares in [0, 1] of `samples` test examples, and how they were attacked."""
+    """Shares in [0, 1] of `samples` test examples with their 95 % intervals, and how they were attacked."""
 
     clean_accuracy: float
     robust_accuracy: float
     samples: int
     attack: str
     seconds: float
+    clean_interval: tuple[float, float]
+    robust_interval: tuple[float, float]
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -75,13 +80,72 @@ def evaluate(
             robust += int(_survivors(model, x, y, right, attack, seed, first).sum())
             if progress is not None:
                 progress(int(indices[-1]) + 1, total)
-    return Evaluation(clean / total, robust / total, total, describe(attack), time.perf_counter() - began)
+    return _evaluation(clean, robust, total, describe(attack), time.perf_counter() - began)
+
+
+def judge(
+    model: nn.Module,
+    dataset: Dataset,
+    threat: AttackSettings,
+    settings: EvaluationSettings,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Judge the model as the settings say: by PGD with restarts or by AutoAttack, within the trained threat's ball."""
+    if settings.attack == "pgd":
+        return evaluate(
+            model,
+            dataset,
+            attack_for(threat, settings),
+            samples=settings.samples,
+            batch_size=settings.batch_size,
+            seed=seed,
+            progress=progress,
+        )
+    began = time.perf_counter()
+    total = len(dataset) if settings.samples is None else min(settings.samples, len(dataset))
+    x, y = batch(dataset, torch.arange(total), augment="none", seed=seed, epoch=0)
+    alive = survivors(
+        model,
+        x,
+        y,
+        norm=threat.norm,
+        epsilon=threat.epsilon,
+        classes=dataset.classes,
+        seed=seed,
+        batch_size=settings.batch_size,
+        progress=progress,
+    )
+    clean = _clean_count(model, x, y, settings.batch_size)
+    attack = autoattack.describe(threat.norm, threat.epsilon, dataset.classes)
+    return _evaluation(clean, int(alive.sum()), total, attack, time.perf_counter() - began)
+
+
+def interval(successes: int, total: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share (Wilson 1927), as two shares in [0, 1]."""
+    share, z = successes / total, 1.959964
+    middle = share + z * z / (2 * total)
+    reach = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    scale = 1 + z * z / total
+    return max(0.0, (middle - reach) / scale), min(1.0, (middle + reach) / scale)
+
+
+def _evaluation(clean: int, robust: int, total: int, attack: str, seconds: float) -> Evaluation:
+    intervals = interval(clean, total), interval(robust, total)
+    return Evaluation(clean / total, robust / total, total, attack, seconds, *intervals)
+
+
+def _clean_count(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> int:
+    device = next(model.parameters()).device
+    parts = zip(torch.split(x, batch_size), torch.split(y, batch_size), strict=True)
+    with frozen(model):
+        return sum(int(_right(model, some.to(device), labels.to(device)).sum()) for some, labels in parts)
 
 
 def _survivors(model: nn.Module, x: Tensor, y: Tensor, right: Tensor, attack: Attack, seed: int, first: int) -> Tensor:
     """bool [N]: right on the clean image and after every restart; what has fallen is not attacked again."""
     alive = right.clone()
-    once = Attack(attack.norm, attack.epsilon, attack.steps, attack.step_size, attack.random_start)
+    once = Attack(attack.norm, attack.epsilon, attack.steps, attack.step_size, attack.start)
     for restart in range(attack.restarts):
         where = alive.nonzero().flatten()
         if len(where) == 0:

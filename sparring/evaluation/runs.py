@@ -10,7 +10,7 @@ import torch
 from sparring.config import flatten, load
 from sparring.data import load as load_data
 from sparring.errors import SparringError, UsageError
-from sparring.evaluation.robustness import attack_for, evaluate
+from sparring.evaluation.robustness import judge
 from sparring.models import build
 from sparring.runs import Run
 from sparring.trainer import checkpoints
@@ -44,16 +44,7 @@ def evaluate_run(
     checkpoints.load_weights(path, model)
     if torch.cuda.is_available() and config.trainer.device != "cpu":
         model.to("cuda")
-    settings = config.evaluation
-    judged = evaluate(
-        model,
-        dataset,
-        attack_for(config.attack, settings),
-        samples=settings.samples,
-        batch_size=settings.batch_size,
-        seed=config.train.seed,
-        progress=progress,
-    )
+    judged = judge(model, dataset, config.attack, config.evaluation, config.train.seed, progress)
     result = {**judged.as_dict(), "checkpoint": path.name}
     run.write_json("evaluation.json", result)
     return result

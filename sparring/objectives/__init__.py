@@ -1,14 +1,6 @@
-"""What training minimises: pure functions of logits, apart from the attack that made the examples."""
+"""What training minimises: pure functions of logits, and the forward passes they need."""
 
-from __future__ import annotations
+from sparring.objectives.losses import jsd, kl_divergence, mart, pgd_at, trades
+from sparring.objectives.passes import training_loss
 
-import torch.nn.functional as F
-from torch import Tensor
-
-
-def pgd_at(logits: Tensor, labels: Tensor) -> Tensor:
-    """PGD-AT (Mądry et al.; paper 001): mean cross-entropy on adversarial examples only.
-
-    logits: [N, K] of the attacked images; labels: int64 [N]; returns a scalar.
-    """
-    return F.cross_entropy(logits.float(), labels)
+__all__ = ["jsd", "kl_divergence", "mart", "pgd_at", "trades", "training_loss"]

@@ -196,6 +196,19 @@ METRICS: tuple[Metric, ...] = (
         of_state("gradients"),
     ),
     Metric(
+        "sparring_allocated_examples_total",
+        "counter",
+        "Examples of consumed shards that the allocator took for outliers, boundary or robust ones.",
+        by_reason("allocated"),
+        ("class",),
+    ),
+    Metric(
+        "sparring_allocator_robust_share",
+        "gauge",
+        "F_R of the allocator: the share of a ticket's examples that is taken for robust.",
+        of_state("robust_share"),
+    ),
+    Metric(
         "sparring_refresh_steps_total",
         "counter",
         "Fresh attack steps that the trainer added to consumed shards.",

@@ -25,7 +25,7 @@ from sparring.queue.messages import Key, Shard, Ticket
 Wire = Literal["int8", "exact"]
 Array = npt.NDArray[Any]
 
-PROTOCOL = 1
+PROTOCOL = 2
 MAX_HEADER_BYTES = 1 << 20
 RANK = 4  # δ is [n, C, H, W]
 MAX_WORKER_CHARACTERS = 128
@@ -193,6 +193,7 @@ def _header(shard: Shard, wire: Wire, norm: Norm, slots: list[_Slot]) -> bytes:
             "worker": shard.worker[:MAX_WORKER_CHARACTERS],
             "attack_seconds": float(shard.attack_seconds),
             "gradients": shard.gradients,
+            "classes": shard.classes,
             "tensors": slots,
         }
     )
@@ -220,7 +221,7 @@ def _read_header(view: memoryview) -> tuple[dict[str, Any], int]:
 
 _NAMES = {
     *("key", "fence", "version", "start_version", "epsilon", "norm", "wire"),
-    *("worker", "attack_seconds", "gradients", "tensors"),
+    *("worker", "attack_seconds", "gradients", "classes", "tensors"),
 }
 
 
@@ -235,7 +236,16 @@ def _fields(header: Mapping[str, Any]) -> dict[str, Any]:
         raise CodecError("a shard's attack_seconds is not a number")
     counts = {name: _count(header[name], name) for name in ("fence", "version", "start_version", "gradients")}
     epoch, number, attempt = (_count(part, "a key's part") for part in key)
-    return {"key": Key(epoch, number, attempt), "worker": worker, "attack_seconds": seconds, **counts}
+    classes = header["classes"]
+    if not isinstance(classes, list) or len(classes) != 3:
+        raise CodecError("a shard's classes are not three counts")
+    return {
+        "key": Key(epoch, number, attempt),
+        "worker": worker,
+        "attack_seconds": seconds,
+        "classes": tuple(_count(count, "a class's count") for count in classes),
+        **counts,
+    }
 
 
 def _slots(entries: object) -> list[_Slot]:

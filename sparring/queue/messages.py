@@ -17,6 +17,13 @@ class Key(NamedTuple):
     attempt: int
 
 
+class Controls(NamedTuple):
+    """What rides along with the weights: ε of the attacks on them, and F_R of the allocator."""
+
+    epsilon: float
+    robust_share: float = 0.0
+
+
 @dataclass(frozen=True)
 class Ticket:
     """Permission to produce one shard.
@@ -38,7 +45,8 @@ class Shard:
 
     delta: float32 [n, C, H, W] inside the ball of radius `epsilon`; labels: int64 [n]. `version` is the older of
     the versions of the last two attack steps, `start_version` that of the first; `gradients` counts gradient
-    evaluations (one example, one step).
+    evaluations (one example, one step); `classes` how many examples the allocator took for outliers, boundary and
+    robust ones (all 0 without one).
     """
 
     key: Key
@@ -51,6 +59,7 @@ class Shard:
     worker: str = ""
     attack_seconds: float = 0.0
     gradients: int = 0
+    classes: tuple[int, int, int] = (0, 0, 0)
 
     def to(self, device: torch.device) -> Shard:
         """The same shard with its tensors on `device`."""

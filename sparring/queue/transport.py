@@ -40,7 +40,7 @@ from sparring.queue.codec import (
     encode_ticket,
 )
 from sparring.queue.connection import describe, with_retries
-from sparring.queue.messages import Key, Shard, Ticket
+from sparring.queue.messages import Controls, Key, Shard, Ticket
 
 T = TypeVar("T")
 
@@ -83,7 +83,7 @@ class Weights(NamedTuple):
 
     fence: int
     version: int
-    epsilon: float
+    controls: Controls
     arrays: bytes
 
 
@@ -165,9 +165,9 @@ class Transport:
         """Name the newest published version; raises as `issue` does."""
         self._accepted(self._run("publish", "fence version", fence, version), fence)
 
-    def put_weights(self, fence: int, version: int, epsilon: float, arrays: bytes, keep: int) -> None:
+    def put_weights(self, fence: int, version: int, controls: Controls, arrays: bytes, keep: int) -> None:
         """Hand a snapshot to all who wait for one, and forget all but the last `keep`; raises as `issue` does."""
-        reply = self._run("put_weights", "fence weights", fence, version, keep, repr(epsilon), arrays)
+        reply = self._run("put_weights", "fence weights", fence, version, keep, msgpack.packb(controls), arrays)
         self._accepted(reply, fence)
 
     def newer_weights(self, order: tuple[int, int], timeout_s: float) -> Weights | None:
@@ -436,7 +436,7 @@ def _received(key: Key, fence: int, payload: bytes | None) -> Received:
 
 def _weights(name: bytes, fields: dict[bytes, bytes]) -> Weights:
     fence, version = map(int, name.split(b"-"))
-    return Weights(fence, version, float(fields[b"epsilon"]), fields[b"arrays"])
+    return Weights(fence, version, Controls(*map(float, msgpack.unpackb(fields[b"controls"]))), fields[b"arrays"])
 
 
 def _member(key: Key) -> str:

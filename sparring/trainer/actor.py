@@ -14,10 +14,11 @@ from sparring.config import from_tree
 from sparring.data import load
 from sparring.engines.threads import cores, trainer_attacks, trainer_threads, trainer_would_idle
 from sparring.errors import SparringError
-from sparring.evaluation import attack_for, evaluate
+from sparring.evaluation import judge
 from sparring.observe.logs import to_file
 from sparring.observe.state import RunState
 from sparring.queue.connection import connect
+from sparring.queue.messages import Controls
 from sparring.queue.transport import Transport
 from sparring.runs import Run
 from sparring.trainer.loop import Loop
@@ -97,30 +98,22 @@ class Trainer:
         """Clean and robust accuracy on the test set; all cores are free by now."""
         assert self.session is not None
         torch.set_num_threads(cores())
-        settings = self.config.evaluation
         state = self.session.state
 
         def progress(done: int, total: int) -> None:
             state.phase, state.message = "evaluating", f"{done} of {total} test examples attacked"
             self._report(state)
 
-        judged = evaluate(
-            self.session.learner.model,
-            load(self.config.data, "test"),
-            attack_for(self.config.attack, settings),
-            samples=settings.samples,
-            batch_size=settings.batch_size,
-            seed=self.config.train.seed,
-            progress=progress,
-        )
+        test, seed = load(self.config.data, "test"), self.config.train.seed
+        judged = judge(self.session.learner.model, test, self.config.attack, self.config.evaluation, seed, progress)
         return judged.as_dict()
 
     def _report(self, state: RunState) -> None:
         self.transport.set_state(state.as_dict())
 
-    def _publish(self, fence: int, version: int, epsilon: float) -> int:
+    def _publish(self, fence: int, version: int, controls: Controls) -> int:
         assert self.session is not None
         assert self.route is not None
         arrays = to_arrays(self.session.learner.model)
-        self.route.publish(Snapshot(fence, version, epsilon, arrays))
+        self.route.publish(Snapshot(fence, version, controls, arrays))
         return sum(array.nbytes for array in arrays.values())

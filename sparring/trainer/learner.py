@@ -11,15 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from sparring.attacks import frozen, iterate, perturbed, warmed_up
-from sparring.attacks.gradient import attack_from
+from sparring.attacks.gradient import attack_from, targets_of
 from sparring.config import Config, OptimizerSettings
 from sparring.data import Dataset, batch
 from sparring.errors import SparringError
-from sparring.objectives import pgd_at
-from sparring.queue.messages import Shard
+from sparring.objectives.passes import training_loss
+from sparring.queue.messages import Controls, Shard
 from sparring.randomness import generator
 from sparring.trainer.plan import Plan
 from sparring.trainer.schedules import learning_rate
+from sparring.workers.allocator import updated_robust_share
 
 KEPT_VERSIONS = 10_000  # how far back drift is known
 
@@ -63,6 +64,7 @@ class Learner:
         self.model = model.to(device)
         self.optimizer = make_optimizer(config.optimizer, self.model)
         self.step = 0
+        self.robust_share = 0.0
         self._path = {0: 0.0}
         self._before = self._flat()
 
@@ -71,20 +73,21 @@ class Learner:
         moved = self._path[self.step] - self._path.get(version, self._path[self.step])
         return moved / max(float(self._before.norm()), 1e-12)
 
+    def controls(self) -> Controls:
+        """What rides along with the present weights."""
+        return Controls(self.epsilon(), self.robust_share)
+
     def epsilon(self, step: int | None = None) -> float:
         """ε at `step` (now by default), warmed up."""
         attack = self.config.attack
         at = self.step if step is None else step
         return warmed_up(attack.epsilon, at, attack.warmup_epochs * self.plan.steps_per_epoch)
 
-    def attacked(self, shards: Sequence[Shard]) -> tuple[Tensor, Tensor]:
-        """float32 [N, C, H, W] in [0, 1] and int64 [N]: the shards' examples, rebuilt by index and perturbed."""
-        images, labels = [], []
-        for shard in shards:
-            x, y = self.clean(shard)
-            images.append(perturbed(x, shard.delta.to(self.device)))
-            labels.append(y)
-        return torch.cat(images), torch.cat(labels)
+    def attacked(self, shards: Sequence[Shard]) -> tuple[Tensor, Tensor, Tensor]:
+        """The shards' examples: clean and perturbed, float32 [N, C, H, W] in [0, 1] each, and labels, int64 [N]."""
+        rebuilt = [self.clean(shard) for shard in shards]
+        x, y = (torch.cat(parts) for parts in zip(*rebuilt, strict=True))
+        return x, perturbed(x, torch.cat([shard.delta.to(self.device) for shard in shards])), y
 
     def clean(self, shard: Shard) -> tuple[Tensor, Tensor]:
         """The shard's examples without the perturbation.
@@ -105,11 +108,17 @@ class Learner:
     def refresh(self, shard: Shard, steps: int) -> Shard:
         """The shard with `steps` more attack steps under the present weights (design, section 4)."""
         x, y = self.clean(shard)
-        attack = attack_from(self.config.attack, shard.epsilon)
+        attack = attack_from(self.config.attack, shard.epsilon, self.config.objective.name)
+        delta = shard.delta.to(self.device)
         counts = torch.full_like(y, steps)
+        if self.config.allocator.name != "none":
+            counts[~delta.flatten(1).any(1)] = 0  # what was left clean stays clean
         random = generator(self.config.train.seed, "refresh", shard.key.epoch, shard.key.number)
         with frozen(self.model):
-            more = iterate(self.model, x, y, attack, random, start=shard.delta.to(self.device), step_counts=counts)
+            with torch.no_grad():
+                clean = self.model(x) if attack.loss == "kl" else None
+            targets = targets_of(attack, y, clean)
+            more = iterate(self.model, x, targets, attack, random, start=delta, step_counts=counts)
             while True:
                 try:
                     next(more)
@@ -118,7 +127,7 @@ class Learner:
                         **{
                             **shard.__dict__,
                             "delta": done.value,
-                            "gradients": shard.gradients + steps * len(y),
+                            "gradients": shard.gradients + int(counts.sum()),
                         }
                     )
 
@@ -128,13 +137,23 @@ class Learner:
         Raises:
             NonFinite: loss or gradient is no number; the weights are as they were before.
         """
-        x, y = self.attacked(shards)
+        x, x_adv, y = self.attacked(shards)
         rate = learning_rate(self.config.schedule, self.config.optimizer.lr, self.step / max(self.plan.total_steps, 1))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
-        logits = self.model(x)
-        loss = pgd_at(logits, y)
+        objective = self.config.objective
+        loss, logits = training_loss(
+            objective.name,
+            self.model,
+            x,
+            x_adv,
+            y,
+            attacked=(x_adv != x).flatten(1).any(1),
+            beta=objective.beta,
+            passes=objective.passes,
+            label_smoothing=objective.label_smoothing,
+        )
         value = float(loss.detach())
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -144,7 +163,9 @@ class Learner:
         self.optimizer.step()
         self.step += 1
         self._note_movement()
-        return StepResult(value, int((logits.argmax(1) == y).sum()), len(y), rate)
+        correct = int((logits.argmax(1) == y).sum())
+        self.robust_share = updated_robust_share(self.robust_share, correct / len(y), self.config.allocator)
+        return StepResult(value, correct, len(y), rate)
 
     def _require_finite(self, loss: float, gradient_norm: float, rate: float) -> None:
         if not (isfinite(loss) and isfinite(gradient_norm)):
@@ -154,10 +175,10 @@ class Learner:
                 f"train.gradient_clip, and go on from the last checkpoint with a new run."
             )
 
-    def restore(self, step: int, optimizer: dict[str, Any]) -> None:
+    def restore(self, step: int, optimizer: dict[str, Any], robust_share: float = 0.0) -> None:
         """Continue at `step`; the weights are in the model already."""
         self.optimizer.load_state_dict(optimizer)
-        self.step = step
+        self.step, self.robust_share = step, robust_share
         self._path, self._before = {step: 0.0}, self._flat()
 
     def _flat(self) -> Tensor:

@@ -22,7 +22,7 @@ from sparring.attacks import frozen
 from sparring.config import depth
 from sparring.errors import SparringError
 from sparring.queue.ledger import Ledger
-from sparring.queue.messages import Key, Shard, Ticket
+from sparring.queue.messages import Controls, Key, Shard, Ticket
 from sparring.queue.transport import Lease, Missing, QueueLost, Transport
 from sparring.trainer.checkpoints import Checkpoint
 from sparring.trainer.session import Parts, Session
@@ -33,7 +33,7 @@ HOUSEKEEPING_S = 0.2
 REPUBLISH_S = 5.0
 SET_ASIDE_SHARE = 0.05
 
-Publish = Callable[[int, int, float], int]  # fence, version, epsilon -> bytes
+Publish = Callable[[int, int, Controls], int]  # fence, version, controls -> bytes
 
 
 class Loop:
@@ -187,7 +187,7 @@ class Loop:
         began = time.monotonic()
         state, version = self.session.state, self.learner.step
         try:
-            state.publish_bytes += self._publish(self.fence, version, self.learner.epsilon())
+            state.publish_bytes += self._publish(self.fence, version, self.learner.controls())
             self.transport.publish_version(self.fence, version)
         except QueueLost:
             log.warning("the queue is gone; the next look at it starts over")
@@ -259,22 +259,23 @@ class Loop:
             if lease is None:
                 return False
             ticket = lease.ticket
-            self.own = (
-                Production(
+            with frozen(self.learner.model):
+                production = Production(
                     self.config,
                     self.learner.model,
                     self.parts.training,
                     ticket.key,
                     ticket.indices,
-                    self.learner.epsilon(),
+                    self.learner.controls(),
+                    self.learner.step,
                     fence=self.fence,
                     worker="trainer",
-                ),
-                lease,
-            )
+                )
+            self.own = (production, lease)
         production, lease = self.own
-        with frozen(self.learner.model):
-            production.advance(self.learner.step)
+        if not production.done:
+            with frozen(self.learner.model):
+                production.advance(self.learner.step)
         if production.done:
             self.own = None
             if self.transport.finish_local(lease):

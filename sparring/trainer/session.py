@@ -30,6 +30,7 @@ from sparring.trainer.plan import Plan
 
 log = logging.getLogger(__name__)
 STATE_EVERY_S = 0.5
+CLASSES = ("outlier", "boundary", "robust")
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class Session:
             return None
         checkpoint = checkpoints.load_state(path)
         checkpoints.load_weights(path, self.learner.model)
-        self.learner.restore(checkpoint.step, checkpoint.optimizer)
+        self.learner.restore(checkpoint.step, checkpoint.optimizer, float(checkpoint.counters.get("robust_share", 0.0)))
         total = self.state.total_steps
         self.state = RunState.from_dict(checkpoint.counters)
         self.state.total_steps, self.state.engine = total, self.config.engine
@@ -131,7 +132,9 @@ class Session:
         seen = sum(step.examples for step in self._recent)
         state.loss = sum(step.loss * step.examples for step in self._recent) / seen
         state.train_robust_accuracy = sum(step.correct for step in self._recent) / seen
+        state.robust_share = self.learner.robust_share
         for shard in shards:
+            state.allocated.update({name: n for name, n in zip(CLASSES, shard.classes, strict=True) if n})
             state.drift_sum += self.learner.drift(min(shard.version, before))
         self._write_history(shards)
         return result
@@ -185,8 +188,12 @@ class Session:
             return
         x, y = learner.clean(shard)
         random = generator(self.config.train.seed, "attack", shard.key.epoch, shard.key.number)
+        attacked = shard.delta.flatten(1).any(1)
+        x, y, delta = x[attacked], y[attacked], shard.delta[attacked].to(learner.device)
+        if len(y) == 0:
+            return
         with frozen(learner.model), torch.no_grad():
-            stale = learner.model(perturbed(x, shard.delta.to(learner.device))).argmax(1) == y
+            stale = learner.model(perturbed(x, delta)).argmax(1) == y
             with torch.enable_grad():
                 delta = perturb(learner.model, x, y, attack_from(self.config.attack, shard.epsilon), random)
             fresh = learner.model(perturbed(x, delta)).argmax(1) == y

@@ -22,7 +22,8 @@ from safetensors.numpy import load, save
 from torch import nn
 
 from sparring.config import Config, depth
-from sparring.queue.transport import Transport
+from sparring.queue.messages import Controls
+from sparring.queue.transport import Transport, Weights
 
 log = logging.getLogger(__name__)
 Arrays = dict[str, "np.ndarray[Any, Any]"]
@@ -32,11 +33,11 @@ RETRY_S = 0.2
 
 
 class Snapshot(NamedTuple):
-    """Weights, and the ε that the attacks on them shall have."""
+    """Weights, and what rides along with them."""
 
     fence: int
     version: int
-    epsilon: float
+    controls: Controls
     arrays: Arrays
 
     @property
@@ -94,7 +95,9 @@ class QueueRoute:
         self.transport, self.keep = transport, keep
 
     def publish(self, snapshot: Snapshot) -> None:
-        self.transport.put_weights(snapshot.fence, snapshot.version, snapshot.epsilon, save(snapshot.arrays), self.keep)
+        self.transport.put_weights(
+            snapshot.fence, snapshot.version, snapshot.controls, save(snapshot.arrays), self.keep
+        )
 
     def newer(self, order: tuple[int, int], timeout_s: float) -> Snapshot | None:
         return _unpacked(self.transport.newer_weights(order, timeout_s))
@@ -103,8 +106,8 @@ class QueueRoute:
         return _unpacked(self.transport.weights(order, timeout_s))
 
 
-def _unpacked(found: tuple[int, int, float, bytes] | None) -> Snapshot | None:
-    return None if found is None else Snapshot(*found[:3], load(found[3]))
+def _unpacked(found: Weights | None) -> Snapshot | None:
+    return None if found is None else Snapshot(found.fence, found.version, found.controls, load(found.arrays))
 
 
 class RayRoute:
@@ -115,7 +118,7 @@ class RayRoute:
         self._last: Any = None
 
     def publish(self, snapshot: Snapshot) -> None:
-        notice = Notice(snapshot.fence, snapshot.version, snapshot.epsilon, [ray.put(snapshot.arrays)])
+        notice = Notice(snapshot.fence, snapshot.version, snapshot.controls, [ray.put(snapshot.arrays)])
         self._last = self.store.publish.remote(notice)
 
     def newer(self, order: tuple[int, int], timeout_s: float) -> Snapshot | None:
@@ -135,7 +138,7 @@ class RayRoute:
             log.info("snapshot not fetched: %s", type(error).__name__)
             time.sleep(RETRY_S)
             return None
-        return Snapshot(notice.fence, notice.version, notice.epsilon, arrays)
+        return Snapshot(notice.fence, notice.version, notice.controls, arrays)
 
 
 class Notice(NamedTuple):
@@ -143,7 +146,7 @@ class Notice(NamedTuple):
 
     fence: int
     version: int
-    epsilon: float
+    controls: Controls
     ref: list[Any]
 
     @property

@@ -140,7 +140,8 @@ class Worker:
             self.dataset,
             ticket.key,
             ticket.indices,
-            self.weights.epsilon,
+            self.weights.controls,
+            self.weights.version,
             fence=ticket.fence,
             worker=self.name,
         )

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from sparring.attacks import frozen, iterate
-from sparring.attacks.gradient import attack_from
+from sparring.attacks import Attack, frozen, iterate, perturb, perturbed
+from sparring.attacks.gradient import attack_from, targets_of
 from sparring.config import Config
 from sparring.data import Dataset, batch
-from sparring.queue.messages import Key, Shard
+from sparring.queue.messages import Controls, Key, Shard
 from sparring.randomness import generator
+from sparring.workers.allocator import Allocation, allocate, classify, classify_by_attack, signed_variance
+
+ORACLE_STEPS = 10
 
 
 class Production:
@@ -30,25 +34,30 @@ class Production:
         dataset: Dataset,
         key: Key,
         indices: tuple[int, ...],
-        epsilon: float,
+        controls: Controls,
+        version: int,
         *,
         fence: int = 0,
         worker: str = "",
     ) -> None:
         began = time.perf_counter()
         device = next(model.parameters()).device
-        seed = config.train.seed
-        x, labels = batch(dataset, torch.tensor(indices), augment=config.data.augment, seed=seed, epoch=key.epoch)
+        x, self.labels = batch(
+            dataset, torch.tensor(indices), augment=config.data.augment, seed=config.train.seed, epoch=key.epoch
+        )
         self.key, self.fence, self.worker = key, fence, worker
-        self.epsilon = epsilon
-        self.labels = labels
-        self.versions: list[int] = []
-        self.delta: Tensor | None = None
-        attack = attack_from(config.attack, epsilon)
-        self.gradients = attack.steps * attack.restarts * len(labels)
-        random = generator(seed, "attack", key.epoch, key.number)
-        self._steps = iterate(model, x.to(device), labels.to(device), attack, random)
-        next(self._steps)
+        self.epsilon, self.versions, self.delta = controls.epsilon, [version], None
+        attack = attack_from(config.attack, controls.epsilon, config.objective.name)
+        random = generator(config.train.seed, "attack", key.epoch, key.number)
+        x, labels = x.to(device), self.labels.to(device)
+        clean = _clean_logits(config, model, x, attack)
+        allocation = _allocation(config, model, x, labels, clean, controls.robust_share, attack, random)
+        counts, sizes, self.classes = allocation or (None, None, (0, 0, 0))
+        self.steps = attack.restarts * (attack.steps if counts is None else int(counts.max()))
+        self.gradients = attack.restarts * (attack.steps * len(labels) if counts is None else int(counts.sum()))
+        targets = targets_of(attack, labels, clean)
+        self._iteration = iterate(model, x, targets, attack, random, step_counts=counts, step_sizes=sizes)
+        self._next()
         self.seconds = time.perf_counter() - began
 
     @property
@@ -59,11 +68,15 @@ class Production:
         """Make the next attack step; `version` is that of the weights the model holds now."""
         began = time.perf_counter()
         self.versions.append(version)
+        self._next()
+        self.seconds += time.perf_counter() - began
+
+    def _next(self) -> None:
+        """Up to the next attack step, or to the perturbation."""
         try:
-            next(self._steps)
+            next(self._iteration)
         except StopIteration as end:
             self.delta = end.value
-        self.seconds += time.perf_counter() - began
 
     def shard(self) -> Shard:
         """The product. Its version is the older one of the last two attack steps (design, section 1)."""
@@ -71,7 +84,7 @@ class Production:
         return Shard(
             key=self.key,
             fence=self.fence,
-            version=min(self.versions[-2:]),
+            version=min(self.versions[1:][-2:] or self.versions),
             start_version=self.versions[0],
             epsilon=self.epsilon,
             delta=self.delta,
@@ -79,6 +92,7 @@ class Production:
             worker=self.worker,
             attack_seconds=self.seconds,
             gradients=self.gradients,
+            classes=self.classes,
         )
 
 
@@ -88,12 +102,47 @@ def produce(
     dataset: Dataset,
     key: Key,
     indices: tuple[int, ...],
-    epsilon: float,
+    controls: Controls,
     version: int,
 ) -> Shard:
     """The whole attack under weights that do not change."""
-    production = Production(config, model, dataset, key, indices, epsilon)
     with frozen(model):
+        production = Production(config, model, dataset, key, indices, controls, version)
         while not production.done:
             production.advance(version)
     return production.shard()
+
+
+def _clean_logits(config: Config, model: nn.Module, x: Tensor, attack: Attack) -> Tensor | None:
+    """[N, K] of the clean images, where the allocator or the attack's loss asks for them; passed once for both."""
+    if config.allocator.name == "none" and attack.loss == "ce":
+        return None
+    with torch.no_grad():
+        logits: Tensor = model(x)
+    return logits
+
+
+def _allocation(
+    config: Config,
+    model: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    clean: Tensor | None,
+    robust_share: float,
+    attack: Attack,
+    random: torch.Generator,
+) -> Allocation | None:
+    """Steps by example, or None where all get the same."""
+    if clean is None or config.allocator.name == "none":
+        return None
+    if config.allocator.name == "bullettrain":
+        classes = classify(signed_variance(clean, labels), robust_share)
+    else:
+        judge = replace(
+            attack, steps=ORACLE_STEPS, step_size=2.5 * attack.epsilon / ORACLE_STEPS, loss="ce", restarts=1
+        )
+        delta = perturb(model, x, labels, judge, random)
+        with torch.no_grad():
+            attacked = model(perturbed(x, delta))
+        classes = classify_by_attack(clean.argmax(1) == labels, attacked.argmax(1) == labels)
+    return allocate(classes, config.allocator, attack)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from torch import nn
 
 from sparring.errors import SparringError
+from sparring.queue.messages import Controls
 from sparring.trainer.snapshots import Route, Snapshot, load_arrays
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ class Weights:
     def __init__(self, route: Route, model: nn.Module, *, lockstep: bool, timeout_s: float) -> None:
         self.route, self.model, self.lockstep, self.timeout_s = route, model, lockstep, timeout_s
         self.loaded = (0, -1)
-        self.epsilon = 0.0
+        self.controls = Controls(0.0)
         self.swaps = 0
         self._newest: Snapshot | None = None
         self._arrived = threading.Condition()
@@ -78,7 +79,7 @@ class Weights:
     def _load(self, snapshot: Snapshot) -> None:
         if snapshot.order != self.loaded:
             load_arrays(self.model, snapshot.arrays)
-            self.loaded, self.epsilon = snapshot.order, snapshot.epsilon
+            self.loaded, self.controls = snapshot.order, snapshot.controls
 
     def _at_least(self, fence: int, version: int) -> Snapshot | None:
         def usable() -> bool:

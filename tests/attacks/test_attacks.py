@@ -40,7 +40,7 @@ def random(seed: int = 0) -> torch.Generator:
 @pytest.mark.parametrize("steps", [1, 7])
 def test_on_a_linear_model_pgd_and_fgsm_reach_the_known_linf_optimum(steps: int) -> None:
     model, (x, y) = linear_model(36), images(low=0.4, high=0.6)
-    delta = perturb(model, x, y, Attack("linf", 0.1, steps, 2.5 * 0.1 / steps, random_start=False), random())
+    delta = perturb(model, x, y, Attack("linf", 0.1, steps, 2.5 * 0.1 / steps, start="zero"), random())
     weight = model[1].weight  # type: ignore[index]
     direction = (weight[1 - y] - weight[y]).sign().view_as(x)
     assert torch.allclose(delta, 0.1 * direction, atol=1e-6)
@@ -48,11 +48,11 @@ def test_on_a_linear_model_pgd_and_fgsm_reach_the_known_linf_optimum(steps: int)
 
 def test_on_a_linear_model_l2_pgd_reaches_the_known_optimum() -> None:
     model, (x, y) = linear_model(36), images(low=0.4, high=0.6)
-    delta = perturb(model, x, y, Attack("l2", 0.2, 5, 0.1, random_start=True), random())
+    delta = perturb(model, x, y, Attack("l2", 0.2, 5, 0.1, start="uniform"), random())
     weight = model[1].weight  # type: ignore[index]
     direction = weight[1 - y] - weight[y]
     wanted = 0.2 * direction / direction.norm(dim=1, keepdim=True)
-    one = perturb(model, x, y, Attack("l2", 0.2, 200, 0.05, random_start=True), random())
+    one = perturb(model, x, y, Attack("l2", 0.2, 200, 0.05, start="uniform"), random())
     assert torch.allclose(one.flatten(1), wanted, atol=2e-3)
     assert torch.all((delta.flatten(1) * wanted).sum(1) > 0.5 * 0.2**2)
 
@@ -64,7 +64,7 @@ def test_a_perturbation_is_inside_its_ball_and_the_image_inside_the_box(
     norm: str, epsilon: float, restarts: int
 ) -> None:
     model, (x, y) = small_network(), images()
-    delta = perturb(model, x, y, Attack(norm, epsilon, 4, epsilon, True, restarts), random())  # type: ignore[arg-type]
+    delta = perturb(model, x, y, Attack(norm, epsilon, 4, epsilon, "uniform", restarts), random())  # type: ignore[arg-type]
     given = perturbed(x, delta)
     size = (given - x).abs().amax() if norm == "linf" else (given - x).flatten(1).norm(dim=1).amax()
     assert size <= epsilon + 1e-6
@@ -93,7 +93,7 @@ def float64_pgd(model: nn.Module, x: Tensor, y: Tensor, start: Tensor, attack: A
 @pytest.mark.parametrize("norm", NORMS)
 def test_pgd_agrees_with_a_float64_transcription(norm: str) -> None:
     x, y = images()
-    attack = Attack(norm, 0.2, 6, 0.05, random_start=False)  # type: ignore[arg-type]
+    attack = Attack(norm, 0.2, 6, 0.05, start="zero")  # type: ignore[arg-type]
     ours = perturb(small_network(), x, y, attack, random())
     theirs = float64_pgd(small_network(), x, y, torch.zeros_like(x), attack)
     assert (ours - theirs).abs().max() < 1e-4 if norm == "l2" else ((ours - theirs).abs() > 1e-5).float().mean() < 0.01
@@ -108,7 +108,7 @@ def test_pgd_agrees_with_a_float64_transcription(norm: str) -> None:
 )
 def test_pgd_agrees_with_foolbox(norm: str, theirs: type) -> None:
     model, (x, y) = small_network(), images()
-    attack = Attack(norm, 0.15, 10, 0.03, random_start=False)  # type: ignore[arg-type]
+    attack = Attack(norm, 0.15, 10, 0.03, start="zero")  # type: ignore[arg-type]
     reference = theirs(abs_stepsize=0.03, steps=10, random_start=False)
     found, _, _ = reference(foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu"), x, y, epsilons=0.15)
     ours = perturbed(x, perturb(model, x, y, attack, random()))
@@ -119,10 +119,10 @@ def test_the_worst_of_the_restarts_is_kept_example_by_example() -> None:
     model, (x, y) = small_network(), images()
     once = [
         cross_entropy(model(perturbed(x, delta)), y)
-        for delta in _restart_by_restart(model, x, y, Attack("linf", 0.3, 2, 0.2, True, 5))
+        for delta in _restart_by_restart(model, x, y, Attack("linf", 0.3, 2, 0.2, "uniform", 5))
     ]
     worst = torch.stack(once).amax(0)
-    several = perturb(model, x, y, Attack("linf", 0.3, 2, 0.2, True, 5), random())
+    several = perturb(model, x, y, Attack("linf", 0.3, 2, 0.2, "uniform", 5), random())
     assert torch.allclose(cross_entropy(model(perturbed(x, several)), y), worst)
     assert (torch.stack(once).argmax(0) != 4).any(), "the case must have an example whose worst is not the last"
 
@@ -145,27 +145,27 @@ def test_no_parameter_gradients_are_computed_and_modes_are_restored() -> None:
         perturb(model, x, y, Attack("linf", 0.1, 3, 0.05), random())
     assert model.training
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
-    input_gradient(model, x, torch.zeros_like(x), y, cross_entropy)
+    input_gradient(model, x, y, cross_entropy)
     assert asked == []
 
 
 def test_each_example_takes_its_own_number_of_steps() -> None:
     model, (x, y) = small_network(), images(6)
-    attack = Attack("linf", 0.2, 5, 0.05, random_start=False)
+    attack = Attack("linf", 0.2, 5, 0.05, start="zero")
     counts = torch.tensor([0, 1, 2, 3, 4, 5])
     together = _run(iterate(model, x, y, attack, random(), step_counts=counts))
     for row, count in enumerate(counts.tolist()):
         if count == 0:
             assert torch.equal(together[row], torch.zeros_like(together[row]))
             continue
-        alone = Attack("linf", 0.2, count, 0.05, random_start=False)
+        alone = Attack("linf", 0.2, count, 0.05, start="zero")
         single = perturb(model, x[row : row + 1], y[row : row + 1], alone, random())
         assert torch.allclose(together[row], single[0], atol=1e-6)
 
 
 def test_each_example_may_have_its_own_step_size() -> None:
     model, (x, y) = small_network(), images(3, 0.4, 0.6)
-    attack = Attack("linf", 0.3, 1, 0.1, random_start=False)
+    attack = Attack("linf", 0.3, 1, 0.1, start="zero")
     sizes = torch.tensor([0.01, 0.1, 0.2])
     delta = _run(iterate(model, x, y, attack, random(), step_sizes=sizes))
     assert torch.allclose(delta.flatten(1).abs().amax(1), sizes, atol=1e-6)
@@ -175,7 +175,7 @@ def test_newer_weights_may_be_loaded_between_two_steps() -> None:
     old, new, (x, y) = linear_model(36), linear_model(36), images(4, 0.4, 0.6)
     with torch.no_grad():
         new[1].weight.mul_(-1)  # type: ignore[index]
-    steps = iterate(old, x, y, Attack("linf", 0.3, 2, 0.1, random_start=False), random())
+    steps = iterate(old, x, y, Attack("linf", 0.3, 2, 0.1, start="zero"), random())
     next(steps)
     next(steps)
     old.load_state_dict(new.state_dict())
@@ -199,16 +199,16 @@ def _finish(steps: object) -> Tensor:
 @pytest.mark.parametrize(
     ("name", "norm", "steps", "step_size", "start"),
     [
-        ("pgd", "linf", 8, 2.5 * 0.3 / 8, True),
-        ("pgd", "l2", 20, 2.5 * 0.3 / 20, True),
-        ("fgsm", "linf", 1, 0.3, False),
-        ("fgsm-rs", "linf", 1, 1.25 * 0.3, True),
+        ("pgd", "linf", 8, 2.5 * 0.3 / 8, "uniform"),
+        ("pgd", "l2", 20, 2.5 * 0.3 / 20, "uniform"),
+        ("fgsm", "linf", 1, 0.3, "zero"),
+        ("fgsm-rs", "linf", 1, 1.25 * 0.3, "uniform"),
     ],
 )
-def test_step_size_rules_of_the_papers(name: str, norm: str, steps: int, step_size: float, start: bool) -> None:
+def test_step_size_rules_of_the_papers(name: str, norm: str, steps: int, step_size: float, start: str) -> None:
     settings = AttackSettings(name=name, norm=norm, epsilon=0.3, steps=steps)  # type: ignore[arg-type]
     attack = attack_from(settings, 0.3)
-    assert (attack.steps, attack.random_start) == (steps, start)
+    assert (attack.steps, attack.start) == (steps, start)
     assert math.isclose(attack.step_size, step_size)
     assert math.isclose(attack_from(settings, 0.15).step_size, step_size / 2), "the step warms up with epsilon"
 

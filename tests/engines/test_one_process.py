@@ -17,7 +17,8 @@ from tests.engines.runs import small, weights_of
 
 ENGINES: list[dict[str, Any]] = [
     {"engine": "sync"},
-    {"engine": "simulated", "simulated": {"staleness": 3}},
+    {"engine": "sync", "allocator": {"name": "bullettrain"}, "objective": {"name": "trades"}},
+    {"engine": "simulated", "simulated": {"staleness": 3}, "allocator": {"name": "bullettrain"}},
     {"engine": "simulated", "simulated": {"staleness": 3, "exchange": True}},
 ]
 

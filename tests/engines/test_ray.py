@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sparring.errors import UsageError
+from sparring.queue.messages import Controls
 from sparring.trainer.snapshots import Notice, SnapshotStore
 from sparring.training import train
 from tests.engines.runs import small, weights_of
@@ -18,12 +19,20 @@ pytestmark = pytest.mark.ray
 AUGMENTED = {"name": "digits", "augment": "crop"}
 
 
-@pytest.mark.parametrize("route", ["redis", "object_store"])
+@pytest.mark.parametrize(
+    ("route", "methods"),
+    [
+        ("redis", {}),
+        ("object_store", {}),
+        ("redis", {"allocator": {"name": "bullettrain"}, "objective": {"name": "trades", "passes": "single"}}),
+        ("object_store", {"allocator": {"name": "bullettrain"}, "objective": {"name": "mart"}}),
+    ],
+)
 def test_with_bound_0_and_the_exact_wire_the_weights_are_those_of_the_synchronous_engine(
-    tmp_path: Path, route: str
+    tmp_path: Path, route: str, methods: dict[str, Any]
 ) -> None:
     exact = {"max_staleness": 0, "depth": 0, "publish_every": 1}
-    common = {"data": AUGMENTED, "staleness": exact, "queue": {"wire": "exact", "weights": route}}
+    common = {"data": AUGMENTED, "staleness": exact, "queue": {"wire": "exact", "weights": route}, **methods}
     sync = train(small(tmp_path, engine="sync", **common))
     ray = train(small(tmp_path, engine="ray", **common))
     assert weights_of(sync) == weights_of(ray)
@@ -90,7 +99,7 @@ def test_a_configuration_that_would_deadlock_is_refused_with_the_inequality(tmp_
 
 async def _published(store: SnapshotStore, *orders: tuple[int, int]) -> None:
     for fence, version in orders:
-        await store.publish(Notice(fence, version, 0.0, []))
+        await store.publish(Notice(fence, version, Controls(0.0), []))
 
 
 def test_the_store_hands_out_the_newest_snapshot_of_the_newest_fence() -> None:

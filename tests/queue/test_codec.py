@@ -35,7 +35,19 @@ def shard(norm: Norm = "linf", epsilon: float = 8 / 255, n: int = 3, seed: int =
     noise = torch.rand(n, 2, 4, 4, generator=generator) * 2 - 1
     delta = project_ball(noise * epsilon * scale, norm, epsilon)
     labels = torch.randint(0, 10, (n,), generator=generator)
-    return Shard(Key(1, 2, 0), 4, 9, 8, epsilon, delta, labels, worker="w-0", attack_seconds=0.25, gradients=30)
+    return Shard(
+        Key(1, 2, 0),
+        4,
+        9,
+        8,
+        epsilon,
+        delta,
+        labels,
+        worker="w-0",
+        attack_seconds=0.25,
+        gradients=30,
+        classes=(1, 2, 3),
+    )
 
 
 def plain(found: Shard) -> dict[str, Any]:

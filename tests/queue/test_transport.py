@@ -21,7 +21,7 @@ import torch
 from sparring.errors import SparringError
 from sparring.queue import transport as module
 from sparring.queue.connection import QueueUnavailable, check_server, connect
-from sparring.queue.messages import Key, Shard, Ticket
+from sparring.queue.messages import Controls, Key, Shard, Ticket
 from sparring.queue.server import EmbeddedServer, find_server
 from sparring.queue.transport import (
     FencedOut,
@@ -599,34 +599,34 @@ def test_snapshots_of_the_weights_travel_and_the_oldest_are_forgotten(make: Call
     fence = trainer.open()
     assert worker.newer_weights((0, -1), 0.01) is None
     for version in (0, 3, 5):
-        trainer.put_weights(fence, version, 0.1 * version, f"weights {version}".encode(), keep=2)
-    trainer.put_weights(fence, 5, 0.7, b"said twice", keep=2)
-    assert worker.newer_weights((0, -1), 1.0) == (fence, 5, 0.5, b"weights 5")
+        trainer.put_weights(fence, version, Controls(0.1 * version, 0.5), f"weights {version}".encode(), keep=2)
+    trainer.put_weights(fence, 5, Controls(0.7), b"said twice", keep=2)
+    assert worker.newer_weights((0, -1), 1.0) == (fence, 5, Controls(0.1 * 5, 0.5), b"weights 5")
     assert worker.newer_weights((fence, 5), 0.01) is None
-    assert worker.weights((fence, 3), 0.1) == (fence, 3, 0.1 * 3, b"weights 3")
+    assert worker.weights((fence, 3), 0.1) == (fence, 3, Controls(0.1 * 3, 0.5), b"weights 3")
     assert worker.weights((fence, 0), 0.01) is None
 
 
 def test_whoever_waits_for_newer_weights_gets_them_when_they_come(make: Callable[..., Transport]) -> None:
     trainer, worker = make(), make()
     fence = trainer.open()
-    trainer.put_weights(fence, 1, 0.1, b"old", keep=2)
-    timer = threading.Timer(0.7, lambda: trainer.put_weights(fence, 2, 0.2, b"new", keep=2))
+    trainer.put_weights(fence, 1, Controls(0.1), b"old", keep=2)
+    timer = threading.Timer(0.7, lambda: trainer.put_weights(fence, 2, Controls(0.2), b"new", keep=2))
     timer.start()
-    assert worker.newer_weights((fence, 1), 5.0) == (fence, 2, 0.2, b"new")
+    assert worker.newer_weights((fence, 1), 5.0) == (fence, 2, Controls(0.2), b"new")
     timer.join()
 
 
 def test_weights_of_an_older_start_are_gone_and_cannot_come_back(make: Callable[..., Transport]) -> None:
     old, new, worker = make(), make(), make()
     before = old.open()
-    old.put_weights(before, 9, 0.1, b"old", keep=2)
+    old.put_weights(before, 9, Controls(0.1), b"old", keep=2)
     fence = new.open()
     with pytest.raises(FencedOut):
-        old.put_weights(before, 10, 0.1, b"old", keep=2)
+        old.put_weights(before, 10, Controls(0.1), b"old", keep=2)
     assert worker.newer_weights((before, 9), 0.01) is None
-    new.put_weights(fence, 4, 0.1, b"new", keep=2)
-    assert worker.newer_weights((before, 9), 1.0) == (fence, 4, 0.1, b"new")
+    new.put_weights(fence, 4, Controls(0.1), b"new", keep=2)
+    assert worker.newer_weights((before, 9), 1.0) == (fence, 4, Controls(0.1), b"new")
 
 
 def test_weights_are_broadcast_even_while_memory_is_full(
@@ -638,7 +638,7 @@ def test_weights_are_broadcast_even_while_memory_is_full(
     before = str(client.config_get("maxmemory")["maxmemory"])
     client.config_set("maxmemory", 1)
     try:
-        trainer.put_weights(fence, 0, 0.1, b"w" * 100_000, keep=2)
+        trainer.put_weights(fence, 0, Controls(0.1), b"w" * 100_000, keep=2)
         assert worker.newer_weights((0, -1), 1.0) is not None
     finally:
         client.config_set("maxmemory", before)

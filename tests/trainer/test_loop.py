@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sparring.engines.threads import trainer_attacks
 from sparring.errors import SparringError
+from sparring.queue.messages import Controls
 from sparring.queue.server import EmbeddedServer
 from sparring.queue.transport import Lease, Transport
 from sparring.runs import create
@@ -56,7 +57,7 @@ class Scene:
     def transport(self) -> Transport:
         return Transport(self.server.client(), self.run.id, lease_s=5.0, timeout_s=5.0)
 
-    def publish(self, fence: int, version: int, epsilon: float) -> int:
+    def publish(self, fence: int, version: int, controls: Controls) -> int:
         state = self.session.learner.model.state_dict()
         self.weights[version] = {name: tensor.clone() for name, tensor in state.items()}
         return 1
@@ -81,7 +82,7 @@ class Scene:
         model = copy.deepcopy(self.parts.model)
         model.load_state_dict(self.weights[ticket.version])
         shard = produce(
-            self.config, model, self.parts.training, ticket.key, ticket.indices, 0.2, version=ticket.version
+            self.config, model, self.parts.training, ticket.key, ticket.indices, Controls(0.2), version=ticket.version
         )
         transport.commit(lease, type(shard)(**{**shard.__dict__, "fence": ticket.fence}))
 
@@ -190,7 +191,7 @@ def test_other_labels_than_the_trainers_are_refused(tmp_path: Path, server: Embe
             scene.parts.training,
             ticket.key,
             ticket.indices,
-            0.2,
+            Controls(0.2),
             version=0,
         )
         wrong = {"fence": ticket.fence, "labels": (shard.labels + 1) % 10}

@@ -1,0 +1,120 @@
+"""PGD-AT, TRADES, MART and FGSM-RS, each with and without BulletTrain, on MNIST with the same network and seeds.
+
+    python -m benchmarks.methods --data DIR [--seeds 3] [--autoattack 1000] [--out FOLDER]
+
+2,000 steps of 128 examples (51,200 training images, 5 epochs), κ = 8 (FGSM-RS: 1), ε = 0.3 warmed up over 30 % of the
+steps, one-cycle rate with peak 0.002, the network of paper 003, the synchronous engine with one thread; N_B = κ,
+N_R = 2, N_O = 0 (FGSM-RS: N_R = 0), γ = 0.8, p = 0.9; β = 1 for TRADES as its authors use on MNIST, 5 for MART. Judged
+by PGD-40 (step 0.01, 2 restarts) on all 10,000 test images, and by AutoAttack on the first of them. Runs that are in
+FOLDER already are not made again. Two run at a time; seconds are of training with one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from concurrent.futures import Future, ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from sparring.config import Config, from_tree
+
+Tree = dict[str, dict[str, Any]]
+METHODS: dict[str, Tree] = {
+    "PGD-AT": {},
+    "TRADES": {"objective": {"name": "trades", "beta": 1.0}},
+    "MART": {"objective": {"name": "mart", "beta": 5.0}},
+    "FGSM-RS": {"attack": {"name": "fgsm-rs"}},
+}
+
+
+def tree_of(method: str, bullettrain: bool, seed: int, data: Path, out: Path) -> Config:
+    """One run of the table."""
+    name = f"{method.lower()}{'-bt' if bullettrain else ''}-seed{seed}"
+    robust_steps = 0 if method == "FGSM-RS" else 2
+    tree: dict[str, Any] = {
+        "engine": "sync",
+        "run": {"root": str(out), "name": name},
+        "data": {"name": "mnist", "root": str(data), "holdout": 8800, "download": False},
+        "model": {"name": "mnist-16-32-100"},
+        "attack": {"epsilon": 0.3, "steps": 8, "warmup_epochs": 1.5},
+        "allocator": {"name": "bullettrain" if bullettrain else "none", "robust_steps": robust_steps},
+        "optimizer": {"lr": 0.002},
+        "schedule": {"name": "one_cycle", "peak_at": 0.3},
+        "train": {"epochs": 5, "batch_size": 128, "seed": seed},
+        "evaluation": {"steps": 40, "step_size": 0.01, "restarts": 2},
+        "trainer": {"threads": 1},
+        "metrics": {"enabled": False},
+    }
+    for group, values in METHODS[method].items():
+        tree[group] = {**tree.get(group, {}), **values}
+    return from_tree(tree)
+
+
+def measured(config: Config, autoattack: int) -> dict[str, Any]:
+    """Summary of one run, with AutoAttack's accuracy; what an earlier call has measured is read."""
+    from sparring.evaluation.runs import evaluate_run
+    from sparring.runs import Run
+    from sparring.training import train
+
+    run = Run(config.run.root / str(config.run.name))
+    summary = run.read_json("summary.json") or train(config).summary
+    if autoattack and run.read_json("evaluation.json") is None:
+        evaluate_run(run, {"evaluation.attack": "autoattack", "evaluation.samples": str(autoattack)})
+    judged = (run.read_json("evaluation.json") or {}).get("robust_accuracy") if autoattack else None
+    return {**summary, "autoattack": judged}
+
+
+def row(name: str, runs: list[dict[str, Any]]) -> str:
+    """A line of the table: medians, with all seeds' robust accuracies."""
+
+    def median(key: str) -> float:
+        return statistics.median(float(run[key]) for run in runs)
+
+    robust = ", ".join(f"{100 * run['robust_accuracy']:.1f}" for run in runs)
+    auto = ", ".join("-" if run["autoattack"] is None else f"{100 * run['autoattack']:.1f}" for run in runs)
+    allocated = runs[0]["allocated"]
+    total = max(sum(allocated.values()), 1)
+    shares = " / ".join(f"{allocated.get(name, 0) / total:.2f}" for name in ("boundary", "robust", "outlier"))
+    cells = [
+        name,
+        f"{100 * median('clean_accuracy'):.1f}",
+        robust,
+        auto,
+        f"{median('gradients_per_example'):.2f}",
+        shares if allocated else "-",
+        f"{median('seconds'):.0f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("runs/methods"))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--autoattack", type=int, default=1000, help="test images that AutoAttack judges; 0: none")
+    parser.add_argument("--processes", type=int, default=2)
+    options = parser.parse_args()
+    rows = [(method, bullettrain) for method in METHODS for bullettrain in (False, True)]
+    with ProcessPoolExecutor(options.processes) as pool:
+        jobs: dict[tuple[str, bool], list[Future[dict[str, Any]]]] = {
+            each: [
+                pool.submit(measured, tree_of(*each, seed, options.data, options.out.resolve()), options.autoattack)
+                for seed in range(options.seeds)
+            ]
+            for each in rows
+        }
+        print(
+            "| method | clean | PGD-40, each seed | AutoAttack, each seed | gradients an example | "
+            "boundary / robust / outlier | seconds |\n| --- | --- | --- | --- | --- | --- | --- |"
+        )
+        for method, bullettrain in rows:
+            runs = [job.result() for job in jobs[method, bullettrain]]
+            print(row(f"{method}{' + BulletTrain' if bullettrain else ''}", runs), flush=True)
+        print(json.dumps({"seeds": options.seeds, "autoattack_samples": options.autoattack}))
+
+
+if __name__ == "__main__":
+    main()

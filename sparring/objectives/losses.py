@@ -1,0 +1,93 @@
+"""The losses as pure functions of logits [N, K], in float32 unless the logits are float64.
+
+Every divergence is formed from log-probabilities: a probability that underflows to 0 would give NaN gradients to
+`F.kl_div`, whose derivative with respect to its target holds log 0.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def pgd_at(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+    """PGD-AT (Mądry et al.; paper 001): mean cross-entropy on adversarial examples only.
+
+    logits: [N, K] of the attacked images; labels: int64 [N]; label_smoothing: share of the target in [0, 1] spread
+    over all classes; returns a scalar.
+    """
+    return F.cross_entropy(_precise(logits), labels, label_smoothing=label_smoothing)
+
+
+def trades(
+    clean_logits: Tensor, adv_logits: Tensor, labels: Tensor, beta: float, *, target_logits: Tensor | None = None
+) -> Tensor:
+    """TRADES (Zhang et al. 2019, eq. 5, β = 1/λ): CE(clean) + β · mean KL(p_clean || p_adv).
+
+    clean_logits, adv_logits: [N, K]; labels: int64 [N]; target_logits: [N, K] of a pass of its own over the clean
+    images, whose probabilities are then the p_clean of the KL; returns a scalar. Gradient flows through both sides of
+    the KL, as in the authors' code.
+    """
+    target = clean_logits if target_logits is None else target_logits
+    divergence = _kl(_log_softmax(target), _log_softmax(adv_logits))
+    return F.cross_entropy(_precise(clean_logits), labels) + beta * divergence.mean()
+
+
+def mart(clean_logits: Tensor, adv_logits: Tensor, labels: Tensor, beta: float) -> Tensor:
+    """MART (Wang et al. 2020, eq. 11, with the constants of the authors' code): boosted CE + β · weighted KL.
+
+    clean_logits, adv_logits: [N, K], K ≥ 2; labels: int64 [N]; returns a scalar. The boosted CE adds to the
+    adversarial cross-entropy a margin to the likeliest wrong class; the KL of an example weighs 1 - p_clean(label),
+    and gradient flows through that weight too.
+    """
+    adv_probabilities = _precise(adv_logits).softmax(1)
+    clean_log_probabilities = _log_softmax(clean_logits)
+    margin = F.nll_loss((1.0001 - adv_probabilities + 1e-12).log(), _likeliest_wrong(adv_probabilities, labels))
+    boosted = F.cross_entropy(_precise(adv_logits), labels) + margin
+    true_probabilities = clean_log_probabilities.exp().gather(1, labels[:, None])[:, 0]
+    divergence = _kl(clean_log_probabilities, (adv_probabilities + 1e-12).log())
+    return boosted + beta * (divergence * (1.0000001 - true_probabilities)).mean()
+
+
+def jsd(
+    clean_logits: Tensor, view1_logits: Tensor, view2_logits: Tensor, labels: Tensor, weight: float = 12.0
+) -> Tensor:
+    """AugMix (Hendrycks et al. 2020, eq. 1, 2): CE(clean) + weight · Jensen-Shannon divergence of the three views.
+
+    clean_logits, view1_logits, view2_logits: [N, K]; labels: int64 [N]; returns a scalar. The mixture M is clamped to
+    [1e-7, 1], as in the authors' code.
+    """
+    views = [_log_softmax(logits) for logits in (clean_logits, view1_logits, view2_logits)]
+    log_mixture = torch.stack([view.exp() for view in views]).mean(0).clamp(1e-7, 1).log()
+    divergence = torch.stack([_kl(view, log_mixture) for view in views]).mean()
+    return F.cross_entropy(_precise(clean_logits), labels) + weight * divergence
+
+
+def kl_divergence(adv_logits: Tensor, clean_probabilities: Tensor) -> Tensor:
+    """The attack loss of TRADES: KL(p_clean || p_adv) of each example.
+
+    adv_logits, clean_probabilities: [N, K]; returns [N]. A probability of 0 adds 0, and no gradient of it is NaN.
+    """
+    target = _precise(clean_probabilities)
+    log_target = target.clamp_min(torch.finfo(target.dtype).tiny).log()
+    return (target * (log_target - _log_softmax(adv_logits))).sum(1)
+
+
+def _precise(values: Tensor) -> Tensor:
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    return _precise(logits).log_softmax(1)
+
+
+def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """[N]: KL(p || q) from log-probabilities [N, K]."""
+    return (log_p.exp() * (log_p - log_q)).sum(1)
+
+
+def _likeliest_wrong(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """int64 [N]: the class with the highest probability among those that are not the label."""
+    second, first = probabilities.argsort(1)[:, -2:].unbind(1)
+    return torch.where(first == labels, second, first)

@@ -1,0 +1,68 @@
+"""Which forward passes an objective makes, and in which order.
+
+In train mode every pass moves the running statistics of batch norm, so number and order of the passes are part of a
+method: `reference` makes those of the authors' code, `single` spares the passes that the loss itself does not need.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from sparring.errors import UsageError
+from sparring.objectives.losses import mart, pgd_at, trades
+
+
+def training_loss(
+    name: Literal["pgd-at", "trades", "mart"],
+    model: nn.Module,
+    x: Tensor,
+    x_adv: Tensor,
+    labels: Tensor,
+    *,
+    beta: float,
+    passes: Literal["reference", "single"],
+    attacked: Tensor,
+    label_smoothing: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """The loss of a batch under a model that is in train mode already.
+
+    | objective | reference                       | single                        |
+    |-----------|---------------------------------|-------------------------------|
+    | pgd-at    | x_adv                           | x_adv                         |
+    | trades    | x, x_adv, x again (KL's target) | x, then x_adv of the attacked |
+    | mart      | x, x_adv                        | x, then x_adv of the attacked |
+
+    Args:
+        x, x_adv: float32 [N, C, H, W] in [0, 1], clean and perturbed. labels: int64 [N].
+        beta: weight of the KL; pgd-at has none.
+        attacked: bool [N], the examples whose x_adv is not x; only `single` looks at it. It takes the clean logits of
+            the others for their adversarial ones; where there are none attacked, the second pass is left out. Their
+            pass has batch norm statistics of its own, of as few examples as were attacked.
+        label_smoothing: of the cross-entropy of pgd-at.
+
+    Returns:
+        The scalar loss and, detached, the adversarial logits [N, K] it was computed from.
+
+    Raises:
+        UsageError: label_smoothing is not 0 for an objective that has none.
+    """
+    if name == "pgd-at":
+        adv_logits: Tensor = model(x_adv)
+        return pgd_at(adv_logits, labels, label_smoothing=label_smoothing), adv_logits.detach()
+    if label_smoothing != 0:
+        raise UsageError(f"label_smoothing = {label_smoothing} is for pgd-at only: set it to 0 with {name}.")
+    clean_logits: Tensor = model(x)
+    adv_logits = model(x_adv) if passes == "reference" else _of_the_attacked(model, clean_logits, x_adv, attacked)
+    if name == "mart":
+        return mart(clean_logits, adv_logits, labels, beta), adv_logits.detach()
+    target_logits = model(x) if passes == "reference" else clean_logits
+    return trades(clean_logits, adv_logits, labels, beta, target_logits=target_logits), adv_logits.detach()
+
+
+def _of_the_attacked(model: nn.Module, clean_logits: Tensor, x_adv: Tensor, attacked: Tensor) -> Tensor:
+    """[N, K]: logits of x_adv where attacked, the clean ones elsewhere."""
+    if not bool(attacked.any()):
+        return clean_logits
+    return clean_logits.index_put((attacked,), model(x_adv[attacked]))
