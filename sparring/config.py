@@ -62,8 +62,9 @@ class DataSettings(Settings):
 
 class ModelSettings(Settings):
     name: str = setting("digits-cnn", "name")
-    """digits-cnn, mnist-32-64-1024 (paper 001), mnist-16-32-100 (paper 003), or module:factory of your own,
-    called as factory(shape, classes); it takes float32 in [0, 1] and normalises inside forward."""
+    """digits-cnn, mnist-32-64-1024 (paper 001), mnist-16-32-100 (paper 003); for CIFAR preact-resnet-18, wrn-28-10,
+    wrn-28-10-silu, wrn-34-10 and wrn-40-2, for ImageNet resnet-50; or module:factory of your own, called as
+    factory(shape, classes); it takes float32 in [0, 1] and normalises inside forward."""
 
 
 class AttackSettings(Settings):

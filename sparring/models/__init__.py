@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
@@ -12,6 +13,7 @@ from torch import nn
 from sparring.config import ModelSettings
 from sparring.errors import UsageError
 from sparring.models.convolutional import digits_cnn, mnist_16_32_100, mnist_32_64_1024
+from sparring.models.residual import preact_resnet_18, resnet_50, wide_resnet
 
 Shape = tuple[int, int, int]
 Factory = Callable[[Shape, int], nn.Module]
@@ -20,6 +22,12 @@ MODELS: dict[str, Factory] = {
     "digits-cnn": digits_cnn,
     "mnist-32-64-1024": mnist_32_64_1024,
     "mnist-16-32-100": mnist_16_32_100,
+    "preact-resnet-18": preact_resnet_18,
+    "wrn-28-10": partial(wide_resnet, depth=28, width=10),
+    "wrn-28-10-silu": partial(wide_resnet, depth=28, width=10, activation=nn.SiLU),
+    "wrn-34-10": partial(wide_resnet, depth=34, width=10),
+    "wrn-40-2": partial(wide_resnet, depth=40, width=2),
+    "resnet-50": resnet_50,
 }
 
 
