@@ -56,6 +56,8 @@ class DataSettings(Settings):
     """Let torchvision download what is missing."""
     holdout: int = setting(0, "examples", ge=0)
     """Training examples set aside and never trained on: to tune on, and to choose the best checkpoint by."""
+    limit: int | None = setting(None, "examples", ge=1)
+    """Use the first so many training examples only, for a quick look."""
     augment: Literal["none", "crop_flip", "crop"] = setting("none", "name")
     """Seeded augmentation by example: crop pads by 4 pixels and cuts at random; crop_flip mirrors half of them too."""
 

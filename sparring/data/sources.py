@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sparring.config import DataSettings
-from sparring.data.datasets import ArrayDataset, Dataset, FolderDataset
+from sparring.data.datasets import ArrayDataset, Dataset, FolderDataset, Subset
 from sparring.errors import SparringError, UsageError
 
 Split = Literal["train", "test"]
@@ -36,12 +36,19 @@ DAMAGED = (RuntimeError, OSError, ValueError, EOFError, AssertionError, LookupEr
 
 
 def load(settings: DataSettings, split: Split) -> Dataset:
-    """The dataset of the settings.
+    """The dataset of the settings; of the training set the first `limit` examples where one is set.
 
     Raises:
         UsageError: no such dataset, or data.root is needed.
         SparringError: the files are missing or wrong.
     """
+    dataset = _load(settings, split)
+    if split == "test" or settings.limit is None or settings.limit >= len(dataset):
+        return dataset
+    return Subset(dataset, torch.arange(settings.limit))
+
+
+def _load(settings: DataSettings, split: Split) -> Dataset:
     name = settings.name
     kind, colon, path = name.partition(":")
     if colon and kind == "folder":
