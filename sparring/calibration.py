@@ -15,7 +15,7 @@ import torch
 
 from sparring.attacks import frozen
 from sparring.attacks.norms import random_start
-from sparring.config import Config
+from sparring.config import AllocatorSettings, Config
 from sparring.engines.threads import cores, trainer_threads, worker_threads
 from sparring.errors import SparringError
 from sparring.queue.codec import decode_shard, encode_shard
@@ -113,20 +113,23 @@ def _example(parts: Parts) -> Shard:
 
 
 def _attack_s(parts: Parts, device: torch.device, threads: int) -> float:
-    """A whole attack: its beginning, and the median of its steps as often as it has steps."""
+    """A whole attack with all its steps: its beginning, and the median of its steps as often as it has steps.
+
+    Without the allocator: it would spare an untrained network nearly everything.
+    """
+    config = parts.config.model_copy(update={"allocator": AllocatorSettings()})
     model = parts.model.to(device)
     key, indices, epsilon = Key(0, 0, 0), parts.plan.indices(0, 0), parts.config.attack.epsilon
 
     def begin() -> Production:
-        return Production(parts.config, model, parts.training, key, indices, Controls(epsilon), 0)
+        return Production(config, model, parts.training, key, indices, Controls(epsilon), 0)
 
     current = [begin()]
 
     def advance() -> None:
         if current[0].done:
             current[0] = begin()
-        if not current[0].done:
-            current[0].advance(0)
+        current[0].advance(0)
         _finish(device)
 
     with _threads(threads), frozen(model):

@@ -262,6 +262,16 @@ class RaySettings(Settings):
     """Object store of a local Ray."""
 
 
+class GuardSettings(Settings):
+    non_finite: Literal["rollback", "stop"] = setting("rollback", "name")
+    """What happens when loss, gradient or weights are no number. Such weights are never published. rollback: go on
+    from the last checkpoint with a lower rate; stop: end the run, which keeps that checkpoint."""
+    rate_factor: float = setting(0.5, "1", gt=0, le=1)
+    """What every rollback multiplies the learning rate by, for the rest of the run."""
+    max_rollbacks: int = setting(3, "rollbacks", ge=1, le=1000)
+    """After so many the run ends with the reason."""
+
+
 class CheckpointSettings(Settings):
     every_steps: int = setting(500, "steps", ge=1)
     """Steps between checkpoints; one more is written at the end, on SIGTERM and on Ctrl-C."""
@@ -316,6 +326,7 @@ class Config(Settings):
     trainer: TrainerSettings = TrainerSettings()
     queue: QueueSettings = QueueSettings()
     ray: RaySettings = RaySettings()
+    guard: GuardSettings = GuardSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     metrics: MetricsSettings = MetricsSettings()

@@ -253,6 +253,11 @@ def _remarks(config: Config, measured: Measured, predicted: Predicted) -> list[s
     remarks = []
     if "cuda" not in measured.device and (asked > 0 or config.trainer.device == "cuda"):
         remarks.append("The recipe asks for GPUs and this machine has none: all times are of its CPU, not of a GPU.")
+    if config.allocator.name != "none":
+        remarks.append(
+            f"allocator.name = {config.allocator.name!r} spares attack steps, as many as the network lets it: the "
+            f"times are of full attacks, and fewer workers are useful."
+        )
     if config.engine != "ray":
         return [
             *remarks,

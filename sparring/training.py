@@ -24,6 +24,7 @@ from sparring.observe.report import summary
 from sparring.observe.state import RunState
 from sparring.runs import Run, create, open_run, overridden, with_absolute_paths, write_atomically
 from sparring.trainer import checkpoints
+from sparring.trainer.learner import NonFinite
 from sparring.trainer.session import Parts, Session, prepare, stopping_on_signals
 
 log = logging.getLogger(__name__)
@@ -202,7 +203,12 @@ def _in_this_process(config: Config, run: Run, parts: Parts, watch: Watch) -> En
     with stopping_on_signals(session.ask_to_stop):
         resumed = session.restore()
         session.start_clock()
-        phase = engine(session, parts, resumed)
+        while True:
+            try:
+                phase = engine(session, parts, resumed)
+                break
+            except NonFinite as error:
+                resumed = session.roll_back(error)
         if phase != "finished":
             return Ended(phase, session.state)
 

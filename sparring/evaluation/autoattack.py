@@ -1,45 +1,55 @@
-"""AutoAttack (Croce and Hein 2020) through pyautoattack, whose results are those of the authors' code bit for bit."""
+"""AutoAttack, the field's standard ensemble without settings of its own, through the authors' package pyautoattack.
+
+Croce & Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks"
+(ICML 2020, arXiv:2003.01690): APGD on cross-entropy, targeted APGD on the DLR loss, targeted FAB, Square; each attacks
+what those before it left standing.
+"""
 
 from __future__ import annotations
 
 import logging
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
+from pyautoattack import AutoAttack
 from torch import Tensor, nn
 
-from sparring.attacks import frozen
-from sparring.attacks.norms import Norm, l2_norms
+from sparring.attacks import Norm, frozen
+from sparring.attacks.norms import l2_norms
 from sparring.errors import SparringError
 
-Progress = Callable[[int, int], None]
+log = logging.getLogger(__name__)
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
-MOST_TARGETS = 9  # of the standard version
-TOLERANCE = 1e-6  # how far rounding may carry an image out of its ball
+STANDARD_CLASSES = 10  # the standard version has 9 target classes
+SQUARE_QUERIES = 5000
+SMALLEST_SIDE = 5  # Square under L2 lays 5 tiles along a side
+PULSE_S = 1.0
+BATCH = re.compile(r"(\S+) - (\d+)/(\d+) - ")  # 'apgd-ce - 1/4 - 10 out of 250 successfully perturbed'
+
+Progress = Callable[[int, int], None]
 
 
 def attacks_for(classes: int) -> tuple[str, ...]:
-    """The ensemble: the standard one, less what needs more classes than there are.
+    """The ensemble's attacks that so many classes allow: the targeted DLR loss takes four logits, targets take three.
 
-    The targeted DLR loss compares four logits; with two classes there is one target, and an untargeted attack is the
-    same.
+    With two classes the one target is the other class, so that untargeted FAB is the targeted one.
     """
-    if classes >= 4:
+    if classes > 3:
         return STANDARD
     return ("apgd-ce", "fab-t", "square") if classes == 3 else ("apgd-ce", "fab", "square")
 
 
 def describe(norm: Norm, epsilon: float, classes: int) -> str:
-    """AutoAttack standard (apgd-ce, apgd-t, fab-t, square), linf 0.3."""
-    version = "standard" if classes > MOST_TARGETS else f"with {classes - 1} targets"
-    return f"AutoAttack {version} ({', '.join(attacks_for(classes))}), {norm} {epsilon:.4g}"
+    """AutoAttack standard (apgd-ce, apgd-t, fab-t, square), linf 0.3; what fewer classes left out is not listed."""
+    kind = "standard" if classes >= STANDARD_CLASSES else f"for {classes} classes"
+    return f"AutoAttack {kind} ({', '.join(attacks_for(classes))}), {norm} {epsilon:.4g}"
 
 
-def survivors(
+def autoattack(
     model: nn.Module,
     x: Tensor,
     labels: Tensor,
@@ -51,89 +61,142 @@ def survivors(
     batch_size: int,
     progress: Progress | None = None,
 ) -> Tensor:
-    """bool [N]: which examples are right on the clean image and after every attack of the ensemble.
+    """Which examples survive the ensemble; the model is attacked in eval mode on its own device.
 
     Args:
-        x: float32 [N, C, H, W] in [0, 1]; labels: int64 [N].
-        progress: called with the share of the work done, in examples out of N; what it raises ends the judgement.
+        x: float32 [N, C, H, W] in [0, 1], on any device. labels: int64 [N], beside it.
+        seed: each attack on each batch starts from it, so that the answer depends on `batch_size` too.
+        progress: called with the examples' worth of attacks done (never falling) and N, after each batch of each attack
+            and about once a second in between; an exception from it ends the judgement and reaches the caller.
+
+    Returns:
+        bool [N], beside x: right on the clean image and after every attack.
 
     Raises:
-        SparringError: an attacked image lies outside its ball or the image box.
+        SparringError: the images or classes are too few for the ensemble, or it left the ball or the image box.
     """
-    device = next(model.parameters()).device
-    with frozen(model), _tracing_restored(), _followed(attacks_for(classes), len(x), progress):
-        judge = _judge(model, norm, epsilon, classes, seed, device)
-        attacked, answers = judge.run_standard_evaluation(x.cpu(), labels.cpu(), batch_size=batch_size)
-    _require_inside(attacked, x.cpu(), norm, epsilon)
-    right: Tensor = answers.cpu() == labels.cpu()
-    return right
+    _require_room(x, norm, classes)
+    x, device = x.float().contiguous(), next(model.parameters()).device
+    listener = _Listener(attacks_for(classes), len(x), progress)
+
+    def predict(images: Tensor) -> Tensor:
+        listener.pulse()
+        logits: Tensor = model(images)
+        return logits
+
+    with frozen(model), _listening(listener), _tracing_kept(), _random_state_kept(device):
+        ensemble = _ensemble(predict, norm, epsilon, classes, seed, device)
+        images, answers = ensemble.run_standard_evaluation(x, labels, batch_size=batch_size)
+    _require_inside(images, x, norm, epsilon)
+    listener.finish()
+    survivors: Tensor = answers == labels
+    return survivors
 
 
-def _judge(model: nn.Module, norm: Norm, epsilon: float, classes: int, seed: int, device: torch.device) -> Any:
-    from pyautoattack import AutoAttack  # type: ignore[import-untyped]
-
+def _ensemble(
+    predict: Callable[[Tensor], Tensor], norm: Norm, epsilon: float, classes: int, seed: int, device: torch.device
+) -> AutoAttack:
     common = {"norm": {"linf": "Linf", "l2": "L2"}[norm], "eps": epsilon, "seed": seed, "device": device}
-    if classes > MOST_TARGETS:
-        return AutoAttack(model, version="standard", **common)
-    judge = AutoAttack(model, version="custom", attacks=list(attacks_for(classes)), **common)
-    # `custom` leaves 5 restarts and 9 targets; the standard version has 1, and there are only so many targets.
-    judge.apgd.n_restarts = judge.fab.n_restarts = judge.apgd_targeted.n_restarts = 1
-    judge.apgd_targeted.n_target_classes = judge.fab.n_target_classes = classes - 1
-    return judge
+    if classes >= STANDARD_CLASSES:
+        return AutoAttack(predict, version="standard", **common)
+    ensemble = AutoAttack(predict, version="custom", attacks=list(attacks_for(classes)), **common)
+    ensemble.apgd.n_restarts = ensemble.apgd_targeted.n_restarts = ensemble.fab.n_restarts = 1  # custom leaves 5
+    ensemble.apgd_targeted.n_target_classes = ensemble.fab.n_target_classes = classes - 1
+    ensemble.square.n_queries = SQUARE_QUERIES
+    return ensemble
 
 
-def _require_inside(attacked: Tensor, x: Tensor, norm: Norm, epsilon: float) -> None:
-    delta = attacked - x
-    size = delta.abs().amax() if norm == "linf" else l2_norms(delta).amax()
-    low, high = torch.aminmax(attacked)
-    if not (size <= epsilon * (1 + TOLERANCE) + TOLERANCE and low >= 0 and high <= 1):
+def _require_room(x: Tensor, norm: Norm, classes: int) -> None:
+    if classes < 2:
         raise SparringError(
-            f"evaluation.attack = 'autoattack' left its ball: size {float(size):.8g} of {epsilon:g}, images from "
-            f"{float(low):.6g} to {float(high):.6g}. Its figure would not hold; report it with the model's name."
+            f"evaluation.attack = 'autoattack' on data of {classes} class: it needs another class to lead to. "
+            f"Set evaluation.attack to 'pgd', or data.name to data of 2 classes or more."
+        )
+    side = min(x.shape[-2:])
+    if norm == "l2" and side < SMALLEST_SIDE:
+        raise SparringError(
+            f"evaluation.attack = 'autoattack' with attack.norm = 'l2' on images of {side} pixels a side: its Square "
+            f"attack needs {SMALLEST_SIDE}. Set evaluation.attack to 'pgd'."
         )
 
 
-@contextmanager
-def _tracing_restored() -> Iterator[None]:
-    """The library switches tracing off, and with it coverage and debuggers."""
-    before = sys.gettrace()
-    try:
-        yield
-    finally:
-        sys.settrace(before)
+def _require_inside(images: Tensor, x: Tensor, norm: Norm, epsilon: float) -> None:
+    """A robust accuracy under a larger threat than asked for would be no robust accuracy."""
+    delta = (images - x).flatten(1)
+    size = float((delta.abs().amax(1) if norm == "linf" else l2_norms(delta)).max())
+    low, high = float(images.min()), float(images.max())
+    limit = epsilon + 1e-6 if norm == "linf" else epsilon * (1 + 1e-5) + 1e-6  # float32 sums of thousands of squares
+    if not (size <= limit and low >= 0 and high <= 1):  # so that NaN is refused
+        raise SparringError(
+            f"evaluation.attack = 'autoattack' went {size:.6g} far with attack.epsilon = {epsilon:.6g} ({norm}), to "
+            f"pixels in [{low:.6g}, {high:.6g}]: its figure would not hold. Set evaluation.attack to 'pgd'."
+        )
 
 
-@contextmanager
-def _followed(attacks: tuple[str, ...], total: int, progress: Progress | None) -> Iterator[None]:
-    """Progress read off the library's log, and nothing of it printed."""
-    log = logging.getLogger("auto-attack")
-    handler = _Follower(attacks, total, progress)
-    level, propagate = log.level, log.propagate
-    log.setLevel(logging.DEBUG)
-    log.propagate = False
-    log.addHandler(handler)
-    try:
-        if progress is not None:
-            progress(0, total)
-        yield
-        if progress is not None:
-            progress(total, total)
-    finally:
-        log.removeHandler(handler)
-        log.setLevel(level)
-        log.propagate = propagate
-
-
-class _Follower(logging.Handler):
-    """Turns `apgd-ce - 1/4 - 10 out of 250 successfully perturbed` into progress."""
+class _Listener(logging.Handler):
+    """Turns what the package logs into progress, and passes its warnings on, each kind once."""
 
     def __init__(self, attacks: tuple[str, ...], total: int, progress: Progress | None) -> None:
         super().__init__()
         self.attacks, self.total, self.progress = attacks, total, progress
+        self.done = 0
+        self._told_at = time.monotonic()
+        self._warned: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        found = re.match(r"([\w-]+) - (\d+)/(\d+) - ", record.getMessage())
-        if found is None or self.progress is None or found[1] not in self.attacks:
-            return
-        share = (self.attacks.index(found[1]) + int(found[2]) / int(found[3])) / len(self.attacks)
-        self.progress(int(share * self.total), self.total)
+        """What the caller's progress raises goes through: nothing here calls handleError."""
+        if record.levelno >= logging.WARNING and record.funcName not in self._warned:
+            self._warned.add(str(record.funcName))
+            log.warning("AutoAttack: %s", record.getMessage())
+        if found := BATCH.match(record.getMessage()):
+            attack, number, batches = found[1], int(found[2]), int(found[3])
+            share = (self.attacks.index(attack) + number / batches) / len(self.attacks)
+            self._tell(max(self.done, int(share * self.total)))
+
+    def pulse(self) -> None:
+        """One batch under Square can take minutes: its caller may want to stop within."""
+        if time.monotonic() - self._told_at >= PULSE_S:
+            self._tell(self.done)
+
+    def finish(self) -> None:
+        """Where no example is left, the remaining attacks say nothing."""
+        if self.done < self.total:
+            self._tell(self.total)
+
+    def _tell(self, done: int) -> None:
+        self.done, self._told_at = done, time.monotonic()
+        if self.progress is not None:
+            self.progress(done, self.total)
+
+
+@contextmanager
+def _listening(listener: _Listener) -> Iterator[None]:
+    """The package logs to this listener alone."""
+    logger = logging.getLogger("auto-attack")
+    level, propagate = logger.level, logger.propagate
+    logger.addHandler(listener)
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(listener)
+        logger.setLevel(level)
+        logger.propagate = propagate
+
+
+@contextmanager
+def _tracing_kept() -> Iterator[None]:
+    """The package's check for dynamic defences ends with sys.settrace(None): coverage and debuggers would go blind."""
+    trace = sys.gettrace()
+    try:
+        yield
+    finally:
+        sys.settrace(trace)
+
+
+@contextmanager
+def _random_state_kept(device: torch.device) -> Iterator[None]:
+    """The package seeds torch's global generators."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield

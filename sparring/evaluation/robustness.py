@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from sparring.attacks import Attack, frozen, perturb, perturbed
 from sparring.config import AttackSettings, EvaluationSettings
 from sparring.data import Dataset, batch
-from sparring.evaluation import autoattack
-from sparring.evaluation.autoattack import survivors
+from sparring.evaluation.autoattack import autoattack
+from sparring.evaluation.autoattack import describe as describe_autoattack
 from sparring.randomness import generator
 
 
@@ -105,7 +105,9 @@ def judge(
     began = time.perf_counter()
     total = len(dataset) if settings.samples is None else min(settings.samples, len(dataset))
     x, y = batch(dataset, torch.arange(total), augment="none", seed=seed, epoch=0)
-    alive = survivors(
+    if progress is not None:
+        progress(0, total)
+    alive = autoattack(
         model,
         x,
         y,
@@ -117,7 +119,7 @@ def judge(
         progress=progress,
     )
     clean = _clean_count(model, x, y, settings.batch_size)
-    attack = autoattack.describe(threat.norm, threat.epsilon, dataset.classes)
+    attack = describe_autoattack(threat.norm, threat.epsilon, dataset.classes)
     return _evaluation(clean, int(alive.sum()), total, attack, time.perf_counter() - began)
 
 

@@ -209,6 +209,12 @@ METRICS: tuple[Metric, ...] = (
         of_state("robust_share"),
     ),
     Metric(
+        "sparring_rollbacks_total",
+        "counter",
+        "Times that loss or weights were no number and training went on from the last checkpoint.",
+        of_state("rollbacks"),
+    ),
+    Metric(
         "sparring_refresh_steps_total",
         "counter",
         "Fresh attack steps that the trainer added to consumed shards.",

@@ -39,6 +39,7 @@ SUMMARY_KEYS: dict[str, str] = {
     "gradients_per_example": "the same for one example, mean",
     "allocated": "examples that the allocator took for outliers, boundary and robust ones; empty without one",
     "refresh_steps": "fresh attack steps that the trainer added to consumed shards",
+    "rollbacks": "times that loss or weights were no number and training went on from the last checkpoint",
     "trainer_restarts": "times that a dead trainer was started again",
 }
 

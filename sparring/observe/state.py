@@ -57,6 +57,7 @@ class RunState:
     version: int = 0
     fence: int = 0
     trainer_restarts: int = 0
+    rollbacks: int = 0
     trainer_pid: int = 0
     updated: float = 0.0
     message: str = ""

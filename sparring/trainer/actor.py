@@ -21,8 +21,10 @@ from sparring.queue.connection import connect
 from sparring.queue.messages import Controls
 from sparring.queue.transport import Transport
 from sparring.runs import Run
+from sparring.trainer.checkpoints import Checkpoint
+from sparring.trainer.learner import NonFinite
 from sparring.trainer.loop import Loop
-from sparring.trainer.session import Session, prepare, stopping_on_signals
+from sparring.trainer.session import Parts, Session, prepare, stopping_on_signals
 from sparring.trainer.snapshots import Route, Snapshot, route, to_arrays
 
 log = logging.getLogger(__name__)
@@ -74,25 +76,31 @@ class Trainer:
             self.session = session = Session(parts, self.run, self.device, self._report)
             self.route = route(self.config, parts.model, self.transport, self.store)
             resumed = session.restore()
-            session.state.trainer_pid = os.getpid()
-            loop = Loop(
-                session,
-                parts,
-                self.transport,
-                self._publish,
-                at_least_fence=fence - 1,
-                attacks_itself=trainer_attacks(self.config),
-                idle_device=trainer_would_idle(self.config),
-                resumed=resumed,
-            )
             with stopping_on_signals(session.ask_to_stop):
-                phase = loop.run()
-            return {"phase": phase, "state": session.state.as_dict()}
+                while True:
+                    session.state.trainer_pid = os.getpid()
+                    loop = self._loop(session, parts, fence, resumed)
+                    try:
+                        return {"phase": loop.run(), "state": session.state.as_dict()}
+                    except NonFinite as error:
+                        loop, resumed, fence = None, session.roll_back(error), self.run.next_fence()
         except SparringError as error:
             log.exception("training failed")
             if loop is not None and loop.between_steps:
                 loop.session.save(loop.ledger.state())
             return {"phase": "failed", "error": str(error)}
+
+    def _loop(self, session: Session, parts: Parts, fence: int, resumed: Checkpoint | None) -> Loop:
+        return Loop(
+            session,
+            parts,
+            self.transport,
+            self._publish,
+            at_least_fence=fence - 1,
+            attacks_itself=trainer_attacks(self.config),
+            idle_device=trainer_would_idle(self.config),
+            resumed=resumed,
+        )
 
     def judge(self) -> dict[str, Any]:
         """Clean and robust accuracy on the test set; all cores are free by now."""

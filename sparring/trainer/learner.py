@@ -15,6 +15,7 @@ from sparring.attacks.gradient import attack_from, targets_of
 from sparring.config import Config, OptimizerSettings
 from sparring.data import Dataset, batch
 from sparring.errors import SparringError
+from sparring.models import build
 from sparring.objectives.passes import training_loss
 from sparring.queue.messages import Controls, Shard
 from sparring.randomness import generator
@@ -26,7 +27,7 @@ KEPT_VERSIONS = 10_000  # how far back drift is known
 
 
 class NonFinite(SparringError):
-    """The loss or a weight is not a number."""
+    """The loss, its gradient or a weight is not a number; the present weights are not to be used."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Learner:
         self.optimizer = make_optimizer(config.optimizer, self.model)
         self.step = 0
         self.robust_share = 0.0
+        self.rate_scale = 1.0
         self._path = {0: 0.0}
         self._before = self._flat()
 
@@ -135,10 +137,11 @@ class Learner:
         """Train one step on the shards put together: one forward pass, the mean loss over their examples.
 
         Raises:
-            NonFinite: loss or gradient is no number; the weights are as they were before.
+            NonFinite: loss, gradient or the new weights are no numbers.
         """
         x, x_adv, y = self.attacked(shards)
         rate = learning_rate(self.config.schedule, self.config.optimizer.lr, self.step / max(self.plan.total_steps, 1))
+        rate *= self.rate_scale
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
@@ -159,21 +162,30 @@ class Learner:
         loss.backward()  # type: ignore[no-untyped-call]
         clip = self.config.train.gradient_clip
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), float("inf") if clip is None else clip)
-        self._require_finite(value, float(norm), rate)
+        self._require_finite("loss", value, rate)
+        self._require_finite("gradient norm", float(norm), rate)
         self.optimizer.step()
+        self._require_finite("movement of the weights", self._moved(), rate)
         self.step += 1
-        self._note_movement()
         correct = int((logits.argmax(1) == y).sum())
         self.robust_share = updated_robust_share(self.robust_share, correct / len(y), self.config.allocator)
         return StepResult(value, correct, len(y), rate)
 
-    def _require_finite(self, loss: float, gradient_norm: float, rate: float) -> None:
-        if not (isfinite(loss) and isfinite(gradient_norm)):
+    def _require_finite(self, what: str, value: float, rate: float) -> None:
+        if not isfinite(value):
             raise NonFinite(
-                f"loss {loss}, gradient norm {gradient_norm} at step {self.step} (learning rate {rate:.3g}): the "
-                f"weights were not changed by it. Lower optimizer.lr = {self.config.optimizer.lr} or set "
-                f"train.gradient_clip, and go on from the last checkpoint with a new run."
+                f"{what} {value} at step {self.step} (learning rate {rate:.3g}). Lower optimizer.lr = "
+                f"{self.config.optimizer.lr:g} or set train.gradient_clip."
             )
+
+    def restart(self) -> None:
+        """Begin again from the initial weights."""
+        train, dataset = self.config.train, self.dataset
+        fresh = build(self.config.model, dataset.shape, dataset.classes, train.seed)
+        self.model.load_state_dict(fresh.state_dict())
+        self.optimizer = make_optimizer(self.config.optimizer, self.model)
+        self.step, self.robust_share = 0, 0.0
+        self._path, self._before = {0: 0.0}, self._flat()
 
     def restore(self, step: int, optimizer: dict[str, Any], robust_share: float = 0.0) -> None:
         """Continue at `step`; the weights are in the model already."""
@@ -184,8 +196,11 @@ class Learner:
     def _flat(self) -> Tensor:
         return nn.utils.parameters_to_vector(self.model.parameters()).detach()
 
-    def _note_movement(self) -> None:
+    def _moved(self) -> float:
+        """How far the step under way has moved the weights; noted for `drift`."""
         now = self._flat()
-        self._path[self.step] = self._path[self.step - 1] + float((now - self._before).norm())
-        self._path.pop(self.step - 1 - KEPT_VERSIONS, None)
+        moved = float((now - self._before).norm())
+        self._path[self.step + 1] = self._path[self.step] + moved
+        self._path.pop(self.step - KEPT_VERSIONS, None)
         self._before = now
+        return moved

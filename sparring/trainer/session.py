@@ -25,7 +25,7 @@ from sparring.randomness import generator
 from sparring.runs import Run
 from sparring.trainer import checkpoints
 from sparring.trainer.checkpoints import Checkpoint
-from sparring.trainer.learner import Learner, StepResult
+from sparring.trainer.learner import Learner, NonFinite, StepResult
 from sparring.trainer.plan import Plan
 
 log = logging.getLogger(__name__)
@@ -75,13 +75,7 @@ class Session:
         self.config, self.run, self.plan, self.report = parts.config, run, parts.plan, report
         self.heldout = parts.heldout
         self.learner = Learner(parts.config, parts.model, parts.training, parts.plan, device)
-        self.state = RunState(
-            engine=self.config.engine,
-            dataset=self.config.data.name,
-            total_steps=self.last_step,
-            epochs=self.plan.epochs,
-            max_staleness=bound(self.config),
-        )
+        self.state = self._fresh_state()
         self.stop_reason: str | None = None
         self.extra: Callable[[], Any] = lambda: None  # what the engine keeps in a checkpoint beside the rest
         self._began = time.monotonic()
@@ -89,6 +83,15 @@ class Session:
         self._best = -1.0
         self._recent: list[StepResult] = []
         self._history = run.history.open("a", buffering=1)
+
+    def _fresh_state(self) -> RunState:
+        return RunState(
+            engine=self.config.engine,
+            dataset=self.config.data.name,
+            total_steps=self.last_step,
+            epochs=self.plan.epochs,
+            max_staleness=bound(self.config),
+        )
 
     @property
     def last_step(self) -> int:
@@ -103,6 +106,7 @@ class Session:
         checkpoint = checkpoints.load_state(path)
         checkpoints.load_weights(path, self.learner.model)
         self.learner.restore(checkpoint.step, checkpoint.optimizer, float(checkpoint.counters.get("robust_share", 0.0)))
+        self.learner.rate_scale = float(checkpoint.counters.get("rate_scale", 1.0))
         total = self.state.total_steps
         self.state = RunState.from_dict(checkpoint.counters)
         self.state.total_steps, self.state.engine = total, self.config.engine
@@ -110,6 +114,27 @@ class Session:
         self._best = float(checkpoint.counters.get("best_robust_accuracy", -1.0))
         self._began = time.monotonic() - self.state.seconds
         log.info("continued from %s", path.name)
+        return checkpoint
+
+    def roll_back(self, error: NonFinite) -> Checkpoint | None:
+        """Go back to the last checkpoint, or to the beginning, with a lower learning rate; counted.
+
+        Raises:
+            NonFinite: `guard` forbids it, or it has happened too often.
+        """
+        guard, rollbacks, scale = self.config.guard, self.state.rollbacks + 1, self.learner.rate_scale
+        if guard.non_finite == "stop" or rollbacks > guard.max_rollbacks:
+            how_often = f" after {rollbacks - 1} rollbacks (guard.max_rollbacks)" if rollbacks > 1 else ""
+            raise NonFinite(f"{error}{how_often} The last checkpoint is in {self.run.checkpoints}.") from error
+        log.warning("%s Rolled back, rate times %g.", error, guard.rate_factor)
+        checkpoint = self.restore()
+        if checkpoint is None:
+            self.learner.restart()
+            self.state = self._fresh_state()
+        self._recent = []
+        self.learner.rate_scale = scale * guard.rate_factor
+        self.state.rollbacks, self.state.phase = rollbacks, "training"
+        self.state.message = f"rolled back {rollbacks} times: {error}"
         return checkpoint
 
     def start_clock(self, already: float = 0.0) -> None:
@@ -214,7 +239,8 @@ class Session:
 
     def save(self, ledger_state: dict[str, Any], best: bool = False) -> None:
         """Write a checkpoint of this step."""
-        counters = {**self.state.as_dict(), "best_robust_accuracy": self._best}
+        own = {"best_robust_accuracy": self._best, "rate_scale": self.learner.rate_scale}
+        counters = {**self.state.as_dict(), **own}
         optimizer = self.learner.optimizer.state_dict()
         checkpoint = Checkpoint(self.learner.step, optimizer, ledger_state, counters, self.extra())
         checkpoints.save(self.run.checkpoints, self.learner.model, checkpoint, self.config.checkpoint.keep, best)

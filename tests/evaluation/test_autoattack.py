@@ -1,126 +1,286 @@
-"""AutoAttack through its adapter: closed forms, any number of classes, and nothing left behind."""
+"""AutoAttack: the ensemble decides as it should, and the package's side effects stay inside the adapter."""
 
 from __future__ import annotations
 
+import logging
 import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from sparring.attacks.norms import Norm
-from sparring.config import AttackSettings, DataSettings, EvaluationSettings, ModelSettings
-from sparring.data import load
+from sparring.attacks import Norm
+from sparring.config import AttackSettings, EvaluationSettings
+from sparring.data import ArrayDataset
 from sparring.errors import SparringError
-from sparring.evaluation import autoattack, judge
-from sparring.evaluation.autoattack import survivors
-from sparring.evaluation.robustness import interval
-from sparring.models import build
+from sparring.evaluation import autoattack as module
+from sparring.evaluation import judge
+from sparring.evaluation.autoattack import attacks_for, autoattack, describe
 
-PIXELS = 3 * 8 * 8
-
-
-def linear(classes: int) -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, classes)).train()
+N = 12
 
 
-def images(n: int) -> Tensor:
-    """Away from the edges of the image box, so that the ball alone counts."""
-    return 0.4 + 0.2 * torch.rand(n, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+class Linear(nn.Module):
+    """Logits linear in the image; with dropout, which only matters outside eval mode."""
+
+    def __init__(self, classes: int, seed: int = 0) -> None:
+        super().__init__()
+        self.dropout, self.linear = nn.Dropout(0.5), nn.Linear(64, classes)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            self.linear.weight.copy_(torch.randn(classes, 64, generator=generator))
+            self.linear.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: float32 [N, 1, 8, 8]."""
+        logits: Tensor = self.linear(self.dropout(x.flatten(1)))
+        return logits
 
 
-def breaking_point(model: nn.Module, x: Tensor, labels: Tensor, norm: Norm) -> Tensor:
-    """float32 [N]: the smallest ε that breaks each example: margin over the dual norm of the difference of weights."""
-    layer = model[1]  # type: ignore[index]
-    logits, weight = layer(x.flatten(1)), layer.weight
-    points = []
+def images(count: int = N) -> Tensor:
+    """Greys in [0.3, 0.7], so that no ball of the tests reaches the end of the image box."""
+    return 0.3 + 0.4 * torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def distances(model: Linear, x: Tensor, labels: Tensor, norm: Norm) -> Tensor:
+    """[N, classes - 1]: how far each other class is; of a linear model, its margin over the weights' dual norm."""
+    logits, weights = model.eval()(x).detach(), model.linear.weight.detach()
+    order = {"linf": 1, "l2": 2}[norm]
+    found = []
     for row, label in zip(logits, labels.tolist(), strict=True):
-        reach = (weight[label] - weight).norm(p=1 if norm == "linf" else 2, dim=1)
-        points.append(min(float((row[label] - row[j]) / reach[j]) for j in range(len(row)) if j != label))
-    return torch.tensor(points)
+        others = [other for other in range(len(row)) if other != label]
+        lengths = torch.linalg.vector_norm(weights[label] - weights[others], ord=order, dim=1)
+        found.append((row[label] - row[others]) / lengths)
+    return torch.stack(found)
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize("classes", [2, 3, 5, 10])
-def test_on_a_linear_model_what_survives_is_what_can(classes: int, norm: Norm) -> None:
-    model, x = linear(classes), images(12)
-    labels = model(x).argmax(1)
-    labels[:3] = (labels[:3] + 1) % classes  # wrong without an attack
-    points = breaking_point(model, x, labels, norm)
-    middle = points.sort().values[6:10]
-    where = int(middle.diff().argmax())
-    epsilon = float(middle[where : where + 2].mean())
-    expected = points > epsilon
-    alive = survivors(model, x, labels, norm=norm, epsilon=epsilon, classes=classes, seed=0, batch_size=10)
-    assert torch.equal(alive, expected)
-    assert model.training and all(each.requires_grad and each.grad is None for each in model.parameters())
+def case(classes: int, norm: Norm = "linf") -> tuple[Linear, Tensor, Tensor, float, Tensor]:
+    """A model, images, labels (the first is wrong), an ε that half of the rest survive, and who does."""
+    model, x = Linear(classes), images()
+    with torch.no_grad():
+        labels = model.eval()(x).argmax(1)
+    labels[0] = (labels[0] + 1) % classes
+    nearest = distances(model, x, labels, norm).amin(1)
+    ordered = nearest[1:].sort().values
+    epsilon = float(ordered[len(ordered) // 2 - 1] + ordered[len(ordered) // 2]) / 2
+    assert epsilon < 0.3 or norm == "l2"
+    return model, x, labels, epsilon, nearest > epsilon
 
 
-def test_progress_is_told_in_order_and_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
-    told: list[int] = []
-    model, x = linear(10), images(12)
-
-    def progress(done: int, total: int) -> None:
-        assert total == 12
-        told.append(done)
-
-    run(model, x, progress)
-    assert told == sorted(told) and told[0] == 0 and told[-1] == 12 and len(told) > 3
-    assert capfd.readouterr() == ("", "")
+def survivors(model: nn.Module, x: Tensor, labels: Tensor, epsilon: float, classes: int, **other: Any) -> Tensor:
+    settings: dict[str, Any] = {"norm": "linf", "seed": 0, "batch_size": 8} | other
+    return autoattack(model, x, labels, epsilon=epsilon, classes=classes, **settings)
 
 
-def test_what_progress_raises_ends_the_judgement() -> None:
-    def stop(done: int, total: int) -> None:
-        if done > 0:
-            raise KeyError("enough")
-
-    with pytest.raises(KeyError, match="enough"):
-        run(linear(10), images(12), stop)
-
-
-def test_tracing_goes_on_afterwards() -> None:
-    before = sys.gettrace()
-
-    def trace(frame: Any, event: str, argument: Any) -> None:
-        return None
-
-    sys.settrace(trace)
-    try:
-        run(linear(3), images(4), None)
-        assert sys.gettrace() is trace
-    finally:
-        sys.settrace(before)
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Thousands of tiny operations: beside other work, threads would mostly wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
-def test_an_image_outside_its_ball_is_not_passed_over() -> None:
-    x = images(2)
-    with pytest.raises(SparringError, match="left its ball"):
-        autoattack._require_inside(x + 0.11, x, "linf", 0.1)
-    autoattack._require_inside(x + 0.1, x, "linf", 0.1)
+@pytest.fixture
+def few_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what is not about Square's strength."""
+    monkeypatch.setattr(module, "SQUARE_QUERIES", 20)
 
 
-def test_the_evaluation_says_how_it_was_made_and_the_seed_decides() -> None:
-    settings = EvaluationSettings(attack="autoattack", samples=12)
-    digits = load(DataSettings(), "test")
-    model = build(ModelSettings(), digits.shape, digits.classes, 0)
-    one, other = (judge(model, digits, AttackSettings(epsilon=0.02), settings, seed=3) for _ in range(2))
-    assert one.robust_accuracy == other.robust_accuracy <= one.clean_accuracy
-    assert one.samples == 12 and one.robust_interval == interval(round(12 * one.robust_accuracy), 12)
-    assert one.attack == "AutoAttack standard (apgd-ce, apgd-t, fab-t, square), linf 0.02"
+@pytest.mark.usefixtures("few_queries")
+@pytest.mark.parametrize(
+    ("classes", "norm"), [(2, "linf"), (3, "linf"), (4, "linf"), (5, "linf"), (12, "linf"), (5, "l2")]
+)
+def test_of_a_linear_model_exactly_the_examples_survive_whose_boundary_is_outside_the_ball(
+    classes: int, norm: Norm
+) -> None:
+    model, x, labels, epsilon, expected = case(classes, norm)
+    assert 0 < int(expected.sum()) < N - 1
+    assert torch.equal(survivors(model, x, labels, epsilon, classes, norm=norm), expected)
 
 
 @pytest.mark.parametrize(
-    ("successes", "total", "low", "high"), [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634), (10, 10, 0.7225, 1.0)]
+    ("classes", "attacks"),
+    [
+        (2, ("apgd-ce", "fab", "square")),
+        (3, ("apgd-ce", "fab-t", "square")),
+        (4, ("apgd-ce", "apgd-t", "fab-t", "square")),
+        (10, ("apgd-ce", "apgd-t", "fab-t", "square")),
+    ],
 )
-def test_intervals_are_wilsons(successes: int, total: int, low: float, high: float) -> None:
-    assert interval(successes, total) == pytest.approx((low, high), abs=1e-4)
+def test_the_attacks_are_those_that_the_classes_allow(classes: int, attacks: tuple[str, ...]) -> None:
+    assert attacks_for(classes) == attacks
 
 
-def run(model: nn.Module, x: Tensor, progress: autoattack.Progress | None) -> Tensor:
-    classes = model[1].out_features  # type: ignore[index]
-    labels = model(x).argmax(1)
-    return survivors(
-        model, x, labels, norm="linf", epsilon=0.001, classes=classes, seed=0, batch_size=5, progress=progress
-    )
+def test_the_ensemble_of_few_classes_has_the_standard_settings_otherwise() -> None:
+    make, device = module._ensemble, torch.device("cpu")
+    standard, few = (make(Linear(classes), "linf", 0.1, classes, 0, device) for classes in (10, 5))
+    assert standard.attacks_to_run == few.attacks_to_run == list(module.STANDARD)
+    for ensemble, targets in ((standard, 9), (few, 4)):
+        assert ensemble.apgd_targeted.n_target_classes == ensemble.fab.n_target_classes == targets
+        parts = (ensemble.apgd, ensemble.apgd_targeted, ensemble.fab, ensemble.square)
+        assert [part.n_restarts for part in parts] == [1, 1, 1, 1]
+        assert [part.seed for part in parts] == [0, 0, 0, 0] and ensemble.square.n_queries == 5000
+
+
+def test_the_attack_is_described() -> None:
+    assert describe("linf", 0.3, 10) == "AutoAttack standard (apgd-ce, apgd-t, fab-t, square), linf 0.3"
+    assert describe("l2", 1.5, 3) == "AutoAttack for 3 classes (apgd-ce, fab-t, square), l2 1.5"
+
+
+@pytest.mark.usefixtures("few_queries")
+def test_attacking_leaves_model_random_state_tracing_and_logger_as_they_were(capfd: pytest.CaptureFixture[str]) -> None:
+    model, x, labels, epsilon, expected = case(3)
+    model.train()
+    model.linear.bias.requires_grad_(False)
+    torch.manual_seed(5)
+    logger, state, weights = logging.getLogger("auto-attack"), torch.get_rng_state(), model.linear.weight.clone()
+    logged = (logger.handlers[:], logger.level, logger.propagate)
+
+    def trace(*_: object) -> None:
+        return None
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        found = survivors(model, x, labels, epsilon, 3)
+        assert sys.gettrace() is trace
+    finally:
+        sys.settrace(before)
+    assert torch.equal(found, expected), "dropout was off"
+    assert model.training and model.dropout.training
+    assert [each.requires_grad for each in model.parameters()] == [True, False]
+    assert all(each.grad is None for each in model.parameters()) and torch.equal(model.linear.weight, weights)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (logger.handlers, logger.level, logger.propagate) == logged
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.usefixtures("few_queries")
+def test_the_same_seed_gives_the_same_answer_whatever_ran_before() -> None:
+    class Rough(nn.Module):
+        """Its gradients lead nowhere, so that the random starts and Square's draws decide."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(64, generator=torch.Generator().manual_seed(2)))
+
+        def forward(self, x: Tensor) -> Tensor:
+            """Class 0 where a projection's first decimals say so."""
+            score = torch.sin(40 * x.flatten(1) @ self.weight).round(decimals=1) + 0 * x.flatten(1).sum(1)
+            return torch.stack([score + 0.98, torch.zeros_like(score)], 1)
+
+    model, x = Rough(), images(64)
+    labels = torch.zeros(64, dtype=torch.int64)
+    answers: list[Tensor] = []
+    for seed in (3, 3, 4):
+        torch.manual_seed(len(answers))
+        answers.append(survivors(model, x, labels, 0.0005, 2, seed=seed, batch_size=64))
+    assert torch.equal(answers[0], answers[1]) and not torch.equal(answers[0], answers[2])
+    assert 0 < int(answers[0].sum()) < 64
+
+
+@pytest.mark.usefixtures("few_queries")
+@pytest.mark.parametrize("share", [1.0, 100.0])
+def test_progress_never_falls_and_ends_at_the_number_of_examples(share: float) -> None:
+    """Also where every example has fallen (100 ε) and the remaining attacks are left out."""
+    model, x, labels, epsilon, _ = case(5)
+    told: list[tuple[int, int]] = []
+    survivors(model, x, labels, share * epsilon, 5, batch_size=4, progress=lambda *pair: told.append(pair))
+    counts = [done for done, _ in told]
+    assert {total for _, total in told} == {N} and counts == sorted(counts)
+    assert counts.count(N) == 1 and counts[-1] == N and len(counts) >= 4
+
+
+def test_progress_is_told_within_a_batch_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PULSE_S", 0.0)
+    monkeypatch.setattr(module, "SQUARE_QUERIES", 20)
+    model, x, labels, epsilon, _ = case(2)
+    told: list[int] = []
+    survivors(model, x, labels, epsilon, 2, batch_size=N, progress=lambda done, _: told.append(done))
+    assert len(told) > 200 and told == sorted(told) and told[-1] == N and len(set(told)) == 4
+
+
+class Stop(Exception):
+    """What a caller stops the judgement with."""
+
+
+@pytest.mark.parametrize("pulse_s", [0.0, 1e9], ids=["in a forward pass", "after a batch"])
+def test_an_exception_from_progress_ends_the_judgement_and_reaches_the_caller(
+    monkeypatch: pytest.MonkeyPatch, pulse_s: float
+) -> None:
+    monkeypatch.setattr(module, "PULSE_S", pulse_s)
+    model, x, labels, epsilon, _ = case(5)
+    model.train()
+    told: list[int] = []
+
+    def stop(done: int, total: int) -> None:
+        told.append(done)
+        raise Stop
+
+    before = sys.gettrace()
+    with pytest.raises(Stop):
+        survivors(model, x, labels, epsilon, 5, progress=stop)
+    assert len(told) == 1 and sys.gettrace() is before
+    assert logging.getLogger("auto-attack").handlers == [] and model.training and torch.is_grad_enabled()
+
+
+@pytest.mark.usefixtures("few_queries")
+def test_the_packages_warnings_are_passed_on_once(caplog: pytest.LogCaptureFixture) -> None:
+    class Probabilities(Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            """x: float32 [N, 1, 8, 8]; not the logits that the ensemble wants."""
+            return super().forward(x).softmax(1)
+
+    model, x, labels, epsilon, _ = case(3)
+    model = Probabilities(3)
+    survivors(model, x, labels, epsilon, 3)
+    assert [each.name for each in caplog.records] == ["sparring.evaluation.autoattack"]
+    assert "output is a probability distribution" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [lambda x: x + 0.11, lambda x: x - 1e-2 * (x == x.min()) - x.min(), lambda x: x * torch.nan],
+    ids=["outside the ball", "outside the image box", "not a number"],
+)
+def test_images_outside_ball_or_box_are_refused(
+    monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Tensor], Tensor]
+) -> None:
+    def run(self: object, x: Tensor, y: Tensor, **_: object) -> tuple[Tensor, Tensor]:
+        return spoil(x), y
+
+    monkeypatch.setattr("pyautoattack.AutoAttack.run_standard_evaluation", run)
+    model, x, labels, _, _ = case(3)
+    x = x - x.min() if spoil(x).min() < 0 else x
+    with pytest.raises(SparringError, match=r"attack\.epsilon = 0\.1 .*Set evaluation\.attack"):
+        survivors(model, x, labels, 0.1, 3)
+
+
+def test_what_the_ensemble_cannot_attack_is_refused_by_name() -> None:
+    labels = torch.zeros(2, dtype=torch.int64)
+    with pytest.raises(SparringError, match="4 pixels a side"):
+        survivors(nn.Linear(1, 1), torch.zeros(2, 1, 4, 8), labels, 0.1, 10, norm="l2")
+    with pytest.raises(SparringError, match="data of 1 class"):
+        survivors(nn.Linear(1, 1), torch.zeros(2, 1, 8, 8), labels, 0.1, 1)
+
+
+@pytest.mark.usefixtures("few_queries")
+def test_judging_takes_attack_ball_and_count_from_the_settings() -> None:
+    model, x, labels, epsilon, _ = case(3)
+    dataset = ArrayDataset((x * 255).round().to(torch.uint8), labels, 3, "greys")
+    told: list[tuple[int, int]] = []
+    threat = AttackSettings(epsilon=epsilon)
+
+    def judged(**settings: Any) -> Any:
+        return judge(model, dataset, threat, EvaluationSettings(**settings), 0, lambda *pair: told.append(pair))
+
+    pgd = judged(steps=20, samples=11)
+    assert pgd.attack.startswith("PGD-20, 3 restarts") and pgd.samples == 11
+    told.clear()
+    found = judged(attack="autoattack", samples=11, batch_size=4)
+    assert found.attack == describe("linf", epsilon, 3) and found.samples == 11
+    assert found.robust_accuracy <= pgd.robust_accuracy < found.clean_accuracy == pgd.clean_accuracy == 10 / 11
+    assert told[0] == (0, 11) and told[-1] == (11, 11) and told == sorted(told)

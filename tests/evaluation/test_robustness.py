@@ -11,7 +11,7 @@ from sparring.attacks.gradient import Start
 from sparring.config import AttackSettings, DataSettings, EvaluationSettings, ModelSettings
 from sparring.data import ArrayDataset, Dataset, load
 from sparring.evaluation import Evaluation, attack_for, evaluate
-from sparring.evaluation.robustness import describe
+from sparring.evaluation.robustness import describe, interval
 from sparring.models import build
 
 
@@ -147,3 +147,16 @@ def test_the_judging_attack_takes_the_ball_of_training_and_the_steps_of_the_eval
 def test_the_attack_is_described(restarts: int, text: str) -> None:
     told = describe(attack(0.2, 50, restarts))
     assert told == f"PGD-50, {text} step 0.1, linf 0.2"
+
+
+@pytest.mark.parametrize(
+    ("successes", "total", "low", "high"), [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634), (10, 10, 0.7225, 1.0)]
+)
+def test_intervals_are_wilsons(successes: int, total: int, low: float, high: float) -> None:
+    assert interval(successes, total) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_an_evaluation_tells_its_intervals(model: nn.Module, digits: Dataset) -> None:
+    judged = evaluate(model, digits, attack(), samples=40)
+    assert judged.clean_interval == interval(round(40 * judged.clean_accuracy), 40)
+    assert judged.robust_interval == interval(round(40 * judged.robust_accuracy), 40)
