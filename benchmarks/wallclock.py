@@ -1,6 +1,6 @@
 """Wall-clock of the Ray engine with two workers against the synchronous engine on the same cores, in turn.
 
-    python -m benchmarks.wallclock --data DIR [--rounds 5] [--batch-size 32] [--publish-every 8]
+    python -m benchmarks.wallclock --data DIR [--rounds 5] [--batch-size 16] [--publish-every 8]
 
 MNIST, the network of paper 003, κ = 8; each engine trains for the same number of steps in every round, in a fresh
 process, and the order alternates. What two workers can gain is bounded by how badly the synchronous loop uses the
@@ -91,8 +91,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=800)
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--publish-every", type=int, default=8)
     parser.add_argument("--weights", choices=("auto", "redis", "object_store"), default="auto")
     parser.add_argument("--bound", type=int, default=16, help="max_staleness")
