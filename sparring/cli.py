@@ -54,6 +54,8 @@ def main() -> None:
     except SparringError as error:
         if debug:
             raise
+        if error.run is not None:
+            _tell_of_failed_run(error.run)
         fail(str(error), error.exit_code)
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
@@ -67,6 +69,15 @@ def main() -> None:
             fail(format_message(), 2)
         fail(f"{type(error).__name__}: {error} (this is a fault of Sparring; run again with --debug)", 1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _tell_of_failed_run(path: Path) -> None:
+    """Where it is and how to go on; on standard output as for every command that makes a run."""
+    _note(f"sparring resume {path} goes on from its last checkpoint, or from the beginning")
+    if "--json" in sys.argv:
+        out(json.dumps({"phase": "failed", "run": str(path)}, indent=2))
+    else:
+        out(f"run: {path}")
 
 
 def fail(message: str, code: int) -> None:

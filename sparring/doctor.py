@@ -195,7 +195,7 @@ def _server(config: Config) -> Found:
         with connect(settings.redis_url, os.environ.get(settings.password_env), settings.timeout_s) as client:
             check_server(client, 0, settings.timeout_s)
     with (
-        open_queue(config, _shape(config)) as queue,
+        open_queue(config, *_sizes(config)) as queue,
         connect(queue.url, queue.password, settings.timeout_s) as client,
     ):
         told: dict[str, Any] = dict(client.info())
@@ -205,14 +205,17 @@ def _server(config: Config) -> Found:
         return Found(True, f"{product} {where}, {told['maxmemory_policy']}, maxmemory {memory}")
 
 
-def _shape(config: Config) -> tuple[int, int, int]:
-    """Shape of an image; without data a single pixel, so that the server is looked at all the same."""
-    from sparring.data import load
+def _sizes(config: Config) -> tuple[tuple[int, int, int], int]:
+    """Shape of an image and bytes of the weights; without data a single pixel, so that the server is looked at all
+    the same."""
+    from sparring.trainer.session import prepare
+    from sparring.trainer.snapshots import bytes_of
 
     try:
-        return load(config.data, "train").shape
+        parts = prepare(config)
     except SparringError:
-        return (1, 1, 1)
+        return (1, 1, 1), 0
+    return parts.training.shape, bytes_of(parts.model)
 
 
 def _port(config: Config) -> Found:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class SparringError(Exception):
     """A failure that a user can act on; the command prints its one sentence and exits with 1."""
 
     exit_code = 1
+    run: Path | None = None  # the folder of the run that failed, where there is one
 
 
 class UsageError(SparringError):

@@ -200,7 +200,7 @@ def redis_maxmemory(config: Config, measured: Measured) -> int:
     """Bytes that the embedded server is given, or that another must have."""
     if config.queue.redis_url is None and config.queue.maxmemory_mb is not None:
         return config.queue.maxmemory_mb << 20
-    return needed_memory(config, measured.shape)
+    return needed_memory(config, measured.shape, measured.snapshot_bytes)
 
 
 def ideal_speedup(config: Config, ratio: float) -> float:

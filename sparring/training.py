@@ -16,7 +16,7 @@ from sparring.config import Config, check_staleness, differences, to_toml
 from sparring.data import load
 from sparring.engines import Ended
 from sparring.engines.threads import trainer_attacks, trainer_threads
-from sparring.errors import UsageError
+from sparring.errors import SparringError, UsageError
 from sparring.evaluation import judge
 from sparring.observe.exporter import Exporter
 from sparring.observe.logs import to_file
@@ -26,6 +26,7 @@ from sparring.runs import Run, create, open_run, overridden, with_absolute_paths
 from sparring.trainer import checkpoints
 from sparring.trainer.learner import NonFinite
 from sparring.trainer.session import Parts, Session, prepare, stopping_on_signals
+from sparring.trainer.snapshots import bytes_of
 
 log = logging.getLogger(__name__)
 STATE_FILE_EVERY_S = 1.0
@@ -133,7 +134,7 @@ def resume(path: Path, changes: dict[str, Any] | None = None, show: Show | None 
     """
     run = open_run(path)
     before = run.config()
-    config = overridden(before, changes or {})
+    config = with_absolute_paths(overridden(before, changes or {}))
     for name in differences(before, config):
         if not name.startswith(RESUMABLE) or name in FIXED:
             raise UsageError(
@@ -169,7 +170,7 @@ def _execute(
         if config.engine == "ray":
             from sparring.engines import ray as ray_engine
 
-            queue = stack.enter_context(ray_engine.open_queue(config, parts.training.shape))
+            queue = stack.enter_context(ray_engine.open_queue(config, parts.training.shape, bytes_of(parts.model)))
         exporter = None
         if config.metrics.enabled:
             exporter = stack.enter_context(Exporter(config.metrics.bind, config.metrics.port, watch.read))
@@ -185,10 +186,16 @@ def _execute(
             watch.state.message = warning
         if on_run is not None:
             on_run(run)
-        if queue is not None:
-            ended = ray_engine.run(config, run, queue, watch, parts.model)
-        else:
-            ended = _in_this_process(config, run, parts, watch)
+        try:
+            if queue is not None:
+                ended = ray_engine.run(config, run, queue, watch, parts.model)
+            else:
+                ended = _in_this_process(config, run, parts, watch)
+        except SparringError as error:
+            log.error("%s", error)
+            _conclude(run, "failed", watch.state, None, watch, str(error))
+            error.run = run.path
+            raise
         return _conclude(run, ended.phase, ended.state, ended.evaluation, watch)
 
 
@@ -230,9 +237,11 @@ class _StoppedJudging(Exception):
     """The run is to stop while it is judged; a resume judges it again."""
 
 
-def _conclude(run: Run, phase: str, state: RunState, evaluation: dict[str, Any] | None, watch: Watch) -> Result:
-    """Last state and summary of the run's folder."""
-    state.phase, state.message = phase, ""
+def _conclude(
+    run: Run, phase: str, state: RunState, evaluation: dict[str, Any] | None, watch: Watch, message: str = ""
+) -> Result:
+    """Last state and summary of the run's folder; `message`: why it failed."""
+    state.phase, state.message = phase, message
     watch(state)
     watch.write()
     judged = {name: value for name, value in (evaluation or {}).items() if name != "seconds"}

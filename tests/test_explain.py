@@ -123,7 +123,7 @@ def test_predicted_permits_are_those_that_the_ledger_gives(ratio: float, exchang
     attackers = config.workers.count + (1 if trainer_attacks(config) else 0)
     assert found.outstanding_shards == ledger.permits(max(4, min(attackers, ceil(ratio))) if exchange else None)
     assert found.outstanding_bytes == found.outstanding_shards * 1000
-    assert found.redis_maxmemory_bytes == int(1.3 * outstanding_bytes(config, (1, 28, 28))) + (64 << 20)
+    assert found.redis_maxmemory_bytes == int(1.3 * (outstanding_bytes(config, (1, 28, 28)) + 3 * 100)) + (64 << 20)
 
 
 @pytest.mark.parametrize(

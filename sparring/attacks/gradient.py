@@ -114,8 +114,9 @@ def iterate(
     Args:
         x: float32 [N, C, H, W] in [0, 1]. targets: see `targets_of`.
         start: where to begin instead of the attack's own start.
-        step_counts: int64 [N], steps of each example (default: `attack.steps` for all); an example leaves the batch
-            when its steps have run out, one with 0 is never attacked and keeps δ = 0.
+        step_counts: int64 [N], steps of each example (default: `attack.steps` for all). All end together: an example
+            with few steps joins the batch late, so that its last steps see the newest weights too; one with 0 is never
+            attacked and keeps δ = 0.
         step_sizes: float32 [N], step size of each example (default: `attack.step_size`).
 
     Returns:
@@ -134,7 +135,7 @@ def iterate(
             delta[counts == 0] = 0
         for step in range(longest):
             yield restart * longest + step
-            active = counts > step
+            active = counts >= longest - step  # few steps are the last ones, on the newest weights
             if even or bool(active.all()):
                 delta = _step(model, x, delta, targets, attack, sizes)
             else:

@@ -25,12 +25,12 @@ from sparring.errors import SparringError, UsageError
 from sparring.observe.state import RunState
 from sparring.queue.connection import check_server, connect
 from sparring.queue.server import EmbeddedServer
-from sparring.queue.sizing import needed_memory
+from sparring.queue.sizing import kept_snapshots, needed_memory, through_object_store
 from sparring.queue.transport import Transport
 from sparring.runs import Run, write_atomically
 from sparring.trainer.actor import Trainer
 from sparring.trainer.session import stopping_on_signals
-from sparring.trainer.snapshots import SnapshotStore, kept, through_ray
+from sparring.trainer.snapshots import SnapshotStore, bytes_of
 from sparring.workers.actor import Worker
 from sparring.workers.pool import Pool
 
@@ -52,13 +52,13 @@ class Queue:
 
 
 @contextmanager
-def open_queue(config: Config, shape: tuple[int, int, int]) -> Iterator[Queue]:
+def open_queue(config: Config, shape: tuple[int, int, int], snapshot_bytes: int) -> Iterator[Queue]:
     """The server of the settings, checked, or an embedded one that ends with the run.
 
     Raises:
         SparringError: it cannot be reached, or would lose or refuse what the run puts into it.
     """
-    settings, needed = config.queue, needed_memory(config, shape)
+    settings, needed = config.queue, needed_memory(config, shape, snapshot_bytes)
     if settings.redis_url is not None:
         password = os.environ.get(settings.password_env)
         client = connect(settings.redis_url, password, settings.timeout_s)
@@ -132,7 +132,7 @@ class Driver:
         self.tree = config.model_dump(mode="json", exclude_none=True)
         # Known by name: an actor whose arguments hold a handle could not be restarted once the handle is gone.
         self.store_name = f"sparring-snapshots-{run.id}"
-        self.store = self._store() if through_ray(config, model) else None
+        self.store = self._store() if through_object_store(config, bytes_of(model)) else None
         self.pool = Pool(self._worker, self.transport.drop_worker)
         self.interrupted = False
         self.state = RunState(engine="ray", dataset=config.data.name, total_steps=0)
@@ -278,7 +278,7 @@ class Driver:
                 max_restarts=-1,
                 max_concurrency=1000 + self.config.workers.count,
             )
-            .remote(kept(self.config))
+            .remote(kept_snapshots(self.config))
         )
 
     def _trainer(self) -> Any:

@@ -389,8 +389,9 @@ class Transport:
     def _full(self, size: int, error: Exception) -> NoReturn:
         raise QueueFull(
             f"Redis at {describe(self._client)} had no memory for a shard of {size} bytes for queue.timeout_s = "
-            f"{self.timeout_s:g} s. Raise queue.maxmemory_mb (on a server of your own: maxmemory), or lower "
-            f"staleness.depth, train.shards_per_step or train.batch_size."
+            f"{self.timeout_s:g} s. Raise queue.maxmemory_mb (on a server of your own: maxmemory), keep large weights "
+            f"out of it (queue.weights = 'object_store'), or lower staleness.depth, train.shards_per_step or "
+            f"train.batch_size."
         ) from error
 
     def _pop_ready(self, fence: int, wait_s: float) -> bytes | None:

@@ -213,6 +213,7 @@ class Session:
             return
         x, y = learner.clean(shard)
         random = generator(self.config.train.seed, "attack", shard.key.epoch, shard.key.number)
+        attack = attack_from(self.config.attack, shard.epsilon, self.config.objective.name)
         attacked = shard.delta.flatten(1).any(1)
         x, y, delta = x[attacked], y[attacked], shard.delta[attacked].to(learner.device)
         if len(y) == 0:
@@ -220,7 +221,7 @@ class Session:
         with frozen(learner.model), torch.no_grad():
             stale = learner.model(perturbed(x, delta)).argmax(1) == y
             with torch.enable_grad():
-                delta = perturb(learner.model, x, y, attack_from(self.config.attack, shard.epsilon), random)
+                delta = perturb(learner.model, x, y, attack, random)
             fresh = learner.model(perturbed(x, delta)).argmax(1) == y
         self.state.fresh_minus_stale = (int(fresh.sum()) - int(stale.sum())) / len(y)
 

@@ -21,13 +21,13 @@ import torch
 from safetensors.numpy import load, save
 from torch import nn
 
-from sparring.config import Config, depth
+from sparring.config import Config
 from sparring.queue.messages import Controls
+from sparring.queue.sizing import kept_snapshots, through_object_store
 from sparring.queue.transport import Transport, Weights
 
 log = logging.getLogger(__name__)
 Arrays = dict[str, "np.ndarray[Any, Any]"]
-SMALL_BYTES = 4 << 20
 FETCH_TIMEOUT_S = 60.0
 RETRY_S = 0.2
 
@@ -70,22 +70,17 @@ def load_arrays(model: nn.Module, arrays: Arrays) -> None:
             tensor.copy_(torch.frombuffer(arrays[name].data, dtype=tensor.dtype).view(tensor.shape))
 
 
-def kept(config: Config) -> int:
-    """How many snapshots are kept: under lockstep all that a ticket may still name."""
-    return depth(config.staleness) + 2 if config.staleness.lockstep else 2
-
-
-def through_ray(config: Config, model: nn.Module) -> bool:
-    """Whether the weights of `model` travel through Ray's object store; every process comes to the same answer."""
-    if config.queue.weights != "auto":
-        return config.queue.weights == "object_store"
+def bytes_of(model: nn.Module) -> int:
+    """What a snapshot of the model takes."""
     size: int = sum(tensor.nbytes for tensor in model.state_dict().values())
-    return size > SMALL_BYTES
+    return size
 
 
 def route(config: Config, model: nn.Module, transport: Transport, store: str) -> Route:
     """The way that the settings and the size of `model` call for; `store` is the name of the actor."""
-    return RayRoute(ray.get_actor(store)) if through_ray(config, model) else QueueRoute(transport, kept(config))
+    if through_object_store(config, bytes_of(model)):
+        return RayRoute(ray.get_actor(store))
+    return QueueRoute(transport, kept_snapshots(config))
 
 
 class QueueRoute:

@@ -105,8 +105,9 @@ class Weights:
             began = time.thread_time()
             try:
                 snapshot = self.route.newer(order, POLL_S)
-            except SparringError as error:
-                log.warning("snapshot not fetched: %s", error)
+            except Exception as error:  # a thread that died would leave the worker with old weights
+                log.warning("snapshot not fetched: %s: %s", type(error).__name__, error)
+                self._stopped.wait(LOOK_S)
                 continue
             if snapshot is None:
                 continue

@@ -78,3 +78,23 @@ def test_two_runs_of_one_name_are_apart_in_redis_and_paths_to_data_are_absolute(
     one, other = (train(small(tmp_path / root, **common, run={"name": "mine"})).run for root in ("a", "b"))
     assert one.path.name == other.path.name and one.id != other.id and one.id.startswith("mine-")
     assert one.config().data.root == tmp_path / "here"
+
+
+def test_a_run_that_fails_says_so_in_its_folder(tmp_path: Path) -> None:
+    wild = {"model": {"name": "tests.engines.fragile:make"}, "optimizer": {"name": "sgd", "lr": 100.0}}
+    with pytest.raises(SparringError) as failure:
+        train(small(tmp_path, engine="sync", guard={"non_finite": "stop"}, **wild))
+    assert failure.value.run is not None
+    run = Run(failure.value.run)
+    state = run.read_json("state.json") or {}
+    assert state["phase"] == "failed" and "Lower optimizer.lr" in state["message"]
+    assert (run.read_json("summary.json") or {})["steps"] == state["step"]
+    assert "Lower optimizer.lr" in run.log.read_text()
+
+
+def test_paths_that_a_resume_changes_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sparring.trainer.session.STATE_EVERY_S", 0.0)
+    monkeypatch.chdir(tmp_path)
+    run = stopped_at(3, tmp_path, engine="sync")
+    training.resume(run.path, {"data.root": "there"})
+    assert run.config().data.root == tmp_path / "there"

@@ -29,7 +29,7 @@ from sparring.workers.allocator import (
     theoretical_speedup,
     updated_robust_share,
 )
-from sparring.workers.generator import produce
+from sparring.workers.generator import Production, produce
 
 INDICES = tuple(range(40))
 
@@ -168,3 +168,18 @@ def test_a_ticket_on_which_nothing_is_spent_is_clean_and_keeps_its_version(model
 def test_the_oracle_spends_full_steps_on_what_ten_steps_break(model: nn.Module, digits: Dataset) -> None:
     _, shard = made_by({"name": "oracle", "robust_steps": 0}, model, digits)
     assert sum(shard.classes) == len(INDICES) and shard.gradients == 5 * shard.classes[BOUNDARY] > 0
+
+
+def test_every_attacked_example_ends_on_the_newest_weights(model: nn.Module, digits: Dataset) -> None:
+    config = from_tree({"attack": {"steps": 5}, "allocator": {"name": "bullettrain"}})
+    sizes: list[int] = []
+    watch = model.register_forward_pre_hook(lambda module, images: sizes.append(len(images[0])))
+    with frozen(model):
+        production = Production(config, model, digits, Key(0, 0, 0), INDICES, Controls(0.1, 0.4), version=3)
+        for version in (4, 5, 6, 7, 8):
+            production.advance(version)
+    watch.remove()
+    shard = production.shard()
+    _, boundary, robust = shard.classes
+    assert sizes == [len(INDICES), boundary, boundary, boundary, boundary + robust, boundary + robust]
+    assert (shard.start_version, shard.version) == (3, 7), "the older one of the last two steps, which all have made"

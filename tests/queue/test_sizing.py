@@ -1,0 +1,30 @@
+"""What the queue's server must hold, and which way weights of what size go."""
+
+from __future__ import annotations
+
+import pytest
+
+from sparring.config import from_tree
+from sparring.errors import UsageError
+from sparring.queue.sizing import kept_snapshots, needed_memory, through_object_store
+
+SHAPE = (1, 28, 28)
+
+
+def test_snapshots_that_travel_through_the_queue_count() -> None:
+    through_redis = from_tree({"queue": {"weights": "redis"}})
+    large = 100 << 20
+    assert needed_memory(through_redis, SHAPE, large) - needed_memory(through_redis, SHAPE, 0) >= 3 * large
+    assert needed_memory(from_tree({}), SHAPE, large) == needed_memory(from_tree({}), SHAPE, 0)
+    lockstep = from_tree({"staleness": {"lockstep": True, "depth": 20, "max_staleness": 20}})
+    small = 4 << 20
+    assert kept_snapshots(lockstep) == 22
+    assert needed_memory(lockstep, SHAPE, small) - needed_memory(lockstep, SHAPE, 0) >= 23 * small
+
+
+def test_the_size_decides_the_way_unless_it_is_told() -> None:
+    auto, redis, objects = (from_tree({"queue": {"weights": way}}) for way in ("auto", "redis", "object_store"))
+    assert [through_object_store(auto, size) for size in (4 << 20, (4 << 20) + 1)] == [False, True]
+    assert not through_object_store(redis, 5 << 20) and through_object_store(objects, 1)
+    with pytest.raises(UsageError, match=r"queue.weights = 'redis' with 300 MiB"):
+        through_object_store(redis, 300 << 20)
