@@ -269,7 +269,20 @@ class GuardSettings(Settings):
     rate_factor: float = setting(0.5, "1", gt=0, le=1)
     """What every rollback multiplies the learning rate by, for the rest of the run."""
     max_rollbacks: int = setting(3, "rollbacks", ge=1, le=1000)
-    """After so many the run ends with the reason."""
+    """After so many for numbers that are none, the run ends with the reason. Where it has overfitted so often from the
+    same good weights, training ends with these."""
+    overfitting: Literal["off", "rollback", "stop"] = setting("off", "name")
+    """Catastrophic overfitting (paper 003): now and then PGD-5 on the training batch, under the present weights and
+    the last good ones. Where robust accuracy has fallen, back to the good ones; rollback: go on, with PGD for a while;
+    stop: training ends with them."""
+    overfitting_every: int = setting(50, "steps", ge=1)
+    """How often; before every checkpoint too."""
+    overfitting_fall: float = setting(0.2, "share of examples", gt=0, lt=1)
+    """How far robust accuracy may fall."""
+    overfitting_steps: int = setting(2, "gradient steps", ge=2, le=1000)
+    """Steps of the PGD that takes the attack's place for a while."""
+    overfitting_for: int = setting(200, "steps", ge=1)
+    """For how long, from the good weights on; twice as long after every further fall."""
 
 
 class CheckpointSettings(Settings):

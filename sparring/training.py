@@ -24,7 +24,7 @@ from sparring.observe.report import summary
 from sparring.observe.state import RunState
 from sparring.runs import Run, create, open_run, overridden, with_absolute_paths, write_atomically
 from sparring.trainer import checkpoints
-from sparring.trainer.learner import NonFinite
+from sparring.trainer.guards import RollBack, check_guards
 from sparring.trainer.session import Parts, Session, prepare, stopping_on_signals
 from sparring.trainer.snapshots import bytes_of
 
@@ -109,6 +109,7 @@ def check(config: Config) -> Parts:
     Raises:
         SparringError: the first thing that is wrong.
     """
+    check_guards(config)
     if config.engine == "ray":
         from sparring.engines.ray import check_resources
 
@@ -214,7 +215,7 @@ def _in_this_process(config: Config, run: Run, parts: Parts, watch: Watch) -> En
             try:
                 phase = engine(session, parts, resumed)
                 break
-            except NonFinite as error:
+            except RollBack as error:
                 resumed = session.roll_back(error)
         if phase != "finished":
             return Ended(phase, session.state)

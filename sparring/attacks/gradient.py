@@ -39,12 +39,15 @@ class Attack:
     loss: LossName = "ce"
 
 
-def attack_from(settings: AttackSettings, epsilon: float, objective: str = "pgd-at") -> Attack:
+def attack_from(settings: AttackSettings, epsilon: float, objective: str = "pgd-at", pgd_steps: int = 0) -> Attack:
     """The attack of the settings at radius `epsilon` (ε now); the step size scales with it.
 
     Step-size rules: PGD 2.5·ε/κ (paper 001), FGSM ε, FGSM-RS 1.25·ε (paper 003). `objective` decides what is left to
-    it: trades attacks the divergence, and trades and mart begin with a little Gaussian noise.
+    it: trades attacks the divergence, and trades and mart begin with a little Gaussian noise. `pgd_steps`: PGD with
+    so many steps instead, by its own rule, where a guard asks for it.
     """
+    if pgd_steps:
+        settings = settings.model_copy(update={"name": "pgd", "steps": pgd_steps, "step_size": None})
     steps = settings.steps if settings.name == "pgd" else 1
     rule = {"pgd": 2.5 / steps, "fgsm": 1.0, "fgsm-rs": 1.25}[settings.name]
     relative = rule if settings.step_size is None else settings.step_size / settings.epsilon

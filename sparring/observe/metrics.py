@@ -215,6 +215,18 @@ METRICS: tuple[Metric, ...] = (
         of_state("rollbacks"),
     ),
     Metric(
+        "sparring_overfittings_total",
+        "counter",
+        "Times that robust accuracy on a training batch fell so far that training went back to good weights.",
+        of_state("overfittings"),
+    ),
+    Metric(
+        "sparring_guard_accuracy",
+        "gauge",
+        "Accuracy under PGD-5 on a training batch, as the overfitting guard measured it last; absent until then.",
+        of_state("guard_accuracy"),
+    ),
+    Metric(
         "sparring_refresh_steps_total",
         "counter",
         "Fresh attack steps that the trainer added to consumed shards.",

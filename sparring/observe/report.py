@@ -40,6 +40,8 @@ SUMMARY_KEYS: dict[str, str] = {
     "allocated": "examples that the allocator took for outliers, boundary and robust ones; empty without one",
     "refresh_steps": "fresh attack steps that the trainer added to consumed shards",
     "rollbacks": "times that loss or weights were no number and training went on from the last checkpoint",
+    "overfittings": "times that robust accuracy on a training batch fell so far that training went back to good "
+    "weights",
     "trainer_restarts": "times that a dead trainer was started again",
 }
 

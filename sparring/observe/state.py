@@ -58,6 +58,9 @@ class RunState:
     fence: int = 0
     trainer_restarts: int = 0
     rollbacks: int = 0
+    overfittings: int = 0
+    pgd_until: int = 0
+    guard_accuracy: float | None = None
     trainer_pid: int = 0
     updated: float = 0.0
     message: str = ""

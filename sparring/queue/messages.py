@@ -18,10 +18,12 @@ class Key(NamedTuple):
 
 
 class Controls(NamedTuple):
-    """What rides along with the weights: ε of the attacks on them, and F_R of the allocator."""
+    """What rides along with the weights: ε of the attacks on them, F_R of the allocator, and the steps of the PGD that
+    a guard has put in the place of the recipe's attack (0: none has)."""
 
     epsilon: float
     robust_share: float = 0.0
+    pgd_steps: int = 0
 
 
 @dataclass(frozen=True)

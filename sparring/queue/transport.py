@@ -437,7 +437,9 @@ def _received(key: Key, fence: int, payload: bytes | None) -> Received:
 
 def _weights(name: bytes, fields: dict[bytes, bytes]) -> Weights:
     fence, version = map(int, name.split(b"-"))
-    return Weights(fence, version, Controls(*map(float, msgpack.unpackb(fields[b"controls"]))), fields[b"arrays"])
+    epsilon, robust_share, pgd_steps = msgpack.unpackb(fields[b"controls"])
+    controls = Controls(float(epsilon), float(robust_share), int(pgd_steps))
+    return Weights(fence, version, controls, fields[b"arrays"])
 
 
 def _member(key: Key) -> str:

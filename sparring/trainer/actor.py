@@ -22,7 +22,7 @@ from sparring.queue.messages import Controls
 from sparring.queue.transport import Transport
 from sparring.runs import Run
 from sparring.trainer.checkpoints import Checkpoint
-from sparring.trainer.learner import NonFinite
+from sparring.trainer.guards import RollBack
 from sparring.trainer.loop import Loop
 from sparring.trainer.session import Parts, Session, prepare, stopping_on_signals
 from sparring.trainer.snapshots import Route, Snapshot, route, to_arrays
@@ -82,8 +82,9 @@ class Trainer:
                     loop = self._loop(session, parts, fence, resumed)
                     try:
                         return {"phase": loop.run(), "state": session.state.as_dict()}
-                    except NonFinite as error:
-                        loop, resumed, fence = None, session.roll_back(error), self.run.next_fence()
+                    except RollBack as error:
+                        loop = None  # weights that are given up are not to be saved
+                        resumed, fence = session.roll_back(error), self.run.next_fence()
         except SparringError as error:
             log.exception("training failed")
             if loop is not None and loop.between_steps:

@@ -19,15 +19,12 @@ from sparring.models import build
 from sparring.objectives.passes import training_loss
 from sparring.queue.messages import Controls, Shard
 from sparring.randomness import generator
+from sparring.trainer.guards import NonFinite
 from sparring.trainer.plan import Plan
 from sparring.trainer.schedules import learning_rate
 from sparring.workers.allocator import updated_robust_share
 
 KEPT_VERSIONS = 10_000  # how far back drift is known
-
-
-class NonFinite(SparringError):
-    """The loss, its gradient or a weight is not a number; the present weights are not to be used."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +64,7 @@ class Learner:
         self.step = 0
         self.robust_share = 0.0
         self.rate_scale = 1.0
+        self.pgd_until = 0
         self._path = {0: 0.0}
         self._before = self._flat()
 
@@ -77,7 +75,8 @@ class Learner:
 
     def controls(self) -> Controls:
         """What rides along with the present weights."""
-        return Controls(self.epsilon(), self.robust_share)
+        pgd_steps = self.config.guard.overfitting_steps if self.step < self.pgd_until else 0
+        return Controls(self.epsilon(), self.robust_share, pgd_steps)
 
     def epsilon(self, step: int | None = None) -> float:
         """ε at `step` (now by default), warmed up."""

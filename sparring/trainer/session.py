@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import signal
@@ -10,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -25,7 +26,8 @@ from sparring.randomness import generator
 from sparring.runs import Run
 from sparring.trainer import checkpoints
 from sparring.trainer.checkpoints import Checkpoint
-from sparring.trainer.learner import Learner, NonFinite, StepResult
+from sparring.trainer.guards import PGD_STEPS, NonFinite, Overfitted, RollBack, pgd_accuracy
+from sparring.trainer.learner import Learner, StepResult
 from sparring.trainer.plan import Plan
 
 log = logging.getLogger(__name__)
@@ -58,6 +60,13 @@ def prepare(config: Config) -> Parts:
     return Parts(config, training, heldout, plan, model)
 
 
+class Good(NamedTuple):
+    """Weights that have passed the overfitting guard, and what training goes on from with them."""
+
+    model: torch.nn.Module
+    checkpoint: Checkpoint
+
+
 class Session:
     """Learner and records of one run.
 
@@ -82,6 +91,11 @@ class Session:
         self._reported = 0.0
         self._best = -1.0
         self._recent: list[StepResult] = []
+        self._good: Good | None = None
+        self._batch: Shard | None = None
+        self._guarded = -1
+        self._falls = 0  # from the present good weights
+        self._enough = False
         self._history = run.history.open("a", buffering=1)
 
     def _fresh_state(self) -> RunState:
@@ -105,37 +119,71 @@ class Session:
             return None
         checkpoint = checkpoints.load_state(path)
         checkpoints.load_weights(path, self.learner.model)
+        self._continue_from(checkpoint)
+        if self.config.guard.overfitting != "off":
+            self._good = Good(copy.deepcopy(self.learner.model), copy.deepcopy(checkpoint))
+        self._began = time.monotonic() - self.state.seconds
+        log.info("continued from %s", path.name)
+        return checkpoint
+
+    def _continue_from(self, checkpoint: Checkpoint) -> None:
+        """Everything but the weights, which are in the model already."""
         self.learner.restore(checkpoint.step, checkpoint.optimizer, float(checkpoint.counters.get("robust_share", 0.0)))
         self.learner.rate_scale = float(checkpoint.counters.get("rate_scale", 1.0))
         total = self.state.total_steps
         self.state = RunState.from_dict(checkpoint.counters)
         self.state.total_steps, self.state.engine = total, self.config.engine
         self.state.max_staleness = bound(self.config)
+        self.learner.pgd_until = self.state.pgd_until
         self._best = float(checkpoint.counters.get("best_robust_accuracy", -1.0))
-        self._began = time.monotonic() - self.state.seconds
-        log.info("continued from %s", path.name)
-        return checkpoint
 
-    def roll_back(self, error: NonFinite) -> Checkpoint | None:
-        """Go back to the last checkpoint, or to the beginning, with a lower learning rate; counted.
+    def roll_back(self, error: RollBack) -> Checkpoint | None:
+        """Go back to good weights, or to the beginning, and act by what has gone wrong; counted.
+
+        What the attacks have cost stays counted, also where its outcome is undone.
 
         Raises:
-            NonFinite: `guard` forbids it, or it has happened too often.
+            RollBack: `guard` forbids it, or it has happened too often.
         """
-        guard, rollbacks, scale = self.config.guard, self.state.rollbacks + 1, self.learner.rate_scale
-        if guard.non_finite == "stop" or rollbacks > guard.max_rollbacks:
-            how_often = f" after {rollbacks - 1} rollbacks (guard.max_rollbacks)" if rollbacks > 1 else ""
+        self._require_allowed(error)
+        log.warning("%s Rolled back.", error)
+        before, scale = self.state, self.learner.rate_scale
+        checkpoint = self._to_good_weights()
+        state, guard = self.state, self.config.guard
+        self._recent, self._batch = [], None
+        state.rollbacks, state.overfittings, state.gradients = before.rollbacks, before.overfittings, before.gradients
+        if isinstance(error, Overfitted):
+            state.overfittings += 1
+            self._falls += 1
+            self._enough = guard.overfitting == "stop" or self._falls > guard.max_rollbacks
+            state.pgd_until = self.learner.step + guard.overfitting_for * 2 ** (state.overfittings - 1)
+        else:
+            state.rollbacks += 1
+            scale *= guard.rate_factor
+        self.learner.rate_scale, self.learner.pgd_until = scale, state.pgd_until
+        state.phase, state.message = "training", f"rolled back: {error}"
+        return checkpoint
+
+    def _require_allowed(self, error: RollBack) -> None:
+        guard, rollbacks = self.config.guard, self.state.rollbacks
+        if isinstance(error, Overfitted):
+            return
+        if guard.non_finite == "stop" or rollbacks >= guard.max_rollbacks:
+            how_often = f" after {rollbacks} rollbacks (guard.max_rollbacks)" if rollbacks else ""
             raise NonFinite(f"{error}{how_often} The last checkpoint is in {self.run.checkpoints}.") from error
-        log.warning("%s Rolled back, rate times %g.", error, guard.rate_factor)
-        checkpoint = self.restore()
-        if checkpoint is None:
+
+    def _to_good_weights(self) -> Checkpoint | None:
+        """Those that passed the overfitting guard last; without one the newest checkpoint, or the initial ones."""
+        if self._good is not None:
+            self.learner.model.load_state_dict(self._good.model.state_dict())
+            checkpoint = copy.deepcopy(self._good.checkpoint)
+            self._continue_from(checkpoint)
+            return checkpoint
+        found = self.restore()
+        if found is None:
             self.learner.restart()
             self.state = self._fresh_state()
-        self._recent = []
-        self.learner.rate_scale = scale * guard.rate_factor
-        self.state.rollbacks, self.state.phase = rollbacks, "training"
-        self.state.message = f"rolled back {rollbacks} times: {error}"
-        return checkpoint
+        return found
 
     def start_clock(self, already: float = 0.0) -> None:
         """Training began `already` seconds ago; what came before is preparation."""
@@ -152,6 +200,7 @@ class Session:
         state.step, state.epoch = self.learner.step, shards[-1].key.epoch
         state.examples += result.examples
         state.gradients += sum(shard.gradients for shard in shards)
+        self._batch = shards[0]
         state.learning_rate, state.epsilon = result.learning_rate, epsilon
         self._recent = [*self._recent[-49:], result]
         seen = sum(step.examples for step in self._recent)
@@ -184,11 +233,43 @@ class Session:
         improved = False
         if every and len(self.heldout) and _crossed(state.step, every * self.plan.steps_per_epoch):
             improved = self.measure_heldout()
+        saving = state.step % self.config.checkpoint.every_steps == 0 or improved
+        if saving or state.step % self.config.guard.overfitting_every == 0:
+            self.guard_against_overfitting(ledger_state)
         if state.step % self.config.metrics.every_steps == 0 or last_of_epoch:
             self.record()
-        if state.step % self.config.checkpoint.every_steps == 0 or improved:
+        if saving:
             self.save(ledger_state, best=improved)
         self.report_soon()
+
+    def guard_against_overfitting(self, ledger_state: dict[str, Any]) -> None:
+        """PGD-5 on the batch of the last step, under the present weights and the last good ones.
+
+        Both see the same ε, so that its warm-up is not taken for a fall. Weights become the good ones unless they have
+        lost half of what is allowed: a slow decline adds up. Gradients are counted.
+
+        Raises:
+            Overfitted: robust accuracy has fallen by more than `guard.overfitting_fall`.
+        """
+        guard, learner = self.config.guard, self.learner
+        if guard.overfitting == "off" or self._batch is None or self._guarded == learner.step:
+            return
+        self._guarded = learner.step
+        x, y = learner.clean(self._batch)
+        judged = (x, y, self.config.attack.norm, learner.epsilon(), self.config.train.seed, learner.step)
+        now = pgd_accuracy(learner.model, *judged)
+        before = 0.0 if self._good is None else pgd_accuracy(self._good.model, *judged)
+        self.state.guard_accuracy = now
+        self.state.gradients += PGD_STEPS * len(y) * (1 if self._good is None else 2)
+        if before - now > guard.overfitting_fall:
+            raise Overfitted(
+                f"robust accuracy (PGD-{PGD_STEPS}) on {len(y)} training examples is {now:.1%} at step {learner.step}, "
+                f"under the last good weights (step {'' if self._good is None else self._good.checkpoint.step}) it "
+                f"is {before:.1%}: catastrophic overfitting (guard.overfitting_fall = {guard.overfitting_fall:g})."
+            )
+        if before - now <= guard.overfitting_fall / 2:
+            self._falls = 0
+            self._good = Good(copy.deepcopy(learner.model), copy.deepcopy(self._checkpoint(ledger_state)))
 
     def measure_heldout(self) -> bool:
         """Clean and PGD-10 accuracy on held-out examples; True where the robust one is the best so far."""
@@ -240,17 +321,20 @@ class Session:
 
     def save(self, ledger_state: dict[str, Any], best: bool = False) -> None:
         """Write a checkpoint of this step."""
+        checkpoint, keep = self._checkpoint(ledger_state), self.config.checkpoint.keep
+        checkpoints.save(self.run.checkpoints, self.learner.model, checkpoint, keep, best)
+
+    def _checkpoint(self, ledger_state: dict[str, Any]) -> Checkpoint:
         own = {"best_robust_accuracy": self._best, "rate_scale": self.learner.rate_scale}
         counters = {**self.state.as_dict(), **own}
         optimizer = self.learner.optimizer.state_dict()
-        checkpoint = Checkpoint(self.learner.step, optimizer, ledger_state, counters, self.extra())
-        checkpoints.save(self.run.checkpoints, self.learner.model, checkpoint, self.config.checkpoint.keep, best)
+        return Checkpoint(self.learner.step, optimizer, ledger_state, counters, self.extra())
 
     def should_stop(self) -> bool:
         """The run has made its last step, or somebody asked it to stop."""
         if self.stop_reason is None and self.run.stop_requested():
             self.stop_reason = "stopped"
-        return self.stop_reason is not None or self.learner.step >= self.last_step
+        return self.stop_reason is not None or self._enough or self.learner.step >= self.last_step
 
     def ask_to_stop(self, reason: str) -> None:
         """Stop after the present step: `stopped` by a command or `interrupted` by a signal."""
@@ -261,6 +345,7 @@ class Session:
 
         A run that made all its steps is told to be `evaluating`: it has finished when it has been judged.
         """
+        self.guard_against_overfitting(ledger_state)
         self.state.phase = self.stop_reason or "evaluating"
         self.record()
         self.save(ledger_state)

@@ -47,11 +47,11 @@ class Production:
         )
         self.key, self.fence, self.worker = key, fence, worker
         self.epsilon, self.versions, self.delta = controls.epsilon, [version], None
-        attack = attack_from(config.attack, controls.epsilon, config.objective.name)
+        attack = attack_from(config.attack, controls.epsilon, config.objective.name, controls.pgd_steps)
         random = generator(config.train.seed, "attack", key.epoch, key.number)
         x, labels = x.to(device), self.labels.to(device)
         clean = _clean_logits(config, model, x, attack)
-        allocation = _allocation(config, model, x, labels, clean, controls.robust_share, attack, random)
+        allocation = _allocation(config, model, x, labels, clean, controls, attack, random)
         counts, sizes, self.classes = allocation or (None, None, (0, 0, 0))
         self.steps = attack.restarts * (attack.steps if counts is None else int(counts.max()))
         self.gradients = attack.restarts * (attack.steps * len(labels) if counts is None else int(counts.sum()))
@@ -128,7 +128,7 @@ def _allocation(
     x: Tensor,
     labels: Tensor,
     clean: Tensor | None,
-    robust_share: float,
+    controls: Controls,
     attack: Attack,
     random: torch.Generator,
 ) -> Allocation | None:
@@ -136,7 +136,7 @@ def _allocation(
     if clean is None or config.allocator.name == "none":
         return None
     if config.allocator.name == "bullettrain":
-        classes = classify(signed_variance(clean, labels), robust_share)
+        classes = classify(signed_variance(clean, labels), controls.robust_share)
     else:
         judge = replace(
             attack, steps=ORACLE_STEPS, step_size=2.5 * attack.epsilon / ORACLE_STEPS, loss="ce", restarts=1
@@ -145,4 +145,7 @@ def _allocation(
         with torch.no_grad():
             attacked = model(perturbed(x, delta))
         classes = classify_by_attack(clean.argmax(1) == labels, attacked.argmax(1) == labels)
-    return allocate(classes, config.allocator, attack)
+    settings = config.allocator
+    if controls.pgd_steps:
+        settings = settings.model_copy(update={"boundary_steps": None})
+    return allocate(classes, settings, attack)

@@ -47,3 +47,39 @@ def test_the_run_ends_with_the_reason_after_too_many(tmp_path: Path) -> None:
 def test_the_run_ends_at_once_where_that_is_asked_for(tmp_path: Path, engine: str) -> None:
     with pytest.raises(SparringError, match=r"Lower optimizer.lr = 100 or set train.gradient_clip"):
         train(small(tmp_path, engine=engine, guard={"non_finite": "stop"}, **WILD))
+
+
+# At such a rate accuracy now and then falls by a hundredth within two steps, which this guard takes for overfitting.
+RESTLESS: dict[str, Any] = {
+    "optimizer": {"lr": 0.1},
+    "schedule": {"name": "constant"},
+    "attack": {"name": "fgsm-rs", "warmup_epochs": 0},
+    "guard": {"overfitting": "rollback", "overfitting_every": 2, "overfitting_fall": 0.01, "overfitting_for": 2},
+}
+
+
+@pytest.mark.parametrize("engine", ["sync", "simulated", pytest.param("ray", marks=pytest.mark.ray)])
+def test_after_a_fall_training_goes_on_from_the_good_weights_with_a_stronger_attack(
+    tmp_path: Path, engine: str
+) -> None:
+    as_sync = {"staleness": {"max_staleness": 0}, "queue": {"wire": "exact"}}  # so that it falls where that one does
+    result = train(small(tmp_path, engine=engine, **RESTLESS, **as_sync))
+    assert result.phase == "finished" and result.summary["overfittings"] >= 1
+    assert result.summary["steps"] == 12 and result.summary["examples"] == 12 * 64
+    lines = [json.loads(line) for line in result.run.metrics.read_text().splitlines()]
+    assert any(line["pgd_until"] > line["step"] for line in lines)
+    last = {line["step"]: line["tickets"] for line in map(json.loads, result.run.history.read_text().splitlines())}
+    assert len({ticket for tickets in last.values() for ticket in tickets}) == 12, "each ticket once, in what survives"
+
+
+def test_a_fall_that_comes_again_and_again_ends_the_training_with_the_good_weights(tmp_path: Path) -> None:
+    guard = {**RESTLESS["guard"], "overfitting_every": 1}
+    result = train(small(tmp_path, engine="sync", **{**RESTLESS, "optimizer": {"lr": 0.3}, "guard": guard}))
+    assert result.phase == "finished" and result.summary["overfittings"] == 4 and result.summary["steps"] < 12
+
+
+def test_stop_ends_the_training_with_the_good_weights_and_judges_them(tmp_path: Path) -> None:
+    guard = {**RESTLESS["guard"], "overfitting": "stop"}
+    result = train(small(tmp_path, engine="sync", **{**RESTLESS, "guard": guard}))
+    assert result.phase == "finished" and result.summary["overfittings"] == 1
+    assert result.summary["steps"] < 12 and result.summary["robust_accuracy"] is not None
