@@ -33,15 +33,16 @@ def weight_perturbation(model: nn.Module, loss: Callable[[], Tensor], gamma: flo
         if parameter.requires_grad and parameter.ndim > 1 and "weight" in name
     }
     before = [buffer.clone() for buffer in model.buffers()]
-    gradients = torch.autograd.grad(loss(), list(weights.values()))
+    gradients = torch.autograd.grad(loss(), list(weights.values()), allow_unused=True)
     with torch.no_grad():
         for buffer, value in zip(model.buffers(), before, strict=True):
             buffer.copy_(value)
-        steps = [PROXY_RATE * gradient for gradient in gradients]
-        return {
-            name: gamma * weight.norm() / (step.norm() + TINY) * step
-            for (name, weight), step in zip(weights.items(), steps, strict=True)
+        steps = {
+            name: PROXY_RATE * gradient
+            for name, gradient in zip(weights, gradients, strict=True)
+            if gradient is not None
         }
+        return {name: gamma * weights[name].norm() / (step.norm() + TINY) * step for name, step in steps.items()}
 
 
 @contextmanager

@@ -22,7 +22,7 @@ BATCHES = 2
 
 
 def network() -> nn.Module:
-    """A filter, batch norm (whose weight has one dimension), a matrix, and a matrix that is not named weight."""
+    """A filter, batch norm (whose weight has one dimension), a matrix, one that is not named weight, an unused one."""
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(108, 10), Scale()
@@ -33,6 +33,7 @@ class Scale(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.mixing = nn.Parameter(torch.eye(10) + 0.01)
+        self.unused = nn.Linear(10, 10)
 
     def forward(self, x: Tensor) -> Tensor:
         return x @ self.mixing
