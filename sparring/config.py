@@ -70,20 +70,24 @@ class ModelSettings(Settings):
 
 
 class AttackSettings(Settings):
-    name: Literal["pgd", "fgsm", "fgsm-rs"] = setting("pgd", "name")
-    """pgd: `steps` steps of 2.5·ε/steps from a random start (paper 001); fgsm: one step of ε from zero;
-    fgsm-rs: one step of 1.25·ε from a random start (paper 003)."""
+    name: Literal["pgd", "fgsm", "fgsm-rs", "n-fgsm"] = setting("pgd", "name")
+    """pgd: `steps` steps of 2.5·ε/steps from a random start (paper 001); fgsm: one step of ε from zero (1.25·ε from any
+    other start); fgsm-rs: one step of 1.25·ε from a random start (paper 003); n-fgsm: one step of ε from noise that
+    reaches `noise`·ε, not cut back to the ball of ε (de Jorge et al. 2022)."""
     norm: Literal["linf", "l2"] = setting("linf", "name")
     """The ball that a perturbation stays in."""
     epsilon: float = setting(0.2, "pixel intensity, images in [0, 1]", gt=0, le=1000)
     """Radius ε of the ball."""
     steps: int = setting(8, "gradient steps", ge=1, le=1000)
     """κ, the attacker's power; FGSM takes one whatever this says."""
+    noise: float = setting(2.0, "1", gt=0, le=10)
+    """k of n-fgsm: it begins uniform within k·ε, and its perturbations reach (1 + k)·ε."""
     step_size: float | None = setting(None, "pixel intensity", gt=0, le=1000)
     """Step α at the full ε (it warms up with ε); by default the paper's rule for the attack."""
-    start: Literal["auto", "zero", "uniform", "gaussian"] = setting("auto", "name")
+    start: Literal["auto", "zero", "uniform", "gaussian", "previous", "last"] = setting("auto", "name")
     """Where the attack begins. uniform: in the ball; gaussian: 0.001·N(0, 1) beside the image, as trades and mart do;
-    auto: as the paper of the attack or the objective does."""
+    previous: where the previous batch's perturbations ended, row by row (paper 003; not with ray); last: where the
+    example's own last perturbation ended; auto: as the paper of the attack or the objective does."""
     loss: Literal["auto", "ce", "kl"] = setting("auto", "name")
     """What the attack maximises. ce: cross-entropy with the label; kl: divergence from the prediction on the clean
     image; auto: kl for trades, else ce."""
@@ -104,6 +108,11 @@ class ObjectiveSettings(Settings):
     batch once, and of the attacked one only what an attack has changed."""
     label_smoothing: float = setting(0.0, "1", ge=0, lt=1)
     """Of pgd-at's cross-entropy."""
+    awp_gamma: float = setting(0.0, "1", ge=0, le=1)
+    """γ of adversarial weight perturbation (Wu et al. 2020), relative to each layer's norm; 0: off. Its authors take
+    0.01 for pgd-at and 0.005 for trades."""
+    awp_warmup_epochs: int = setting(0, "epochs", ge=0)
+    """The first so many epochs go without it; its authors take 10 for trades and 0 for pgd-at."""
 
 
 class AllocatorSettings(Settings):
@@ -159,13 +168,16 @@ class ScheduleSettings(Settings):
 
 class TrainSettings(Settings):
     epochs: int = setting(30, "epochs", ge=1, le=100_000)
-    """Passes over the training set; each example is trained on exactly once in each."""
+    """Passes over the training set; each example is trained on exactly once in each (see replays)."""
     max_steps: int | None = setting(None, "steps", ge=1)
     """Stop after so many steps, wherever the epoch is; schedules do not change by it."""
     batch_size: int = setting(64, "examples per shard", ge=1, le=65536)
     """Examples that one attack works on, b."""
     shards_per_step: int = setting(1, "shards", ge=1, le=4096)
     """Shards that one step is made of, M: a step trains on M·b examples."""
+    replays: int = setting(1, "steps per batch", ge=1, le=1000)
+    """m of Free adversarial training: above 1 every batch is trained on m times in a row, each pass serving attack and
+    weights, and epochs are divided by m, rounded up. Needs engine sync, pgd-at and attack fgsm."""
     seed: int = setting(0, "1", ge=0, lt=2**31)
     """All randomness is keyed by it, the epoch and the ticket, never by worker or time."""
     gradient_clip: float | None = setting(None, "L2 norm", gt=0)

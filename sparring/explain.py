@@ -7,10 +7,11 @@ are seconds per shard unless a name says otherwise.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from math import ceil
+from math import ceil, prod
 from typing import Any
 
 from sparring.calibration import Measured, measure
+from sparring.combinations import check_combinations
 from sparring.config import Config, check_staleness, depth
 from sparring.engines.threads import trainer_attacks
 from sparring.errors import UsageError
@@ -104,13 +105,15 @@ def explain(config: Config) -> Explanation:
     """Measure on this machine for a few seconds and predict the run.
 
     Raises:
-        SparringError: the data cannot be loaded or the model not built. A staleness that is refused does not raise.
+        SparringError: the data cannot be loaded or the model not built, or settings do not go together. A staleness
+            that is refused does not raise.
     """
+    check_combinations(config)
     parts = prepare(config)
     measured = measure(parts)
     predicted = predict(config, measured, parts.plan)
     refused = None
-    remarks = _remarks(config, measured, predicted)
+    remarks = [*_remarks(config, measured, predicted), *_of_methods(config, measured, parts.plan)]
     if config.engine == "ray":
         try:
             warning = check_staleness(config.staleness)
@@ -142,6 +145,8 @@ def predict(config: Config, measured: Measured, plan: Plan) -> Predicted:
     attack_s, step_s, of_step = measured.attack_s, measured.step_s, plan.shards_per_step
     steps = min(plan.total_steps, config.train.max_steps or plan.total_steps)
     shards = plan.epochs * plan.shards_per_epoch * steps / plan.total_steps
+    if plan.replays > 1:
+        return _alone(config, 0.0, step_s, steps, shards * plan.replays)
     if config.engine != "ray":
         return _alone(config, attack_s, step_s, steps, shards)
     ratio = attack_s / step_s
@@ -258,6 +263,8 @@ def _remarks(config: Config, measured: Measured, predicted: Predicted) -> list[s
             f"allocator.name = {config.allocator.name!r} spares attack steps, as many as the network lets it: the "
             f"times are of full attacks, and fewer workers are useful."
         )
+    if config.train.replays > 1:
+        return [*remarks, "Free: the step's own pass is the attack, so the attack's time is not counted."]
     if config.engine != "ray":
         return [
             *remarks,
@@ -265,6 +272,22 @@ def _remarks(config: Config, measured: Measured, predicted: Predicted) -> list[s
             f"{predicted.useful_workers:.1f} workers would be useful.",
         ]
     return [*remarks, _bottleneck_remark(config, measured, predicted), *_warnings(config, measured, predicted)]
+
+
+def _of_methods(config: Config, measured: Measured, plan: Plan) -> list[str]:
+    remarks = []
+    if config.attack.start == "last":
+        kept = plan.size * prod(measured.shape)
+        remarks.append(
+            f"attack.start = 'last' keeps {kept / 2**20:.1f} MiB of perturbations in the trainer's memory, and as much "
+            f"in every checkpoint."
+        )
+    if config.objective.awp_gamma and config.objective.awp_warmup_epochs:
+        remarks.append(
+            f"The step was measured as in the first objective.awp_warmup_epochs = {config.objective.awp_warmup_epochs} "
+            f"epochs; AWP about doubles it afterwards."
+        )
+    return remarks
 
 
 def _bottleneck_remark(config: Config, measured: Measured, predicted: Predicted) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from sparring.combinations import check_combinations
 from sparring.config import Config, check_staleness, differences, to_toml
 from sparring.data import load
 from sparring.engines import Ended
@@ -24,7 +25,7 @@ from sparring.observe.report import summary
 from sparring.observe.state import RunState
 from sparring.runs import Run, create, open_run, overridden, with_absolute_paths, write_atomically
 from sparring.trainer import checkpoints
-from sparring.trainer.guards import RollBack, check_guards
+from sparring.trainer.guards import RollBack
 from sparring.trainer.session import Parts, Session, prepare, stopping_on_signals
 from sparring.trainer.snapshots import bytes_of
 
@@ -104,12 +105,12 @@ def attend(run: Run) -> Result:
 
 
 def check(config: Config) -> Parts:
-    """Refuse what cannot work: staleness, data (the test set too), model, GPUs.
+    """Refuse what cannot work: combinations of settings, staleness, data (the test set too), model, GPUs.
 
     Raises:
         SparringError: the first thing that is wrong.
     """
-    check_guards(config)
+    check_combinations(config)
     if config.engine == "ray":
         from sparring.engines.ray import check_resources
 
@@ -201,13 +202,14 @@ def _execute(
 
 
 def _in_this_process(config: Config, run: Run, parts: Parts, watch: Watch) -> Ended:
-    from sparring.engines import simulated, sync
+    from sparring.engines import free, simulated, sync
     from sparring.trainer.actor import device_for
 
     torch.set_num_threads(trainer_threads(config))
     device = device_for(config.trainer.device, float(torch.cuda.is_available()))
     session = Session(parts, run, device, watch)
-    engine = {"sync": sync.run, "simulated": simulated.run}[config.engine]
+    synchronous = free.run if config.train.replays > 1 else sync.run
+    engine = {"sync": synchronous, "simulated": simulated.run}[config.engine]
     with stopping_on_signals(session.ask_to_stop):
         resumed = session.restore()
         session.start_clock()

@@ -92,6 +92,12 @@ def test_the_demo_is_measured_on_this_machine_and_threads_are_left_as_they_were(
     assert {"", "value"} == set(told.rows()[0])
 
 
+def test_free_takes_the_time_of_its_steps_alone() -> None:
+    config = from_tree({"engine": "sync", "train": {"epochs": 4, "replays": 4}, "attack": {"name": "fgsm"}})
+    told = predict(config, machine(0.08), Plan(6400, 64, 1, 1, 0, replays=4))
+    assert told.steps == 400 and told.duration_s == pytest.approx(400 * 0.01)
+
+
 @pytest.mark.usefixtures("quick")
 def test_the_synchronous_engine_has_no_queue_and_no_staleness() -> None:
     told = explain(from_tree({"engine": "sync", "train": {"max_steps": 10}}))

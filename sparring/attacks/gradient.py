@@ -1,4 +1,4 @@
-"""FGSM, FGSM-RS and PGD as one iteration (papers 001 and 003).
+"""FGSM, FGSM-RS, N-FGSM and PGD as one iteration (papers 001 and 003; de Jorge et al. 2022).
 
 `iterate` is a generator that yields before each attack step, so that its caller can swap newer weights in, note
 their version, or let other work go first; `perturb` runs it to the end. The model is used as it is found: put it
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparring.attacks.norms import Norm, ascend, perturbed, project, random_start
+from sparring.attacks.norms import Norm, ascend, per_example, perturbed, project, random_start
 from sparring.config import AttackSettings
 from sparring.objectives import kl_divergence
 
@@ -28,7 +28,10 @@ GAUSSIAN = 0.001  # standard deviation of the start of TRADES and MART, in pixel
 
 @dataclass(frozen=True)
 class Attack:
-    """A fully specified attack: radius and step in pixel intensities."""
+    """A fully specified attack: radius and step in pixel intensities.
+
+    `noise` is N-FGSM's k: it begins uniform in the ball of radius k·ε and is not cut back to that of ε.
+    """
 
     norm: Norm
     epsilon: float
@@ -37,25 +40,51 @@ class Attack:
     start: Start = "uniform"
     restarts: int = 1
     loss: LossName = "ce"
+    noise: float = 0.0
+
+    @property
+    def radius(self) -> float:
+        """Of the ball that every perturbation of it is in: ε, and (1 + k)·ε for N-FGSM."""
+        return (1 + self.noise) * self.epsilon
 
 
 def attack_from(settings: AttackSettings, epsilon: float, objective: str = "pgd-at", pgd_steps: int = 0) -> Attack:
     """The attack of the settings at radius `epsilon` (ε now); the step size scales with it.
 
-    Step-size rules: PGD 2.5·ε/κ (paper 001), FGSM ε, FGSM-RS 1.25·ε (paper 003). `objective` decides what is left to
-    it: trades attacks the divergence, and trades and mart begin with a little Gaussian noise. `pgd_steps`: PGD with
-    so many steps instead, by its own rule, where a guard asks for it.
+    Step-size rules: PGD 2.5·ε/κ (paper 001), FGSM 1.25·ε (paper 003; ε from zero, where the ball cuts the rest off),
+    N-FGSM ε. `objective` decides what is left to it: trades attacks the divergence, and trades and mart begin with a
+    little Gaussian noise. Of a start that is given from outside (previous, last) this is the one for those without.
+    `pgd_steps`: PGD with so many steps instead, by its own rule, where a guard asks for it.
     """
     if pgd_steps:
         settings = settings.model_copy(update={"name": "pgd", "steps": pgd_steps, "step_size": None})
     steps = settings.steps if settings.name == "pgd" else 1
-    rule = {"pgd": 2.5 / steps, "fgsm": 1.0, "fgsm-rs": 1.25}[settings.name]
+    start = _start_of(settings, objective)
+    from_zero = start == "zero" and settings.start != "previous"
+    rule = {"pgd": 2.5 / steps, "n-fgsm": 1.0}.get(settings.name, 1.0 if from_zero else 1.25)
     relative = rule if settings.step_size is None else settings.step_size / settings.epsilon
-    start: Start = "zero" if settings.name == "fgsm" else "uniform" if objective == "pgd-at" else "gaussian"
-    if settings.start != "auto":
-        start = settings.start
     loss: LossName = ("kl" if objective == "trades" else "ce") if settings.loss == "auto" else settings.loss
-    return Attack(settings.norm, epsilon, steps, relative * epsilon, start, settings.restarts, loss)
+    return Attack(settings.norm, epsilon, steps, relative * epsilon, start, settings.restarts, loss, noise_of(settings))
+
+
+def _start_of(settings: AttackSettings, objective: str) -> Start:
+    if settings.start == "previous":
+        return "zero"
+    if settings.start != "auto" and settings.start != "last":
+        return settings.start
+    if settings.name == "fgsm":
+        return "zero"
+    return "uniform" if objective == "pgd-at" or settings.name == "n-fgsm" else "gaussian"
+
+
+def attack_within(settings: AttackSettings, radius: float, objective: str = "pgd-at") -> Attack:
+    """The attack of the settings whose perturbations are in a ball of `radius`, as a shard names it."""
+    return attack_from(settings, radius / (1 + noise_of(settings)), objective)
+
+
+def noise_of(settings: AttackSettings) -> float:
+    """k of N-FGSM, 0 for every other attack."""
+    return settings.noise if settings.name == "n-fgsm" else 0.0
 
 
 def warmed_up(epsilon: float, step: int, warmup_steps: float) -> float:
@@ -109,6 +138,7 @@ def iterate(
     generator: torch.Generator,
     *,
     start: Tensor | None = None,
+    known: Tensor | None = None,
     step_counts: Tensor | None = None,
     step_sizes: Tensor | None = None,
 ) -> Generator[int, None, Tensor]:
@@ -116,7 +146,7 @@ def iterate(
 
     Args:
         x: float32 [N, C, H, W] in [0, 1]. targets: see `targets_of`.
-        start: where to begin instead of the attack's own start.
+        start: where to begin instead of the attack's own start, of every example or, with `known` (bool [N]), of these.
         step_counts: int64 [N], steps of each example (default: `attack.steps` for all). All end together: an example
             with few steps joins the batch late, so that its last steps see the newest weights too; one with 0 is never
             attacked and keeps δ = 0.
@@ -133,7 +163,7 @@ def iterate(
     best, best_loss = torch.zeros_like(x), torch.full((len(x),), -torch.inf, device=x.device)
     loss = LOSSES[attack.loss]
     for restart in range(attack.restarts):
-        delta = _start(x, attack, generator, start)
+        delta = _start(x, attack, generator, start, known)
         if not even:
             delta[counts == 0] = 0
         for step in range(longest):
@@ -165,16 +195,24 @@ def perturb(model: nn.Module, x: Tensor, labels: Tensor, attack: Attack, generat
             return delta
 
 
-def _start(x: Tensor, attack: Attack, generator: torch.Generator, start: Tensor | None) -> Tensor:
-    if start is not None:
-        return project(start, x, attack.norm, attack.epsilon)
+def _start(x: Tensor, attack: Attack, generator: torch.Generator, start: Tensor | None, known: Tensor | None) -> Tensor:
+    if start is None:
+        return _own_start(x, attack, generator)
+    given = project(start, x, attack.norm, attack.radius)
+    if known is None:
+        return given
+    return torch.where(per_example(known), given, _own_start(x, attack, generator))
+
+
+def _own_start(x: Tensor, attack: Attack, generator: torch.Generator) -> Tensor:
     if attack.start == "zero":
         return torch.zeros_like(x)
     if attack.start == "gaussian":  # neither clamped to the ball nor to the image, as in the authors' code
         return GAUSSIAN * torch.randn(x.shape, generator=generator, device=generator.device).to(x.device)
-    return project(random_start(x, attack.norm, attack.epsilon, generator), x, attack.norm, attack.epsilon)
+    reach = attack.noise * attack.epsilon if attack.noise else attack.epsilon
+    return project(random_start(x, attack.norm, reach, generator), x, attack.norm, attack.radius)
 
 
 def _step(model: nn.Module, x: Tensor, delta: Tensor, targets: Tensor, attack: Attack, sizes: Tensor) -> Tensor:
     gradient = input_gradient(model, x + delta, targets, LOSSES[attack.loss])
-    return project(ascend(delta, gradient, attack.norm, sizes), x, attack.norm, attack.epsilon)
+    return project(ascend(delta, gradient, attack.norm, sizes), x, attack.norm, attack.radius)

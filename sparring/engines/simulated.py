@@ -35,7 +35,7 @@ def run(session: Session, parts: Parts, resumed: Checkpoint | None) -> str:
             break
         attacker.remember(learner.step, learner.model.state_dict(), learner.controls())
         step = learner.step
-        shards = [attacker.attack(key, step, settings) for key in keys]
+        shards = [attacker.attack(key, step, settings, session) for key in keys]
         for shard in shards:
             session.state.consumed(staleness=step - shard.version)
         session.measure_gap(shards[0])
@@ -59,12 +59,13 @@ class Attacker:
         """Keep a copy of the weights and controls of `step`; the oldest is forgotten."""
         self.history.append((step, {name: tensor.clone() for name, tensor in weights.items()}, controls))
 
-    def attack(self, key: Key, step: int, settings: SimulatedSettings) -> Shard:
-        """Attack a ticket that is consumed at `step`."""
+    def attack(self, key: Key, step: int, settings: SimulatedSettings, session: Session) -> Shard:
+        """Attack a ticket that is consumed at `step`; of a start that is given, `session` knows where."""
         parts, (version, weights, controls) = self.parts, self._at(step, settings.staleness)
         self.model.load_state_dict(weights)
         indices = parts.plan.indices(key.epoch, key.number)
-        production = Production(parts.config, self.model, parts.training, key, indices, controls, version)
+        start = session.start_of(key, controls.epsilon)
+        production = Production(parts.config, self.model, parts.training, key, indices, controls, version, start=start)
         for staleness in staleness_schedule(settings, production.steps):
             version, weights, _ = self._at(step, staleness)
             self.model.load_state_dict(weights)

@@ -31,6 +31,7 @@ def run(session: Session, parts: Parts, resumed: Checkpoint | None) -> str:
                 plan.indices(key.epoch, key.number),
                 controls,
                 version,
+                session.start_of(key, controls.epsilon),
             )
             for key in keys
         ]

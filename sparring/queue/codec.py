@@ -25,7 +25,7 @@ from sparring.queue.messages import Key, Shard, Ticket
 Wire = Literal["int8", "exact"]
 Array = npt.NDArray[Any]
 
-PROTOCOL = 2
+PROTOCOL = 3
 MAX_HEADER_BYTES = 1 << 20
 RANK = 4  # δ is [n, C, H, W]
 MAX_WORKER_CHARACTERS = 128
@@ -61,7 +61,8 @@ class _Slot(NamedTuple):
 
 def encode_ticket(ticket: Ticket) -> bytes:
     """A ticket as msgpack."""
-    fields = (PROTOCOL, *ticket.key, ticket.fence, ticket.version, ticket.fingerprint, ticket.indices)
+    described = (ticket.fence, ticket.version, ticket.fingerprint, ticket.indices, ticket.starts)
+    fields = (PROTOCOL, *ticket.key, *described)
     return bytes(msgpack.packb(fields))
 
 
@@ -75,11 +76,23 @@ def decode_ticket(blob: bytes) -> Ticket:
     if not isinstance(fields, list) or not fields:
         raise CodecError("a ticket from the queue is malformed: not a list of fields")
     _check_protocol(fields[0])
-    if len(fields) != 8 or not isinstance(fields[6], str) or not isinstance(fields[7], list):
+    if len(fields) != 9 or not isinstance(fields[6], str) or not isinstance(fields[7], list):
         raise CodecError("a ticket from the queue is malformed: its fields are not those of a ticket")
     epoch, number, attempt, fence, version = (_count(value, "a ticket's number") for value in fields[1:6])
     indices = tuple(_count(index, "an example's index") for index in fields[7])
-    return Ticket(Key(epoch, number, attempt), fence, version, indices, fields[6])
+    return Ticket(Key(epoch, number, attempt), fence, version, indices, fields[6], _starts(fields[8], len(indices)))
+
+
+def _starts(rows: object, count: int) -> tuple[bytes | None, ...]:
+    """None, or one row an example: nothing, or int8 values from -127 on, as many as the other rows have."""
+    if not isinstance(rows, list) or len(rows) not in (0, count):
+        raise CodecError("a ticket's starts are not one an example")
+    present = [row for row in rows if row is not None]
+    if not all(isinstance(row, bytes) and row and len(row) == len(present[0]) for row in present):
+        raise CodecError("a ticket's starts are not rows of bytes of one length")
+    if any(b"\x80" in row for row in present):
+        raise CodecError("a ticket's start holds -128, which is outside its ball")
+    return tuple(rows)
 
 
 def encode_shard(shard: Shard, wire: Wire, norm: Norm) -> bytes:
@@ -129,6 +142,11 @@ def payload_bytes(n: int, shape: Sequence[int], wire: Wire, norm: Norm) -> int:
     """What a shard of `n` examples of `shape` [C, H, W] takes at most, header included."""
     scales = 4 * n if wire == "int8" and norm == "l2" else 0
     return HEADER_ALLOWANCE_BYTES + 8 * n + scales + n * math.prod(shape) * (1 if wire == "int8" else 4)
+
+
+def ticket_bytes(n: int, shape: Sequence[int]) -> int:
+    """What a ticket for `n` examples of `shape` [C, H, W] takes at most where it carries their starts."""
+    return HEADER_ALLOWANCE_BYTES + n * (9 + 5 + math.prod(shape))
 
 
 def _quantise(delta: Tensor, epsilon: float, wire: Wire, norm: Norm) -> dict[str, Array]:

@@ -31,7 +31,8 @@ class Ticket:
     """Permission to produce one shard.
 
     `version` is the least version that the attack may begin with (under lockstep: exactly that one),
-    `fingerprint` that of the training set, so that a worker with other data refuses.
+    `fingerprint` that of the training set, so that a worker with other data refuses. `starts` is where the attack on
+    each example begins, int8 [C, H, W] of ε/127 as bytes, None where it begins as the attack does; empty for all.
     """
 
     key: Key
@@ -39,6 +40,7 @@ class Ticket:
     version: int
     indices: tuple[int, ...]
     fingerprint: str
+    starts: tuple[bytes | None, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)

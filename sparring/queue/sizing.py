@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sparring.config import Config, depth
 from sparring.errors import UsageError
-from sparring.queue.codec import payload_bytes
+from sparring.queue.codec import payload_bytes, ticket_bytes
 
 MEMORY_FACTOR, MEMORY_SLACK_BYTES = 1.3, 64 << 20
 SMALL_BYTES, LARGEST_BYTES = 4 << 20, 256 << 20  # of weights: through Redis by default, and at most
@@ -39,6 +39,9 @@ def through_object_store(config: Config, snapshot_bytes: int) -> bool:
 
 
 def outstanding_bytes(config: Config, shape: tuple[int, int, int]) -> int:
-    """Payload of all shards that may be outstanding; under exchange the attack-to-step ratio is taken as 16."""
+    """Payload of all shards that may be outstanding, and their tickets where these carry starts; under exchange the
+    attack-to-step ratio is taken as 16."""
     shards = (depth(config.staleness) + 1) * config.train.shards_per_step + max(config.workers.count, 16)
-    return shards * payload_bytes(config.train.batch_size, shape, config.queue.wire, config.attack.norm)
+    size = config.train.batch_size
+    starts = ticket_bytes(size, shape) if config.attack.start == "last" else 0
+    return shards * (payload_bytes(size, shape, config.queue.wire, config.attack.norm) + starts)

@@ -20,14 +20,15 @@ from sparring.runs import write_atomically
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a run continues from: optimizer state, counters, the ledger's record of the open epochs, and what the
-    engine adds (plain types and tensors)."""
+    """What a run continues from: optimizer state, counters, the ledger's record of the open epochs, what the engine
+    adds and the starts of coming attacks (plain types and tensors)."""
 
     step: int
     optimizer: dict[str, Any]
     ledger: dict[str, Any]
     counters: dict[str, Any]
     extra: Any = None
+    starts: dict[str, Any] | None = None
 
 
 def save(folder: Path, model: nn.Module, checkpoint: Checkpoint, keep: int, best: bool = False) -> Path:
@@ -44,7 +45,7 @@ def save(folder: Path, model: nn.Module, checkpoint: Checkpoint, keep: int, best
         for name, tensor in model.state_dict().items()
     }
     save_file(weights, partial / "model.safetensors")
-    state = {"step": checkpoint.step, "optimizer": checkpoint.optimizer, "extra": checkpoint.extra}
+    state = {name: getattr(checkpoint, name) for name in ("step", "optimizer", "extra", "starts")}
     torch.save(state, partial / "state.pt")
     (partial / "progress.json").write_text(json.dumps({"ledger": checkpoint.ledger, "counters": checkpoint.counters}))
     for file in partial.iterdir():
@@ -104,7 +105,8 @@ def load_state(path: Path) -> Checkpoint:
         state = torch.load(path / "state.pt", weights_only=True, map_location="cpu")
         progress = json.loads((path / "progress.json").read_text())
         ledger, counters = progress["ledger"], progress["counters"]
-        return Checkpoint(state["step"], state["optimizer"], ledger, counters, state.get("extra"))
+        extra, starts = state.get("extra"), state.get("starts")
+        return Checkpoint(state["step"], state["optimizer"], ledger, counters, extra, starts)
     except Exception as error:
         raise SparringError(
             f"checkpoint {path} is cut short or damaged ({type(error).__name__}: {error}). Delete it to continue "

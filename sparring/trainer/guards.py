@@ -11,8 +11,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from sparring.attacks import Attack, Norm, frozen, perturb, perturbed
-from sparring.config import Config
-from sparring.errors import SparringError, UsageError
+from sparring.errors import SparringError
 from sparring.randomness import generator
 
 PGD_STEPS = 5
@@ -28,22 +27,6 @@ class NonFinite(RollBack):
 
 class Overfitted(RollBack):
     """Robust accuracy on a training batch has fallen further than the guard allows."""
-
-
-def check_guards(config: Config) -> None:
-    """Refuse guards that could not help.
-
-    Raises:
-        UsageError: the attack that is to be stronger for a while is not.
-    """
-    guard, attack = config.guard, config.attack
-    steps = attack.steps if attack.name == "pgd" else 1
-    if guard.overfitting == "rollback" and guard.overfitting_steps <= steps:
-        raise UsageError(
-            f"guard.overfitting_steps = {guard.overfitting_steps}: after a rollback PGD with so many steps takes the "
-            f"place of the attack, which has {steps} already. Set it to at least {steps + 1}, or guard.overfitting to "
-            f"'stop' or 'off'."
-        )
 
 
 def pgd_accuracy(model: nn.Module, x: Tensor, y: Tensor, norm: Norm, epsilon: float, seed: int, step: int) -> float:

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from sparring.attacks import frozen, iterate, perturbed, warmed_up
-from sparring.attacks.gradient import attack_from, targets_of
+from sparring.attacks.gradient import attack_within, targets_of
 from sparring.config import Config, OptimizerSettings
 from sparring.data import Dataset, batch
 from sparring.errors import SparringError
 from sparring.models import build
+from sparring.objectives.awp import moved, weight_perturbation
 from sparring.objectives.passes import training_loss
-from sparring.queue.messages import Controls, Shard
+from sparring.queue.messages import Controls, Key, Shard
 from sparring.randomness import generator
 from sparring.trainer.guards import NonFinite
 from sparring.trainer.plan import Plan
@@ -96,20 +97,25 @@ class Learner:
         Raises:
             SparringError: the worker's labels are others than ours, so its data are.
         """
-        indices = torch.tensor(self.plan.indices(shard.key.epoch, shard.key.number))
-        train, data = self.config.train, self.config.data
-        x, y = batch(self.dataset, indices, augment=data.augment, seed=train.seed, epoch=shard.key.epoch)
-        if not torch.equal(y, shard.labels.cpu()):
+        x, y = self.examples(shard.key)
+        if not torch.equal(y.cpu(), shard.labels.cpu()):
             raise SparringError(
                 f"shard {shard.key} of {shard.worker or 'a worker'} carries other labels than data.name = "
-                f"{data.name!r} has here: the hosts' training sets differ. Give every host the same files."
+                f"{self.config.data.name!r} has here: the hosts' training sets differ. Give every host the same files."
             )
+        return x, y
+
+    def examples(self, key: Key) -> tuple[Tensor, Tensor]:
+        """A ticket's images, float32 [N, C, H, W] in [0, 1], and labels, int64 [N]."""
+        indices = torch.tensor(self.plan.indices(key.epoch, key.number))
+        train, data = self.config.train, self.config.data
+        x, y = batch(self.dataset, indices, augment=data.augment, seed=train.seed, epoch=key.epoch)
         return x.to(self.device), y.to(self.device)
 
     def refresh(self, shard: Shard, steps: int) -> Shard:
         """The shard with `steps` more attack steps under the present weights (design, section 4)."""
         x, y = self.clean(shard)
-        attack = attack_from(self.config.attack, shard.epsilon, self.config.objective.name)
+        attack = attack_within(self.config.attack, shard.epsilon, self.config.objective.name)
         delta = shard.delta.to(self.device)
         counts = torch.full_like(y, steps)
         if self.config.allocator.name != "none":
@@ -138,14 +144,38 @@ class Learner:
         Raises:
             NonFinite: loss, gradient or the new weights are no numbers.
         """
-        x, x_adv, y = self.attacked(shards)
+        return self.train_on(*self.attacked(shards), shards[0].key.epoch)
+
+    def train_on(self, x: Tensor, x_adv: Tensor, y: Tensor, epoch: int) -> StepResult:
+        """The same on clean images, attacked ones (float32 [N, C, H, W] in [0, 1] each) and labels (int64 [N]).
+
+        An `x_adv` that requires a gradient gets that of the mean loss, by the same pass.
+        """
         rate = learning_rate(self.config.schedule, self.config.optimizer.lr, self.step / max(self.plan.total_steps, 1))
         rate *= self.rate_scale
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
+        with moved(self.model, self._weight_perturbation(x, x_adv, y, epoch)):
+            loss, logits = self._objective(x, x_adv, y)
+            value = float(loss.detach())
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            clip = self.config.train.gradient_clip
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), float("inf") if clip is None else clip)
+            self._require_finite("loss", value, rate)
+            self._require_finite("gradient norm", float(norm), rate)
+            self.optimizer.step()
+        self._require_finite("movement of the weights", self._moved(), rate)
+        self.step += 1
+        correct = int((logits.argmax(1) == y).sum())
+        self.robust_share = updated_robust_share(self.robust_share, correct / len(y), self.config.allocator)
+        return StepResult(value, correct, len(y), rate)
+
+    def _objective(self, x: Tensor, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The objective's loss and, detached, the adversarial logits it was computed from."""
         objective = self.config.objective
-        loss, logits = training_loss(
+        return training_loss(
             objective.name,
             self.model,
             x,
@@ -156,19 +186,13 @@ class Learner:
             passes=objective.passes,
             label_smoothing=objective.label_smoothing,
         )
-        value = float(loss.detach())
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        clip = self.config.train.gradient_clip
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), float("inf") if clip is None else clip)
-        self._require_finite("loss", value, rate)
-        self._require_finite("gradient norm", float(norm), rate)
-        self.optimizer.step()
-        self._require_finite("movement of the weights", self._moved(), rate)
-        self.step += 1
-        correct = int((logits.argmax(1) == y).sum())
-        self.robust_share = updated_robust_share(self.robust_share, correct / len(y), self.config.allocator)
-        return StepResult(value, correct, len(y), rate)
+
+    def _weight_perturbation(self, x: Tensor, x_adv: Tensor, y: Tensor, epoch: int) -> dict[str, Tensor]:
+        """What AWP moves the weights by in this step; nothing where it is off."""
+        objective = self.config.objective
+        if objective.awp_gamma == 0 or epoch < objective.awp_warmup_epochs:
+            return {}
+        return weight_perturbation(self.model, lambda: self._objective(x, x_adv, y)[0], objective.awp_gamma)
 
     def _require_finite(self, what: str, value: float, rate: float) -> None:
         if not isfinite(value):

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from math import ceil
 
 from sparring.attacks import frozen
+from sparring.attacks.starts import given
 from sparring.config import depth
 from sparring.errors import SparringError
 from sparring.queue.ledger import Ledger
@@ -26,6 +27,7 @@ from sparring.queue.messages import Controls, Key, Shard, Ticket
 from sparring.queue.transport import Lease, Missing, QueueLost, Transport
 from sparring.trainer.checkpoints import Checkpoint
 from sparring.trainer.session import Parts, Session
+from sparring.trainer.starts import LastPerturbations
 from sparring.workers.generator import Production
 
 log = logging.getLogger(__name__)
@@ -166,13 +168,12 @@ class Loop:
         keys = self.ledger.issue(self.in_flight if self.exchange else None)
         if not keys:
             return
-        fingerprint = self.parts.training.fingerprint
-        self.transport.issue(
-            [
-                Ticket(key, self.fence, self.published, self.plan.indices(key.epoch, key.number), fingerprint)
-                for key in keys
-            ]
-        )
+        self.transport.issue([self._ticket(key) for key in keys])
+
+    def _ticket(self, key: Key) -> Ticket:
+        indices, starts = self.plan.indices(key.epoch, key.number), self.session.starts
+        rows = starts.rows(key, indices) if isinstance(starts, LastPerturbations) else ()
+        return Ticket(key, self.fence, self.published, indices, self.parts.training.fingerprint, rows)
 
     @property
     def in_flight(self) -> int:
@@ -259,6 +260,7 @@ class Loop:
             if lease is None:
                 return False
             ticket = lease.ticket
+            controls = self.learner.controls()
             with frozen(self.learner.model):
                 production = Production(
                     self.config,
@@ -266,10 +268,11 @@ class Loop:
                     self.parts.training,
                     ticket.key,
                     ticket.indices,
-                    self.learner.controls(),
+                    controls,
                     self.learner.step,
                     fence=self.fence,
                     worker="trainer",
+                    start=given(ticket.starts, self.parts.training.shape, controls.epsilon),
                 )
             self.own = (production, lease)
         production, lease = self.own

@@ -17,7 +17,8 @@ from sparring.randomness import generator
 class Plan:
     """A run's order: each epoch is one permutation of the `size` training examples, cut into tickets.
 
-    The last ticket of an epoch and its last step take what is left; no step mixes epochs.
+    The last ticket of an epoch and its last step take what is left; no step mixes epochs. With `replays` above 1 (Free)
+    every batch makes so many steps.
     """
 
     size: int
@@ -25,6 +26,7 @@ class Plan:
     shards_per_step: int
     epochs: int
     seed: int
+    replays: int = 1
 
     @property
     def shards_per_epoch(self) -> int:
@@ -32,7 +34,7 @@ class Plan:
 
     @property
     def steps_per_epoch(self) -> int:
-        return ceil(self.shards_per_epoch / self.shards_per_step)
+        return ceil(self.shards_per_epoch / self.shards_per_step) * self.replays
 
     @property
     def total_steps(self) -> int:
@@ -44,7 +46,7 @@ class Plan:
         return tuple(_order(self.size, self.seed, epoch)[start : start + self.batch_size].tolist())
 
     def steps(self, epoch: int = 0, done: Mapping[str, Collection[int]] | None = None) -> Iterator[list[Key]]:
-        """The tickets of every step from `epoch` on, without those that are `done` (by epoch, as a ledger keeps)."""
+        """The tickets of every batch from `epoch` on, without those that are `done` (by epoch, as a ledger keeps)."""
         for index in range(epoch, self.epochs):
             passed = set((done or {}).get(str(index), ()))
             numbers = [number for number in range(self.shards_per_epoch) if number not in passed]

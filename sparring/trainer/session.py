@@ -11,11 +11,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import ceil
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
-from sparring.attacks import Attack, attack_from, frozen, perturb, perturbed
+from sparring.attacks import Attack, frozen, perturb, perturbed
+from sparring.attacks.gradient import attack_within
+from sparring.attacks.starts import Given
 from sparring.config import Config, bound
 from sparring.data import Dataset, load, split_holdout
 from sparring.evaluation import evaluate
@@ -29,6 +33,7 @@ from sparring.trainer.checkpoints import Checkpoint
 from sparring.trainer.guards import PGD_STEPS, NonFinite, Overfitted, RollBack, pgd_accuracy
 from sparring.trainer.learner import Learner, StepResult
 from sparring.trainer.plan import Plan
+from sparring.trainer.starts import starts_of
 
 log = logging.getLogger(__name__)
 STATE_EVERY_S = 0.5
@@ -55,7 +60,8 @@ def prepare(config: Config) -> Parts:
     full = load(config.data, "train")
     training, heldout = split_holdout(full, config.data.holdout, config.train.seed)
     train = config.train
-    plan = Plan(len(training), train.batch_size, train.shards_per_step, train.epochs, train.seed)
+    epochs = ceil(train.epochs / train.replays)
+    plan = Plan(len(training), train.batch_size, train.shards_per_step, epochs, train.seed, train.replays)
     model = build(config.model, full.shape, full.classes, train.seed)
     return Parts(config, training, heldout, plan, model)
 
@@ -84,6 +90,7 @@ class Session:
         self.config, self.run, self.plan, self.report = parts.config, run, parts.plan, report
         self.heldout = parts.heldout
         self.learner = Learner(parts.config, parts.model, parts.training, parts.plan, device)
+        self.starts = starts_of(parts.config, parts.plan, len(parts.training), parts.training.shape)
         self.state = self._fresh_state()
         self.stop_reason: str | None = None
         self.extra: Callable[[], Any] = lambda: None  # what the engine keeps in a checkpoint beside the rest
@@ -130,6 +137,8 @@ class Session:
         """Everything but the weights, which are in the model already."""
         self.learner.restore(checkpoint.step, checkpoint.optimizer, float(checkpoint.counters.get("robust_share", 0.0)))
         self.learner.rate_scale = float(checkpoint.counters.get("rate_scale", 1.0))
+        if self.starts is not None:
+            self.starts.restore(checkpoint.starts)
         total = self.state.total_steps
         self.state = RunState.from_dict(checkpoint.counters)
         self.state.total_steps, self.state.engine = total, self.config.engine
@@ -182,6 +191,8 @@ class Session:
         found = self.restore()
         if found is None:
             self.learner.restart()
+            if self.starts is not None:
+                self.starts.restore(None)
             self.state = self._fresh_state()
         return found
 
@@ -190,12 +201,17 @@ class Session:
         self._began = time.monotonic() - self.state.seconds - already
         self.state.phase = "training"
 
-    def learn(self, shards: Sequence[Shard]) -> StepResult:
-        """One step, counted; see `Learner.learn`."""
+    def start_of(self, key: Key, radius: float) -> Given | None:
+        """Where the attack on ticket `key` begins in a ball of `radius`; None: as the attack does."""
+        return None if self.starts is None else self.starts.given(key, self.plan.indices(key.epoch, key.number), radius)
+
+    def learn(self, shards: Sequence[Shard], batch: tuple[Tensor, Tensor, Tensor] | None = None) -> StepResult:
+        """One step, counted; see `Learner.learn`. `batch`: what `Learner.train_on` takes, where the engine has it."""
         state, before = self.state, self.learner.step
         began = time.monotonic()
         epsilon = self.learner.epsilon()
-        result = self.learner.learn(shards)
+        epoch = shards[0].key.epoch
+        result = self.learner.learn(shards) if batch is None else self.learner.train_on(*batch, epoch)
         state.step_seconds += time.monotonic() - began
         state.step, state.epoch = self.learner.step, shards[-1].key.epoch
         state.examples += result.examples
@@ -210,6 +226,8 @@ class Session:
         for shard in shards:
             state.allocated.update({name: n for name, n in zip(CLASSES, shard.classes, strict=True) if n})
             state.drift_sum += self.learner.drift(min(shard.version, before))
+            if self.starts is not None:
+                self.starts.remember(shard, self.plan.indices(shard.key.epoch, shard.key.number))
         self._write_history(shards)
         return result
 
@@ -294,7 +312,7 @@ class Session:
             return
         x, y = learner.clean(shard)
         random = generator(self.config.train.seed, "attack", shard.key.epoch, shard.key.number)
-        attack = attack_from(self.config.attack, shard.epsilon, self.config.objective.name)
+        attack = attack_within(self.config.attack, shard.epsilon, self.config.objective.name)
         attacked = shard.delta.flatten(1).any(1)
         x, y, delta = x[attacked], y[attacked], shard.delta[attacked].to(learner.device)
         if len(y) == 0:
@@ -328,7 +346,8 @@ class Session:
         own = {"best_robust_accuracy": self._best, "rate_scale": self.learner.rate_scale}
         counters = {**self.state.as_dict(), **own}
         optimizer = self.learner.optimizer.state_dict()
-        return Checkpoint(self.learner.step, optimizer, ledger_state, counters, self.extra())
+        starts = None if self.starts is None else self.starts.state()
+        return Checkpoint(self.learner.step, optimizer, ledger_state, counters, self.extra(), starts)
 
     def should_stop(self) -> bool:
         """The run has made its last step, or somebody asked it to stop."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from sparring.attacks.starts import given
 from sparring.config import depth, from_tree
 from sparring.errors import SparringError
 from sparring.observe.logs import to_file
@@ -144,6 +145,7 @@ class Worker:
             self.weights.version,
             fence=ticket.fence,
             worker=self.name,
+            start=given(ticket.starts, self.dataset.shape, self.weights.controls.epsilon),
         )
         while not production.done:
             if self.lost.is_set():

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sparring.attacks import Attack, frozen, iterate, perturb, perturbed
 from sparring.attacks.gradient import attack_from, targets_of
+from sparring.attacks.starts import Given
 from sparring.config import Config
 from sparring.data import Dataset, batch
 from sparring.queue.messages import Controls, Key, Shard
@@ -24,7 +25,7 @@ class Production:
 
     `advance` makes one attack step with the model as it is (it should be `frozen`), and notes the version of its
     weights; between two calls the caller may load newer weights, or do something else. Random numbers depend on the
-    ticket alone.
+    ticket alone. `start`: where the attack begins, by default where its settings say.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Production:
         *,
         fence: int = 0,
         worker: str = "",
+        start: Given | None = None,
     ) -> None:
         began = time.perf_counter()
         device = next(model.parameters()).device
@@ -46,8 +48,8 @@ class Production:
             dataset, torch.tensor(indices), augment=config.data.augment, seed=config.train.seed, epoch=key.epoch
         )
         self.key, self.fence, self.worker = key, fence, worker
-        self.epsilon, self.versions, self.delta = controls.epsilon, [version], None
         attack = attack_from(config.attack, controls.epsilon, config.objective.name, controls.pgd_steps)
+        self.epsilon, self.versions, self.delta = attack.radius, [version], None
         random = generator(config.train.seed, "attack", key.epoch, key.number)
         x, labels = x.to(device), self.labels.to(device)
         clean = _clean_logits(config, model, x, attack)
@@ -56,7 +58,10 @@ class Production:
         self.steps = attack.restarts * (attack.steps if counts is None else int(counts.max()))
         self.gradients = attack.restarts * (attack.steps * len(labels) if counts is None else int(counts.sum()))
         targets = targets_of(attack, labels, clean)
-        self._iteration = iterate(model, x, targets, attack, random, step_counts=counts, step_sizes=sizes)
+        delta, known = (None, None) if start is None else (start.delta.to(device), start.known.to(device))
+        self._iteration = iterate(
+            model, x, targets, attack, random, start=delta, known=known, step_counts=counts, step_sizes=sizes
+        )
         self._next()
         self.seconds = time.perf_counter() - began
 
@@ -104,10 +109,11 @@ def produce(
     indices: tuple[int, ...],
     controls: Controls,
     version: int,
+    start: Given | None = None,
 ) -> Shard:
     """The whole attack under weights that do not change."""
     with frozen(model):
-        production = Production(config, model, dataset, key, indices, controls, version)
+        production = Production(config, model, dataset, key, indices, controls, version, start=start)
         while not production.done:
             production.advance(version)
     return production.shard()
@@ -139,7 +145,7 @@ def _allocation(
         classes = classify(signed_variance(clean, labels), controls.robust_share)
     else:
         judge = replace(
-            attack, steps=ORACLE_STEPS, step_size=2.5 * attack.epsilon / ORACLE_STEPS, loss="ce", restarts=1
+            attack, steps=ORACLE_STEPS, step_size=2.5 * attack.epsilon / ORACLE_STEPS, loss="ce", restarts=1, noise=0.0
         )
         delta = perturb(model, x, labels, judge, random)
         with torch.no_grad():

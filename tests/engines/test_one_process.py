@@ -15,11 +15,18 @@ from sparring.trainer import checkpoints
 from sparring.training import train
 from tests.engines.runs import small, weights_of
 
+FEW: dict[str, Any] = {"data": {"limit": 256}, "train": {"epochs": 3}}  # 4 steps an epoch
 ENGINES: list[dict[str, Any]] = [
     {"engine": "sync"},
     {"engine": "sync", "allocator": {"name": "bullettrain"}, "objective": {"name": "trades"}},
     {"engine": "simulated", "simulated": {"staleness": 3}, "allocator": {"name": "bullettrain"}},
     {"engine": "simulated", "simulated": {"staleness": 3, "exchange": True}},
+    {"engine": "sync", "attack": {"name": "fgsm-rs", "start": "previous"}, "train": {"shards_per_step": 2}},
+    {"engine": "simulated", "simulated": {"staleness": 2}, "attack": {"name": "fgsm", "start": "previous"}},
+    {"engine": "sync", "attack": {"start": "last"}, **FEW, "allocator": {"name": "bullettrain"}},
+    {"engine": "simulated", "simulated": {"staleness": 2}, "attack": {"start": "last"}, **FEW},
+    {"engine": "sync", "attack": {"name": "fgsm"}, "train": {"replays": 4, "epochs": 4}},
+    {"engine": "sync", "objective": {"awp_gamma": 0.01}, "attack": {"name": "n-fgsm"}},
 ]
 
 

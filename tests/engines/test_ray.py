@@ -26,6 +26,7 @@ AUGMENTED = {"name": "digits", "augment": "crop"}
         ("object_store", {}),
         ("redis", {"allocator": {"name": "bullettrain"}, "objective": {"name": "trades", "passes": "single"}}),
         ("object_store", {"allocator": {"name": "bullettrain"}, "objective": {"name": "mart"}}),
+        ("redis", {"attack": {"start": "last"}, "data": {"limit": 256}, "train": {"epochs": 3}}),
     ],
 )
 def test_with_bound_0_and_the_exact_wire_the_weights_are_those_of_the_synchronous_engine(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import msgpack  # type: ignore[import-untyped]
@@ -23,6 +24,7 @@ from sparring.queue.codec import (
     encode_shard,
     encode_ticket,
     payload_bytes,
+    ticket_bytes,
 )
 from sparring.queue.messages import Key, Shard, Ticket
 
@@ -68,17 +70,35 @@ def test_a_ticket_comes_back_as_it_was() -> None:
     assert decode_ticket(encode_ticket(TICKET)) == TICKET
 
 
+def test_the_starts_that_a_ticket_carries_come_back_as_they_were() -> None:
+    warm = replace(TICKET, starts=(b"\x00\x81\x7f\x01", None, b"\xff\x00\x00\x00"))
+    blob = encode_ticket(warm)
+    assert decode_ticket(blob) == warm
+    assert len(blob) <= ticket_bytes(3, (1, 2, 2))
+
+
+def test_a_well_formed_ticket_of_plain_fields_is_taken() -> None:
+    plain_fields = [PROTOCOL, 0, 0, 0, 0, 0, "f", [1, 2], [b"\x01", None]]
+    assert decode_ticket(msgpack.packb(plain_fields)).starts == (b"\x01", None)
+
+
 @pytest.mark.parametrize(
     "blob",
     [
         b"",
         b"\xc1",
         msgpack.packb({"protocol": 1}),
-        msgpack.packb([PROTOCOL + 1, 0, 0, 0, 0, 0, "f", []]),
-        msgpack.packb([PROTOCOL, 0, 0, 0, 0, 0, "f"]),
-        msgpack.packb([PROTOCOL, 0, 0, 0, 0, 0, "f", [-1]]),
-        msgpack.packb([PROTOCOL, 0, 0, True, 0, 0, "f", [1]]),
-        msgpack.packb([PROTOCOL, 0, 0, 0, 0, 0, "f", ["1"]]),
+        msgpack.packb([PROTOCOL + 1, 0, 0, 0, 0, 0, "f", [], []]),
+        msgpack.packb([PROTOCOL, 0, 0, 0, 0, 0, "f", [1]]),
+        msgpack.packb([PROTOCOL, 0, 0, 0, 0, 0, "f", [-1], []]),
+        msgpack.packb([PROTOCOL, 0, 0, True, 0, 0, "f", [1], []]),
+        msgpack.packb([PROTOCOL, 0, 0, 0, 0, 0, "f", ["1"], []]),
+        msgpack.packb([PROTOCOL, 0, 0, 0, 0, 0, "f", [1, 2], [b"\x01"]]),
+        msgpack.packb([PROTOCOL, 0, 0, 0, 0, 0, "f", [1, 2], [b"\x01", b"\x01\x02"]]),
+        msgpack.packb([PROTOCOL, 0, 0, 0, 0, 0, "f", [1, 2], [b"\x01", b"\x80"]]),
+        msgpack.packb([PROTOCOL, 0, 0, 0, 0, 0, "f", [1, 2], [b"", None]]),
+        msgpack.packb([PROTOCOL, 0, 0, 0, 0, 0, "f", [1, 2], ["a", None]]),
+        msgpack.packb([PROTOCOL, 0, 0, 0, 0, 0, "f", [1, 2], None]),
         b"\x91" * 5000,
         encode_ticket(TICKET)[:-1],
         encode_ticket(TICKET) + b"\x00",

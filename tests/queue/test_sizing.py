@@ -22,6 +22,12 @@ def test_snapshots_that_travel_through_the_queue_count() -> None:
     assert needed_memory(lockstep, SHAPE, small) - needed_memory(lockstep, SHAPE, 0) >= 23 * small
 
 
+def test_tickets_that_carry_starts_count() -> None:
+    plain, warm = from_tree({}), from_tree({"attack": {"start": "last"}})
+    tickets = 16 * plain.train.batch_size * 28 * 28  # at least so many are allowed for
+    assert needed_memory(warm, SHAPE, 0) - needed_memory(plain, SHAPE, 0) >= tickets
+
+
 def test_the_size_decides_the_way_unless_it_is_told() -> None:
     auto, redis, objects = (from_tree({"queue": {"weights": way}}) for way in ("auto", "redis", "object_store"))
     assert [through_object_store(auto, size) for size in (4 << 20, (4 << 20) + 1)] == [False, True]

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 
+from sparring.combinations import check_combinations
 from sparring.config import from_tree
 from sparring.engines import sync
 from sparring.errors import UsageError
 from sparring.models import build
 from sparring.runs import create
-from sparring.trainer.guards import Overfitted, check_guards, pgd_accuracy
+from sparring.trainer.guards import Overfitted, pgd_accuracy
 from sparring.trainer.session import Session, prepare
 from tests.engines.runs import small
 
@@ -98,5 +99,5 @@ def test_weights_that_have_lost_a_little_are_not_the_new_measure(tmp_path: Path)
 def test_a_guard_that_would_weaken_the_attack_is_refused() -> None:
     guard = {"overfitting": "rollback", "overfitting_steps": 2}
     with pytest.raises(UsageError, match=r"guard.overfitting_steps = 2.*has 8 already. Set it to at least 9"):
-        check_guards(from_tree({"guard": guard, "attack": {"steps": 8}}))
-    check_guards(from_tree({"guard": guard, "attack": {"name": "fgsm-rs"}}))
+        check_combinations(from_tree({"guard": guard, "attack": {"steps": 8}}))
+    check_combinations(from_tree({"guard": guard, "attack": {"name": "fgsm-rs"}}))

@@ -34,8 +34,9 @@ class Scene:
     """A loop, its server, and workers that do as each test says."""
 
     def __init__(self, root: Path, server: EmbeddedServer, **groups: Any) -> None:
-        train = {"epochs": 1, "max_steps": None, "batch_size": 100}
-        self.config = small(root, train=train, attack={"steps": 1, "warmup_epochs": 0}, **groups)
+        train = {"epochs": 1, "max_steps": None, "batch_size": 100, **groups.pop("train", {})}
+        attack = {"steps": 1, "warmup_epochs": 0, **groups.pop("attack", {})}
+        self.config = small(root, train=train, attack=attack, **groups)
         self.server = server
         self.run = create(self.config)
         parts = prepare(self.config)
@@ -159,6 +160,30 @@ def test_a_ticket_that_always_fails_is_set_aside_and_the_rest_is_trained_on(
     assert scene.session.state.set_aside == 1
     assert scene.session.state.dropped["failed"] == 3
     assert epochs_of(scene.run) == {0: Counter(set(range(SHARDS)) - {2})}
+
+
+def test_every_attempt_at_a_ticket_carries_the_same_warm_starts(tmp_path: Path, server: EmbeddedServer) -> None:
+    scene = Scene(tmp_path, server, attack={"start": "last"}, train={"epochs": 2}, data={"limit": 300})
+    carried: dict[tuple[int, int], list[tuple[bytes | None, ...]]] = {}
+
+    def note_and_fail_once(transport: Transport, lease: Lease) -> None:
+        ticket = lease.ticket
+        attempts = carried.setdefault((ticket.key.epoch, ticket.key.number), [])
+        attempts.append(ticket.starts)
+        if len(attempts) == 1:
+            transport.fail(lease, "this attempt is cursed")
+        else:
+            scene.attack(transport, lease)
+
+    scene.worker("w", note_and_fail_once)
+    assert scene.run_to_end() == "finished"
+    assert sorted(carried) == [(epoch, number) for epoch in (0, 1) for number in range(3)]
+    for (epoch, number), attempts in carried.items():
+        assert len(attempts) >= 2 and len(set(attempts)) == 1
+        assert len(attempts[0]) == 100
+        if epoch == 0:
+            assert set(attempts[0]) == {None}, number
+    assert any(row is not None for row in carried[1, 2][0]), "the second epoch begins where the first ended"
 
 
 def test_workers_that_fail_on_everything_end_the_run_with_their_words(tmp_path: Path, server: EmbeddedServer) -> None:

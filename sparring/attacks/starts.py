@@ -1,0 +1,49 @@
+"""Starts that an attack is given: as they are kept and travel (int8 of the radius/127), and as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sparring.errors import SparringError
+
+Rows = tuple[bytes | None, ...]  # of every example its perturbation, or None where it has none yet
+
+
+class Given(NamedTuple):
+    """Where a ticket's attack begins.
+
+    delta: float32 [N, C, H, W]; known: bool [N], the examples that it holds for. The others begin as the attack does.
+    """
+
+    delta: Tensor
+    known: Tensor
+
+
+def packed(delta: Tensor, radius: float) -> Tensor:
+    """int8 [N, C, H, W] of L∞ perturbations (float32, inside their ball), in steps of radius/127."""
+    return (delta * (127 / radius)).round().clamp(-127, 127).to(torch.int8)
+
+
+def given(rows: Rows, shape: Sequence[int], radius: float) -> Given | None:
+    """The rows as shares of the ball that an attack has now; None where there are no rows at all.
+
+    Raises:
+        SparringError: a row is not of `shape` [C, H, W].
+    """
+    if not rows:
+        return None
+    wrong = [len(row) for row in rows if row is not None and len(row) != prod(shape)]
+    if wrong:
+        raise SparringError(
+            f"attack.start = 'last': a ticket carries a perturbation of {wrong[0]} bytes for images of {tuple(shape)}. "
+            f"Give all hosts the same data and version of sparring."
+        )
+    blank = bytes(prod(shape))
+    joined = bytearray().join(blank if row is None else row for row in rows)
+    steps = torch.frombuffer(joined, dtype=torch.int8).view(len(rows), *shape)
+    return Given(steps * (radius / 127), torch.tensor([row is not None for row in rows]))

@@ -1,0 +1,91 @@
+"""Settings that are right alone and cannot work together, refused before a run's folder is made."""
+
+from __future__ import annotations
+
+from sparring.config import Config
+from sparring.errors import UsageError
+
+
+def check_combinations(config: Config) -> None:
+    """Refuse what no engine, or not this one, can run.
+
+    Raises:
+        UsageError: with the settings, the reason and the remedy.
+    """
+    _check_start(config)
+    _check_replays(config)
+    _check_guard(config)
+
+
+def _check_start(config: Config) -> None:
+    attack = config.attack
+    told = f"attack.start = {attack.start!r}"
+    if attack.name == "n-fgsm" and attack.start != "auto":
+        raise UsageError(f"{told} with attack.name = 'n-fgsm': its start is its noise. Leave attack.start at 'auto'.")
+    if attack.start not in ("previous", "last"):
+        return
+    if attack.restarts > 1:
+        raise UsageError(
+            f"{told} with attack.restarts = {attack.restarts}: all would begin at the same point. Set restarts to 1."
+        )
+    if attack.start == "previous" and config.engine == "ray":
+        raise UsageError(
+            f"{told} with engine = 'ray': which batch is the previous one would depend on timing. Set engine to "
+            f"'sync' or 'simulated', or attack.start to 'uniform' or 'last'."
+        )
+    if attack.start == "last" and config.data.augment != "none":
+        raise UsageError(
+            f"{told} with data.augment = {config.data.augment!r}: the pixels move between epochs, the perturbation "
+            f"would not fit them. Set data.augment to 'none', or another start."
+        )
+    if attack.start == "last" and attack.norm != "linf":
+        raise UsageError(
+            f"{told} with attack.norm = {attack.norm!r}: perturbations are kept as int8 of ε/127, too coarse for most "
+            f"pixels of an L2 ball. Set attack.norm to 'linf', or another start."
+        )
+
+
+def _check_replays(config: Config) -> None:
+    """Free: one pass serves attack and weights."""
+    if config.train.replays == 1:
+        return
+    told = f"train.replays = {config.train.replays}"
+    if config.engine != "sync":
+        raise UsageError(
+            f"{told} with engine = {config.engine!r}: in Free one pass gives the gradient of images and weights, so "
+            f"there is nothing to send away. Set engine to 'sync', or train.replays to 1."
+        )
+    wanted: dict[str, tuple[object, object]] = {
+        "objective.name": (config.objective.name, "pgd-at"),
+        "objective.awp_gamma": (config.objective.awp_gamma, 0.0),
+        "allocator.name": (config.allocator.name, "none"),
+        "attack.name": (config.attack.name, "fgsm"),
+        "attack.start": (config.attack.start, "auto"),
+        "attack.loss": ("ce" if config.attack.loss == "auto" else config.attack.loss, "ce"),
+        "attack.restarts": (config.attack.restarts, 1),
+    }
+    for name, (value, only) in wanted.items():
+        if value != only:
+            raise UsageError(
+                f"{told} with {name} = {value!r}: Free makes one FGSM step a replay, in the pass that trains the "
+                f"weights. Set {name} to {only!r}, or train.replays to 1."
+            )
+
+
+def _check_guard(config: Config) -> None:
+    """After a rollback a stronger attack takes the place of the recipe's."""
+    guard, attack = config.guard, config.attack
+    steps = attack.steps if attack.name == "pgd" else 1
+    if guard.overfitting != "rollback":
+        return
+    if config.train.replays > 1:
+        raise UsageError(
+            f"guard.overfitting = 'rollback' with train.replays = {config.train.replays}: Free has no attack that PGD "
+            f"could take the place of. Set guard.overfitting to 'stop' or 'off'."
+        )
+    if guard.overfitting_steps <= steps:
+        raise UsageError(
+            f"guard.overfitting_steps = {guard.overfitting_steps}: after a rollback PGD with so many steps takes the "
+            f"place of the attack, which has {steps} already. Set it to at least {steps + 1}, or guard.overfitting to "
+            f"'stop' or 'off'."
+        )

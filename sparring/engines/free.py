@@ -1,0 +1,83 @@
+"""Free adversarial training (Shafahi et al. 2019; paper 003, Algorithm 2): engine sync with train.replays = m.
+
+    δ = 0
+    for every epoch, for every batch, m times:
+        one pass: the gradient of the loss by the images and by the weights
+        δ ← into the image, into the ball (δ + ε·sign of the former)
+        one optimizer step with the latter
+
+δ is kept between batches, row by row; a shorter last batch takes and replaces the first rows, as in the authors' code.
+Theirs adds it to a new batch as it is, here it is first projected to the new images. The pass is one of training, so
+batch norm takes the batch's statistics for both.
+
+Run it: sparring train recipes/cifar10-free.toml
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sparring.attacks import attack_from, perturbed, project
+from sparring.attacks.norms import ascend
+from sparring.queue.messages import Key, Shard
+from sparring.trainer.checkpoints import Checkpoint
+from sparring.trainer.session import Parts, Session, progress_of
+
+
+@dataclass
+class Kept:
+    """What goes on from step to step: δ of the last batches, float32 [M·b, C, H, W], and the next replay's number."""
+
+    delta: Tensor
+    replay: int = 0
+
+
+def run(session: Session, parts: Parts, resumed: Checkpoint | None) -> str:
+    """Train to the end of the run; returns how it ended."""
+    config, plan, learner = parts.config, parts.plan, session.learner
+    progress = progress_of(resumed)
+    kept = _kept(parts, resumed, learner.device)
+    session.extra = lambda: {"delta": kept.delta.cpu(), "replay": kept.replay}
+    for keys in plan.steps(progress.epoch, progress.done):
+        x, y, sizes = _batch(session, keys)
+        rows = slice(0, len(y))
+        for replay in range(kept.replay, plan.replays):
+            if session.should_stop():
+                return session.finish(progress.ledger_state())
+            attack = attack_from(config.attack, learner.epsilon())
+            delta = project(kept.delta[rows], x, attack.norm, attack.epsilon)
+            x_adv = perturbed(x, delta).requires_grad_()
+            session.learn(_shards(keys, delta, y, sizes, learner.step, attack.epsilon), (x, x_adv, y))
+            assert x_adv.grad is not None
+            stepped = ascend(delta, x_adv.grad, attack.norm, attack.step_size)
+            kept.delta[rows] = project(stepped, x, attack.norm, attack.epsilon)
+            kept.replay = (replay + 1) % plan.replays
+            if kept.replay == 0:
+                progress.consume(keys)
+            ends = kept.replay == 0 and keys[-1].number == plan.shards_per_epoch - 1
+            session.after_step(progress.ledger_state(), last_of_epoch=ends)
+    return session.finish(progress.ledger_state())
+
+
+def _kept(parts: Parts, resumed: Checkpoint | None, device: torch.device) -> Kept:
+    """As it was at the checkpoint, or δ = 0."""
+    if resumed is not None and resumed.extra is not None:
+        return Kept(resumed.extra["delta"].to(device), int(resumed.extra["replay"]))
+    rows = parts.plan.batch_size * parts.plan.shards_per_step
+    return Kept(torch.zeros(rows, *parts.training.shape, device=device))
+
+
+def _batch(session: Session, keys: list[Key]) -> tuple[Tensor, Tensor, list[int]]:
+    """Images and labels of the tickets put together, and how many each has."""
+    rebuilt = [session.learner.examples(key) for key in keys]
+    x, y = (torch.cat(parts) for parts in zip(*rebuilt, strict=True))
+    return x, y, [len(labels) for _, labels in rebuilt]
+
+
+def _shards(keys: list[Key], delta: Tensor, y: Tensor, sizes: list[int], version: int, epsilon: float) -> list[Shard]:
+    """What this step trains on, for the records: one gradient by example."""
+    parts = zip(keys, torch.split(delta, sizes), torch.split(y, sizes), strict=True)
+    return [Shard(key, 0, version, version, epsilon, d, labels, gradients=len(labels)) for key, d, labels in parts]

@@ -1,0 +1,100 @@
+"""Attacks that do not begin anew: where the previous batch's ended, or the example's own last one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from sparring.attacks.starts import Given, Rows, given, packed
+from sparring.config import Config
+from sparring.queue.messages import Key, Shard
+from sparring.trainer.plan import Plan
+
+Shape = tuple[int, int, int]
+
+
+class PreviousBatch:
+    """Row i of a batch begins where row i of the batch before ended, the first batch at zero (paper 003).
+
+    A shorter last batch takes and replaces the first rows only, as in the authors' code.
+    """
+
+    def __init__(self, plan: Plan, shape: Shape) -> None:
+        self.batch_size, self.shards_per_step = plan.batch_size, plan.shards_per_step
+        self.delta = torch.zeros(plan.batch_size * plan.shards_per_step, *shape)
+
+    def given(self, key: Key, indices: Sequence[int], radius: float) -> Given:
+        """Where the attack on ticket `key` begins; it is projected there to the image and the ball of now."""
+        return Given(self.delta[self._rows(key, len(indices))], torch.ones(len(indices), dtype=torch.bool))
+
+    def remember(self, shard: Shard, indices: Sequence[int]) -> None:
+        """`shard` is trained on."""
+        self.delta[self._rows(shard.key, len(indices))] = shard.delta.detach().cpu()
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"delta": self.delta}
+
+    def restore(self, state: dict[str, Any] | None) -> None:
+        """Continue from `state()`; without one, from the beginning."""
+        self.delta = torch.zeros_like(self.delta) if state is None else state["delta"].clone()
+
+    def _rows(self, key: Key, count: int) -> slice:
+        first = key.number % self.shards_per_step * self.batch_size
+        return slice(first, first + count)
+
+
+class LastPerturbations:
+    """The last perturbation of every training example: int8 [size, C, H, W] of ε/127, so C·H·W bytes an example.
+
+    Kept relative to the radius it was made with, so that it fills as much of a ball that has grown since. To lose them
+    is harmless: an example without one begins as the attack does. A ticket's starts are read when it is first issued
+    and kept until it is trained on, so that every attempt has the same.
+    """
+
+    def __init__(self, size: int, shape: Shape) -> None:
+        self.shape = shape
+        self.steps = torch.zeros(size, *shape, dtype=torch.int8)
+        self.known = torch.zeros(size, dtype=torch.bool)
+        self._issued: dict[tuple[int, int], Rows] = {}
+
+    def rows(self, key: Key, indices: Sequence[int]) -> Rows:
+        """The starts of ticket `key`, as it carries them."""
+        ticket = (key.epoch, key.number)
+        if ticket not in self._issued:
+            at = torch.tensor(indices)
+            steps, known = self.steps[at].numpy(), self.known[at].tolist()
+            self._issued[ticket] = tuple(row.tobytes() if has else None for row, has in zip(steps, known, strict=True))
+        return self._issued[ticket]
+
+    def given(self, key: Key, indices: Sequence[int], radius: float) -> Given | None:
+        """The same for an attack in this process, whose ball has `radius`."""
+        return given(self.rows(key, indices), self.shape, radius)
+
+    def remember(self, shard: Shard, indices: Sequence[int]) -> None:
+        """`shard` is trained on. Where it was not attacked (δ = 0) the example keeps what it had."""
+        self._issued.pop((shard.key.epoch, shard.key.number), None)
+        delta = shard.delta.detach().cpu()
+        attacked = delta.flatten(1).any(1)
+        at = torch.tensor(indices)[attacked]
+        self.steps[at] = packed(delta[attacked], shard.epsilon)
+        self.known[at] = True
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"steps": self.steps, "known": self.known}
+
+    def restore(self, state: dict[str, Any] | None) -> None:
+        """Continue from `state()`; without one, as if no example had been attacked."""
+        self._issued.clear()
+        self.steps = torch.zeros_like(self.steps) if state is None else state["steps"].clone()
+        self.known = torch.zeros_like(self.known) if state is None else state["known"].clone()
+
+
+def starts_of(config: Config, plan: Plan, size: int, shape: Shape) -> PreviousBatch | LastPerturbations | None:
+    """What `attack.start` needs to remember of `size` training examples; None where attacks begin anew."""
+    if config.attack.start == "previous":
+        return PreviousBatch(plan, shape)
+    return LastPerturbations(size, shape) if config.attack.start == "last" else None
