@@ -39,6 +39,10 @@ def through_object_store(config: Config, snapshot_bytes: int) -> bool:
 
 
 def outstanding_bytes(config: Config, shape: tuple[int, int, int]) -> int:
-    """Payload of all shards that may be outstanding; under exchange the attack-to-step ratio is taken as 16."""
+    """Payload of all shards that may be outstanding, at the largest size of data.phases; under exchange the
+    attack-to-step ratio is taken as 16."""
+    channels, height, width = shape
+    side = max((phase.size for phase in config.data.phases), default=0)
+    largest = (channels, max(height, side), max(width, side))
     shards = (depth(config.staleness) + 1) * config.train.shards_per_step + max(config.workers.count, 16)
-    return shards * payload_bytes(config.train.batch_size, shape, config.queue.wire, config.attack.norm)
+    return shards * payload_bytes(config.train.batch_size, largest, config.queue.wire, config.attack.norm)

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from sparring.attacks import frozen, iterate, perturbed, warmed_up
 from sparring.attacks.gradient import attack_from, targets_of
 from sparring.config import Config, OptimizerSettings
-from sparring.data import Dataset, batch
+from sparring.data import Dataset, training_batch
 from sparring.errors import SparringError
-from sparring.models import build
 from sparring.objectives.passes import training_loss
 from sparring.queue.messages import Controls, Shard
 from sparring.randomness import generator
@@ -45,7 +44,12 @@ def make_optimizer(settings: OptimizerSettings, model: nn.Module) -> torch.optim
     parameters = model.parameters()
     if settings.name == "sgd":
         return torch.optim.SGD(
-            parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay, fused=True
+            parameters,
+            lr=settings.lr,
+            momentum=settings.momentum,
+            nesterov=settings.nesterov and settings.momentum > 0,
+            weight_decay=settings.weight_decay,
+            fused=True,
         )
     kind = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
     return kind(
@@ -98,12 +102,11 @@ class Learner:
             SparringError: the worker's labels are others than ours, so its data are.
         """
         indices = torch.tensor(self.plan.indices(shard.key.epoch, shard.key.number))
-        train, data = self.config.train, self.config.data
-        x, y = batch(self.dataset, indices, augment=data.augment, seed=train.seed, epoch=shard.key.epoch)
+        x, y = training_batch(self.config, self.dataset, indices, shard.key.epoch)
         if not torch.equal(y, shard.labels.cpu()):
             raise SparringError(
                 f"shard {shard.key} of {shard.worker or 'a worker'} carries other labels than data.name = "
-                f"{data.name!r} has here: the hosts' training sets differ. Give every host the same files."
+                f"{self.config.data.name!r} has here: the hosts' training sets differ. Give every host the same files."
             )
         return x.to(self.device), y.to(self.device)
 
@@ -178,11 +181,9 @@ class Learner:
                 f"{self.config.optimizer.lr:g} or set train.gradient_clip."
             )
 
-    def restart(self) -> None:
-        """Begin again from the initial weights."""
-        train, dataset = self.config.train, self.dataset
-        fresh = build(self.config.model, dataset.shape, dataset.classes, train.seed)
-        self.model.load_state_dict(fresh.state_dict())
+    def restart(self, initial: nn.Module) -> None:
+        """Begin again from the weights of `initial`."""
+        self.model.load_state_dict(initial.state_dict())
         self.optimizer = make_optimizer(self.config.optimizer, self.model)
         self.step, self.robust_share = 0, 0.0
         self._path, self._before = {0: 0.0}, self._flat()

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from sparring.attacks import Attack, attack_from, frozen, perturb, perturbed
 from sparring.config import Config, bound
-from sparring.data import Dataset, load, split_holdout
+from sparring.data import Concatenated, Dataset, load, load_extra, split_holdout
+from sparring.errors import UsageError
 from sparring.evaluation import evaluate
 from sparring.models import build
 from sparring.observe.state import RunState
@@ -41,21 +43,44 @@ class Parts:
     training: Dataset
     heldout: Dataset
     plan: Plan
-    model: torch.nn.Module
+    model: nn.Module
 
 
 def prepare(config: Config) -> Parts:
-    """Load the training data and build the model.
+    """Load the training data and build the model, with fresh weights whatever the run starts from.
 
     Raises:
         SparringError: anything about data or model that cannot work.
     """
-    full = load(config.data, "train")
-    training, heldout = split_holdout(full, config.data.holdout, config.train.seed)
-    train = config.train
-    plan = Plan(len(training), train.batch_size, train.shards_per_step, train.epochs, train.seed)
-    model = build(config.model, full.shape, full.classes, train.seed)
+    full, train = load(config.data, "train"), config.train
+    training, heldout = split_holdout(full, config.data.holdout, train.seed)
+    extra = None if config.data.extra is None else load_extra(config.data, full)
+    plan = Plan(
+        len(training),
+        train.batch_size,
+        train.shards_per_step,
+        train.epochs,
+        train.seed,
+        extra=0 if extra is None else len(extra),
+        extra_fraction=config.data.extra_fraction,
+    )
+    if extra is not None:
+        _require_both(config, plan)
+        training = Concatenated(training, extra)
+    sizes = {phase.size for phase in config.data.phases}
+    model = build(config.model, full.shape, full.classes, train.seed, sizes=sizes)
     return Parts(config, training, heldout, plan, model)
+
+
+def _require_both(config: Config, plan: Plan) -> None:
+    """Refuse a share that rounds to no extra or no real examples."""
+    if 0 < plan.extra_per_ticket < plan.batch_size:
+        return
+    raise UsageError(
+        f"data.extra_fraction = {config.data.extra_fraction} of train.batch_size = {plan.batch_size} is "
+        f"{plan.extra_per_ticket} extra and {plan.real_per_ticket} real examples; at least one of each is needed. "
+        f"Change one of the two."
+    )
 
 
 class Session:
@@ -74,6 +99,7 @@ class Session:
     ) -> None:
         self.config, self.run, self.plan, self.report = parts.config, run, parts.plan, report
         self.heldout = parts.heldout
+        self._load_initial(parts.model)
         self.learner = Learner(parts.config, parts.model, parts.training, parts.plan, device)
         self.state = self._fresh_state()
         self.stop_reason: str | None = None
@@ -83,6 +109,16 @@ class Session:
         self._best = -1.0
         self._recent: list[StepResult] = []
         self._history = run.history.open("a", buffering=1)
+
+    def _load_initial(self, model: nn.Module) -> nn.Module:
+        """What the run started from, where that was not the fresh weights."""
+        if self.run.initial.is_dir():
+            checkpoints.load_weights(self.run.initial, model)
+        return model
+
+    def _initial_model(self) -> nn.Module:
+        dataset = self.learner.dataset
+        return self._load_initial(build(self.config.model, dataset.shape, dataset.classes, self.config.train.seed))
 
     def _fresh_state(self) -> RunState:
         return RunState(
@@ -129,7 +165,7 @@ class Session:
         log.warning("%s Rolled back, rate times %g.", error, guard.rate_factor)
         checkpoint = self.restore()
         if checkpoint is None:
-            self.learner.restart()
+            self.learner.restart(self._initial_model())
             self.state = self._fresh_state()
         self._recent = []
         self.learner.rate_scale = scale * guard.rate_factor
