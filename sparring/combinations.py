@@ -14,6 +14,7 @@ def check_combinations(config: Config) -> None:
     """
     _check_start(config)
     _check_replays(config)
+    _check_phases(config)
     _check_guard(config)
 
 
@@ -70,6 +71,17 @@ def _check_replays(config: Config) -> None:
                 f"{told} with {name} = {value!r}: Free makes one FGSM step a replay, in the pass that trains the "
                 f"weights. Set {name} to {only!r}, or train.replays to 1."
             )
+
+
+def _check_phases(config: Config) -> None:
+    """Perturbations that are kept from batch to batch fit images of one size only."""
+    keeps = config.attack.start in ("previous", "last") or config.train.replays > 1
+    if config.data.phases and keeps:
+        told = "train.replays" if config.train.replays > 1 else "attack.start"
+        raise UsageError(
+            f"data.phases with {told} = {config.train.replays if config.train.replays > 1 else config.attack.start!r}: "
+            f"perturbations that are kept would not fit images of another size. Leave one of the two out."
+        )
 
 
 def _check_guard(config: Config) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -47,6 +48,13 @@ class RunSettings(Settings):
     """The run's folder; by default the time and the dataset. An existing one is refused, never overwritten."""
 
 
+class PhaseSettings(Settings):
+    until: float = setting(..., "share of training", gt=0, lt=1)
+    """How much of training has passed when the phase ends, rounded to whole epochs."""
+    size: int = setting(..., "pixels", ge=1, le=4096)
+    """Images of these epochs are size × size."""
+
+
 class DataSettings(Settings):
     name: str = setting("digits", "name")
     """digits, mnist, fashion_mnist, cifar10, cifar100, svhn, folder:PATH (ImageFolder) or npz:PATH."""
@@ -58,15 +66,42 @@ class DataSettings(Settings):
     """Training examples set aside and never trained on: to tune on, and to choose the best checkpoint by."""
     limit: int | None = setting(None, "examples", ge=1)
     """Use the first so many training examples only, for a quick look."""
-    augment: Literal["none", "crop_flip", "crop"] = setting("none", "name")
-    """Seeded augmentation by example: crop pads by 4 pixels and cuts at random; crop_flip mirrors half of them too."""
+    size: int | None = setting(None, "pixels", ge=1, le=4096)
+    """Bring every image to size × size: a centred square of it where it is judged, what augment says in training.
+    By default images stay as they are, and those of a folder are brought to the size of the first one."""
+    centre_share: float = setting(1.0, "share of the shorter side", gt=0, le=1)
+    """How much of an image that centred square takes; 0.875 is usual on ImageNet."""
+    phases: tuple[PhaseSettings, ...] = setting((), "list of {until, size}")
+    """Training images grow with the epochs (paper 003): in each phase they are of its size, after the last one of
+    data.size. Rising in until; the model must take every size."""
+    augment: Literal["none", "crop_flip", "crop", "resized_crop_flip"] = setting("none", "name")
+    """Seeded augmentation by example: crop pads by 4 pixels and cuts at random; crop_flip mirrors half of them too;
+    resized_crop_flip takes 8 to 100 % of the area at a ratio of 3/4 to 4/3 and mirrors half (needs data.size)."""
+    extra: str | None = setting(None, "name")
+    """Synthetic or pseudo-labelled images that every batch holds a share of. npz:FILE is read into the memory of each
+    process; npz:FOLDER with images.npy and labels.npy stays on disk, read as needed, once for all of a host."""
+    extra_fraction: float = setting(0.7, "share of a batch", gt=0, lt=1)
+    """How much of every batch is data.extra: round(share · b) of b examples. An epoch is one pass over the others."""
+
+    @field_validator("phases")
+    @classmethod
+    def _one_after_another(cls, phases: tuple[PhaseSettings, ...]) -> tuple[PhaseSettings, ...]:
+        if any(one.until >= two.until for one, two in pairwise(phases)):
+            raise ValueError("must rise in until")
+        return phases
 
 
 class ModelSettings(Settings):
     name: str = setting("digits-cnn", "name")
     """digits-cnn, mnist-32-64-1024 (paper 001), mnist-16-32-100 (paper 003); for CIFAR preact-resnet-18, wrn-28-10,
-    wrn-28-10-silu, wrn-34-10 and wrn-40-2, for ImageNet resnet-50; or module:factory of your own, called as
-    factory(shape, classes); it takes float32 in [0, 1] and normalises inside forward."""
+    wrn-28-10-silu, wrn-34-10 and wrn-40-2, for ImageNet resnet-50; timm:NAME (pip install 'sparring[timm]'); or
+    module:factory of your own, called as factory(shape, classes); it takes float32 in [0, 1] and normalises inside
+    forward."""
+    pretrained: bool = setting(False, "flag")
+    """Start from the weights that timm downloads for timm:NAME."""
+    checkpoint: Path | None = setting(None, "path")
+    """Start from these weights: a run's folder (its last checkpoint), a checkpoint's folder, a .safetensors file or a
+    torch file of a state dict. Read once, where the run starts; a head of another number of classes stays fresh."""
 
 
 class AttackSettings(Settings):
@@ -107,7 +142,7 @@ class ObjectiveSettings(Settings):
     """reference: forward passes in the order and number of the authors' code, which batch norm sees; single: the clean
     batch once, and of the attacked one only what an attack has changed."""
     label_smoothing: float = setting(0.0, "1", ge=0, lt=1)
-    """Of pgd-at's cross-entropy."""
+    """Of the cross-entropy of pgd-at, and of that on clean images of trades."""
     awp_gamma: float = setting(0.0, "1", ge=0, le=1)
     """γ of adversarial weight perturbation (Wu et al. 2020), relative to each layer's norm; 0: off. Its authors take
     0.01 for pgd-at and 0.005 for trades."""
@@ -138,6 +173,8 @@ class OptimizerSettings(Settings):
     """Peak learning rate."""
     momentum: float = setting(0.9, "1", ge=0, lt=1)
     """SGD's momentum."""
+    nesterov: bool = setting(False, "flag")
+    """Nesterov's form of that momentum, where there is one."""
     weight_decay: float = setting(0.0, "1", ge=0, le=10)
     """Weight decay (L2 for sgd and adam, decoupled for adamw)."""
     beta1: float = setting(0.9, "1", ge=0, lt=1)
@@ -362,6 +399,12 @@ def depth(settings: StalenessSettings) -> int:
     if settings.depth is not None:
         return settings.depth
     return max(0, min(3, settings.max_staleness - settings.publish_every))
+
+
+def image_size(config: Config, epoch: int) -> int | None:
+    """Pixels of a training image's side in `epoch`; None: what the dataset has."""
+    sizes = (phase.size for phase in config.data.phases if epoch < round(phase.until * config.train.epochs))
+    return next(sizes, config.data.size)
 
 
 def bound(config: Config) -> int:

@@ -37,6 +37,11 @@ class Run:
         return self.path / "checkpoints"
 
     @property
+    def initial(self) -> Path:
+        """The weights that the run started from, where they were not fresh."""
+        return self.path / "initial"
+
+    @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
 
@@ -193,13 +198,15 @@ def overridden(config: Config, values: dict[str, Any]) -> Config:
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """With the paths to the data made absolute: a run is resumed and evaluated from other folders too."""
-    kind, colon, path = config.data.name.partition(":")
+    """With the paths to data and weights made absolute: a run is resumed and evaluated from other folders too."""
     changes: dict[str, Any] = {}
-    if colon:
-        changes["data.name"] = f"{kind}:{Path(path).expanduser().resolve()}"
-    if config.data.root is not None:
-        changes["data.root"] = str(config.data.root.expanduser().resolve())
+    for name, value in (("data.name", config.data.name), ("data.extra", config.data.extra or "")):
+        kind, colon, path = value.partition(":")
+        if colon:
+            changes[name] = f"{kind}:{Path(path).expanduser().resolve()}"
+    for name, place in (("data.root", config.data.root), ("model.checkpoint", config.model.checkpoint)):
+        if place is not None:
+            changes[name] = str(place.expanduser().resolve())
     return overridden(config, changes)
 
 

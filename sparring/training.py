@@ -19,6 +19,7 @@ from sparring.engines import Ended
 from sparring.engines.threads import trainer_attacks, trainer_threads
 from sparring.errors import SparringError, UsageError
 from sparring.evaluation import judge
+from sparring.models.starting import not_fresh, start_from
 from sparring.observe.exporter import Exporter
 from sparring.observe.logs import to_file
 from sparring.observe.report import summary
@@ -90,22 +91,24 @@ def train(
         SparringError: the run failed; its folder and its last checkpoint stay.
     """
     config = with_absolute_paths(config or Config())
-    return _execute(config, lambda: create(config), show, on_run)
+    return _execute(config, lambda: create(config), show, on_run, starts=True)
 
 
 def make_run(config: Config) -> Run:
     """A run folder for a background process to train in; what can be found wrong is found now."""
-    check(config)
+    check(config, starts=True)
     return create(with_absolute_paths(config))
 
 
 def attend(run: Run) -> Result:
     """Train in a folder that `make_run` made."""
-    return _execute(run.config(), lambda: run, None, None)
+    return _execute(run.config(), lambda: run, None, None, starts=True)
 
 
-def check(config: Config) -> Parts:
+def check(config: Config, *, starts: bool) -> Parts:
     """Refuse what cannot work: combinations of settings, staleness, data (the test set too), model, GPUs.
+
+    Where the run `starts`, the model has the weights that it starts from; where it goes on, they are not asked for.
 
     Raises:
         SparringError: the first thing that is wrong.
@@ -125,6 +128,8 @@ def check(config: Config) -> Parts:
         check_resources(config)
     parts = prepare(config)
     load(config.data, "test")
+    if starts:
+        start_from(config.model, parts.model, parts.training.shape, parts.training.classes, config.train.seed)
     return parts
 
 
@@ -149,7 +154,7 @@ def resume(path: Path, changes: dict[str, Any] | None = None, show: Show | None 
         raise UsageError(f"{path} is still running; `sparring stop {path}` first.")
 
     _require_loadable(run, config)
-    return _execute(config, lambda: run, show, None)
+    return _execute(config, lambda: run, show, None, starts=False)
 
 
 def _require_loadable(run: Run, config: Config) -> None:
@@ -161,11 +166,16 @@ def _require_loadable(run: Run, config: Config) -> None:
 
 
 def _execute(
-    config: Config, open_folder: Callable[[], Run], show: Show | None, on_run: Callable[[Run], None] | None
+    config: Config,
+    open_folder: Callable[[], Run],
+    show: Show | None,
+    on_run: Callable[[Run], None] | None,
+    *,
+    starts: bool,
 ) -> Result:
     overlapping = config.engine == "ray" and not config.staleness.lockstep
     warning = check_staleness(config.staleness) if overlapping else None
-    parts = check(config)
+    parts = check(config, starts=starts)
     watch = Watch(show)
     with ExitStack() as stack:
         queue = None
@@ -181,6 +191,9 @@ def _execute(
         run.clear_stop()
         write_atomically(run.config_file, to_toml(config))
         to_file(run.log)
+        if starts and not_fresh(config.model):
+            run.initial.mkdir()
+            checkpoints.save_weights(run.initial, parts.model)
         if exporter is not None:
             run.write_json("metrics.json", {"url": f"http://{config.metrics.bind}:{exporter.port}/metrics"})
         if warning:

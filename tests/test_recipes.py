@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from sparring.config import load
 from sparring.training import train
@@ -28,13 +31,22 @@ CHEAP = {
 @pytest.mark.ray
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_runs(recipe: Path, tmp_path: Path) -> None:
-    changes = {**CHEAP, "run.root": str(tmp_path)}
+    changes, data = {**CHEAP, "run.root": str(tmp_path)}, load(recipe).data
     if recipe.stem.startswith("mnist"):
         changes["data.root"] = str(require_data("mnist"))
     else:  # real images of another size; the large network's little sister
         changes["data.name"] = "digits"
         if load(recipe).model.name.startswith("wrn"):
             changes["model.name"] = "wrn-40-2"
+        if load(recipe).model.name == "resnet-50":
+            changes["model.name"] = "preact-resnet-18"
+    if data.size is not None:
+        changes |= {"data.size": "12", "data.phases": "[{until = 0.5, size = 8}]"}
+    if data.extra is not None:
+        np.savez(tmp_path / "extra.npz", images=np.zeros((20, 8, 8), np.uint8), labels=np.zeros(20, np.int64))
+        changes["data.extra"] = f"npz:{tmp_path / 'extra.npz'}"
+    if load(recipe).evaluation.attack == "autoattack":
+        changes["evaluation.attack"] = "pgd"
     config = load(recipe, changes)
     if config.allocator.name != "none":
         config = load(recipe, {**changes, "allocator.boundary_steps": "2", "allocator.robust_steps": "1"})
@@ -42,6 +54,24 @@ def test_a_recipe_runs(recipe: Path, tmp_path: Path) -> None:
     assert summary["steps"] == 2 and summary["examples"] == 16 * config.train.shards_per_step
     assert summary["staleness_max"] <= summary["max_staleness"]
     assert sum(summary["allocated"].values()) == (0 if config.allocator.name == "none" else summary["examples"])
+
+
+def test_finetune_runs_on_a_folder_with_a_model_of_timm(tmp_path: Path) -> None:
+    for split, name, seed in itertools.product(("train", "test"), ("cat", "dog"), range(8)):
+        (tmp_path / split / name).mkdir(parents=True, exist_ok=True)
+        image = np.random.default_rng(seed).integers(0, 256, (40, 50, 3), np.uint8)
+        Image.fromarray(image).save(tmp_path / split / name / f"{seed}.png")
+    changes = {
+        **CHEAP,
+        "engine": "sync",
+        "run.root": str(tmp_path / "runs"),
+        "model.name": "timm:test_resnet",
+        "data.name": f"folder:{tmp_path}",
+        "data.size": "32",
+        "data.augment": "resized_crop_flip",
+    }
+    summary = train(load(RECIPES[0].with_name("finetune.toml"), changes)).summary
+    assert summary["steps"] == 2 and summary["examples"] == 16
 
 
 def test_every_recipe_says_how_it_is_run_and_what_it_is_held_against() -> None:

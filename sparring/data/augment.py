@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 PADDING = 4
+FRAMING_DRAWS = 3  # the first of the numbers that framing draws, after those below
 Draws = np.ndarray[Any, np.dtype[np.uint64]]
 
 
@@ -23,16 +24,20 @@ def draws(seed: int, epoch: int, indices: Tensor, number: int) -> Draws:
 
 
 def augment(images: Tensor, name: str, *, seed: int, epoch: int, indices: Tensor) -> Tensor:
-    """uint8 [N, C, H, W] -> the same, augmented by `crop` (pad by 4, cut at random) or `crop_flip` (mirror too)."""
+    """uint8 [N, C, H, W] -> the same, augmented by `crop` (pad by 4, cut at random) or `crop_flip` (mirror too).
+
+    Of `resized_crop_flip` it mirrors: the crop is the framing's, which has the image as it is on disk.
+    """
     if name == "none":
         return images
     height, width = images.shape[-2:]
-    padded = F.pad(images, (PADDING,) * 4)
-    top = _below(draws(seed, epoch, indices, 0), 2 * PADDING + 1)
-    left = _below(draws(seed, epoch, indices, 1), 2 * PADDING + 1)
+    padding = 0 if name == "resized_crop_flip" else PADDING
+    padded = F.pad(images, (padding,) * 4)
+    top = _below(draws(seed, epoch, indices, 0), 2 * padding + 1)
+    left = _below(draws(seed, epoch, indices, 1), 2 * padding + 1)
     rows = (top[:, None] + torch.arange(height))[:, None, :, None]
     columns = (left[:, None] + torch.arange(width))[:, None, None, :]
-    if name == "crop_flip":
+    if name.endswith("flip"):
         mirrored = _below(draws(seed, epoch, indices, 2), 2).bool()[:, None, None, None]
         columns = torch.where(mirrored, columns.flip(-1), columns)
     every = torch.arange(len(images))[:, None, None, None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sparring.data.framing import Framing, to_image, to_tensor
 from sparring.errors import SparringError, UsageError
 
 Shape = tuple[int, int, int]
@@ -26,29 +28,34 @@ class Dataset(Protocol):
 
     def __len__(self) -> int: ...
 
-    def images(self, indices: Tensor) -> Tensor:
-        """uint8 [n, C, H, W] of the examples at `indices` (int64 [n])."""
+    def images(self, indices: Tensor, framing: Framing | None = None) -> Tensor:
+        """uint8 [n, C, H, W] of the examples at `indices` (int64 [n]): of `shape`, or as `framing` shows them."""
         ...
 
 
 class ArrayDataset:
-    """Everything in memory. images: uint8 [N, C, H, W]; labels: int64 [N] in [0, classes)."""
+    """Images in memory, or in a file mapped to it. images: uint8 [N, C, H, W]; labels: int64 [N] in [0, classes)."""
 
-    def __init__(self, images: Tensor, labels: Tensor, classes: int, name: str) -> None:
-        check_arrays(images, labels, classes, name)
-        self._images, self.labels, self.classes = images.contiguous(), labels, classes
+    def __init__(
+        self, images: Tensor, labels: Tensor, classes: int, name: str, *, setting: str = "data.name", copy: bool = True
+    ) -> None:
+        check_arrays(images, labels, classes, name, setting)
+        self._images, self.labels, self.classes = images.contiguous() if copy else images, labels, classes
         self.shape: Shape = (images.shape[1], images.shape[2], images.shape[3])
         self.fingerprint = _fingerprint(self._images.numpy(), labels.numpy())
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def images(self, indices: Tensor) -> Tensor:
-        return self._images[indices]
+    def images(self, indices: Tensor, framing: Framing | None = None) -> Tensor:
+        images = self._images[indices].contiguous()
+        if framing is None:
+            return images
+        return torch.stack([framing.shown(to_image(image), position) for position, image in enumerate(images)])
 
 
 class FolderDataset:
-    """torchvision's ImageFolder, decoded by index; all images are brought to the size of the first one."""
+    """torchvision's ImageFolder, decoded by index; without a framing images are brought to the first one's size."""
 
     def __init__(self, path: Path) -> None:
         from sparring.data.torchvision_import import torchvision
@@ -72,15 +79,17 @@ class FolderDataset:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def images(self, indices: Tensor) -> Tensor:
-        return torch.stack([self._image(index) for index in indices.tolist()])
+    def images(self, indices: Tensor, framing: Framing | None = None) -> Tensor:
+        return torch.stack([self._image(index, position, framing) for position, index in enumerate(indices.tolist())])
 
-    def _image(self, index: int) -> Tensor:
+    def _image(self, index: int, position: int, framing: Framing | None) -> Tensor:
         _, height, width = self.shape
         image = self._decoded(index)
+        if framing is not None:
+            return framing.shown(image, position)
         if image.size != (width, height):
             image = image.resize((width, height))
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        return to_tensor(image)
 
     def _decoded(self, index: int) -> Any:
         try:
@@ -106,11 +115,54 @@ class Subset:
     def __len__(self) -> int:
         return len(self._indices)
 
-    def images(self, indices: Tensor) -> Tensor:
-        return self._dataset.images(self._indices[indices])
+    def images(self, indices: Tensor, framing: Framing | None = None) -> Tensor:
+        return self._dataset.images(self._indices[indices], framing)
 
 
-def check_arrays(images: Tensor, labels: Tensor, classes: int, name: str) -> None:
+class Framed:
+    """A dataset whose images are of one size: the centred square of each, but where another framing is asked for."""
+
+    def __init__(self, dataset: Dataset, size: int, share: float) -> None:
+        self._dataset, self._centred = dataset, Framing(size, share)
+        self.shape: Shape = (dataset.shape[0], size, size)
+        self.classes, self.labels, self.fingerprint = dataset.classes, dataset.labels, dataset.fingerprint
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def images(self, indices: Tensor, framing: Framing | None = None) -> Tensor:
+        shown = self._centred if framing is None else replace(framing, share=self._centred.share)
+        return self._dataset.images(indices, shown)
+
+
+class Concatenated:
+    """The examples of `first`, then those of `second`, which are of the same shape and classes."""
+
+    def __init__(self, first: Dataset, second: Dataset) -> None:
+        self._first, self._second = first, second
+        self.shape, self.classes = first.shape, first.classes
+        self.labels = torch.cat([first.labels, second.labels])
+        both = f"{first.fingerprint} {second.fingerprint}"
+        self.fingerprint = hashlib.blake2b(both.encode(), digest_size=8).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def images(self, indices: Tensor, framing: Framing | None = None) -> Tensor:
+        before = len(self._first)
+        in_first = indices < before
+        images = torch.empty(len(indices), *self._size(framing), dtype=torch.uint8)
+        for chosen, dataset, start in ((in_first, self._first, 0), (~in_first, self._second, before)):
+            if bool(chosen.any()):
+                part = None if framing is None else framing.at(chosen.nonzero().flatten())
+                images[chosen] = dataset.images(indices[chosen] - start, part)
+        return images
+
+    def _size(self, framing: Framing | None) -> Shape:
+        return self.shape if framing is None else (self.shape[0], framing.size, framing.size)
+
+
+def check_arrays(images: Tensor, labels: Tensor, classes: int, name: str, setting: str = "data.name") -> None:
     """Refuse what is no image data.
 
     Raises:
@@ -118,24 +170,24 @@ def check_arrays(images: Tensor, labels: Tensor, classes: int, name: str) -> Non
     """
     if images.dtype != torch.uint8:
         raise SparringError(
-            f"data.name = {name!r}: images are {images.dtype}, uint8 in 0..255 is needed. Multiply floats in [0, 1] by "
+            f"{setting} = {name!r}: images are {images.dtype}, uint8 in 0..255 is needed. Multiply floats in [0, 1] by "
             f"255, round, and store them as uint8."
         )
     if images.ndim != 4 or images.shape[1] not in (1, 3):
         raise SparringError(
-            f"data.name = {name!r}: images of shape {tuple(images.shape)} after reordering to N x C x H x W; 1 or 3 "
+            f"{setting} = {name!r}: images of shape {tuple(images.shape)} after reordering to N x C x H x W; 1 or 3 "
             f"channels are needed. Store them as N x H x W or N x H x W x C."
         )
     if len(images) == 0:
-        raise SparringError(f"data.name = {name!r} holds no examples.")
+        raise SparringError(f"{setting} = {name!r} holds no examples.")
     if len(images) != len(labels):
         raise SparringError(
-            f"data.name = {name!r}: {len(images)} images and {len(labels)} labels; one label for each image is needed."
+            f"{setting} = {name!r}: {len(images)} images and {len(labels)} labels; one label for each image is needed."
         )
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
         raise SparringError(
-            f"data.name = {name!r}: labels from {low} to {high} lie outside the {classes} classes 0..{classes - 1}. "
+            f"{setting} = {name!r}: labels from {low} to {high} lie outside the {classes} classes 0..{classes - 1}. "
             f"Number the classes from 0 and give training data for each."
         )
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sparring.config import DataSettings
-from sparring.data.datasets import ArrayDataset, Dataset, FolderDataset, Subset
+from sparring.data.datasets import ArrayDataset, Dataset, FolderDataset, Framed, Subset
 from sparring.errors import SparringError, UsageError
 
 Split = Literal["train", "test"]
@@ -39,13 +39,23 @@ def load(settings: DataSettings, split: Split) -> Dataset:
     """The dataset of the settings; of the training set the first `limit` examples where one is set.
 
     Raises:
-        UsageError: no such dataset, or data.root is needed.
+        UsageError: no such dataset, or data.root or data.size is needed.
         SparringError: the files are missing or wrong.
     """
-    dataset = _load(settings, split)
+    for name, asked in (("augment", settings.augment == "resized_crop_flip"), ("phases", bool(settings.phases))):
+        if asked and settings.size is None:
+            raise UsageError(
+                f"data.{name} = {getattr(settings, name)!r} needs data.size, the side of test images: set it."
+            )
+    dataset = framed(_load(settings, split), settings)
     if split == "test" or settings.limit is None or settings.limit >= len(dataset):
         return dataset
     return Subset(dataset, torch.arange(settings.limit))
+
+
+def framed(dataset: Dataset, settings: DataSettings) -> Dataset:
+    """The dataset with its images at `data.size`, where one is set."""
+    return dataset if settings.size is None else Framed(dataset, settings.size, settings.centre_share)
 
 
 def _load(settings: DataSettings, split: Split) -> Dataset:
@@ -106,7 +116,7 @@ def _torchvision(settings: DataSettings, split: Split) -> Dataset:
             f"data.root to the folder that they were downloaded to."
         ) from error
     labels = torch.as_tensor(np.asarray(made.labels if name == "svhn" else made.targets)).long()
-    return ArrayDataset(_channels_first(np.asarray(made.data), name == "svhn"), labels, classes, name)
+    return ArrayDataset(channels_first(np.asarray(made.data), name == "svhn"), labels, classes, name)
 
 
 def _open(kind: Any, root: Path, which: dict[str, Any], download: bool) -> Any:
@@ -155,8 +165,9 @@ def _with_classes_of_training(dataset: FolderDataset, train: Path) -> FolderData
 
 
 def _npz(path: Path, split: Split, name: str) -> Dataset:
-    arrays = _read_npz(_npz_file(path, split, name), name)
-    train_labels = arrays[1] if split == "train" else _read_npz(_npz_file(path, "train", name), name)[1]
+    told = f"data.name = {name!r}"
+    arrays = read_npz(_npz_file(path, split, name), told)
+    train_labels = arrays[1] if split == "train" else read_npz(_npz_file(path, "train", name), told)[1]
     classes = int(train_labels.max()) + 1 if len(train_labels) else 0
     return ArrayDataset(arrays[0], arrays[1], classes, name)
 
@@ -171,27 +182,33 @@ def _npz_file(path: Path, split: Split, name: str) -> Path:
     return found
 
 
-def _read_npz(path: Path, name: str) -> tuple[Tensor, Tensor]:
+def read_npz(path: Path, told: str) -> tuple[Tensor, Tensor]:
+    """Images, uint8 [N, C, H, W], and labels, int64 [N], of an NPZ file; `told` begins what errors say."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            images, labels = _channels_first(arrays["images"], False), arrays["labels"]
+            # The published sets of generated images say image and label.
+            named, labels = (arrays[one if one in arrays else f"{one}s"] for one in ("image", "label"))
+            images = channels_first(named, False)
     except KeyError as error:
         raise SparringError(
-            f"data.name = {name!r}: {path} lacks an array ({error.args[0]}); images and labels are needed."
+            f"{told}: {path} lacks an array ({error.args[0]}); images and labels are needed."
         ) from error
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise SparringError(f"data.name = {name!r}: {path} is no NPZ file of plain arrays ({error}).") from error
+        raise SparringError(f"{told}: {path} is no NPZ file of plain arrays ({error}).") from error
+    return images, whole_numbers(labels, told)
+
+
+def whole_numbers(labels: np.ndarray[Any, Any], told: str) -> Tensor:
+    """int64 [N]; refuses labels that are none."""
     if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
-        raise SparringError(
-            f"data.name = {name!r}: labels are {labels.dtype} of shape {labels.shape}; whole numbers, one per image."
-        )
-    return images, torch.from_numpy(labels.astype(np.int64))
+        raise SparringError(f"{told}: labels are {labels.dtype} of shape {labels.shape}; whole numbers, one per image.")
+    return torch.from_numpy(labels.astype(np.int64))
 
 
 def _idx(folder: Path, split: Split, name: str) -> Dataset:
     stem = "train" if split == "train" else "t10k"
     images, labels = (_read_idx(folder / f"{stem}-{kind}-ubyte.gz", name) for kind in ("images-idx3", "labels-idx1"))
-    return ArrayDataset(_channels_first(images, False), torch.from_numpy(labels.astype(np.int64)), 10, name)
+    return ArrayDataset(channels_first(images, False), torch.from_numpy(labels.astype(np.int64)), 10, name)
 
 
 def _read_idx(path: Path, name: str) -> np.ndarray[Any, Any]:
@@ -205,7 +222,7 @@ def _read_idx(path: Path, name: str) -> np.ndarray[Any, Any]:
         raise SparringError(f"data.name = {name!r}: {path} cannot be read ({error}).") from error
 
 
-def _channels_first(images: np.ndarray[Any, Any], already: bool) -> Tensor:
+def channels_first(images: np.ndarray[Any, Any], already: bool) -> Tensor:
     """[N, H, W] or [N, H, W, C] as [N, C, H, W]; other ranks are left for the check to refuse."""
     tensor = torch.from_numpy(np.ascontiguousarray(images))
     if tensor.ndim == 3:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import torch
 from torch import nn
 
 from sparring.config import ModelSettings
-from sparring.errors import UsageError
+from sparring.errors import SparringError, UsageError
 from sparring.models.convolutional import digits_cnn, mnist_16_32_100, mnist_32_64_1024
+from sparring.models.pretrained import timm_model
 from sparring.models.residual import preact_resnet_18, resnet_50, wide_resnet
 
 Shape = tuple[int, int, int]
@@ -31,26 +32,40 @@ MODELS: dict[str, Factory] = {
 }
 
 
-def build(settings: ModelSettings, shape: Shape, classes: int, seed: int) -> nn.Module:
+def build(
+    settings: ModelSettings,
+    shape: Shape,
+    classes: int,
+    seed: int,
+    *,
+    pretrained: bool = False,
+    sizes: Iterable[int] = (),
+) -> nn.Module:
     """The network of the settings, initialised from `seed` without touching the global random state.
 
     Args:
         shape: (C, H, W) of the images.
+        pretrained: with the weights that timm downloads.
+        sizes: other sides of images that it must take.
 
     Raises:
         UsageError: no such model, or it cannot take these images or tell these classes apart.
+        SparringError: the weights cannot be downloaded.
     """
-    factory = _factory(settings.name)
+    factory = _factory(settings.name, pretrained)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs too
         try:
             model = factory(shape, classes)
+        except SparringError:
+            raise
         except Exception as error:  # whatever the user's own code raises
             raise UsageError(
                 f"model.name = {settings.name!r} cannot be built for images of {shape} and {classes} classes "
                 f"({type(error).__name__}: {error}). It is called as factory(shape, classes)."
             ) from error
-        _check(settings.name, model, shape, classes)
+        for height, width in (shape[1:], *((size, size) for size in sizes)):
+            _check(settings.name, model, (shape[0], height, width), classes)
     return model
 
 
@@ -59,7 +74,14 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _factory(name: str) -> Factory:
+def _factory(name: str, pretrained: bool) -> Factory:
+    if name.startswith("timm:"):
+        return partial(timm_model, name=name.removeprefix("timm:"), pretrained=pretrained)
+    if pretrained:
+        raise UsageError(
+            f"model.pretrained = true with model.name = {name!r}: only timm:NAME has weights to download. Give a file "
+            f"of weights as model.checkpoint."
+        )
     if name in MODELS:
         return MODELS[name]
     module_name, colon, attribute = name.partition(":")

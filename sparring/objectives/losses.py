@@ -21,17 +21,24 @@ def pgd_at(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> T
 
 
 def trades(
-    clean_logits: Tensor, adv_logits: Tensor, labels: Tensor, beta: float, *, target_logits: Tensor | None = None
+    clean_logits: Tensor,
+    adv_logits: Tensor,
+    labels: Tensor,
+    beta: float,
+    *,
+    target_logits: Tensor | None = None,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
     """TRADES (Zhang et al. 2019, eq. 5, β = 1/λ): CE(clean) + β · mean KL(p_clean || p_adv).
 
     clean_logits, adv_logits: [N, K]; labels: int64 [N]; target_logits: [N, K] of a pass of its own over the clean
-    images, whose probabilities are then the p_clean of the KL; returns a scalar. Gradient flows through both sides of
-    the KL, as in the authors' code.
+    images, whose probabilities are then the p_clean of the KL; label_smoothing: of CE(clean) alone, as by Wang et al.
+    2023; returns a scalar. Gradient flows through both sides of the KL, as in the authors' code.
     """
     target = clean_logits if target_logits is None else target_logits
     divergence = _kl(_log_softmax(target), _log_softmax(adv_logits))
-    return F.cross_entropy(_precise(clean_logits), labels) + beta * divergence.mean()
+    clean = F.cross_entropy(_precise(clean_logits), labels, label_smoothing=label_smoothing)
+    return clean + beta * divergence.mean()
 
 
 def mart(clean_logits: Tensor, adv_logits: Tensor, labels: Tensor, beta: float) -> Tensor:

@@ -40,25 +40,26 @@ def training_loss(
         attacked: bool [N], the examples whose x_adv is not x; only `single` looks at it. It takes the clean logits of
             the others for their adversarial ones; where there are none attacked, the second pass is left out. Their
             pass has batch norm statistics of its own, of as few examples as were attacked.
-        label_smoothing: of the cross-entropy of pgd-at.
+        label_smoothing: of the cross-entropy of pgd-at, or of that on clean images of trades.
 
     Returns:
         The scalar loss and, detached, the adversarial logits [N, K] it was computed from.
 
     Raises:
-        UsageError: label_smoothing is not 0 for an objective that has none.
+        UsageError: label_smoothing is not 0 for mart, which has none.
     """
     if name == "pgd-at":
         adv_logits: Tensor = model(x_adv)
         return pgd_at(adv_logits, labels, label_smoothing=label_smoothing), adv_logits.detach()
-    if label_smoothing != 0:
-        raise UsageError(f"label_smoothing = {label_smoothing} is for pgd-at only: set it to 0 with {name}.")
+    if name == "mart" and label_smoothing != 0:
+        raise UsageError(f"label_smoothing = {label_smoothing} is for pgd-at and trades: set it to 0 with mart.")
     clean_logits: Tensor = model(x)
     adv_logits = model(x_adv) if passes == "reference" else _of_the_attacked(model, clean_logits, x_adv, attacked)
     if name == "mart":
         return mart(clean_logits, adv_logits, labels, beta), adv_logits.detach()
     target_logits = model(x) if passes == "reference" else clean_logits
-    return trades(clean_logits, adv_logits, labels, beta, target_logits=target_logits), adv_logits.detach()
+    loss = trades(clean_logits, adv_logits, labels, beta, target_logits=target_logits, label_smoothing=label_smoothing)
+    return loss, adv_logits.detach()
 
 
 def _of_the_attacked(model: nn.Module, clean_logits: Tensor, x_adv: Tensor, attacked: Tensor) -> Tensor:

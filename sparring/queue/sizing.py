@@ -39,9 +39,12 @@ def through_object_store(config: Config, snapshot_bytes: int) -> bool:
 
 
 def outstanding_bytes(config: Config, shape: tuple[int, int, int]) -> int:
-    """Payload of all shards that may be outstanding, and their tickets where these carry starts; under exchange the
-    attack-to-step ratio is taken as 16."""
+    """Payload of all shards that may be outstanding, at the largest size of data.phases, and their tickets where these
+    carry starts; under exchange the attack-to-step ratio is taken as 16."""
+    channels, height, width = shape
+    side = max((phase.size for phase in config.data.phases), default=0)
+    largest = (channels, max(height, side), max(width, side))
     shards = (depth(config.staleness) + 1) * config.train.shards_per_step + max(config.workers.count, 16)
     size = config.train.batch_size
-    starts = ticket_bytes(size, shape) if config.attack.start == "last" else 0
-    return shards * (payload_bytes(size, shape, config.queue.wire, config.attack.norm) + starts)
+    starts = ticket_bytes(size, largest) if config.attack.start == "last" else 0
+    return shards * (payload_bytes(size, largest, config.queue.wire, config.attack.norm) + starts)

@@ -39,12 +39,7 @@ def save(folder: Path, model: nn.Module, checkpoint: Checkpoint, keep: int, best
         shutil.rmtree(abandoned)
     partial = folder / f".partial-{os.getpid()}"
     partial.mkdir()
-    # Cloned: safetensors refuses tensors that share memory, as tied weights do.
-    weights = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in model.state_dict().items()
-    }
-    save_file(weights, partial / "model.safetensors")
+    save_weights(partial, model)
     state = {name: getattr(checkpoint, name) for name in ("step", "optimizer", "extra", "starts")}
     torch.save(state, partial / "state.pt")
     (partial / "progress.json").write_text(json.dumps({"ledger": checkpoint.ledger, "counters": checkpoint.counters}))
@@ -72,6 +67,16 @@ def best(folder: Path) -> Path | None:
     except FileNotFoundError:
         return None
     return path if path.is_dir() else None
+
+
+def save_weights(path: Path, model: nn.Module) -> None:
+    """Write the weights into the folder `path`, for `load_weights`."""
+    # Cloned: safetensors refuses tensors that share memory, as tied weights do.
+    weights = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in model.state_dict().items()
+    }
+    save_file(weights, path / "model.safetensors")
 
 
 def load_weights(path: Path, model: nn.Module) -> None:

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from sparring.attacks import frozen, iterate, perturbed, warmed_up
 from sparring.attacks.gradient import attack_within, targets_of
 from sparring.config import Config, OptimizerSettings
-from sparring.data import Dataset, batch
+from sparring.data import Dataset, training_batch
 from sparring.errors import SparringError
-from sparring.models import build
 from sparring.objectives.awp import moved, weight_perturbation
 from sparring.objectives.passes import training_loss
 from sparring.queue.messages import Controls, Key, Shard
@@ -43,7 +42,12 @@ def make_optimizer(settings: OptimizerSettings, model: nn.Module) -> torch.optim
     parameters = model.parameters()
     if settings.name == "sgd":
         return torch.optim.SGD(
-            parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay, fused=True
+            parameters,
+            lr=settings.lr,
+            momentum=settings.momentum,
+            nesterov=settings.nesterov and settings.momentum > 0,
+            weight_decay=settings.weight_decay,
+            fused=True,
         )
     kind = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
     return kind(
@@ -108,8 +112,7 @@ class Learner:
     def examples(self, key: Key) -> tuple[Tensor, Tensor]:
         """A ticket's images, float32 [N, C, H, W] in [0, 1], and labels, int64 [N]."""
         indices = torch.tensor(self.plan.indices(key.epoch, key.number))
-        train, data = self.config.train, self.config.data
-        x, y = batch(self.dataset, indices, augment=data.augment, seed=train.seed, epoch=key.epoch)
+        x, y = training_batch(self.config, self.dataset, indices, key.epoch)
         return x.to(self.device), y.to(self.device)
 
     def refresh(self, shard: Shard, steps: int) -> Shard:
@@ -201,11 +204,9 @@ class Learner:
                 f"{self.config.optimizer.lr:g} or set train.gradient_clip."
             )
 
-    def restart(self) -> None:
-        """Begin again from the initial weights."""
-        train, dataset = self.config.train, self.dataset
-        fresh = build(self.config.model, dataset.shape, dataset.classes, train.seed)
-        self.model.load_state_dict(fresh.state_dict())
+    def restart(self, initial: nn.Module) -> None:
+        """Begin again from the weights of `initial`."""
+        self.model.load_state_dict(initial.state_dict())
         self.optimizer = make_optimizer(self.config.optimizer, self.model)
         self.step, self.robust_share = 0, 0.0
         self._path, self._before = {0: 0.0}, self._flat()

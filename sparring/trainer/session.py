@@ -15,13 +15,14 @@ from math import ceil
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparring.attacks import Attack, frozen, perturb, perturbed
 from sparring.attacks.gradient import attack_within
 from sparring.attacks.starts import Given
 from sparring.config import Config, bound
-from sparring.data import Dataset, load, split_holdout
+from sparring.data import Concatenated, Dataset, load, load_extra, split_holdout
+from sparring.errors import UsageError
 from sparring.evaluation import evaluate
 from sparring.models import build
 from sparring.observe.state import RunState
@@ -48,22 +49,45 @@ class Parts:
     training: Dataset
     heldout: Dataset
     plan: Plan
-    model: torch.nn.Module
+    model: nn.Module
 
 
 def prepare(config: Config) -> Parts:
-    """Load the training data and build the model.
+    """Load the training data and build the model, with fresh weights whatever the run starts from.
 
     Raises:
         SparringError: anything about data or model that cannot work.
     """
-    full = load(config.data, "train")
-    training, heldout = split_holdout(full, config.data.holdout, config.train.seed)
-    train = config.train
-    epochs = ceil(train.epochs / train.replays)
-    plan = Plan(len(training), train.batch_size, train.shards_per_step, epochs, train.seed, train.replays)
-    model = build(config.model, full.shape, full.classes, train.seed)
+    full, train = load(config.data, "train"), config.train
+    training, heldout = split_holdout(full, config.data.holdout, train.seed)
+    extra = None if config.data.extra is None else load_extra(config.data, full)
+    plan = Plan(
+        len(training),
+        train.batch_size,
+        train.shards_per_step,
+        ceil(train.epochs / train.replays),
+        train.seed,
+        train.replays,
+        extra=0 if extra is None else len(extra),
+        extra_fraction=config.data.extra_fraction,
+    )
+    if extra is not None:
+        _require_both(config, plan)
+        training = Concatenated(training, extra)
+    sizes = {phase.size for phase in config.data.phases}
+    model = build(config.model, full.shape, full.classes, train.seed, sizes=sizes)
     return Parts(config, training, heldout, plan, model)
+
+
+def _require_both(config: Config, plan: Plan) -> None:
+    """Refuse a share that rounds to no extra or no real examples."""
+    if 0 < plan.extra_per_ticket < plan.batch_size:
+        return
+    raise UsageError(
+        f"data.extra_fraction = {config.data.extra_fraction} of train.batch_size = {plan.batch_size} is "
+        f"{plan.extra_per_ticket} extra and {plan.real_per_ticket} real examples; at least one of each is needed. "
+        f"Change one of the two."
+    )
 
 
 class Good(NamedTuple):
@@ -89,6 +113,7 @@ class Session:
     ) -> None:
         self.config, self.run, self.plan, self.report = parts.config, run, parts.plan, report
         self.heldout = parts.heldout
+        self._load_initial(parts.model)
         self.learner = Learner(parts.config, parts.model, parts.training, parts.plan, device)
         self.starts = starts_of(parts.config, parts.plan, len(parts.training), parts.training.shape)
         self.state = self._fresh_state()
@@ -104,6 +129,16 @@ class Session:
         self._falls = 0  # from the present good weights
         self._enough = False
         self._history = run.history.open("a", buffering=1)
+
+    def _load_initial(self, model: nn.Module) -> nn.Module:
+        """What the run started from, where that was not the fresh weights."""
+        if self.run.initial.is_dir():
+            checkpoints.load_weights(self.run.initial, model)
+        return model
+
+    def _initial_model(self) -> nn.Module:
+        dataset = self.learner.dataset
+        return self._load_initial(build(self.config.model, dataset.shape, dataset.classes, self.config.train.seed))
 
     def _fresh_state(self) -> RunState:
         return RunState(
@@ -190,7 +225,7 @@ class Session:
             return checkpoint
         found = self.restore()
         if found is None:
-            self.learner.restart()
+            self.learner.restart(self._initial_model())
             if self.starts is not None:
                 self.starts.restore(None)
             self.state = self._fresh_state()

@@ -12,7 +12,7 @@ from sparring.attacks import Attack, frozen, iterate, perturb, perturbed
 from sparring.attacks.gradient import attack_from, targets_of
 from sparring.attacks.starts import Given
 from sparring.config import Config
-from sparring.data import Dataset, batch
+from sparring.data import Dataset, training_batch
 from sparring.queue.messages import Controls, Key, Shard
 from sparring.randomness import generator
 from sparring.workers.allocator import Allocation, allocate, classify, classify_by_attack, signed_variance
@@ -44,9 +44,7 @@ class Production:
     ) -> None:
         began = time.perf_counter()
         device = next(model.parameters()).device
-        x, self.labels = batch(
-            dataset, torch.tensor(indices), augment=config.data.augment, seed=config.train.seed, epoch=key.epoch
-        )
+        x, self.labels = training_batch(config, dataset, torch.tensor(indices), key.epoch)
         self.key, self.fence, self.worker = key, fence, worker
         attack = attack_from(config.attack, controls.epsilon, config.objective.name, controls.pgd_steps)
         self.epsilon, self.versions, self.delta = attack.radius, [version], None

@@ -207,6 +207,17 @@ def test_label_smoothing_spreads_its_share_over_all_classes(smoothing: float) ->
     assert value.item() == pytest.approx(-(target * log_softmax(logits[0])).sum() / EXAMPLES, abs=1e-12)
 
 
+def test_trades_smooths_the_labels_of_its_clean_term_alone() -> None:
+    logits, labels = sample(2, 5.0, seed=1)
+    clean, adv = (log_softmax(each) for each in logits)
+    target = np.full((EXAMPLES, CLASSES), 0.1 / CLASSES)
+    target[np.arange(EXAMPLES), labels] += 0.9
+    divergence = (np.exp(clean) * (clean - adv)).sum(1).mean()
+    expected = -(target * clean).sum() / EXAMPLES + BETA * divergence
+    value = trades(torch.tensor(logits[0]), torch.tensor(logits[1]), torch.tensor(labels), BETA, label_smoothing=0.1)
+    assert value.item() == pytest.approx(expected, abs=1e-12)
+
+
 class Counting(nn.Module):
     """A network that keeps what it was asked."""
 
@@ -334,8 +345,18 @@ def test_pgd_at_smooths_labels_and_returns_the_logits_it_used() -> None:
     assert loss.item() != pytest.approx(pgd_at(logits, labels).item(), abs=1e-3)
 
 
-@pytest.mark.parametrize("name", ["trades", "mart"])
-def test_label_smoothing_is_refused_where_the_objective_has_none(name: Name) -> None:
+def test_trades_is_passed_its_label_smoothing() -> None:
     x, x_adv, labels, mask = inputs_where(SOME)
-    with pytest.raises(UsageError, match=f"label_smoothing = 0.1 .* {name}"):
-        training_loss(name, network(), x, x_adv, labels, beta=BETA, passes="single", attacked=mask, label_smoothing=0.1)
+    loss, _ = training_loss(
+        "trades", network(), x, x_adv, labels, beta=BETA, passes="reference", attacked=mask, label_smoothing=0.2
+    )
+    clean, adv = network()(x).detach(), network()(x_adv).detach()
+    torch.testing.assert_close(loss, trades(clean, adv, labels, BETA, label_smoothing=0.2))
+
+
+def test_label_smoothing_is_refused_where_the_objective_has_none() -> None:
+    x, x_adv, labels, mask = inputs_where(SOME)
+    with pytest.raises(UsageError, match=r"label_smoothing = 0\.1 .* mart"):
+        training_loss(
+            "mart", network(), x, x_adv, labels, beta=BETA, passes="single", attacked=mask, label_smoothing=0.1
+        )

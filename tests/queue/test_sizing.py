@@ -34,3 +34,12 @@ def test_the_size_decides_the_way_unless_it_is_told() -> None:
     assert not through_object_store(redis, 5 << 20) and through_object_store(objects, 1)
     with pytest.raises(UsageError, match=r"queue.weights = 'redis' with 300 MiB"):
         through_object_store(redis, 300 << 20)
+
+
+def test_room_is_made_for_the_largest_images_of_all_phases() -> None:
+    def needed(**data: object) -> int:
+        return needed_memory(from_tree({"data": data}), (3, 32, 32), 0)
+
+    small, large = ([{"until": 0.5, "size": size}] for size in (16, 64))
+    assert needed(phases=small) == needed()
+    assert needed(phases=large) == needed_memory(from_tree({}), (3, 64, 64), 0)

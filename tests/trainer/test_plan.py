@@ -6,6 +6,8 @@ from collections import Counter
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sparring.trainer.plan import Plan
 
@@ -77,3 +79,48 @@ def test_steps_go_on_with_what_is_not_done_yet() -> None:
 def test_a_finished_epoch_is_passed_over() -> None:
     made = plan(16, 8, 2, epochs=2)
     assert [[key.epoch for key in keys] for keys in made.steps(0, {"0": [0, 1]})] == [[1, 1]]
+
+
+MIXED = st.tuples(
+    st.integers(1, 40), st.integers(2, 12), st.integers(1, 50), st.floats(0.1, 0.9), st.integers(0, 3)
+).filter(lambda drawn: 0 < round(drawn[3] * drawn[1]) < drawn[1])
+
+
+@given(MIXED)
+@settings(max_examples=25, deadline=None)
+def test_extra_examples_fill_every_ticket_and_change_nothing_about_the_real_ones(
+    drawn: tuple[int, int, int, float, int],
+) -> None:
+    size, batch_size, extra, fraction, seed = drawn
+    made = Plan(size, batch_size, 2, 4, seed, extra=extra, extra_fraction=fraction)
+    wanted = round(fraction * batch_size)
+    seen: list[int] = []
+    for epoch in range(4):
+        tickets = [made.indices(epoch, number) for number in range(made.shards_per_epoch)]
+        assert tickets == [made.indices(epoch, number) for number in range(made.shards_per_epoch)]
+        real = [index for ticket in tickets for index in ticket if index < size]
+        assert sorted(real) == list(range(size))
+        for ticket in tickets:
+            of_ticket = sum(index < size for index in ticket)
+            assert list(ticket) == [i for i in ticket if i < size] + [i for i in ticket if i >= size]
+            assert abs(len(ticket) - of_ticket - of_ticket * wanted / (batch_size - wanted)) <= 0.5
+        assert all(len(ticket) == batch_size for ticket in tickets[:-1])
+        seen += [index - size for ticket in tickets for index in ticket if index >= size]
+    # Without replacement, from epoch to epoch: every whole pass holds each extra example once.
+    for first in range(0, len(seen), extra):
+        one = seen[first : first + extra]
+        assert len(set(one)) == len(one) and set(one) <= set(range(extra))
+
+
+def test_extra_examples_do_not_come_in_the_order_of_their_file_nor_twice_in_the_same() -> None:
+    made = Plan(40, 8, 1, 8, 0, extra=10, extra_fraction=0.5)
+    seen = [index - 40 for epoch in range(8) for n in range(10) for index in made.indices(epoch, n) if index >= 40]
+    assert len({tuple(seen[first : first + 10]) for first in range(0, len(seen), 10)}) == 32
+    other = Plan(40, 8, 1, 8, 1, extra=10, extra_fraction=0.5)
+    assert other.indices(0, 0)[4:] != made.indices(0, 0)[4:]
+
+
+def test_an_epoch_has_more_tickets_with_extra_examples() -> None:
+    made = Plan(50_000, 512, 1, 400, 0, extra=1_000_000, extra_fraction=0.7)
+    assert (made.real_per_ticket, made.extra_per_ticket) == (154, 358)
+    assert made.shards_per_epoch == made.steps_per_epoch == 325 == made.total_steps // 400
