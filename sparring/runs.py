@@ -198,8 +198,9 @@ def with_absolute_paths(config: Config) -> Config:
     changes: dict[str, Any] = {}
     if colon:
         changes["data.name"] = f"{kind}:{Path(path).expanduser().resolve()}"
-    if config.data.root is not None:
-        changes["data.root"] = str(config.data.root.expanduser().resolve())
+    for name, root in (("data.root", config.data.root), ("corruptions.root", config.corruptions.root)):
+        if root is not None:
+            changes[name] = str(root.expanduser().resolve())
     return overridden(config, changes)
 
 
