@@ -85,12 +85,17 @@ def transfer(
     return Matrix(
         names=[member.name for member in members],
         checkpoints=[member.checkpoint for member in members],
-        attacks=[describe(attack) for attack in attacks],
+        attacks=[_described(attack) for attack in attacks],
         samples=total,
         clean=[count / total for count in clean.tolist()],
         accuracy=[[count / total for count in row] for row in counts.tolist()],
         interval=[[interval(count, total) for count in row] for row in counts.tolist()],
     )
+
+
+def _described(attack: Attack) -> str:
+    """With the start, where it is not the usual one."""
+    return describe(attack) + ("" if attack.start == "uniform" else f", {attack.start} start")
 
 
 def _attack_of(member: Member, settings: EvaluationSettings, as_trained: bool) -> Attack:

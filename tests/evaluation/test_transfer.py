@@ -60,7 +60,10 @@ def test_the_count_and_the_intervals_are_told() -> None:
 def test_as_trained_each_source_attacks_as_it_was_trained() -> None:
     one, two = member("a", Brightness(), name="fgsm"), member("b", Brightness(), steps=4)
     found = matrix(one, two, as_trained=True)
-    assert found.attacks == ["PGD-1, 1 restart, step 0.1, linf 0.1", "PGD-4, 1 restart, step 0.0625, linf 0.1"]
+    assert found.attacks == [
+        "PGD-1, 1 restart, step 0.1, linf 0.1, zero start",
+        "PGD-4, 1 restart, step 0.0625, linf 0.1",
+    ]
 
 
 @pytest.mark.parametrize(
