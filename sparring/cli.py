@@ -19,7 +19,9 @@ from rich.console import Console
 from sparring import config as configuration
 from sparring.config import SHORT_NAMES, Config
 from sparring.errors import SparringError, UsageError
+from sparring.judging_cli import judging
 from sparring.runs import Run, open_run
+from sparring.shell import Json, RunPath, fail, note, out, rows
 
 app = typer.Typer(
     name="sparring",
@@ -30,14 +32,14 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Show, describe and compare configurations.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+app.add_typer(judging)
 
 HINT = "Any setting follows as --GROUP.NAME VALUE, for example --attack.steps 10 or --workers 4."
 Recipe = Annotated[Path | None, typer.Argument(help="A TOML recipe; without one, the demo's digits.")]
-RunPath = Annotated[Path, typer.Argument(help="A run's folder, as `train` printed it last.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 DETACHED_START_S = 60.0
-OWN_OPTIONS = {"--json", "--detach", "--best", "--help", "--timeout-s"}
-TAKE_SETTINGS = {"train", "resume", "evaluate", "doctor", "explain", "config show"}
+OWN_OPTIONS = {"--json", "--detach", "--best", "--help", "--timeout-s", "--as-trained", "--plot", "--format", "--out"}
+JUDGING = {"evaluate", "transfer", "curves", "corruptions", "export"}
+TAKE_SETTINGS = {"train", "resume", "doctor", "explain", "config show"} | JUDGING
 
 
 def main() -> None:
@@ -73,23 +75,11 @@ def main() -> None:
 
 def _tell_of_failed_run(path: Path) -> None:
     """Where it is and how to go on; on standard output as for every command that makes a run."""
-    _note(f"sparring resume {path} goes on from its last checkpoint, or from the beginning")
+    note(f"sparring resume {path} goes on from its last checkpoint, or from the beginning")
     if "--json" in sys.argv:
         out(json.dumps({"phase": "failed", "run": str(path)}, indent=2))
     else:
         out(f"run: {path}")
-
-
-def fail(message: str, code: int) -> None:
-    """One line on standard error, then the exit code."""
-    sys.stderr.write(f"sparring: {message}\n")
-    sys.exit(code)
-
-
-def out(text: str) -> None:
-    """Data for whoever reads standard output."""
-    sys.stdout.write(text.rstrip("\n") + "\n")
-    sys.stdout.flush()
 
 
 def split(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
@@ -146,25 +136,6 @@ def resume(context: typer.Context, run: RunPath, as_json: Json = False) -> None:
     _watched(run.name, lambda show: resume_run(run, changes, show), as_json)
 
 
-@app.command(epilog="--evaluation.steps 100 and the like change how it is attacked.")
-def evaluate(
-    context: typer.Context,
-    run: RunPath,
-    best: Annotated[bool, typer.Option("--best", help="The best checkpoint on held-out data, not the last.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Judge the weights of a run: accuracy on clean test images and under attack."""
-    from sparring.evaluation.runs import evaluate_run
-    from sparring.observe.report import table
-
-    result = evaluate_run(open_run(run), context.obj, best=best, progress=_counting("attacked"))
-    if as_json:
-        out(json.dumps(result, indent=2))
-        return
-    rows = _rows(result)
-    Console().print(table(f"Evaluation of {run.name}", rows))
-
-
 @app.command()
 def status(run: RunPath, as_json: Json = False) -> None:
     """How a run is doing: from its queue while it goes on, else from its folder."""
@@ -204,8 +175,8 @@ def doctor(context: typer.Context, recipe: Recipe = None, as_json: Json = False)
     if as_json:
         out(json.dumps([check.as_dict() for check in checks], indent=2))
     else:
-        rows = [{"": each.name, "state": "ok" if each.ok else "FAILED", "found": each.detail} for each in checks]
-        Console().print(table("sparring doctor", rows))
+        lines = [{"": each.name, "state": "ok" if each.ok else "FAILED", "found": each.detail} for each in checks]
+        Console().print(table("sparring doctor", lines))
         for failed in (each for each in checks if not each.ok):
             out(f"{failed.name}: {failed.remedy}")
     if not all(check.ok for check in checks):
@@ -234,7 +205,7 @@ def demo(as_json: Json = False) -> None:
     """Train on handwritten digits with two workers, beside a plain model and the synchronous loop."""
     from sparring.demo import run_demo
 
-    result = run_demo(_show_for("demo: digits"), _note)
+    result = run_demo(_show_for("demo: digits"), note)
     if as_json:
         out(json.dumps({**result.summary, "run": str(result.run.path)}, indent=2))
     else:
@@ -289,8 +260,7 @@ def _watched(title: str, work: Callable[[Any], Any], as_json: bool) -> None:
     else:
         from sparring.observe.report import table
 
-        rows = _rows(result.summary)
-        Console().print(table(f"{result.run.path.name}: {result.phase}", rows))
+        Console().print(table(f"{result.run.path.name}: {result.phase}", rows(result.summary)))
         out(f"run: {result.run.path}")
     if result.phase == "interrupted":
         raise typer.Exit(130)
@@ -300,21 +270,6 @@ def _show_for(title: str) -> Callable[..., Any]:
     from sparring.observe.progress import Progress
 
     return lambda: Progress(title)
-
-
-def _note(text: str) -> None:
-    sys.stderr.write(text + "\n")
-
-
-def _counting(verb: str) -> Callable[[int, int], None]:
-    told = [0.0]
-
-    def count(done: int, total: int) -> None:
-        if done == total or time.monotonic() - told[0] > 5:
-            told[0] = time.monotonic()
-            _note(f"{done} of {total} test examples {verb}")
-
-    return count
 
 
 def _detach(config: Config) -> None:
@@ -348,22 +303,6 @@ def _wait_until_started(run: Run, child: subprocess.Popen[bytes]) -> None:
             raise kind(f"the run did not start: {said[-1].removeprefix('sparring: ')}")
         time.sleep(0.1)
     raise SparringError(f"the run in {run.path} has not started within {DETACHED_START_S:.0f} s; see output.log there.")
-
-
-def _rows(values: dict[str, Any]) -> list[dict[str, object]]:
-    return [{"": key.replace("_", " "), "value": _shown(key, value)} for key, value in values.items()]
-
-
-def _shown(key: str, value: Any) -> str:
-    if value is None:
-        return "not measured"
-    if key.endswith("interval"):
-        return " to ".join(f"{100 * share:.2f} %" for share in value)
-    if isinstance(value, float):
-        return f"{100 * value:.2f} %" if key.endswith("accuracy") else f"{value:.4g}"
-    if isinstance(value, dict):
-        return ", ".join(f"{name}: {count}" for name, count in value.items()) or "none"
-    return str(value)
 
 
 def _is_number(text: str) -> bool:

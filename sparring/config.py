@@ -355,6 +355,14 @@ class EvaluationSettings(Settings):
     """The first so many test examples; by default all."""
     batch_size: int = setting(500, "examples", ge=1, le=65536)
     """Examples per forward pass."""
+    square_queries: int = setting(500, "forward passes", ge=0, le=100_000)
+    """What `sparring curves` gives the black-box Square attack; 0 leaves it out. AutoAttack's own takes 5000."""
+
+
+class CorruptionsSettings(Settings):
+    root: Path | None = setting(None, "path")
+    """Folder that holds CIFAR-10-C or CIFAR-100-C with their .npy files; without it `sparring corruptions` makes the
+    corruptions of the test images itself."""
 
 
 class MetricsSettings(Settings):
@@ -391,6 +399,7 @@ class Config(Settings):
     guard: GuardSettings = GuardSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    corruptions: CorruptionsSettings = CorruptionsSettings()
     metrics: MetricsSettings = MetricsSettings()
 
 

@@ -204,7 +204,12 @@ def with_absolute_paths(config: Config) -> Config:
         kind, colon, path = value.partition(":")
         if colon:
             changes[name] = f"{kind}:{Path(path).expanduser().resolve()}"
-    for name, place in (("data.root", config.data.root), ("model.checkpoint", config.model.checkpoint)):
+    places = {
+        "data.root": config.data.root,
+        "model.checkpoint": config.model.checkpoint,
+        "corruptions.root": config.corruptions.root,
+    }
+    for name, place in places.items():
         if place is not None:
             changes[name] = str(place.expanduser().resolve())
     return overridden(config, changes)

@@ -33,7 +33,17 @@ from sparring.trainer.snapshots import bytes_of
 log = logging.getLogger(__name__)
 STATE_FILE_EVERY_S = 1.0
 # What does not alter the trained function and may change when a run goes on.
-RESUMABLE = ("workers.", "trainer.", "queue.", "ray.", "metrics.", "checkpoint.", "evaluation.", "data.root")
+RESUMABLE = (
+    "workers.",
+    "trainer.",
+    "queue.",
+    "ray.",
+    "metrics.",
+    "checkpoint.",
+    "evaluation.",
+    "corruptions.",
+    "data.root",
+)
 FIXED = ("queue.wire",)
 
 Show = Callable[[RunState, dict[str, dict[str, Any]]], None]
@@ -235,10 +245,10 @@ def _in_this_process(config: Config, run: Run, parts: Parts, watch: Watch) -> En
         if phase != "finished":
             return Ended(phase, session.state)
 
-        def progress(done: int, total: int) -> None:
+        def progress(said: str) -> None:
             if session.stop_reason is not None or run.stop_requested():
                 raise _StoppedJudging
-            session.state.phase, session.state.message = "evaluating", f"{done} of {total} test examples attacked"
+            session.state.phase, session.state.message = "evaluating", said
             session.report_soon()
 
         try:

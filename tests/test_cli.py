@@ -360,6 +360,61 @@ def test_a_run_without_a_checkpoint_cannot_be_judged(say: Say, finished: Path) -
     assert said.code == 1 and "has no whole checkpoint; train or resume it first" in said.complaint
 
 
+def test_transfer_prints_the_matrix_with_its_counts(say: Say, finished: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(finished, tmp_path / "other"))
+    words = ["transfer", finished, other, "--evaluation.samples", "20"]
+    said = say(*words, "--json")
+    told = json.loads(said.out)
+    assert said.code == 0 and told["samples"] == 20 and told["names"] == ["finished", "other"]
+    assert told["accuracy"][0][0] == told["accuracy"][0][1], "the same weights"
+    shown = say(*words)
+    assert "20 test examples" in shown.out and "PGD-2" in shown.out and "95 %" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"), [(["finished"], "needs two runs or more"), (["finished", "finished"], "is given twice")]
+)
+def test_transfer_needs_different_runs(say: Say, finished: Path, words: list[str], told: str) -> None:
+    said = say("transfer", *(finished for _ in words))
+    assert said.code == 2 and told in said.complaint
+
+
+def test_transfer_of_other_threats_is_refused(say: Say, finished: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(finished, tmp_path / "other"))
+    config = other / "config.toml"
+    config.write_text(config.read_text().replace("epsilon = 0.2", "epsilon = 0.1"))
+    said = say("transfer", finished, other)
+    assert said.code == 2 and "attack.epsilon = 0.2 in finished and 0.1 in other" in said.complaint
+
+
+def test_curves_keep_their_figures_and_say_the_rule(say: Say, finished: Path) -> None:
+    said = say("curves", finished, "--evaluation.samples", "10", "--evaluation.square_queries", "0")
+    kept = json.loads((finished / "curves.json").read_text())
+    assert said.code == 0 and "10 test examples" in said.out and "sign test" in said.out
+    assert kept["samples"] == 10 and kept["black_box"] is None and len(kept["by_steps"]) == 7
+
+
+def test_curves_refuse_a_picture_that_cannot_be_drawn(say: Say, finished: Path) -> None:
+    said = say("curves", finished, "--plot", "curves.pdf")
+    assert (
+        said.code == 2 and "give the path of a .png file" in said.complaint and not (finished / "curves.json").exists()
+    )
+
+
+def test_corruptions_of_data_without_files_are_refused(say: Say, finished: Path) -> None:
+    said = say("corruptions", finished, "--corruptions.root", ".")
+    assert said.code == 2 and "files exist for cifar10 and cifar100" in said.complaint
+
+
+def test_export_prints_what_it_wrote_and_overwrites_nothing(say: Say, finished: Path, elsewhere: Path) -> None:
+    words = ["export", finished, "--format", "safetensors", "--out", "model.safetensors"]
+    said = say(*words)
+    assert said.code == 0 and said.out == "model.safetensors\n" and (elsewhere / "model.safetensors").is_file()
+    again = say(*words)
+    assert again.code == 2 and "nothing is overwritten" in again.complaint
+    assert say("export", finished, "--format", "onnx").code == 2, "--out is missing"
+
+
 def test_config_show_is_the_whole_configuration_as_a_recipe(say: Say, elsewhere: Path) -> None:
     recipe = elsewhere / "recipe.toml"
     recipe.write_text("[attack]\nsteps = 5\nepsilon = 0.3\n")

@@ -13,6 +13,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 from pyautoattack import AutoAttack
@@ -30,7 +32,8 @@ SMALLEST_SIDE = 5  # Square under L2 lays 5 tiles along a side
 PULSE_S = 1.0
 BATCH = re.compile(r"(\S+) - (\d+)/(\d+) - ")  # 'apgd-ce - 1/4 - 10 out of 250 successfully perturbed'
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[str], None]
+Predict = Callable[[Tensor], Tensor]  # images [N, C, H, W] -> logits [N, classes]
 
 
 def attacks_for(classes: int) -> tuple[str, ...]:
@@ -66,8 +69,8 @@ def autoattack(
     Args:
         x: float32 [N, C, H, W] in [0, 1], on any device. labels: int64 [N], beside it.
         seed: each attack on each batch starts from it, so that the answer depends on `batch_size` too.
-        progress: called with the examples' worth of attacks done (never falling) and N, after each batch of each attack
-            and about once a second in between; an exception from it ends the judgement and reaches the caller.
+        progress: called with a sentence (attacks, batches and forward passes done) after each batch of each attack and
+            about once a second in between; an exception from it ends the judgement and reaches the caller.
 
     Returns:
         bool [N], beside x: right on the clean image and after every attack.
@@ -75,9 +78,51 @@ def autoattack(
     Raises:
         SparringError: the images or classes are too few for the ensemble, or it left the ball or the image box.
     """
-    _require_room(x, norm, classes)
+    _require_room(x, norm, classes, "evaluation.attack = 'autoattack'", "Set evaluation.attack to 'pgd'")
+    ensemble = partial(_ensemble, norm=norm, epsilon=epsilon, classes=classes, seed=seed)
+    return _attacked(model, x, labels, ensemble, attacks_for(classes), norm, epsilon, batch_size, progress)
+
+
+def square(
+    model: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    *,
+    norm: Norm,
+    epsilon: float,
+    classes: int,
+    seed: int,
+    queries: int,
+    batch_size: int,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Which examples survive the Square attack alone: random search by `queries` forward passes, no gradients.
+
+    Andriushchenko et al. 2020 (arXiv:1912.00049); its schedule is scaled to the queries. Otherwise as `autoattack`.
+    """
+    _require_room(x, norm, classes, f"evaluation.square_queries = {queries}", "Set evaluation.square_queries to 0")
+
+    def ensemble(predict: Predict, device: torch.device) -> AutoAttack:
+        found = _custom(predict, ("square",), norm, epsilon, seed, device)
+        found.square.n_queries, found.square.rescale_schedule = queries, True
+        return found
+
+    return _attacked(model, x, labels, ensemble, ("square",), norm, epsilon, batch_size, progress)
+
+
+def _attacked(
+    model: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    make: Callable[[Predict, torch.device], AutoAttack],
+    attacks: tuple[str, ...],
+    norm: Norm,
+    epsilon: float,
+    batch_size: int,
+    progress: Progress | None,
+) -> Tensor:
     x, device = x.float().contiguous(), next(model.parameters()).device
-    listener = _Listener(attacks_for(classes), len(x), progress)
+    listener = _Listener(attacks, progress)
 
     def predict(images: Tensor) -> Tensor:
         listener.pulse()
@@ -85,8 +130,7 @@ def autoattack(
         return logits
 
     with frozen(model), _listening(listener), _tracing_kept(), _random_state_kept(device):
-        ensemble = _ensemble(predict, norm, epsilon, classes, seed, device)
-        images, answers = ensemble.run_standard_evaluation(x, labels, batch_size=batch_size)
+        images, answers = make(predict, device).run_standard_evaluation(x, labels, batch_size=batch_size)
     _require_inside(images, x, norm, epsilon)
     listener.finish()
     survivors: Tensor = answers == labels
@@ -94,29 +138,38 @@ def autoattack(
 
 
 def _ensemble(
-    predict: Callable[[Tensor], Tensor], norm: Norm, epsilon: float, classes: int, seed: int, device: torch.device
+    predict: Predict, device: torch.device, *, norm: Norm, epsilon: float, classes: int, seed: int
 ) -> AutoAttack:
-    common = {"norm": {"linf": "Linf", "l2": "L2"}[norm], "eps": epsilon, "seed": seed, "device": device}
     if classes >= STANDARD_CLASSES:
-        return AutoAttack(predict, version="standard", **common)
-    ensemble = AutoAttack(predict, version="custom", attacks=list(attacks_for(classes)), **common)
+        return AutoAttack(predict, version="standard", **_common(norm, epsilon, seed, device))
+    ensemble = _custom(predict, attacks_for(classes), norm, epsilon, seed, device)
     ensemble.apgd.n_restarts = ensemble.apgd_targeted.n_restarts = ensemble.fab.n_restarts = 1  # custom leaves 5
     ensemble.apgd_targeted.n_target_classes = ensemble.fab.n_target_classes = classes - 1
     ensemble.square.n_queries = SQUARE_QUERIES
     return ensemble
 
 
-def _require_room(x: Tensor, norm: Norm, classes: int) -> None:
+def _custom(
+    predict: Predict, attacks: tuple[str, ...], norm: Norm, epsilon: float, seed: int, device: torch.device
+) -> AutoAttack:
+    return AutoAttack(predict, version="custom", attacks=list(attacks), **_common(norm, epsilon, seed, device))
+
+
+def _common(norm: Norm, epsilon: float, seed: int, device: torch.device) -> dict[str, Any]:
+    return {"norm": {"linf": "Linf", "l2": "L2"}[norm], "eps": epsilon, "seed": seed, "device": device}
+
+
+def _require_room(x: Tensor, norm: Norm, classes: int, setting: str, remedy: str) -> None:
     if classes < 2:
         raise SparringError(
-            f"evaluation.attack = 'autoattack' on data of {classes} class: it needs another class to lead to. "
-            f"Set evaluation.attack to 'pgd', or data.name to data of 2 classes or more."
+            f"{setting} on data of {classes} class: it needs another class to lead to. {remedy}, or data.name to data "
+            f"of 2 classes or more."
         )
     side = min(x.shape[-2:])
     if norm == "l2" and side < SMALLEST_SIDE:
         raise SparringError(
-            f"evaluation.attack = 'autoattack' with attack.norm = 'l2' on images of {side} pixels a side: its Square "
-            f"attack needs {SMALLEST_SIDE}. Set evaluation.attack to 'pgd'."
+            f"{setting} with attack.norm = 'l2' on images of {side} pixels a side: the Square attack needs "
+            f"{SMALLEST_SIDE}. {remedy}."
         )
 
 
@@ -136,10 +189,11 @@ def _require_inside(images: Tensor, x: Tensor, norm: Norm, epsilon: float) -> No
 class _Listener(logging.Handler):
     """Turns what the package logs into progress, and passes its warnings on, each kind once."""
 
-    def __init__(self, attacks: tuple[str, ...], total: int, progress: Progress | None) -> None:
+    def __init__(self, attacks: tuple[str, ...], progress: Progress | None) -> None:
         super().__init__()
-        self.attacks, self.total, self.progress = attacks, total, progress
-        self.done = 0
+        self.attacks, self.progress = attacks, progress
+        self.passes = self.attacks_done = 0
+        self._batches = ""
         self._told_at = time.monotonic()
         self._warned: set[str] = set()
 
@@ -150,23 +204,28 @@ class _Listener(logging.Handler):
             log.warning("AutoAttack: %s", record.getMessage())
         if found := BATCH.match(record.getMessage()):
             attack, number, batches = found[1], int(found[2]), int(found[3])
-            share = (self.attacks.index(attack) + number / batches) / len(self.attacks)
-            self._tell(max(self.done, int(share * self.total)))
+            ended = number == batches
+            self.attacks_done = self.attacks.index(attack) + ended
+            self._batches = "" if ended else f"{number} of {batches} batches of {attack}, "
+            self._tell()
 
     def pulse(self) -> None:
         """One batch under Square can take minutes: its caller may want to stop within."""
+        self.passes += 1
         if time.monotonic() - self._told_at >= PULSE_S:
-            self._tell(self.done)
+            self._tell()
 
     def finish(self) -> None:
         """Where no example is left, the remaining attacks say nothing."""
-        if self.done < self.total:
-            self._tell(self.total)
+        if self.attacks_done < len(self.attacks):
+            self.attacks_done, self._batches = len(self.attacks), ""
+            self._tell()
 
-    def _tell(self, done: int) -> None:
-        self.done, self._told_at = done, time.monotonic()
+    def _tell(self) -> None:
+        self._told_at = time.monotonic()
         if self.progress is not None:
-            self.progress(done, self.total)
+            done = f"{self.attacks_done} of {len(self.attacks)} attacks done"
+            self.progress(f"AutoAttack: {done}, {self._batches}{self.passes} forward passes")
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -65,22 +65,48 @@ def evaluate(
         progress: called with the examples done and to do.
     """
     began = time.perf_counter()
+    right, alive = outcomes(
+        model, dataset, attack, samples=samples, batch_size=batch_size, seed=seed, progress=progress
+    )
+    seconds = time.perf_counter() - began
+    return _evaluation(int(right.sum()), int(alive.sum()), len(right), describe(attack), seconds)
+
+
+def outcomes(
+    model: nn.Module,
+    dataset: Dataset,
+    attack: Attack,
+    *,
+    samples: int | None = None,
+    batch_size: int = 500,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """What became of each of the first `samples` examples; see `evaluate`.
+
+    Returns:
+        bool [samples], twice, on the CPU: right on the clean image; right there and after every restart.
+    """
     total = len(dataset) if samples is None else min(samples, len(dataset))
-    device = next(model.parameters()).device
-    clean = robust = 0
+    rights, survivors = [], []
     if progress is not None:
         progress(0, total)
     with frozen(model):
-        for first in range(0, total, batch_size):
-            indices = torch.arange(first, min(first + batch_size, total))
-            x, y = batch(dataset, indices, augment="none", seed=seed, epoch=0)
-            x, y = x.to(device), y.to(device)
-            right = _right(model, x, y)
-            clean += int(right.sum())
-            robust += int(_survivors(model, x, y, right, attack, seed, first).sum())
+        for first, x, y in batches(model, dataset, total, batch_size):
+            right = right_on(model, x, y)
+            rights.append(right.cpu())
+            survivors.append(_survivors(model, x, y, right, attack, seed, first).cpu())
             if progress is not None:
-                progress(int(indices[-1]) + 1, total)
-    return _evaluation(clean, robust, total, describe(attack), time.perf_counter() - began)
+                progress(first + len(y), total)
+    return torch.cat(rights), torch.cat(survivors)
+
+
+def batches(model: nn.Module, dataset: Dataset, total: int, size: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """The first `total` examples by `size`: index of the first, images in [0, 1] and labels on the model's device."""
+    device = next(model.parameters()).device
+    for first in range(0, total, size):
+        x, y = batch(dataset, torch.arange(first, min(first + size, total)), augment="none", seed=0, epoch=0)
+        yield first, x.to(device), y.to(device)
 
 
 def judge(
@@ -89,9 +115,13 @@ def judge(
     threat: AttackSettings,
     settings: EvaluationSettings,
     seed: int,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> Evaluation:
-    """Judge the model as the settings say: by PGD with restarts or by AutoAttack, within the trained threat's ball."""
+    """Judge the model as the settings say: by PGD with restarts or by AutoAttack, within the trained threat's ball.
+
+    Args:
+        progress: called with a sentence that says how far it is.
+    """
     if settings.attack == "pgd":
         return evaluate(
             model,
@@ -100,13 +130,13 @@ def judge(
             samples=settings.samples,
             batch_size=settings.batch_size,
             seed=seed,
-            progress=progress,
+            progress=counted(progress),
         )
     began = time.perf_counter()
     total = len(dataset) if settings.samples is None else min(settings.samples, len(dataset))
     x, y = batch(dataset, torch.arange(total), augment="none", seed=seed, epoch=0)
     if progress is not None:
-        progress(0, total)
+        progress(f"AutoAttack on {total} test examples")
     alive = autoattack(
         model,
         x,
@@ -121,6 +151,13 @@ def judge(
     clean = _clean_count(model, x, y, settings.batch_size)
     attack = describe_autoattack(threat.norm, threat.epsilon, dataset.classes)
     return _evaluation(clean, int(alive.sum()), total, attack, time.perf_counter() - began)
+
+
+def counted(progress: Callable[[str], None] | None, what: str = "") -> Callable[[int, int], None] | None:
+    """Progress in examples as a sentence for whoever wants one; `what` comes first."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(f"{what}{done} of {total} test examples attacked")
 
 
 def interval(successes: int, total: int) -> tuple[float, float]:
@@ -141,7 +178,7 @@ def _clean_count(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> int
     device = next(model.parameters()).device
     parts = zip(torch.split(x, batch_size), torch.split(y, batch_size), strict=True)
     with frozen(model):
-        return sum(int(_right(model, some.to(device), labels.to(device)).sum()) for some, labels in parts)
+        return sum(int(right_on(model, some.to(device), labels.to(device)).sum()) for some, labels in parts)
 
 
 def _survivors(model: nn.Module, x: Tensor, y: Tensor, right: Tensor, attack: Attack, seed: int, first: int) -> Tensor:
@@ -153,11 +190,12 @@ def _survivors(model: nn.Module, x: Tensor, y: Tensor, right: Tensor, attack: At
         if len(where) == 0:
             break
         delta = perturb(model, x[where], y[where], once, generator(seed, "evaluate", first, restart))
-        alive[where] = _right(model, perturbed(x[where], delta), y[where])
+        alive[where] = right_on(model, perturbed(x[where], delta), y[where])
     return alive
 
 
-def _right(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+def right_on(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """bool [N]: the prediction is the label."""
     with torch.no_grad():
         prediction: Tensor = model(x).argmax(1)
     return prediction == y

@@ -2,33 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from sparring.config import flatten, load
+from sparring.config import Config, flatten, load
+from sparring.data import Dataset
 from sparring.data import load as load_data
 from sparring.errors import SparringError, UsageError
+from sparring.evaluation.corruptions import corruptions
+from sparring.evaluation.curves import curves
 from sparring.evaluation.robustness import judge
+from sparring.evaluation.transfer import Member, transfer
 from sparring.models import build
 from sparring.runs import Run
 from sparring.trainer import checkpoints
 
-MAY_CHANGE = ("evaluation.", "data.root", "trainer.device", "trainer.threads")
+MAY_CHANGE = ("evaluation.", "corruptions.", "data.root", "trainer.device", "trainer.threads")
+
+Progress = Callable[[str], None]
 
 
-def evaluate_run(
-    run: Run,
-    changes: dict[str, str],
-    *,
-    best: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:
-    """Evaluate the last (or best) checkpoint of `run`; the result is also written to its evaluation.json.
+@dataclass(frozen=True)
+class Trained:
+    """The weights of a run, ready to be judged, and the test set."""
+
+    config: Config
+    model: nn.Module
+    test: Dataset
+    checkpoint: Path
+
+
+def open_trained(run: Run, changes: dict[str, str], *, best: bool = False) -> Trained:
+    """Load the last (or best) checkpoint of `run`: the one place that says which weights are judged and exported.
 
     Raises:
-        UsageError: a change touches more than how the model is judged, or there is no such checkpoint.
+        UsageError: a change touches more than how the model is judged.
+        SparringError: there is no such checkpoint, or it is damaged.
     """
     before, config = run.config(), load(run.config_file, changes)
     old, new = flatten(before), flatten(config)
@@ -39,12 +53,96 @@ def evaluate_run(
     if path is None:
         wanted = "best (train.evaluate_every_epochs was 0?)" if best else "whole"
         raise SparringError(f"{run.path} has no {wanted} checkpoint; train or resume it first.")
-    dataset = load_data(config.data, "test")
-    model = build(config.model, dataset.shape, dataset.classes, config.train.seed)
+    test = load_data(config.data, "test")
+    model = build(config.model, test.shape, test.classes, config.train.seed)
     checkpoints.load_weights(path, model)
     if torch.cuda.is_available() and config.trainer.device != "cpu":
         model.to("cuda")
-    judged = judge(model, dataset, config.attack, config.evaluation, config.train.seed, progress)
-    result = {**judged.as_dict(), "checkpoint": path.name}
+    return Trained(config, model, test, path)
+
+
+def evaluate_run(
+    run: Run, changes: dict[str, str], *, best: bool = False, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Clean and robust accuracy; also written to the run's evaluation.json. Raises as `open_trained`."""
+    made = open_trained(run, changes, best=best)
+    config = made.config
+    judged = judge(made.model, made.test, config.attack, config.evaluation, config.train.seed, progress)
+    result = {**judged.as_dict(), "checkpoint": made.checkpoint.name}
     run.write_json("evaluation.json", result)
     return result
+
+
+def curves_of_run(
+    run: Run, changes: dict[str, str], *, best: bool = False, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Robust accuracy against ε and steps; also written to the run's curves.json. Raises as `open_trained`."""
+    made = open_trained(run, changes, best=best)
+    config = made.config
+    told = curves(made.model, made.test, config.attack, config.evaluation, config.train.seed, progress)
+    result = {**told.as_dict(), "checkpoint": made.checkpoint.name}
+    run.write_json("curves.json", result)
+    return result
+
+
+def corruptions_of_run(
+    run: Run, changes: dict[str, str], *, best: bool = False, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Accuracy under common corruptions; also written to the run's corruptions.json. Raises as `open_trained`."""
+    made = open_trained(run, changes, best=best)
+    config = made.config
+    told = corruptions(
+        made.model,
+        made.test,
+        config.data.name,
+        config.corruptions.root,
+        samples=config.evaluation.samples,
+        batch_size=config.evaluation.batch_size,
+        seed=config.train.seed,
+        progress=progress,
+    )
+    result = {**told.as_dict(), "checkpoint": made.checkpoint.name}
+    run.write_json("corruptions.json", result)
+    return result
+
+
+def transfer_runs(
+    runs: Sequence[Run],
+    changes: dict[str, str],
+    *,
+    best: bool = False,
+    as_trained: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """The transfer matrix of the runs, attacked as the first one's evaluation settings say.
+
+    Args:
+        as_trained: each source attacks as it was trained, by its own steps and step size.
+
+    Raises:
+        UsageError: fewer than two runs, one given twice, or runs of different data or threats.
+        SparringError: as `open_trained`.
+    """
+    _require_different(runs)
+    opened = [open_trained(run, changes, best=best) for run in runs]
+    members = [
+        Member(name, made.model, made.test, made.config.attack, made.config.data.name, made.checkpoint.name)
+        for name, made in zip(_names(runs), opened, strict=True)
+    ]
+    first = opened[0].config
+    return transfer(members, first.evaluation, first.train.seed, as_trained, progress).as_dict()
+
+
+def _require_different(runs: Sequence[Run]) -> None:
+    paths = [run.path for run in runs]
+    if len(paths) < 2:
+        raise UsageError("transfer needs two runs or more: the examples of each are tried on all.")
+    twice = next((path for path in paths if paths.count(path) > 1), None)
+    if twice is not None:
+        raise UsageError(f"{twice} is given twice; name each run once.")
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    """Folder names where they tell the runs apart, else whole paths."""
+    names = [run.path.name for run in runs]
+    return names if len(set(names)) == len(names) else [str(run.path) for run in runs]

@@ -109,8 +109,8 @@ class Trainer:
         torch.set_num_threads(cores())
         state = self.session.state
 
-        def progress(done: int, total: int) -> None:
-            state.phase, state.message = "evaluating", f"{done} of {total} test examples attacked"
+        def progress(said: str) -> None:
+            state.phase, state.message = "evaluating", said
             self._report(state)
 
         test, seed = load(self.config.data, "test"), self.config.train.seed

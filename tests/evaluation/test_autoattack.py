@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,9 +18,13 @@ from sparring.data import ArrayDataset
 from sparring.errors import SparringError
 from sparring.evaluation import autoattack as module
 from sparring.evaluation import judge
-from sparring.evaluation.autoattack import attacks_for, autoattack, describe
+from sparring.evaluation.autoattack import attacks_for, autoattack, describe, square
+from tests.evaluation.small import Brightness, greys
 
 N = 12
+SENTENCE = (
+    r"AutoAttack: (?P<attacks>\d) of \d attacks done, (\d+ of \d+ batches of [\w-]+, )?(?P<passes>\d+) forward passes"
+)
 
 
 class Linear(nn.Module):
@@ -116,7 +121,9 @@ def test_the_attacks_are_those_that_the_classes_allow(classes: int, attacks: tup
 
 def test_the_ensemble_of_few_classes_has_the_standard_settings_otherwise() -> None:
     make, device = module._ensemble, torch.device("cpu")
-    standard, few = (make(Linear(classes), "linf", 0.1, classes, 0, device) for classes in (10, 5))
+    standard, few = (
+        make(Linear(classes), device, norm="linf", epsilon=0.1, classes=classes, seed=0) for classes in (10, 5)
+    )
     assert standard.attacks_to_run == few.attacks_to_run == list(module.STANDARD)
     for ensemble, targets in ((standard, 9), (few, 4)):
         assert ensemble.apgd_targeted.n_target_classes == ensemble.fab.n_target_classes == targets
@@ -184,23 +191,37 @@ def test_the_same_seed_gives_the_same_answer_whatever_ran_before() -> None:
 
 @pytest.mark.usefixtures("few_queries")
 @pytest.mark.parametrize("share", [1.0, 100.0])
-def test_progress_never_falls_and_ends_at_the_number_of_examples(share: float) -> None:
+def test_progress_tells_attacks_and_batches_and_ends_with_all_attacks_done(share: float) -> None:
     """Also where every example has fallen (100 ε) and the remaining attacks are left out."""
     model, x, labels, epsilon, _ = case(5)
-    told: list[tuple[int, int]] = []
-    survivors(model, x, labels, share * epsilon, 5, batch_size=4, progress=lambda *pair: told.append(pair))
-    counts = [done for done, _ in told]
-    assert {total for _, total in told} == {N} and counts == sorted(counts)
-    assert counts.count(N) == 1 and counts[-1] == N and len(counts) >= 4
+    told: list[str] = []
+    survivors(model, x, labels, share * epsilon, 5, batch_size=4, progress=told.append)
+    found = [re.fullmatch(SENTENCE, each) for each in told]
+    numbers = [(int(each["attacks"]), int(each["passes"])) for each in found if each is not None]
+    assert len(numbers) == len(told) >= 4 and numbers == sorted(numbers)
+    assert [attacks for attacks, _ in numbers].count(4) == 1 and numbers[-1][0] == 4
+    assert told[0].startswith("AutoAttack: 0 of 4 attacks done, 1 of 3 batches of apgd-ce, ")
 
 
 def test_progress_is_told_within_a_batch_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one batch holds all, forward passes say that it goes on."""
     monkeypatch.setattr(module, "PULSE_S", 0.0)
     monkeypatch.setattr(module, "SQUARE_QUERIES", 20)
     model, x, labels, epsilon, _ = case(2)
-    told: list[int] = []
-    survivors(model, x, labels, epsilon, 2, batch_size=N, progress=lambda done, _: told.append(done))
-    assert len(told) > 200 and told == sorted(told) and told[-1] == N and len(set(told)) == 4
+    told: list[str] = []
+    survivors(model, x, labels, epsilon, 2, batch_size=N, progress=told.append)
+    assert len(told) > 200 and all(re.fullmatch(SENTENCE, each) for each in told)
+    assert told[0] == "AutoAttack: 0 of 3 attacks done, 1 forward passes"
+
+
+def test_square_breaks_what_is_near_and_nothing_beyond_the_ball() -> None:
+    dataset = greys(torch.tensor([0.02, -0.02, 0.02, 0.2, -0.2, 0.2]))
+    x, labels = dataset.images(torch.arange(6)).float() / 255, dataset.labels
+    model, told = Brightness(), list[str]()
+    settings: dict[str, Any] = {"norm": "linf", "epsilon": 0.1, "classes": 2, "seed": 0, "batch_size": 4}
+    alive = square(model, x, labels, queries=300, progress=told.append, **settings)
+    assert alive.tolist() == [False] * 3 + [True] * 3
+    assert told[-1].startswith("AutoAttack: 1 of 1 attacks done")
 
 
 class Stop(Exception):
@@ -214,10 +235,10 @@ def test_an_exception_from_progress_ends_the_judgement_and_reaches_the_caller(
     monkeypatch.setattr(module, "PULSE_S", pulse_s)
     model, x, labels, epsilon, _ = case(5)
     model.train()
-    told: list[int] = []
+    told: list[str] = []
 
-    def stop(done: int, total: int) -> None:
-        told.append(done)
+    def stop(said: str) -> None:
+        told.append(said)
         raise Stop
 
     before = sys.gettrace()
@@ -271,16 +292,17 @@ def test_what_the_ensemble_cannot_attack_is_refused_by_name() -> None:
 def test_judging_takes_attack_ball_and_count_from_the_settings() -> None:
     model, x, labels, epsilon, _ = case(3)
     dataset = ArrayDataset((x * 255).round().to(torch.uint8), labels, 3, "greys")
-    told: list[tuple[int, int]] = []
+    told: list[str] = []
     threat = AttackSettings(epsilon=epsilon)
 
     def judged(**settings: Any) -> Any:
-        return judge(model, dataset, threat, EvaluationSettings(**settings), 0, lambda *pair: told.append(pair))
+        return judge(model, dataset, threat, EvaluationSettings(**settings), 0, told.append)
 
     pgd = judged(steps=20, samples=11)
     assert pgd.attack.startswith("PGD-20, 3 restarts") and pgd.samples == 11
+    assert told == ["0 of 11 test examples attacked", "11 of 11 test examples attacked"]
     told.clear()
     found = judged(attack="autoattack", samples=11, batch_size=4)
     assert found.attack == describe("linf", epsilon, 3) and found.samples == 11
     assert found.robust_accuracy <= pgd.robust_accuracy < found.clean_accuracy == pgd.clean_accuracy == 10 / 11
-    assert told[0] == (0, 11) and told[-1] == (11, 11) and told == sorted(told)
+    assert told[0] == "AutoAttack on 11 test examples" and told[-1].startswith("AutoAttack: 3 of 3 attacks done")

@@ -1,0 +1,247 @@
+"""Accuracy under the 15 common corruptions: CIFAR-10-C and -100-C from their files, or made here for any data.
+
+Hendrycks & Dietterich 2019 (arXiv:1903.12261). The files are the benchmark. What is made here comes from the package
+imagecorruptions-imaug, which has ImageNet-C's strengths: at 32 pixels they are harder than CIFAR-10-C's, whose authors
+chose weaker ones, so that the two figures do not compare.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sparring.attacks import frozen
+from sparring.data import Dataset
+from sparring.errors import SparringError, UsageError
+from sparring.evaluation.robustness import interval, right_on
+from sparring.randomness import generator
+
+CORRUPTIONS = (
+    *("gaussian_noise", "shot_noise", "impulse_noise"),
+    *("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
+    *("snow", "frost", "fog", "brightness"),
+    *("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
+)
+SEVERITIES = (1, 2, 3, 4, 5)
+FOLDERS = {"cifar10": "CIFAR-10-C", "cifar100": "CIFAR-100-C"}
+FILE_EXAMPLES = 10_000  # of each severity, one after the other
+SMALLEST_SIDE = 32  # what the package takes
+SEEDED_BY_WORD = ("glass_blur", "impulse_noise")  # these do not draw from numpy's global state
+
+Pair = tuple[float, float]
+Array = np.ndarray[Any, np.dtype[np.uint8]]
+Source = Callable[[str, int, int, int], tuple[Tensor, Tensor]]  # name, severity, first, last -> uint8 images, labels
+
+
+@dataclass(frozen=True)
+class Corrupted:
+    """Accuracy under one corruption: at each severity with Wilson's interval, and their mean."""
+
+    corruption: str
+    accuracy: list[float]
+    interval: list[Pair]
+    mean_accuracy: float
+    mean_interval: Pair
+
+
+@dataclass(frozen=True)
+class Corruptions:
+    """Shares in [0, 1] of `samples` test examples, each seen under every corruption and severity."""
+
+    source: str
+    samples: int
+    clean_accuracy: float
+    clean_interval: Pair
+    corrupted_accuracy: float
+    corrupted_interval: Pair
+    corruptions: list[Corrupted]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def corruptions(
+    model: nn.Module,
+    test: Dataset,
+    data: str,
+    root: Path | None,
+    *,
+    samples: int | None,
+    batch_size: int,
+    seed: int,
+    progress: Callable[[str], None] | None = None,
+) -> Corruptions:
+    """Accuracy on the first `samples` test images, 15 corruptions by 5 severities.
+
+    Args:
+        data: the dataset's name. root: see `CorruptionsSettings`.
+
+    Raises:
+        UsageError: files are asked for and these data have none.
+        SparringError: files are missing or wrong, or the package is not installed.
+    """
+    total = len(test) if samples is None else min(samples, len(test))
+    source = made(test, seed) if root is None else read(_folder(root, data))
+    clean = _right(model, lambda _, __, first, last: _clean(test, first, last), "", 0, total, batch_size)
+    rows = []
+    for name in CORRUPTIONS:
+        cells = []
+        for severity in SEVERITIES:
+            cells.append(_right(model, source, name, severity, total, batch_size))
+            if progress is not None:
+                progress(f"{name}, severity {severity}: {total} test examples judged")
+        rows.append(torch.stack(cells))
+    told = "imagecorruptions-imaug (ImageNet-C's strengths)" if root is None else FOLDERS[data]
+    return summarised(told, clean, torch.stack(rows))
+
+
+def summarised(source: str, clean: Tensor, right: Tensor) -> Corruptions:
+    """clean: bool [N]; right: bool [corruptions, severities, N].
+
+    Means over severities count every image once: its corrupted versions are no independent samples.
+    """
+    table = [
+        Corrupted(
+            name,
+            [float(cell.float().mean()) for cell in row],
+            [interval(int(cell.sum()), len(cell)) for cell in row],
+            *mean_of_images(row),
+        )
+        for name, row in zip(CORRUPTIONS, right, strict=True)
+    ]
+    total, count = len(clean), int(clean.sum())
+    mean, reach = mean_of_images(right.flatten(0, 1))
+    return Corruptions(source, total, count / total, interval(count, total), mean, reach, table)
+
+
+def mean_of_images(right: Tensor) -> tuple[float, Pair]:
+    """Mean of bool [versions, N] and its 95 % interval: normal, over the means of the N images."""
+    images = right.double().mean(0)
+    mean = float(images.mean())
+    reach = 1.959964 * float(images.std(correction=1)) / math.sqrt(len(images)) if len(images) > 1 else 1.0
+    return mean, (max(0.0, mean - reach), min(1.0, mean + reach))
+
+
+def read(folder: Path) -> Source:
+    """Corrupted images from the benchmark's files: NAME.npy uint8 [50000, 32, 32, 3], severity by severity."""
+
+    def source(name: str, severity: int, first: int, last: int) -> tuple[Tensor, Tensor]:
+        begin = (severity - 1) * FILE_EXAMPLES
+        part = slice(begin + first, begin + last)
+        images, labels = _array(folder / f"{name}.npy", 4), _array(folder / "labels.npy", 1)
+        pixels = torch.from_numpy(np.array(images[part])).permute(0, 3, 1, 2)
+        return pixels, torch.from_numpy(np.array(labels[part]).astype(np.int64))
+
+    return source
+
+
+def made(test: Dataset, seed: int) -> Source:
+    """Corrupted images made here; one depends on the seed, its index, corruption and severity, on nothing else."""
+
+    def source(name: str, severity: int, first: int, last: int) -> tuple[Tensor, Tensor]:
+        indices = torch.arange(first, last)
+        images = test.images(indices).permute(0, 2, 3, 1).numpy()
+        which = CORRUPTIONS.index(name)
+        seeds = [generator(seed, "corruption", which, severity, index).initial_seed() for index in indices.tolist()]
+        done = [corrupt(image, name, severity, key) for image, key in zip(images, seeds, strict=True)]
+        return torch.from_numpy(np.stack(done)).permute(0, 3, 1, 2), test.labels[indices]
+
+    return source
+
+
+def corrupt(image: Array, name: str, severity: int, seed: int) -> Array:
+    """One image uint8 [H, W, C], corrupted.
+
+    Smaller sides are padded to 32 by their edge and cut again; of a grey image the first channel of the result is kept.
+    """
+    height, width, channels = image.shape
+    top, left = (max(0, -(-(SMALLEST_SIDE - side) // 2)) for side in (height, width))
+    padded = np.pad(image, ((top, top), (left, left), (0, 0)), mode="edge")
+    key = seed % 2**31
+    words = {"seed": key} if name in SEEDED_BY_WORD else {}
+    with _numpy_seeded(key), redirect_stdout(sys.stderr):  # the package prints where shapes do not fit
+        done = _package().corrupt(padded, corruption_name=name, severity=severity, **words)
+    result: Array = done[top : top + height, left : left + width, :channels]
+    return result
+
+
+def _package() -> Any:
+    try:
+        import imagecorruptions
+    except ImportError as error:
+        raise SparringError(
+            "corruptions.root is unset and the package that makes corruptions is not installed: pip install "
+            "'sparring[corruptions]', or set corruptions.root to the folder of CIFAR-10-C."
+        ) from error
+    return imagecorruptions
+
+
+@contextmanager
+def _numpy_seeded(seed: int) -> Iterator[None]:
+    """The package draws from numpy's global state."""
+    before = np.random.get_state()
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        np.random.set_state(before)
+
+
+def _folder(root: Path, data: str) -> Path:
+    if data not in FOLDERS:
+        raise UsageError(
+            f"corruptions.root = {str(root)!r} with data.name = {data!r}: files exist for {' and '.join(FOLDERS)}. "
+            f"Leave corruptions.root unset to make the corruptions here."
+        )
+    folder = root.expanduser() / FOLDERS[data]
+    needed = FILE_EXAMPLES * len(SEVERITIES)
+    for name in (*CORRUPTIONS, "labels"):
+        array = _array(folder / f"{name}.npy", 1 if name == "labels" else 4)
+        if len(array) != needed:
+            raise SparringError(
+                f"corruptions.root = {str(root)!r}: {folder / name}.npy holds {len(array)} entries; {needed} are "
+                f"needed, {FILE_EXAMPLES} of each severity. Download the files again."
+            )
+    return folder
+
+
+def _array(path: Path, dimensions: int) -> Any:
+    """Mapped, not read: a file is 150 MB."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise SparringError(
+            f"corruptions.root: {path} cannot be read ({error}). It shall hold CIFAR-10-C or CIFAR-100-C as published."
+        ) from error
+    fits = array.ndim == dimensions and (
+        dimensions == 1 or (array.dtype == np.uint8 and array.shape[1:] == (32, 32, 3))
+    )
+    if not fits:
+        raise SparringError(
+            f"corruptions.root: {path} is {array.dtype} of shape {array.shape}; images are uint8 [50000, 32, 32, 3] "
+            f"and labels [50000]. Download the files again."
+        )
+    return array
+
+
+def _clean(test: Dataset, first: int, last: int) -> tuple[Tensor, Tensor]:
+    indices = torch.arange(first, last)
+    return test.images(indices), test.labels[indices]
+
+
+def _right(model: nn.Module, source: Source, name: str, severity: int, total: int, size: int) -> Tensor:
+    device, found = next(model.parameters()).device, []
+    with frozen(model):
+        for first in range(0, total, size):
+            images, labels = source(name, severity, first, min(first + size, total))
+            found.append(right_on(model, images.to(device).float() / 255, labels.to(device)).cpu())
+    return torch.cat(found)

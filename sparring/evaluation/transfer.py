@@ -1,0 +1,151 @@
+"""The transfer matrix: what becomes of one model's adversarial examples when another is given them.
+
+Bhat, Tsipras, Mądry 2018 (paper 001), Table 1: a model that withstands its own examples but falls to those of
+others owes its figure to gradients that lead nowhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparring.attacks import Attack, attack_from, frozen, perturb, perturbed
+from sparring.config import AttackSettings, EvaluationSettings
+from sparring.data import Dataset
+from sparring.errors import UsageError
+from sparring.evaluation.robustness import attack_for, batches, describe, interval, right_on
+from sparring.randomness import generator
+
+Pair = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Member:
+    """A model of the matrix, what it was trained against, and where it comes from."""
+
+    name: str
+    model: nn.Module
+    test: Dataset
+    threat: AttackSettings
+    data: str
+    checkpoint: str
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """`accuracy[source][target]`: share of `samples` test examples that the target has right clean and attacked.
+
+    The diagonal is white-box accuracy. Intervals are Wilson's at 95 %.
+    """
+
+    names: list[str]
+    checkpoints: list[str]
+    attacks: list[str]
+    samples: int
+    clean: list[float]
+    accuracy: list[list[float]]
+    interval: list[list[Pair]]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def transfer(
+    members: Sequence[Member],
+    settings: EvaluationSettings,
+    seed: int,
+    as_trained: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> Matrix:
+    """Attack every member once and try its examples on all.
+
+    Args:
+        as_trained: each source attacks as it was trained (paper 001), not as `settings` say.
+
+    Raises:
+        UsageError: the members' data or threats differ.
+    """
+    _require_alike(members)
+    attacks = [_attack_of(member, settings, as_trained) for member in members]
+    total = len(members[0].test) if settings.samples is None else min(settings.samples, len(members[0].test))
+    clean = torch.zeros(len(members), dtype=torch.int64)
+    counts = torch.zeros(len(members), len(members), dtype=torch.int64)
+    for source, attack in enumerate(attacks):
+        for first, x, y in batches(members[source].model, members[source].test, total, settings.batch_size):
+            right = torch.stack([_right(member.model, x, y) for member in members])
+            if source == 0:
+                clean += right.sum(1)
+            counts[source] += _survivors(members, source, attack, x, y, right, generator_keys=(seed, first)).sum(1)
+            if progress is not None:
+                progress(f"{members[source].name}: {first + len(y)} of {total} test examples attacked and tried on all")
+    return Matrix(
+        names=[member.name for member in members],
+        checkpoints=[member.checkpoint for member in members],
+        attacks=[_described(attack) for attack in attacks],
+        samples=total,
+        clean=[count / total for count in clean.tolist()],
+        accuracy=[[count / total for count in row] for row in counts.tolist()],
+        interval=[[interval(count, total) for count in row] for row in counts.tolist()],
+    )
+
+
+def _described(attack: Attack) -> str:
+    """With the start, where it is not the usual one."""
+    return describe(attack) + ("" if attack.start == "uniform" else f", {attack.start} start")
+
+
+def _attack_of(member: Member, settings: EvaluationSettings, as_trained: bool) -> Attack:
+    """Cross-entropy in either case: TRADES' divergence is no attack on the label."""
+    if not as_trained:
+        return attack_for(member.threat, settings)
+    return replace(attack_from(member.threat, member.threat.epsilon), loss="ce")
+
+
+def _survivors(
+    members: Sequence[Member],
+    source: int,
+    attack: Attack,
+    x: Tensor,
+    y: Tensor,
+    right: Tensor,
+    generator_keys: tuple[int, int],
+) -> Tensor:
+    """bool [members, N]: of each target, what is right on the clean image and on the examples of every restart."""
+    alive, (seed, first) = right.clone(), generator_keys
+    once = replace(attack, restarts=1)
+    for restart in range(attack.restarts):
+        with frozen(members[source].model):
+            delta = perturb(members[source].model, x, y, once, generator(seed, "transfer", first, restart))
+        attacked = perturbed(x, delta)
+        alive &= torch.stack([_right(member.model, attacked, y) for member in members])
+    return alive
+
+
+def _right(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    with frozen(model):
+        return right_on(model, x, y).cpu()
+
+
+def _require_alike(members: Sequence[Member]) -> None:
+    first = members[0]
+    for other in members[1:]:
+        different = [
+            ("data.name", first.data, other.data, first.test.fingerprint != other.test.fingerprint),
+            ("attack.norm", first.threat.norm, other.threat.norm, first.threat.norm != other.threat.norm),
+            (
+                "attack.epsilon",
+                first.threat.epsilon,
+                other.threat.epsilon,
+                first.threat.epsilon != other.threat.epsilon,
+            ),
+        ]
+        for name, one, two, unlike in different:
+            if unlike:
+                raise UsageError(
+                    f"{name} = {one!r} in {first.name} and {two!r} in {other.name}: the figures of a transfer matrix "
+                    f"compare only on the same test set and within the same ball. Give runs that agree in both."
+                )

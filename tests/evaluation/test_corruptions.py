@@ -1,0 +1,122 @@
+"""Common corruptions: the right slices of the files, repeatable images, means that count each image once."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sparring.config import DataSettings
+from sparring.data import ArrayDataset, load
+from sparring.errors import SparringError, UsageError
+from sparring.evaluation import corruptions as module
+from sparring.evaluation.corruptions import CORRUPTIONS, corruptions, made, mean_of_images, read
+
+
+class FirstPixel(nn.Module):
+    """Says the class that the first pixel's value is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: float32 [N, 3, H, W]; logits [N, 10]."""
+        value = (255 * x[:, 0, 0, 0]).round().long()
+        return nn.functional.one_hot(value, 10).float() * self.scale
+
+
+@pytest.fixture
+def cifar_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The published layout with 10 images a severity; what an image shows is (label + severity − 1) modulo 10."""
+    monkeypatch.setattr(module, "FILE_EXAMPLES", 10)
+    folder = tmp_path / "CIFAR-10-C"
+    folder.mkdir()
+    labels = np.tile(np.arange(10), 5).astype(np.int64)
+    np.save(folder / "labels.npy", labels)
+    shown = (labels + np.repeat(np.arange(5), 10)) % 10
+    images = np.broadcast_to(shown.astype(np.uint8)[:, None, None, None], (50, 32, 32, 3))
+    for name in CORRUPTIONS:
+        np.save(folder / f"{name}.npy", images if name != "fog" else np.zeros_like(images))
+    return tmp_path
+
+
+def clean() -> ArrayDataset:
+    labels = torch.arange(10)
+    return ArrayDataset(
+        labels.to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 32, 32).contiguous(), labels, 10, "cifar10"
+    )
+
+
+def test_severity_s_is_the_slice_of_ten_thousand_times_s(cifar_c: Path) -> None:
+    found = corruptions(FirstPixel(), clean(), "cifar10", cifar_c, samples=None, batch_size=4, seed=0)
+    table = {each.corruption: each for each in found.corruptions}
+    assert list(table) == list(CORRUPTIONS) and len(table) == 15
+    assert table["snow"].accuracy == [1.0, 0.0, 0.0, 0.0, 0.0] and table["snow"].mean_accuracy == 0.2
+    assert table["fog"].accuracy == pytest.approx([0.1] * 5)
+    assert found.corrupted_accuracy == pytest.approx((14 * 0.2 + 0.1) / 15)
+    assert (found.clean_accuracy, found.samples, found.source) == (1.0, 10, "CIFAR-10-C")
+
+
+def test_the_first_samples_of_each_severity_are_taken(cifar_c: Path) -> None:
+    images, labels = read(cifar_c / "CIFAR-10-C")("snow", 3, 2, 5)
+    assert labels.tolist() == [2, 3, 4] and images.shape == (3, 3, 32, 32) and images[:, 0, 0, 0].tolist() == [4, 5, 6]
+
+
+def test_the_interval_of_a_mean_counts_every_image_once() -> None:
+    """Seventy-five versions of one image that all agree are one observation."""
+    same = torch.tensor([True, True, False, True]).expand(75, 4)
+    mean, found = mean_of_images(same)
+    reach = 1.959964 * math.sqrt(0.75 * 0.25 * 4 / 3) / 2
+    assert mean == 0.75 and found == pytest.approx((0.75 - reach, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda folder: (folder / "snow.npy").unlink(), "snow.npy cannot be read"),
+        (lambda folder: np.save(folder / "fog.npy", np.zeros((50, 32, 32, 3))), "fog.npy is float64 of shape"),
+        (lambda folder: np.save(folder / "labels.npy", np.zeros(40, np.int64)), "holds 40 entries; 50 are needed"),
+    ],
+)
+def test_files_that_are_missing_or_wrong_are_told(cifar_c: Path, spoil: object, told: str) -> None:
+    assert callable(spoil)
+    spoil(cifar_c / "CIFAR-10-C")
+    with pytest.raises(SparringError, match=told):
+        corruptions(FirstPixel(), clean(), "cifar10", cifar_c, samples=None, batch_size=4, seed=0)
+
+
+def test_files_are_refused_for_data_that_have_none(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"data\.name = 'digits': files exist for cifar10 and cifar100"):
+        corruptions(FirstPixel(), clean(), "digits", tmp_path, samples=None, batch_size=4, seed=0)
+
+
+def test_a_package_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "imagecorruptions", None)
+    with pytest.raises(SparringError, match=r"pip install 'sparring\[corruptions\]'"):
+        made(clean(), 0)("fog", 1, 0, 1)
+
+
+def test_an_image_made_here_depends_on_its_index_and_the_seed_alone() -> None:
+    """Whatever batch it is in and whatever numbers were drawn before."""
+    pytest.importorskip("imagecorruptions")
+    digits = load(DataSettings(), "test")
+    for name in ("impulse_noise", "glass_blur", "snow", "frost", "elastic_transform"):
+        together, labels = made(digits, 0)(name, 3, 0, 3)
+        np.random.seed(len(name))
+        alone, _ = made(digits, 0)(name, 3, 2, 3)
+        assert together.shape == (3, 1, 8, 8) and together.dtype == torch.uint8
+        assert torch.equal(together[2:], alone), name
+        assert torch.equal(labels, digits.labels[:3])
+    other, same = made(digits, 1)("gaussian_noise", 3, 0, 3)[0], made(digits, 0)("gaussian_noise", 3, 0, 3)[0]
+    assert not torch.equal(other, same)
+    np.random.seed(0)
+    expected = np.random.random()
+    np.random.seed(0)
+    made(digits, 0)("snow", 1, 0, 1)
+    assert np.random.random() == expected, "numpy's global state is left as it was"

@@ -1,0 +1,73 @@
+"""The best checkpoint is chosen on held-out training data, never on the test set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from sparring.attacks import Attack
+from sparring.config import DataSettings
+from sparring.data import Dataset, load, split_holdout
+from sparring.engines import sync
+from sparring.evaluation import evaluate
+from sparring.evaluation.runs import open_trained
+from sparring.models import build
+from sparring.queue.messages import Shard
+from sparring.runs import create
+from sparring.trainer import checkpoints, session
+from sparring.trainer.learner import StepResult
+from sparring.trainer.session import Session, prepare
+from tests.engines.runs import small
+
+
+def test_the_best_checkpoint_is_the_one_most_robust_on_heldout_training_examples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chosen again from all checkpoints; the last step's weights are spoiled, so that the last is not the best."""
+
+    def training_alone(settings: DataSettings, split: str) -> Dataset:
+        assert split == "train", "the test set has no say in this"
+        return load(settings, "train")
+
+    monkeypatch.setattr(session, "load", training_alone)
+    config = small(
+        tmp_path,
+        engine="sync",
+        data={"holdout": 200},
+        train={"epochs": 2, "max_steps": None, "batch_size": 128, "evaluate_every_epochs": 0.25},
+        attack={"steps": 2, "epsilon": 0.1, "warmup_epochs": 0.0},
+        optimizer={"lr": 0.005},
+        schedule={"name": "constant"},
+        checkpoint={"every_steps": 1, "keep": 1000},
+    )
+    parts, run = prepare(config), create(config)
+    made = Session(parts, run, torch.device("cpu"))
+    learn = made.learn
+
+    def spoiled(shards: Sequence[Shard]) -> StepResult:
+        result = learn(shards)
+        if made.learner.step == parts.plan.total_steps:
+            with torch.no_grad():
+                next(made.learner.model.parameters()).zero_()
+        return result
+
+    monkeypatch.setattr(made, "learn", spoiled)
+    sync.run(made, parts, None)
+
+    heldout = split_holdout(load(config.data, "train"), 200, config.train.seed)[1]
+    a_quarter = parts.plan.steps_per_epoch / 4
+    due = [step for step in range(1, parts.plan.total_steps + 1) if step // a_quarter > (step - 1) // a_quarter]
+    accuracies = {}
+    for step in due:
+        model = build(config.model, heldout.shape, heldout.classes, seed=1)
+        checkpoints.load_weights(run.checkpoints / f"step-{step:09d}", model)
+        judged = evaluate(model, heldout, Attack("linf", 0.1, 10, 0.025), seed=config.train.seed)
+        accuracies[step] = judged.robust_accuracy
+    expected = max(accuracies, key=lambda step: (accuracies[step], -step))
+    assert len(accuracies) == 8 and expected != due[-1]
+    best = checkpoints.best(run.checkpoints)
+    assert best is not None and best.name == f"step-{expected:09d}", accuracies
+    assert open_trained(run, {}, best=True).checkpoint == best
