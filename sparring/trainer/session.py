@@ -17,6 +17,7 @@ import torch
 from sparring.attacks import Attack, attack_from, frozen, perturb, perturbed
 from sparring.config import Config, bound
 from sparring.data import Dataset, load, split_holdout
+from sparring.errors import SparringError
 from sparring.evaluation import evaluate
 from sparring.models import build
 from sparring.observe.state import RunState
@@ -27,6 +28,8 @@ from sparring.trainer import checkpoints
 from sparring.trainer.checkpoints import Checkpoint
 from sparring.trainer.learner import Learner, NonFinite, StepResult
 from sparring.trainer.plan import Plan
+from sparring.trainer.pruner import Decision, Pruner
+from sparring.trainer.pruning import planned
 
 log = logging.getLogger(__name__)
 STATE_EVERY_S = 0.5
@@ -53,7 +56,8 @@ def prepare(config: Config) -> Parts:
     full = load(config.data, "train")
     training, heldout = split_holdout(full, config.data.holdout, config.train.seed)
     train = config.train
-    plan = Plan(len(training), train.batch_size, train.shards_per_step, train.epochs, train.seed)
+    pruning = planned(config, len(training))
+    plan = Plan(len(training), train.batch_size, train.shards_per_step, train.epochs, train.seed, pruning)
     model = build(config.model, full.shape, full.classes, train.seed)
     return Parts(config, training, heldout, plan, model)
 
@@ -75,6 +79,7 @@ class Session:
         self.config, self.run, self.plan, self.report = parts.config, run, parts.plan, report
         self.heldout = parts.heldout
         self.learner = Learner(parts.config, parts.model, parts.training, parts.plan, device)
+        self.pruner = Pruner(self.learner, run)
         self.state = self._fresh_state()
         self.stop_reason: str | None = None
         self.extra: Callable[[], Any] = lambda: None  # what the engine keeps in a checkpoint beside the rest
@@ -102,6 +107,7 @@ class Session:
         """Continue from the newest checkpoint of the run's folder, if there is one."""
         path = checkpoints.latest(self.run.checkpoints)
         if path is None:
+            self.pruner.recall(0)
             return None
         checkpoint = checkpoints.load_state(path)
         checkpoints.load_weights(path, self.learner.model)
@@ -112,6 +118,7 @@ class Session:
         self.state.total_steps, self.state.engine = total, self.config.engine
         self.state.max_staleness = bound(self.config)
         self._best = float(checkpoint.counters.get("best_robust_accuracy", -1.0))
+        self._recall_pruning(checkpoint.step)
         self._began = time.monotonic() - self.state.seconds
         log.info("continued from %s", path.name)
         return checkpoint
@@ -182,13 +189,55 @@ class Session:
         state.seconds = time.monotonic() - self._began
         state.examples_per_second = state.examples / max(state.seconds, 1e-9)
         improved = False
-        if every and len(self.heldout) and _crossed(state.step, every * self.plan.steps_per_epoch):
+        if every and len(self.heldout) and _crossed(self.plan.epochs_at, state.step, every):
             improved = self.measure_heldout()
         if state.step % self.config.metrics.every_steps == 0 or last_of_epoch:
             self.record()
         if state.step % self.config.checkpoint.every_steps == 0 or improved:
             self.save(ledger_state, best=improved)
         self.report_soon()
+
+    def ready_for(self, epoch: int, ledger_state: dict[str, Any], meanwhile: Callable[[], None] = lambda: None) -> bool:
+        """Prune, where `epoch` is the first on what is kept; False: stopped before that was decided.
+
+        `meanwhile` is called now and then.
+        """
+        first = self.pruner.undecided
+        if first is None or epoch < first:
+            return True
+        state, message = self.state, self.state.message
+
+        def look_up(done: int) -> bool:
+            state.message = f"pruning: {done} of {self.plan.size} training examples attacked"
+            meanwhile()
+            self.report_soon()
+            return not self.should_stop()
+
+        decision = self.pruner.decide(look_up)
+        state.message = message
+        if decision is not None:
+            self.save(ledger_state)  # or a crash soon after would lose the weights that decided
+            self.pruner.keep(decision)
+            self._count_pruning(decision)
+            self.report_soon(force=True)
+        return decision is not None
+
+    def _recall_pruning(self, step: int) -> None:
+        decision = self.pruner.recall(step)
+        if decision is None and self.state.kept is not None:
+            raise SparringError(
+                f"{self.run.kept} is gone, and with it which {self.state.kept} training examples pruning has kept. Put "
+                f"it back, or start a new run."
+            )
+        if decision is not None and self.state.kept is None:
+            self._count_pruning(decision)
+
+    def _count_pruning(self, decision: Decision) -> None:
+        state = self.state
+        state.kept = len(decision.indices)
+        state.gradients += decision.gradients
+        state.pruning_seconds += decision.seconds
+        state.seconds += decision.seconds
 
     def measure_heldout(self) -> bool:
         """Clean and PGD-10 accuracy on held-out examples; True where the robust one is the best so far."""
@@ -287,9 +336,9 @@ def stopping_on_signals(stop: Callable[[str], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _crossed(step: int, interval: float) -> bool:
-    """A multiple of `interval` (which may be a fraction) lies in (step - 1, step]."""
-    return int(step / interval) > int((step - 1) / interval)
+def _crossed(epochs_at: Callable[[int], float], step: int, every: float) -> bool:
+    """A multiple of `every` epochs lies within the last of `step` steps; 1e-9 makes up for rounding."""
+    return int(epochs_at(step) / every + 1e-9) > int(epochs_at(step - 1) / every + 1e-9)
 
 
 @dataclass
