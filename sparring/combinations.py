@@ -15,6 +15,7 @@ def check_combinations(config: Config) -> None:
     _check_start(config)
     _check_replays(config)
     _check_phases(config)
+    _check_pruning(config)
     _check_guard(config)
 
 
@@ -81,6 +82,15 @@ def _check_phases(config: Config) -> None:
         raise UsageError(
             f"data.phases with {told} = {config.train.replays if config.train.replays > 1 else config.attack.start!r}: "
             f"perturbations that are kept would not fit images of another size. Leave one of the two out."
+        )
+
+
+def _check_pruning(config: Config) -> None:
+    """What is pruned is the training set; the extra images come and go by themselves."""
+    if config.pruning.name != "none" and config.data.extra is not None:
+        raise UsageError(
+            f"pruning.name = {config.pruning.name!r} with data.extra = {config.data.extra!r}: their losses would be "
+            f"ranked together, and extra images cannot be dropped. Leave one of the two out."
         )
 
 

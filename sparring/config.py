@@ -225,6 +225,16 @@ class TrainSettings(Settings):
     """How many held-out examples at most."""
 
 
+class PruningSettings(Settings):
+    name: Literal["none", "random", "low", "high", "low_high"] = setting("none", "name")
+    """Drop training examples for good (paper 002). random: any; low: those of the lowest loss when attacked; high:
+    those of the highest; low_high: of both evenly."""
+    epoch: int = setting(1, "epochs", ge=1)
+    """p_e: so many epochs are trained on all examples before (the paper: 3 in its text, 1 in its figures)."""
+    share: float = setting(0.2, "share of the training set", gt=0, lt=1)
+    """d, what is dropped."""
+
+
 class StalenessSettings(Settings):
     max_staleness: int = setting(4, "steps", ge=0, le=10_000)
     """The bound: no step trains on a shard staler than this."""
@@ -390,6 +400,7 @@ class Config(Settings):
     optimizer: OptimizerSettings = OptimizerSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     train: TrainSettings = TrainSettings()
+    pruning: PruningSettings = PruningSettings()
     staleness: StalenessSettings = StalenessSettings()
     simulated: SimulatedSettings = SimulatedSettings()
     workers: WorkersSettings = WorkersSettings()

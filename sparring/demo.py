@@ -69,7 +69,7 @@ def train_plainly(config: Config) -> Learner:
     """The same network, data and optimizer without attacks: what most models are."""
     learner = _learner(config)
     for epoch in range(PLAIN_EPOCHS):
-        for number in range(learner.plan.shards_per_epoch):
+        for number in range(learner.plan.shards(0)):
             learner.learn([_unattacked(learner, Key(epoch, number, 0))])
     return learner
 
@@ -79,7 +79,7 @@ def synchronous_rate(config: Config, seconds: float) -> float:
     learner = _learner(config)
     began, examples, number = time.monotonic(), 0, 0
     while (spent := time.monotonic() - began) < seconds:
-        key = Key(0, number % learner.plan.shards_per_epoch, 0)
+        key = Key(0, number % learner.plan.shards(0), 0)
         indices = learner.plan.indices(key.epoch, key.number)
         controls = Controls(config.attack.epsilon)
         shard = produce(config, learner.model, learner.dataset, key, indices, controls, learner.step)

@@ -144,7 +144,7 @@ def predict(config: Config, measured: Measured, plan: Plan) -> Predicted:
     """The run by its times: pure, nothing is measured here."""
     attack_s, step_s, of_step = measured.attack_s, measured.step_s, plan.shards_per_step
     steps = min(plan.total_steps, config.train.max_steps or plan.total_steps)
-    shards = plan.epochs * plan.shards_per_epoch * steps / plan.total_steps
+    shards = sum(plan.shards_by_epoch) * steps / plan.total_steps
     if plan.replays > 1:
         return _alone(config, 0.0, step_s, steps, shards * plan.replays)
     if config.engine != "ray":

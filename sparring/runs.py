@@ -51,6 +51,11 @@ class Run:
         return self.path / "steps.jsonl"
 
     @property
+    def kept(self) -> Path:
+        """The training examples that pruning has kept."""
+        return self.path / "kept.json"
+
+    @property
     def log(self) -> Path:
         return self.path / "run.log"
 
@@ -171,12 +176,15 @@ def environment() -> dict[str, Any]:
     }
 
 
-def write_atomically(path: Path, text: str, mode: int = 0o644) -> Path:
-    """Write beside and rename."""
+def write_atomically(path: Path, text: str, mode: int = 0o644, durable: bool = False) -> Path:
+    """Write beside and rename; `durable`: on disk before it is named."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w") as file:
             file.write(text)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.chmod(temporary, mode)
         os.replace(temporary, path)
     except BaseException:

@@ -119,8 +119,7 @@ def test_predicted_permits_are_those_that_the_ledger_gives(ratio: float, exchang
     config = recipe(exchange=exchange)
     plan = plan_of(config)
     ledger = Ledger(
-        shards_per_epoch=plan.shards_per_epoch,
-        epochs=plan.epochs,
+        shards_by_epoch=plan.shards_by_epoch,
         shards_per_step=plan.shards_per_step,
         depth=depth(config.staleness),
         max_staleness=config.staleness.max_staleness,

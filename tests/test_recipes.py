@@ -19,6 +19,7 @@ CHEAP = {
     "train.batch_size": "8",
     "train.max_steps": "2",
     "attack.steps": "2",
+    "evaluation.attack": "pgd",
     "evaluation.steps": "1",
     "evaluation.restarts": "1",
     "evaluation.samples": "4",

@@ -42,6 +42,8 @@ def run(session: Session, parts: Parts, resumed: Checkpoint | None) -> str:
     kept = _kept(parts, resumed, learner.device)
     session.extra = lambda: {"delta": kept.delta.cpu(), "replay": kept.replay}
     for keys in plan.steps(progress.epoch, progress.done):
+        if not session.ready_for(keys[0].epoch, progress.ledger_state()):
+            break
         x, y, sizes = _batch(session, keys)
         rows = slice(0, len(y))
         for replay in range(kept.replay, plan.replays):
@@ -57,7 +59,7 @@ def run(session: Session, parts: Parts, resumed: Checkpoint | None) -> str:
             kept.replay = (replay + 1) % plan.replays
             if kept.replay == 0:
                 progress.consume(keys)
-            ends = kept.replay == 0 and keys[-1].number == plan.shards_per_epoch - 1
+            ends = kept.replay == 0 and keys[-1].number == plan.shards(keys[0].epoch) - 1
             session.after_step(progress.ledger_state(), last_of_epoch=ends)
     return session.finish(progress.ledger_state())
 

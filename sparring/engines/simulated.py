@@ -31,7 +31,7 @@ def run(session: Session, parts: Parts, resumed: Checkpoint | None) -> str:
         attacker.history.extend((step, weights, Controls(*controls)) for step, weights, controls in resumed.extra)
     session.extra = lambda: [(step, weights, tuple(controls)) for step, weights, controls in attacker.history]
     for keys in plan.steps(progress.epoch, progress.done):
-        if session.should_stop():
+        if session.should_stop() or not session.ready_for(keys[0].epoch, progress.ledger_state()):
             break
         attacker.remember(learner.step, learner.model.state_dict(), learner.controls())
         step = learner.step
@@ -43,7 +43,7 @@ def run(session: Session, parts: Parts, resumed: Checkpoint | None) -> str:
             shards = [learner.refresh(shard, refresh) for shard in shards]
         session.learn(shards)
         progress.consume(keys)
-        session.after_step(progress.ledger_state(), last_of_epoch=keys[-1].number == plan.shards_per_epoch - 1)
+        session.after_step(progress.ledger_state(), last_of_epoch=keys[-1].number == plan.shards(keys[0].epoch) - 1)
     return session.finish(progress.ledger_state())
 
 

@@ -19,7 +19,7 @@ def run(session: Session, parts: Parts, resumed: Checkpoint | None) -> str:
     config, plan, learner = parts.config, parts.plan, session.learner
     progress = progress_of(resumed)
     for keys in plan.steps(progress.epoch, progress.done):
-        if session.should_stop():
+        if session.should_stop() or not session.ready_for(keys[0].epoch, progress.ledger_state()):
             break
         controls, version = learner.controls(), learner.step
         shards = [
@@ -39,5 +39,5 @@ def run(session: Session, parts: Parts, resumed: Checkpoint | None) -> str:
         for shard in shards:
             session.state.consumed(staleness=version - shard.version)
         progress.consume(keys)
-        session.after_step(progress.ledger_state(), last_of_epoch=keys[-1].number == plan.shards_per_epoch - 1)
+        session.after_step(progress.ledger_state(), last_of_epoch=keys[-1].number == plan.shards(keys[0].epoch) - 1)
     return session.finish(progress.ledger_state())

@@ -192,8 +192,20 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "sparring_gradient_evaluations_total",
         "counter",
-        "Gradients by the input that the attacks on consumed shards took, counted by example.",
+        "Gradients by the input that the attacks on consumed shards and pruning's took, counted by example.",
         of_state("gradients"),
+    ),
+    Metric(
+        "sparring_kept_examples",
+        "gauge",
+        "Training examples that pruning has kept; absent until it is done.",
+        of_state("kept"),
+    ),
+    Metric(
+        "sparring_pruning_seconds_total",
+        "counter",
+        "Seconds that deciding what pruning keeps took, attacks included.",
+        of_state("pruning_seconds"),
     ),
     Metric(
         "sparring_allocated_examples_total",

@@ -46,6 +46,8 @@ class RunState:
     wait_seconds: dict[str, float] = field(default_factory=dict)
     step_seconds: float = 0.0
     gradients: int = 0
+    kept: int | None = None
+    pruning_seconds: float = 0.0
     robust_share: float = 0.0
     allocated: Counter[str] = field(default_factory=Counter)
     trainer_shards: int = 0

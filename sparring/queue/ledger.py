@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import ceil
 from typing import Literal
 
 from sparring.queue.messages import Key
@@ -56,22 +55,24 @@ class Ledger:
     """Issues permits before work is done and checks the bound when it is consumed.
 
     At most the shards of the next `depth + 1` steps are outstanding; with `in_flight` (in-flight exchange) those of
-    the next `depth` steps (at least one) and `in_flight` more. A shard stays outstanding until `retire`.
+    the next `depth` steps (at least one) and `in_flight` more. A shard stays outstanding until `retire`. Nothing of
+    epoch `barrier` or a later one is issued before `lift`.
     """
 
     def __init__(
         self,
         *,
-        shards_per_epoch: int,
-        epochs: int,
+        shards_by_epoch: Sequence[int],
         shards_per_step: int,
         depth: int,
         max_staleness: int,
         attempts: int = 3,
         in_order: bool = False,
+        barrier: int | None = None,
     ) -> None:
-        self.shards_per_epoch = shards_per_epoch
-        self.epochs = epochs
+        self.shards_by_epoch = shards_by_epoch
+        self.epochs = len(shards_by_epoch)
+        self.barrier = barrier
         self.shards_per_step = shards_per_step
         self.depth = depth
         self.max_staleness = max_staleness
@@ -86,6 +87,15 @@ class Ledger:
     def finished(self) -> bool:
         """Every epoch is consumed and retired."""
         return self.epoch >= self.epochs
+
+    @property
+    def held(self) -> bool:
+        """Everything before the barrier is consumed and retired, and it is not lifted yet."""
+        return not self.finished and self.epoch >= self._limit
+
+    def lift(self) -> None:
+        """Tickets beyond the barrier may be issued."""
+        self.barrier = None
 
     @property
     def outstanding(self) -> int:
@@ -105,11 +115,12 @@ class Ledger:
     def permits(self, in_flight: int | None = None) -> int:
         """How many shards may be outstanding now: those of the next steps, walked across epoch boundaries."""
         steps = self.depth + 1 if in_flight is None else max(1, self.depth)
-        total, epoch, left = 0, self.epoch, self._unretired(self.epoch)
+        total, epoch = 0, self.epoch
+        left = self._unretired(epoch) if epoch < self._limit else 0
         for _ in range(steps):
             while left == 0:
                 epoch += 1
-                if epoch >= self.epochs:
+                if epoch >= self._limit:
                     return total + (in_flight or 0)
                 left = self._unretired(epoch)
             size = min(self.shards_per_step, left)
@@ -124,7 +135,7 @@ class Ledger:
         """
         room = max(self.permits(in_flight) - self.outstanding, self._lacking())
         keys: list[Key] = []
-        for index in range(self.epoch, self.epochs):
+        for index in range(self.epoch, self._limit):
             epoch = self._epoch(index) if len(keys) < room else None
             if epoch is None:
                 break
@@ -235,13 +246,13 @@ class Ledger:
             epoch.ready.clear()
 
     @property
-    def steps_per_epoch(self) -> int:
-        """Steps of a full epoch; the last one takes what is left."""
-        return ceil(self.shards_per_epoch / self.shards_per_step)
+    def _limit(self) -> int:
+        """The first epoch of which nothing may be issued."""
+        return self.epochs if self.barrier is None else min(self.barrier, self.epochs)
 
     def _epoch(self, index: int) -> _Epoch:
         if index not in self._open:
-            self._open[index] = _Epoch(pending=list(range(self.shards_per_epoch)))
+            self._open[index] = _Epoch(pending=list(range(self.shards_by_epoch[index])))
         return self._open[index]
 
     def _lacking(self) -> int:
@@ -253,7 +264,7 @@ class Ledger:
 
     def _unretired(self, index: int) -> int:
         epoch = self._open.get(index)
-        return self.shards_per_epoch if epoch is None else epoch.unconsumed + len(epoch.consumed)
+        return self.shards_by_epoch[index] if epoch is None else epoch.unconsumed + len(epoch.consumed)
 
     def _reissue(self, epoch: _Epoch, number: int) -> None:
         epoch.attempt[number] += 1

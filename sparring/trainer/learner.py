@@ -87,7 +87,7 @@ class Learner:
         """ε at `step` (now by default), warmed up."""
         attack = self.config.attack
         at = self.step if step is None else step
-        return warmed_up(attack.epsilon, at, attack.warmup_epochs * self.plan.steps_per_epoch)
+        return warmed_up(attack.epsilon, at, self.plan.steps_until(attack.warmup_epochs))
 
     def attacked(self, shards: Sequence[Shard]) -> tuple[Tensor, Tensor, Tensor]:
         """The shards' examples: clean and perturbed, float32 [N, C, H, W] in [0, 1] each, and labels, int64 [N]."""

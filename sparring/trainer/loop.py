@@ -2,6 +2,7 @@
 
 publish the weights
 until every epoch is consumed:
+    at the epoch of pruning, with nothing outstanding: decide which examples are kept
     issue tickets while there are permits
     wait for a step's worth of shards (attack oneself meanwhile, where that costs nobody anything)
     drop what is staler than the bound, its ticket is issued again
@@ -61,13 +62,13 @@ class Loop:
         self.attacks_itself = attacks_itself
         self.idle_device = idle_device
         self.ledger = Ledger(
-            shards_per_epoch=self.plan.shards_per_epoch,
-            epochs=self.plan.epochs,
+            shards_by_epoch=self.plan.shards_by_epoch,
             shards_per_step=self.plan.shards_per_step,
             depth=depth(self.settings),
             max_staleness=self.settings.max_staleness,
             attempts=self.config.queue.attempts,
             in_order=self.settings.lockstep,
+            barrier=session.pruner.undecided,
         )
         if resumed is not None:
             self.ledger.restore(**resumed.ledger)
@@ -90,10 +91,10 @@ class Loop:
         try:
             self.publish()
             while not self.ledger.finished and not self.session.should_stop():
-                keys = self.collect()
-                if keys is None:
-                    break
-                self.step(keys)
+                if self.ledger.held:
+                    self._prune()
+                elif keys := self.collect():
+                    self.step(keys)
         finally:
             self._closing.set()
             receiver.join(timeout=5)
@@ -122,20 +123,32 @@ class Loop:
         self._count()
         self.session.after_step(self.ledger.state(), last_of_epoch=self.ledger.epoch != epoch)
 
+    def _prune(self) -> None:
+        """At the barrier: decide what is kept, and go on with it."""
+        if self.session.ready_for(self.ledger.epoch, self.ledger.state(), self._meanwhile):
+            self.ledger.lift()
+
+    def _meanwhile(self) -> None:
+        """Keep house while something else than collecting takes long; nothing is outstanding."""
+        try:
+            self._keep_house()
+        except QueueLost:
+            self._start_over()
+
     @property
     def between_steps(self) -> bool:
         """No shard is consumed and not yet retired: weights and ledger tell the same history."""
         return not self.ledger.consuming
 
     def collect(self) -> tuple[Key, ...] | None:
-        """Wait for a step's worth of shards no staler than the bound; None when the run is to stop.
+        """Wait for a step's worth of shards no staler than the bound; None when the run is to stop or to be pruned.
 
         Raises:
             SparringError: nothing came for too long, with the reason.
         """
         began = waiting_since = time.monotonic()
         idle = 0.0
-        while not self.session.should_stop() and not self.ledger.finished:
+        while not self.session.should_stop() and not self.ledger.finished and not self.ledger.held:
             came = self._drain(block=False)
             try:
                 self._keep_house()
@@ -307,7 +320,7 @@ class Loop:
         self.last_error = error or self.last_error
         self.ledger.lose(key, reason)
         log.warning("ticket %s lost: %s %s", key, reason, error)
-        allowed = max(3, SET_ASIDE_SHARE * self.plan.shards_per_epoch)
+        allowed = max(3, SET_ASIDE_SHARE * self.plan.shards(0))
         if len(self.ledger.set_aside) > allowed:
             raise SparringError(
                 f"{len(self.ledger.set_aside)} tickets were set aside after queue.attempts = "

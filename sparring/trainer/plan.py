@@ -8,9 +8,19 @@ from functools import lru_cache
 from math import ceil
 
 import torch
+from torch import Tensor
 
 from sparring.queue.messages import Key
 from sparring.randomness import generator
+
+
+@dataclass(eq=False)
+class Pruning:
+    """From epoch `epoch` on, `size` examples are left: those at `kept`, int64 [size], once they are decided."""
+
+    epoch: int
+    size: int
+    kept: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -18,7 +28,8 @@ class Plan:
     """A run's order: each epoch is one permutation of the `size` training examples, cut into tickets.
 
     The last ticket of an epoch and its last step take what is left; no step mixes epochs. With `replays` above 1 (Free)
-    every batch makes so many steps. With `extra` examples, which are numbered from `size` on, a ticket of b holds
+    every batch makes so many steps. How many examples `pruning` leaves is known from the start, which ones only once
+    the run has come so far. With `extra` examples, which are numbered from `size` on, a ticket of b holds
     round(extra_fraction · b) of them. They are no part of an epoch: their permutation goes on from one to the next, and
     a fresh one follows when all have been used.
     """
@@ -28,6 +39,7 @@ class Plan:
     shards_per_step: int
     epochs: int
     seed: int
+    pruning: Pruning | None = None
     replays: int = 1
     extra: int = 0
     extra_fraction: float = 0.0
@@ -42,31 +54,59 @@ class Plan:
         """Training examples of a full ticket."""
         return self.batch_size - self.extra_per_ticket
 
-    @property
-    def shards_per_epoch(self) -> int:
-        return ceil(self.size / self.real_per_ticket)
+    def examples(self, epoch: int) -> int:
+        """Training examples that the epoch trains on."""
+        return self.pruning.size if self.pruning is not None and epoch >= self.pruning.epoch else self.size
+
+    def shards(self, epoch: int) -> int:
+        """Tickets of the epoch."""
+        return ceil(self.examples(epoch) / self.real_per_ticket)
+
+    def steps_of(self, epoch: int) -> int:
+        """Steps of the epoch."""
+        return ceil(self.shards(epoch) / self.shards_per_step) * self.replays
+
+    def steps_until(self, epochs: float) -> float:
+        """Steps of the first `epochs` epochs, or of a share of one."""
+        whole = epochs if self.pruning is None else min(epochs, self.pruning.epoch)
+        return whole * self.steps_of(0) + (epochs - whole) * self.steps_of(self.epochs - 1)
+
+    def epochs_at(self, step: int) -> float:
+        """Epochs, and the share of one, that `step` steps make: the inverse of `steps_until`."""
+        whole = step if self.pruning is None else min(step, self.pruning.epoch * self.steps_of(0))
+        return whole / self.steps_of(0) + (step - whole) / self.steps_of(self.epochs - 1)
 
     @property
-    def steps_per_epoch(self) -> int:
-        return ceil(self.shards_per_epoch / self.shards_per_step) * self.replays
+    def shards_by_epoch(self) -> tuple[int, ...]:
+        return tuple(self.shards(epoch) for epoch in range(self.epochs))
 
     @property
     def total_steps(self) -> int:
-        return self.epochs * self.steps_per_epoch
+        return sum(self.steps_of(epoch) for epoch in range(self.epochs))
 
     def indices(self, epoch: int, number: int) -> tuple[int, ...]:
-        """Positions in the training set of the examples of ticket `number`, then those of its extra ones."""
+        """Positions in the training set of the examples of ticket `number`, then those of its extra ones.
+
+        Of a pruned epoch they are known once it is decided what is kept.
+        """
         start = number * self.real_per_ticket
-        real = _order(self.size, self.seed, epoch)[start : start + self.real_per_ticket].tolist()
-        return (*real, *self._extra_indices(epoch, number, len(real)))
+        places = _order(self.examples(epoch), self.seed, epoch)[start : start + self.real_per_ticket]
+        if self.pruning is not None and epoch >= self.pruning.epoch:
+            assert self.pruning.kept is not None, f"a ticket of epoch {epoch} before it is decided what is kept"
+            places = self.pruning.kept[places]
+        return (*places.tolist(), *self._extra_indices(epoch, number, len(places)))
 
     def _extra_indices(self, epoch: int, number: int, real: int) -> list[int]:
         """What goes with `real` training examples; the last ticket of an epoch keeps the proportion."""
-        last_real = self.size - (self.shards_per_epoch - 1) * self.real_per_ticket
-        per_epoch = (self.shards_per_epoch - 1) * self.extra_per_ticket + self._extra_beside(last_real)
-        first = epoch * per_epoch + number * self.extra_per_ticket
+        before = sum(self._extra_of(earlier) for earlier in range(epoch)) if self.extra else 0
+        first = before + number * self.extra_per_ticket
         places = [divmod(place, self.extra) for place in range(first, first + self._extra_beside(real))]
         return [self.size + int(_order(self.extra, self.seed, turn, "extra")[place]) for turn, place in places]
+
+    def _extra_of(self, epoch: int) -> int:
+        """Extra examples of the whole epoch."""
+        full = self.shards(epoch) - 1
+        return full * self.extra_per_ticket + self._extra_beside(self.examples(epoch) - full * self.real_per_ticket)
 
     def _extra_beside(self, real: int) -> int:
         return round(real * self.extra_per_ticket / self.real_per_ticket)
@@ -75,7 +115,7 @@ class Plan:
         """The tickets of every batch from `epoch` on, without those that are `done` (by epoch, as a ledger keeps)."""
         for index in range(epoch, self.epochs):
             passed = set((done or {}).get(str(index), ()))
-            numbers = [number for number in range(self.shards_per_epoch) if number not in passed]
+            numbers = [number for number in range(self.shards(index)) if number not in passed]
             for first in range(0, len(numbers), self.shards_per_step):
                 yield [Key(index, number, 0) for number in numbers[first : first + self.shards_per_step]]
 

@@ -22,7 +22,7 @@ from sparring.attacks.gradient import attack_within
 from sparring.attacks.starts import Given
 from sparring.config import Config, bound
 from sparring.data import Concatenated, Dataset, load, load_extra, split_holdout
-from sparring.errors import UsageError
+from sparring.errors import SparringError, UsageError
 from sparring.evaluation import evaluate
 from sparring.models import build
 from sparring.observe.state import RunState
@@ -34,6 +34,8 @@ from sparring.trainer.checkpoints import Checkpoint
 from sparring.trainer.guards import PGD_STEPS, NonFinite, Overfitted, RollBack, pgd_accuracy
 from sparring.trainer.learner import Learner, StepResult
 from sparring.trainer.plan import Plan
+from sparring.trainer.pruner import Decision, Pruner
+from sparring.trainer.pruning import planned
 from sparring.trainer.starts import starts_of
 
 log = logging.getLogger(__name__)
@@ -67,6 +69,7 @@ def prepare(config: Config) -> Parts:
         train.shards_per_step,
         ceil(train.epochs / train.replays),
         train.seed,
+        planned(config, len(training)),
         train.replays,
         extra=0 if extra is None else len(extra),
         extra_fraction=config.data.extra_fraction,
@@ -116,6 +119,7 @@ class Session:
         self._load_initial(parts.model)
         self.learner = Learner(parts.config, parts.model, parts.training, parts.plan, device)
         self.starts = starts_of(parts.config, parts.plan, len(parts.training), parts.training.shape)
+        self.pruner = Pruner(self.learner, run)
         self.state = self._fresh_state()
         self.stop_reason: str | None = None
         self.extra: Callable[[], Any] = lambda: None  # what the engine keeps in a checkpoint beside the rest
@@ -158,6 +162,7 @@ class Session:
         """Continue from the newest checkpoint of the run's folder, if there is one."""
         path = checkpoints.latest(self.run.checkpoints)
         if path is None:
+            self.pruner.recall(0)
             return None
         checkpoint = checkpoints.load_state(path)
         checkpoints.load_weights(path, self.learner.model)
@@ -179,6 +184,7 @@ class Session:
         self.state.total_steps, self.state.engine = total, self.config.engine
         self.state.max_staleness = bound(self.config)
         self.learner.pgd_until = self.state.pgd_until
+        self._recall_pruning(checkpoint.step)
         self._best = float(checkpoint.counters.get("best_robust_accuracy", -1.0))
 
     def roll_back(self, error: RollBack) -> Checkpoint | None:
@@ -284,7 +290,7 @@ class Session:
         state.seconds = time.monotonic() - self._began
         state.examples_per_second = state.examples / max(state.seconds, 1e-9)
         improved = False
-        if every and len(self.heldout) and _crossed(state.step, every * self.plan.steps_per_epoch):
+        if every and len(self.heldout) and _crossed(self.plan.epochs_at, state.step, every):
             improved = self.measure_heldout()
         saving = state.step % self.config.checkpoint.every_steps == 0 or improved
         if saving or state.step % self.config.guard.overfitting_every == 0:
@@ -323,6 +329,48 @@ class Session:
         if before - now <= guard.overfitting_fall / 2:
             self._falls = 0
             self._good = Good(copy.deepcopy(learner.model), copy.deepcopy(self._checkpoint(ledger_state)))
+
+    def ready_for(self, epoch: int, ledger_state: dict[str, Any], meanwhile: Callable[[], None] = lambda: None) -> bool:
+        """Prune, where `epoch` is the first on what is kept; False: stopped before that was decided.
+
+        `meanwhile` is called now and then.
+        """
+        first = self.pruner.undecided
+        if first is None or epoch < first:
+            return True
+        state, message = self.state, self.state.message
+
+        def look_up(done: int) -> bool:
+            state.message = f"pruning: {done} of {self.plan.size} training examples attacked"
+            meanwhile()
+            self.report_soon()
+            return not self.should_stop()
+
+        decision = self.pruner.decide(look_up)
+        state.message = message
+        if decision is not None:
+            self.save(ledger_state)  # or a crash soon after would lose the weights that decided
+            self.pruner.keep(decision)
+            self._count_pruning(decision)
+            self.report_soon(force=True)
+        return decision is not None
+
+    def _recall_pruning(self, step: int) -> None:
+        decision = self.pruner.recall(step)
+        if decision is None and self.state.kept is not None:
+            raise SparringError(
+                f"{self.run.kept} is gone, and with it which {self.state.kept} training examples pruning has kept. Put "
+                f"it back, or start a new run."
+            )
+        if decision is not None and self.state.kept is None:
+            self._count_pruning(decision)
+
+    def _count_pruning(self, decision: Decision) -> None:
+        state = self.state
+        state.kept = len(decision.indices)
+        state.gradients += decision.gradients
+        state.pruning_seconds += decision.seconds
+        state.seconds += decision.seconds
 
     def measure_heldout(self) -> bool:
         """Clean and PGD-10 accuracy on held-out examples; True where the robust one is the best so far."""
@@ -426,9 +474,9 @@ def stopping_on_signals(stop: Callable[[str], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _crossed(step: int, interval: float) -> bool:
-    """A multiple of `interval` (which may be a fraction) lies in (step - 1, step]."""
-    return int(step / interval) > int((step - 1) / interval)
+def _crossed(epochs_at: Callable[[int], float], step: int, every: float) -> bool:
+    """A multiple of `every` epochs lies within the last of `step` steps; 1e-9 makes up for rounding."""
+    return int(epochs_at(step) / every + 1e-9) > int(epochs_at(step - 1) / every + 1e-9)
 
 
 @dataclass

@@ -102,6 +102,22 @@ def test_killing_the_trainer_continues_from_its_last_checkpoint(tmp_path: Path) 
     assert json.loads((run.path / "summary.json").read_text())["trainer_restarts"] == 1
 
 
+def test_killing_the_trainer_where_it_prunes_neither_repeats_nor_loses_the_decision(tmp_path: Path) -> None:
+    pruning = {"name": "low_high", "share": 0.6, "epoch": 1}
+    with running(slow(tmp_path, pruning=pruning), tmp_path) as (run, process):
+        pid = wait_for("step 2", lambda: _trainer_at(run, 2))
+        wait_for("the decision", lambda: run.kept.exists() or _ended(process, tmp_path))
+        written = run.kept.read_text()
+        os.kill(pid, signal.SIGKILL)
+        assert process.wait(timeout=TIMEOUT_S) == 0, (tmp_path / "output").read_text()
+    assert run.kept.read_text() == written
+    assert epochs_of(run) == {0: Counter(range(15)), 1: Counter(range(6))}
+    summary = json.loads((run.path / "summary.json").read_text())
+    assert summary["trainer_restarts"] == 1 and summary["staleness_max"] <= summary["max_staleness"]
+    assert (summary["steps"], summary["kept"], summary["examples"]) == (21, 575, 1437 + 575)
+    assert summary["gradients"] == 40 * (1437 + 575 + 1437), "the attacks that decided are counted, and once"
+
+
 def test_killing_the_whole_run_and_resuming_it_continues_the_epoch(tmp_path: Path) -> None:
     with running(slow(tmp_path, checkpoint={"every_steps": 4}), tmp_path) as (run, process):
         trainer = wait_for("step 6", lambda: _trainer_at(run, 6))

@@ -42,6 +42,8 @@ def full_state() -> RunState:
         wait_seconds={"no_shard": 4.5, "publish": 1.5},
         step_seconds=20.0,
         gradients=61440,
+        kept=24_000,
+        pruning_seconds=12.5,
         robust_share=0.44,
         allocated=Counter({"outlier": 90, "boundary": 140, "robust": 270}),
         trainer_shards=3,

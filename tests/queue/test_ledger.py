@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -16,8 +15,7 @@ from sparring.queue.messages import Key
 
 def ledger(**changes: Any) -> Ledger:
     options: dict[str, Any] = {
-        "shards_per_epoch": 5,
-        "epochs": 2,
+        "shards_by_epoch": (5, 5),
         "shards_per_step": 2,
         "depth": 1,
         "max_staleness": 2,
@@ -83,7 +81,7 @@ def test_a_late_arrival_is_superseded() -> None:
 
 
 def test_a_ticket_that_is_lost_again_and_again_is_set_aside() -> None:
-    one = ledger(shards_per_epoch=1, epochs=1, shards_per_step=1, attempts=3)
+    one = ledger(shards_by_epoch=(1,), shards_per_step=1, attempts=3)
     for attempt in range(3):
         assert one.issue() == [Key(0, 0, attempt)]
         one.lose(Key(0, 0, attempt))
@@ -110,8 +108,22 @@ def test_the_last_step_of_an_epoch_takes_what_is_left() -> None:
     assert sizes == [2, 2, 1, 2, 2, 1]
 
 
+def test_nothing_is_issued_beyond_the_barrier_before_it_is_lifted() -> None:
+    one = ledger(shards_by_epoch=(3, 1), depth=2, barrier=1)
+    keys = one.issue(in_flight=10)
+    assert [key.epoch for key in keys] == [0, 0, 0]
+    for key in keys:
+        one.arrive(key, 0)
+    while (taken := one.take(0)) is not None:
+        assert not one.held
+        one.retire(taken.keys)
+    assert one.held and one.issue(in_flight=10) == [] and one.permits() == 0
+    one.lift()
+    assert not one.held and one.issue() == [Key(1, 0, 0)]
+
+
 def test_less_in_flight_does_not_starve_the_epoch_that_is_trained() -> None:
-    one = ledger(shards_per_epoch=2)
+    one = ledger(shards_by_epoch=(2, 2))
     keys = one.issue(in_flight=10)
     for key in keys[1:]:
         one.arrive(key, 0)
@@ -152,8 +164,8 @@ class Life(RuleBasedStateMachine):
     """A run with everything that can go wrong; `history` is what the surviving weights have trained on."""
 
     @initialize(
-        shards=st.integers(1, 7),
-        epochs=st.integers(1, 3),
+        shards=st.lists(st.integers(1, 7), min_size=1, max_size=3),
+        barrier=st.none() | st.integers(1, 2),
         per_step=st.integers(1, 4),
         depth=st.integers(0, 3),
         bound=st.integers(0, 4),
@@ -163,8 +175,8 @@ class Life(RuleBasedStateMachine):
     )
     def start(
         self,
-        shards: int,
-        epochs: int,
+        shards: list[int],
+        barrier: int | None,
         per_step: int,
         depth: int,
         bound: int,
@@ -173,8 +185,8 @@ class Life(RuleBasedStateMachine):
         in_flight: str,
     ) -> None:
         self.options: dict[str, Any] = {
-            "shards_per_epoch": shards,
-            "epochs": epochs,
+            "shards_by_epoch": shards,
+            "barrier": barrier,
             "shards_per_step": per_step,
             "depth": min(depth, bound),
             "max_staleness": bound,
@@ -202,6 +214,12 @@ class Life(RuleBasedStateMachine):
         if not self.varies:
             assert self.ledger.outstanding <= max(before, self.permitted())
         self.air.update(dict.fromkeys(keys, self.step))
+
+    @precondition(lambda self: self.ledger.held)
+    @rule()
+    def lift(self) -> None:
+        assert self.ledger.outstanding == 0 and self.ledger.issue(self.in_flight) == []
+        self.ledger.lift()
 
     @precondition(lambda self: self.air)
     @rule(data=st.data())
@@ -254,12 +272,13 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: not self.training)
     @rule()
     def save(self) -> None:
-        self.saved = json.dumps(self.ledger.state()), self.step, list(self.history)
+        self.saved = json.dumps(self.ledger.state()), self.step, list(self.history), self.ledger.barrier
 
     @rule(same=st.booleans())
     def the_trainer_resumes(self, same: bool) -> None:
-        state, step, history = self.saved
+        state, step, history, barrier = self.saved
         one = self.ledger if same else Ledger(**self.options)
+        one.barrier = barrier
         restore(one, json.loads(state))
         self.begin(one, step, list(history))
 
@@ -277,6 +296,8 @@ class Life(RuleBasedStateMachine):
     @invariant()
     def every_ticket_is_consumed_once_at_most_and_permits_are_kept(self) -> None:
         assert len(self.history) == len(set(self.history))
+        if self.ledger.barrier is not None:
+            assert all(key.epoch < self.ledger.barrier for key in self.air)
         if not self.varies:
             assert self.ledger.outstanding <= self.permitted()
 
@@ -289,6 +310,8 @@ class Life(RuleBasedStateMachine):
         for _ in range(200):
             if self.ledger.finished:
                 break
+            if self.ledger.held:
+                self.lift()
             self.air.update(dict.fromkeys(self.ledger.issue(0 if self.varies else self.in_flight), self.step))
             for key in list(self.air):
                 self.ledger.arrive(key, self.step)
@@ -298,7 +321,7 @@ class Life(RuleBasedStateMachine):
                 self.the_step_ends()
         assert self.ledger.finished and self.ledger.outstanding == 0
         aside = [(key.epoch, key.number) for key in self.ledger.set_aside]
-        every = [(e, n) for e in range(self.options["epochs"]) for n in range(self.options["shards_per_epoch"])]
+        every = [(epoch, n) for epoch, shards in enumerate(self.options["shards_by_epoch"]) for n in range(shards)]
         assert sorted(set(self.history) | set(aside)) == every
         assert not set(self.history) & set(aside)
 
@@ -314,13 +337,8 @@ class Life(RuleBasedStateMachine):
 
     def left_in_epoch(self) -> int:
         epoch = self.ledger._open.get(self.ledger.epoch)
-        return self.options["shards_per_epoch"] if epoch is None else epoch.unconsumed
+        return self.options["shards_by_epoch"][self.ledger.epoch] if epoch is None else epoch.unconsumed
 
 
 Life.TestCase.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
 TestLife = Life.TestCase
-
-
-@pytest.mark.parametrize(("shards", "per_step", "steps"), [(5, 2, 3), (4, 2, 2), (1, 8, 1)])
-def test_steps_of_an_epoch(shards: int, per_step: int, steps: int) -> None:
-    assert ledger(shards_per_epoch=shards, shards_per_step=per_step).steps_per_epoch == steps

@@ -34,17 +34,20 @@ class Run(RuleBasedStateMachine):
     """One trainer and three workers over a real server. Leases last for hours: they end by `drop_worker` alone."""
 
     @initialize(
-        shards=st.integers(1, 5),
+        shards=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+        barrier=st.booleans(),
         per_step=st.integers(1, 3),
         depth=st.integers(0, 2),
         spare=st.integers(0, 2),
         attempts=st.integers(1, 3),
     )
-    def start(self, shards: int, per_step: int, depth: int, spare: int, attempts: int) -> None:
+    def start(
+        self, shards: tuple[int, int], barrier: bool, per_step: int, depth: int, spare: int, attempts: int
+    ) -> None:
         self.bound = depth + spare
         self.options: dict[str, Any] = {
-            "shards_per_epoch": shards,
-            "epochs": 2,
+            "shards_by_epoch": shards,
+            "barrier": 1 if barrier else None,
             "shards_per_step": per_step,
             "depth": depth,
             "max_staleness": self.bound,
@@ -80,6 +83,12 @@ class Run(RuleBasedStateMachine):
     def issue(self) -> None:
         keys = self.ledger.issue()
         self.trainer.issue([Ticket(key, self.fence, self.step, (key.number,), "f") for key in keys])
+
+    @precondition(lambda self: self.ledger.held)
+    @rule()
+    def lift(self) -> None:
+        assert self.trainer.sizes() == (0, 0, 0), "nothing crosses the barrier"
+        self.ledger.lift()
 
     @rule(name=st.sampled_from(WORKERS))
     def lease(self, name: str) -> None:
@@ -201,7 +210,7 @@ class Run(RuleBasedStateMachine):
             self.drive()
         assert self.ledger.finished
         aside = [key[:2] for key in self.ledger.set_aside]
-        every = [(epoch, number) for epoch in range(2) for number in range(self.options["shards_per_epoch"])]
+        every = [(epoch, number) for epoch in range(2) for number in range(self.options["shards_by_epoch"][epoch])]
         assert sorted([key[:2] for key in self.history] + aside) == every
         assert self.trainer.sizes() == (0, 0, 0)
         self.worker.forget()
@@ -210,6 +219,8 @@ class Run(RuleBasedStateMachine):
 
     def drive(self) -> None:
         self.keep_house()
+        if self.ledger.held:
+            self.lift()
         self.issue()
         while isinstance(lease := self.worker.lease("w0", 0), Lease):
             assert self.worker.commit(lease, shard(lease, self.step))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sparring.engines.threads import trainer_attacks
 from sparring.errors import SparringError
+from sparring.observe.state import RunState
 from sparring.queue.messages import Controls
 from sparring.queue.server import EmbeddedServer
 from sparring.queue.transport import Lease, Transport
@@ -33,8 +34,8 @@ SHARDS = 15  # of 100 examples each in an epoch of the digits
 class Scene:
     """A loop, its server, and workers that do as each test says."""
 
-    def __init__(self, root: Path, server: EmbeddedServer, **groups: Any) -> None:
-        train = {"epochs": 1, "max_steps": None, "batch_size": 100, **groups.pop("train", {})}
+    def __init__(self, root: Path, server: EmbeddedServer, epochs: int = 1, **groups: Any) -> None:
+        train = {"epochs": epochs, "max_steps": None, "batch_size": 100}
         attack = {"steps": 1, "warmup_epochs": 0, **groups.pop("attack", {})}
         self.config = small(root, train=train, attack=attack, **groups)
         self.server = server
@@ -184,6 +185,59 @@ def test_every_attempt_at_a_ticket_carries_the_same_warm_starts(tmp_path: Path, 
         if epoch == 0:
             assert set(attempts[0]) == {None}, number
     assert any(row is not None for row in carried[1, 2][0]), "the second epoch begins where the first ended"
+
+
+def test_an_epoch_whose_last_ticket_is_set_aside_is_pruned_all_the_same(tmp_path: Path, server: EmbeddedServer) -> None:
+    scene = Scene(tmp_path, server, epochs=2, pruning={"name": "random", "share": 0.6})
+
+    def fail_on_the_last(transport: Transport, lease: Lease) -> None:
+        if lease.ticket.key[:2] == (0, SHARDS - 1):
+            transport.fail(lease, "this image is cursed")
+        else:
+            scene.attack(transport, lease)
+
+    scene.worker("w", fail_on_the_last)
+    assert scene.run_to_end() == "finished"
+    assert scene.session.state.set_aside == 1 and scene.session.state.kept == 575
+    assert epochs_of(scene.run) == {0: Counter(range(SHARDS - 1)), 1: Counter(range(6))}
+
+
+def test_a_server_that_is_lost_while_the_trainer_prunes_costs_nothing(
+    tmp_path: Path, server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparring.trainer.loop.HOUSEKEEPING_S", 0.0)
+    monkeypatch.setattr("sparring.trainer.session.STATE_EVERY_S", 0.0)
+    scene = Scene(tmp_path, server, epochs=2, pruning={"name": "high", "share": 0.6})
+    told: list[tuple[str, int]] = []
+
+    def report(state: RunState) -> None:
+        told.append((state.message, scene.loop.fence))
+        if state.message.startswith("pruning: 500 of 1437") and scene.loop.fence == 1:
+            server.client().flushall()
+
+    scene.session.report = report
+    scene.worker("w", scene.attack)
+    assert scene.run_to_end() == "finished"
+    assert ("pruning: 800 of 1437 training examples attacked", 2) in told, "house was kept meanwhile"
+    assert epochs_of(scene.run) == {0: Counter(range(SHARDS)), 1: Counter(range(6))}
+
+
+def test_a_stop_that_is_asked_for_while_the_trainer_prunes_is_honoured(
+    tmp_path: Path, server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparring.trainer.loop.HOUSEKEEPING_S", 0.0)
+    monkeypatch.setattr("sparring.trainer.session.STATE_EVERY_S", 0.0)
+    scene = Scene(tmp_path, server, epochs=2, pruning={"name": "high", "share": 0.6})
+
+    def report(state: RunState) -> None:
+        if state.message.startswith("pruning: 500 of 1437"):
+            scene.loop.transport.request_stop()
+
+    scene.session.report = report
+    scene.worker("w", scene.attack)
+    assert scene.run_to_end() == "stopped"
+    assert scene.session.learner.step == SHARDS and not scene.run.kept.exists()
+    assert scene.loop.between_steps and scene.loop.ledger.epoch == 1
 
 
 def test_workers_that_fail_on_everything_end_the_run_with_their_words(tmp_path: Path, server: EmbeddedServer) -> None:

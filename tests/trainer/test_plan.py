@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparring.trainer.plan import Plan
+from sparring.trainer.plan import Plan, Pruning
 
 SIZES = [(10, 3, 1), (12, 3, 2), (13, 4, 3), (5, 8, 1), (64, 8, 8), (1, 1, 1), (1437, 64, 4)]
 TABLE = pytest.mark.parametrize(("size", "batch_size", "shards_per_step"), SIZES)
@@ -20,7 +20,7 @@ def plan(size: int = 100, batch_size: int = 8, shards_per_step: int = 2, epochs:
 
 
 def order(made: Plan, epoch: int) -> list[int]:
-    return [index for number in range(made.shards_per_epoch) for index in made.indices(epoch, number)]
+    return [index for number in range(made.shards(epoch)) for index in made.indices(epoch, number)]
 
 
 @TABLE
@@ -37,17 +37,17 @@ def test_each_epoch_uses_every_example_exactly_once(size: int, batch_size: int, 
 @TABLE
 def test_the_last_ticket_and_the_last_step_take_what_is_left(size: int, batch_size: int, shards_per_step: int) -> None:
     made = plan(size, batch_size, shards_per_step, epochs=1)
-    lengths = [len(made.indices(0, number)) for number in range(made.shards_per_epoch)]
+    lengths = [len(made.indices(0, number)) for number in range(made.shards(0))]
     assert lengths[:-1] == [batch_size] * (len(lengths) - 1) and lengths[-1] == (size - 1) % batch_size + 1
     steps = [len(keys) for keys in made.steps()]
     assert steps[:-1] == [shards_per_step] * (len(steps) - 1) and 1 <= steps[-1] <= shards_per_step
-    assert sum(steps) == made.shards_per_epoch and len(steps) == made.steps_per_epoch
+    assert sum(steps) == made.shards(0) and len(steps) == made.steps_of(0)
 
 
 @TABLE
 def test_as_many_steps_are_made_as_told(size: int, batch_size: int, shards_per_step: int) -> None:
     made = plan(size, batch_size, shards_per_step)
-    assert len(list(made.steps())) == made.total_steps == 3 * made.steps_per_epoch
+    assert len(list(made.steps())) == made.total_steps == 3 * made.steps_of(0)
 
 
 def test_epochs_and_seeds_differ_and_the_same_seed_gives_the_same_order() -> None:
@@ -96,8 +96,8 @@ def test_extra_examples_fill_every_ticket_and_change_nothing_about_the_real_ones
     wanted = round(fraction * batch_size)
     seen: list[int] = []
     for epoch in range(4):
-        tickets = [made.indices(epoch, number) for number in range(made.shards_per_epoch)]
-        assert tickets == [made.indices(epoch, number) for number in range(made.shards_per_epoch)]
+        tickets = [made.indices(epoch, number) for number in range(made.shards(epoch))]
+        assert tickets == [made.indices(epoch, number) for number in range(made.shards(epoch))]
         real = [index for ticket in tickets for index in ticket if index < size]
         assert sorted(real) == list(range(size))
         for ticket in tickets:
@@ -123,4 +123,56 @@ def test_extra_examples_do_not_come_in_the_order_of_their_file_nor_twice_in_the_
 def test_an_epoch_has_more_tickets_with_extra_examples() -> None:
     made = Plan(50_000, 512, 1, 400, 0, extra=1_000_000, extra_fraction=0.7)
     assert (made.real_per_ticket, made.extra_per_ticket) == (154, 358)
-    assert made.shards_per_epoch == made.steps_per_epoch == 325 == made.total_steps // 400
+    assert made.shards(0) == made.steps_of(0) == 325 == made.total_steps // 400
+
+
+def pruned(size: int, left: int, batch_size: int, shards_per_step: int, epoch: int = 2) -> Plan:
+    """Four epochs; every third example or so is kept."""
+    kept = torch.arange(0, size, max(1, size // left))[:left]
+    return Plan(size, batch_size, shards_per_step, 4, 0, Pruning(epoch, left, kept))
+
+
+PRUNED = pytest.mark.parametrize(
+    ("size", "left", "batch_size", "shards_per_step"),
+    [(100, 33, 8, 2), (10, 1, 3, 1), (64, 8, 8, 1), (7, 3, 16, 2), (1437, 575, 64, 4)],
+)
+
+
+@PRUNED
+def test_from_the_epoch_of_pruning_on_what_is_kept_is_used_exactly_once_an_epoch(
+    size: int, left: int, batch_size: int, shards_per_step: int
+) -> None:
+    made = pruned(size, left, batch_size, shards_per_step)
+    assert made.pruning is not None and made.pruning.kept is not None
+    used: dict[int, Counter[int]] = {}
+    for keys in made.steps():
+        for key in keys:
+            used.setdefault(key.epoch, Counter()).update(made.indices(key.epoch, key.number))
+    kept = Counter(made.pruning.kept.tolist())
+    assert used == {0: Counter(range(size)), 1: Counter(range(size)), 2: kept, 3: kept}
+    assert left < 8 or order(made, 2) != order(made, 3)
+
+
+@PRUNED
+def test_the_steps_of_a_pruned_run_are_known_before_it_is_decided_what_is_kept(
+    size: int, left: int, batch_size: int, shards_per_step: int
+) -> None:
+    made = Plan(size, batch_size, shards_per_step, 4, 0, Pruning(2, left))
+    steps = Counter(keys[0].epoch for keys in made.steps())
+    assert made.total_steps == sum(steps.values()) == made.steps_until(4)
+    assert [made.steps_until(epochs) for epochs in range(4)] == [
+        sum(steps[epoch] for epoch in range(epochs)) for epochs in range(4)
+    ]
+    assert made.steps_until(2.5) == made.steps_until(2) + steps[2] / 2
+    assert made.shards_by_epoch == tuple(
+        sum(len(keys) for keys in made.steps() if keys[0].epoch == epoch) for epoch in range(4)
+    )
+    for step in range(made.total_steps + 1):
+        assert made.steps_until(made.epochs_at(step)) == pytest.approx(step)
+
+
+def test_a_ticket_of_a_pruned_epoch_has_no_examples_before_it_is_decided_which() -> None:
+    made = Plan(100, 8, 2, 4, 0, Pruning(2, 40))
+    assert len(made.indices(1, 0)) == 8
+    with pytest.raises(AssertionError, match="before it is decided"):
+        made.indices(2, 0)

@@ -1,0 +1,327 @@
+"""Data pruning: what is dropped, by which losses, and that stops, crashes and rollbacks change nothing of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from sparring import training
+from sparring.attacks import Attack, perturb
+from sparring.config import Config, from_tree, load
+from sparring.data import batch
+from sparring.errors import SparringError, UsageError
+from sparring.observe.state import RunState
+from sparring.randomness import generator
+from sparring.runs import Run
+from sparring.trainer import checkpoints
+from sparring.trainer.guards import NonFinite
+from sparring.trainer.pruning import attacked_losses, kept_indices, planned
+from sparring.trainer.session import Session, prepare
+from sparring.training import Result, train
+from tests.engines.runs import small, weights_of
+from tests.engines.test_crashes import epochs_of
+
+METHODS = ("random", "low", "high", "low_high")
+SHARDS, KEPT, KEPT_SHARDS = 15, 575, 6  # digits in batches of 100; of 1437 examples 60 % are dropped
+TRAIN = {"epochs": 3, "max_steps": None, "batch_size": 100}
+PRUNED: dict[str, Any] = {
+    "train": TRAIN,
+    "attack": {"steps": 2, "warmup_epochs": 1.5},
+    "pruning": {"name": "low_high", "share": 0.6, "epoch": 1},
+}
+
+
+@given(
+    losses=st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0, float("inf")]) | st.floats(0, 9), min_size=2, max_size=40),
+    share=st.floats(0.01, 0.99),
+    name=st.sampled_from(METHODS),
+    seed=st.integers(0, 3),
+)
+@settings(deadline=None)
+def test_each_method_drops_the_tail_that_it_names(losses: list[float], share: float, name: str, seed: int) -> None:
+    given = torch.tensor(losses, dtype=torch.float64)
+
+    def decided() -> list[int]:
+        of = None if name == "random" else given
+        kept: list[int] = kept_indices(name, share, of, len(losses), generator(seed, "test")).tolist()
+        return kept
+
+    kept, dropped = decided(), round(share * len(losses))
+    assert kept == sorted(set(kept)) and len(kept) == len(losses) - dropped
+    assert kept == decided(), "the same key, the same choice"
+    low = {"low": dropped, "high": 0, "low_high": dropped // 2}.get(name)
+    if low is not None:  # whatever equal losses do, the losses that are kept are these
+        assert sorted(losses[index] for index in kept) == sorted(losses)[low : len(losses) - (dropped - low)]
+
+
+def test_equal_losses_are_not_dropped_by_their_position_but_by_the_seed() -> None:
+    same = torch.zeros(1000)
+    one, other = (kept_indices("low", 0.5, same, 1000, generator(seed, "test")) for seed in (0, 1))
+    assert not torch.equal(one, other)
+    for kept in (one, other):
+        assert 200 < int((kept < 500).sum()) < 300
+
+
+@pytest.mark.parametrize(
+    ("changes", "size", "said"),
+    [
+        ({"epoch": 3}, 100, r"pruning.epoch = 3 with train.epochs = 3: pruning.epoch < train.epochs fails"),
+        ({"share": 0.9}, 3, r"pruning.share = 0.9 of 3 training examples drops 3 of them"),
+        ({"share": 0.1}, 3, r"pruning.share = 0.1 of 3 training examples drops 0 of them"),
+    ],
+)
+def test_what_cannot_work_is_refused_by_name(changes: dict[str, Any], size: int, said: str) -> None:
+    config = from_tree({"train": {"epochs": 3}, "pruning": {"name": "low", **changes}})
+    with pytest.raises(UsageError, match=said):
+        planned(config, size)
+
+
+@pytest.mark.parametrize(("value", "name"), [(0, "epoch"), (0.0, "share"), (1.0, "share"), ("middle", "name")])
+def test_settings_out_of_bounds_are_refused_by_name(value: Any, name: str) -> None:
+    with pytest.raises(UsageError, match=f"pruning.{name}"):
+        from_tree({"pruning": {name: value}})
+
+
+def test_a_run_that_would_never_train_on_what_is_kept_makes_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"pruning\.epoch"):
+        train(small(tmp_path, engine="sync", pruning={"name": "random"}))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("loss", ["ce", "kl"])
+def test_losses_are_those_of_the_attacked_examples_under_the_weights_as_they_are(loss: Any) -> None:
+    config = small(Path("unused"), data={"limit": 50, "augment": "crop"}, train={"batch_size": 20, "seed": 3})
+    dataset = prepare(config).training
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 36, 10)).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    attack = Attack("linf", 0.2, 2, 0.1, loss=loss)
+    attacking = attacked_losses(config, model, dataset, attack, epoch=1)
+    told, losses = [], None
+    while losses is None:
+        try:
+            told.append(next(attacking))
+        except StopIteration as end:
+            losses = end.value
+    assert told == [0, 0, 20, 20, 40, 40]
+    assert model.training and all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    model.eval().requires_grad_(False)
+    expected = []
+    for chunk in range(3):
+        indices = torch.arange(20 * chunk, min(20 * chunk + 20, 50))
+        x, y = batch(dataset, indices, augment="crop", seed=3, epoch=1)
+        delta = perturb(model, x, y, attack, generator(3, "prune", 1, chunk))
+        expected.append(cross_entropy(model(x + delta), y))
+    torch.testing.assert_close(losses.double(), torch.cat(expected), rtol=1e-5, atol=1e-6)
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """-log softmax(logits)[y] in float64, [N]."""
+    logits = logits.double()
+    return logits.exp().sum(1).log() - logits[torch.arange(len(y)), y]
+
+
+def decision(run: Run) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads(run.kept.read_text())
+    return read
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """A synchronous run that nothing disturbs, with a checkpoint every five steps."""
+    root = tmp_path_factory.mktemp("whole")
+    return train(small(root, engine="sync", **PRUNED, checkpoint={"every_steps": 5, "keep": 9}))
+
+
+@pytest.mark.parametrize(("engine", "name"), [*(("sync", name) for name in METHODS), ("simulated", "low_high")])
+def test_a_pruned_run_trains_on_everything_first_and_then_on_what_it_says_it_kept(
+    tmp_path: Path, engine: str, name: str
+) -> None:
+    groups = {**PRUNED, "pruning": {**PRUNED["pruning"], "name": name}}
+    result = train(small(tmp_path, engine=engine, simulated={"staleness": 2}, **groups))
+    summary, made = result.summary, decision(result.run)
+    assert summary["steps"] == SHARDS + 2 * KEPT_SHARDS
+    assert summary["examples"] == 1437 + 2 * KEPT
+    assert summary["kept"] == len(made["indices"]) == KEPT
+    assert made["indices"] == sorted(set(made["indices"])) and made["step"] == SHARDS
+    assert (made["name"], made["share"], made["epoch"]) == (name, 0.6, 1)
+    attacked = 0 if name == "random" else 1437
+    assert made["gradients"] == 2 * attacked
+    assert summary["gradients"] == 2 * (summary["examples"] + attacked)
+    assert summary["seconds"] >= summary["pruning_seconds"] > 0
+    shards = [SHARDS, KEPT_SHARDS, KEPT_SHARDS]
+    assert epochs_of(result.run) == {epoch: Counter(range(count)) for epoch, count in enumerate(shards)}
+
+
+def test_what_is_kept_is_decided_by_the_losses_of_the_weights_at_the_boundary(whole: Result) -> None:
+    run = whole.run
+    parts = prepare(run.config())
+    checkpoints.load_weights(run.checkpoints / f"step-{SHARDS:09d}", parts.model)
+    epsilon = 0.2 * (SHARDS + 1) / (SHARDS + KEPT_SHARDS / 2)  # warmed up over 1.5 epochs, the second a short one
+    attack = Attack("linf", epsilon, 2, 2.5 * epsilon / 2)
+    model = parts.model.eval().requires_grad_(False)
+    losses = []
+    for chunk, indices in enumerate(torch.split(torch.arange(1437), 100)):
+        x, y = batch(parts.training, indices, augment="none", seed=0, epoch=1)
+        delta = perturb(model, x, y, attack, generator(0, "prune", 1, chunk))
+        losses.append(cross_entropy(model(x + delta), y))
+    middle = torch.cat(losses).argsort()[431 : 1437 - 431].tolist()
+    assert len(set(middle) ^ set(decision(run)["indices"])) <= 2, "but for rounding at the edges"
+
+
+class Killed(Exception):
+    """The run ends here, without a last checkpoint."""
+
+
+def killed_after_the_decision(config: Config) -> Run:
+    runs: list[Run] = []
+
+    def show(state: RunState, workers: dict[str, dict[str, Any]]) -> None:
+        if state.kept is not None:
+            assert state.step == SHARDS
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(config, show, runs.append)
+    return runs[0]
+
+
+@pytest.mark.parametrize("engine", ["sync", "simulated"])
+def test_a_crash_between_the_decision_and_its_first_step_changes_nothing(
+    tmp_path: Path, engine: str, whole: Result
+) -> None:
+    groups = {"engine": engine, "simulated": {"staleness": 2}, **PRUNED}
+    if engine == "simulated":
+        whole = train(small(tmp_path / "whole", **groups))
+    run = killed_after_the_decision(small(tmp_path / "killed", **groups))
+    path, written = checkpoints.latest(run.checkpoints), run.kept.read_text()
+    assert path is not None and checkpoints.load_state(path).step == SHARDS
+    resumed = training.resume(run.path)
+    assert run.kept.read_text() == written, "the decision is read, not made again"
+    assert weights_of(resumed) == weights_of(whole)
+    for figure in ("kept", "gradients", "examples", "steps"):
+        assert resumed.summary[figure] == whole.summary[figure], figure
+    assert resumed.summary["pruning_seconds"] == json.loads(written)["seconds"]
+
+
+@pytest.mark.parametrize("at", ["while attacking", "after the decision"])
+def test_a_stop_at_the_boundary_is_honoured_and_resumed_to_the_same_weights(
+    tmp_path: Path, at: str, whole: Result, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparring.trainer.session.STATE_EVERY_S", 0.0)
+    runs: list[Run] = []
+    messages: list[str] = []
+
+    def show(state: RunState, workers: dict[str, dict[str, Any]]) -> None:
+        messages.append(state.message)
+        attacking = state.message.startswith("pruning: 500 of 1437")
+        if attacking if at == "while attacking" else state.kept is not None:
+            runs[0].request_stop()
+
+    stopped = train(small(tmp_path / "stopped", engine="sync", **PRUNED), show, runs.append)
+    assert stopped.phase == "stopped" and stopped.summary["steps"] == SHARDS + (at != "while attacking")
+    assert stopped.run.kept.exists() == (at != "while attacking")
+    assert messages[-1] == "" and "pruning: 500 of 1437 training examples attacked" in messages
+    resumed = training.resume(stopped.run.path)
+    assert weights_of(resumed) == weights_of(whole)
+    assert decision(resumed.run)["indices"] == decision(whole.run)["indices"]
+    assert resumed.summary["gradients"] == whole.summary["gradients"]
+
+
+def restored(run: Run) -> Session:
+    session = Session(prepare(run.config()), run, torch.device("cpu"))
+    session.restore()
+    return session
+
+
+def copied(run: Run, root: Path) -> Run:
+    """The same run in another folder, to be harmed."""
+    return Run(Path(shutil.copytree(run.path, root / "copy")))
+
+
+def test_the_history_of_the_surviving_weights_decides(tmp_path: Path, whole: Result) -> None:
+    run = copied(whole.run, tmp_path)
+    kept = decision(run)["indices"]
+    by_step = sorted(run.checkpoints.glob("step-*"))
+    for path in reversed(by_step):  # as if the later ones were lost, one by one
+        step, session = int(path.name.split("-")[1]), restored(run)
+        pruning = session.plan.pruning
+        assert pruning is not None and run.kept.exists() == (step >= SHARDS)
+        if step >= SHARDS:
+            assert session.pruner.undecided is None and pruning.kept is not None and pruning.kept.tolist() == kept
+        else:
+            assert session.pruner.undecided == 1 and session.state.kept is None
+        path.rename(path.with_name(f"lost-{path.name}"))
+    assert restored(run).pruner.undecided == 1
+
+
+def test_a_rollback_to_the_beginning_decides_again(tmp_path: Path) -> None:
+    run = killed_after_the_decision(small(tmp_path, engine="sync", **PRUNED))
+    session = restored(run)
+    for path in run.checkpoints.glob("step-*"):
+        path.rename(path.with_name(f"lost-{path.name}"))
+    assert session.roll_back(NonFinite("loss nan.")) is None
+    assert session.pruner.undecided == 1 and session.state.kept is None and not run.kept.exists()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_weights_that_make_no_numbers_of_an_example_do_not_decide(tmp_path: Path, name: str) -> None:
+    groups = {**PRUNED, "pruning": {**PRUNED["pruning"], "name": name}, "model": {"name": "tests.engines.fragile:make"}}
+    run = training.make_run(small(tmp_path, engine="sync", **groups))
+    session = restored(run)
+    session.learner.model.load_state_dict({"linear.weight": torch.full((10, 64), 11.0), "linear.bias": torch.zeros(10)})
+    if name == "random":
+        assert session.pruner.decide(lambda done: True) is not None
+        return
+    with pytest.raises(NonFinite, match="1437 training examples"):
+        session.pruner.decide(lambda done: True)
+    assert not run.kept.exists()
+
+
+def test_a_resume_without_or_with_another_kept_json_is_refused(tmp_path: Path, whole: Result) -> None:
+    run = copied(whole.run, tmp_path)
+    made = decision(run)
+    for content, said in (
+        (None, "is gone"),
+        ("{", "is damaged"),
+        (json.dumps({**made, "share": 0.5}), "share = 0.5"),
+        (json.dumps({**made, "fingerprint": "other"}), "training set other"),
+        (json.dumps({**made, "indices": made["indices"][1:]}), "keeps 574 examples"),
+    ):
+        run.kept.unlink(missing_ok=True)
+        if content is not None:
+            run.kept.write_text(content)
+        with pytest.raises(SparringError, match=said):
+            restored(run)
+
+
+@pytest.mark.parametrize("recipe", ["mnist-pruned", "cifar10-pruned"])
+def test_a_recipe_reaches_its_pruned_epochs(tmp_path: Path, recipe: str) -> None:
+    path = Path(__file__).parents[2] / "recipes" / f"{recipe}.toml"
+    paper = load(path)
+    epoch = paper.pruning.epoch
+    changes = {
+        "engine": "sync",
+        "run.root": str(tmp_path),
+        "data.name": "digits",
+        "data.limit": "50",
+        "model.name": "digits-cnn",
+        "train.batch_size": "10",
+        "train.epochs": str(epoch + 1),
+        "evaluation.attack": "pgd",
+        "evaluation.steps": "1",
+        "evaluation.restarts": "1",
+        "evaluation.samples": "4",
+    }
+    summary = train(load(path, changes)).summary
+    kept = 50 - round(50 * paper.pruning.share)
+    assert summary["kept"] == kept and summary["examples"] == 50 * epoch + kept
