@@ -17,6 +17,11 @@ from tests.engines.runs import small, weights_of
 pytestmark = pytest.mark.ray
 
 AUGMENTED = {"name": "digits", "augment": "crop"}
+AUGMIX = {
+    "attack": {"name": "augmix"},
+    "objective": {"name": "augmix"},
+    "allocator": {"name": "bullettrain", "robust_steps": 0},
+}
 
 
 @pytest.mark.parametrize(
@@ -27,6 +32,7 @@ AUGMENTED = {"name": "digits", "augment": "crop"}
         ("redis", {"allocator": {"name": "bullettrain"}, "objective": {"name": "trades", "passes": "single"}}),
         ("object_store", {"allocator": {"name": "bullettrain"}, "objective": {"name": "mart"}}),
         ("redis", {"attack": {"start": "last"}, "data": {"limit": 256}, "train": {"epochs": 3}}),
+        ("redis", AUGMIX),
     ],
 )
 def test_with_bound_0_and_the_exact_wire_the_weights_are_those_of_the_synchronous_engine(

@@ -6,7 +6,7 @@ import pytest
 
 from sparring.config import from_tree
 from sparring.errors import UsageError
-from sparring.queue.sizing import kept_snapshots, needed_memory, through_object_store
+from sparring.queue.sizing import kept_snapshots, needed_memory, outstanding_bytes, through_object_store
 
 SHAPE = (1, 28, 28)
 
@@ -34,3 +34,12 @@ def test_the_size_decides_the_way_unless_it_is_told() -> None:
     assert not through_object_store(redis, 5 << 20) and through_object_store(objects, 1)
     with pytest.raises(UsageError, match=r"queue.weights = 'redis' with 300 MiB"):
         through_object_store(redis, 300 << 20)
+
+
+@pytest.mark.parametrize("wire", ["int8", "exact"])
+def test_views_count_as_two_images_whatever_perturbations_travel_as(wire: str) -> None:
+    method = {"attack": {"name": "augmix"}, "objective": {"name": "augmix"}}
+    attacked, augmented = from_tree({}), from_tree({"queue": {"wire": wire}, **method})
+    more = outstanding_bytes(augmented, SHAPE) - outstanding_bytes(attacked, SHAPE)
+    shards = (3 + 1) * 1 + 16
+    assert more == shards * 64 * 28 * 28
