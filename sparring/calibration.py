@@ -26,7 +26,7 @@ from sparring.randomness import generator
 from sparring.trainer.learner import Learner
 from sparring.trainer.session import Parts
 from sparring.trainer.snapshots import load_arrays, to_arrays
-from sparring.workers.generator import Production
+from sparring.workers.generator import Production, produce
 
 BUDGET_S = 0.5  # for each figure that is measured
 REPEATS = 15  # at most; the median of them counts
@@ -104,8 +104,11 @@ def _device(config: Config, num_gpus: float, name: str) -> torch.device:
 
 
 def _example(parts: Parts) -> Shard:
-    """A shard of the run with a random perturbation: as large and as dear to encode as an attacked one."""
+    """A shard of the run with views, or a random perturbation: as large and as dear to encode as an attacked one."""
     threat, indices = parts.config.attack, parts.plan.indices(0, 0)
+    if threat.name == "augmix":
+        config, controls = _without_allocator(parts.config), Controls(0.0)
+        return produce(config, parts.model, parts.training, Key(0, 0, 0), indices, controls, 0)
     x = torch.empty(len(indices), *parts.training.shape)
     delta = random_start(x, threat.norm, threat.epsilon, generator(parts.config.train.seed, "explain"))
     labels = parts.training.labels[torch.tensor(indices)]
@@ -115,9 +118,9 @@ def _example(parts: Parts) -> Shard:
 def _attack_s(parts: Parts, device: torch.device, threads: int) -> float:
     """A whole attack with all its steps: its beginning, and the median of its steps as often as it has steps.
 
-    Without the allocator: it would spare an untrained network nearly everything.
+    Without the allocator: it would spare an untrained network nearly everything. AugMix's views are all beginning.
     """
-    config = parts.config.model_copy(update={"allocator": AllocatorSettings()})
+    config = _without_allocator(parts.config)
     model = parts.model.to(device)
     key, indices, epsilon = Key(0, 0, 0), parts.plan.indices(0, 0), parts.config.attack.epsilon
 
@@ -133,7 +136,11 @@ def _attack_s(parts: Parts, device: torch.device, threads: int) -> float:
         _finish(device)
 
     with _threads(threads), frozen(model):
-        return _seconds(begin) + current[0].steps * _seconds(advance)
+        return _seconds(begin) + (current[0].steps * _seconds(advance) if current[0].steps else 0.0)
+
+
+def _without_allocator(config: Config) -> Config:
+    return config.model_copy(update={"allocator": AllocatorSettings()})
 
 
 def _step_s(learner: Learner, shard: Shard, threads: int) -> float:

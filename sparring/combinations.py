@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
-from sparring.config import Config
+from sparring.config import Config, flatten
 from sparring.errors import UsageError
+
+AUGMIX_TAKES: dict[str, tuple[object, ...]] = {  # of what an attack has and AugMix has not, the values that say so
+    "attack.step_size": (None,),
+    "attack.start": ("auto",),
+    "attack.loss": ("auto",),
+    "attack.restarts": (1,),
+    "objective.label_smoothing": (0.0,),
+    "staleness.refresh": (0,),
+    "guard.overfitting": ("off",),
+    "allocator.name": ("none", "bullettrain"),
+}
+AUGMIX_CLASSES: dict[str, tuple[object, ...]] = {  # under an allocator: an example is augmented (1) or not (0)
+    "allocator.boundary_steps": (None, 1),
+    "allocator.robust_steps": (0, 1),
+    "allocator.outlier_steps": (0, 1),
+}
 
 
 def check_combinations(config: Config) -> None:
@@ -12,11 +28,33 @@ def check_combinations(config: Config) -> None:
     Raises:
         UsageError: with the settings, the reason and the remedy.
     """
+    _check_augmix(config)
     _check_start(config)
     _check_replays(config)
     _check_phases(config)
     _check_pruning(config)
     _check_guard(config)
+
+
+def _check_augmix(config: Config) -> None:
+    """Its views and its objective go together, and what needs an attack does not go with them."""
+    attack, objective = config.attack.name, config.objective.name
+    if (attack == "augmix") != (objective == "augmix"):
+        raise UsageError(
+            f"attack.name = {attack!r} with objective.name = {objective!r}: AugMix's loss is a divergence between an "
+            f"image and its two views, which only its own workers make. Set both to 'augmix', or neither."
+        )
+    if attack != "augmix":
+        return
+    flat = flatten(config)
+    classes = AUGMIX_CLASSES if config.allocator.name != "none" else {}
+    for name, taken in (AUGMIX_TAKES | classes).items():
+        if flat[name] not in taken:
+            why = (
+                "an example is augmented (1) or not (0)" if name in classes else "its views are made without an attack"
+            )
+            values = " or ".join("none" if value is None else str(value) for value in taken)
+            raise UsageError(f"{name} = {flat[name]!r} with attack.name = 'augmix': {why}. Set it to {values}.")
 
 
 def _check_start(config: Config) -> None:

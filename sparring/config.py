@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sparring.errors import UsageError
 
@@ -105,10 +105,10 @@ class ModelSettings(Settings):
 
 
 class AttackSettings(Settings):
-    name: Literal["pgd", "fgsm", "fgsm-rs", "n-fgsm"] = setting("pgd", "name")
+    name: Literal["pgd", "fgsm", "fgsm-rs", "n-fgsm", "augmix"] = setting("pgd", "name")
     """pgd: `steps` steps of 2.5·ε/steps from a random start (paper 001); fgsm: one step of ε from zero (1.25·ε from any
     other start); fgsm-rs: one step of 1.25·ε from a random start (paper 003); n-fgsm: one step of ε from noise that
-    reaches `noise`·ε, not cut back to the ball of ε (de Jorge et al. 2022)."""
+    reaches `noise`·ε, not cut back to the ball of ε (de Jorge et al. 2022); augmix: no attack but two views."""
     norm: Literal["linf", "l2"] = setting("linf", "name")
     """The ball that a perturbation stays in."""
     epsilon: float = setting(0.2, "pixel intensity, images in [0, 1]", gt=0, le=1000)
@@ -133,14 +133,15 @@ class AttackSettings(Settings):
 
 
 class ObjectiveSettings(Settings):
-    name: Literal["pgd-at", "trades", "mart"] = setting("pgd-at", "name")
+    name: Literal["pgd-at", "trades", "mart", "augmix"] = setting("pgd-at", "name")
     """What is minimised. pgd-at: cross-entropy on attacked examples (paper 001); trades: clean cross-entropy and β
-    times the divergence between clean and attacked predictions; mart: the same weighed by misclassification."""
+    times the divergence between clean and attacked predictions; mart: the same weighed by misclassification; augmix:
+    clean cross-entropy and the divergence between the predictions on an image and its two views."""
     beta: float = setting(6.0, "1", ge=0, le=1000)
     """β of trades and mart: 6 is usual for WRN on CIFAR-10, 1 for trades on MNIST, 5 for mart with ResNet-18."""
     passes: Literal["reference", "single"] = setting("reference", "name")
     """reference: forward passes in the order and number of the authors' code, which batch norm sees; single: the clean
-    batch once, and of the attacked one only what an attack has changed."""
+    batch once, and of the attacked one only what an attack has changed (of augmix's views, what is not the image)."""
     label_smoothing: float = setting(0.0, "1", ge=0, lt=1)
     """Of the cross-entropy of pgd-at, and of that on clean images of trades."""
     awp_gamma: float = setting(0.0, "1", ge=0, le=1)
@@ -148,6 +149,17 @@ class ObjectiveSettings(Settings):
     0.01 for pgd-at and 0.005 for trades."""
     awp_warmup_epochs: int = setting(0, "epochs", ge=0)
     """The first so many epochs go without it; its authors take 10 for trades and 0 for pgd-at."""
+
+
+class AugmixSettings(Settings):
+    width: int = setting(3, "chains", ge=1, le=10)
+    """Chains of operations that a view mixes."""
+    depth: int | None = setting(None, "operations", ge=1, le=10)
+    """Operations of a chain; by default 1, 2 or 3 are drawn for each."""
+    severity: float = setting(3.0, "levels", ge=1, le=10)
+    """An operation's level is uniform in [0.1, severity]; 10 is its whole range."""
+    weight: float = setting(12.0, "1", ge=0, le=1000)
+    """Weight of the Jensen-Shannon divergence in the loss."""
 
 
 class AllocatorSettings(Settings):
@@ -181,6 +193,12 @@ class OptimizerSettings(Settings):
     """Adam's first decay."""
     beta2: float = setting(0.999, "1", ge=0, lt=1)
     """Adam's second decay."""
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> OptimizerSettings:
+        if self.nesterov and (self.name != "sgd" or self.momentum == 0):
+            raise ValueError("optimizer.nesterov needs optimizer.name = 'sgd' and optimizer.momentum above 0")
+        return self
 
 
 class ScheduleSettings(Settings):
@@ -396,6 +414,7 @@ class Config(Settings):
     model: ModelSettings = ModelSettings()
     attack: AttackSettings = AttackSettings()
     objective: ObjectiveSettings = ObjectiveSettings()
+    augmix: AugmixSettings = AugmixSettings()
     allocator: AllocatorSettings = AllocatorSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     schedule: ScheduleSettings = ScheduleSettings()

@@ -220,3 +220,12 @@ def test_every_inequality_is_told_with_whether_it_holds(
 ) -> None:
     found = inequalities(recipe(depth=depth, bound=bound, publish_every=publish_every))
     assert [holds for _, holds in found] == expected
+
+
+@pytest.mark.usefixtures("quick")
+def test_views_have_no_attack_steps_to_time_and_travel_as_two_images() -> None:
+    bullettrain = {"name": "bullettrain", "robust_steps": 0}
+    method = {"attack": {"name": "augmix"}, "objective": {"name": "augmix"}, "allocator": bullettrain}
+    measured = explain(from_tree({"engine": "sync", **method})).measured
+    assert measured.attack_s > 0 and measured.step_s > 0
+    assert 0 <= measured.payload_bytes - 64 * (8 + 2 * 64) <= 512

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from sparring.errors import UsageError
-from sparring.objectives.losses import mart, pgd_at, trades
+from sparring.objectives.losses import jsd, mart, pgd_at, trades
 
 
 def training_loss(
@@ -60,6 +61,29 @@ def training_loss(
     target_logits = model(x) if passes == "reference" else clean_logits
     loss = trades(clean_logits, adv_logits, labels, beta, target_logits=target_logits, label_smoothing=label_smoothing)
     return loss, adv_logits.detach()
+
+
+def augmix_loss(
+    model: nn.Module, x: Tensor, views: Tensor, labels: Tensor, *, weight: float, augmented: Tensor
+) -> tuple[Tensor, Tensor]:
+    """AugMix's loss of a batch under a model that is in train mode already, from one pass over all that it needs.
+
+    As in the authors' code the clean images and both views are put together, so that batch norm sees them as one
+    batch. Views of examples that were not augmented are left out: of equal inputs the divergence is 0.
+
+    Args:
+        x: float32 [N, C, H, W] in [0, 1]. views: float32 [2, N, C, H, W] in [0, 1]. labels: int64 [N].
+        weight: of the divergence, whose mean is over all N examples. augmented: bool [N].
+
+    Returns:
+        The scalar loss, and bool [N]: both views classified right (the clean image where there are none).
+    """
+    some = int(augmented.sum())
+    logits: Tensor = model(torch.cat([x, views[0, augmented], views[1, augmented]]))
+    clean, *of_views = torch.split(logits, [len(x), some, some])
+    first, second = (clean.index_put((augmented,), each) for each in of_views)
+    right = (first.argmax(1) == labels) & (second.argmax(1) == labels)
+    return jsd(clean, first, second, labels, weight), right
 
 
 def _of_the_attacked(model: nn.Module, clean_logits: Tensor, x_adv: Tensor, attacked: Tensor) -> Tensor:

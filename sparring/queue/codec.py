@@ -1,8 +1,9 @@
 """The wire format: tickets and shards as bytes and back. Pure; nothing that comes from the wire is executed.
 
 A shard is one buffer: the header's length (4 bytes, big-endian), a msgpack header padded to 8 bytes, then the raw
-little-endian tensors that the header names: labels, scales (L2 int8 only), delta. A decoder allocates no more than
-the payload justifies: every tensor's shape times its item size must add up to the length that came.
+little-endian tensors that the header names: labels, then scales (L2 int8 only) and delta, or views. A decoder
+allocates no more than the payload justifies: every tensor's shape times its item size must add up to the length that
+came.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ from sparring.attacks.norms import Norm, per_example, project_ball
 from sparring.errors import SparringError
 from sparring.queue.messages import Key, Shard, Ticket
 
-Wire = Literal["int8", "exact"]
+Wire = Literal["int8", "exact", "uint8"]  # uint8: AugMix's views, whatever perturbations travel as
 Array = npt.NDArray[Any]
 
 PROTOCOL = 3
 MAX_HEADER_BYTES = 1 << 20
-RANK = 4  # δ is [n, C, H, W]
+RANKS = {"labels": 1, "scales": 1, "delta": 4, "views": 5}  # δ is [n, C, H, W], views are [2, n, C, H, W]
+VIEWS = 2
 MAX_WORKER_CHARACTERS = 128
 HEADER_ALLOWANCE_BYTES = 512
 MAX_EPSILON = 1000.0  # that of attack.epsilon
@@ -36,11 +38,12 @@ SLACK = 1e-6  # how far rounding may carry a perturbation out of its ball (desig
 _LENGTH = struct.Struct(">I")
 _DTYPES: dict[str, np.dtype[Any]] = {
     "int8": np.dtype("<i1"),
+    "uint8": np.dtype("<u1"),
     "int32": np.dtype("<i4"),
     "int64": np.dtype("<i8"),
     "float32": np.dtype("<f4"),
 }
-_ALLOWED = {"labels": ("int64", "int32"), "scales": ("float32",), "delta": ("int8", "float32")}
+_ALLOWED = {"labels": ("int64", "int32"), "scales": ("float32",), "delta": ("int8", "float32"), "views": ("uint8",)}
 
 
 class CodecError(SparringError):
@@ -99,13 +102,13 @@ def encode_shard(shard: Shard, wire: Wire, norm: Norm) -> bytes:
     """A shard as one buffer.
 
     int8 rounds to ε/127 under L∞ (error ≤ ε/254) and to max|δ|/127 of each example under L2; exact is bit-for-bit.
+    Views travel as they are, whatever `wire` says.
 
     Raises:
         CodecError: δ is not finite or outside its ball, or a tensor has a shape or dtype that does not travel.
     """
-    delta, labels = shard.delta.detach().cpu().float(), shard.labels.detach().cpu()
-    _check_perturbation(delta, shard.epsilon)
-    arrays = {"labels": labels.numpy(), **_quantise(delta, shard.epsilon, wire, norm)}
+    wire = wire if shard.views is None else "uint8"
+    arrays = {"labels": shard.labels.detach().cpu().numpy(), **_product(shard, wire, norm)}
     slots = [_Slot(name, array.dtype.name, array.shape) for name, array in arrays.items()]
     _check_slots(slots, wire, norm)
     raw = [np.ascontiguousarray(array).data.cast("B") for array in arrays.values()]
@@ -113,7 +116,7 @@ def encode_shard(shard: Shard, wire: Wire, norm: Norm) -> bytes:
 
 
 def decode_shard(payload: bytes | memoryview) -> Shard:
-    """The shard in `payload`: δ float32, dequantised and projected again into the ball; labels int64.
+    """The shard in `payload`: δ float32, dequantised and projected again into the ball, or views; labels int64.
 
     The image box is applied where δ meets the image that the trainer rebuilds.
 
@@ -124,24 +127,38 @@ def decode_shard(payload: bytes | memoryview) -> Shard:
     header, start = _read_header(view)
     slots = _slots(header["tensors"])
     wire, norm, epsilon = header["wire"], header["norm"], header["epsilon"]
-    if wire not in ("int8", "exact") or norm not in ("linf", "l2"):
+    if wire not in ("int8", "exact", "uint8") or norm not in ("linf", "l2"):
         raise CodecError(f"a shard from the queue has wire {wire!r:.20} and norm {norm!r:.20}; both are unknown here")
     _check_slots(slots, wire, norm)
     arrays = _arrays(view, start, slots)
+    labels = torch.from_numpy(arrays["labels"].astype(np.int64))
+    if wire == "uint8":
+        if not isinstance(epsilon, float) or epsilon != 0:
+            raise CodecError(f"a shard of views has epsilon {epsilon!r:.20}, not 0")
+        views = torch.from_numpy(arrays["views"].copy())
+        return Shard(**_fields(header), epsilon=0.0, delta=torch.empty(0), labels=labels, views=views)
     if not _is_radius(epsilon):
         raise CodecError(f"a shard's epsilon is not a number between 0 and {MAX_EPSILON:g}")
-    return Shard(
-        **_fields(header),
-        epsilon=float(epsilon),
-        delta=_dequantise(arrays, float(epsilon), wire, norm),
-        labels=torch.from_numpy(arrays["labels"].astype(np.int64)),
-    )
+    delta = _dequantise(arrays, float(epsilon), wire, norm)
+    return Shard(**_fields(header), epsilon=float(epsilon), delta=delta, labels=labels)
 
 
 def payload_bytes(n: int, shape: Sequence[int], wire: Wire, norm: Norm) -> int:
     """What a shard of `n` examples of `shape` [C, H, W] takes at most, header included."""
     scales = 4 * n if wire == "int8" and norm == "l2" else 0
-    return HEADER_ALLOWANCE_BYTES + 8 * n + scales + n * math.prod(shape) * (1 if wire == "int8" else 4)
+    per_value = {"int8": 1, "exact": 4, "uint8": VIEWS}[wire]
+    return HEADER_ALLOWANCE_BYTES + 8 * n + scales + n * math.prod(shape) * per_value
+
+
+def _product(shard: Shard, wire: Wire, norm: Norm) -> dict[str, Array]:
+    """What was made of the examples, as it travels."""
+    if shard.views is not None:
+        if shard.epsilon != 0:
+            raise CodecError(f"a shard of views has epsilon {shard.epsilon}, not 0")
+        return {"views": shard.views.detach().cpu().numpy()}
+    delta = shard.delta.detach().cpu().float()
+    _check_perturbation(delta, shard.epsilon)
+    return _quantise(delta, shard.epsilon, wire, norm)
 
 
 def ticket_bytes(n: int, shape: Sequence[int]) -> int:
@@ -278,23 +295,24 @@ def _slot(entry: object) -> _Slot:
     name, dtype, shape = entry
     if not isinstance(name, str) or not isinstance(dtype, str) or not isinstance(shape, list):
         raise CodecError("a tensor's entry is not (name, dtype, shape)")
-    return _Slot(name, dtype, tuple(_count(dim, "a dimension") for dim in shape[: RANK + 1]))
+    return _Slot(name, dtype, tuple(_count(dim, "a dimension") for dim in shape[: max(RANKS.values()) + 1]))
 
 
 def _check_slots(slots: list[_Slot], wire: Wire, norm: Norm) -> None:
-    """Exactly the tensors of this wire and norm, of permitted dtypes, one row an example."""
-    scaled = wire == "int8" and norm == "l2"
-    names = ["labels", "scales", "delta"] if scaled else ["labels", "delta"]
+    """Exactly the tensors of this wire and norm, of permitted dtypes, one row an example (of each view)."""
+    names = ["labels", "views"] if wire == "uint8" else ["labels", "delta"]
+    if wire == "int8" and norm == "l2":
+        names.insert(1, "scales")
     if [slot.name for slot in slots] != names:
         raise CodecError(f"a shard's tensors are not {', '.join(names)}")
     for slot in slots:
         if slot.dtype not in _ALLOWED[slot.name]:
             raise CodecError(f"a shard's {slot.name} has dtype {slot.dtype:.20}, not {_ALLOWED[slot.name]}")
-        rank = RANK if slot.name == "delta" else 1
-        if len(slot.shape) != rank or min(slot.shape) < 1 or slot.shape[0] != slots[0].shape[0]:
+        rows = (VIEWS, *slots[0].shape[:1]) if slot.name == "views" else slots[0].shape[:1]
+        if len(slot.shape) != RANKS[slot.name] or min(slot.shape) < 1 or slot.shape[: len(rows)] != rows:
             raise CodecError(f"a shard's {slot.name} has shape {slot.shape}")
-    if slots[-1].dtype != ("int8" if wire == "int8" else "float32"):
-        raise CodecError(f"a shard's delta has dtype {slots[-1].dtype}, which is not that of wire {wire}")
+    if slots[-1].dtype != {"int8": "int8", "exact": "float32", "uint8": "uint8"}[wire]:
+        raise CodecError(f"a shard's {slots[-1].name} has dtype {slots[-1].dtype}, which is not that of wire {wire}")
 
 
 def _arrays(view: memoryview, start: int, slots: list[_Slot]) -> dict[str, Array]:

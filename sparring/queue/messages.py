@@ -45,12 +45,13 @@ class Ticket:
 
 @dataclass(frozen=True)
 class Shard:
-    """One worker's product: perturbations δ of the ticket's examples.
+    """One worker's product: perturbations δ of the ticket's examples, or AugMix's views of them.
 
-    delta: float32 [n, C, H, W] inside the ball of radius `epsilon`; labels: int64 [n]. `version` is the older of
-    the versions of the last two attack steps, `start_version` that of the first; `gradients` counts gradient
-    evaluations (one example, one step); `classes` how many examples the allocator took for outliers, boundary and
-    robust ones (all 0 without one).
+    delta: float32 [n, C, H, W] inside the ball of radius `epsilon`; labels: int64 [n]; views: uint8 [2, n, C, H, W],
+    with which delta is empty and epsilon 0. `version` is the older of the versions of the last two attack steps (of
+    views, the one at the start), `start_version` that of the first; `gradients` counts gradient evaluations (one
+    example, one step); `classes` how many examples the allocator took for outliers, boundary and robust ones (all 0
+    without one).
     """
 
     key: Key
@@ -64,6 +65,7 @@ class Shard:
     attack_seconds: float = 0.0
     gradients: int = 0
     classes: tuple[int, int, int] = (0, 0, 0)
+    views: Tensor | None = field(default=None, repr=False)
 
     def to(self, device: torch.device) -> Shard:
         """The same shard with its tensors on `device`."""

@@ -47,4 +47,5 @@ def outstanding_bytes(config: Config, shape: tuple[int, int, int]) -> int:
     shards = (depth(config.staleness) + 1) * config.train.shards_per_step + max(config.workers.count, 16)
     size = config.train.batch_size
     starts = ticket_bytes(size, largest) if config.attack.start == "last" else 0
-    return shards * (payload_bytes(size, largest, config.queue.wire, config.attack.norm) + starts)
+    wire = "uint8" if config.attack.name == "augmix" else config.queue.wire
+    return shards * (payload_bytes(size, largest, wire, config.attack.norm) + starts)

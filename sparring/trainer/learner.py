@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -16,7 +16,7 @@ from sparring.config import Config, OptimizerSettings
 from sparring.data import Dataset, training_batch
 from sparring.errors import SparringError
 from sparring.objectives.awp import moved, weight_perturbation
-from sparring.objectives.passes import training_loss
+from sparring.objectives.passes import augmix_loss, training_loss
 from sparring.queue.messages import Controls, Key, Shard
 from sparring.randomness import generator
 from sparring.trainer.guards import NonFinite
@@ -24,6 +24,7 @@ from sparring.trainer.plan import Plan
 from sparring.trainer.schedules import learning_rate
 from sparring.workers.allocator import updated_robust_share
 
+Objective = Callable[[], tuple[Tensor, Tensor]]  # the loss of a step, and bool [N]: what counts as robust
 KEPT_VERSIONS = 10_000  # how far back drift is known
 
 
@@ -45,7 +46,7 @@ def make_optimizer(settings: OptimizerSettings, model: nn.Module) -> torch.optim
             parameters,
             lr=settings.lr,
             momentum=settings.momentum,
-            nesterov=settings.nesterov and settings.momentum > 0,
+            nesterov=settings.nesterov,
             weight_decay=settings.weight_decay,
             fused=True,
         )
@@ -84,16 +85,39 @@ class Learner:
         return Controls(self.epsilon(), self.robust_share, pgd_steps)
 
     def epsilon(self, step: int | None = None) -> float:
-        """ε at `step` (now by default), warmed up."""
+        """ε at `step` (now by default), warmed up; 0 where nothing is attacked."""
         attack = self.config.attack
+        if attack.name == "augmix":
+            return 0.0
         at = self.step if step is None else step
         return warmed_up(attack.epsilon, at, self.plan.steps_until(attack.warmup_epochs))
 
     def attacked(self, shards: Sequence[Shard]) -> tuple[Tensor, Tensor, Tensor]:
         """The shards' examples: clean and perturbed, float32 [N, C, H, W] in [0, 1] each, and labels, int64 [N]."""
+        x, y = self._images(shards)
+        return x, perturbed(x, torch.cat([shard.delta.to(self.device) for shard in shards])), y
+
+    def augmented(self, shards: Sequence[Shard]) -> tuple[Tensor, Tensor, Tensor]:
+        """The shards' examples: clean, float32 [N, C, H, W] in [0, 1], views, [2, N, C, H, W], and labels, int64 [N].
+
+        Raises:
+            SparringError: a shard has no views, or views of images of another shape.
+        """
+        x, y = self._images(shards)
+        views = []
+        for shard in shards:
+            if shard.views is None or shard.views.shape[1:] != (len(shard.labels), *x.shape[1:]):
+                raise SparringError(
+                    f"shard {shard.key} of {shard.worker or 'a worker'} has no views of images of shape "
+                    f"{tuple(x.shape[1:])}, which attack.name = 'augmix' needs. Give every host the same files."
+                )
+            views.append(shard.views.cpu().float().div_(255))  # on the CPU as `data.batch` does: equal stays equal
+        return x, torch.cat(views, dim=1).to(self.device), y
+
+    def _images(self, shards: Sequence[Shard]) -> tuple[Tensor, Tensor]:
         rebuilt = [self.clean(shard) for shard in shards]
         x, y = (torch.cat(parts) for parts in zip(*rebuilt, strict=True))
-        return x, perturbed(x, torch.cat([shard.delta.to(self.device) for shard in shards])), y
+        return x, y
 
     def clean(self, shard: Shard) -> tuple[Tensor, Tensor]:
         """The shard's examples without the perturbation.
@@ -147,20 +171,27 @@ class Learner:
         Raises:
             NonFinite: loss, gradient or the new weights are no numbers.
         """
-        return self.train_on(*self.attacked(shards), shards[0].key.epoch)
+        epoch = shards[0].key.epoch
+        if self.config.objective.name == "augmix":
+            x, views, y = self.augmented(shards)
+            return self._step(lambda: self._divergence(x, views, y), epoch)
+        return self.train_on(*self.attacked(shards), epoch)
 
     def train_on(self, x: Tensor, x_adv: Tensor, y: Tensor, epoch: int) -> StepResult:
         """The same on clean images, attacked ones (float32 [N, C, H, W] in [0, 1] each) and labels (int64 [N]).
 
         An `x_adv` that requires a gradient gets that of the mean loss, by the same pass.
         """
+        return self._step(lambda: self._objective(x, x_adv, y), epoch)
+
+    def _step(self, objective: Objective, epoch: int) -> StepResult:
         rate = learning_rate(self.config.schedule, self.config.optimizer.lr, self.step / max(self.plan.total_steps, 1))
         rate *= self.rate_scale
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
-        with moved(self.model, self._weight_perturbation(x, x_adv, y, epoch)):
-            loss, logits = self._objective(x, x_adv, y)
+        with moved(self.model, self._weight_perturbation(objective, epoch)):
+            loss, right = objective()
             value = float(loss.detach())
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -171,14 +202,15 @@ class Learner:
             self.optimizer.step()
         self._require_finite("movement of the weights", self._moved(), rate)
         self.step += 1
-        correct = int((logits.argmax(1) == y).sum())
-        self.robust_share = updated_robust_share(self.robust_share, correct / len(y), self.config.allocator)
-        return StepResult(value, correct, len(y), rate)
+        correct = int(right.sum())
+        self.robust_share = updated_robust_share(self.robust_share, correct / len(right), self.config.allocator)
+        return StepResult(value, correct, len(right), rate)
 
     def _objective(self, x: Tensor, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The objective's loss and, detached, the adversarial logits it was computed from."""
+        """The objective's loss, and which attacked examples were classified right, bool [N]."""
         objective = self.config.objective
-        return training_loss(
+        assert objective.name != "augmix", "that one takes views"
+        loss, logits = training_loss(
             objective.name,
             self.model,
             x,
@@ -189,13 +221,21 @@ class Learner:
             passes=objective.passes,
             label_smoothing=objective.label_smoothing,
         )
+        return loss, logits.argmax(1) == y
 
-    def _weight_perturbation(self, x: Tensor, x_adv: Tensor, y: Tensor, epoch: int) -> dict[str, Tensor]:
+    def _divergence(self, x: Tensor, views: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """AugMix's loss, and of which examples both views were classified right, bool [N]."""
+        changed = (views != x).any(0).flatten(1).any(1)
+        if self.config.objective.passes == "reference" and self.config.allocator.name == "none":
+            changed[:] = True  # the authors pass all three batches whole
+        return augmix_loss(self.model, x, views, y, weight=self.config.augmix.weight, augmented=changed)
+
+    def _weight_perturbation(self, objective: Objective, epoch: int) -> dict[str, Tensor]:
         """What AWP moves the weights by in this step; nothing where it is off."""
-        objective = self.config.objective
-        if objective.awp_gamma == 0 or epoch < objective.awp_warmup_epochs:
+        settings = self.config.objective
+        if settings.awp_gamma == 0 or epoch < settings.awp_warmup_epochs:
             return {}
-        return weight_perturbation(self.model, lambda: self._objective(x, x_adv, y)[0], objective.awp_gamma)
+        return weight_perturbation(self.model, lambda: objective()[0], settings.awp_gamma)
 
     def _require_finite(self, what: str, value: float, rate: float) -> None:
         if not isfinite(value):

@@ -23,7 +23,7 @@ from sparring.attacks.starts import Given
 from sparring.config import Config, bound
 from sparring.data import Concatenated, Dataset, load, load_extra, split_holdout
 from sparring.errors import SparringError, UsageError
-from sparring.evaluation import evaluate
+from sparring.evaluation import evaluate, evaluate_views
 from sparring.models import build
 from sparring.observe.state import RunState
 from sparring.queue.messages import Key, Shard
@@ -373,11 +373,17 @@ class Session:
         state.seconds += decision.seconds
 
     def measure_heldout(self) -> bool:
-        """Clean and PGD-10 accuracy on held-out examples; True where the robust one is the best so far."""
-        threat = self.config.attack
-        attack = Attack(threat.norm, threat.epsilon, 10, threat.epsilon / 4)
-        samples = self.config.train.evaluate_samples
-        judged = evaluate(self.learner.model, self.heldout, attack, samples=samples, seed=self.config.train.seed)
+        """Clean and PGD-10 accuracy on held-out examples; True where the robust one is the best so far.
+
+        Of AugMix the robust one is the share of examples of which both views are classified right.
+        """
+        threat, train = self.config.attack, self.config.train
+        model, samples = self.learner.model, train.evaluate_samples
+        if threat.name == "augmix":
+            judged = evaluate_views(model, self.heldout, self.config.augmix, samples=samples, seed=train.seed)
+        else:
+            attack = Attack(threat.norm, threat.epsilon, 10, threat.epsilon / 4)
+            judged = evaluate(model, self.heldout, attack, samples=samples, seed=train.seed)
         state = self.state
         state.clean_accuracy, state.robust_accuracy = judged.clean_accuracy, judged.robust_accuracy
         state.heldout_samples = judged.samples
@@ -388,10 +394,11 @@ class Session:
     def measure_gap(self, shard: Shard) -> None:
         """Now and then: robust accuracy on a fresh attack minus that on the shard, both under the present weights.
 
-        Past the cliff of staleness it is far below 0 (paper 001, Fig. 5).
+        Past the cliff of staleness it is far below 0 (paper 001, Fig. 5). AugMix's views do not depend on the weights:
+        there is none.
         """
         every, learner = self.config.staleness.gap_every, self.learner
-        if not every or learner.step % every:
+        if not every or learner.step % every or shard.views is not None:
             return
         x, y = learner.clean(shard)
         random = generator(self.config.train.seed, "attack", shard.key.epoch, shard.key.number)

@@ -16,6 +16,7 @@ from sparring.data import Dataset, training_batch
 from sparring.queue.messages import Controls, Key, Shard
 from sparring.randomness import generator
 from sparring.workers.allocator import Allocation, allocate, classify, classify_by_attack, signed_variance
+from sparring.workers.views import Views, make_views
 
 ORACLE_STEPS = 10
 
@@ -25,7 +26,8 @@ class Production:
 
     `advance` makes one attack step with the model as it is (it should be `frozen`), and notes the version of its
     weights; between two calls the caller may load newer weights, or do something else. Random numbers depend on the
-    ticket alone. `start`: where the attack begins, by default where its settings say.
+    ticket alone. `start`: where the attack begins, by default where its settings say. AugMix has no attack steps: its
+    views are made at once, and no gradient is evaluated.
     """
 
     def __init__(
@@ -46,26 +48,39 @@ class Production:
         device = next(model.parameters()).device
         x, self.labels = training_batch(config, dataset, torch.tensor(indices), key.epoch)
         self.key, self.fence, self.worker = key, fence, worker
+        self.versions = [version]
+        self.delta: Tensor | None = None
+        self.views: Views | None = None
+        self.steps = self.gradients = 0
+        if config.attack.name == "augmix":
+            self.views = make_views(config, model, x, self.labels, indices, key.epoch, controls.robust_share)
+            self.epsilon, self.classes = 0.0, self.views.classes
+        else:
+            self._begin(config, model, x.to(device), self.labels.to(device), controls, start)
+        self.seconds = time.perf_counter() - began
+
+    def _begin(
+        self, config: Config, model: nn.Module, x: Tensor, labels: Tensor, controls: Controls, start: Given | None
+    ) -> None:
+        """Classify where an allocator asks for it, and go up to the first attack step."""
         attack = attack_from(config.attack, controls.epsilon, config.objective.name, controls.pgd_steps)
-        self.epsilon, self.versions, self.delta = attack.radius, [version], None
-        random = generator(config.train.seed, "attack", key.epoch, key.number)
-        x, labels = x.to(device), self.labels.to(device)
+        self.epsilon = attack.radius
+        random = generator(config.train.seed, "attack", self.key.epoch, self.key.number)
         clean = _clean_logits(config, model, x, attack)
         allocation = _allocation(config, model, x, labels, clean, controls, attack, random)
         counts, sizes, self.classes = allocation or (None, None, (0, 0, 0))
         self.steps = attack.restarts * (attack.steps if counts is None else int(counts.max()))
         self.gradients = attack.restarts * (attack.steps * len(labels) if counts is None else int(counts.sum()))
         targets = targets_of(attack, labels, clean)
-        delta, known = (None, None) if start is None else (start.delta.to(device), start.known.to(device))
+        delta, known = (None, None) if start is None else (start.delta.to(x.device), start.known.to(x.device))
         self._iteration = iterate(
             model, x, targets, attack, random, start=delta, known=known, step_counts=counts, step_sizes=sizes
         )
         self._next()
-        self.seconds = time.perf_counter() - began
 
     @property
     def done(self) -> bool:
-        return self.delta is not None
+        return self.delta is not None or self.views is not None
 
     def advance(self, version: int) -> None:
         """Make the next attack step; `version` is that of the weights the model holds now."""
@@ -83,19 +98,20 @@ class Production:
 
     def shard(self) -> Shard:
         """The product. Its version is the older one of the last two attack steps (design, section 1)."""
-        assert self.delta is not None, "the attack has steps left"
+        assert self.done, "the attack has steps left"
         return Shard(
             key=self.key,
             fence=self.fence,
             version=min(self.versions[1:][-2:] or self.versions),
             start_version=self.versions[0],
             epsilon=self.epsilon,
-            delta=self.delta,
+            delta=torch.empty(0) if self.delta is None else self.delta,
             labels=self.labels,
             worker=self.worker,
             attack_seconds=self.seconds,
             gradients=self.gradients,
             classes=self.classes,
+            views=None if self.views is None else self.views.images,
         )
 
 

@@ -27,6 +27,13 @@ ENGINES: list[dict[str, Any]] = [
     {"engine": "simulated", "simulated": {"staleness": 2}, "attack": {"start": "last"}, **FEW},
     {"engine": "sync", "attack": {"name": "fgsm"}, "train": {"replays": 4, "epochs": 4}},
     {"engine": "sync", "objective": {"awp_gamma": 0.01}, "attack": {"name": "n-fgsm"}},
+    {
+        "engine": "simulated",
+        "simulated": {"staleness": 3, "exchange": True},
+        "attack": {"name": "augmix"},
+        "objective": {"name": "augmix"},
+        "allocator": {"name": "bullettrain", "robust_steps": 0},
+    },
 ]
 
 

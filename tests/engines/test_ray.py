@@ -17,6 +17,11 @@ from tests.engines.runs import small, weights_of
 pytestmark = pytest.mark.ray
 
 AUGMENTED = {"name": "digits", "augment": "crop"}
+AUGMIX = {
+    "attack": {"name": "augmix"},
+    "objective": {"name": "augmix"},
+    "allocator": {"name": "bullettrain", "robust_steps": 0},
+}
 
 
 @pytest.mark.parametrize(
@@ -31,6 +36,7 @@ AUGMENTED = {"name": "digits", "augment": "crop"}
             "redis",
             {"train": {"epochs": 2, "max_steps": 10, "batch_size": 250}, "pruning": {"name": "high", "epoch": 1}},
         ),
+        ("redis", AUGMIX),
     ],
 )
 def test_with_bound_0_and_the_exact_wire_the_weights_are_those_of_the_synchronous_engine(

@@ -52,8 +52,16 @@ def shard(norm: Norm = "linf", epsilon: float = 8 / 255, n: int = 3, seed: int =
     )
 
 
+def shard_of_views(n: int = 3) -> Shard:
+    """AugMix's views of as many random images."""
+    generator = torch.Generator().manual_seed(1)
+    views = torch.randint(0, 256, (2, n, 3, 4, 4), dtype=torch.uint8, generator=generator)
+    labels = torch.arange(n)
+    return Shard(Key(1, 2, 0), 4, 9, 9, 0.0, torch.empty(0), labels, worker="w-0", classes=(1, 2, 0), views=views)
+
+
 def plain(found: Shard) -> dict[str, Any]:
-    return {name: value for name, value in found.__dict__.items() if name not in ("delta", "labels")}
+    return {name: value for name, value in found.__dict__.items() if name not in ("delta", "labels", "views")}
 
 
 def rewritten(change: Callable[[dict[str, Any]], None], payload: bytes | None = None) -> bytes:
@@ -119,6 +127,63 @@ def test_what_rides_along_comes_back_as_it_was(wire: Wire, norm: Norm) -> None:
     assert got.labels.dtype == torch.int64 and torch.equal(got.labels, sent.labels)
     assert got.delta.dtype == torch.float32 and got.delta.shape == sent.delta.shape
     assert len(payload) <= payload_bytes(3, (2, 4, 4), wire, norm)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("wire", ["int8", "exact"])
+def test_views_come_back_bit_for_bit_whatever_perturbations_travel_as(wire: Wire, norm: Norm) -> None:
+    sent = shard_of_views()
+    payload = encode_shard(sent, wire, norm)
+    got = decode_shard(payload)
+    assert plain(got) == plain(sent) and torch.equal(got.labels, sent.labels)
+    assert got.views is not None and sent.views is not None
+    assert got.views.dtype == torch.uint8 and torch.equal(got.views, sent.views)
+    assert got.delta.numel() == 0 and got.epsilon == 0
+    raw = 8 * 3 + 2 * 3 * 48
+    assert raw < len(payload) <= payload_bytes(3, (3, 4, 4), "uint8", norm) <= raw + 512
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        ["views", "int8", [2, 3, 3, 4, 4]],
+        ["views", "uint8", [3, 2, 3, 4, 4]],  # 3 examples of 2 views, in the other order
+        ["views", "uint8", [1, 3, 6, 4, 4]],
+        ["views", "uint8", [2, 2, 3, 4, 6]],
+        ["views", "uint8", [2, 3, 48]],
+        ["views", "uint8", [2, 3, 3, 4, 4, 1]],
+        ["views", "uint8", [2, 3, 3, 4, 5]],
+        ["views", "uint8", [2, 3, 2**40, 2**40, 4]],
+        ["views", "uint8", []],
+        ["delta", "uint8", [2, 3, 3, 4, 4]],
+    ],
+    ids=str,
+)
+def test_views_that_do_not_fit_are_refused(entry: object) -> None:
+    payload = encode_shard(shard_of_views(), "int8", "linf")
+    with pytest.raises(CodecError):
+        decode_shard(rewritten(lambda header: header["tensors"].__setitem__(1, entry), payload))
+
+
+@pytest.mark.parametrize(
+    "change", [{"epsilon": 0.1}, {"epsilon": False}, {"epsilon": None}, {"wire": "int8"}, {"wire": "exact"}], ids=str
+)
+def test_views_with_the_header_of_an_attack_are_refused(change: dict[str, Any]) -> None:
+    payload = encode_shard(shard_of_views(), "int8", "linf")
+    with pytest.raises(CodecError):
+        decode_shard(rewritten(lambda header: header.update(change), payload))
+
+
+def test_views_that_are_no_uint8_or_have_a_radius_are_not_sent() -> None:
+    sent = shard_of_views()
+    assert sent.views is not None
+    for wrong in (
+        replace(sent, views=sent.views.float()),
+        replace(sent, views=sent.views[0]),
+        replace(sent, epsilon=1),
+    ):
+        with pytest.raises(CodecError):
+            encode_shard(wrong, "int8", "linf")
 
 
 @given(epsilon=st.floats(1e-4, 1.0), seed=st.integers(0, 2**31), scale=st.floats(0.0, 3.0))

@@ -6,7 +6,7 @@ import pytest
 
 from sparring.config import from_tree
 from sparring.errors import UsageError
-from sparring.queue.sizing import kept_snapshots, needed_memory, through_object_store
+from sparring.queue.sizing import kept_snapshots, needed_memory, outstanding_bytes, through_object_store
 
 SHAPE = (1, 28, 28)
 
@@ -43,3 +43,12 @@ def test_room_is_made_for_the_largest_images_of_all_phases() -> None:
     small, large = ([{"until": 0.5, "size": size}] for size in (16, 64))
     assert needed(phases=small) == needed()
     assert needed(phases=large) == needed_memory(from_tree({}), (3, 64, 64), 0)
+
+
+@pytest.mark.parametrize("wire", ["int8", "exact"])
+def test_views_count_as_two_images_whatever_perturbations_travel_as(wire: str) -> None:
+    method = {"attack": {"name": "augmix"}, "objective": {"name": "augmix"}}
+    attacked, augmented = from_tree({}), from_tree({"queue": {"wire": wire}, **method})
+    more = outstanding_bytes(augmented, SHAPE) - outstanding_bytes(attacked, SHAPE)
+    shards = (3 + 1) * 1 + 16
+    assert more == shards * 64 * 28 * 28

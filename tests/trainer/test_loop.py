@@ -279,3 +279,23 @@ def test_other_labels_than_the_trainers_are_refused(tmp_path: Path, server: Embe
     scene.worker("w", mislabel)
     with pytest.raises(SparringError, match="the hosts' training sets differ"):
         scene.run_to_end()
+
+
+def test_augmix_views_go_through_the_queue_and_the_trainer_makes_its_own(
+    tmp_path: Path, server: EmbeddedServer
+) -> None:
+    scene = Scene(
+        tmp_path,
+        server,
+        attack={"name": "augmix"},
+        objective={"name": "augmix"},
+        allocator={"name": "bullettrain", "robust_steps": 0},
+        staleness={"trainer_attacks": "always"},
+    )
+    scene.worker("w-0", scene.attack)
+    assert scene.run_to_end() == "finished"
+    assert epochs_of(scene.run) == {0: Counter(range(SHARDS))}
+    state = scene.session.state
+    assert state.worker_shards > 0 and state.trainer_shards > 0 and state.gradients == 0
+    assert sum(state.allocated.values()) == state.examples == 1437
+    assert state.fresh_minus_stale is None

@@ -1,0 +1,69 @@
+"""AugMix on a worker: which examples of a ticket are augmented, and their views.
+
+Without an allocator all are. BulletTrain augments boundary examples alone (paper 000: N_B = 1, N_R = N_O = 0), told
+from one clean forward pass; the others' views are the images themselves.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sparring.config import AllocatorSettings, Config
+from sparring.data import augmix
+from sparring.workers.allocator import boundary_steps, classify, signed_variance
+
+ON = 1
+
+
+class Views(NamedTuple):
+    """Of a ticket's examples.
+
+    images: uint8 [2, n, C, H, W], on the CPU; classes: how many are outlier, boundary, robust (0 without allocator).
+    """
+
+    images: Tensor
+    classes: tuple[int, int, int]
+
+
+def make_views(
+    config: Config,
+    model: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    indices: tuple[int, ...],
+    epoch: int,
+    robust_share: float,
+) -> Views:
+    """Two views of each example that is augmented, of the others the image twice.
+
+    x: float32 [n, C, H, W], what `data.batch` gives for `indices` in `epoch`; labels: int64 [n]; robust_share: F_R.
+    Tensors are on the CPU, whatever device the model is on.
+    """
+    images = (x * 255).round_().to(torch.uint8)
+    augmented, classes = torch.ones(len(x), dtype=torch.bool), (0, 0, 0)
+    if config.allocator.name != "none":
+        augmented, classes = _allocated(config.allocator, model, x, labels, robust_share)
+    made = images.repeat(augmix.VIEWS, 1, 1, 1, 1)
+    made[:, augmented] = augmix.views(
+        images[augmented],
+        config.augmix,
+        seed=config.train.seed,
+        epoch=epoch,
+        indices=torch.tensor(indices)[augmented],
+    )
+    return Views(made, classes)
+
+
+def _allocated(
+    settings: AllocatorSettings, model: nn.Module, x: Tensor, labels: Tensor, robust_share: float
+) -> tuple[Tensor, tuple[int, int, int]]:
+    """bool [n]: whose class gets a step; and how many there are of each."""
+    with torch.no_grad():
+        logits = model(x.to(next(model.parameters()).device)).cpu()
+    classes = classify(signed_variance(logits, labels), robust_share)
+    steps = torch.tensor([settings.outlier_steps, boundary_steps(settings, ON), settings.robust_steps])
+    outlier, boundary, robust = torch.bincount(classes, minlength=3).tolist()
+    return steps[classes] > 0, (outlier, boundary, robust)

@@ -1,0 +1,91 @@
+"""What a worker makes of a ticket for AugMix: views of the images that the trainer rebuilds, and whose."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from sparring.attacks import frozen
+from sparring.config import Config, from_tree
+from sparring.data import augmix, batch, load
+from sparring.models import build
+from sparring.queue.messages import Controls, Key, Shard
+from sparring.workers.allocator import BOUNDARY, OUTLIER, ROBUST, classify, signed_variance
+from sparring.workers.generator import Production, produce
+
+INDICES = tuple(range(100, 140))
+KEY = Key(2, 5, 0)
+METHOD = {"attack": {"name": "augmix"}, "objective": {"name": "augmix"}, "data": {"augment": "crop_flip"}}
+BULLETTRAIN = {"name": "bullettrain", "robust_steps": 0}
+
+
+def config_with(**groups: Any) -> Config:
+    return from_tree({**METHOD, **groups})
+
+
+def model_of(config: Config) -> torch.nn.Module:
+    return build(config.model, (1, 8, 8), 10, seed=0)
+
+
+def shard_of(config: Config, robust_share: float = 0.0) -> Shard:
+    training = load(config.data, "train")
+    return produce(config, model_of(config), training, KEY, INDICES, Controls(0.0, robust_share), 7)
+
+
+def expected_views(config: Config) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The seeded images, their labels and two views of each."""
+    indices = torch.tensor(INDICES)
+    x, labels = batch(load(config.data, "train"), indices, augment="crop_flip", seed=config.train.seed, epoch=2)
+    images = (x * 255).round().to(torch.uint8)
+    views = augmix.views(images, config.augmix, seed=config.train.seed, epoch=2, indices=indices)
+    return images, labels, views
+
+
+def test_without_an_allocator_every_example_gets_two_views_of_its_seeded_image() -> None:
+    config = config_with()
+    shard = shard_of(config)
+    _, labels, views = expected_views(config)
+    assert shard.views is not None and torch.equal(shard.views, views)
+    assert torch.equal(shard.labels, labels)
+    assert (shard.epsilon, shard.gradients, shard.classes, shard.delta.numel()) == (0.0, 0, (0, 0, 0), 0)
+
+
+@pytest.mark.parametrize("robust_share", [0.0, 0.05])
+def test_under_bullettrain_boundary_examples_alone_are_augmented(robust_share: float) -> None:
+    config = config_with(allocator=BULLETTRAIN)
+    shard = shard_of(config, robust_share)
+    images, labels, views = expected_views(config)
+    model = model_of(config)
+    with frozen(model), torch.no_grad():
+        classes = classify(signed_variance(model(images / 255), labels), robust_share)
+    boundary = classes == BOUNDARY
+    assert shard.views is not None and 0 < int(boundary.sum()) < len(INDICES)
+    assert torch.equal(shard.views[:, boundary], views[:, boundary])
+    assert torch.equal(shard.views[:, ~boundary], images[~boundary].expand(2, -1, -1, -1, -1))
+    assert shard.classes == tuple(int((classes == one).sum()) for one in (OUTLIER, BOUNDARY, ROBUST))
+
+
+@pytest.mark.parametrize("name", ["robust_steps", "outlier_steps"])
+def test_a_class_whose_step_is_on_is_augmented_too(name: str) -> None:
+    config = config_with(allocator={**BULLETTRAIN, name: 1})
+    images, labels, views = expected_views(config)
+    shard = shard_of(config, robust_share=0.4)
+    model = model_of(config)
+    with frozen(model), torch.no_grad():
+        classes = classify(signed_variance(model(images / 255), labels), 0.4)
+    also = classes == (ROBUST if name == "robust_steps" else OUTLIER)
+    assert shard.views is not None and bool(also.any())
+    assert torch.equal(shard.views[:, also], views[:, also])
+
+
+def test_views_are_made_without_steps_and_their_version_is_that_of_the_start() -> None:
+    config = config_with(allocator=BULLETTRAIN)
+    training = load(config.data, "train")
+    model = model_of(config)
+    with frozen(model):
+        production = Production(config, model, training, KEY, INDICES, Controls(0.0), 7, worker="w")
+    assert production.done and production.steps == 0
+    shard = production.shard()
+    assert (shard.version, shard.start_version, shard.worker) == (7, 7, "w")
