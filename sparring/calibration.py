@@ -51,6 +51,7 @@ class Measured:
     round_trip_s: float | None
     snapshot_bytes: int
     snapshot_load_s: float
+    forward_s: float = 0.0
 
     @property
     def latency_s(self) -> float:
@@ -68,6 +69,7 @@ def measure(parts: Parts) -> Measured:
     of_worker = worker_threads(config) if asynchronous else of_trainer
     model, shard = parts.model, _example(parts)
     attack = {n: _attack_s(parts, attacker, n) for n in {of_worker, 1 if attacker.type == "cpu" else of_worker}}
+    forward_s = _forward_s(parts, attacker, of_worker)
     learner = Learner(config, model, parts.training, parts.plan, device)
     step = {n: _step_s(learner, shard, n) for n in {of_trainer, 1 if device.type == "cpu" else of_trainer}}
     arrays = to_arrays(model.to("cpu"))
@@ -93,6 +95,7 @@ def measure(parts: Parts) -> Measured:
         round_trip_s=_round_trip_s(payload) if asynchronous else None,
         snapshot_bytes=sum(array.nbytes for array in arrays.values()),
         snapshot_load_s=load_s,
+        forward_s=forward_s,
     )
 
 
@@ -134,6 +137,19 @@ def _attack_s(parts: Parts, device: torch.device, threads: int) -> float:
 
     with _threads(threads), frozen(model):
         return _seconds(begin) + current[0].steps * _seconds(advance)
+
+
+def _forward_s(parts: Parts, device: torch.device, threads: int) -> float:
+    """A clean forward pass, as the allocator makes it."""
+    model, count = parts.model.to(device), len(parts.plan.indices(0, 0))
+    x = torch.rand(count, *parts.training.shape, device=device)
+
+    def forward() -> None:
+        model(x)
+        _finish(device)
+
+    with _threads(threads), frozen(model), torch.no_grad():
+        return _seconds(forward)
 
 
 def _step_s(learner: Learner, shard: Shard, threads: int) -> float:

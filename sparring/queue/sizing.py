@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sparring.config import Config, depth
+from sparring.config import Config, depth, tickets_at_once
 from sparring.errors import UsageError
 from sparring.queue.codec import payload_bytes, ticket_bytes
 
@@ -41,7 +41,8 @@ def through_object_store(config: Config, snapshot_bytes: int) -> bool:
 def outstanding_bytes(config: Config, shape: tuple[int, int, int]) -> int:
     """Payload of all shards that may be outstanding, and their tickets where these carry starts; under exchange the
     attack-to-step ratio is taken as 16."""
-    shards = (depth(config.staleness) + 1) * config.train.shards_per_step + max(config.workers.count, 16)
+    in_flight = max(config.workers.count * tickets_at_once(config), 16)
+    shards = (depth(config.staleness) + 1) * config.train.shards_per_step + in_flight
     size = config.train.batch_size
     starts = ticket_bytes(size, shape) if config.attack.start == "last" else 0
     return shards * (payload_bytes(size, shape, config.queue.wire, config.attack.norm) + starts)

@@ -20,7 +20,7 @@ from math import ceil
 
 from sparring.attacks import frozen
 from sparring.attacks.starts import given
-from sparring.config import depth
+from sparring.config import depth, exchanges, tickets_at_once
 from sparring.errors import SparringError
 from sparring.queue.ledger import Ledger
 from sparring.queue.messages import Controls, Key, Shard, Ticket
@@ -57,7 +57,7 @@ class Loop:
         self.session, self.parts, self.transport, self._publish = session, parts, transport, publish
         self.config, self.plan, self.learner = parts.config, parts.plan, session.learner
         self.settings = parts.config.staleness
-        self.exchange = self.settings.exchange and not self.settings.lockstep and depth(self.settings) > 0
+        self.exchange = exchanges(self.config)
         self.attacks_itself = attacks_itself
         self.idle_device = idle_device
         self.ledger = Ledger(
@@ -178,8 +178,8 @@ class Loop:
     @property
     def in_flight(self) -> int:
         """Shards in flight: attack time over step time where the trainer is saturated (design, section 4), never more
-        than there are attackers, or they would pile up behind a step that waits."""
-        attackers = self.config.workers.count + (1 if self.attacks_itself else 0)
+        than the attackers have in work, or they would pile up behind a step that waits."""
+        attackers = self.config.workers.count * tickets_at_once(self.config) + (1 if self.attacks_itself else 0)
         ratio = attackers if self.arrivals < 3 or self.step_s == 0 else ceil(self.attack_s / self.step_s)
         return max(self.plan.shards_per_step, min(attackers, ratio), 1)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +20,122 @@ from sparring.workers.allocator import Allocation, allocate, classify, classify_
 ORACLE_STEPS = 10
 
 
+@dataclass(frozen=True)
+class Assignment:
+    """A ticket made ready under the weights of `version`: all that its attack needs.
+
+    x: float32 [N, C, H, W] and targets (int64 [N] or float32 [N, K]) on the model's device, labels: int64 [N]; `start`
+    and `known`: where the attack begins, see `iterate`; `allocation` is None where all examples get the attack's own
+    steps. `seconds` is what making it ready took, `classifying_seconds` the part of it that an attack without allocator
+    would not need.
+    """
+
+    key: Key
+    fence: int
+    worker: str
+    version: int
+    x: Tensor
+    labels: Tensor
+    targets: Tensor
+    attack: Attack
+    random: torch.Generator
+    start: Tensor | None
+    known: Tensor | None
+    allocation: Allocation | None
+    seconds: float
+    classifying_seconds: float
+
+    @property
+    def owner(self) -> tuple[int, Key]:
+        """What tells tickets apart, across resumes too."""
+        return self.fence, self.key
+
+    def step_counts(self) -> list[int]:
+        """Attack steps of each example, in one attempt."""
+        if self.allocation is None:
+            return [self.attack.steps] * len(self.labels)
+        counts: list[int] = self.allocation.step_counts.tolist()
+        return counts
+
+    @property
+    def full_steps(self) -> int:
+        """Gradient evaluations of all steps on all examples."""
+        return self.attack.restarts * self.attack.steps * len(self.labels)
+
+    def shard(self, delta: Tensor, *, version: int, seconds: float, cost_seconds: float, gradient_s: float) -> Shard:
+        """The product; `gradient_s` is what one gradient evaluation takes in a full batch, 0 where that is unknown."""
+        gradients = self.attack.restarts * sum(self.step_counts())
+        ready = self.seconds - self.classifying_seconds
+        return Shard(
+            key=self.key,
+            fence=self.fence,
+            version=version,
+            start_version=self.version,
+            epsilon=self.attack.radius,
+            delta=delta,
+            labels=self.labels,
+            worker=self.worker,
+            attack_seconds=seconds,
+            cost_seconds=cost_seconds,
+            full_seconds=ready + self.full_steps * gradient_s if gradient_s else 0.0,
+            gradients=gradients,
+            classes=(0, 0, 0) if self.allocation is None else self.allocation.classes,
+        )
+
+
+def assign(
+    config: Config,
+    model: nn.Module,
+    dataset: Dataset,
+    key: Key,
+    indices: tuple[int, ...],
+    controls: Controls,
+    version: int,
+    *,
+    fence: int = 0,
+    worker: str = "",
+    start: Given | None = None,
+) -> Assignment:
+    """Rebuild the examples of a ticket and allocate their attack steps; `version` is that of the model's weights.
+
+    Random numbers depend on the ticket alone. `start`: where the attack begins, by default where its settings say.
+    """
+    device = next(model.parameters()).device
+    began = now(device)
+    x, labels = batch(
+        dataset, torch.tensor(indices), augment=config.data.augment, seed=config.train.seed, epoch=key.epoch
+    )
+    attack = attack_from(config.attack, controls.epsilon, config.objective.name, controls.pgd_steps)
+    random = generator(config.train.seed, "attack", key.epoch, key.number)
+    x, on_device = x.to(device), labels.to(device)
+    rebuilt = time.perf_counter()
+    clean = _clean_logits(config, model, x, attack)
+    classified_from = now(device) if attack.loss == "kl" else rebuilt
+    allocation = _allocation(config, model, x, on_device, clean, controls, attack, random)
+    ended = now(device)
+    return Assignment(
+        key=key,
+        fence=fence,
+        worker=worker,
+        version=version,
+        x=x,
+        labels=labels,
+        targets=targets_of(attack, on_device, clean),
+        attack=attack,
+        random=random,
+        start=None if start is None else start.delta.to(device),
+        known=None if start is None else start.known.to(device),
+        allocation=allocation,
+        seconds=ended - began,
+        classifying_seconds=0.0 if allocation is None else ended - classified_from,
+    )
+
+
 class Production:
-    """A shard in the making.
+    """A shard in the making, of one ticket: its batch shrinks and grows with the examples that have steps left.
 
     `advance` makes one attack step with the model as it is (it should be `frozen`), and notes the version of its
-    weights; between two calls the caller may load newer weights, or do something else. Random numbers depend on the
-    ticket alone. `start`: where the attack begins, by default where its settings say.
+    weights; between two calls the caller may load newer weights, or do something else.
     """
 
     def __init__(
@@ -42,28 +152,28 @@ class Production:
         worker: str = "",
         start: Given | None = None,
     ) -> None:
-        began = time.perf_counter()
-        device = next(model.parameters()).device
-        x, self.labels = batch(
-            dataset, torch.tensor(indices), augment=config.data.augment, seed=config.train.seed, epoch=key.epoch
-        )
-        self.key, self.fence, self.worker = key, fence, worker
-        attack = attack_from(config.attack, controls.epsilon, config.objective.name, controls.pgd_steps)
-        self.epsilon, self.versions, self.delta = attack.radius, [version], None
-        random = generator(config.train.seed, "attack", key.epoch, key.number)
-        x, labels = x.to(device), self.labels.to(device)
-        clean = _clean_logits(config, model, x, attack)
-        allocation = _allocation(config, model, x, labels, clean, controls, attack, random)
-        counts, sizes, self.classes = allocation or (None, None, (0, 0, 0))
-        self.steps = attack.restarts * (attack.steps if counts is None else int(counts.max()))
-        self.gradients = attack.restarts * (attack.steps * len(labels) if counts is None else int(counts.sum()))
-        targets = targets_of(attack, labels, clean)
-        delta, known = (None, None) if start is None else (start.delta.to(device), start.known.to(device))
+        ready = assign(config, model, dataset, key, indices, controls, version, fence=fence, worker=worker, start=start)
+        self.assignment = ready
+        self.versions: list[int] = [version]
+        self.delta: Tensor | None = None
+        self.seconds = ready.seconds
+        self.step_seconds: list[float] = []
+        self._counts = ready.step_counts()
+        self._longest = max(self._counts)
+        self.steps = ready.attack.restarts * self._longest
+        counts, sizes = (None, None) if ready.allocation is None else ready.allocation[:2]
         self._iteration = iterate(
-            model, x, targets, attack, random, start=delta, known=known, step_counts=counts, step_sizes=sizes
+            model,
+            ready.x,
+            ready.targets,
+            ready.attack,
+            ready.random,
+            start=ready.start,
+            known=ready.known,
+            step_counts=counts,
+            step_sizes=sizes,
         )
         self._next()
-        self.seconds = time.perf_counter() - began
 
     @property
     def done(self) -> bool:
@@ -74,7 +184,10 @@ class Production:
         began = time.perf_counter()
         self.versions.append(version)
         self._next()
-        self.seconds += time.perf_counter() - began
+        if self.delta is not None or self.assignment.allocation is not None:
+            _finish(self.assignment.x.device)  # steps of different sizes are told apart; equal ones need not wait
+        self.step_seconds.append(time.perf_counter() - began)
+        self.seconds += self.step_seconds[-1]
 
     def _next(self) -> None:
         """Up to the next attack step, or to the perturbation."""
@@ -86,19 +199,23 @@ class Production:
     def shard(self) -> Shard:
         """The product. Its version is the older one of the last two attack steps (design, section 1)."""
         assert self.delta is not None, "the attack has steps left"
-        return Shard(
-            key=self.key,
-            fence=self.fence,
+        return self.assignment.shard(
+            self.delta,
             version=min(self.versions[1:][-2:] or self.versions),
-            start_version=self.versions[0],
-            epsilon=self.epsilon,
-            delta=self.delta,
-            labels=self.labels,
-            worker=self.worker,
-            attack_seconds=self.seconds,
-            gradients=self.gradients,
-            classes=self.classes,
+            seconds=self.seconds,
+            cost_seconds=self.seconds,
+            gradient_s=self._gradient_s(),
         )
+
+    def _gradient_s(self) -> float:
+        """Seconds of a gradient evaluation in the largest steps, those nearest to a full batch."""
+        sizes = [
+            sum(count >= self._longest - step % self._longest for count in self._counts)
+            for step in range(len(self.step_seconds))
+        ]
+        largest = max(sizes, default=0)
+        taken = [seconds for size, seconds in zip(sizes, self.step_seconds, strict=True) if size == largest]
+        return sum(taken) / (largest * len(taken)) if taken else 0.0
 
 
 def produce(
@@ -117,6 +234,17 @@ def produce(
         while not production.done:
             production.advance(version)
     return production.shard()
+
+
+def now(device: torch.device) -> float:
+    """Seconds by a clock, once `device` has done what it was told."""
+    _finish(device)
+    return time.perf_counter()
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _clean_logits(config: Config, model: nn.Module, x: Tensor, attack: Attack) -> Tensor | None:
