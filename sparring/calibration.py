@@ -26,7 +26,8 @@ from sparring.randomness import generator
 from sparring.trainer.learner import Learner
 from sparring.trainer.session import Parts
 from sparring.trainer.snapshots import load_arrays, to_arrays
-from sparring.workers.generator import Production, produce
+from sparring.workers.generator import Production, begin, produce
+from sparring.workers.views import Augmentation
 
 BUDGET_S = 0.5  # for each figure that is measured
 REPEATS = 15  # at most; the median of them counts
@@ -51,6 +52,7 @@ class Measured:
     round_trip_s: float | None
     snapshot_bytes: int
     snapshot_load_s: float
+    forward_s: float = 0.0
 
     @property
     def latency_s(self) -> float:
@@ -68,6 +70,7 @@ def measure(parts: Parts) -> Measured:
     of_worker = worker_threads(config) if asynchronous else of_trainer
     model, shard = parts.model, _example(parts)
     attack = {n: _attack_s(parts, attacker, n) for n in {of_worker, 1 if attacker.type == "cpu" else of_worker}}
+    forward_s = _forward_s(parts, attacker, of_worker)
     learner = Learner(config, model, parts.training, parts.plan, device)
     step = {n: _step_s(learner, shard, n) for n in {of_trainer, 1 if device.type == "cpu" else of_trainer}}
     arrays = to_arrays(model.to("cpu"))
@@ -93,6 +96,7 @@ def measure(parts: Parts) -> Measured:
         round_trip_s=_round_trip_s(payload) if asynchronous else None,
         snapshot_bytes=sum(array.nbytes for array in arrays.values()),
         snapshot_load_s=load_s,
+        forward_s=forward_s,
     )
 
 
@@ -124,23 +128,36 @@ def _attack_s(parts: Parts, device: torch.device, threads: int) -> float:
     model = parts.model.to(device)
     key, indices, epsilon = Key(0, 0, 0), parts.plan.indices(0, 0), parts.config.attack.epsilon
 
-    def begin() -> Production:
-        return Production(config, model, parts.training, key, indices, Controls(epsilon), 0)
+    def anew() -> Production | Augmentation:
+        return begin(config, model, parts.training, key, indices, Controls(epsilon), 0)
 
-    current = [begin()]
+    current = [anew()]
 
     def advance() -> None:
         if current[0].done:
-            current[0] = begin()
+            current[0] = anew()
         current[0].advance(0)
         _finish(device)
 
     with _threads(threads), frozen(model):
-        return _seconds(begin) + (current[0].steps * _seconds(advance) if current[0].steps else 0.0)
+        return _seconds(anew) + (current[0].steps * _seconds(advance) if current[0].steps else 0.0)
 
 
 def _without_allocator(config: Config) -> Config:
     return config.model_copy(update={"allocator": AllocatorSettings()})
+
+
+def _forward_s(parts: Parts, device: torch.device, threads: int) -> float:
+    """A clean forward pass, as the allocator makes it."""
+    model, count = parts.model.to(device), len(parts.plan.indices(0, 0))
+    x = torch.rand(count, *parts.training.shape, device=device)
+
+    def forward() -> None:
+        model(x)
+        _finish(device)
+
+    with _threads(threads), frozen(model), torch.no_grad():
+        return _seconds(forward)
 
 
 def _step_s(learner: Learner, shard: Shard, threads: int) -> float:

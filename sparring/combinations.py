@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sparring.config import Config, flatten
+from sparring.config import Config, flatten, slots_of
 from sparring.errors import UsageError
 
 AUGMIX_TAKES: dict[str, tuple[object, ...]] = {  # of what an attack has and AugMix has not, the values that say so
@@ -34,6 +34,7 @@ def check_combinations(config: Config) -> None:
     _check_phases(config)
     _check_pruning(config)
     _check_guard(config)
+    _check_slots(config)
 
 
 def _check_augmix(config: Config) -> None:
@@ -148,4 +149,29 @@ def _check_guard(config: Config) -> None:
             f"guard.overfitting_steps = {guard.overfitting_steps}: after a rollback PGD with so many steps takes the "
             f"place of the attack, which has {steps} already. Set it to at least {steps + 1}, or guard.overfitting to "
             f"'stop' or 'off'."
+        )
+
+
+def _check_slots(config: Config) -> None:
+    """Examples of several tickets share an attack step."""
+    slots, restarts = slots_of(config), config.attack.restarts
+    if slots and restarts > 1:
+        raise UsageError(
+            f"allocator.slots = {slots} with attack.restarts = {restarts}: a slot goes to the next example when one "
+            f"attempt ends, but of several the best can only be told when all have ended. Set attack.restarts to 1 or "
+            f"allocator.slots to 0."
+        )
+    if slots and config.data.phases:
+        raise UsageError(
+            f"allocator.slots = {slots} with data.phases: slots hold images of one size. Set allocator.slots to 0."
+        )
+    if slots and config.attack.name == "augmix":
+        raise UsageError(
+            f"allocator.slots = {slots} with attack.name = 'augmix': there are no attack steps to put into slots. Set "
+            f"allocator.slots to 0."
+        )
+    if slots and config.engine == "simulated":
+        raise UsageError(
+            f"allocator.slots = {slots} with engine = 'simulated': examples of several tickets share an attack step, "
+            f"and so its weights; exact staleness needs weights by ticket. Set allocator.slots to 0."
         )

@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -176,6 +176,9 @@ class AllocatorSettings(Settings):
     """γ: F_R follows γ times the robust accuracy of the training batches."""
     momentum: float = setting(0.9, "1", ge=0, lt=1)
     """p, the momentum of F_R (the paper does not state it)."""
+    slots: Literal["auto"] | Annotated[int, Field(ge=0, le=65536)] = setting("auto", "slots")
+    """Attack in a batch of so many slots of fixed shape, each refilled from the next ticket once its example has had
+    its steps; 0: ticket by ticket, in a batch that shrinks; auto: train.batch_size slots on GPU workers, else 0."""
 
 
 class OptimizerSettings(Settings):
@@ -444,6 +447,32 @@ def image_size(config: Config, epoch: int) -> int | None:
     """Pixels of a training image's side in `epoch`; None: what the dataset has."""
     sizes = (phase.size for phase in config.data.phases if epoch < round(phase.until * config.train.epochs))
     return next(sizes, config.data.size)
+
+
+def exchanges(config: Config) -> bool:
+    """Whether workers swap newer weights in between two attack steps."""
+    settings = config.staleness
+    return settings.exchange and not settings.lockstep and depth(settings) > 0
+
+
+def slots_of(config: Config) -> int:
+    """Slots that each attacker has; 0: it attacks ticket by ticket, in a batch that shrinks."""
+    asked = config.allocator.slots
+    if asked != "auto":
+        return asked
+    streams = config.engine == "ray" and config.workers.num_gpus > 0
+    spares = config.allocator.name != "none" and config.attack.name != "augmix"
+    possible = config.attack.restarts == 1 and not config.data.phases
+    return config.train.batch_size if streams and spares and possible else 0
+
+
+def tickets_at_once(config: Config) -> int:
+    """Tickets that one worker has in work at most.
+
+    Without exchange each ticket has weights of its own, which slots cannot share. Three about fill a batch's worth of
+    slots: at paper 000's fractions (.28 of 10 steps, .54 of 2) a ticket keeps 39 % of them busy for its 10 steps.
+    """
+    return 3 if slots_of(config) and exchanges(config) else 1
 
 
 def bound(config: Config) -> int:

@@ -10,15 +10,18 @@ from dataclasses import asdict, dataclass
 from math import ceil, prod
 from typing import Any
 
+from sparring.attacks import attack_from
 from sparring.calibration import Measured, measure
 from sparring.combinations import check_combinations
-from sparring.config import Config, check_staleness, depth
+from sparring.config import Config, check_staleness, depth, exchanges, tickets_at_once
 from sparring.engines.threads import trainer_attacks
 from sparring.errors import UsageError
 from sparring.queue.sizing import needed_memory
 from sparring.trainer.plan import Plan
 from sparring.trainer.session import prepare
+from sparring.workers.allocator import speedup_ceiling, theoretical_speedup
 
+PAPER_CLASSES = (0.18, 0.28, 0.54)  # outlier, boundary and robust: TRADES on CIFAR-10, paper 000
 WANTED_STALENESS = 2.0  # mean, in steps: what steps should be large enough for
 LABELS = {  # of the figures that the table shows: what it is, and its unit
     "device": ("measured on", ""),
@@ -188,16 +191,11 @@ def _alone(config: Config, attack_s: float, step_s: float, steps: int, shards: f
     )
 
 
-def exchanges(config: Config) -> bool:
-    """Workers swap weights in flight, as the loop decides it."""
-    settings = config.staleness
-    return settings.exchange and not settings.lockstep and depth(settings) > 0
-
-
 def outstanding_shards(config: Config, ratio: float) -> int:
-    """Permits: (d + 1)·M, under exchange d·M and what is in flight (section 4), of which each attacker has one."""
+    """Permits: (d + 1)·M, under exchange d·M and what is in flight (section 4), of which the trainer has one and a
+    worker as many as it attacks at once."""
     deep, of_step = depth(config.staleness), config.train.shards_per_step
-    attackers = config.workers.count + (1 if trainer_attacks(config) else 0)
+    attackers = config.workers.count * tickets_at_once(config) + (1 if trainer_attacks(config) else 0)
     return deep * of_step + (max(of_step, min(attackers, ceil(ratio)), 1) if exchanges(config) else of_step)
 
 
@@ -261,7 +259,7 @@ def _remarks(config: Config, measured: Measured, predicted: Predicted) -> list[s
     if config.allocator.name != "none":
         remarks.append(
             f"allocator.name = {config.allocator.name!r} spares attack steps, as many as the network lets it: the "
-            f"times are of full attacks, and fewer workers are useful."
+            f"times are of full attacks, and fewer workers are useful. {_allocator_remark(config, measured)}"
         )
     if config.train.replays > 1:
         return [*remarks, "Free: the step's own pass is the attack, so the attack's time is not counted."]
@@ -288,6 +286,26 @@ def _of_methods(config: Config, measured: Measured, plan: Plan) -> list[str]:
             f"epochs; AWP about doubles it afterwards."
         )
     return remarks
+
+
+def _allocator_remark(config: Config, measured: Measured) -> str:
+    """Speed-ups at the fractions of paper 000: those of a trained network cannot be told beforehand."""
+    threat = config.attack
+    steps = threat.steps if threat.name == "pgd" else 1
+    promised = theoretical_speedup(PAPER_CLASSES, config.allocator, steps, threat.restarts)
+    ceiling = speedup_ceiling(
+        PAPER_CLASSES,
+        config.allocator,
+        steps,
+        forward_s=measured.forward_s,
+        attack_step_s=measured.attack_s / steps,
+        step_s=measured.step_s,
+        needs_clean=attack_from(threat, threat.epsilon, config.objective.name).loss == "kl",
+    )
+    return (
+        f"At paper 000's fractions (.28 boundary, .54 robust, .18 outliers) equation 7 promises {promised:.2f} times "
+        f"the speed of full attacks; forward pass, attack and step as measured here allow {ceiling:.2f}."
+    )
 
 
 def _bottleneck_remark(config: Config, measured: Measured, predicted: Predicted) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from math import ceil
 
 import pytest
@@ -104,6 +105,13 @@ def test_the_synchronous_engine_has_no_queue_and_no_staleness() -> None:
     assert told.ok and told.predicted.steps == 10
     assert told.predicted.outstanding_shards is None and told.predicted.max_staleness == 0
     assert "workers" in told.remarks[-1]
+
+
+def test_the_allocators_speed_up_is_told_for_the_papers_fractions() -> None:
+    config = from_tree({"allocator": {"name": "bullettrain"}, "attack": {"steps": 10}})
+    measured = replace(machine(attack_s=10.0, step_s=1.5), forward_s=0.4)
+    told = explaining._remarks(config, measured, predict(config, measured, plan_of(config)))
+    assert f"equation 7 promises {11 / 4.88:.2f} times" in told[0] and f"allow {11.5 / 5.78:.2f}." in told[0]
 
 
 @pytest.mark.usefixtures("quick")

@@ -156,30 +156,36 @@ def iterate(
         float32 [N, C, H, W], inside the ball and, added to x, inside [0, 1]; of several restarts the one with the
         highest loss, example by example.
     """
-    even = step_counts is None  # spares the common case a look at the mask, which would stall a GPU
-    counts = torch.full((len(x),), attack.steps, device=x.device) if step_counts is None else step_counts.to(x.device)
-    longest = attack.steps if even else int(counts.max())
+    counts = [attack.steps] * len(x) if step_counts is None else step_counts.tolist()
+    longest, attacked = max(counts), sum(count > 0 for count in counts)
     sizes = torch.full((len(x),), attack.step_size, device=x.device) if step_sizes is None else step_sizes
+    # Longest first, so that those that take part in a step are a slice: a mask would have to be read back from a GPU.
+    order = None if min(counts) == longest else torch.tensor(counts).argsort(descending=True).to(x.device)
+    images, goals, sizes = (x, targets, sizes) if order is None else (x[order], targets[order], sizes[order])
     best, best_loss = torch.zeros_like(x), torch.full((len(x),), -torch.inf, device=x.device)
-    loss = LOSSES[attack.loss]
     for restart in range(attack.restarts):
-        delta = _start(x, attack, generator, start, known)
-        if not even:
-            delta[counts == 0] = 0
+        delta = starting_point(x, attack, generator, start, known)
+        delta = delta if order is None else delta[order]
+        delta[attacked:] = 0
         for step in range(longest):
             yield restart * longest + step
-            active = counts >= longest - step  # few steps are the last ones, on the newest weights
-            if even or bool(active.all()):
-                delta = _step(model, x, delta, targets, attack, sizes)
-            else:
-                delta[active] = _step(model, x[active], delta[active], targets[active], attack, sizes[active])
+            active = sum(count >= longest - step for count in counts)  # few steps are the last ones, on new weights
+            moved = ascended(
+                model, images[:active], delta[:active], goals[:active], attack, sizes[:active], attack.radius
+            )
+            delta = moved if active == len(x) else torch.cat([moved, delta[active:]])
         if attack.restarts == 1:
-            return delta
+            return _in_order(delta, order)
         with torch.no_grad():
-            final = loss(model(perturbed(x, delta)), targets)
+            final = LOSSES[attack.loss](model(perturbed(images, delta)), goals)
         better = final > best_loss
         best[better], best_loss[better] = delta[better], final[better]
-    return best
+    return _in_order(best, order)
+
+
+def _in_order(delta: Tensor, order: Tensor | None) -> Tensor:
+    """Back in the order of the examples: delta[i] is that of example order[i]."""
+    return delta if order is None else torch.empty_like(delta).index_copy_(0, order, delta)
 
 
 def perturb(model: nn.Module, x: Tensor, labels: Tensor, attack: Attack, generator: torch.Generator) -> Tensor:
@@ -195,7 +201,10 @@ def perturb(model: nn.Module, x: Tensor, labels: Tensor, attack: Attack, generat
             return delta
 
 
-def _start(x: Tensor, attack: Attack, generator: torch.Generator, start: Tensor | None, known: Tensor | None) -> Tensor:
+def starting_point(
+    x: Tensor, attack: Attack, generator: torch.Generator, start: Tensor | None = None, known: Tensor | None = None
+) -> Tensor:
+    """Where the attack on x begins; see `iterate`. Drawn on the generator's device."""
     if start is None:
         return _own_start(x, attack, generator)
     given = project(start, x, attack.norm, attack.radius)
@@ -213,6 +222,9 @@ def _own_start(x: Tensor, attack: Attack, generator: torch.Generator) -> Tensor:
     return project(random_start(x, attack.norm, reach, generator), x, attack.norm, attack.radius)
 
 
-def _step(model: nn.Module, x: Tensor, delta: Tensor, targets: Tensor, attack: Attack, sizes: Tensor) -> Tensor:
+def ascended(
+    model: nn.Module, x: Tensor, delta: Tensor, targets: Tensor, attack: Attack, sizes: Tensor, radius: float | Tensor
+) -> Tensor:
+    """δ after one attack step; `sizes` float32 [N], `radius` for all or float32 [N], both pixel intensities."""
     gradient = input_gradient(model, x + delta, targets, LOSSES[attack.loss])
-    return project(ascend(delta, gradient, attack.norm, sizes), x, attack.norm, attack.radius)
+    return project(ascend(delta, gradient, attack.norm, sizes), x, attack.norm, radius)

@@ -1,12 +1,13 @@
 """The geometry of a threat: its ball, the image box, a random start and a step uphill, under L∞ and L2.
 
 x: float32 [N, C, H, W] in [0, 1]; delta, gradient: the same shape. All arithmetic is float32, whatever the model
-computed in. `epsilon` and `step_size` are pixel intensities.
+computed in. `epsilon` and `step_size` are pixel intensities; where a tensor is allowed it is float32 [N], one for each
+example.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,17 +15,20 @@ from torch import Tensor
 Norm = Literal["linf", "l2"]
 
 
-def project(delta: Tensor, x: Tensor, norm: Norm, epsilon: float) -> Tensor:
+def project(delta: Tensor, x: Tensor, norm: Norm, epsilon: float | Tensor) -> Tensor:
     """The nearest perturbation inside the ball, then inside the image box (which never leaves the ball again)."""
     return (x + project_ball(delta, norm, epsilon)).clamp(0, 1) - x
 
 
-def project_ball(delta: Tensor, norm: Norm, epsilon: float) -> Tensor:
+def project_ball(delta: Tensor, norm: Norm, epsilon: float | Tensor) -> Tensor:
     """Projection to the ball of radius `epsilon` alone."""
     delta = delta.float()
+    radius: Any = per_example(epsilon) if isinstance(epsilon, Tensor) else epsilon
     if norm == "linf":
-        return delta.clamp(-epsilon, epsilon)
-    return delta * (epsilon / per_example(l2_norms(delta)).clamp_min(1e-12)).clamp_max(1.0)
+        inside: Tensor = delta.clamp(-radius, radius)
+    else:
+        inside = delta * (radius / per_example(l2_norms(delta)).clamp_min(1e-12)).clamp_max(1.0)
+    return inside
 
 
 def perturbed(x: Tensor, delta: Tensor) -> Tensor:
@@ -44,10 +48,7 @@ def random_start(x: Tensor, norm: Norm, epsilon: float, generator: torch.Generat
 
 
 def ascend(delta: Tensor, gradient: Tensor, norm: Norm, step_size: float | Tensor) -> Tensor:
-    """One step of steepest ascent: along the sign under L∞, along the normalised gradient under L2.
-
-    `step_size` may be float32 [N], one for each example.
-    """
+    """One step of steepest ascent: along the sign under L∞, along the normalised gradient under L2."""
     size = per_example(step_size) if isinstance(step_size, Tensor) else step_size
     if norm == "linf":
         return delta + size * gradient.sign()

@@ -18,7 +18,7 @@ from sparring.config import SimulatedSettings
 from sparring.queue.messages import Controls, Key, Shard
 from sparring.trainer.checkpoints import Checkpoint
 from sparring.trainer.session import Parts, Session, progress_of
-from sparring.workers.generator import Production
+from sparring.workers.generator import begin
 
 
 def run(session: Session, parts: Parts, resumed: Checkpoint | None) -> str:
@@ -65,7 +65,7 @@ class Attacker:
         self.model.load_state_dict(weights)
         indices = parts.plan.indices(key.epoch, key.number)
         start = session.start_of(key, controls.epsilon)
-        production = Production(parts.config, self.model, parts.training, key, indices, controls, version, start=start)
+        production = begin(parts.config, self.model, parts.training, key, indices, controls, version, start=start)
         for staleness in staleness_schedule(settings, production.steps):
             version, weights, _ = self._at(step, staleness)
             self.model.load_state_dict(weights)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from sparring.trainer.checkpoints import Checkpoint
 from sparring.trainer.session import Parts, Session, progress_of
-from sparring.workers.generator import produce
+from sparring.workers.attackers import produce_all
 
 
 def run(session: Session, parts: Parts, resumed: Checkpoint | None) -> str:
@@ -22,19 +22,8 @@ def run(session: Session, parts: Parts, resumed: Checkpoint | None) -> str:
         if session.should_stop() or not session.ready_for(keys[0].epoch, progress.ledger_state()):
             break
         controls, version = learner.controls(), learner.step
-        shards = [
-            produce(
-                config,
-                learner.model,
-                parts.training,
-                key,
-                plan.indices(key.epoch, key.number),
-                controls,
-                version,
-                session.start_of(key, controls.epsilon),
-            )
-            for key in keys
-        ]
+        tickets = [(key, plan.indices(key.epoch, key.number), session.start_of(key, controls.epsilon)) for key in keys]
+        shards = produce_all(config, learner.model, parts.training, tickets, controls, version)
         session.learn(shards)
         for shard in shards:
             session.state.consumed(staleness=version - shard.version)

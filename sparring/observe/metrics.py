@@ -221,6 +221,30 @@ METRICS: tuple[Metric, ...] = (
         of_state("robust_share"),
     ),
     Metric(
+        "sparring_allocator_theoretical_speedup",
+        "gauge",
+        "Equation 7 of paper 000 for what has been allocated: a training step counted as one attack step.",
+        of_state("theoretical_speedup"),
+    ),
+    Metric(
+        "sparring_allocator_wallclock_speedup",
+        "gauge",
+        "Seconds of work that full attacks and the steps would have taken over those that were taken, ratio.",
+        of_state("wallclock_speedup"),
+    ),
+    Metric(
+        "sparring_attack_seconds_total",
+        "counter",
+        "Seconds of work that the attacks on consumed shards took.",
+        of_state("attack_seconds"),
+    ),
+    Metric(
+        "sparring_full_attack_seconds_total",
+        "counter",
+        "Seconds that all steps on all examples of these shards would have taken, at their own seconds per gradient.",
+        of_state("full_attack_seconds"),
+    ),
+    Metric(
         "sparring_rollbacks_total",
         "counter",
         "Times that loss or weights were no number and training went on from the last checkpoint.",

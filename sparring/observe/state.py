@@ -45,6 +45,9 @@ class RunState:
     queue_bytes: int = 0
     wait_seconds: dict[str, float] = field(default_factory=dict)
     step_seconds: float = 0.0
+    attack_seconds: float = 0.0
+    full_attack_seconds: float = 0.0
+    theoretical_speedup: float | None = None
     gradients: int = 0
     kept: int | None = None
     pruning_seconds: float = 0.0
@@ -73,6 +76,14 @@ class RunState:
         self.in_flight[in_flight] += 1
         self.in_queue[in_queue] += 1
         self.drift_sum += drift
+
+    @property
+    def wallclock_speedup(self) -> float | None:
+        """Seconds of work that full attacks and the steps would have taken over those that were taken; see
+        `Shard.full_seconds`. None without an allocator."""
+        if self.theoretical_speedup is None or self.full_attack_seconds == 0:
+            return None
+        return (self.full_attack_seconds + self.step_seconds) / (self.attack_seconds + self.step_seconds)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain types for JSON; counters have string keys."""

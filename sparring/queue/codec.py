@@ -26,7 +26,7 @@ from sparring.queue.messages import Key, Shard, Ticket
 Wire = Literal["int8", "exact", "uint8"]  # uint8: AugMix's views, whatever perturbations travel as
 Array = npt.NDArray[Any]
 
-PROTOCOL = 3
+PROTOCOL = 4
 MAX_HEADER_BYTES = 1 << 20
 RANKS = {"labels": 1, "scales": 1, "delta": 4, "views": 5}  # δ is [n, C, H, W], views are [2, n, C, H, W]
 VIEWS = 2
@@ -226,7 +226,7 @@ def _header(shard: Shard, wire: Wire, norm: Norm, slots: list[_Slot]) -> bytes:
             "norm": norm,
             "wire": wire,
             "worker": shard.worker[:MAX_WORKER_CHARACTERS],
-            "attack_seconds": float(shard.attack_seconds),
+            **{name: float(getattr(shard, name)) for name in _SECONDS},
             "gradients": shard.gradients,
             "classes": shard.classes,
             "tensors": slots,
@@ -254,21 +254,23 @@ def _read_header(view: memoryview) -> tuple[dict[str, Any], int]:
     return header, end + -end % 8
 
 
+_SECONDS = ("attack_seconds", "cost_seconds", "full_seconds")
 _NAMES = {
     *("key", "fence", "version", "start_version", "epsilon", "norm", "wire"),
-    *("worker", "attack_seconds", "gradients", "classes", "tensors"),
+    *("worker", *_SECONDS, "gradients", "classes", "tensors"),
 }
 
 
 def _fields(header: Mapping[str, Any]) -> dict[str, Any]:
     """The header's plain fields, each of its type."""
-    key, worker, seconds = header["key"], header["worker"], header["attack_seconds"]
+    key, worker, seconds = header["key"], header["worker"], {name: header[name] for name in _SECONDS}
     if not isinstance(key, list) or len(key) != 3:
         raise CodecError("a shard's key is not (epoch, number, attempt)")
     if not isinstance(worker, str) or len(worker) > MAX_WORKER_CHARACTERS:
         raise CodecError("a shard's worker is not a name")
-    if not isinstance(seconds, float) or not math.isfinite(seconds):
-        raise CodecError("a shard's attack_seconds is not a number")
+    for name, value in seconds.items():
+        if not isinstance(value, float) or not math.isfinite(value):
+            raise CodecError(f"a shard's {name} is not a number")
     counts = {name: _count(header[name], name) for name in ("fence", "version", "start_version", "gradients")}
     epoch, number, attempt = (_count(part, "a key's part") for part in key)
     classes = header["classes"]
@@ -277,7 +279,7 @@ def _fields(header: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "key": Key(epoch, number, attempt),
         "worker": worker,
-        "attack_seconds": seconds,
+        **seconds,
         "classes": tuple(_count(count, "a class's count") for count in classes),
         **counts,
     }

@@ -48,10 +48,12 @@ class Shard:
     """One worker's product: perturbations δ of the ticket's examples, or AugMix's views of them.
 
     delta: float32 [n, C, H, W] inside the ball of radius `epsilon`; labels: int64 [n]; views: uint8 [2, n, C, H, W],
-    with which delta is empty and epsilon 0. `version` is the older of the versions of the last two attack steps (of
-    views, the one at the start), `start_version` that of the first; `gradients` counts gradient evaluations (one
-    example, one step); `classes` how many examples the allocator took for outliers, boundary and robust ones (all 0
-    without one).
+    with which delta is empty and epsilon 0. `version` is the older of the versions of the last two attack steps, and
+    the oldest such over the examples (of views, the one at the start), `start_version` that of the first.
+    `attack_seconds` lie between the first moment of the attack and its last, `cost_seconds` of work is its own share of
+    them (less where several tickets were attacked together), `full_seconds` would have gone into all steps on all
+    examples (0: unknown, there was no step to go by). `gradients` counts gradient evaluations (one example, one step);
+    `classes` how many examples the allocator took for outliers, boundary and robust ones (all 0 without one).
     """
 
     key: Key
@@ -63,6 +65,8 @@ class Shard:
     labels: Tensor = field(repr=False)
     worker: str = ""
     attack_seconds: float = 0.0
+    cost_seconds: float = 0.0
+    full_seconds: float = 0.0
     gradients: int = 0
     classes: tuple[int, int, int] = (0, 0, 0)
     views: Tensor | None = field(default=None, repr=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sparring.config import Config, depth
+from sparring.config import Config, depth, tickets_at_once
 from sparring.errors import UsageError
 from sparring.queue.codec import payload_bytes, ticket_bytes
 
@@ -44,7 +44,8 @@ def outstanding_bytes(config: Config, shape: tuple[int, int, int]) -> int:
     channels, height, width = shape
     side = max((phase.size for phase in config.data.phases), default=0)
     largest = (channels, max(height, side), max(width, side))
-    shards = (depth(config.staleness) + 1) * config.train.shards_per_step + max(config.workers.count, 16)
+    in_flight = max(config.workers.count * tickets_at_once(config), 16)
+    shards = (depth(config.staleness) + 1) * config.train.shards_per_step + in_flight
     size = config.train.batch_size
     starts = ticket_bytes(size, largest) if config.attack.start == "last" else 0
     wire = "uint8" if config.attack.name == "augmix" else config.queue.wire

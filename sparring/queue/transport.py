@@ -77,6 +77,11 @@ class Lease:
     fence: int
     worker: str
 
+    @property
+    def owner(self) -> tuple[int, Key]:
+        """What tells a worker's tickets apart, across resumes too."""
+        return self.ticket.fence, self.ticket.key
+
 
 class Weights(NamedTuple):
     """A snapshot on its way: what `sparring.trainer.snapshots` packs and unpacks."""

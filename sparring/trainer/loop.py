@@ -21,7 +21,7 @@ from math import ceil
 
 from sparring.attacks import frozen
 from sparring.attacks.starts import given
-from sparring.config import depth
+from sparring.config import depth, exchanges, tickets_at_once
 from sparring.errors import SparringError
 from sparring.queue.ledger import Ledger
 from sparring.queue.messages import Controls, Key, Shard, Ticket
@@ -29,7 +29,8 @@ from sparring.queue.transport import Lease, Missing, QueueLost, Transport
 from sparring.trainer.checkpoints import Checkpoint
 from sparring.trainer.session import Parts, Session
 from sparring.trainer.starts import LastPerturbations
-from sparring.workers.generator import Production
+from sparring.workers.generator import Production, begin
+from sparring.workers.views import Augmentation
 
 log = logging.getLogger(__name__)
 HOUSEKEEPING_S = 0.2
@@ -58,7 +59,7 @@ class Loop:
         self.session, self.parts, self.transport, self._publish = session, parts, transport, publish
         self.config, self.plan, self.learner = parts.config, parts.plan, session.learner
         self.settings = parts.config.staleness
-        self.exchange = self.settings.exchange and not self.settings.lockstep and depth(self.settings) > 0
+        self.exchange = exchanges(self.config)
         self.attacks_itself = attacks_itself
         self.idle_device = idle_device
         self.ledger = Ledger(
@@ -76,7 +77,7 @@ class Loop:
         self.fence = transport.open(at_least_fence)
         self.published = -1
         self.shards: dict[Key, tuple[Shard, int]] = {}  # with the step that they arrived at
-        self.own: tuple[Production, Lease] | None = None
+        self.own: tuple[Production | Augmentation, Lease] | None = None
         self.attack_s = self.step_s = self.idle_s = 0.0  # running means; per shard, per shard, per step
         self.last_error = ""
         self.arrivals = 0
@@ -191,8 +192,8 @@ class Loop:
     @property
     def in_flight(self) -> int:
         """Shards in flight: attack time over step time where the trainer is saturated (design, section 4), never more
-        than there are attackers, or they would pile up behind a step that waits."""
-        attackers = self.config.workers.count + (1 if self.attacks_itself else 0)
+        than the attackers have in work, or they would pile up behind a step that waits."""
+        attackers = self.config.workers.count * tickets_at_once(self.config) + (1 if self.attacks_itself else 0)
         ratio = attackers if self.arrivals < 3 or self.step_s == 0 else ceil(self.attack_s / self.step_s)
         return max(self.plan.shards_per_step, min(attackers, ratio), 1)
 
@@ -275,7 +276,7 @@ class Loop:
             ticket = lease.ticket
             controls = self.learner.controls()
             with frozen(self.learner.model):
-                production = Production(
+                production = begin(
                     self.config,
                     self.learner.model,
                     self.parts.training,

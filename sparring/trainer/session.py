@@ -37,6 +37,7 @@ from sparring.trainer.plan import Plan
 from sparring.trainer.pruner import Decision, Pruner
 from sparring.trainer.pruning import planned
 from sparring.trainer.starts import starts_of
+from sparring.workers.allocator import theoretical_speedup
 
 log = logging.getLogger(__name__)
 STATE_EVERY_S = 0.5
@@ -264,13 +265,25 @@ class Session:
         state.loss = sum(step.loss * step.examples for step in self._recent) / seen
         state.train_robust_accuracy = sum(step.correct for step in self._recent) / seen
         state.robust_share = self.learner.robust_share
+        known = [shard for shard in shards if shard.full_seconds > 0]
+        state.attack_seconds += sum(shard.cost_seconds for shard in known)
+        state.full_attack_seconds += sum(shard.full_seconds for shard in known)
         for shard in shards:
             state.allocated.update({name: n for name, n in zip(CLASSES, shard.classes, strict=True) if n})
             state.drift_sum += self.learner.drift(min(shard.version, before))
             if self.starts is not None:
                 self.starts.remember(shard, self.plan.indices(shard.key.epoch, shard.key.number))
+        if state.allocated:
+            state.theoretical_speedup = self._theoretical_speedup()
         self._write_history(shards)
         return result
+
+    def _theoretical_speedup(self) -> float:
+        """Equation 7 of paper 000, of all that has been allocated in the run."""
+        outliers, boundary, robust = (self.state.allocated[name] for name in CLASSES)
+        threat = self.config.attack
+        steps = threat.steps if threat.name == "pgd" else 1
+        return theoretical_speedup((outliers, boundary, robust), self.config.allocator, steps, threat.restarts)
 
     def _write_history(self, shards: Sequence[Shard]) -> None:
         """What the step trained on. After a resume a step number stands here again: its last line is what survives."""

@@ -1,4 +1,7 @@
-"""The worker as a Ray actor: lease a ticket, attack with the newest weights, commit the shard, again."""
+"""The worker as a Ray actor: lease tickets, attack with the newest weights, commit their shards, again.
+
+In slots a worker has several tickets in work and leases the next one while slots are free (see `Slots`); else one.
+"""
 
 from __future__ import annotations
 
@@ -9,26 +12,29 @@ import socket
 import sys
 import threading
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from sparring.attacks.starts import given
-from sparring.config import depth, from_tree
+from sparring.config import exchanges, from_tree, tickets_at_once
 from sparring.errors import SparringError
 from sparring.observe.logs import to_file
 from sparring.queue.connection import connect
+from sparring.queue.messages import Key, Shard
 from sparring.queue.transport import Lease, Stop, Transport
 from sparring.runs import Run
 from sparring.trainer.actor import device_for
 from sparring.trainer.session import prepare
 from sparring.trainer.snapshots import route
-from sparring.workers.generator import Production
+from sparring.workers.attackers import attacker_of
 from sparring.workers.weights import Weights
 
 log = logging.getLogger(__name__)
 LEASE_WAIT_S = 0.5
+FAILURES = (SparringError, RuntimeError, ValueError)  # of an attack: they cost a ticket one attempt
 
 
 class Worker:
@@ -68,16 +74,16 @@ class Worker:
         self.dataset = parts.training
         device = device_for("auto", self.config.workers.num_gpus)
         self.model = copy.deepcopy(parts.model).to(device).eval().requires_grad_(False)
-        staleness = self.config.staleness
-        self.exchange = staleness.exchange and not staleness.lockstep and depth(staleness) > 0
+        self.attacker = attacker_of(self.config, self.model, self.dataset)
+        self.exchange, self.most_tickets = exchanges(self.config), tickets_at_once(self.config)
         self.weights = Weights(
             route(self.config, self.model, self.beating, store),
             self.model,
-            lockstep=staleness.lockstep,
+            lockstep=self.config.staleness.lockstep,
             timeout_s=self.config.trainer.wait_timeout_s,
         )
-        self.current: Lease | None = None
-        self.lost = threading.Event()
+        self.leases: dict[tuple[int, Key], Lease] = {}  # of the tickets in work, by fence and key
+        self.lost: deque[Lease] = deque()  # what the heartbeat could not renew
         self.stopping = threading.Event()
         self.counts: dict[str, Any] = {
             "shards": 0,
@@ -95,87 +101,135 @@ class Worker:
         beat.start()
         try:
             while not self.stopping.is_set():
-                began = time.monotonic()
-                lease = self.transport.lease(self.name, LEASE_WAIT_S)
-                self.counts["wait_seconds"]["ticket"] += time.monotonic() - began
-                if isinstance(lease, Stop):
-                    break
-                if lease is not None:
-                    self._attend(lease)
+                self.take_tickets()
+                self.free_lost()
+                self.advance()
+            self._hand_all_back()
         finally:
             self.stopping.set()
             beat.join(timeout=5)
         return "stopped"
 
-    def _attend(self, lease: Lease) -> None:
-        """One ticket, from lease to commit; an attack that raises is reported and costs its ticket one attempt."""
-        self.lost.clear()
-        self.current = lease
+    def take_tickets(self) -> None:
+        """Lease as many tickets as there is room for; waits for one only where there is nothing else to do."""
+        while self.attacker.room and len(self.leases) < self.most_tickets and not self.stopping.is_set():
+            began = time.monotonic()
+            lease = self.transport.lease(self.name, 0.0 if self.leases else LEASE_WAIT_S)
+            if not self.leases:
+                self.counts["wait_seconds"]["ticket"] += time.monotonic() - began
+            if isinstance(lease, Stop):
+                self.stopping.set()
+            elif lease is None:
+                return
+            else:
+                self._begin(lease)
+
+    def advance(self) -> None:
+        """One attack step on all tickets in work; an attack that raises costs each of them one attempt."""
+        if not self.leases or self.stopping.is_set():
+            return
         began = time.monotonic()
         try:
-            self._attack(lease)
-        except (SparringError, RuntimeError, ValueError) as error:
-            log.exception("ticket %s failed", lease.ticket.key)
-            self.transport.fail(lease, f"{type(error).__name__}: {str(error)[:500]}")
+            if self.exchange:
+                self.weights.swap()
+            shards = self.attacker.advance(self.weights.version)
+        except FAILURES as error:
+            self.attacker.clear()
+            for lease in list(self.leases.values()):
+                self._fail(lease, error)
+            return
+        for shard in shards:
+            self._commit(self.leases[shard.fence, shard.key], shard)
+        self.counts["busy_seconds"] += time.monotonic() - began
+
+    def free_lost(self) -> None:
+        """End the work on tickets whose leases are lost; the others go on."""
+        while self.lost:
+            lease = self.lost.popleft()
+            if self.leases.get(lease.owner) is lease:
+                self.attacker.drop(lease.owner)
+                self.counts["abandoned"] += 1
+                del self.leases[lease.owner]
+
+    def renew(self) -> None:
+        """Renew the leases of all tickets in work and note those that are lost."""
+        for owner, lease in self.leases.copy().items():
+            if not self.beating.renew(lease) and self.leases.get(owner) is lease:
+                self.lost.append(lease)
+
+    def _begin(self, lease: Lease) -> None:
+        """Take a ticket into work under the newest weights."""
+        ticket, began = lease.ticket, time.monotonic()
+        self.leases[lease.owner] = lease
+        try:
+            if self._prepared(lease):
+                self.attacker.begin(
+                    ticket.key,
+                    ticket.indices,
+                    self.weights.controls,
+                    self.weights.version,
+                    fence=ticket.fence,
+                    worker=self.name,
+                    start=given(ticket.starts, self.dataset.shape, self.weights.controls.epsilon),
+                )
+        except FAILURES as error:
+            self._fail(lease, error)
         finally:
-            self.current = None
             self.counts["busy_seconds"] += time.monotonic() - began
 
-    def _attack(self, lease: Lease) -> None:
-        ticket = lease.ticket
+    def _prepared(self, lease: Lease) -> bool:
+        """Data and weights are those of the ticket; False: it was handed back, since nobody waits for it."""
+        ticket, began = lease.ticket, time.monotonic()
         if ticket.fingerprint != self.dataset.fingerprint:
             raise SparringError(
                 f"data.name = {self.config.data.name!r}: this host's training set (fingerprint "
                 f"{self.dataset.fingerprint}) is not the trainer's ({ticket.fingerprint}). Give all hosts the same."
             )
-        began = time.monotonic()
-        ready = self.weights.begin(ticket.fence, ticket.version, self._abandoned)
+        ready = self.weights.begin(ticket.fence, ticket.version, lambda: self._abandoned(lease))
         self.counts["wait_seconds"]["weights"] += time.monotonic() - began
         if not ready:
-            self.counts["abandoned"] += 1
-            self.transport.hand_back(lease)
-            return
-        production = Production(
-            self.config,
-            self.model,
-            self.dataset,
-            ticket.key,
-            ticket.indices,
-            self.weights.controls,
-            self.weights.version,
-            fence=ticket.fence,
-            worker=self.name,
-            start=given(ticket.starts, self.dataset.shape, self.weights.controls.epsilon),
-        )
-        while not production.done:
-            if self.lost.is_set():
-                self.counts["abandoned"] += 1
-                return
-            if self.stopping.is_set():
-                self.transport.hand_back(lease)
-                return
-            if self.exchange:
-                self.weights.swap()
-            production.advance(self.weights.version)
-        if self.transport.commit(lease, production.shard()):
-            self.counts["shards"] += 1
-            self.counts["gradients"] += production.gradients
-            self.counts["attack_seconds"] = production.seconds
-        else:
-            self.counts["abandoned"] += 1
+            self._hand_back(lease)
+        return ready
 
-    def _abandoned(self) -> bool:
-        """Nobody waits for what we work on."""
-        return self.lost.is_set() or self.stopping.is_set()
+    def _commit(self, lease: Lease, shard: Shard) -> None:
+        try:
+            accepted = self.transport.commit(lease, shard)
+        except FAILURES as error:
+            self._fail(lease, error)
+            return
+        del self.leases[lease.owner]
+        if not accepted:
+            self.counts["abandoned"] += 1
+            return
+        self.counts["shards"] += 1
+        self.counts["gradients"] += shard.gradients
+        self.counts["attack_seconds"] = shard.attack_seconds
+
+    def _fail(self, lease: Lease, error: Exception) -> None:
+        log.error("ticket %s failed", lease.ticket.key, exc_info=error)
+        del self.leases[lease.owner]
+        self.transport.fail(lease, f"{type(error).__name__}: {str(error)[:500]}")
+
+    def _hand_back(self, lease: Lease) -> None:
+        self.counts["abandoned"] += 1
+        del self.leases[lease.owner]
+        self.transport.hand_back(lease)
+
+    def _hand_all_back(self) -> None:
+        self.attacker.clear()
+        for lease in list(self.leases.values()):
+            self._hand_back(lease)
+
+    def _abandoned(self, lease: Lease) -> bool:
+        """Nobody waits for this ticket."""
+        return self.stopping.is_set() or any(lost is lease for lost in self.lost.copy())
 
     def _beat(self) -> None:
-        """Beside the attack: renew the lease, tell how we are, notice a stop."""
+        """Beside the attack: renew the leases, tell how we are, notice a stop."""
         interval = min(1.0, self.config.queue.lease_s / 4)
         while not self.stopping.wait(interval):
             try:
-                lease = self.current
-                if lease is not None and not self.beating.renew(lease) and self.current is lease:
-                    self.lost.set()
+                self.renew()
                 self.beating.heartbeat(self.name, self._fields())
                 if self.beating.stop_requested():
                     self.stopping.set()

@@ -87,13 +87,41 @@ def updated_robust_share(robust_share: float, robust_accuracy: float, settings: 
     return momentum * robust_share + (1 - momentum) * settings.gamma * robust_accuracy
 
 
-def theoretical_speedup(classes: tuple[int, int, int], settings: AllocatorSettings, attack_steps: int) -> float:
+def theoretical_speedup(
+    classes: tuple[float, float, float], settings: AllocatorSettings, attack_steps: int, restarts: int = 1
+) -> float:
     """Equation 7: (N + 1) / (F_B·N_B + F_R·N_R + F_O·N_O + 1). It counts a training step as one attack step and
-    forgets the classifying pass, so that perfect code stays below it."""
-    total = max(sum(classes), 1)
+    forgets the classifying pass, so that perfect code stays below it.
+
+    classes: how many are outlier, boundary, robust, or their shares. Several restarts multiply all steps.
+    """
+    return (restarts * attack_steps + 1) / (restarts * mean_steps(classes, settings, attack_steps) + 1)
+
+
+def speedup_ceiling(
+    classes: tuple[float, float, float],
+    settings: AllocatorSettings,
+    attack_steps: int,
+    *,
+    forward_s: float,
+    attack_step_s: float,
+    step_s: float,
+    needs_clean: bool,
+) -> float:
+    """What equation 7 becomes with measured times of one batch: the speed-up that code without overhead would reach.
+
+    forward_s: the clean pass, which full attacks need too where `needs_clean` (TRADES); attack_step_s: one attack step
+    on all; step_s: the training step.
+    """
+    full = attack_steps * attack_step_s + step_s + (forward_s if needs_clean else 0.0)
+    return full / (forward_s + mean_steps(classes, settings, attack_steps) * attack_step_s + step_s)
+
+
+def mean_steps(classes: tuple[float, float, float], settings: AllocatorSettings, attack_steps: int) -> float:
+    """F_B·N_B + F_R·N_R + F_O·N_O, attack steps by example."""
     spent = (
         classes[OUTLIER] * settings.outlier_steps
         + classes[BOUNDARY] * boundary_steps(settings, attack_steps)
         + classes[ROBUST] * settings.robust_steps
     )
-    return (attack_steps + 1) / (spent / total + 1)
+    return spent / (sum(classes) or 1)

@@ -6,13 +6,15 @@ from one clean forward pass; the others' views are the images themselves.
 
 from __future__ import annotations
 
+import time
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from sparring.config import AllocatorSettings, Config
-from sparring.data import augmix
+from sparring.data import Dataset, augmix, training_batch
+from sparring.queue.messages import Controls, Key, Shard
 from sparring.workers.allocator import boundary_steps, classify, signed_variance
 
 ON = 1
@@ -26,6 +28,58 @@ class Views(NamedTuple):
 
     images: Tensor
     classes: tuple[int, int, int]
+
+
+class Augmentation:
+    """A shard of views: made at once, without attack steps or gradients, and done from the start.
+
+    The views do not depend on weights; `version` is that of those which BulletTrain classified with.
+    """
+
+    done, steps = True, 0
+
+    def __init__(
+        self,
+        config: Config,
+        model: nn.Module,
+        dataset: Dataset,
+        key: Key,
+        indices: tuple[int, ...],
+        controls: Controls,
+        version: int,
+        *,
+        fence: int = 0,
+        worker: str = "",
+    ) -> None:
+        began = time.perf_counter()
+        x, labels = training_batch(config, dataset, torch.tensor(indices), key.epoch)
+        views = make_views(config, model, x, labels, indices, key.epoch, controls.robust_share)
+        seconds = time.perf_counter() - began
+        self._shard = Shard(
+            key=key,
+            fence=fence,
+            version=version,
+            start_version=version,
+            epsilon=0.0,
+            delta=torch.empty(0),
+            labels=labels,
+            worker=worker,
+            attack_seconds=seconds,
+            cost_seconds=seconds,
+            classes=views.classes,
+            views=views.images,
+        )
+
+    @property
+    def owner(self) -> tuple[int, Key]:
+        return self._shard.fence, self._shard.key
+
+    def advance(self, version: int) -> None:
+        """There are no steps to make."""
+
+    def shard(self) -> Shard:
+        """The product."""
+        return self._shard
 
 
 def make_views(

@@ -82,6 +82,23 @@ def test_a_whole_run_uses_every_example_once_an_epoch_and_stays_within_its_bound
     assert 0 <= summary["robust_accuracy"] <= summary["clean_accuracy"] <= 1
 
 
+def test_slots_use_every_example_once_an_epoch_and_stay_within_the_bound(tmp_path: Path) -> None:
+    result = train(
+        small(
+            tmp_path,
+            allocator={"name": "bullettrain", "slots": 40},
+            train={"epochs": 2, "max_steps": None, "batch_size": 50},
+            staleness={"max_staleness": 4},
+        )
+    )
+    summary = result.summary
+    assert result.phase == "finished"
+    assert summary["examples"] == 2 * 1437 == sum(summary["allocated"].values())
+    assert summary["worker_shards"] == 2 * 29
+    assert summary["staleness_max"] <= 4 and summary["shards_set_aside"] == 0
+    assert summary["theoretical_speedup"] > 1 and summary["wallclock_speedup"] > 0
+
+
 def test_the_trainer_attacks_itself_where_it_is_told_to(tmp_path: Path) -> None:
     result = train(small(tmp_path, workers={"count": 0}, staleness={"trainer_attacks": "always"}))
     assert result.summary["trainer_shards"] == 12

@@ -47,6 +47,8 @@ def shard(norm: Norm = "linf", epsilon: float = 8 / 255, n: int = 3, seed: int =
         labels,
         worker="w-0",
         attack_seconds=0.25,
+        cost_seconds=0.125,
+        full_seconds=0.5,
         gradients=30,
         classes=(1, 2, 3),
     )
@@ -288,6 +290,7 @@ def test_a_tensor_that_does_not_fit_is_refused(name: str, entry: object) -> None
         {"worker": 7},
         {"worker": "w" * 1000},
         {"attack_seconds": float("inf")},
+        {"full_seconds": 1},
         {"tensors": []},
         {"tensors": None},
     ],

@@ -16,6 +16,7 @@ from sparring.attacks.gradient import attack_from
 from sparring.config import AllocatorSettings, Config, from_tree
 from sparring.data import Dataset, batch, load
 from sparring.models import build
+from sparring.observe.state import RunState
 from sparring.queue.messages import Controls, Key, Shard
 from sparring.randomness import generator
 from sparring.workers.allocator import (
@@ -26,6 +27,7 @@ from sparring.workers.allocator import (
     classify,
     classify_by_attack,
     signed_variance,
+    speedup_ceiling,
     theoretical_speedup,
     updated_robust_share,
 )
@@ -111,6 +113,28 @@ def test_the_robust_share_follows_the_robust_accuracy() -> None:
 def test_equation_7_gives_the_papers_speed_ups(fractions: tuple[int, int, int], robust_steps: int, told: float) -> None:
     chosen = AllocatorSettings(boundary_steps=10, robust_steps=robust_steps)
     assert theoretical_speedup(fractions, chosen, 10) == pytest.approx(told, abs=0.07)
+
+
+def test_the_ceiling_is_equation_7_where_a_step_is_an_attack_step_and_classifying_is_free() -> None:
+    chosen = AllocatorSettings(boundary_steps=10, robust_steps=2)
+    fractions = (0.18, 0.28, 0.54)
+
+    def ceiling(forward_s: float, step_s: float, needs_clean: bool) -> float:
+        return speedup_ceiling(
+            fractions, chosen, 10, forward_s=forward_s, attack_step_s=1.0, step_s=step_s, needs_clean=needs_clean
+        )
+
+    spent = 0.28 * 10 + 0.54 * 2
+    assert ceiling(0.0, 1.0, False) == pytest.approx(theoretical_speedup(fractions, chosen, 10))
+    assert ceiling(0.4, 1.5, False) == pytest.approx((10 + 1.5) / (0.4 + spent + 1.5))
+    assert ceiling(0.4, 1.5, True) == pytest.approx((0.4 + 10 + 1.5) / (0.4 + spent + 1.5))
+    assert theoretical_speedup(fractions, chosen, 10, restarts=2) == pytest.approx(21 / (2 * spent + 1))
+
+
+def test_the_wall_clock_speed_up_counts_work_and_is_none_without_an_allocator() -> None:
+    state = RunState(attack_seconds=30.0, full_attack_seconds=80.0, step_seconds=20.0, theoretical_speedup=2.3)
+    assert state.wallclock_speedup == pytest.approx((80 + 20) / (30 + 20))
+    assert RunState(attack_seconds=30.0, full_attack_seconds=80.0, step_seconds=20.0).wallclock_speedup is None
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from sparring.data import augmix, batch, load
 from sparring.models import build
 from sparring.queue.messages import Controls, Key, Shard
 from sparring.workers.allocator import BOUNDARY, OUTLIER, ROBUST, classify, signed_variance
-from sparring.workers.generator import Production, produce
+from sparring.workers.generator import begin, produce
 
 INDICES = tuple(range(100, 140))
 KEY = Key(2, 5, 0)
@@ -85,7 +85,7 @@ def test_views_are_made_without_steps_and_their_version_is_that_of_the_start() -
     training = load(config.data, "train")
     model = model_of(config)
     with frozen(model):
-        production = Production(config, model, training, KEY, INDICES, Controls(0.0), 7, worker="w")
+        production = begin(config, model, training, KEY, INDICES, Controls(0.0), 7, worker="w")
     assert production.done and production.steps == 0
     shard = production.shard()
     assert (shard.version, shard.start_version, shard.worker) == (7, 7, "w")

@@ -1,0 +1,231 @@
+"""Attack steps in slots: a batch of fixed shape in which every slot has its own example (continuous batching).
+
+    begin(ticket)     its examples wait, those with the most steps first
+    advance(version)  one attack step on all slots; a finished one is given to the next example that is due
+
+Shapes never change, so a GPU runs as well at the end of a ticket as at its beginning; idle slots ride along and are
+ignored. Where `hold_back` is set, an example is due when its ticket has no more steps left than it has: a ticket's
+examples then end together, on weights nearly as new as those of a batch that shrinks, and the slots that this leaves
+free are for the next ticket. Without it examples are due at once.
+
+Pure but for the clock that it reports.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from sparring.attacks.gradient import ascended, starting_point
+from sparring.attacks.starts import Given
+from sparring.config import Config
+from sparring.data import Dataset
+from sparring.queue.messages import Controls, Key, Shard
+from sparring.workers.generator import Assignment, assign, now
+
+
+class Slots:
+    """`count` slots of one model, which should be `frozen`; newer weights may be loaded between two calls."""
+
+    def __init__(self, config: Config, model: nn.Module, dataset: Dataset, count: int, *, hold_back: bool) -> None:
+        self.config, self.model, self.dataset, self.count, self.hold_back = config, model, dataset, count, hold_back
+        self._jobs: list[_Job] = []
+        self._slots: list[_Slot | None] = [None] * count
+        self._batch: _Batch | None = None
+        self._previous_version = 0
+
+    @property
+    def room(self) -> bool:
+        """Slots are free that no example is due for: another ticket is welcome.
+
+        Where few steps are held back, so many must be free as the last ticket's longest examples took: a ticket that
+        began with a few of them would end late, and those few be old by then.
+        """
+        wanted = self._jobs[-1].longest if self._jobs and self.hold_back else 1
+        return self._slots.count(None) >= (wanted if wanted <= self.count else 1)
+
+    @property
+    def busy(self) -> bool:
+        """There are tickets in work."""
+        return bool(self._jobs)
+
+    def begin(
+        self,
+        key: Key,
+        indices: tuple[int, ...],
+        controls: Controls,
+        version: int,
+        *,
+        fence: int = 0,
+        worker: str = "",
+        start: Given | None = None,
+    ) -> None:
+        """Take a ticket in; `version` is that of the weights the model holds now."""
+        began = time.perf_counter()
+        ready = assign(
+            self.config,
+            self.model,
+            self.dataset,
+            key,
+            indices,
+            controls,
+            version,
+            fence=fence,
+            worker=worker,
+            start=start,
+        )
+        self._jobs.append(_Job(ready, began))
+        self._batch = self._batch or _Batch(ready, self.count)
+        self._fill()
+
+    def drop(self, owner: tuple[int, Key]) -> None:
+        """Forget a ticket (its fence and key) and give its slots to others."""
+        self._jobs = [job for job in self._jobs if job.ready.owner != owner]
+        for number, slot in enumerate(self._slots):
+            if slot is not None and slot.job.ready.owner == owner:
+                self._slots[number] = None
+        self._fill()
+
+    def clear(self) -> None:
+        """Forget all tickets."""
+        self._jobs, self._slots = [], [None] * self.count
+
+    def advance(self, version: int) -> list[Shard]:
+        """Make one attack step with the model as it is, whose weights are those of `version`; the shards it ends."""
+        if self._batch is not None and any(self._slots):
+            began = time.perf_counter()
+            self._batch.step(self.model)
+            self._count_step(version)
+            self._fill()
+            self._share(now(self._batch.x.device) - began)
+        ended = [job for job in self._jobs if job.done]
+        self._jobs = [job for job in self._jobs if not job.done]
+        return [job.shard() for job in ended]
+
+    def _count_step(self, version: int) -> None:
+        """Take out what has had its steps. The last two of an example were the last two of all slots."""
+        assert self._batch is not None
+        for job in self._jobs:
+            job.active = job.horizon = 0
+        for _, slot in self._taken():
+            slot.job.active += 1
+            slot.left -= 1
+            slot.job.horizon = max(slot.job.horizon, slot.left)
+        for job in self._jobs:
+            ended = [(number, slot) for number, slot in self._taken() if slot.job is job and slot.left == 0]
+            for number, slot in ended:
+                oldest = min(version, self._previous_version) if job.counts[slot.example] > 1 else version
+                job.version = oldest if job.version is None else min(job.version, oldest)
+                self._slots[number] = None
+            job.ended += len(ended)
+            self._batch.take_out(job, [number for number, _ in ended], [slot.example for _, slot in ended])
+        self._previous_version = version
+
+    def _fill(self) -> None:
+        """Give free slots to the examples that are due, the oldest ticket's first."""
+        free = deque(number for number, slot in enumerate(self._slots) if slot is None)
+        for job in self._jobs:
+            numbers, examples = [], []
+            while free and job.is_due(self.hold_back):
+                numbers.append(free.popleft())
+                examples.append(job.waiting.popleft())
+                self._slots[numbers[-1]] = _Slot(job, examples[-1], job.counts[examples[-1]])
+                job.horizon = max(job.horizon, job.counts[examples[-1]])
+            if numbers and self._batch is not None:
+                self._batch.put_in(job, numbers, examples)
+
+    def _share(self, seconds: float) -> None:
+        """A step's time is paid by the tickets that had slots in it, idle slots and all."""
+        active = sum(job.active for job in self._jobs)
+        for job in self._jobs:
+            if job.active:
+                job.cost_seconds += seconds * job.active / active
+                job.steps_seconds += seconds / self.count
+                job.steps += 1
+
+    def _taken(self) -> Iterator[tuple[int, _Slot]]:
+        return ((number, slot) for number, slot in enumerate(self._slots) if slot is not None)
+
+
+class _Job:
+    """A ticket in work. `waiting`: examples without a slot, `longest`: how many have the most steps, `horizon`: most
+    steps left in a slot, `active`: slots that it had in the last step."""
+
+    def __init__(self, ready: Assignment, began: float) -> None:
+        self.ready, self.began = ready, began
+        self.counts = ready.step_counts()
+        self.delta = starting_point(ready.x, ready.attack, ready.random, ready.start, ready.known)
+        attacked = [example for example, count in enumerate(self.counts) if count]
+        clean = [example for example, count in enumerate(self.counts) if not count]
+        self.delta[torch.tensor(clean, dtype=torch.int64, device=self.delta.device)] = 0
+        self.waiting = deque(sorted(attacked, key=lambda example: -self.counts[example]))
+        self.attacked, self.ended = len(attacked), 0
+        self.longest = max(1, self.counts.count(max(self.counts)))
+        self.horizon = self.active = self.steps = 0
+        self.version: int | None = None
+        self.cost_seconds, self.steps_seconds = ready.seconds, 0.0
+
+    @property
+    def done(self) -> bool:
+        return self.ended == self.attacked
+
+    def is_due(self, hold_back: bool) -> bool:
+        """The next example in line should have a slot."""
+        return bool(self.waiting) and (not hold_back or self.counts[self.waiting[0]] >= self.horizon)
+
+    def step_sizes(self) -> Tensor:
+        """float32 [N], on the device of the examples."""
+        if self.ready.allocation is not None:
+            return self.ready.allocation.step_sizes
+        return torch.full((len(self.counts),), self.ready.attack.step_size, device=self.ready.x.device)
+
+    def shard(self) -> Shard:
+        """The product; its version is the oldest that one of its examples ended on."""
+        return self.ready.shard(
+            self.delta,
+            version=self.ready.version if self.version is None else self.version,
+            seconds=time.perf_counter() - self.began,
+            cost_seconds=self.cost_seconds,
+            gradient_s=self.steps_seconds / self.steps if self.steps else 0.0,
+        )
+
+
+class _Slot:
+    """Which example is in it, and how many steps it has left."""
+
+    def __init__(self, job: _Job, example: int, left: int) -> None:
+        self.job, self.example, self.left = job, example, left
+
+
+class _Batch:
+    """The tensors of all slots; their shapes never change."""
+
+    def __init__(self, ready: Assignment, count: int) -> None:
+        x, targets = ready.x, ready.targets
+        self.attack = ready.attack
+        self.x = x.new_zeros(count, *x.shape[1:])
+        self.delta = torch.zeros_like(self.x)
+        self.targets = targets.new_zeros(count, *targets.shape[1:])
+        self.sizes, self.radii = x.new_zeros(count), x.new_ones(count)
+
+    def step(self, model: nn.Module) -> None:
+        """One attack step on every slot."""
+        self.delta = ascended(model, self.x, self.delta, self.targets, self.attack, self.sizes, self.radii)
+
+    def put_in(self, job: _Job, numbers: list[int], examples: list[int]) -> None:
+        """Examples of a ticket into the slots of these numbers."""
+        to, at = self._indices(numbers), self._indices(examples)
+        self.x[to], self.delta[to], self.targets[to] = job.ready.x[at], job.delta[at], job.ready.targets[at]
+        self.sizes[to], self.radii[to] = job.step_sizes()[at], job.ready.attack.radius
+
+    def take_out(self, job: _Job, numbers: list[int], examples: list[int]) -> None:
+        """The perturbations in these slots to their ticket."""
+        if numbers:
+            job.delta[self._indices(examples)] = self.delta[self._indices(numbers)]
+
+    def _indices(self, numbers: list[int]) -> Tensor:
+        return torch.tensor(numbers, device=self.x.device)
