@@ -24,7 +24,6 @@ from sparring.queue.transport import Transport
 from sparring.runs import create
 from sparring.trainer.session import prepare
 from sparring.trainer.snapshots import QueueRoute, Snapshot, to_arrays
-from sparring.training import 
 from sparring.workers import allocator
 from sparring.workers.actor import Worker
 from sparring.workers.attackers import produce_all
