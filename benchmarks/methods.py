@@ -7,8 +7,8 @@ steps, one-cycle rate with peak 0.002, the network of paper 003, the synchronous
 N_R = 2, N_O = 0 (FGSM-RS: N_R = 0), γ = 0.8, p = 0.9; β = 1 for TRADES as its authors use on MNIST, 5 for MART. Judged
 by PGD-40 (step 0.01, 2 restarts) on all 10,000 test images, and by AutoAttack on the first of them. Runs that are in
 FOLDER already are not made again. Two run at a time; the time is the processor's for training with one thread, since
-the wall-clock of two runs side by side says more of the machine than of the method. FGSM-RS runs under the guard against
-overfitting, whose gradients are counted.
+the wall-clock of two runs side by side says more of the machine than of the method. FGSM-RS has the guard against
+overfitting on, whose gradients are counted.
 """
 
 from __future__ import annotations

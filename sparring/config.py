@@ -273,6 +273,9 @@ class StalenessSettings(Settings):
     lockstep: bool = setting(False, "flag")
     """For tests: workers use exactly the version that a ticket was issued at and shards are consumed in order,
     so that the weights do not depend on timing. Switches exchange and the trainer's own attacks off."""
+    age_half_life: float | None = setting(None, "steps", gt=0)
+    """The loss of a shard counts half after so many steps of staleness, relative to the others of its step; by default
+    all count the same."""
     gap_every: int = setting(200, "steps", ge=0)
     """Measure fresh-minus-stale robust accuracy on one shard so often; 0: never."""
 
@@ -363,6 +366,17 @@ class GuardSettings(Settings):
     """Steps of the PGD that takes the attack's place for a while."""
     overfitting_for: int = setting(200, "steps", ge=1)
     """For how long, from the good weights on; twice as long after every further fall."""
+    staleness: bool = setting(False, "flag")
+    """Attack a consumed shard anew now and then. Where stale perturbations have become weak, switch remedies on, the
+    cheapest first: age weights, refresh, broadcasts twice as often, half the depth; and off again when it helped."""
+    staleness_every: int = setting(20, "steps", ge=1)
+    """How often."""
+    staleness_samples: int = setting(128, "examples", ge=1)
+    """On how many examples at most."""
+    staleness_threshold: float = setting(0.05, "share of examples", gt=0, lt=1)
+    """How much lower accuracy may be under the fresh attack than under the stale one."""
+    staleness_patience: int = setting(5, "checks", ge=1)
+    """After so many in a row below half of that, the last remedy is switched off."""
 
 
 class CheckpointSettings(Settings):

@@ -24,7 +24,6 @@ from sparring.workers.generator import begin
 def run(session: Session, parts: Parts, resumed: Checkpoint | None) -> str:
     """Train to the end of the run; returns how it ended."""
     plan, learner, settings = parts.plan, session.learner, parts.config.simulated
-    refresh = parts.config.staleness.refresh
     progress = progress_of(resumed)
     attacker = Attacker(parts, settings.staleness)
     if resumed is not None:
@@ -35,12 +34,14 @@ def run(session: Session, parts: Parts, resumed: Checkpoint | None) -> str:
             break
         attacker.remember(learner.step, learner.model.state_dict(), learner.controls())
         step = learner.step
-        shards = [attacker.attack(key, step, settings, session) for key in keys]
+        remedies = session.staleness.remedies
+        exactly = settings.model_copy(update={"staleness": remedies.depth})
+        shards = [attacker.attack(key, step, exactly, session) for key in keys]
         for shard in shards:
             session.state.consumed(staleness=step - shard.version)
-        session.measure_gap(shards[0])
-        if isinstance(refresh, int) and refresh > 0:
-            shards = [learner.refresh(shard, refresh) for shard in shards]
+        if remedies.refresh not in (0, "auto"):
+            shards = [learner.refresh(shard, int(remedies.refresh)) for shard in shards]
+        session.watch_staleness(shards)
         session.learn(shards)
         progress.consume(keys)
         session.after_step(progress.ledger_state(), last_of_epoch=keys[-1].number == plan.shards(keys[0].epoch) - 1)

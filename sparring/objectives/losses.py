@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def pgd_at(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+def pgd_at(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, weights: Tensor | None = None) -> Tensor:
     """PGD-AT (Mądry et al.; paper 001): mean cross-entropy on adversarial examples only.
 
     logits: [N, K] of the attacked images; labels: int64 [N]; label_smoothing: share of the target in [0, 1] spread
-    over all classes; returns a scalar.
+    over all classes; weights: [N] with mean 1, of the examples; returns a scalar.
     """
-    return F.cross_entropy(_precise(logits), labels, label_smoothing=label_smoothing)
+    return _mean(_cross_entropy(logits, labels, label_smoothing), weights)
 
 
 def trades(
@@ -28,33 +28,37 @@ def trades(
     *,
     target_logits: Tensor | None = None,
     label_smoothing: float = 0.0,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """TRADES (Zhang et al. 2019, eq. 5, β = 1/λ): CE(clean) + β · mean KL(p_clean || p_adv).
 
     clean_logits, adv_logits: [N, K]; labels: int64 [N]; target_logits: [N, K] of a pass of its own over the clean
     images, whose probabilities are then the p_clean of the KL; label_smoothing: of CE(clean) alone, as by Wang et al.
-    2023; returns a scalar. Gradient flows through both sides of the KL, as in the authors' code.
+    2023; weights: see `pgd_at`; returns a scalar. Gradient flows through both sides of the KL, as in the authors' code.
     """
     target = clean_logits if target_logits is None else target_logits
     divergence = _kl(_log_softmax(target), _log_softmax(adv_logits))
-    clean = F.cross_entropy(_precise(clean_logits), labels, label_smoothing=label_smoothing)
-    return clean + beta * divergence.mean()
+    clean = _mean(_cross_entropy(clean_logits, labels, label_smoothing), weights)
+    return clean + beta * _mean(divergence, weights)
 
 
-def mart(clean_logits: Tensor, adv_logits: Tensor, labels: Tensor, beta: float) -> Tensor:
+def mart(
+    clean_logits: Tensor, adv_logits: Tensor, labels: Tensor, beta: float, *, weights: Tensor | None = None
+) -> Tensor:
     """MART (Wang et al. 2020, eq. 11, with the constants of the authors' code): boosted CE + β · weighted KL.
 
-    clean_logits, adv_logits: [N, K], K ≥ 2; labels: int64 [N]; returns a scalar. The boosted CE adds to the
-    adversarial cross-entropy a margin to the likeliest wrong class; the KL of an example weighs 1 - p_clean(label),
-    and gradient flows through that weight too.
+    clean_logits, adv_logits: [N, K], K ≥ 2; labels: int64 [N]; weights: see `pgd_at`; returns a scalar. The boosted
+    CE adds to the adversarial cross-entropy a margin to the likeliest wrong class; the KL of an example weighs
+    1 - p_clean(label), and gradient flows through that weight too.
     """
     adv_probabilities = _precise(adv_logits).softmax(1)
     clean_log_probabilities = _log_softmax(clean_logits)
-    margin = F.nll_loss((1.0001 - adv_probabilities + 1e-12).log(), _likeliest_wrong(adv_probabilities, labels))
-    boosted = F.cross_entropy(_precise(adv_logits), labels) + margin
+    wrong = _likeliest_wrong(adv_probabilities, labels)
+    margin = F.nll_loss((1.0001 - adv_probabilities + 1e-12).log(), wrong, reduction="none")
+    boosted = _mean(_cross_entropy(adv_logits, labels) + margin, weights)
     true_probabilities = clean_log_probabilities.exp().gather(1, labels[:, None])[:, 0]
     divergence = _kl(clean_log_probabilities, (adv_probabilities + 1e-12).log())
-    return boosted + beta * (divergence * (1.0000001 - true_probabilities)).mean()
+    return boosted + beta * _mean(divergence * (1.0000001 - true_probabilities), weights)
 
 
 def jsd(
@@ -79,6 +83,14 @@ def kl_divergence(adv_logits: Tensor, clean_probabilities: Tensor) -> Tensor:
     target = _precise(clean_probabilities)
     log_target = target.clamp_min(torch.finfo(target.dtype).tiny).log()
     return (target * (log_target - _log_softmax(adv_logits))).sum(1)
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    return F.cross_entropy(_precise(logits), labels, label_smoothing=label_smoothing, reduction="none")
+
+
+def _mean(values: Tensor, weights: Tensor | None) -> Tensor:
+    return values.mean() if weights is None else (values * weights).mean()
 
 
 def _precise(values: Tensor) -> Tensor:

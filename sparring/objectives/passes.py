@@ -26,6 +26,7 @@ def training_loss(
     passes: Literal["reference", "single"],
     attacked: Tensor,
     label_smoothing: float = 0.0,
+    weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The loss of a batch under a model that is in train mode already.
 
@@ -42,6 +43,7 @@ def training_loss(
             the others for their adversarial ones; where there are none attacked, the second pass is left out. Their
             pass has batch norm statistics of its own, of as few examples as were attacked.
         label_smoothing: of the cross-entropy of pgd-at, or of that on clean images of trades.
+        weights: float32 [N] with mean 1, how much each example counts; by default all count the same.
 
     Returns:
         The scalar loss and, detached, the adversarial logits [N, K] it was computed from.
@@ -51,15 +53,23 @@ def training_loss(
     """
     if name == "pgd-at":
         adv_logits: Tensor = model(x_adv)
-        return pgd_at(adv_logits, labels, label_smoothing=label_smoothing), adv_logits.detach()
+        return pgd_at(adv_logits, labels, label_smoothing=label_smoothing, weights=weights), adv_logits.detach()
     if name == "mart" and label_smoothing != 0:
         raise UsageError(f"label_smoothing = {label_smoothing} is for pgd-at and trades: set it to 0 with mart.")
     clean_logits: Tensor = model(x)
     adv_logits = model(x_adv) if passes == "reference" else _of_the_attacked(model, clean_logits, x_adv, attacked)
     if name == "mart":
-        return mart(clean_logits, adv_logits, labels, beta), adv_logits.detach()
+        return mart(clean_logits, adv_logits, labels, beta, weights=weights), adv_logits.detach()
     target_logits = model(x) if passes == "reference" else clean_logits
-    loss = trades(clean_logits, adv_logits, labels, beta, target_logits=target_logits, label_smoothing=label_smoothing)
+    loss = trades(
+        clean_logits,
+        adv_logits,
+        labels,
+        beta,
+        target_logits=target_logits,
+        label_smoothing=label_smoothing,
+        weights=weights,
+    )
     return loss, adv_logits.detach()
 
 

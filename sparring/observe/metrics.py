@@ -251,6 +251,26 @@ METRICS: tuple[Metric, ...] = (
         of_state("rollbacks"),
     ),
     Metric(
+        "sparring_fresh_minus_stale_loss",
+        "gauge",
+        "Mean cross-entropy under a fresh attack less that under the stale one on the same shard; above 0: staleness "
+        "weakens the attack.",
+        of_state("fresh_minus_stale_loss"),
+    ),
+    Metric(
+        "sparring_staleness_guard_level",
+        "gauge",
+        "Remedies against staleness that the guard has switched on.",
+        of_state("staleness_level"),
+    ),
+    Metric(
+        "sparring_staleness_guard_decisions_total",
+        "counter",
+        "Times that the staleness guard has switched a remedy on (tightened) or off (relaxed).",
+        by_reason("staleness_decisions"),
+        ("decision",),
+    ),
+    Metric(
         "sparring_overfittings_total",
         "counter",
         "Times that robust accuracy on a training batch fell so far that training went back to good weights.",

@@ -30,6 +30,8 @@ SUMMARY_KEYS: dict[str, str] = {
     "to their norm",
     "fresh_minus_stale": "robust accuracy against a fresh attack less that against the stale one, difference "
     "of shares, latest reading; null: not measured",
+    "staleness_level": "remedies that the staleness guard has switched on now",
+    "staleness_decisions": "times that the staleness guard has switched a remedy on (tightened) or off (relaxed)",
     "worker_shards": "consumed shards that workers attacked",
     "trainer_shards": "consumed shards that the trainer attacked itself",
     "shards_dropped": "shards lost or thrown away whose tickets were issued again, sum over all reasons",
@@ -77,6 +79,7 @@ def _of_state(state: RunState) -> dict[str, Any]:
         "robust_interval": None,
         "gradients_per_example": state.gradients / state.examples if state.examples else 0.0,
         "allocated": dict(state.allocated),
+        "staleness_decisions": dict(state.staleness_decisions),
         "samples": state.heldout_samples,
         "staleness_mean": mean,
         "staleness_max": highest,

@@ -33,6 +33,9 @@ class RunState:
     robust_accuracy: float | None = None
     heldout_samples: int = 0
     fresh_minus_stale: float | None = None
+    fresh_minus_stale_loss: float | None = None
+    staleness_level: int = 0
+    staleness_decisions: Counter[str] = field(default_factory=Counter)
     max_staleness: int = 0
     staleness: Counter[int] = field(default_factory=Counter)
     in_flight: Counter[int] = field(default_factory=Counter)

@@ -165,8 +165,10 @@ class Learner:
                         }
                     )
 
-    def learn(self, shards: Sequence[Shard]) -> StepResult:
+    def learn(self, shards: Sequence[Shard], weights: Tensor | None = None) -> StepResult:
         """Train one step on the shards put together: one forward pass, the mean loss over their examples.
+
+        `weights`: float32 [N] with mean 1, how much each example counts (AugMix's views all count the same).
 
         Raises:
             NonFinite: loss, gradient or the new weights are no numbers.
@@ -175,14 +177,15 @@ class Learner:
         if self.config.objective.name == "augmix":
             x, views, y = self.augmented(shards)
             return self._step(lambda: self._divergence(x, views, y), epoch)
-        return self.train_on(*self.attacked(shards), epoch)
+        return self.train_on(*self.attacked(shards), epoch, weights)
 
-    def train_on(self, x: Tensor, x_adv: Tensor, y: Tensor, epoch: int) -> StepResult:
+    def train_on(self, x: Tensor, x_adv: Tensor, y: Tensor, epoch: int, weights: Tensor | None = None) -> StepResult:
         """The same on clean images, attacked ones (float32 [N, C, H, W] in [0, 1] each) and labels (int64 [N]).
 
         An `x_adv` that requires a gradient gets that of the mean loss, by the same pass.
         """
-        return self._step(lambda: self._objective(x, x_adv, y), epoch)
+        weights = None if weights is None else weights.to(self.device)
+        return self._step(lambda: self._objective(x, x_adv, y, weights), epoch)
 
     def _step(self, objective: Objective, epoch: int) -> StepResult:
         rate = learning_rate(self.config.schedule, self.config.optimizer.lr, self.step / max(self.plan.total_steps, 1))
@@ -206,7 +209,7 @@ class Learner:
         self.robust_share = updated_robust_share(self.robust_share, correct / len(right), self.config.allocator)
         return StepResult(value, correct, len(right), rate)
 
-    def _objective(self, x: Tensor, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def _objective(self, x: Tensor, x_adv: Tensor, y: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
         """The objective's loss, and which attacked examples were classified right, bool [N]."""
         objective = self.config.objective
         assert objective.name != "augmix", "that one takes views"
@@ -220,6 +223,7 @@ class Learner:
             beta=objective.beta,
             passes=objective.passes,
             label_smoothing=objective.label_smoothing,
+            weights=weights,
         )
         return loss, logits.argmax(1) == y
 

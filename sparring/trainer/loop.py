@@ -110,14 +110,17 @@ class Loop:
             assert staleness <= self.settings.max_staleness, f"{shard.key} is {staleness} steps stale"
             self.session.state.consumed(staleness, arrived_at - shard.version, version - arrived_at)
         shards = [shard for shard, _ in taken]
-        self.session.measure_gap(shards[0])
         began = time.monotonic()
-        result = self.session.learn(self._refreshed(shards))
-        self.step_s = _mean(self.step_s, (time.monotonic() - began) / len(shards))
+        shards = self._refreshed(shards)
+        refreshed = time.monotonic()
+        self.session.watch_staleness(shards)
+        watched = time.monotonic()
+        result = self.session.learn(shards)
+        self.step_s = _mean(self.step_s, (refreshed - began + time.monotonic() - watched) / len(shards))
         self.session.state.worker_shards += sum(shard.worker != "trainer" for shard in shards)
         self.session.state.trainer_shards += sum(shard.worker == "trainer" for shard in shards)
         log.debug("step %d loss %.4f", self.learner.step, result.loss)
-        if self.learner.step % self.settings.publish_every == 0:
+        if self.learner.step % self.session.staleness.remedies.publish_every == 0:
             self.publish()
         epoch = self.ledger.epoch
         self.ledger.retire(keys)
@@ -179,7 +182,8 @@ class Loop:
 
     def issue(self) -> None:
         """Issue as many tickets as there are permits, each with the least version that it may begin with."""
-        keys = self.ledger.issue(self.in_flight if self.exchange else None)
+        self.ledger.depth = self.session.staleness.remedies.depth
+        keys = self.ledger.issue(self.in_flight if self.exchange and self.ledger.depth > 0 else None)
         if not keys:
             return
         self.transport.issue([self._ticket(key) for key in keys])
@@ -212,7 +216,7 @@ class Loop:
         state.publish_seconds += time.monotonic() - began
 
     def _refreshed(self, shards: list[Shard]) -> list[Shard]:
-        wanted: int | str = self.settings.refresh
+        wanted: int | str = self.session.staleness.remedies.refresh
         if wanted == "auto":
             room = int(self.idle_s / max(0.7 * self.step_s * len(shards), 1e-9)) if self.idle_device else 0
             wanted = 2 if room >= 2 else 1 if room else 0

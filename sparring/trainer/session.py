@@ -17,8 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sparring.attacks import Attack, frozen, perturb, perturbed
-from sparring.attacks.gradient import attack_within
+from sparring.attacks import Attack
 from sparring.attacks.starts import Given
 from sparring.config import Config, bound
 from sparring.data import Concatenated, Dataset, load, load_extra, split_holdout
@@ -27,7 +26,6 @@ from sparring.evaluation import evaluate, evaluate_views
 from sparring.models import build
 from sparring.observe.state import RunState
 from sparring.queue.messages import Key, Shard
-from sparring.randomness import generator
 from sparring.runs import Run
 from sparring.trainer import checkpoints
 from sparring.trainer.checkpoints import Checkpoint
@@ -36,6 +34,7 @@ from sparring.trainer.learner import Learner, StepResult
 from sparring.trainer.plan import Plan
 from sparring.trainer.pruner import Decision, Pruner
 from sparring.trainer.pruning import planned
+from sparring.trainer.staleness import Gap, StalenessGuard, age_weights, ladder, measure
 from sparring.trainer.starts import starts_of
 from sparring.workers.allocator import theoretical_speedup
 
@@ -121,6 +120,7 @@ class Session:
         self.learner = Learner(parts.config, parts.model, parts.training, parts.plan, device)
         self.starts = starts_of(parts.config, parts.plan, len(parts.training), parts.training.shape)
         self.pruner = Pruner(self.learner, run)
+        self.staleness = StalenessGuard(ladder(parts.config), parts.config.guard)
         self.state = self._fresh_state()
         self.stop_reason: str | None = None
         self.extra: Callable[[], Any] = lambda: None  # what the engine keeps in a checkpoint beside the rest
@@ -184,7 +184,7 @@ class Session:
         self.state = RunState.from_dict(checkpoint.counters)
         self.state.total_steps, self.state.engine = total, self.config.engine
         self.state.max_staleness = bound(self.config)
-        self.learner.pgd_until = self.state.pgd_until
+        self.learner.pgd_until, self.staleness.level = self.state.pgd_until, self.state.staleness_level
         self._recall_pruning(checkpoint.step)
         self._best = float(checkpoint.counters.get("best_robust_accuracy", -1.0))
 
@@ -201,7 +201,7 @@ class Session:
         before, scale = self.state, self.learner.rate_scale
         checkpoint = self._to_good_weights()
         state, guard = self.state, self.config.guard
-        self._recent, self._batch = [], None
+        self._recent, self._batch, self._guarded = [], None, -1
         state.rollbacks, state.overfittings, state.gradients = before.rollbacks, before.overfittings, before.gradients
         if isinstance(error, Overfitted):
             state.overfittings += 1
@@ -253,7 +253,9 @@ class Session:
         began = time.monotonic()
         epsilon = self.learner.epsilon()
         epoch = shards[0].key.epoch
-        result = self.learner.learn(shards) if batch is None else self.learner.train_on(*batch, epoch)
+        ages, sizes = [before - shard.version for shard in shards], [len(shard.labels) for shard in shards]
+        weights = age_weights(ages, sizes, self.staleness.remedies.half_life)
+        result = self.learner.learn(shards, weights) if batch is None else self.learner.train_on(*batch, epoch)
         state.step_seconds += time.monotonic() - began
         state.step, state.epoch = self.learner.step, shards[-1].key.epoch
         state.examples += result.examples
@@ -404,28 +406,44 @@ class Session:
         self._best = max(self._best, judged.robust_accuracy)
         return better
 
-    def measure_gap(self, shard: Shard) -> None:
-        """Now and then: robust accuracy on a fresh attack minus that on the shard, both under the present weights.
+    def watch_staleness(self, shards: Sequence[Shard]) -> None:
+        """Now and then compare what is about to be trained on with a fresh attack; act on it where the guard is on.
 
-        Past the cliff of staleness it is far below 0 (paper 001, Fig. 5). AugMix's views do not depend on the weights:
-        there is none.
+        The oldest shard is judged, by as much as it counts among the others of its step.
         """
-        every, learner = self.config.staleness.gap_every, self.learner
-        if not every or learner.step % every or shard.views is not None:
+        settings, guard, step = self.config.staleness, self.config.guard, self.learner.step
+        acts = guard.staleness and step % guard.staleness_every == 0
+        if not acts and not (settings.gap_every and step % settings.gap_every == 0):
             return
-        x, y = learner.clean(shard)
-        random = generator(self.config.train.seed, "attack", shard.key.epoch, shard.key.number)
-        attack = attack_within(self.config.attack, shard.epsilon, self.config.objective.name)
-        attacked = shard.delta.flatten(1).any(1)
-        x, y, delta = x[attacked], y[attacked], shard.delta[attacked].to(learner.device)
-        if len(y) == 0:
+        oldest = min(range(len(shards)), key=lambda number: shards[number].version)
+        gap = measure(self.config, self.learner, shards[oldest], guard.staleness_samples)
+        if gap is None:
             return
-        with frozen(learner.model), torch.no_grad():
-            stale = learner.model(perturbed(x, delta)).argmax(1) == y
-            with torch.enable_grad():
-                delta = perturb(learner.model, x, y, attack, random)
-            fresh = learner.model(perturbed(x, delta)).argmax(1) == y
-        self.state.fresh_minus_stale = (int(fresh.sum()) - int(stale.sum())) / len(y)
+        self.state.fresh_minus_stale, self.state.fresh_minus_stale_loss = gap.accuracy, gap.loss
+        if acts:
+            self.state.gradients += gap.gradients
+            self._act_on(gap, self._age_weight(shards, oldest))
+
+    def _age_weight(self, shards: Sequence[Shard], number: int) -> float:
+        ages = [self.learner.step - shard.version for shard in shards]
+        weights = age_weights(ages, [1] * len(ages), self.staleness.remedies.half_life)
+        return 1.0 if weights is None else float(weights[number])
+
+    def _act_on(self, gap: Gap, weight: float) -> None:
+        guard, state = self.staleness, self.state
+        decision = guard.judge(-gap.accuracy * weight)
+        if decision is None:
+            return
+        state.staleness_level = guard.level
+        state.staleness_decisions[decision] += 1
+        log.warning(
+            "staleness guard %s at step %d: fresh minus stale accuracy %+.3f, loss %+.3f; now %s",
+            decision,
+            self.learner.step,
+            gap.accuracy,
+            gap.loss,
+            guard.remedies,
+        )
 
     def record(self) -> None:
         """One line of metrics.jsonl."""

@@ -191,8 +191,11 @@ def test_the_same_seed_gives_the_same_answer_whatever_ran_before() -> None:
 
 @pytest.mark.usefixtures("few_queries")
 @pytest.mark.parametrize("share", [1.0, 100.0])
-def test_progress_tells_attacks_and_batches_and_ends_with_all_attacks_done(share: float) -> None:
+def test_progress_tells_attacks_and_batches_and_ends_with_all_attacks_done(
+    share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also where every example has fallen (100 ε) and the remaining attacks are left out."""
+    monkeypatch.setattr(module, "PULSE_S", 1e9)  # nothing is told within a batch, however slow the machine
     model, x, labels, epsilon, _ = case(5)
     told: list[str] = []
     survivors(model, x, labels, share * epsilon, 5, batch_size=4, progress=told.append)

@@ -1,0 +1,136 @@
+"""The staleness guard: are stale shards weaker than fresh ones, and what is done about it (design, section 4).
+
+No bound in steps is safe at every learning rate: what 32 steps of staleness leave unharmed at one rate they ruin at
+another. So a shard is attacked anew under the weights that are about to train on it. Where the old perturbations
+leave more examples right than the new ones, remedies are switched on one after the other, the cheapest first:
+
+    older shards count less -> the trainer adds attack steps -> weights are broadcast more often -> fewer shards are
+    outstanding, down to the synchronous loop
+
+and switched off again, the dearest first, when the gap stays closed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import torch
+
+from sparring.attacks import frozen, perturb, perturbed
+from sparring.attacks.gradient import attack_within, cross_entropy
+from sparring.config import Config, GuardSettings, depth
+from sparring.queue.messages import Shard
+from sparring.randomness import generator
+from sparring.trainer.learner import Learner
+
+HALF_LIFE = 8.0  # steps: a shard of 16 weighs a quarter, as in the design's measurement
+RELAX_BELOW = 0.5  # of the threshold
+
+
+class Gap(NamedTuple):
+    """Fresh minus stale, on the examples that were attacked: accuracy (below 0: stale is weaker), mean cross-entropy,
+    and the gradient evaluations that it took."""
+
+    accuracy: float
+    loss: float
+    gradients: int
+
+
+@dataclass(frozen=True)
+class Remedies:
+    """What is done about staleness now. half_life: steps after which a shard's loss counts half (None: never less);
+    refresh: the trainer's own attack steps; publish_every: steps between broadcasts; depth: steps' worth of shards
+    outstanding, in the simulated engine their staleness."""
+
+    half_life: float | None
+    refresh: int | Literal["auto"]
+    publish_every: int
+    depth: int
+
+
+def ladder(config: Config) -> tuple[Remedies, ...]:
+    """The recipe's own settings, then one remedy more on every rung."""
+    settings = config.staleness
+    simulated = config.engine == "simulated"
+    deep = config.simulated.staleness if simulated else depth(settings)
+    rungs = [Remedies(settings.age_half_life, settings.refresh, settings.publish_every, deep)]
+
+    def add(rung: Remedies) -> None:
+        if rung != rungs[-1]:
+            rungs.append(rung)
+
+    if not simulated:  # where all shards of a step are equally old, weights change nothing
+        add(replace(rungs[-1], half_life=min(settings.age_half_life or math.inf, HALF_LIFE)))
+    for steps in (1, 2):
+        add(replace(rungs[-1], refresh=max(steps, 0 if settings.refresh == "auto" else settings.refresh)))
+    while rungs[-1].publish_every > 1 and not simulated:
+        add(replace(rungs[-1], publish_every=rungs[-1].publish_every // 2))
+    while rungs[-1].depth > 0:
+        add(replace(rungs[-1], depth=rungs[-1].depth // 2))
+    return tuple(rungs)
+
+
+class StalenessGuard:
+    """Climbs the ladder by a rung where the gap is too wide, and down by one when it has stayed closed for a while."""
+
+    def __init__(self, rungs: Sequence[Remedies], settings: GuardSettings) -> None:
+        self.rungs, self.settings = tuple(rungs), settings
+        self.level = self._calm = 0
+
+    @property
+    def remedies(self) -> Remedies:
+        return self.rungs[self.level]
+
+    def judge(self, gap: float) -> Literal["tightened", "relaxed"] | None:
+        """Act on how much higher accuracy is on stale examples than on fresh ones, as a share in [-1, 1]."""
+        threshold = self.settings.staleness_threshold
+        self._calm = self._calm + 1 if gap < RELAX_BELOW * threshold else 0
+        if gap > threshold and self.level < len(self.rungs) - 1:
+            self.level += 1
+            return "tightened"
+        if self._calm >= self.settings.staleness_patience and self.level > 0:
+            self.level, self._calm = self.level - 1, 0
+            return "relaxed"
+        return None
+
+
+def age_weights(ages: Sequence[int], sizes: Sequence[int], half_life: float | None) -> torch.Tensor | None:
+    """float32 [N]: 2^(−age / half_life) of each example's shard, over their mean; None where all weigh the same.
+
+    ages: staleness of the shards, steps; sizes: their numbers of examples.
+    """
+    if half_life is None or len(set(ages)) <= 1:
+        return None
+    youngest = min(ages)  # so that nothing underflows
+    of_shards = torch.tensor([2.0 ** ((youngest - age) / half_life) for age in ages])
+    weights = of_shards.repeat_interleave(torch.tensor(sizes))
+    return weights / weights.mean()
+
+
+def measure(config: Config, learner: Learner, shard: Shard, most: int) -> Gap | None:
+    """Attack the first `most` attacked examples of the shard anew under the present weights, and compare.
+
+    Past the cliff of staleness the accuracy gap is far below 0 (paper 001, Fig. 5). None: nothing was attacked, or
+    views, which do not depend on weights.
+    """
+    if shard.views is not None:
+        return None
+    attacked = shard.delta.flatten(1).any(1).nonzero().flatten()[:most]
+    if len(attacked) == 0:
+        return None
+    x, y = learner.clean(shard)
+    attacked = attacked.to(x.device)
+    x, y, delta = x[attacked], y[attacked], shard.delta.to(x.device)[attacked]
+    attack = attack_within(config.attack, shard.epsilon, config.objective.name)
+    random = generator(config.train.seed, "attack", shard.key.epoch, shard.key.number)
+    with frozen(learner.model):
+        renewed = perturb(learner.model, x, y, attack, random)
+        with torch.no_grad():
+            fresh, stale = (learner.model(perturbed(x, one)) for one in (renewed, delta))
+    right = [(logits.argmax(1) == y).float().mean() for logits in (fresh, stale)]
+    losses = [cross_entropy(logits, y).mean() for logits in (fresh, stale)]
+    gradients = attack.restarts * attack.steps * len(y)
+    return Gap(float(right[0] - right[1]), float(losses[0] - losses[1]), gradients)
