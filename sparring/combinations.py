@@ -13,6 +13,7 @@ AUGMIX_TAKES: dict[str, tuple[object, ...]] = {  # of what an attack has and Aug
     "objective.label_smoothing": (0.0,),
     "staleness.refresh": (0,),
     "guard.overfitting": ("off",),
+    "pruning.name": ("none", "random"),
     "allocator.name": ("none", "bullettrain"),
 }
 AUGMIX_CLASSES: dict[str, tuple[object, ...]] = {  # under an allocator: an example is augmented (1) or not (0)

@@ -42,7 +42,7 @@ def run(session: Session, parts: Parts, resumed: Checkpoint | None) -> str:
     kept = _kept(parts, resumed, learner.device)
     session.extra = lambda: {"delta": kept.delta.cpu(), "replay": kept.replay}
     for keys in plan.steps(progress.epoch, progress.done):
-        if not session.ready_for(keys[0].epoch, progress.ledger_state()):
+        if session.should_stop() or not session.ready_for(keys[0].epoch, progress.ledger_state()):
             break
         x, y, sizes = _batch(session, keys)
         rows = slice(0, len(y))

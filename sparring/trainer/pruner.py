@@ -64,7 +64,8 @@ class Pruner:
         began, learner, settings = time.monotonic(), self.learner, self.settings
         size, losses, gradients = len(learner.dataset), None, 0
         if settings.name != "random":
-            attack = attack_from(learner.config.attack, learner.epsilon(), learner.config.objective.name)
+            threat, now = learner.config.attack, learner.controls()
+            attack = attack_from(threat, now.epsilon, learner.config.objective.name, now.pgd_steps)
             losses, gradients = self._losses(attack, go_on), size * attack.restarts * attack.steps
             if losses is None:
                 return None

@@ -9,26 +9,25 @@ from torch import Tensor, nn
 
 from sparring.attacks import Attack, frozen, iterate, perturbed
 from sparring.attacks.gradient import cross_entropy, targets_of
-from sparring.config import Config
+from sparring.config import Config, PruningSettings
 from sparring.data import Dataset, training_batch
 from sparring.errors import UsageError
 from sparring.randomness import generator
 from sparring.trainer.plan import Pruning
 
 
-def planned(config: Config, size: int) -> Pruning | None:
-    """What the settings leave of `size` training examples, and from which epoch on; None: everything.
+def planned(settings: PruningSettings, epochs: int, size: int) -> Pruning | None:
+    """What the settings leave of `size` training examples, and from which of `epochs` epochs on; None: everything.
 
     Raises:
         UsageError: no epoch would come after it, or it would drop nothing or everything.
     """
-    settings, epochs = config.pruning, config.train.epochs
     if settings.name == "none":
         return None
     if settings.epoch >= epochs:
         raise UsageError(
-            f"pruning.epoch = {settings.epoch} with train.epochs = {epochs}: pruning.epoch < train.epochs fails, no "
-            f"epoch would be trained on what is kept. Prune earlier or train longer."
+            f"pruning.epoch = {settings.epoch} of {epochs} epochs (train.epochs over train.replays): pruning.epoch < "
+            f"{epochs} fails, no epoch would be trained on what is kept. Prune earlier or train longer."
         )
     dropped = _dropped(settings.share, size)
     if not 0 < dropped < size:

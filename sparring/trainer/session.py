@@ -69,7 +69,7 @@ def prepare(config: Config) -> Parts:
         train.shards_per_step,
         ceil(train.epochs / train.replays),
         train.seed,
-        planned(config, len(training)),
+        planned(config.pruning, ceil(train.epochs / train.replays), len(training)),
         train.replays,
         extra=0 if extra is None else len(extra),
         extra_fraction=config.data.extra_fraction,
@@ -343,16 +343,21 @@ class Session:
             )
         if before - now <= guard.overfitting_fall / 2:
             self._falls = 0
-            self._good = Good(copy.deepcopy(learner.model), copy.deepcopy(self._checkpoint(ledger_state)))
+            self._take_for_good(ledger_state)
+
+    def _take_for_good(self, ledger_state: dict[str, Any]) -> None:
+        self._good = Good(copy.deepcopy(self.learner.model), copy.deepcopy(self._checkpoint(ledger_state)))
 
     def ready_for(self, epoch: int, ledger_state: dict[str, Any], meanwhile: Callable[[], None] = lambda: None) -> bool:
         """Prune, where `epoch` is the first on what is kept; False: stopped before that was decided.
 
-        `meanwhile` is called now and then.
+        `meanwhile` is called now and then. With the overfitting guard the weights that decide must pass it, and are
+        good from then on: a fall goes back no further.
         """
         first = self.pruner.undecided
         if first is None or epoch < first:
             return True
+        self.guard_against_overfitting(ledger_state)
         state, message = self.state, self.state.message
 
         def look_up(done: int) -> bool:
@@ -367,6 +372,8 @@ class Session:
             self.save(ledger_state)  # or a crash soon after would lose the weights that decided
             self.pruner.keep(decision)
             self._count_pruning(decision)
+            if self.config.guard.overfitting != "off":
+                self._take_for_good(ledger_state)
             self.report_soon(force=True)
         return decision is not None
 

@@ -336,6 +336,8 @@ class Life(RuleBasedStateMachine):
         }
 
     def left_in_epoch(self) -> int:
+        if self.ledger.finished:
+            return 0
         epoch = self.ledger._open.get(self.ledger.epoch)
         return self.options["shards_by_epoch"][self.ledger.epoch] if epoch is None else epoch.unconsumed
 

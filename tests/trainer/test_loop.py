@@ -34,8 +34,8 @@ SHARDS = 15  # of 100 examples each in an epoch of the digits
 class Scene:
     """A loop, its server, and workers that do as each test says."""
 
-    def __init__(self, root: Path, server: EmbeddedServer, epochs: int = 1, **groups: Any) -> None:
-        train = {"epochs": epochs, "max_steps": None, "batch_size": 100}
+    def __init__(self, root: Path, server: EmbeddedServer, **groups: Any) -> None:
+        train = {"epochs": 1, "max_steps": None, "batch_size": 100, **groups.pop("train", {})}
         attack = {"steps": 1, "warmup_epochs": 0, **groups.pop("attack", {})}
         self.config = small(root, train=train, attack=attack, **groups)
         self.server = server
@@ -188,7 +188,7 @@ def test_every_attempt_at_a_ticket_carries_the_same_warm_starts(tmp_path: Path, 
 
 
 def test_an_epoch_whose_last_ticket_is_set_aside_is_pruned_all_the_same(tmp_path: Path, server: EmbeddedServer) -> None:
-    scene = Scene(tmp_path, server, epochs=2, pruning={"name": "random", "share": 0.6})
+    scene = Scene(tmp_path, server, train={"epochs": 2}, pruning={"name": "random", "share": 0.6})
 
     def fail_on_the_last(transport: Transport, lease: Lease) -> None:
         if lease.ticket.key[:2] == (0, SHARDS - 1):
@@ -207,7 +207,7 @@ def test_a_server_that_is_lost_while_the_trainer_prunes_costs_nothing(
 ) -> None:
     monkeypatch.setattr("sparring.trainer.loop.HOUSEKEEPING_S", 0.0)
     monkeypatch.setattr("sparring.trainer.session.STATE_EVERY_S", 0.0)
-    scene = Scene(tmp_path, server, epochs=2, pruning={"name": "high", "share": 0.6})
+    scene = Scene(tmp_path, server, train={"epochs": 2}, pruning={"name": "high", "share": 0.6})
     told: list[tuple[str, int]] = []
 
     def report(state: RunState) -> None:
@@ -227,7 +227,7 @@ def test_a_stop_that_is_asked_for_while_the_trainer_prunes_is_honoured(
 ) -> None:
     monkeypatch.setattr("sparring.trainer.loop.HOUSEKEEPING_S", 0.0)
     monkeypatch.setattr("sparring.trainer.session.STATE_EVERY_S", 0.0)
-    scene = Scene(tmp_path, server, epochs=2, pruning={"name": "high", "share": 0.6})
+    scene = Scene(tmp_path, server, train={"epochs": 2}, pruning={"name": "high", "share": 0.6})
 
     def report(state: RunState) -> None:
         if state.message.startswith("pruning: 500 of 1437"):

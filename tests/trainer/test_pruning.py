@@ -23,7 +23,7 @@ from sparring.observe.state import RunState
 from sparring.randomness import generator
 from sparring.runs import Run
 from sparring.trainer import checkpoints
-from sparring.trainer.guards import NonFinite
+from sparring.trainer.guards import NonFinite, Overfitted
 from sparring.trainer.pruning import attacked_losses, kept_indices, planned
 from sparring.trainer.session import Session, prepare
 from sparring.training import Result, train
@@ -74,15 +74,15 @@ def test_equal_losses_are_not_dropped_by_their_position_but_by_the_seed() -> Non
 @pytest.mark.parametrize(
     ("changes", "size", "said"),
     [
-        ({"epoch": 3}, 100, r"pruning.epoch = 3 with train.epochs = 3: pruning.epoch < train.epochs fails"),
+        ({"epoch": 3}, 100, r"pruning.epoch = 3 of 3 epochs .*: pruning.epoch < 3 fails"),
         ({"share": 0.9}, 3, r"pruning.share = 0.9 of 3 training examples drops 3 of them"),
         ({"share": 0.1}, 3, r"pruning.share = 0.1 of 3 training examples drops 0 of them"),
     ],
 )
 def test_what_cannot_work_is_refused_by_name(changes: dict[str, Any], size: int, said: str) -> None:
-    config = from_tree({"train": {"epochs": 3}, "pruning": {"name": "low", **changes}})
+    config = from_tree({"pruning": {"name": "low", **changes}})
     with pytest.raises(UsageError, match=said):
-        planned(config, size)
+        planned(config.pruning, 3, size)
 
 
 @pytest.mark.parametrize(("value", "name"), [(0, "epoch"), (0.0, "share"), (1.0, "share"), ("middle", "name")])
@@ -271,6 +271,42 @@ def test_a_rollback_to_the_beginning_decides_again(tmp_path: Path) -> None:
         path.rename(path.with_name(f"lost-{path.name}"))
     assert session.roll_back(NonFinite("loss nan.")) is None
     assert session.pruner.undecided == 1 and session.state.kept is None and not run.kept.exists()
+
+
+def test_a_fall_after_the_decision_goes_back_no_further_than_to_the_weights_that_decided(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparring.trainer.session.STATE_EVERY_S", 0.0)
+    guard = {"overfitting": "rollback", "overfitting_every": 10, "overfitting_fall": 0.99, "overfitting_steps": 3}
+    runs: list[Run] = []
+    written: list[str] = []
+
+    def show(state: RunState, workers: dict[str, dict[str, Any]]) -> None:
+        if state.step == SHARDS + 2 and not written:
+            written.append(runs[0].kept.read_text())
+            raise Overfitted("a fall.")
+
+    result = train(small(tmp_path, engine="sync", **PRUNED, guard=guard), show, runs.append)
+    assert result.run.kept.read_text() == written[0]
+    assert result.summary["overfittings"] == 1 and result.summary["kept"] == KEPT
+    steps = [json.loads(line)["step"] for line in result.run.history.read_text().splitlines()]
+    assert steps[SHARDS + 1 : SHARDS + 4] == [SHARDS + 2, SHARDS + 1, SHARDS + 2], "back to the boundary, and on"
+    assert epochs_of(result.run) == {0: Counter(range(SHARDS)), 1: Counter(range(6)), 2: Counter(range(6))}
+
+
+def test_free_is_pruned_between_two_batches(tmp_path: Path) -> None:
+    free = {"train": {**TRAIN, "epochs": 6, "replays": 2}, "attack": {"name": "fgsm", "warmup_epochs": 0}}
+    result = train(small(tmp_path, **{**PRUNED, "engine": "sync", **free}))
+    assert result.summary["steps"] == 2 * (SHARDS + 2 * KEPT_SHARDS)
+    assert result.summary["examples"] == 2 * (1437 + 2 * KEPT)
+    assert result.summary["gradients"] == result.summary["examples"] + 1437
+
+
+def test_free_counts_passes_over_the_data(tmp_path: Path) -> None:
+    free = {"train": {**TRAIN, "epochs": 4, "replays": 2}, "attack": {"name": "fgsm", "warmup_epochs": 0}}
+    groups = {**PRUNED, "engine": "sync", **free, "pruning": {"name": "low", "epoch": 2}}
+    with pytest.raises(UsageError, match=r"pruning.epoch = 2 of 2 epochs"):
+        train(small(tmp_path, **groups))
 
 
 @pytest.mark.parametrize("name", METHODS)
