@@ -93,8 +93,8 @@ def make_views(
 ) -> Views:
     """Two views of each example that is augmented, of the others the image twice.
 
-    x: float32 [n, C, H, W], what `data.batch` gives for `indices` in `epoch`; labels: int64 [n]; robust_share: F_R.
-    Tensors are on the CPU, whatever device the model is on.
+    x: float32 [n, C, H, W], what `data.training_batch` gives for `indices` in `epoch`; labels: int64 [n]; robust_share:
+    F_R. Tensors are on the CPU, whatever device the model is on.
     """
     images = (x * 255).round_().to(torch.uint8)
     augmented, classes = torch.ones(len(x), dtype=torch.bool), (0, 0, 0)

@@ -75,6 +75,12 @@ def test_a_step_is_one_pass_over_clean_images_and_the_views_that_its_method_need
     assert torch.equal(seen, torch.cat([x, first, second]))
 
 
+def test_weight_perturbation_wraps_it_as_any_objective() -> None:
+    learner = learner_with(objective={"awp_gamma": 0.01})
+    uphill, step = passed(learner, [shard_for(learner_with())])
+    assert len(step) == 3 * SIZE and torch.equal(uphill, step)
+
+
 def test_the_shards_of_a_step_are_put_together_view_by_view() -> None:
     learner = learner_with(train={"shards_per_step": 2})
     shards = [shard_for(learner, number) for number in (0, 1)]
