@@ -26,6 +26,8 @@ SERIES: dict[str, dict[str, dict[str, object]]] = {
     "staleness 32, exchange (ends at 0)": {"simulated": {"staleness": 32, "exchange": True}},
     "staleness 32, refresh 1": {"simulated": {"staleness": 32}, "staleness": {"refresh": 1}},
     "staleness 32, refresh 2": {"simulated": {"staleness": 32}, "staleness": {"refresh": 2}},
+    "staleness 64": {"simulated": {"staleness": 64}},
+    "staleness 64, guard": {"simulated": {"staleness": 64}, "guard": {"staleness": True}},
 }
 
 
@@ -60,6 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/staleness"))
+    parser.add_argument("--runs", nargs="+", choices=SERIES, default=list(SERIES))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
@@ -67,10 +70,10 @@ def main() -> None:
         jobs = {
             (name, seed): pool.submit(robust_accuracy, name, seed, options.data, options.out)
             for seed in range(options.seeds)
-            for name in SERIES
+            for name in options.runs
         }
         print("| run | PGD-40, each seed | median |\n| --- | --- | --- |")
-        for name in SERIES:
+        for name in options.runs:
             values = [100 * jobs[name, seed].result() for seed in range(options.seeds)]
             shown = ", ".join(f"{value:.1f}" for value in values)
             print(f"| {name} | {shown} | {statistics.median(values):.1f} |", flush=True)
