@@ -18,6 +18,7 @@ from sparring.attacks.norms import random_start
 from sparring.config import AllocatorSettings, Config
 from sparring.engines.threads import cores, trainer_threads, worker_threads
 from sparring.errors import SparringError
+from sparring.models.forward import for_training
 from sparring.queue.codec import decode_shard, encode_shard
 from sparring.queue.messages import Controls, Key, Shard
 from sparring.queue.server import EmbeddedServer
@@ -73,7 +74,7 @@ def measure(parts: Parts) -> Measured:
     forward_s = _forward_s(parts, attacker, of_worker)
     learner = Learner(config, model, parts.training, parts.plan, device)
     step = {n: _step_s(learner, shard, n) for n in {of_trainer, 1 if device.type == "cpu" else of_trainer}}
-    arrays = to_arrays(model.to("cpu"))
+    arrays = to_arrays(model.to("cpu"), half=config.model.precision == "bf16")
     with _threads(of_worker):
         payload = encode_shard(shard, config.queue.wire, config.attack.norm)
         encode_s = _seconds(lambda: encode_shard(shard, config.queue.wire, config.attack.norm))
@@ -125,7 +126,7 @@ def _attack_s(parts: Parts, device: torch.device, threads: int) -> float:
     Without the allocator: it would spare an untrained network nearly everything. AugMix's views are all beginning.
     """
     config = _without_allocator(parts.config)
-    model = parts.model.to(device)
+    model = for_training(parts.model.to(device), config.model)
     key, indices, epsilon = Key(0, 0, 0), parts.plan.indices(0, 0), parts.config.attack.epsilon
 
     def anew() -> Production | Augmentation:
@@ -149,7 +150,7 @@ def _without_allocator(config: Config) -> Config:
 
 def _forward_s(parts: Parts, device: torch.device, threads: int) -> float:
     """A clean forward pass, as the allocator makes it."""
-    model, count = parts.model.to(device), len(parts.plan.indices(0, 0))
+    model, count = for_training(parts.model.to(device), parts.config.model), len(parts.plan.indices(0, 0))
     x = torch.rand(count, *parts.training.shape, device=device)
 
     def forward() -> None:

@@ -34,6 +34,7 @@ def check_combinations(config: Config) -> None:
     _check_replays(config)
     _check_phases(config)
     _check_pruning(config)
+    _check_precision(config)
     _check_guard(config)
     _check_slots(config)
 
@@ -132,6 +133,21 @@ def _check_pruning(config: Config) -> None:
             f"pruning.name = {config.pruning.name!r} with data.extra = {config.data.extra!r}: their losses would be "
             f"ranked together, and extra images cannot be dropped. Leave one of the two out."
         )
+
+
+def _check_precision(config: Config) -> None:
+    """An fp16 gradient that overflows costs its step; what outlives the step must not be made of it."""
+    if config.model.precision != "fp16":
+        return
+    for name, value, off in (
+        ("objective.awp_gamma", config.objective.awp_gamma, 0),
+        ("train.replays", config.train.replays, 1),
+    ):
+        if value != off:
+            raise UsageError(
+                f"model.precision = 'fp16' with {name} = {value}: it uses the gradient itself, also where that "
+                f"overflows in fp16. Set model.precision to 'bf16' or 'fp32', or {name} to {off}."
+            )
 
 
 def _check_guard(config: Config) -> None:

@@ -102,6 +102,15 @@ class ModelSettings(Settings):
     checkpoint: Path | None = setting(None, "path")
     """Start from these weights: a run's folder (its last checkpoint), a checkpoint's folder, a .safetensors file or a
     torch file of a state dict. Read once, where the run starts; a head of another number of classes stays fresh."""
+    precision: Literal["fp32", "bf16", "fp16"] = setting("fp32", "name")
+    """What training and attacks compute their passes in, under torch.autocast; weights, losses and projections stay
+    float32, and every judgement is. fp16 scales its gradients. Meant for GPUs: most CPUs are slower at both."""
+    channels_last: bool = setting(False, "flag")
+    """Weights and images of training and attacks lie in memory with their channels last, as GPUs like them in bf16 and
+    fp16."""
+    compile: bool = setting(False, "flag")
+    """Pass the model through torch.compile in training and attacks; each process takes a minute or so at its start.
+    Needs a C++ compiler."""
 
 
 class AttackSettings(Settings):
@@ -192,6 +201,9 @@ class OptimizerSettings(Settings):
     """Nesterov's form of that momentum, where there is one."""
     weight_decay: float = setting(0.0, "1", ge=0, le=10)
     """Weight decay (L2 for sgd and adam, decoupled for adamw)."""
+    decay_norm: bool = setting(True, "flag")
+    """Decay the scales and shifts of normalisation layers too; false: they are left out, as in paper 003's ImageNet
+    recipe. Biases of other layers decay either way."""
     beta1: float = setting(0.9, "1", ge=0, lt=1)
     """Adam's first decay."""
     beta2: float = setting(0.999, "1", ge=0, lt=1)
@@ -240,6 +252,9 @@ class TrainSettings(Settings):
     """All randomness is keyed by it, the epoch and the ticket, never by worker or time."""
     gradient_clip: float | None = setting(None, "L2 norm", gt=0)
     """Clip the gradient of the weights to this norm."""
+    ema: float | None = setting(None, "1", gt=0, lt=1)
+    """Decay of an exponential moving average of the weights, after a warm-up; it is judged apart, and chooses the best
+    checkpoint. Wang et al. 2023 take 0.995. By default there is none."""
     evaluate_every_epochs: float = setting(0.0, "epochs", ge=0)
     """Clean and PGD-10 accuracy on held-out examples so often; 0: never. Needs data.holdout."""
     evaluate_samples: int = setting(512, "examples", ge=1)
@@ -387,6 +402,9 @@ class CheckpointSettings(Settings):
 
 
 class EvaluationSettings(Settings):
+    weights: Literal["plain", "ema"] = setting("plain", "name")
+    """What `sparring evaluate` judges: the trained weights, or their moving average (train.ema). A run that ends judges
+    both."""
     attack: Literal["pgd", "autoattack"] = setting("pgd", "name")
     """pgd: with restarts; autoattack: the standard ensemble of four attacks, which has steps and restarts of its own
     and takes minutes for a thousand small images."""

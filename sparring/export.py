@@ -98,7 +98,9 @@ def _judged(made: Trained, run: Run) -> dict[str, Any] | None:
     evaluation = run.read_json("evaluation.json") or {}
     final = run.read_json("summary.json") or {}
     of_last = f"step-{final.get('steps', -1):09d}" == made.checkpoint.name
-    found = [evaluation] if evaluation.get("checkpoint") == made.checkpoint.name else []
+    found = [evaluation] if made.named().items() <= evaluation.items() else []
+    if made.config.evaluation.weights == "ema":
+        final |= {name: final.get(f"ema_{name}") for name in ("clean_accuracy", "robust_accuracy")}
     found += [final] if of_last else []
     return next((each for each in found if str(each.get("attack")).startswith("AutoAttack")), None)
 
@@ -123,7 +125,7 @@ def _metadata(made: Trained, run: Run) -> dict[str, str]:
         "format": "pt",
         "sparring": version("sparring"),
         "run": run.path.name,
-        "checkpoint": made.checkpoint.name,
+        **made.named(),
         "model": config.model.name,
         "shape": json.dumps(made.test.shape),
         "classes": str(made.test.classes),

@@ -18,7 +18,7 @@ from sparring.data import load
 from sparring.engines import Ended
 from sparring.engines.threads import trainer_attacks, trainer_threads
 from sparring.errors import SparringError, UsageError
-from sparring.evaluation import judge
+from sparring.models.forward import require_compiler
 from sparring.models.starting import not_fresh, start_from
 from sparring.observe.exporter import Exporter
 from sparring.observe.logs import to_file
@@ -116,7 +116,7 @@ def attend(run: Run) -> Result:
 
 
 def check(config: Config, *, starts: bool) -> Parts:
-    """Refuse what cannot work: combinations of settings, staleness, data (the test set too), model, GPUs.
+    """Refuse what cannot work: combinations of settings, staleness, data (the test set too), model, GPUs, compiler.
 
     Where the run `starts`, the model has the weights that it starts from; where it goes on, they are not asked for.
 
@@ -136,6 +136,8 @@ def check(config: Config, *, starts: bool) -> Parts:
 
         check_staleness(config.staleness)
         check_resources(config)
+    if config.model.compile:
+        require_compiler()
     parts = prepare(config)
     load(config.data, "test")
     if starts:
@@ -252,11 +254,10 @@ def _in_this_process(config: Config, run: Run, parts: Parts, watch: Watch) -> En
             session.report_soon()
 
         try:
-            test, seed = load(config.data, "test"), config.train.seed
-            judged = judge(session.learner.model, test, config.attack, config.evaluation, seed, progress)
+            judged = session.judge(progress)
         except _StoppedJudging:
             return Ended(session.stop_reason or "stopped", session.state)
-        return Ended(phase, session.state, judged.as_dict())
+        return Ended(phase, session.state, judged)
 
 
 class _StoppedJudging(Exception):

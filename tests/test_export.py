@@ -86,12 +86,15 @@ def test_robustbench_gets_a_state_dict_and_its_own_fields(run: Run, tmp_path: Pa
     assert told["autoattack_acc"] is None and told["clean_acc"] is None, "PGD is not what RobustBench's field means"
 
 
-@pytest.mark.parametrize(("checkpoint", "accuracy"), [("step-000000004", "41.50"), ("step-000000002", None)])
+@pytest.mark.parametrize(
+    ("checkpoint", "weights", "accuracy"),
+    [("step-000000004", "plain", "41.50"), ("step-000000002", "plain", None), ("step-000000004", "ema", None)],
+)
 def test_autoattacks_figure_is_taken_only_if_it_is_of_these_weights(
-    run: Run, tmp_path: Path, checkpoint: str, accuracy: str | None
+    run: Run, tmp_path: Path, checkpoint: str, weights: str, accuracy: str | None
 ) -> None:
     judged = {"attack": "AutoAttack standard (...)", "clean_accuracy": 0.9, "robust_accuracy": 0.415, "samples": 200}
-    run.write_json("evaluation.json", {**judged, "checkpoint": checkpoint})
+    run.write_json("evaluation.json", {**judged, "checkpoint": checkpoint, "weights": weights})
     try:
         told = json.loads(export_run(run, "robustbench", tmp_path / "m.pt")[1].read_text())
     finally:

@@ -15,6 +15,7 @@ from collections import deque
 from torch import Tensor
 
 from sparring.config import SimulatedSettings
+from sparring.models.forward import for_training
 from sparring.queue.messages import Controls, Key, Shard
 from sparring.trainer.checkpoints import Checkpoint
 from sparring.trainer.session import Parts, Session, progress_of
@@ -53,7 +54,8 @@ class Attacker:
 
     def __init__(self, parts: Parts, staleness: int) -> None:
         self.parts = parts
-        self.model = copy.deepcopy(parts.model).eval().requires_grad_(False)
+        model = copy.deepcopy(parts.model).eval().requires_grad_(False)
+        self.model = for_training(model, parts.config.model)
         self.history: deque[tuple[int, dict[str, Tensor], Controls]] = deque(maxlen=staleness + 1)
 
     def remember(self, step: int, weights: dict[str, Tensor], controls: Controls) -> None:

@@ -16,6 +16,7 @@ from sparring.config import AttackSettings, EvaluationSettings
 from sparring.data import Dataset, batch
 from sparring.evaluation.autoattack import autoattack
 from sparring.evaluation.autoattack import describe as describe_autoattack
+from sparring.models.forward import plain
 from sparring.randomness import generator
 
 
@@ -59,7 +60,7 @@ def evaluate(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Judge the model in eval mode on the first `samples` examples.
+    """Judge the model in eval mode and float32 on the first `samples` examples.
 
     Args:
         progress: called with the examples done and to do.
@@ -87,6 +88,7 @@ def outcomes(
     Returns:
         bool [samples], twice, on the CPU: right on the clean image; right there and after every restart.
     """
+    model = plain(model)
     total = len(dataset) if samples is None else min(samples, len(dataset))
     rights, survivors = [], []
     if progress is not None:
@@ -132,7 +134,7 @@ def judge(
             seed=seed,
             progress=counted(progress),
         )
-    began = time.perf_counter()
+    began, model = time.perf_counter(), plain(model)
     total = len(dataset) if settings.samples is None else min(settings.samples, len(dataset))
     x, y = batch(dataset, torch.arange(total), augment="none", seed=seed, epoch=0)
     if progress is not None:

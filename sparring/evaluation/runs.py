@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -36,12 +36,16 @@ class Trained:
     test: Dataset
     checkpoint: Path
 
+    def named(self) -> dict[str, str]:
+        """Which weights they are."""
+        return {"checkpoint": self.checkpoint.name, "weights": self.config.evaluation.weights}
+
 
 def open_trained(run: Run, changes: dict[str, str], *, best: bool = False) -> Trained:
     """Load the last (or best) checkpoint of `run`: the one place that says which weights are judged and exported.
 
     Raises:
-        UsageError: a change touches more than how the model is judged.
+        UsageError: a change touches more than how the model is judged, or the run has no average of its weights.
         SparringError: there is no such checkpoint, or it is damaged.
     """
     before, config = run.config(), load(run.config_file, changes)
@@ -55,7 +59,7 @@ def open_trained(run: Run, changes: dict[str, str], *, best: bool = False) -> Tr
         raise SparringError(f"{run.path} has no {wanted} checkpoint; train or resume it first.")
     test = load_data(config.data, "test")
     model = build(config.model, test.shape, test.classes, config.train.seed)
-    checkpoints.load_weights(path, model)
+    _load(path, model, config.evaluation.weights)
     if torch.cuda.is_available() and config.trainer.device != "cpu":
         model.to("cuda")
     return Trained(config, model, test, path)
@@ -68,7 +72,7 @@ def evaluate_run(
     made = open_trained(run, changes, best=best)
     config = made.config
     judged = judge(made.model, made.test, config.attack, config.evaluation, config.train.seed, progress)
-    result = {**judged.as_dict(), "checkpoint": made.checkpoint.name}
+    result = {**judged.as_dict(), **made.named()}
     run.write_json("evaluation.json", result)
     return result
 
@@ -80,7 +84,7 @@ def curves_of_run(
     made = open_trained(run, changes, best=best)
     config = made.config
     told = curves(made.model, made.test, config.attack, config.evaluation, config.train.seed, progress)
-    result = {**told.as_dict(), "checkpoint": made.checkpoint.name}
+    result = {**told.as_dict(), **made.named()}
     run.write_json("curves.json", result)
     return result
 
@@ -101,7 +105,7 @@ def corruptions_of_run(
         seed=config.train.seed,
         progress=progress,
     )
-    result = {**told.as_dict(), "checkpoint": made.checkpoint.name}
+    result = {**told.as_dict(), **made.named()}
     run.write_json("corruptions.json", result)
     return result
 
@@ -146,3 +150,15 @@ def _names(runs: Sequence[Run]) -> list[str]:
     """Folder names where they tell the runs apart, else whole paths."""
     names = [run.path.name for run in runs]
     return names if len(set(names)) == len(names) else [str(run.path) for run in runs]
+
+
+def _load(path: Path, model: nn.Module, weights: Literal["plain", "ema"]) -> None:
+    if weights == "plain":
+        checkpoints.load_weights(path, model)
+        return
+    if not (path / checkpoints.AVERAGE).exists():
+        raise UsageError(
+            f"evaluation.weights = 'ema': {path} holds no average of the weights, the run had train.ema unset. Set "
+            f"evaluation.weights to 'plain'."
+        )
+    checkpoints.load_weights(path, model, checkpoints.AVERAGE)

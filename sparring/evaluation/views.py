@@ -11,6 +11,7 @@ from sparring.attacks import frozen
 from sparring.config import AugmixSettings
 from sparring.data import Dataset, augmix
 from sparring.evaluation.robustness import Evaluation, interval
+from sparring.models.forward import plain
 
 
 def evaluate_views(
@@ -26,7 +27,7 @@ def evaluate_views(
 
     The views are those of epoch 0, so that two judgements compare.
     """
-    began = time.perf_counter()
+    began, model = time.perf_counter(), plain(model)
     total = len(dataset) if samples is None else min(samples, len(dataset))
     clean = robust = 0
     with frozen(model), torch.no_grad():

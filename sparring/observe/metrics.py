@@ -283,6 +283,12 @@ METRICS: tuple[Metric, ...] = (
         of_state("guard_accuracy"),
     ),
     Metric(
+        "sparring_skipped_steps_total",
+        "counter",
+        "Steps that left the weights as they were, since their scaled fp16 gradients overflowed.",
+        of_state("skipped_steps"),
+    ),
+    Metric(
         "sparring_refresh_steps_total",
         "counter",
         "Fresh attack steps that the trainer added to consumed shards.",

@@ -21,6 +21,10 @@ SUMMARY_KEYS: dict[str, str] = {
     "robust_accuracy": "accuracy on attacked examples, share in [0, 1]; null: not measured",
     "clean_interval": "95 % interval (Wilson) of clean_accuracy, two shares; null: not judged",
     "robust_interval": "95 % interval (Wilson) of robust_accuracy, two shares; null: not judged",
+    "ema_clean_accuracy": "clean_accuracy of the weights' moving average on the same examples; null: there is none",
+    "ema_robust_accuracy": "robust_accuracy of the weights' moving average on the same examples; null: there is none",
+    "ema_clean_interval": "95 % interval (Wilson) of ema_clean_accuracy, two shares; null: there is none",
+    "ema_robust_interval": "95 % interval (Wilson) of ema_robust_accuracy, two shares; null: there is none",
     "attack": "attack that robust accuracy was measured with; null: not told",
     "samples": "examples that the two accuracies were measured on",
     "max_staleness": "bound on staleness, in steps",
@@ -50,6 +54,7 @@ SUMMARY_KEYS: dict[str, str] = {
     "rollbacks": "times that loss or weights were no number and training went on from the last checkpoint",
     "overfittings": "times that robust accuracy on a training batch fell so far that training went back to good "
     "weights",
+    "skipped_steps": "steps that left the weights as they were, since their scaled fp16 gradients overflowed",
     "trainer_restarts": "times that a dead trainer was started again",
 }
 
@@ -77,6 +82,7 @@ def _of_state(state: RunState) -> dict[str, Any]:
         "attack": None,
         "clean_interval": None,
         "robust_interval": None,
+        **{f"ema_{name}": None for name in ("clean_accuracy", "robust_accuracy", "clean_interval", "robust_interval")},
         "gradients_per_example": state.gradients / state.examples if state.examples else 0.0,
         "allocated": dict(state.allocated),
         "staleness_decisions": dict(state.staleness_decisions),

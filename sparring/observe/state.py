@@ -69,6 +69,7 @@ class RunState:
     overfittings: int = 0
     pgd_until: int = 0
     guard_accuracy: float | None = None
+    skipped_steps: int = 0
     trainer_pid: int = 0
     updated: float = 0.0
     message: str = ""

@@ -11,10 +11,8 @@ from typing import Any
 import torch
 
 from sparring.config import from_tree
-from sparring.data import load
 from sparring.engines.threads import cores, trainer_attacks, trainer_threads, trainer_would_idle
 from sparring.errors import SparringError
-from sparring.evaluation import judge
 from sparring.observe.logs import to_file
 from sparring.observe.state import RunState
 from sparring.queue.connection import connect
@@ -113,9 +111,7 @@ class Trainer:
             state.phase, state.message = "evaluating", said
             self._report(state)
 
-        test, seed = load(self.config.data, "test"), self.config.train.seed
-        judged = judge(self.session.learner.model, test, self.config.attack, self.config.evaluation, seed, progress)
-        return judged.as_dict()
+        return self.session.judge(progress)
 
     def _report(self, state: RunState) -> None:
         self.transport.set_state(state.as_dict())
@@ -123,6 +119,6 @@ class Trainer:
     def _publish(self, fence: int, version: int, controls: Controls) -> int:
         assert self.session is not None
         assert self.route is not None
-        arrays = to_arrays(self.session.learner.model)
+        arrays = to_arrays(self.session.learner.model, half=self.config.model.precision == "bf16")
         self.route.publish(Snapshot(fence, version, controls, arrays))
         return sum(array.nbytes for array in arrays.values())

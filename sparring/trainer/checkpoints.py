@@ -17,11 +17,13 @@ from torch import nn
 from sparring.errors import SparringError
 from sparring.runs import write_atomically
 
+MODEL, AVERAGE = "model.safetensors", "ema.safetensors"
+
 
 @dataclass(frozen=True)
 class Checkpoint:
     """What a run continues from: optimizer state, counters, the ledger's record of the open epochs, what the engine
-    adds and the starts of coming attacks (plain types and tensors)."""
+    adds, the starts of coming attacks (plain types and tensors) and the scale of an fp16 loss."""
 
     step: int
     optimizer: dict[str, Any]
@@ -29,10 +31,18 @@ class Checkpoint:
     counters: dict[str, Any]
     extra: Any = None
     starts: dict[str, Any] | None = None
+    scaler: dict[str, Any] | None = None
 
 
-def save(folder: Path, model: nn.Module, checkpoint: Checkpoint, keep: int, best: bool = False) -> Path:
-    """Write `folder`/step-N and delete all but the last `keep` (and the best)."""
+def save(
+    folder: Path,
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    keep: int,
+    best: bool = False,
+    average: nn.Module | None = None,
+) -> Path:
+    """Write `folder`/step-N and delete all but the last `keep` (and the best). `average`: the EMA of the weights."""
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"step-{checkpoint.step:09d}"
     for abandoned in folder.glob(".partial-*"):
@@ -40,7 +50,9 @@ def save(folder: Path, model: nn.Module, checkpoint: Checkpoint, keep: int, best
     partial = folder / f".partial-{os.getpid()}"
     partial.mkdir()
     save_weights(partial, model)
-    state = {name: getattr(checkpoint, name) for name in ("step", "optimizer", "extra", "starts")}
+    if average is not None:
+        save_weights(partial, average, AVERAGE)
+    state = {name: getattr(checkpoint, name) for name in ("step", "optimizer", "extra", "starts", "scaler")}
     torch.save(state, partial / "state.pt")
     (partial / "progress.json").write_text(json.dumps({"ledger": checkpoint.ledger, "counters": checkpoint.counters}))
     for file in partial.iterdir():
@@ -69,27 +81,27 @@ def best(folder: Path) -> Path | None:
     return path if path.is_dir() else None
 
 
-def save_weights(path: Path, model: nn.Module) -> None:
+def save_weights(path: Path, model: nn.Module, file: str = MODEL) -> None:
     """Write the weights into the folder `path`, for `load_weights`."""
     # Cloned: safetensors refuses tensors that share memory, as tied weights do.
     weights = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
     }
-    save_file(weights, path / "model.safetensors")
+    save_file(weights, path / file)
 
 
-def load_weights(path: Path, model: nn.Module) -> None:
-    """Load the weights into `model`.
+def load_weights(path: Path, model: nn.Module, file: str = MODEL) -> None:
+    """Load the weights, or their average (`file` AVERAGE), into `model`.
 
     Raises:
         SparringError: a file is missing or cut short, or the weights are another model's.
     """
     try:
-        weights = load_file(path / "model.safetensors")
+        weights = load_file(path / file)
     except (OSError, SafetensorError) as error:
         raise SparringError(
-            f"checkpoint {path}: model.safetensors cannot be read ({error}). Delete it to use an older one."
+            f"checkpoint {path}: {file} cannot be read ({error}). Delete it to use an older one."
         ) from error
     try:
         model.load_state_dict(weights)
@@ -110,8 +122,8 @@ def load_state(path: Path) -> Checkpoint:
         state = torch.load(path / "state.pt", weights_only=True, map_location="cpu")
         progress = json.loads((path / "progress.json").read_text())
         ledger, counters = progress["ledger"], progress["counters"]
-        extra, starts = state.get("extra"), state.get("starts")
-        return Checkpoint(state["step"], state["optimizer"], ledger, counters, extra, starts)
+        extra, starts, scaler = state.get("extra"), state.get("starts"), state.get("scaler")
+        return Checkpoint(state["step"], state["optimizer"], ledger, counters, extra, starts, scaler)
     except Exception as error:
         raise SparringError(
             f"checkpoint {path} is cut short or damaged ({type(error).__name__}: {error}). Delete it to continue "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -15,10 +16,12 @@ from sparring.attacks.gradient import attack_within, targets_of
 from sparring.config import Config, OptimizerSettings
 from sparring.data import Dataset, training_batch
 from sparring.errors import SparringError
+from sparring.models.forward import for_training
 from sparring.objectives.awp import moved, weight_perturbation
 from sparring.objectives.passes import augmix_loss, training_loss
 from sparring.queue.messages import Controls, Key, Shard
 from sparring.randomness import generator
+from sparring.trainer import averaging
 from sparring.trainer.guards import NonFinite
 from sparring.trainer.plan import Plan
 from sparring.trainer.schedules import learning_rate
@@ -26,6 +29,8 @@ from sparring.workers.allocator import updated_robust_share
 
 Objective = Callable[[], tuple[Tensor, Tensor]]  # the loss of a step, and bool [N]: what counts as robust
 KEPT_VERSIONS = 10_000  # how far back drift is known
+LEAST_SCALE = 1.0  # of the loss in fp16: below it the gradients themselves overflow
+NORMALISATION = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
 @dataclass(frozen=True)
@@ -36,11 +41,12 @@ class StepResult:
     correct: int
     examples: int
     learning_rate: float
+    skipped: bool = False  # the scaled fp16 gradient overflowed, the weights are as they were
 
 
 def make_optimizer(settings: OptimizerSettings, model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer of the settings; its rate is set before every step."""
-    parameters = model.parameters()
+    parameters = decay_groups(model, settings.decay_norm)
     if settings.name == "sgd":
         return torch.optim.SGD(
             parameters,
@@ -60,13 +66,31 @@ def make_optimizer(settings: OptimizerSettings, model: nn.Module) -> torch.optim
     )
 
 
+def decay_groups(model: nn.Module, decay_norm: bool) -> list[dict[str, Any]]:
+    """The parameters as an optimizer takes them: all in one group, or those of normalisation layers apart, undecayed.
+
+    That is what the ImageNet code of paper 003 leaves out (parameters of modules named BatchNorm, section 5.3); biases
+    of convolutions and linear layers decay there too, and its CIFAR code decays everything.
+    """
+    if decay_norm:
+        return [{"params": list(model.parameters())}]
+    layers = [module for module in model.modules() if isinstance(module, NORMALISATION)]
+    undecayed = {id(parameter) for layer in layers for parameter in layer.parameters()}
+    return [
+        {"params": [each for each in model.parameters() if id(each) not in undecayed]},
+        {"params": [each for each in model.parameters() if id(each) in undecayed], "weight_decay": 0.0},
+    ]
+
+
 class Learner:
-    """Model, optimizer and the number of steps made, `step`."""
+    """Model, optimizer and the number of steps made, `step`; `average`: the EMA of the weights, where there is one."""
 
     def __init__(self, config: Config, model: nn.Module, dataset: Dataset, plan: Plan, device: torch.device) -> None:
         self.config, self.plan, self.dataset, self.device = config, plan, dataset, device
-        self.model = model.to(device)
+        self.model = for_training(model.to(device), config.model)
+        self.average = copy.deepcopy(model).requires_grad_(False) if config.train.ema is not None else None
         self.optimizer = make_optimizer(config.optimizer, self.model)
+        self.scaler = self._fresh_scaler()
         self.step = 0
         self.robust_share = 0.0
         self.rate_scale = 1.0
@@ -197,17 +221,15 @@ class Learner:
             loss, right = objective()
             value = float(loss.detach())
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            clip = self.config.train.gradient_clip
-            norm = nn.utils.clip_grad_norm_(self.model.parameters(), float("inf") if clip is None else clip)
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             self._require_finite("loss", value, rate)
-            self._require_finite("gradient norm", float(norm), rate)
-            self.optimizer.step()
+            made = self._optimize(rate)
         self._require_finite("movement of the weights", self._moved(), rate)
         self.step += 1
+        self._average()
         correct = int(right.sum())
         self.robust_share = updated_robust_share(self.robust_share, correct / len(right), self.config.allocator)
-        return StepResult(value, correct, len(right), rate)
+        return StepResult(value, correct, len(right), rate, skipped=not made)
 
     def _objective(self, x: Tensor, x_adv: Tensor, y: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
         """The objective's loss, and which attacked examples were classified right, bool [N]."""
@@ -241,6 +263,35 @@ class Learner:
             return {}
         return weight_perturbation(self.model, lambda: objective()[0], settings.awp_gamma)
 
+    def _optimize(self, rate: float) -> bool:
+        """One optimizer step along the gradients that are there; False: they overflowed in fp16, and it was skipped.
+
+        The scale is halved then and the next step goes on (torch.amp.GradScaler); with fp32 and bf16 it does nothing.
+
+        Raises:
+            NonFinite: the gradient is no number, in fp16 at the least scale too.
+        """
+        self.scaler.unscale_(self.optimizer)
+        clip = self.config.train.gradient_clip
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), float("inf") if clip is None else clip))
+        made = isfinite(norm)
+        if not made and not (self.scaler.is_enabled() and self.scaler.get_scale() > LEAST_SCALE):
+            self._require_finite("gradient norm", norm, rate)
+        if made:
+            self.optimizer.step()
+        self.scaler.update()
+        return made
+
+    def _average(self) -> None:
+        """Let the EMA follow the step just made."""
+        decay = self.config.train.ema
+        if self.average is not None and decay is not None:
+            decay = averaging.decay_at(decay, self.step, self.plan.total_steps)
+            averaging.update(self.average, self.model, decay)
+
+    def _fresh_scaler(self) -> torch.amp.GradScaler:
+        return torch.amp.GradScaler(self.device.type, enabled=self.config.model.precision == "fp16")
+
     def _require_finite(self, what: str, value: float, rate: float) -> None:
         if not isfinite(value):
             raise NonFinite(
@@ -250,19 +301,31 @@ class Learner:
 
     def restart(self, initial: nn.Module) -> None:
         """Begin again from the weights of `initial`."""
-        self.model.load_state_dict(initial.state_dict())
+        for model in (self.model, self.average):
+            if model is not None:
+                model.load_state_dict(initial.state_dict())
         self.optimizer = make_optimizer(self.config.optimizer, self.model)
+        self.scaler = self._fresh_scaler()
         self.step, self.robust_share = 0, 0.0
         self._path, self._before = {0: 0.0}, self._flat()
 
-    def restore(self, step: int, optimizer: dict[str, Any], robust_share: float = 0.0) -> None:
-        """Continue at `step`; the weights are in the model already."""
+    def restore(
+        self,
+        step: int,
+        optimizer: dict[str, Any],
+        robust_share: float = 0.0,
+        scaler: dict[str, Any] | None = None,
+    ) -> None:
+        """Continue at `step`; the weights are in the model already, and their average in `average`."""
         self.optimizer.load_state_dict(optimizer)
+        self.scaler = self._fresh_scaler()  # the old one may be in the middle of a step that failed
+        if scaler:
+            self.scaler.load_state_dict(scaler)
         self.step, self.robust_share = step, robust_share
         self._path, self._before = {step: 0.0}, self._flat()
 
     def _flat(self) -> Tensor:
-        return nn.utils.parameters_to_vector(self.model.parameters()).detach()
+        return torch.cat([parameter.detach().reshape(-1) for parameter in self.model.parameters()])
 
     def _moved(self) -> float:
         """How far the step under way has moved the weights; noted for `drift`."""

@@ -22,7 +22,7 @@ from sparring.attacks.starts import Given
 from sparring.config import Config, bound
 from sparring.data import Concatenated, Dataset, load, load_extra, split_holdout
 from sparring.errors import SparringError, UsageError
-from sparring.evaluation import evaluate, evaluate_views
+from sparring.evaluation import evaluate, evaluate_views, judge
 from sparring.models import build
 from sparring.observe.state import RunState
 from sparring.queue.messages import Key, Shard
@@ -41,6 +41,7 @@ from sparring.workers.allocator import theoretical_speedup
 log = logging.getLogger(__name__)
 STATE_EVERY_S = 0.5
 CLASSES = ("outlier", "boundary", "robust")
+JUDGED = ("clean_accuracy", "robust_accuracy", "clean_interval", "robust_interval")
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ class Good(NamedTuple):
     """Weights that have passed the overfitting guard, and what training goes on from with them."""
 
     model: torch.nn.Module
+    average: torch.nn.Module | None
     checkpoint: Checkpoint
 
 
@@ -167,16 +169,19 @@ class Session:
             return None
         checkpoint = checkpoints.load_state(path)
         checkpoints.load_weights(path, self.learner.model)
+        if self.learner.average is not None:
+            checkpoints.load_weights(path, self.learner.average, checkpoints.AVERAGE)
         self._continue_from(checkpoint)
         if self.config.guard.overfitting != "off":
-            self._good = Good(copy.deepcopy(self.learner.model), copy.deepcopy(checkpoint))
+            self._good = self._good_at(checkpoint)
         self._began = time.monotonic() - self.state.seconds
         log.info("continued from %s", path.name)
         return checkpoint
 
     def _continue_from(self, checkpoint: Checkpoint) -> None:
-        """Everything but the weights, which are in the model already."""
-        self.learner.restore(checkpoint.step, checkpoint.optimizer, float(checkpoint.counters.get("robust_share", 0.0)))
+        """Everything but the weights and their average, which are there already."""
+        robust_share = float(checkpoint.counters.get("robust_share", 0.0))
+        self.learner.restore(checkpoint.step, checkpoint.optimizer, robust_share, checkpoint.scaler)
         self.learner.rate_scale = float(checkpoint.counters.get("rate_scale", 1.0))
         if self.starts is not None:
             self.starts.restore(checkpoint.starts)
@@ -227,6 +232,8 @@ class Session:
         """Those that passed the overfitting guard last; without one the newest checkpoint, or the initial ones."""
         if self._good is not None:
             self.learner.model.load_state_dict(self._good.model.state_dict())
+            if self.learner.average is not None and self._good.average is not None:
+                self.learner.average.load_state_dict(self._good.average.state_dict())
             checkpoint = copy.deepcopy(self._good.checkpoint)
             self._continue_from(checkpoint)
             return checkpoint
@@ -261,6 +268,7 @@ class Session:
         state.examples += result.examples
         state.gradients += sum(shard.gradients for shard in shards)
         self._batch = shards[0]
+        state.skipped_steps += result.skipped
         state.learning_rate, state.epsilon = result.learning_rate, epsilon
         self._recent = [*self._recent[-49:], result]
         seen = sum(step.examples for step in self._recent)
@@ -346,7 +354,10 @@ class Session:
             self._take_for_good(ledger_state)
 
     def _take_for_good(self, ledger_state: dict[str, Any]) -> None:
-        self._good = Good(copy.deepcopy(self.learner.model), copy.deepcopy(self._checkpoint(ledger_state)))
+        self._good = self._good_at(self._checkpoint(ledger_state))
+
+    def _good_at(self, checkpoint: Checkpoint) -> Good:
+        return Good(*copy.deepcopy((self.learner.model, self.learner.average, checkpoint)))
 
     def ready_for(self, epoch: int, ledger_state: dict[str, Any], meanwhile: Callable[[], None] = lambda: None) -> bool:
         """Prune, where `epoch` is the first on what is kept; False: stopped before that was decided.
@@ -397,10 +408,11 @@ class Session:
     def measure_heldout(self) -> bool:
         """Clean and PGD-10 accuracy on held-out examples; True where the robust one is the best so far.
 
-        Of AugMix the robust one is the share of examples of which both views are classified right.
+        Of the weights' average where there is one: then the best checkpoint is that with the best average. Of AugMix
+        the robust one is the share of examples of which both views are classified right.
         """
-        threat, train = self.config.attack, self.config.train
-        model, samples = self.learner.model, train.evaluate_samples
+        threat, train, learner = self.config.attack, self.config.train, self.learner
+        model, samples = learner.model if learner.average is None else learner.average, train.evaluate_samples
         if threat.name == "augmix":
             judged = evaluate_views(model, self.heldout, self.config.augmix, samples=samples, seed=train.seed)
         else:
@@ -412,6 +424,19 @@ class Session:
         better = judged.robust_accuracy > self._best
         self._best = max(self._best, judged.robust_accuracy)
         return better
+
+    def judge(self, progress: Callable[[str], None]) -> dict[str, Any]:
+        """The weights' figures on the test set, and apart those of their average where there is one (`ema_…`)."""
+        config, test = self.config, load(self.config.data, "test")
+
+        def figures(model: torch.nn.Module) -> dict[str, Any]:
+            return judge(model, test, config.attack, config.evaluation, config.train.seed, progress).as_dict()
+
+        told = figures(self.learner.model)
+        if self.learner.average is not None:
+            apart = figures(self.learner.average)
+            told |= {f"ema_{name}": apart[name] for name in JUDGED}
+        return told
 
     def watch_staleness(self, shards: Sequence[Shard]) -> None:
         """Now and then compare what is about to be trained on with a fresh attack; act on it where the guard is on.
@@ -468,14 +493,16 @@ class Session:
     def save(self, ledger_state: dict[str, Any], best: bool = False) -> None:
         """Write a checkpoint of this step."""
         checkpoint, keep = self._checkpoint(ledger_state), self.config.checkpoint.keep
-        checkpoints.save(self.run.checkpoints, self.learner.model, checkpoint, keep, best)
+        model, average = self.learner.model, self.learner.average
+        checkpoints.save(self.run.checkpoints, model, checkpoint, keep, best, average)
 
     def _checkpoint(self, ledger_state: dict[str, Any]) -> Checkpoint:
         own = {"best_robust_accuracy": self._best, "rate_scale": self.learner.rate_scale}
         counters = {**self.state.as_dict(), **own}
-        optimizer = self.learner.optimizer.state_dict()
         starts = None if self.starts is None else self.starts.state()
-        return Checkpoint(self.learner.step, optimizer, ledger_state, counters, self.extra(), starts)
+        learner = self.learner
+        optimizer, scaler = learner.optimizer.state_dict(), learner.scaler.state_dict()
+        return Checkpoint(learner.step, optimizer, ledger_state, counters, self.extra(), starts, scaler)
 
     def should_stop(self) -> bool:
         """The run has made its last step, or somebody asked it to stop."""

@@ -21,6 +21,7 @@ import torch
 from sparring.attacks.starts import given
 from sparring.config import exchanges, from_tree, tickets_at_once
 from sparring.errors import SparringError
+from sparring.models.forward import for_training
 from sparring.observe.logs import to_file
 from sparring.queue.connection import connect
 from sparring.queue.messages import Key, Shard
@@ -73,7 +74,8 @@ class Worker:
         parts = prepare(self.config)
         self.dataset = parts.training
         device = device_for("auto", self.config.workers.num_gpus)
-        self.model = copy.deepcopy(parts.model).to(device).eval().requires_grad_(False)
+        model = copy.deepcopy(parts.model).to(device).eval().requires_grad_(False)
+        self.model = for_training(model, self.config.model)
         self.attacker = attacker_of(self.config, self.model, self.dataset)
         self.exchange, self.most_tickets = exchanges(self.config), tickets_at_once(self.config)
         self.weights = Weights(

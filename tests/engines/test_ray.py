@@ -37,6 +37,7 @@ AUGMIX = {
             {"train": {"epochs": 2, "max_steps": 10, "batch_size": 250}, "pruning": {"name": "high", "epoch": 1}},
         ),
         ("redis", AUGMIX),
+        ("redis", {"model": {"name": "mnist-16-32-100", "precision": "bf16", "channels_last": True}}),
     ],
 )
 def test_with_bound_0_and_the_exact_wire_the_weights_are_those_of_the_synchronous_engine(

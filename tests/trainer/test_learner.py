@@ -1,0 +1,120 @@
+"""Which parameters decay, and what becomes of a step whose fp16 gradients overflow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from sparring.config import OptimizerSettings
+from sparring.errors import SparringError
+from sparring.models.forward import plain
+from sparring.trainer import checkpoints
+from sparring.trainer.guards import NonFinite
+from sparring.trainer.learner import Learner, decay_groups, make_optimizer
+from sparring.trainer.session import Parts, prepare
+from sparring.training import resume, train
+from sparring.workers.generator import produce
+from tests.engines.runs import small, weights_of
+from tests.engines.test_one_process import stopped_at
+
+# A small network and few attack steps: half precision is slow on most CPUs.
+HALF: dict[str, Any] = {
+    "engine": "sync",
+    "model": {"name": "mnist-16-32-100", "precision": "fp16"},
+    "attack": {"steps": 1, "warmup_epochs": 0.5},
+    "train": {"epochs": 1, "max_steps": 12, "batch_size": 8},
+}
+
+
+def network() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.GroupNorm(1, 2), nn.Flatten(), nn.LayerNorm(8), nn.Linear(8, 3)
+    )
+
+
+def test_scales_and_shifts_of_normalisation_layers_are_the_ones_without_decay() -> None:
+    model = network()
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    decayed, undecayed = decay_groups(model, decay_norm=False)
+    assert undecayed["weight_decay"] == 0 and "weight_decay" not in decayed
+    assert [names[id(each)] for each in decayed["params"]] == ["0.weight", "0.bias", "5.weight", "5.bias"]
+    assert {names[id(each)].split(".")[0] for each in undecayed["params"]} == {"1", "2", "4"}
+    assert len(decayed["params"]) + len(undecayed["params"]) == len(list(model.parameters()))
+    assert len(decay_groups(model, decay_norm=True)) == 1
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("decay_norm", [True, False])
+def test_decay_moves_what_it_should(name: str, decay_norm: bool) -> None:
+    model = network()
+    settings = {"name": name, "lr": 0.1, "weight_decay": 0.5, "momentum": 0.0, "decay_norm": decay_norm}
+    optimizer = make_optimizer(OptimizerSettings.model_validate(settings), model)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    moved = {key for key, value in model.named_parameters() if not torch.equal(value, before[key])}
+    assert {"0.weight", "0.bias", "5.weight", "5.bias"} <= moved
+    assert ("1.weight" in moved) is decay_norm and ("4.weight" in moved) is decay_norm
+
+
+def learner_of(parts: Parts) -> Learner:
+    return Learner(parts.config, parts.model, parts.training, parts.plan, torch.device("cpu"))
+
+
+def learn(learner: Learner, parts: Parts, number: int) -> Any:
+    key = next(keys for i, keys in enumerate(parts.plan.steps(0, {})) if i == number)[0]
+    indices = parts.plan.indices(key.epoch, key.number)
+    shard = produce(parts.config, learner.model, parts.training, key, indices, learner.controls(), learner.step)
+    return learner.learn([shard])
+
+
+def test_a_step_whose_scaled_gradients_overflow_is_skipped_and_the_next_one_is_made(tmp_path: Path) -> None:
+    parts = prepare(small(tmp_path, **HALF))
+    learner = learner_of(parts)
+    learner.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40, backoff_factor=2.0**-35)
+    before = [parameter.clone() for parameter in learner.model.parameters()]
+    result = learn(learner, parts, 0)
+    assert result.skipped and learner.step == 1 and learner.scaler.get_scale() == 2.0**5
+    assert all(torch.equal(now, then) for now, then in zip(learner.model.parameters(), before, strict=True))
+    assert not learn(learner, parts, 1).skipped
+    assert not any(torch.equal(now, then) for now, then in zip(learner.model.parameters(), before, strict=True))
+
+
+def test_a_gradient_that_overflows_at_the_least_scale_is_a_failure(tmp_path: Path) -> None:
+    parts = prepare(small(tmp_path, **HALF))
+    learner = learner_of(parts)
+    learner.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+    plain(learner.model)[-1].weight.register_hook(lambda gradient: gradient * torch.inf)  # type: ignore
+    with pytest.raises(NonFinite, match="gradient norm"):
+        learn(learner, parts, 0)
+    learner.restore(0, learner.optimizer.state_dict(), scaler=learner.scaler.state_dict())
+    with pytest.raises(SparringError, match="gradient norm"):
+        learn(learner, parts, 0)  # and not that the scaler was left in the middle of a step
+
+
+def test_the_gradient_of_an_fp16_step_is_nearly_that_of_float32(tmp_path: Path) -> None:
+    gradients = []
+    for precision in ("fp32", "fp16"):
+        config = small(tmp_path, **{**HALF, "model": {**HALF["model"], "precision": precision}})
+        parts = prepare(config)
+        learner = learner_of(parts)
+        learn(learner, parts, 0)
+        gradients.append(torch.cat([each.grad.flatten() for each in learner.model.parameters()]))  # type: ignore
+    exact, half = gradients
+    assert float((half - exact).norm() / exact.norm()) < 0.02
+
+
+def test_an_fp16_run_resumes_to_the_same_weights_and_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sparring.trainer.session.STATE_EVERY_S", 0.0)
+    whole = train(small(tmp_path / "whole", **HALF))
+    run = stopped_at(6, tmp_path / "stopped", **HALF)
+    resumed = resume(run.path)
+    assert weights_of(resumed) == weights_of(whole)
+    states = [checkpoints.load_state(checkpoints.latest(each.run.checkpoints)) for each in (whole, resumed)]  # type: ignore
+    assert states[0].scaler == states[1].scaler and states[0].scaler["scale"] > 0  # type: ignore[index]
+    assert resumed.summary["rollbacks"] == 0 and resumed.summary["skipped_steps"] == whole.summary["skipped_steps"]
