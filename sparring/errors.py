@@ -16,3 +16,19 @@ class UsageError(SparringError):
     """The request itself is wrong (unknown setting, value out of bounds); the command exits with 2."""
 
     exit_code = 2
+
+
+class RollBack(SparringError):
+    """The present weights are not to be used: training goes on from good ones, or ends."""
+
+
+class NonFinite(RollBack):
+    """The loss, its gradient or a weight is not a number."""
+
+
+class Overfitted(RollBack):
+    """Robust accuracy on a training batch has fallen further than its guard allows; `gradients`: what that took."""
+
+    def __init__(self, message: str, gradients: int = 0) -> None:
+        super().__init__(message)
+        self.gradients = gradients

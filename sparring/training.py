@@ -17,7 +17,7 @@ from sparring.config import Config, check_staleness, differences, to_toml
 from sparring.data import load
 from sparring.engines import Ended
 from sparring.engines.threads import trainer_attacks, trainer_threads
-from sparring.errors import SparringError, UsageError
+from sparring.errors import RollBack, SparringError, UsageError
 from sparring.models.forward import require_compiler
 from sparring.models.starting import not_fresh, start_from
 from sparring.observe.exporter import Exporter
@@ -26,7 +26,6 @@ from sparring.observe.report import summary
 from sparring.observe.state import RunState
 from sparring.runs import Run, create, open_run, overridden, with_absolute_paths, write_atomically
 from sparring.trainer import checkpoints
-from sparring.trainer.guards import RollBack
 from sparring.trainer.session import Parts, Session, prepare, stopping_on_signals
 from sparring.trainer.snapshots import bytes_of
 

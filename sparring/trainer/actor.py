@@ -12,7 +12,7 @@ import torch
 
 from sparring.config import from_tree
 from sparring.engines.threads import cores, trainer_attacks, trainer_threads, trainer_would_idle
-from sparring.errors import SparringError
+from sparring.errors import RollBack, SparringError
 from sparring.observe.logs import to_file
 from sparring.observe.state import RunState
 from sparring.queue.connection import connect
@@ -20,7 +20,6 @@ from sparring.queue.messages import Controls
 from sparring.queue.transport import Transport
 from sparring.runs import Run
 from sparring.trainer.checkpoints import Checkpoint
-from sparring.trainer.guards import RollBack
 from sparring.trainer.loop import Loop
 from sparring.trainer.session import Parts, Session, prepare, stopping_on_signals
 from sparring.trainer.snapshots import Route, Snapshot, route, to_arrays

@@ -66,6 +66,13 @@ def save(
     return target
 
 
+def forget_newer(folder: Path, step: int) -> None:
+    """Delete the checkpoints of steps after `step`."""
+    for path in folder.glob("step-*"):
+        if int(path.name.removeprefix("step-")) > step:
+            _remove(path)
+
+
 def latest(folder: Path) -> Path | None:
     """The newest whole checkpoint."""
     found = sorted(folder.glob("step-*"))

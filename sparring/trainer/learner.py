@@ -15,14 +15,13 @@ from sparring.attacks import frozen, iterate, perturbed, warmed_up
 from sparring.attacks.gradient import attack_within, targets_of
 from sparring.config import Config, OptimizerSettings
 from sparring.data import Dataset, training_batch
-from sparring.errors import SparringError
+from sparring.errors import NonFinite, SparringError
 from sparring.models.forward import for_training
 from sparring.objectives.awp import moved, weight_perturbation
 from sparring.objectives.passes import augmix_loss, training_loss
 from sparring.queue.messages import Controls, Key, Shard
 from sparring.randomness import generator
 from sparring.trainer import averaging
-from sparring.trainer.guards import NonFinite
 from sparring.trainer.plan import Plan
 from sparring.trainer.schedules import learning_rate
 from sparring.workers.allocator import updated_robust_share

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from sparring.attacks import Attack, attack_from
-from sparring.errors import SparringError
+from sparring.errors import NonFinite, SparringError
 from sparring.randomness import generator
 from sparring.runs import Run, write_atomically
-from sparring.trainer.guards import NonFinite
 from sparring.trainer.learner import Learner
 from sparring.trainer.plan import Pruning
 from sparring.trainer.pruning import attacked_losses, kept_indices

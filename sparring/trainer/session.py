@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import signal
@@ -10,9 +9,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +20,7 @@ from sparring.attacks import Attack
 from sparring.attacks.starts import Given
 from sparring.config import Config, bound
 from sparring.data import Concatenated, Dataset, load, load_extra, split_holdout
-from sparring.errors import SparringError, UsageError
+from sparring.errors import NonFinite, Overfitted, RollBack, SparringError, UsageError
 from sparring.evaluation import evaluate, evaluate_views, judge
 from sparring.models import build
 from sparring.observe.state import RunState
@@ -29,8 +28,8 @@ from sparring.queue.messages import Key, Shard
 from sparring.runs import Run
 from sparring.trainer import checkpoints
 from sparring.trainer.checkpoints import Checkpoint
-from sparring.trainer.guards import PGD_STEPS, NonFinite, Overfitted, RollBack, pgd_accuracy
 from sparring.trainer.learner import Learner, StepResult
+from sparring.trainer.overfitting import OverfittingGuard
 from sparring.trainer.plan import Plan
 from sparring.trainer.pruner import Decision, Pruner
 from sparring.trainer.pruning import planned
@@ -94,14 +93,6 @@ def _require_both(config: Config, plan: Plan) -> None:
     )
 
 
-class Good(NamedTuple):
-    """Weights that have passed the overfitting guard, and what training goes on from with them."""
-
-    model: torch.nn.Module
-    average: torch.nn.Module | None
-    checkpoint: Checkpoint
-
-
 class Session:
     """Learner and records of one run.
 
@@ -122,6 +113,7 @@ class Session:
         self.learner = Learner(parts.config, parts.model, parts.training, parts.plan, device)
         self.starts = starts_of(parts.config, parts.plan, len(parts.training), parts.training.shape)
         self.pruner = Pruner(self.learner, run)
+        self.overfitting = OverfittingGuard(parts.config, self.learner)
         self.staleness = StalenessGuard(ladder(parts.config), parts.config.guard)
         self.state = self._fresh_state()
         self.stop_reason: str | None = None
@@ -130,11 +122,7 @@ class Session:
         self._reported = 0.0
         self._best = -1.0
         self._recent: list[StepResult] = []
-        self._good: Good | None = None
         self._batch: Shard | None = None
-        self._guarded = -1
-        self._falls = 0  # from the present good weights
-        self._enough = False
         self._history = run.history.open("a", buffering=1)
 
     def _load_initial(self, model: nn.Module) -> nn.Module:
@@ -172,8 +160,8 @@ class Session:
         if self.learner.average is not None:
             checkpoints.load_weights(path, self.learner.average, checkpoints.AVERAGE)
         self._continue_from(checkpoint)
-        if self.config.guard.overfitting != "off":
-            self._good = self._good_at(checkpoint)
+        if self.overfitting.on:
+            self.overfitting.take(checkpoint)
         self._began = time.monotonic() - self.state.seconds
         log.info("continued from %s", path.name)
         return checkpoint
@@ -206,18 +194,21 @@ class Session:
         before, scale = self.state, self.learner.rate_scale
         checkpoint = self._to_good_weights()
         state, guard = self.state, self.config.guard
-        self._recent, self._batch, self._guarded = [], None, -1
+        self._recent, self._batch = [], None
         state.rollbacks, state.overfittings, state.gradients = before.rollbacks, before.overfittings, before.gradients
         if isinstance(error, Overfitted):
             state.overfittings += 1
-            self._falls += 1
-            self._enough = guard.overfitting == "stop" or self._falls > guard.max_rollbacks
+            state.gradients += error.gradients
+            self.overfitting.falls += 1
             state.pgd_until = self.learner.step + guard.overfitting_for * 2 ** (state.overfittings - 1)
         else:
             state.rollbacks += 1
             scale *= guard.rate_factor
         self.learner.rate_scale, self.learner.pgd_until = scale, state.pgd_until
         state.phase, state.message = "training", f"rolled back: {error}"
+        if checkpoint is not None:
+            checkpoints.forget_newer(self.run.checkpoints, checkpoint.step)  # they belong to what has been undone
+            self._write(replace(checkpoint, counters=self._counters()))
         return checkpoint
 
     def _require_allowed(self, error: RollBack) -> None:
@@ -230,13 +221,10 @@ class Session:
 
     def _to_good_weights(self) -> Checkpoint | None:
         """Those that passed the overfitting guard last; without one the newest checkpoint, or the initial ones."""
-        if self._good is not None:
-            self.learner.model.load_state_dict(self._good.model.state_dict())
-            if self.learner.average is not None and self._good.average is not None:
-                self.learner.average.load_state_dict(self._good.average.state_dict())
-            checkpoint = copy.deepcopy(self._good.checkpoint)
-            self._continue_from(checkpoint)
-            return checkpoint
+        kept = self.overfitting.go_back()
+        if kept is not None:
+            self._continue_from(kept)
+            return kept
         found = self.restore()
         if found is None:
             self.learner.restart(self._initial_model())
@@ -325,39 +313,15 @@ class Session:
         self.report_soon()
 
     def guard_against_overfitting(self, ledger_state: dict[str, Any]) -> None:
-        """PGD-5 on the batch of the last step, under the present weights and the last good ones.
-
-        Both see the same ε, so that its warm-up is not taken for a fall. Weights become the good ones unless they have
-        lost half of what is allowed: a slow decline adds up. Gradients are counted.
+        """See `OverfittingGuard.check`; its gradients are counted.
 
         Raises:
-            Overfitted: robust accuracy has fallen by more than `guard.overfitting_fall`.
+            Overfitted: robust accuracy has fallen further than allowed.
         """
-        guard, learner = self.config.guard, self.learner
-        if guard.overfitting == "off" or self._batch is None or self._guarded == learner.step:
-            return
-        self._guarded = learner.step
-        x, y = learner.clean(self._batch)
-        judged = (x, y, self.config.attack.norm, learner.epsilon(), self.config.train.seed, learner.step)
-        now = pgd_accuracy(learner.model, *judged)
-        before = 0.0 if self._good is None else pgd_accuracy(self._good.model, *judged)
-        self.state.guard_accuracy = now
-        self.state.gradients += PGD_STEPS * len(y) * (1 if self._good is None else 2)
-        if before - now > guard.overfitting_fall:
-            raise Overfitted(
-                f"robust accuracy (PGD-{PGD_STEPS}) on {len(y)} training examples is {now:.1%} at step {learner.step}, "
-                f"under the last good weights (step {'' if self._good is None else self._good.checkpoint.step}) it "
-                f"is {before:.1%}: catastrophic overfitting (guard.overfitting_fall = {guard.overfitting_fall:g})."
-            )
-        if before - now <= guard.overfitting_fall / 2:
-            self._falls = 0
-            self._take_for_good(ledger_state)
-
-    def _take_for_good(self, ledger_state: dict[str, Any]) -> None:
-        self._good = self._good_at(self._checkpoint(ledger_state))
-
-    def _good_at(self, checkpoint: Checkpoint) -> Good:
-        return Good(*copy.deepcopy((self.learner.model, self.learner.average, checkpoint)))
+        checked = self.overfitting.check(self._batch, lambda: self._checkpoint(ledger_state))
+        if checked is not None:
+            self.state.guard_accuracy = checked.accuracy
+            self.state.gradients += checked.gradients
 
     def ready_for(self, epoch: int, ledger_state: dict[str, Any], meanwhile: Callable[[], None] = lambda: None) -> bool:
         """Prune, where `epoch` is the first on what is kept; False: stopped before that was decided.
@@ -383,8 +347,8 @@ class Session:
             self.save(ledger_state)  # or a crash soon after would lose the weights that decided
             self.pruner.keep(decision)
             self._count_pruning(decision)
-            if self.config.guard.overfitting != "off":
-                self._take_for_good(ledger_state)
+            if self.overfitting.on:
+                self.overfitting.take(self._checkpoint(ledger_state))
             self.report_soon(force=True)
         return decision is not None
 
@@ -492,23 +456,28 @@ class Session:
 
     def save(self, ledger_state: dict[str, Any], best: bool = False) -> None:
         """Write a checkpoint of this step."""
-        checkpoint, keep = self._checkpoint(ledger_state), self.config.checkpoint.keep
-        model, average = self.learner.model, self.learner.average
+        self._write(self._checkpoint(ledger_state), best)
+
+    def _write(self, checkpoint: Checkpoint, best: bool = False) -> None:
+        """With the present weights."""
+        model, average, keep = self.learner.model, self.learner.average, self.config.checkpoint.keep
         checkpoints.save(self.run.checkpoints, model, checkpoint, keep, best, average)
 
-    def _checkpoint(self, ledger_state: dict[str, Any]) -> Checkpoint:
+    def _counters(self) -> dict[str, Any]:
         own = {"best_robust_accuracy": self._best, "rate_scale": self.learner.rate_scale}
-        counters = {**self.state.as_dict(), **own}
+        return {**self.state.as_dict(), **own}
+
+    def _checkpoint(self, ledger_state: dict[str, Any]) -> Checkpoint:
         starts = None if self.starts is None else self.starts.state()
         learner = self.learner
         optimizer, scaler = learner.optimizer.state_dict(), learner.scaler.state_dict()
-        return Checkpoint(learner.step, optimizer, ledger_state, counters, self.extra(), starts, scaler)
+        return Checkpoint(learner.step, optimizer, ledger_state, self._counters(), self.extra(), starts, scaler)
 
     def should_stop(self) -> bool:
         """The run has made its last step, or somebody asked it to stop."""
         if self.stop_reason is None and self.run.stop_requested():
             self.stop_reason = "stopped"
-        return self.stop_reason is not None or self._enough or self.learner.step >= self.last_step
+        return self.stop_reason is not None or self.overfitting.enough or self.learner.step >= self.last_step
 
     def ask_to_stop(self, reason: str) -> None:
         """Stop after the present step: `stopped` by a command or `interrupted` by a signal."""

@@ -11,12 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from sparring.errors import UsageError
+from sparring.errors import NonFinite, Overfitted, UsageError
 from sparring.evaluation.runs import evaluate_run, open_trained
 from sparring.export import model_info
 from sparring.runs import create
 from sparring.trainer import averaging, checkpoints
-from sparring.trainer.guards import NonFinite, Overfitted
 from sparring.trainer.session import Session, prepare
 from sparring.training import Result, resume, train
 from sparring.workers.generator import produce

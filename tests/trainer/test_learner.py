@@ -10,10 +10,9 @@ import torch
 from torch import nn
 
 from sparring.config import OptimizerSettings
-from sparring.errors import SparringError
+from sparring.errors import NonFinite, SparringError
 from sparring.models.forward import plain
 from sparring.trainer import checkpoints
-from sparring.trainer.guards import NonFinite
 from sparring.trainer.learner import Learner, decay_groups, make_optimizer
 from sparring.trainer.session import Parts, prepare
 from sparring.training import resume, train

@@ -18,12 +18,11 @@ from sparring import training
 from sparring.attacks import Attack, perturb
 from sparring.config import Config, from_tree, load
 from sparring.data import batch
-from sparring.errors import SparringError, UsageError
+from sparring.errors import NonFinite, Overfitted, SparringError, UsageError
 from sparring.observe.state import RunState
 from sparring.randomness import generator
 from sparring.runs import Run
 from sparring.trainer import checkpoints
-from sparring.trainer.guards import NonFinite, Overfitted
 from sparring.trainer.pruning import attacked_losses, kept_indices, planned
 from sparring.trainer.session import Session, prepare
 from sparring.training import Result, train

@@ -12,10 +12,11 @@ import torch
 from sparring.combinations import check_combinations
 from sparring.config import from_tree
 from sparring.engines import sync
-from sparring.errors import UsageError
+from sparring.errors import Overfitted, UsageError
 from sparring.models import build
 from sparring.runs import create
-from sparring.trainer.guards import Overfitted, pgd_accuracy
+from sparring.trainer import checkpoints
+from sparring.trainer.overfitting import pgd_accuracy
 from sparring.trainer.session import Session, prepare
 from tests.engines.runs import small
 
@@ -59,7 +60,7 @@ def test_pgd_accuracy_is_the_share_that_survives_five_steps() -> None:
 
 def test_a_fall_goes_back_to_the_last_good_weights_and_a_stronger_attack(tmp_path: Path) -> None:
     session = session_of(tmp_path, train={"max_steps": 40, "epochs": 4}, guard=EVERY_STEP)
-    good = session._good
+    good = session.overfitting.good
     assert good is not None and session.state.guard_accuracy is not None
     assert session.state.guard_accuracy > 0.3, "there is something to lose"
     weights, gradients = copy.deepcopy(good.model.state_dict()), session.state.gradients
@@ -76,11 +77,31 @@ def test_a_fall_goes_back_to_the_last_good_weights_and_a_stronger_attack(tmp_pat
     assert session.learner.controls().pgd_steps == 0, "for a while only"
 
 
+def test_checkpoints_of_what_is_undone_are_deleted(tmp_path: Path) -> None:
+    session = session_of(tmp_path, train={"max_steps": 40, "epochs": 4}, guard=EVERY_STEP)
+    ruin(session)
+    session.save({"epoch": 0, "done": {}, "set_aside": {}})
+    assert checkpoints.load_state(last_of(session)).step == 41
+    with pytest.raises(Overfitted) as caught:
+        session.guard_against_overfitting({})
+    session.roll_back(caught.value)
+    assert checkpoints.load_state(last_of(session)).step == 40
+    again = Session(prepare(session.config), session.run, torch.device("cpu"))
+    assert again.restore() is not None, "as after a crash"
+    assert again.state.overfittings == 1 and again.learner.controls().pgd_steps == 5
+
+
+def last_of(session: Session) -> Path:
+    path = checkpoints.latest(session.run.checkpoints)
+    assert path is not None
+    return path
+
+
 def test_a_second_fall_takes_twice_as_long(tmp_path: Path) -> None:
     session = session_of(tmp_path, train={"max_steps": 40, "epochs": 4}, guard=EVERY_STEP)
     batch = session._batch
     for expected in (6, 12):
-        session._batch, session._guarded = batch, -1
+        session._batch = batch
         ruin(session)
         with pytest.raises(Overfitted) as caught:
             session.guard_against_overfitting({})
@@ -90,10 +111,10 @@ def test_a_second_fall_takes_twice_as_long(tmp_path: Path) -> None:
 
 def test_weights_that_have_lost_a_little_are_not_the_new_measure(tmp_path: Path) -> None:
     session = session_of(tmp_path, train={"max_steps": 40, "epochs": 4}, guard={**EVERY_STEP, "overfitting_fall": 0.99})
-    good = session._good
+    good = session.overfitting.good
     ruin(session)
     session.guard_against_overfitting({})
-    assert session._good is good
+    assert session.overfitting.good is good
 
 
 def test_a_guard_that_would_weaken_the_attack_is_refused() -> None:
