@@ -12,7 +12,9 @@ AUGMIX_TAKES: dict[str, tuple[object, ...]] = {  # of what an attack has and Aug
     "attack.restarts": (1,),
     "objective.label_smoothing": (0.0,),
     "staleness.refresh": (0,),
+    "staleness.age_half_life": (None,),
     "guard.overfitting": ("off",),
+    "guard.staleness": (False,),
     "pruning.name": ("none", "random"),
     "allocator.name": ("none", "bullettrain"),
 }
@@ -56,7 +58,7 @@ def _check_augmix(config: Config) -> None:
             why = (
                 "an example is augmented (1) or not (0)" if name in classes else "its views are made without an attack"
             )
-            values = " or ".join("none" if value is None else str(value) for value in taken)
+            values = " or ".join("none" if value is None else str(value).lower() for value in taken)
             raise UsageError(f"{name} = {flat[name]!r} with attack.name = 'augmix': {why}. Set it to {values}.")
 
 

@@ -35,7 +35,7 @@ from sparring.trainer.pruner import Decision, Pruner
 from sparring.trainer.pruning import planned
 from sparring.trainer.staleness import Gap, StalenessGuard, age_weights, ladder, measure
 from sparring.trainer.starts import starts_of
-from sparring.workers.allocator import theoretical_speedup
+from sparring.workers.allocator import augmix_speedup, theoretical_speedup
 
 log = logging.getLogger(__name__)
 STATE_EVERY_S = 0.5
@@ -277,9 +277,11 @@ class Session:
         return result
 
     def _theoretical_speedup(self) -> float:
-        """Equation 7 of paper 000, of all that has been allocated in the run."""
+        """Equation 7 of paper 000, of all that has been allocated in the run; of AugMix in passes instead of steps."""
         outliers, boundary, robust = (self.state.allocated[name] for name in CLASSES)
         threat = self.config.attack
+        if threat.name == "augmix":
+            return augmix_speedup((outliers, boundary, robust), self.config.allocator)
         steps = threat.steps if threat.name == "pgd" else 1
         return theoretical_speedup((outliers, boundary, robust), self.config.allocator, steps, threat.restarts)
 

@@ -98,6 +98,11 @@ def theoretical_speedup(
     return (restarts * attack_steps + 1) / (restarts * mean_steps(classes, settings, attack_steps) + 1)
 
 
+def augmix_speedup(classes: tuple[float, float, float], settings: AllocatorSettings) -> float:
+    """AugMix has no attack steps; it is spared passes of views: 3 / (1 + 2·share augmented), paper 000's Table 1."""
+    return 3 / (1 + 2 * mean_steps(classes, settings, attack_steps=1))
+
+
 def speedup_ceiling(
     classes: tuple[float, float, float],
     settings: AllocatorSettings,

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from sparring.attacks import frozen
-from sparring.config import Config, from_tree
+from sparring.config import AllocatorSettings, Config, from_tree
 from sparring.data import augmix, batch, load
 from sparring.models import build
 from sparring.queue.messages import Controls, Key, Shard
-from sparring.workers.allocator import BOUNDARY, OUTLIER, ROBUST, classify, signed_variance
+from sparring.workers.allocator import BOUNDARY, OUTLIER, ROBUST, augmix_speedup, classify, signed_variance
 from sparring.workers.generator import begin, produce
 
 INDICES = tuple(range(100, 140))
@@ -78,6 +78,15 @@ def test_a_class_whose_step_is_on_is_augmented_too(name: str) -> None:
     also = classes == (ROBUST if name == "robust_steps" else OUTLIER)
     assert shard.views is not None and bool(also.any())
     assert torch.equal(shard.views[:, also], views[:, also])
+
+
+@pytest.mark.parametrize(
+    ("boundary", "robust_steps", "passes"), [(35, 0, 1.7), (100, 0, 3.0), (0, 0, 1.0), (35, 1, 2.6)]
+)
+def test_the_speedup_counts_passes(boundary: int, robust_steps: int, passes: float) -> None:
+    classes = (min(20, 100 - boundary), boundary, 100 - boundary - min(20, 100 - boundary))
+    settings = AllocatorSettings(name="bullettrain", robust_steps=robust_steps)
+    assert augmix_speedup(classes, settings) == pytest.approx(3 / passes)
 
 
 def test_views_are_made_without_steps_and_their_version_is_that_of_the_start() -> None:
