@@ -164,7 +164,7 @@ def test_a_ticket_that_always_fails_is_set_aside_and_the_rest_is_trained_on(
 
 
 def test_every_attempt_at_a_ticket_carries_the_same_warm_starts(tmp_path: Path, server: EmbeddedServer) -> None:
-    scene = Scene(tmp_path, server, epochs=2, attack={"start": "last"}, data={"limit": 300})
+    scene = Scene(tmp_path, server, train={"epochs": 2}, attack={"start": "last"}, data={"limit": 300})
     carried: dict[tuple[int, int], list[tuple[bytes | None, ...]]] = {}
 
     def note_and_fail_once(transport: Transport, lease: Lease) -> None:
