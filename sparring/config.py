@@ -641,14 +641,14 @@ def _put(tree: dict[str, Any], name: str, value: Any) -> None:
 
 
 def parse(name: str, text: str) -> Any:
-    """The command-line value of setting `name` as TOML would read it; `none` unsets.
+    """The command-line value of setting `name` as TOML would read it; `none` unsets, where it is no choice itself.
 
     What is no TOML value is a string, and so is what a name or a path looks like by chance (2026-01-01).
 
     Raises:
         UsageError: the value of a setting that is no flag was left out, or given as true or false.
     """
-    if text == "none":
+    if text == "none" and "none" not in _kinds(name):
         return None
     try:
         value = tomllib.loads(f"value = {text}")["value"]

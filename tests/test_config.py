@@ -86,6 +86,8 @@ def test_the_bound_is_that_of_the_engine() -> None:
         ("metrics.enabled", "false", False),
         ("staleness.lockstep", "true", True),
         ("attack.step_size", "none", None),
+        ("pruning.name", "none", "none"),
+        ("allocator.name", "none", "none"),
         ("data.root", "~/data", "~/data"),
         ("data.root", '"~/data"', "~/data"),
         ("data.name", "npz:a=b#c", "npz:a=b#c"),
