@@ -23,6 +23,7 @@ CHEAP = {
     "evaluation.steps": "1",
     "evaluation.restarts": "1",
     "evaluation.samples": "4",
+    "model.precision": "fp32",  # half precision on a CPU takes minutes for such networks; tests/models has it
     "workers.count": "1",
     "workers.num_gpus": "0",
     "trainer.num_gpus": "0",
