@@ -28,7 +28,7 @@ from sparring.training import train
 
 Tree = dict[str, dict[str, Any]]
 FILE = "methods.json"
-PGD = {"steps": 40, "step_size": 0.01, "restarts": 2}
+PGD = {"steps": 40, "step_size": 0.01, "restarts": 2, "samples": 10_000}
 METHODS: dict[str, Tree] = {
     "PGD-AT": {},
     "TRADES": {"objective": {"name": "trades", "beta": 1.0}},
