@@ -30,7 +30,7 @@ from sparring.config import Config, from_tree
 from sparring.engines.threads import cores
 from sparring.queue.messages import Controls
 from sparring.trainer.learner import Learner
-from sparring.trainer.session import prepare
+from sparring.trainer.parts import prepare
 from sparring.training import train
 from sparring.workers.generator import produce
 

@@ -25,7 +25,7 @@ from sparring.queue.server import EmbeddedServer
 from sparring.queue.sizing import MEMORY_SLACK_BYTES
 from sparring.randomness import generator
 from sparring.trainer.learner import Learner
-from sparring.trainer.session import Parts
+from sparring.trainer.parts import Parts
 from sparring.trainer.snapshots import load_arrays, to_arrays
 from sparring.workers.generator import Production, begin, produce
 from sparring.workers.views import Augmentation

@@ -20,7 +20,7 @@ from sparring.observe.report import table
 from sparring.queue.messages import Controls, Key, Shard
 from sparring.runs import Run
 from sparring.trainer.learner import Learner
-from sparring.trainer.session import prepare
+from sparring.trainer.parts import prepare
 from sparring.training import train
 from sparring.workers.generator import produce
 

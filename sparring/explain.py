@@ -17,8 +17,8 @@ from sparring.config import Config, check_staleness, depth, exchanges, tickets_a
 from sparring.engines.threads import trainer_attacks
 from sparring.errors import UsageError
 from sparring.queue.sizing import needed_memory
+from sparring.trainer.parts import prepare
 from sparring.trainer.plan import Plan
-from sparring.trainer.session import prepare
 from sparring.workers.allocator import speedup_ceiling, theoretical_speedup
 
 PAPER_CLASSES = (0.18, 0.28, 0.54)  # outlier, boundary and robust: TRADES on CIFAR-10, paper 000

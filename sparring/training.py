@@ -26,7 +26,9 @@ from sparring.observe.report import summary
 from sparring.observe.state import RunState
 from sparring.runs import Run, create, open_run, overridden, with_absolute_paths, write_atomically
 from sparring.trainer import checkpoints
-from sparring.trainer.session import Parts, Session, prepare, stopping_on_signals
+from sparring.trainer.parts import Parts, prepare
+from sparring.trainer.session import Session
+from sparring.trainer.signals import stopping_on_signals
 from sparring.trainer.snapshots import bytes_of
 
 log = logging.getLogger(__name__)

@@ -24,7 +24,9 @@ from sparring.attacks import attack_from, perturbed, project
 from sparring.attacks.norms import ascend
 from sparring.queue.messages import Key, Shard
 from sparring.trainer.checkpoints import Checkpoint
-from sparring.trainer.session import Parts, Session, progress_of
+from sparring.trainer.consumed import consumed_by
+from sparring.trainer.parts import Parts
+from sparring.trainer.session import Session
 
 
 @dataclass
@@ -38,17 +40,17 @@ class Kept:
 def run(session: Session, parts: Parts, resumed: Checkpoint | None) -> str:
     """Train to the end of the run; returns how it ended."""
     config, plan, learner = parts.config, parts.plan, session.learner
-    progress = progress_of(resumed)
+    consumed = consumed_by(resumed)
     kept = _kept(parts, resumed, learner.device)
     session.extra = lambda: {"delta": kept.delta.cpu(), "replay": kept.replay}
-    for keys in plan.steps(progress.epoch, progress.done):
-        if session.should_stop() or not session.ready_for(keys[0].epoch, progress.ledger_state()):
+    for keys in plan.steps(consumed.epoch, consumed.done):
+        if session.should_stop() or not session.ready_for(keys[0].epoch, consumed.ledger_state()):
             break
         x, y, sizes = _batch(session, keys)
         rows = slice(0, len(y))
         for replay in range(kept.replay, plan.replays):
             if session.should_stop():
-                return session.finish(progress.ledger_state())
+                return session.finish(consumed.ledger_state())
             attack = attack_from(config.attack, learner.epsilon())
             delta = project(kept.delta[rows], x, attack.norm, attack.epsilon)
             x_adv = perturbed(x, delta).requires_grad_()
@@ -58,10 +60,10 @@ def run(session: Session, parts: Parts, resumed: Checkpoint | None) -> str:
             kept.delta[rows] = project(stepped, x, attack.norm, attack.epsilon)
             kept.replay = (replay + 1) % plan.replays
             if kept.replay == 0:
-                progress.consume(keys)
+                consumed.add(keys)
             ends = kept.replay == 0 and keys[-1].number == plan.shards(keys[0].epoch) - 1
-            session.after_step(progress.ledger_state(), last_of_epoch=ends)
-    return session.finish(progress.ledger_state())
+            session.after_step(consumed.ledger_state(), last_of_epoch=ends)
+    return session.finish(consumed.ledger_state())
 
 
 def _kept(parts: Parts, resumed: Checkpoint | None, device: torch.device) -> Kept:

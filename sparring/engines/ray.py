@@ -29,7 +29,7 @@ from sparring.queue.sizing import kept_snapshots, needed_memory, through_object_
 from sparring.queue.transport import Transport
 from sparring.runs import Run, write_atomically
 from sparring.trainer.actor import Trainer
-from sparring.trainer.session import stopping_on_signals
+from sparring.trainer.signals import stopping_on_signals
 from sparring.trainer.snapshots import SnapshotStore, bytes_of
 from sparring.workers.actor import Worker
 from sparring.workers.pool import Pool

@@ -18,20 +18,22 @@ from sparring.config import SimulatedSettings
 from sparring.models.forward import for_training
 from sparring.queue.messages import Controls, Key, Shard
 from sparring.trainer.checkpoints import Checkpoint
-from sparring.trainer.session import Parts, Session, progress_of
+from sparring.trainer.consumed import consumed_by
+from sparring.trainer.parts import Parts
+from sparring.trainer.session import Session
 from sparring.workers.generator import begin
 
 
 def run(session: Session, parts: Parts, resumed: Checkpoint | None) -> str:
     """Train to the end of the run; returns how it ended."""
     plan, learner, settings = parts.plan, session.learner, parts.config.simulated
-    progress = progress_of(resumed)
+    consumed = consumed_by(resumed)
     attacker = Attacker(parts, settings.staleness)
     if resumed is not None:
         attacker.history.extend((step, weights, Controls(*controls)) for step, weights, controls in resumed.extra)
     session.extra = lambda: [(step, weights, tuple(controls)) for step, weights, controls in attacker.history]
-    for keys in plan.steps(progress.epoch, progress.done):
-        if session.should_stop() or not session.ready_for(keys[0].epoch, progress.ledger_state()):
+    for keys in plan.steps(consumed.epoch, consumed.done):
+        if session.should_stop() or not session.ready_for(keys[0].epoch, consumed.ledger_state()):
             break
         attacker.remember(learner.step, learner.model.state_dict(), learner.controls())
         step = learner.step
@@ -44,9 +46,9 @@ def run(session: Session, parts: Parts, resumed: Checkpoint | None) -> str:
             shards = [learner.refresh(shard, int(remedies.refresh)) for shard in shards]
         session.watch_staleness(shards)
         session.learn(shards)
-        progress.consume(keys)
-        session.after_step(progress.ledger_state(), last_of_epoch=keys[-1].number == plan.shards(keys[0].epoch) - 1)
-    return session.finish(progress.ledger_state())
+        consumed.add(keys)
+        session.after_step(consumed.ledger_state(), last_of_epoch=keys[-1].number == plan.shards(keys[0].epoch) - 1)
+    return session.finish(consumed.ledger_state())
 
 
 class Attacker:

@@ -10,16 +10,18 @@ Run it: sparring train RECIPE --engine sync
 from __future__ import annotations
 
 from sparring.trainer.checkpoints import Checkpoint
-from sparring.trainer.session import Parts, Session, progress_of
+from sparring.trainer.consumed import consumed_by
+from sparring.trainer.parts import Parts
+from sparring.trainer.session import Session
 from sparring.workers.attackers import produce_all
 
 
 def run(session: Session, parts: Parts, resumed: Checkpoint | None) -> str:
     """Train to the end of the run; returns how it ended."""
     config, plan, learner = parts.config, parts.plan, session.learner
-    progress = progress_of(resumed)
-    for keys in plan.steps(progress.epoch, progress.done):
-        if session.should_stop() or not session.ready_for(keys[0].epoch, progress.ledger_state()):
+    consumed = consumed_by(resumed)
+    for keys in plan.steps(consumed.epoch, consumed.done):
+        if session.should_stop() or not session.ready_for(keys[0].epoch, consumed.ledger_state()):
             break
         controls, version = learner.controls(), learner.step
         tickets = [(key, plan.indices(key.epoch, key.number), session.start_of(key, controls.epsilon)) for key in keys]
@@ -27,6 +29,6 @@ def run(session: Session, parts: Parts, resumed: Checkpoint | None) -> str:
         session.learn(shards)
         for shard in shards:
             session.state.consumed(staleness=version - shard.version)
-        progress.consume(keys)
-        session.after_step(progress.ledger_state(), last_of_epoch=keys[-1].number == plan.shards(keys[0].epoch) - 1)
-    return session.finish(progress.ledger_state())
+        consumed.add(keys)
+        session.after_step(consumed.ledger_state(), last_of_epoch=keys[-1].number == plan.shards(keys[0].epoch) - 1)
+    return session.finish(consumed.ledger_state())

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 
@@ -70,11 +69,3 @@ class Shard:
     gradients: int = 0
     classes: tuple[int, int, int] = (0, 0, 0)
     views: Tensor | None = field(default=None, repr=False)
-
-    def to(self, device: torch.device) -> Shard:
-        """The same shard with its tensors on `device`."""
-        if self.delta.device == device:
-            return self
-        return Shard(
-            **{**self.__dict__, "delta": self.delta.to(device), "labels": self.labels.to(device)},
-        )

@@ -21,7 +21,9 @@ from sparring.queue.transport import Transport
 from sparring.runs import Run
 from sparring.trainer.checkpoints import Checkpoint
 from sparring.trainer.loop import Loop
-from sparring.trainer.session import Parts, Session, prepare, stopping_on_signals
+from sparring.trainer.parts import Parts, prepare
+from sparring.trainer.session import Session
+from sparring.trainer.signals import stopping_on_signals
 from sparring.trainer.snapshots import Route, Snapshot, route, to_arrays
 
 log = logging.getLogger(__name__)

@@ -27,7 +27,8 @@ from sparring.queue.ledger import Ledger
 from sparring.queue.messages import Controls, Key, Shard, Ticket
 from sparring.queue.transport import Lease, Missing, QueueLost, Transport
 from sparring.trainer.checkpoints import Checkpoint
-from sparring.trainer.session import Parts, Session
+from sparring.trainer.parts import Parts
+from sparring.trainer.session import Session
 from sparring.trainer.starts import LastPerturbations
 from sparring.workers.generator import Production, begin
 from sparring.workers.views import Augmentation

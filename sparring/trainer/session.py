@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from math import ceil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,9 +14,9 @@ from torch import Tensor, nn
 
 from sparring.attacks import Attack
 from sparring.attacks.starts import Given
-from sparring.config import Config, bound
-from sparring.data import Concatenated, Dataset, load, load_extra, split_holdout
-from sparring.errors import NonFinite, Overfitted, RollBack, SparringError, UsageError
+from sparring.config import bound
+from sparring.data import load
+from sparring.errors import NonFinite, Overfitted, RollBack, SparringError
 from sparring.evaluation import evaluate, evaluate_views, judge
 from sparring.models import build
 from sparring.observe.state import RunState
@@ -30,9 +26,8 @@ from sparring.trainer import checkpoints
 from sparring.trainer.checkpoints import Checkpoint
 from sparring.trainer.learner import Learner, StepResult
 from sparring.trainer.overfitting import OverfittingGuard
-from sparring.trainer.plan import Plan
+from sparring.trainer.parts import Parts
 from sparring.trainer.pruner import Decision, Pruner
-from sparring.trainer.pruning import planned
 from sparring.trainer.staleness import Gap, StalenessGuard, age_weights, ladder, measure
 from sparring.trainer.starts import starts_of
 from sparring.workers.allocator import augmix_speedup, theoretical_speedup
@@ -41,56 +36,6 @@ log = logging.getLogger(__name__)
 STATE_EVERY_S = 0.5
 CLASSES = ("outlier", "boundary", "robust")
 JUDGED = ("clean_accuracy", "robust_accuracy", "clean_interval", "robust_interval")
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What is trained on and what is trained; built once, before a run's folder exists."""
-
-    config: Config
-    training: Dataset
-    heldout: Dataset
-    plan: Plan
-    model: nn.Module
-
-
-def prepare(config: Config) -> Parts:
-    """Load the training data and build the model, with fresh weights whatever the run starts from.
-
-    Raises:
-        SparringError: anything about data or model that cannot work.
-    """
-    full, train = load(config.data, "train"), config.train
-    training, heldout = split_holdout(full, config.data.holdout, train.seed)
-    extra = None if config.data.extra is None else load_extra(config.data, full)
-    plan = Plan(
-        len(training),
-        train.batch_size,
-        train.shards_per_step,
-        ceil(train.epochs / train.replays),
-        train.seed,
-        planned(config.pruning, ceil(train.epochs / train.replays), len(training)),
-        train.replays,
-        extra=0 if extra is None else len(extra),
-        extra_fraction=config.data.extra_fraction,
-    )
-    if extra is not None:
-        _require_both(config, plan)
-        training = Concatenated(training, extra)
-    sizes = {phase.size for phase in config.data.phases}
-    model = build(config.model, full.shape, full.classes, train.seed, sizes=sizes)
-    return Parts(config, training, heldout, plan, model)
-
-
-def _require_both(config: Config, plan: Plan) -> None:
-    """Refuse a share that rounds to no extra or no real examples."""
-    if 0 < plan.extra_per_ticket < plan.batch_size:
-        return
-    raise UsageError(
-        f"data.extra_fraction = {config.data.extra_fraction} of train.batch_size = {plan.batch_size} is "
-        f"{plan.extra_per_ticket} extra and {plan.real_per_ticket} real examples; at least one of each is needed. "
-        f"Change one of the two."
-    )
 
 
 class Session:
@@ -498,51 +443,6 @@ class Session:
         return self.stop_reason or "finished"
 
 
-@contextmanager
-def stopping_on_signals(stop: Callable[[str], None]) -> Iterator[None]:
-    """SIGINT and SIGTERM ask for a stop after the present step; a second SIGINT interrupts at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def handle(number: int, frame: object) -> None:
-        stop("interrupted")
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _crossed(epochs_at: Callable[[int], float], step: int, every: float) -> bool:
     """A multiple of `every` epochs lies within the last of `step` steps; 1e-9 makes up for rounding."""
     return int(epochs_at(step) / every + 1e-9) > int(epochs_at(step - 1) / every + 1e-9)
-
-
-@dataclass
-class Progress:
-    """Which tickets the engines of one process have consumed, as a ledger would record them."""
-
-    epoch: int
-    done: dict[str, list[int]]
-
-    def consume(self, keys: Sequence[Key]) -> None:
-        """These tickets of one step are trained on."""
-        epoch = keys[0].epoch
-        if epoch != self.epoch:
-            self.epoch, self.done = epoch, {}
-        self.done.setdefault(str(epoch), []).extend(key.number for key in keys)
-
-    def ledger_state(self) -> dict[str, Any]:
-        """What `Ledger.restore` takes."""
-        return {"epoch": self.epoch, "done": self.done, "set_aside": {}}
-
-
-def progress_of(checkpoint: Checkpoint | None) -> Progress:
-    """Where to go on: the checkpoint's record, or the beginning."""
-    if checkpoint is None:
-        return Progress(0, {})
-    return Progress(int(checkpoint.ledger["epoch"]), dict(checkpoint.ledger["done"]))

@@ -28,7 +28,7 @@ from sparring.queue.messages import Key, Shard
 from sparring.queue.transport import Lease, Stop, Transport
 from sparring.runs import Run
 from sparring.trainer.actor import device_for
-from sparring.trainer.session import prepare
+from sparring.trainer.parts import prepare
 from sparring.trainer.snapshots import route
 from sparring.workers.attackers import attacker_of
 from sparring.workers.weights import Weights

@@ -17,7 +17,7 @@ from sparring.data import batch
 from sparring.queue.codec import decode_shard, encode_shard
 from sparring.queue.messages import Controls, Shard
 from sparring.randomness import generator
-from sparring.trainer.session import Parts, prepare
+from sparring.trainer.parts import Parts, prepare
 from sparring.trainer.starts import PreviousBatch
 from sparring.workers.generator import produce
 from tests.engines.runs import small

@@ -13,7 +13,7 @@ from torch import nn
 from sparring.config import Config
 from sparring.data import batch
 from sparring.trainer import checkpoints
-from sparring.trainer.session import prepare
+from sparring.trainer.parts import prepare
 from sparring.training import train
 from tests.engines.runs import small
 

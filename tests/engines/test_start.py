@@ -16,7 +16,8 @@ from sparring.config import Config
 from sparring.errors import UsageError
 from sparring.runs import Run
 from sparring.trainer import checkpoints
-from sparring.trainer.session import Session, prepare
+from sparring.trainer.parts import prepare
+from sparring.trainer.session import Session
 from sparring.training import train
 from tests.engines import fragile, pooled
 from tests.engines.runs import small, weights_of

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sparring.config import Config
 from sparring.objectives.awp import moved
 from sparring.trainer.learner import Learner
-from sparring.trainer.session import prepare
+from sparring.trainer.parts import prepare
 from tests.engines.runs import small
 
 GAMMA, BETA, RATE, DECAY, MOMENTUM = 0.02, 3.0, 0.1, 5e-2, 0.9

@@ -16,7 +16,8 @@ from sparring.evaluation.runs import evaluate_run, open_trained
 from sparring.export import model_info
 from sparring.runs import create
 from sparring.trainer import averaging, checkpoints
-from sparring.trainer.session import Session, prepare
+from sparring.trainer.parts import prepare
+from sparring.trainer.session import Session
 from sparring.training import Result, resume, train
 from sparring.workers.generator import produce
 from tests.engines.runs import small

@@ -19,7 +19,8 @@ from sparring.queue.messages import Shard
 from sparring.runs import create
 from sparring.trainer import checkpoints, session
 from sparring.trainer.learner import StepResult
-from sparring.trainer.session import Session, prepare
+from sparring.trainer.parts import prepare
+from sparring.trainer.session import Session
 from tests.engines.runs import small
 
 

@@ -14,7 +14,7 @@ from sparring.errors import NonFinite, SparringError
 from sparring.models.forward import plain
 from sparring.trainer import checkpoints
 from sparring.trainer.learner import Learner, decay_groups, make_optimizer
-from sparring.trainer.session import Parts, prepare
+from sparring.trainer.parts import Parts, prepare
 from sparring.training import resume, train
 from sparring.workers.generator import produce
 from tests.engines.runs import small, weights_of

@@ -16,7 +16,7 @@ from sparring.queue.messages import Key, Shard
 from sparring.runs import Run
 from sparring.trainer import checkpoints
 from sparring.trainer.learner import Learner
-from sparring.trainer.session import prepare
+from sparring.trainer.parts import prepare
 from sparring.training import train
 from sparring.workers.generator import produce
 from tests.engines.runs import small

@@ -23,7 +23,8 @@ from sparring.queue.server import EmbeddedServer
 from sparring.queue.transport import Lease, Transport
 from sparring.runs import create
 from sparring.trainer.loop import Loop
-from sparring.trainer.session import Session, prepare
+from sparring.trainer.parts import prepare
+from sparring.trainer.session import Session
 from sparring.workers.generator import produce
 from tests.engines.runs import small
 from tests.engines.test_crashes import epochs_of

@@ -17,7 +17,8 @@ from sparring.models import build
 from sparring.runs import create
 from sparring.trainer import checkpoints
 from sparring.trainer.overfitting import pgd_accuracy
-from sparring.trainer.session import Session, prepare
+from sparring.trainer.parts import prepare
+from sparring.trainer.session import Session
 from tests.engines.runs import small
 
 EVERY_STEP = {"overfitting": "rollback", "overfitting_every": 1, "overfitting_steps": 5, "overfitting_for": 6}

@@ -23,8 +23,9 @@ from sparring.observe.state import RunState
 from sparring.randomness import generator
 from sparring.runs import Run
 from sparring.trainer import checkpoints
+from sparring.trainer.parts import prepare
 from sparring.trainer.pruning import attacked_losses, kept_indices, planned
-from sparring.trainer.session import Session, prepare
+from sparring.trainer.session import Session
 from sparring.training import Result, train
 from tests.engines.runs import small, weights_of
 from tests.engines.test_crashes import epochs_of

@@ -16,7 +16,8 @@ from sparring.config import from_tree
 from sparring.objectives import mart, pgd_at, trades
 from sparring.queue.messages import Controls, Key
 from sparring.runs import create
-from sparring.trainer.session import Session, prepare
+from sparring.trainer.parts import prepare
+from sparring.trainer.session import Session
 from sparring.trainer.staleness import Remedies, StalenessGuard, age_weights, ladder, measure
 from sparring.training import train
 from sparring.workers.generator import produce

@@ -22,7 +22,7 @@ from sparring.queue.messages import Controls, Key, Shard, Ticket
 from sparring.queue.server import EmbeddedServer
 from sparring.queue.transport import Transport
 from sparring.runs import create
-from sparring.trainer.session import prepare
+from sparring.trainer.parts import prepare
 from sparring.trainer.snapshots import QueueRoute, Snapshot, to_arrays
 from sparring.workers import allocator
 from sparring.workers.actor import Worker

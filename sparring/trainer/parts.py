@@ -1,0 +1,65 @@
+"""What a run trains on and what it trains, built from its settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+from torch import nn
+
+from sparring.config import Config
+from sparring.data import Concatenated, Dataset, load, load_extra, split_holdout
+from sparring.errors import UsageError
+from sparring.models import build
+from sparring.trainer.plan import Plan
+from sparring.trainer.pruning import planned
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What is trained on and what is trained; built once, before a run's folder exists."""
+
+    config: Config
+    training: Dataset
+    heldout: Dataset
+    plan: Plan
+    model: nn.Module
+
+
+def prepare(config: Config) -> Parts:
+    """Load the training data and build the model, with fresh weights whatever the run starts from.
+
+    Raises:
+        SparringError: anything about data or model that cannot work.
+    """
+    full, train = load(config.data, "train"), config.train
+    training, heldout = split_holdout(full, config.data.holdout, train.seed)
+    extra = None if config.data.extra is None else load_extra(config.data, full)
+    plan = Plan(
+        len(training),
+        train.batch_size,
+        train.shards_per_step,
+        ceil(train.epochs / train.replays),
+        train.seed,
+        planned(config.pruning, ceil(train.epochs / train.replays), len(training)),
+        train.replays,
+        extra=0 if extra is None else len(extra),
+        extra_fraction=config.data.extra_fraction,
+    )
+    if extra is not None:
+        _require_both(config, plan)
+        training = Concatenated(training, extra)
+    sizes = {phase.size for phase in config.data.phases}
+    model = build(config.model, full.shape, full.classes, train.seed, sizes=sizes)
+    return Parts(config, training, heldout, plan, model)
+
+
+def _require_both(config: Config, plan: Plan) -> None:
+    """Refuse a share that rounds to no extra or no real examples."""
+    if 0 < plan.extra_per_ticket < plan.batch_size:
+        return
+    raise UsageError(
+        f"data.extra_fraction = {config.data.extra_fraction} of train.batch_size = {plan.batch_size} is "
+        f"{plan.extra_per_ticket} extra and {plan.real_per_ticket} real examples; at least one of each is needed. "
+        f"Change one of the two."
+    )
