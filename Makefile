@@ -16,7 +16,7 @@ demo: $(STAMP)
 	$(BIN)/sparring demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

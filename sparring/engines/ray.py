@@ -236,20 +236,31 @@ class Driver:
         self.watch(self.state, self.transport.heartbeats())
 
     def _judge(self, trainer: Any) -> dict[str, Any] | None:
-        """The evaluation, or None where the run is stopped before it ends."""
+        """The evaluation, or None where the run is stopped before it ends; a trainer that dies meanwhile starts it
+        again."""
         self.pool.members.clear()
-        try:
+        for deaths in range(self.config.trainer.max_restarts + 1):
             task = trainer.judge.remote()
-            while not ray.wait([task], timeout=POLL_S)[0]:
-                if self.interrupted or self.run.stop_requested():
-                    return None
-                self._look()
-            evaluation: dict[str, Any] = ray.get(task)
-            return evaluation
-        except (ray.exceptions.RayActorError, ray.exceptions.RayTaskError) as error:
-            raise SparringError(
-                f"the evaluation failed: {error}. The weights are saved: `sparring evaluate {self.run.path}`."
-            ) from error
+            try:
+                while not ray.wait([task], timeout=POLL_S)[0]:
+                    if self.interrupted or self.run.stop_requested():
+                        return None
+                    self._look()
+                evaluation: dict[str, Any] = ray.get(task)
+                return evaluation
+            except ray.exceptions.RayTaskError as error:
+                raise self._not_judged(error) from error
+            except ray.exceptions.RayActorError as error:
+                log.warning("the trainer died while it judged (%d times): %s", deaths + 1, error)
+                last = error
+            self.state.trainer_restarts += 1
+            self._until_back(trainer)
+        raise self._not_judged(last)
+
+    def _not_judged(self, error: Exception) -> SparringError:
+        return SparringError(
+            f"the evaluation failed: {error}. The weights are saved: `sparring evaluate {self.run.path}`."
+        )
 
     def _interrupt(self, reason: str) -> None:
         self.interrupted = True

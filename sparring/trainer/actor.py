@@ -103,15 +103,19 @@ class Trainer:
         )
 
     def judge(self) -> dict[str, Any]:
-        """Clean and robust accuracy on the test set; all cores are free by now."""
-        assert self.session is not None
+        """Clean and robust accuracy on the test set; all cores are free by now. A trainer that died meanwhile judges
+        its last checkpoint, which has the same weights."""
         torch.set_num_threads(cores())
+        if self.session is None:
+            self.session = Session(prepare(self.config), self.run, self.device, self._report)
+            self.session.restore()
         state = self.session.state
 
         def progress(said: str) -> None:
             state.phase, state.message = "evaluating", said
             self._report(state)
 
+        state.trainer_pid = os.getpid()
         return self.session.judge(progress)
 
     def _report(self, state: RunState) -> None:

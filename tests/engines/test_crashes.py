@@ -74,9 +74,9 @@ def assert_every_example_was_used_once(run: Run, epochs: int, shards: int) -> No
 
 
 def slow(root: Path, **groups: Any) -> Config:
-    """Two epochs of 15 tickets, each a second or so of attack."""
+    """Two epochs of 15 tickets, each half a second or so of attack."""
     train = {"epochs": 2, "max_steps": None, "batch_size": 100}
-    return small(root, train=train, attack={"steps": 40, "warmup_epochs": 0.5}, **groups)
+    return small(root, train=train, attack={"steps": 20, "warmup_epochs": 0.5}, **groups)
 
 
 def test_killing_a_worker_in_mid_attack_costs_nothing_but_its_attempt(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_killing_the_trainer_where_it_prunes_neither_repeats_nor_loses_the_decis
     summary = json.loads((run.path / "summary.json").read_text())
     assert summary["trainer_restarts"] == 1 and summary["staleness_max"] <= summary["max_staleness"]
     assert (summary["steps"], summary["kept"], summary["examples"]) == (21, 575, 1437 + 575)
-    assert summary["gradients"] == 40 * (1437 + 575 + 1437), "the attacks that decided are counted, and once"
+    assert summary["gradients"] == 20 * (1437 + 575 + 1437), "the attacks that decided are counted, and once"
 
 
 def test_killing_the_whole_run_and_resuming_it_continues_the_epoch(tmp_path: Path) -> None:
@@ -176,6 +176,17 @@ def test_a_run_that_is_killed_while_it_is_judged_is_judged_when_it_is_resumed(tm
     told = json.loads(resumed.stdout)
     assert (told["phase"], told["steps"]) == ("finished", 12)
     assert told["robust_accuracy"] is not None
+
+
+def test_a_trainer_that_is_killed_while_it_judges_judges_anew(tmp_path: Path) -> None:
+    config = small(tmp_path, evaluation={"steps": 100, "restarts": 3, "samples": None, "batch_size": 20})
+    with running(config, tmp_path) as (run, process):
+        pid = wait_for("the judgement", lambda: read_status(run)["phase"] == "evaluating" and _trainer_at(run, 12))
+        os.kill(pid, signal.SIGKILL)
+        assert process.wait(timeout=TIMEOUT_S) == 0, (tmp_path / "output").read_text()
+    summary = json.loads((run.path / "summary.json").read_text())
+    assert (summary["steps"], summary["trainer_restarts"]) == (12, 1)
+    assert summary["samples"] == 360
 
 
 def _busy_worker(run: Run) -> int | None:
