@@ -39,6 +39,7 @@ def check_combinations(config: Config) -> None:
     _check_precision(config)
     _check_guard(config)
     _check_slots(config)
+    _check_ranks(config)
 
 
 def _check_augmix(config: Config) -> None:
@@ -194,3 +195,26 @@ def _check_slots(config: Config) -> None:
             f"allocator.slots = {slots} with engine = 'simulated': examples of several tickets share an attack step, "
             f"and so its weights; exact staleness needs weights by ticket. Set allocator.slots to 0."
         )
+
+
+def _check_ranks(config: Config) -> None:
+    """Data parallelism: the tickets of a step are dealt to the ranks."""
+    if config.engine != "ddp":
+        return
+    ranks, tickets = config.ddp.ranks, config.train.shards_per_step
+    if tickets < ranks:
+        raise UsageError(
+            f"ddp.ranks = {ranks} with train.shards_per_step = {tickets}: a step has too few tickets to give every "
+            f"rank one. Set shards_per_step to {ranks} or a multiple, and divide train.batch_size by as much to keep "
+            f"the examples of a step."
+        )
+    wanted: dict[str, tuple[object, tuple[object, ...], str]] = {
+        "attack.name": (config.attack.name, ("pgd", "fgsm", "fgsm-rs", "n-fgsm"), "views are not shared out"),
+        "attack.start": (config.attack.start, ("auto", "zero", "uniform"), "perturbations stay with their rank"),
+        "objective.awp_gamma": (config.objective.awp_gamma, (0.0,), "each rank would move the weights its own way"),
+    }
+    for name, (value, taken, why) in wanted.items():
+        if value not in taken:
+            raise UsageError(
+                f"{name} = {value!r} with engine = 'ddp': {why}. Set it to {taken[0]!r}, or engine to 'sync' or 'ray'."
+            )

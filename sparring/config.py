@@ -304,6 +304,13 @@ class SimulatedSettings(Settings):
     """Staleness of the last attack step under exchange."""
 
 
+class DdpSettings(Settings):
+    ranks: int = setting(2, "processes", ge=1, le=1024)
+    """Processes of this host that share each step's tickets, each on a GPU of its own where there are GPUs."""
+    timeout_s: float = setting(600.0, "seconds", gt=0)
+    """How long the ranks wait for one another: for the start, for a slow one, for the first while it judges."""
+
+
 class WorkersSettings(Settings):
     count: int = setting(2, "workers", ge=0, le=10_000)
     """Ray actors that attack."""
@@ -325,7 +332,8 @@ class TrainerSettings(Settings):
     num_cpus: float = setting(1.0, "cores", gt=0)
     """What Ray reserves for the trainer."""
     threads: int | None = setting(None, "threads", ge=1)
-    """torch threads; by default all cores for sync and simulated, an equal share beside workers."""
+    """torch threads; by default all cores for sync and simulated, an equal share beside workers or
+    other ranks."""
     max_restarts: int = setting(3, "restarts", ge=0)
     """How often in a row without progress a dead trainer is started again from its last checkpoint."""
     wait_timeout_s: float = setting(300.0, "seconds", gt=0)
@@ -442,8 +450,9 @@ class MetricsSettings(Settings):
 class Config(Settings):
     """One run."""
 
-    engine: Literal["ray", "sync", "simulated"] = setting("ray", "name")
-    """ray: workers, queue and trainer; sync: the textbook's loop in one process; simulated: exact staleness there."""
+    engine: Literal["ray", "sync", "ddp", "simulated"] = setting("ray", "name")
+    """ray: workers, queue and trainer; sync: the textbook's loop in one process; ddp: the same on several, which
+    average their gradients; simulated: exact staleness in one process."""
     run: RunSettings = RunSettings()
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
@@ -457,6 +466,7 @@ class Config(Settings):
     pruning: PruningSettings = PruningSettings()
     staleness: StalenessSettings = StalenessSettings()
     simulated: SimulatedSettings = SimulatedSettings()
+    ddp: DdpSettings = DdpSettings()
     workers: WorkersSettings = WorkersSettings()
     trainer: TrainerSettings = TrainerSettings()
     queue: QueueSettings = QueueSettings()
@@ -509,7 +519,7 @@ def tickets_at_once(config: Config) -> int:
 
 def bound(config: Config) -> int:
     """The staleness that no step of the run exceeds."""
-    bounds = {"sync": 0, "simulated": config.simulated.staleness, "ray": config.staleness.max_staleness}
+    bounds = {"sync": 0, "ddp": 0, "simulated": config.simulated.staleness, "ray": config.staleness.max_staleness}
     return bounds[config.engine]
 
 

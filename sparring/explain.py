@@ -176,15 +176,17 @@ def predict(config: Config, measured: Measured, plan: Plan) -> Predicted:
 
 
 def _alone(config: Config, attack_s: float, step_s: float, steps: int, shards: float) -> Predicted:
-    """One process attacks and trains in turn."""
+    """One process attacks and trains in turn; or several do, and wait for one another at every step."""
     stale = config.simulated.staleness if config.engine == "simulated" else 0
+    tickets, ranks = config.train.shards_per_step, config.ddp.ranks if config.engine == "ddp" else 1
+    at_once = tickets / ceil(tickets / ranks)
     return Predicted(
         steps=steps,
-        duration_s=shards * (attack_s + step_s),
-        shards_per_second=1 / (attack_s + step_s),
-        bottleneck="one process does all",
-        speedup=1.0,
-        ideal_speedup=1.0,
+        duration_s=shards * (attack_s + step_s) / at_once,
+        shards_per_second=at_once / (attack_s + step_s),
+        bottleneck="one process does all" if ranks == 1 else "the slowest rank of every step",
+        speedup=at_once,
+        ideal_speedup=float(ranks),
         useful_workers=attack_s / step_s,
         mean_staleness=stale,
         max_staleness=stale,
@@ -263,6 +265,13 @@ def _remarks(config: Config, measured: Measured, predicted: Predicted) -> list[s
         )
     if config.train.replays > 1:
         return [*remarks, "Free: the step's own pass is the attack, so the attack's time is not counted."]
+    if config.engine == "ddp":
+        return [
+            *remarks,
+            f"engine = ddp: ddp.ranks = {config.ddp.ranks} share the tickets of every step (train.shards_per_step = "
+            f"{config.train.shards_per_step}). Ranks that are equally fast are assumed, and that averaging the gradients "
+            f"costs nothing; with a slower one, or on fewer cores than ranks, all wait.",
+        ]
     if config.engine != "ray":
         return [
             *remarks,

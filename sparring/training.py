@@ -36,6 +36,7 @@ STATE_FILE_EVERY_S = 1.0
 # What does not alter the trained function and may change when a run goes on.
 RESUMABLE = (
     "workers.",
+    "ddp.",
     "trainer.",
     "queue.",
     "ray.",
@@ -228,14 +229,14 @@ def _execute(
 
 
 def _in_this_process(config: Config, run: Run, parts: Parts, watch: Watch) -> Ended:
-    from sparring.engines import free, simulated, sync
+    from sparring.engines import ddp, free, simulated, sync
     from sparring.trainer.actor import device_for
 
     torch.set_num_threads(trainer_threads(config))
     device = device_for(config.trainer.device, float(torch.cuda.is_available()))
     session = Session(parts, run, device, watch)
     synchronous = free.run if config.train.replays > 1 else sync.run
-    engine = {"sync": synchronous, "simulated": simulated.run}[config.engine]
+    engine = {"sync": synchronous, "ddp": ddp.run, "simulated": simulated.run}[config.engine]
     with stopping_on_signals(session.ask_to_stop):
         resumed = session.restore()
         session.start_clock()

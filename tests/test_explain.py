@@ -237,3 +237,11 @@ def test_views_have_no_attack_steps_to_time_and_travel_as_two_images() -> None:
     measured = explain(from_tree({"engine": "sync", **method})).measured
     assert measured.attack_s > 0 and measured.step_s > 0
     assert 0 <= measured.payload_bytes - 64 * (8 + 2 * 64) <= 512
+
+
+@pytest.mark.parametrize(("ranks", "tickets", "speedup"), [(2, 2, 2.0), (2, 3, 1.5), (4, 4, 4.0), (3, 4, 2.0)])
+def test_data_parallel_ranks_wait_for_the_one_with_most_tickets(ranks: int, tickets: int, speedup: float) -> None:
+    config = from_tree({"engine": "ddp", "ddp": {"ranks": ranks}, "train": {"shards_per_step": tickets}})
+    predicted = predict(config, machine(0.08), plan_of(config))
+    assert predicted.speedup == pytest.approx(speedup)
+    assert predicted.shards_per_second == pytest.approx(speedup / 0.09)

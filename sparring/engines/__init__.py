@@ -1,4 +1,4 @@
-"""Ways to run the same training: sync (the textbook's loop), simulated (exact staleness), ray (the real thing)."""
+"""Ways to run the same training: sync (the textbook's loop), ddp (it on several processes), simulated, ray."""
 
 from __future__ import annotations
 

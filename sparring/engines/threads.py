@@ -22,9 +22,11 @@ def worker_threads(config: Config) -> int:
 
 
 def trainer_threads(config: Config) -> int:
-    """All cores for one process; beside workers on the same cores, as many as one of them."""
+    """All cores for one process; beside workers or ranks on the same cores, as many as one of them."""
     if config.trainer.threads is not None:
         return config.trainer.threads
+    if config.engine == "ddp":
+        return max(1, cores() // config.ddp.ranks)
     if config.engine != "ray" or config.workers.count == 0:
         return cores()
     return worker_threads(config)

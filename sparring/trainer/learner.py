@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -22,11 +22,11 @@ from sparring.objectives.passes import augmix_loss, training_loss
 from sparring.queue.messages import Controls, Key, Shard
 from sparring.randomness import generator
 from sparring.trainer import averaging
+from sparring.trainer.peers import Alone, Objective, Peers
 from sparring.trainer.plan import Plan
 from sparring.trainer.schedules import learning_rate
 from sparring.workers.allocator import updated_robust_share
 
-Objective = Callable[[], tuple[Tensor, Tensor]]  # the loss of a step, and bool [N]: what counts as robust
 KEPT_VERSIONS = 10_000  # how far back drift is known
 LEAST_SCALE = 1.0  # of the loss in fp16: below it the gradients themselves overflow
 NORMALISATION = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
@@ -94,6 +94,7 @@ class Learner:
         self.robust_share = 0.0
         self.rate_scale = 1.0
         self.pgd_until = 0
+        self.peers: Peers = Alone()
         self._path = {0: 0.0}
         self._before = self._flat()
 
@@ -217,18 +218,19 @@ class Learner:
             group["lr"] = rate
         self.model.train()
         with moved(self.model, self._weight_perturbation(objective, epoch)):
-            loss, right = objective()
-            value = float(loss.detach())
+            loss, right = self.peers.passed(objective)
             self.optimizer.zero_grad(set_to_none=True)
-            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            self._require_finite("loss", value, rate)
+            self.scaler.scale(loss * self.peers.share).backward()  # type: ignore[no-untyped-call]
+            total = self.peers.totals(loss, right)
+            self._require_finite("loss", total.loss, rate)
             made = self._optimize(rate)
         self._require_finite("movement of the weights", self._moved(), rate)
         self.step += 1
         self._average()
-        correct = int(right.sum())
-        self.robust_share = updated_robust_share(self.robust_share, correct / len(right), self.config.allocator)
-        return StepResult(value, correct, len(right), rate, skipped=not made)
+        self.robust_share = updated_robust_share(
+            self.robust_share, total.correct / total.examples, self.config.allocator
+        )
+        return StepResult(*total, rate, skipped=not made)
 
     def _objective(self, x: Tensor, x_adv: Tensor, y: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
         """The objective's loss, and which attacked examples were classified right, bool [N]."""
