@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from sparring.attacks.gradient import attack_from
 from sparring.config import Config, flatten, slots_of
 from sparring.errors import UsageError
+from sparring.workers.allocator import boundary_steps
 
 AUGMIX_TAKES: dict[str, tuple[object, ...]] = {  # of what an attack has and AugMix has not, the values that say so
     "attack.step_size": (None,),
@@ -34,10 +36,12 @@ def check_combinations(config: Config) -> None:
     _check_augmix(config)
     _check_start(config)
     _check_replays(config)
+    _check_divergence(config)
     _check_phases(config)
     _check_pruning(config)
     _check_precision(config)
     _check_guard(config)
+    _check_allocator(config)
     _check_slots(config)
     _check_ranks(config)
 
@@ -118,6 +122,18 @@ def _check_replays(config: Config) -> None:
             )
 
 
+def _check_divergence(config: Config) -> None:
+    """The divergence from the clean prediction has its least value at the clean image."""
+    attack = config.attack
+    own = attack_from(attack, attack.epsilon, config.objective.name)
+    if attack.name != "augmix" and own.loss == "kl" and own.start == "zero" and attack.start != "previous":
+        raise UsageError(
+            f"attack.name = {attack.name!r}, attack.start = {attack.start!r} with the divergence from the clean "
+            f"prediction as loss: at the clean image its gradient is 0, and the first step would follow rounding. Set "
+            f"attack.start to 'uniform' or 'gaussian', or attack.loss to 'ce'."
+        )
+
+
 def _check_phases(config: Config) -> None:
     """Perturbations that are kept from batch to batch fit images of one size only."""
     keeps = config.attack.start in ("previous", "last") or config.train.replays > 1
@@ -169,6 +185,20 @@ def _check_guard(config: Config) -> None:
             f"guard.overfitting_steps = {guard.overfitting_steps}: after a rollback PGD with so many steps takes the "
             f"place of the attack, which has {steps} already. Set it to at least {steps + 1}, or guard.overfitting to "
             f"'stop' or 'off'."
+        )
+
+
+def _check_allocator(config: Config) -> None:
+    """Steps are moved from robust examples to those at the boundary, not the other way."""
+    settings, attack = config.allocator, config.attack
+    if settings.name == "none" or attack.name == "augmix":
+        return
+    most = boundary_steps(settings, attack.steps if attack.name == "pgd" else 1)
+    if settings.robust_steps > most:
+        raise UsageError(
+            f"allocator.robust_steps = {settings.robust_steps} with N_B = {most} (allocator.boundary_steps, by default "
+            f"the attack's own): robust examples would cost more than those at the boundary. Set robust_steps to at "
+            f"most {most}."
         )
 
 

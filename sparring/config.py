@@ -188,6 +188,9 @@ class AllocatorSettings(Settings):
     slots: Literal["auto"] | Annotated[int, Field(ge=0, le=65536)] = setting("auto", "slots")
     """Attack in a batch of so many slots of fixed shape, each refilled from the next ticket once its example has had
     its steps; 0: ticket by ticket, in a batch that shrinks; auto: train.batch_size slots on GPU workers, else 0."""
+    hold_back: bool = setting(True, "flag")
+    """Slots of workers: let few steps wait for their ticket's last ones, so that they see as new weights. It leaves
+    about an eighth of the slots idle; without it a shard is as old as its first example that had its steps."""
 
 
 class OptimizerSettings(Settings):
@@ -394,8 +397,6 @@ class GuardSettings(Settings):
     cheapest first: age weights, refresh, broadcasts twice as often, half the depth; and off again when it helped."""
     staleness_every: int = setting(20, "steps", ge=1)
     """How often."""
-    staleness_samples: int = setting(128, "examples", ge=1)
-    """On how many examples at most."""
     staleness_threshold: float = setting(0.05, "share of examples", gt=0, lt=1)
     """How much lower accuracy may be under the fresh attack than under the stale one."""
     staleness_patience: int = setting(5, "checks", ge=1)

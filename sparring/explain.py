@@ -269,8 +269,8 @@ def _remarks(config: Config, measured: Measured, predicted: Predicted) -> list[s
         return [
             *remarks,
             f"engine = ddp: ddp.ranks = {config.ddp.ranks} share the tickets of every step (train.shards_per_step = "
-            f"{config.train.shards_per_step}). Ranks that are equally fast are assumed, and that averaging the gradients "
-            f"costs nothing; with a slower one, or on fewer cores than ranks, all wait.",
+            f"{config.train.shards_per_step}). Equally fast ranks are assumed, and that averaging the gradients costs "
+            f"nothing; with a slower one, or on fewer cores than ranks, all wait.",
         ]
     if config.engine != "ray":
         return [

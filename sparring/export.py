@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from sparring.attacks import frozen
 from sparring.errors import SparringError, UsageError
 from sparring.evaluation.runs import Trained, open_trained
+from sparring.models.starting import not_fresh
 from sparring.runs import Run
 
 Format = Literal["robustbench", "safetensors", "onnx"]
@@ -78,7 +79,7 @@ def model_info(made: Trained, run: Run) -> dict[str, Any]:
         "link": "",
         "name": "",
         "authors": "",
-        "additional_data": False,
+        "additional_data": config.data.extra is not None or not_fresh(config.model),
         "number_forward_passes": 1,
         "dataset": config.data.name,
         "venue": "",

@@ -120,7 +120,9 @@ def export(
 
 
 def _matrix_rows(told: dict[str, Any]) -> list[dict[str, object]]:
-    lines: list[dict[str, object]] = [{"source": "clean images"} | _by_target(told["names"], told["clean"], None)]
+    lines: list[dict[str, object]] = [
+        {"source": "clean images"} | _by_target(told["names"], told["clean"], told["clean_interval"])
+    ]
     for name, attack, shares, reaches in zip(
         told["names"], told["attacks"], told["accuracy"], told["interval"], strict=True
     ):
@@ -128,9 +130,7 @@ def _matrix_rows(told: dict[str, Any]) -> list[dict[str, object]]:
     return lines
 
 
-def _by_target(names: list[str], shares: list[float], reaches: list[Any] | None) -> dict[str, object]:
-    if reaches is None:
-        return {name: f"{100 * share:.1f} %" for name, share in zip(names, shares, strict=True)}
+def _by_target(names: list[str], shares: list[float], reaches: list[Any]) -> dict[str, object]:
     shown = [_with_reach(share, reach) for share, reach in zip(shares, reaches, strict=True)]
     return dict(zip(names, shown, strict=True))
 

@@ -32,6 +32,10 @@ FREE: dict[str, Any] = {"engine": "sync", "train": {"replays": 4}, "attack": {"n
         ({**FREE, "attack": {"name": "pgd"}}, "attack.name = 'pgd'", "pass that trains"),
         ({**FREE, "attack": {"name": "fgsm", "start": "last"}}, "attack.start = 'last'", "pass that trains"),
         ({**FREE, "attack": {"name": "fgsm", "loss": "kl"}}, "attack.loss = 'kl'", "pass that trains"),
+        ({"attack": {"name": "fgsm"}, "objective": {"name": "trades"}}, "attack.name = 'fgsm'", "gradient is 0"),
+        ({"attack": {"start": "zero"}, "objective": {"name": "trades"}}, "attack.start = 'zero'", "gradient is 0"),
+        ({"attack": {"name": "fgsm-rs"}, "allocator": {"name": "bullettrain"}}, "robust_steps = 2", "N_B = 1"),
+        ({"allocator": {"name": "oracle", "boundary_steps": 3, "robust_steps": 4}}, "robust_steps = 4", "N_B = 3"),
     ],
 )
 def test_what_cannot_work_is_refused(tree: dict[str, Any], named: str, why: str) -> None:
@@ -48,6 +52,9 @@ def test_what_cannot_work_is_refused(tree: dict[str, Any], named: str, why: str)
         FREE,
         {"attack": {"start": "last"}, "allocator": {"name": "bullettrain"}, "objective": {"name": "trades"}},
         {"engine": "simulated", "attack": {"start": "previous", "name": "fgsm"}},
+        {"attack": {"name": "fgsm-rs"}, "allocator": {"name": "bullettrain", "robust_steps": 0}},
+        {"attack": {"name": "fgsm-rs"}, "objective": {"name": "trades"}},
+        {"attack": {"name": "fgsm", "start": "uniform"}, "objective": {"name": "trades"}},
         {"attack": {"name": "n-fgsm"}, "data": {"augment": "crop"}},
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,9 @@ from safetensors import safe_open
 
 from sparring.errors import SparringError, UsageError
 from sparring.evaluation.runs import open_trained
-from sparring.export import export_run, fraction
+from sparring.export import export_run, fraction, model_info
 from sparring.models import build
-from sparring.runs import Run, open_run
+from sparring.runs import Run, open_run, overridden
 from sparring.training import train
 from tests.engines.runs import small
 
@@ -83,7 +84,14 @@ def test_robustbench_gets_a_state_dict_and_its_own_fields(run: Run, tmp_path: Pa
     fields = "link name authors additional_data number_forward_passes dataset venue architecture eps clean_acc reported"
     assert list(told) == [*fields.split(), "autoattack_acc", "footnote", "unreliable", "threat_model"]
     assert (told["eps"], told["threat_model"], told["architecture"]) == ("0.2", "Linf", "digits-cnn")
+    assert told["additional_data"] is False
     assert told["autoattack_acc"] is None and told["clean_acc"] is None, "PGD is not what RobustBench's field means"
+
+
+@pytest.mark.parametrize("changes", [{"data.extra": "npz:more"}, {"model.checkpoint": "base.safetensors"}])
+def test_images_that_others_have_not_are_told(run: Run, changes: dict[str, str]) -> None:
+    made = open_trained(run, {})
+    assert model_info(replace(made, config=overridden(made.config, changes)), run)["additional_data"] is True
 
 
 @pytest.mark.parametrize(

@@ -52,8 +52,9 @@ def attack_from(settings: AttackSettings, epsilon: float, objective: str = "pgd-
     """The attack of the settings at radius `epsilon` (ε now); the step size scales with it.
 
     Step-size rules: PGD 2.5·ε/κ (paper 001), FGSM 1.25·ε (paper 003; ε from zero, where the ball cuts the rest off),
-    N-FGSM ε. `objective` decides what is left to it: trades attacks the divergence, and trades and mart begin with a
-    little Gaussian noise. Of a start that is given from outside (previous, last) this is the one for those without.
+    N-FGSM ε. `objective` decides what is left to it: trades attacks the divergence, and PGD begins with a little
+    Gaussian noise under trades and mart. Of a start that is given from outside (previous, last) this is the one for
+    those without.
     `pgd_steps`: PGD with so many steps instead, by its own rule, where a guard asks for it.
     """
     if pgd_steps:
@@ -74,7 +75,7 @@ def _start_of(settings: AttackSettings, objective: str) -> Start:
         return settings.start
     if settings.name == "fgsm":
         return "zero"
-    return "uniform" if objective == "pgd-at" or settings.name == "n-fgsm" else "gaussian"
+    return "uniform" if objective == "pgd-at" or settings.name in ("fgsm-rs", "n-fgsm") else "gaussian"
 
 
 def attack_within(settings: AttackSettings, radius: float, objective: str = "pgd-at") -> Attack:

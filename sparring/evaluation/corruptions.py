@@ -124,10 +124,15 @@ def summarised(source: str, clean: Tensor, right: Tensor) -> Corruptions:
 
 
 def mean_of_images(right: Tensor) -> tuple[float, Pair]:
-    """Mean of bool [versions, N] and its 95 % interval: normal, over the means of the N images."""
+    """Mean of bool [versions, N] and its 95 % interval: normal, over the means of the N images.
+
+    Where these are all alike and say nothing of their spread it is Wilson's.
+    """
     images = right.double().mean(0)
     mean = float(images.mean())
-    reach = 1.959964 * float(images.std(correction=1)) / math.sqrt(len(images)) if len(images) > 1 else 1.0
+    if len(images) < 2 or bool((images == images[0]).all()):
+        return mean, interval(round(mean * len(images)), len(images))
+    reach = 1.959964 * float(images.std(correction=1)) / math.sqrt(len(images))
     return mean, (max(0.0, mean - reach), min(1.0, mean + reach))
 
 

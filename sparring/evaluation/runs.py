@@ -13,6 +13,7 @@ from torch import nn
 from sparring.config import Config, flatten, load
 from sparring.data import Dataset
 from sparring.data import load as load_data
+from sparring.engines.threads import cores
 from sparring.errors import SparringError, UsageError
 from sparring.evaluation.corruptions import corruptions
 from sparring.evaluation.curves import curves
@@ -60,6 +61,7 @@ def open_trained(run: Run, changes: dict[str, str], *, best: bool = False) -> Tr
     test = load_data(config.data, "test")
     model = build(config.model, test.shape, test.classes, config.train.seed)
     _load(path, model, config.evaluation.weights)
+    torch.set_num_threads(config.trainer.threads or cores())
     if torch.cuda.is_available() and config.trainer.device != "cpu":
         model.to("cuda")
     return Trained(config, model, test, path)
@@ -130,7 +132,15 @@ def transfer_runs(
     _require_different(runs)
     opened = [open_trained(run, changes, best=best) for run in runs]
     members = [
-        Member(name, made.model, made.test, made.config.attack, made.config.data.name, made.checkpoint.name)
+        Member(
+            name,
+            made.model,
+            made.test,
+            made.config.attack,
+            made.config.objective.name,
+            made.config.data.name,
+            made.checkpoint.name,
+        )
         for name, made in zip(_names(runs), opened, strict=True)
     ]
     first = opened[0].config

@@ -31,6 +31,7 @@ class Member:
     model: nn.Module
     test: Dataset
     threat: AttackSettings
+    objective: str
     data: str
     checkpoint: str
 
@@ -47,6 +48,7 @@ class Matrix:
     attacks: list[str]
     samples: int
     clean: list[float]
+    clean_interval: list[Pair]
     accuracy: list[list[float]]
     interval: list[list[Pair]]
 
@@ -88,6 +90,7 @@ def transfer(
         attacks=[_described(attack) for attack in attacks],
         samples=total,
         clean=[count / total for count in clean.tolist()],
+        clean_interval=[interval(count, total) for count in clean.tolist()],
         accuracy=[[count / total for count in row] for row in counts.tolist()],
         interval=[[interval(count, total) for count in row] for row in counts.tolist()],
     )
@@ -102,7 +105,7 @@ def _attack_of(member: Member, settings: EvaluationSettings, as_trained: bool) -
     """Cross-entropy in either case: TRADES' divergence is no attack on the label."""
     if not as_trained:
         return attack_for(member.threat, settings)
-    return replace(attack_from(member.threat, member.threat.epsilon), loss="ce")
+    return replace(attack_from(member.threat, member.threat.epsilon, member.objective), loss="ce")
 
 
 def _survivors(

@@ -359,13 +359,17 @@ class Session:
         if not acts and not (settings.gap_every and step % settings.gap_every == 0):
             return
         oldest = min(range(len(shards)), key=lambda number: shards[number].version)
-        gap = measure(self.config, self.learner, shards[oldest], guard.staleness_samples)
+        gap = measure(self.config, self.learner, shards[oldest], self._start_again(shards[oldest]))
         if gap is None:
             return
         self.state.fresh_minus_stale, self.state.fresh_minus_stale_loss = gap.accuracy, gap.loss
         if acts:
             self.state.gradients += gap.gradients
             self._act_on(gap, self._age_weight(shards, oldest))
+
+    def _start_again(self, shard: Shard) -> Given | None:
+        """Where the attack on a shard began that has not been trained on yet."""
+        return self.start_of(shard.key, shard.epsilon)
 
     def _age_weight(self, shards: Sequence[Shard], number: int) -> float:
         ages = [self.learner.step - shard.version for shard in shards]

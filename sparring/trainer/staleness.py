@@ -19,12 +19,13 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from sparring.attacks import frozen, perturb, perturbed
-from sparring.attacks.gradient import attack_within, cross_entropy
+from sparring.attacks import frozen, perturbed
+from sparring.attacks.gradient import cross_entropy, noise_of
+from sparring.attacks.starts import Given
 from sparring.config import Config, GuardSettings, depth
 from sparring.queue.messages import Shard
-from sparring.randomness import generator
 from sparring.trainer.learner import Learner
+from sparring.workers.generator import produce
 
 HALF_LIFE = 8.0  # steps: a shard of 16 weighs a quarter, as in the design's measurement
 RELAX_BELOW = 0.5  # of the threshold
@@ -110,27 +111,26 @@ def age_weights(ages: Sequence[int], sizes: Sequence[int], half_life: float | No
     return weights / weights.mean()
 
 
-def measure(config: Config, learner: Learner, shard: Shard, most: int) -> Gap | None:
-    """Attack the first `most` attacked examples of the shard anew under the present weights, and compare.
+def measure(config: Config, learner: Learner, shard: Shard, start: Given | None = None) -> Gap | None:
+    """Make the shard anew under the present weights, as a worker that has them would, and compare what was attacked.
 
-    Past the cliff of staleness the accuracy gap is far below 0 (paper 001, Fig. 5). None: nothing was attacked, or
-    views, which do not depend on weights.
+    The same start (`start`: where one is given), random numbers and allocator: with weights that are not stale the gap
+    is 0. Past the cliff of staleness that of accuracy is far below 0 (paper 001, Fig. 5). None: nothing was attacked,
+    or views, which do not depend on weights.
     """
     if shard.views is not None:
         return None
-    attacked = shard.delta.flatten(1).any(1).nonzero().flatten()[:most]
-    if len(attacked) == 0:
-        return None
+    now = learner.controls()._replace(epsilon=shard.epsilon / (1 + noise_of(config.attack)))
+    indices = learner.plan.indices(shard.key.epoch, shard.key.number)
+    renewed = produce(config, learner.model, learner.dataset, shard.key, indices, now, learner.step, start)
     x, y = learner.clean(shard)
-    attacked = attacked.to(x.device)
-    x, y, delta = x[attacked], y[attacked], shard.delta.to(x.device)[attacked]
-    attack = attack_within(config.attack, shard.epsilon, config.objective.name)
-    random = generator(config.train.seed, "attack", shard.key.epoch, shard.key.number)
-    with frozen(learner.model):
-        renewed = perturb(learner.model, x, y, attack, random)
-        with torch.no_grad():
-            fresh, stale = (learner.model(perturbed(x, one)) for one in (renewed, delta))
+    deltas = [one.delta.to(x.device) for one in (renewed, shard)]
+    attacked = (deltas[0] != 0).flatten(1).any(1) | (deltas[1] != 0).flatten(1).any(1)
+    if not bool(attacked.any()):
+        return None
+    with frozen(learner.model), torch.no_grad():
+        fresh, stale = (learner.model(perturbed(x, delta))[attacked] for delta in deltas)
+    y = y[attacked]
     right = [(logits.argmax(1) == y).float().mean() for logits in (fresh, stale)]
     losses = [cross_entropy(logits, y).mean() for logits in (fresh, stale)]
-    gradients = attack.restarts * attack.steps * len(y)
-    return Gap(float(right[0] - right[1]), float(losses[0] - losses[1]), gradients)
+    return Gap(float(right[0] - right[1]), float(losses[0] - losses[1]), renewed.gradients)

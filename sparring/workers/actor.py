@@ -76,7 +76,7 @@ class Worker:
         device = device_for("auto", self.config.workers.num_gpus)
         model = copy.deepcopy(parts.model).to(device).eval().requires_grad_(False)
         self.model = for_training(model, self.config.model)
-        self.attacker = attacker_of(self.config, self.model, self.dataset)
+        self.attacker = attacker_of(self.config, self.model, self.dataset, hold_back=self.config.allocator.hold_back)
         self.exchange, self.most_tickets = exchanges(self.config), tickets_at_once(self.config)
         self.weights = Weights(
             route(self.config, self.model, self.beating, store),

@@ -109,7 +109,7 @@ class OneByOne:
         return [shard]
 
 
-def attacker_of(config: Config, model: nn.Module, dataset: Dataset, *, hold_back: bool = True) -> Attacker:
+def attacker_of(config: Config, model: nn.Module, dataset: Dataset, *, hold_back: bool) -> Attacker:
     """What the settings ask for; `hold_back` matters to `Slots`."""
     count = slots_of(config)
     if count:

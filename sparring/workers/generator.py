@@ -28,7 +28,7 @@ class Assignment:
     x: float32 [N, C, H, W] and targets (int64 [N] or float32 [N, K]) on the model's device, labels: int64 [N]; `start`
     and `known`: where the attack begins, see `iterate`; `allocation` is None where all examples get the attack's own
     steps. `seconds` is what making it ready took, `classifying_seconds` the part of it that an attack without allocator
-    would not need.
+    would not need, and `classifying_gradients` are the oracle's.
     """
 
     key: Key
@@ -45,6 +45,7 @@ class Assignment:
     allocation: Allocation | None
     seconds: float
     classifying_seconds: float
+    classifying_gradients: int
 
     @property
     def owner(self) -> tuple[int, Key]:
@@ -65,7 +66,7 @@ class Assignment:
 
     def shard(self, delta: Tensor, *, version: int, seconds: float, cost_seconds: float, gradient_s: float) -> Shard:
         """The product; `gradient_s` is what one gradient evaluation takes in a full batch, 0 where that is unknown."""
-        gradients = self.attack.restarts * sum(self.step_counts())
+        gradients = self.attack.restarts * sum(self.step_counts()) + self.classifying_gradients
         ready = self.seconds - self.classifying_seconds
         return Shard(
             key=self.key,
@@ -127,6 +128,7 @@ def assign(
         allocation=allocation,
         seconds=ended - began,
         classifying_seconds=0.0 if allocation is None else ended - classified_from,
+        classifying_gradients=ORACLE_STEPS * len(labels) if config.allocator.name == "oracle" else 0,
     )
 
 
@@ -211,14 +213,15 @@ class Production:
         )
 
     def _gradient_s(self) -> float:
-        """Seconds of a gradient evaluation in the largest steps, those nearest to a full batch."""
+        """Seconds of a gradient evaluation in the largest steps; 0 (unknown) where they were of less than half the
+        batch, whose examples are dearer than a full one's."""
         sizes = [
             sum(count >= self._longest - step % self._longest for count in self._counts)
             for step in range(len(self.step_seconds))
         ]
         largest = max(sizes, default=0)
         taken = [seconds for size, seconds in zip(sizes, self.step_seconds, strict=True) if size == largest]
-        return sum(taken) / (largest * len(taken)) if taken else 0.0
+        return sum(taken) / (largest * len(taken)) if taken and 2 * largest >= len(self._counts) else 0.0
 
 
 def begin(

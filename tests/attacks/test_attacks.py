@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sparring.attacks import Attack, attack_from, frozen, input_gradient, iterate, perturb, perturbed, warmed_up
-from sparring.attacks.gradient import cross_entropy
+from sparring.attacks.gradient import cross_entropy, starting_point
 from sparring.config import AttackSettings
 
 NORMS = ("linf", "l2")
@@ -97,6 +97,83 @@ def test_pgd_agrees_with_a_float64_transcription(norm: str) -> None:
     ours = perturb(small_network(), x, y, attack, random())
     theirs = float64_pgd(small_network(), x, y, torch.zeros_like(x), attack)
     assert (ours - theirs).abs().max() < 1e-4 if norm == "l2" else ((ours - theirs).abs() > 1e-5).float().mean() < 0.01
+
+
+def network_with_batch_norm() -> nn.Module:
+    """In train mode, its running statistics far from those of a batch."""
+    torch.manual_seed(5)
+    norm = nn.BatchNorm2d(4)
+    norm.load_state_dict(
+        {**norm.state_dict(), "running_mean": torch.full((4,), 0.3), "running_var": torch.full((4,), 0.5)}
+    )
+    return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), norm, nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 10)).train()
+
+
+def float64_attack(objective: str, x: Tensor, y: Tensor, settings: AttackSettings, noise: Tensor) -> Tensor:
+    """The inner loop of TRADES (divergence) and MART (cross-entropy) in float64; under L2 with the norms' own steps."""
+    model, rows, point = network_with_batch_norm().eval().double(), x.double(), (x + noise).double()
+    alpha = 2.5 * settings.epsilon / settings.steps
+    with torch.no_grad():
+        natural = model(rows).softmax(1)
+    for _ in range(settings.steps):
+        point = point.detach().requires_grad_(True)
+        logits = model(point)
+        if objective == "trades":
+            loss = (natural * (natural.log() - logits.log_softmax(1))).sum()
+        else:
+            loss = -logits.log_softmax(1)[torch.arange(len(y)), y].sum()
+        (gradient,) = torch.autograd.grad(loss, point)
+        if settings.norm == "linf":
+            point = torch.minimum(
+                torch.maximum(point + alpha * gradient.sign(), rows - settings.epsilon), rows + settings.epsilon
+            )
+        else:
+            sizes = gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+            delta = point + alpha * gradient / sizes - rows
+            reach = delta.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+            point = rows + delta * (settings.epsilon / reach).clamp(max=1)
+        point = point.clamp(0, 1)
+    return point - rows
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("objective", ["trades", "mart"])
+def test_the_attacks_of_trades_and_mart_agree_with_a_float64_transcription(objective: str, norm: str) -> None:
+    """Start beside the image and not clamped, the objective's loss, step, ball, box; running statistics."""
+    (x, y), model = images(), network_with_batch_norm()
+    x[0, 0, :3], x[0, 0, 3:] = 0.0, 1.0  # the start leaves the box here
+    settings = AttackSettings.model_validate({"norm": norm, "epsilon": 0.2, "steps": 6})
+    noise = 0.001 * torch.randn(x.shape, generator=random())
+    with frozen(model):
+        ours = perturb(model, x, y, attack_from(settings, 0.2, objective), random())
+    theirs = float64_attack(objective, x, y, settings, noise)
+    assert model.training and ((ours - theirs).abs() > 1e-4).double().mean() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("name", "objective", "start", "loss"),
+    [
+        ("pgd", "pgd-at", "uniform", "ce"),
+        ("pgd", "trades", "gaussian", "kl"),
+        ("pgd", "mart", "gaussian", "ce"),
+        ("fgsm", "mart", "zero", "ce"),
+        ("fgsm-rs", "trades", "uniform", "kl"),
+        ("fgsm-rs", "mart", "uniform", "ce"),
+        ("n-fgsm", "trades", "uniform", "kl"),
+    ],
+)
+def test_start_and_loss_are_the_objectives_but_a_name_that_says_its_start_has_it(
+    name: str, objective: str, start: str, loss: str
+) -> None:
+    attack = attack_from(AttackSettings.model_validate({"name": name}), 0.1, objective)
+    assert (attack.start, attack.loss) == (start, loss)
+
+
+def test_the_gaussian_start_is_neither_put_into_the_ball_nor_into_the_image() -> None:
+    x = torch.zeros(4, 1, 6, 6)
+    start = starting_point(x, Attack("linf", 1e-4, 1, 1e-4, start="gaussian"), random())
+    assert torch.equal(start, 0.001 * torch.randn(x.shape, generator=random()))
+    assert start.min() < 0 and start.abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from sparring.data import ArrayDataset, load
 from sparring.errors import SparringError, UsageError
 from sparring.evaluation import corruptions as module
 from sparring.evaluation.corruptions import CORRUPTIONS, corruptions, made, mean_of_images, read
+from sparring.evaluation.robustness import interval
 
 
 class FirstPixel(nn.Module):
@@ -74,6 +75,11 @@ def test_the_interval_of_a_mean_counts_every_image_once() -> None:
     mean, found = mean_of_images(same)
     reach = 1.959964 * math.sqrt(0.75 * 0.25 * 4 / 3) / 2
     assert mean == 0.75 and found == pytest.approx((0.75 - reach, 1.0))
+
+
+def test_images_that_are_all_alike_are_no_proof_of_certainty() -> None:
+    mean, found = mean_of_images(torch.ones(75, 6, dtype=torch.bool))
+    assert (mean, found) == (1.0, interval(6, 6)) and found[0] < 0.7
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,11 @@ from tests.evaluation.small import Brightness, Shattered, distances, greys
 MARGINS = torch.cat([torch.linspace(0.03, 0.41, 20), -torch.linspace(0.03, 0.41, 20)])
 
 
-def member(called: str, model: Brightness, test: ArrayDataset | None = None, **threat: Any) -> Member:
+def member(
+    called: str, model: Brightness, test: ArrayDataset | None = None, objective: str = "pgd-at", **threat: Any
+) -> Member:
     settings = AttackSettings.model_validate({"epsilon": 0.1, "steps": 3, **threat})
-    return Member(called, model, test or greys(MARGINS), settings, "greys", "step-000000001")
+    return Member(called, model, test or greys(MARGINS), settings, objective, "greys", "step-000000001")
 
 
 def matrix(*members: Member, as_trained: bool = False, **settings: Any) -> Matrix:
@@ -59,11 +61,13 @@ def test_the_count_and_the_intervals_are_told() -> None:
 
 def test_as_trained_each_source_attacks_as_it_was_trained() -> None:
     one, two = member("a", Brightness(), name="fgsm"), member("b", Brightness(), steps=4)
-    found = matrix(one, two, as_trained=True)
+    found = matrix(one, two, member("c", Brightness(), objective="trades", steps=4), as_trained=True)
     assert found.attacks == [
         "PGD-1, 1 restart, step 0.1, linf 0.1, zero start",
         "PGD-4, 1 restart, step 0.0625, linf 0.1",
+        "PGD-4, 1 restart, step 0.0625, linf 0.1, gaussian start",
     ]
+    assert found.clean_interval == [interval(round(40 * share), 40) for share in found.clean]
 
 
 @pytest.mark.parametrize(
