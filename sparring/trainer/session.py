@@ -30,11 +30,10 @@ from sparring.trainer.parts import Parts
 from sparring.trainer.pruner import Decision, Pruner
 from sparring.trainer.staleness import Gap, StalenessGuard, age_weights, ladder, measure
 from sparring.trainer.starts import starts_of
-from sparring.workers.allocator import augmix_speedup, theoretical_speedup
+from sparring.workers.allocator import CLASSES, augmix_speedup, theoretical_speedup
 
 log = logging.getLogger(__name__)
 STATE_EVERY_S = 0.5
-CLASSES = ("outlier", "boundary", "robust")
 JUDGED = ("clean_accuracy", "robust_accuracy", "clean_interval", "robust_interval")
 
 
@@ -87,7 +86,11 @@ class Session:
             total_steps=self.last_step,
             epochs=self.plan.epochs,
             max_staleness=bound(self.config),
+            workers_wanted=self._workers_wanted(),
         )
+
+    def _workers_wanted(self) -> int:
+        return self.config.workers.count if self.config.engine == "ray" else 0
 
     @property
     def last_step(self) -> int:
@@ -107,6 +110,7 @@ class Session:
         self._continue_from(checkpoint)
         if self.overfitting.on:
             self.overfitting.take(checkpoint)
+        self.state.checkpointed = path.stat().st_mtime
         self._began = time.monotonic() - self.state.seconds
         log.info("continued from %s", path.name)
         return checkpoint
@@ -121,7 +125,7 @@ class Session:
         total = self.state.total_steps
         self.state = RunState.from_dict(checkpoint.counters)
         self.state.total_steps, self.state.engine = total, self.config.engine
-        self.state.max_staleness = bound(self.config)
+        self.state.max_staleness, self.state.workers_wanted = bound(self.config), self._workers_wanted()
         self.learner.pgd_until, self.staleness.level = self.state.pgd_until, self.state.staleness_level
         self._recall_pruning(checkpoint.step)
         self._best = float(checkpoint.counters.get("best_robust_accuracy", -1.0))
@@ -409,6 +413,7 @@ class Session:
         """With the present weights."""
         model, average, keep = self.learner.model, self.learner.average, self.config.checkpoint.keep
         checkpoints.save(self.run.checkpoints, model, checkpoint, keep, best, average)
+        self.state.checkpointed = time.time()
 
     def _counters(self) -> dict[str, Any]:
         own = {"best_robust_accuracy": self._best, "rate_scale": self.learner.rate_scale}
