@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -78,6 +79,12 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
                 lambda: ended(process, log) or [each for each in targets(prometheus) if each["health"] == "up"],
             )
             seen = {"targets": healthy, "named": [path.name for path in prometheus.targets.iterdir()]}
+            seen["top"] = subprocess.run(
+                [sys.executable, "-m", "sparring", "top", str(root / NAME)],
+                capture_output=True,
+                text=True,
+                timeout=WAIT_S,
+            )
             wait_for("the end of the run", lambda: ended(process, log))
             yield Watched(prometheus, began, time.time(), seen)
         finally:
@@ -120,6 +127,13 @@ def test_the_run_can_be_chosen_by_its_name(watched: Watched) -> None:
 def test_the_alert_rules_are_evaluated_without_an_error(watched: Watched) -> None:
     (group,) = watched.prometheus.ask("rules")["groups"]
     assert {(rule["health"], rule.get("lastError", "")) for rule in group["rules"]} == {("ok", "")}
+
+
+def test_top_follows_the_run_through_its_queue_to_its_end(watched: Watched) -> None:
+    followed = watched.while_it_ran["top"]
+    lines = followed.stdout.splitlines()
+    assert (followed.returncode, followed.stderr) == (0, "")
+    assert lines[-1].startswith(f"{NAME}: finished | step ") and all(line.startswith(f"{NAME}: ") for line in lines)
 
 
 def test_nothing_of_a_healthy_run_is_alarming(watched: Watched) -> None:
