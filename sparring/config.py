@@ -439,6 +439,8 @@ class MetricsSettings(Settings):
     """Folder that Prometheus watches (file_sd_configs): while the run goes on, a file there names its endpoint."""
     every_steps: int = setting(20, "steps", ge=1)
     """Steps between lines of metrics.jsonl."""
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = setting((), "list of names")
+    """Who is told of these lines too; each is an extra of its name (pip install 'sparring[tensorboard]')."""
 
 
 class Config(Settings):

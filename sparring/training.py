@@ -25,6 +25,7 @@ from sparring.observe.exporter import Exporter
 from sparring.observe.logs import to_file
 from sparring.observe.report import summary
 from sparring.observe.state import RunState
+from sparring.observe.trackers import require_trackers
 from sparring.runs import Run, create, open_run, overridden, with_absolute_paths, write_atomically
 from sparring.trainer import checkpoints
 from sparring.trainer.parts import Parts, prepare
@@ -127,6 +128,7 @@ def check(config: Config, *, starts: bool) -> Parts:
     """
     check_combinations(config)
     require_folder(config.metrics.file_sd)
+    require_trackers(config.metrics.trackers)
     if config.engine == "ray":
         from sparring.engines.ray import check_resources
 

@@ -20,6 +20,7 @@ from sparring.errors import NonFinite, Overfitted, RollBack, SparringError
 from sparring.evaluation import evaluate, evaluate_views, judge
 from sparring.models import build
 from sparring.observe.state import RunState
+from sparring.observe.trackers import Tracking
 from sparring.queue.messages import Key, Shard
 from sparring.runs import Run
 from sparring.trainer import checkpoints
@@ -67,6 +68,7 @@ class Session:
         self._best = -1.0
         self._recent: list[StepResult] = []
         self._batch: Shard | None = None
+        self._tracking = Tracking(parts.config, run)
         self._history = run.history.open("a", buffering=1)
 
     def _load_initial(self, model: nn.Module) -> nn.Module:
@@ -393,9 +395,10 @@ class Session:
         )
 
     def record(self) -> None:
-        """One line of metrics.jsonl."""
+        """One line of metrics.jsonl, and the same to the trackers."""
         with self.run.metrics.open("a") as file:
             file.write(json.dumps({"time": time.time(), **self.state.as_dict()}) + "\n")
+        self._tracking(self.state)
 
     def report_soon(self, force: bool = False) -> None:
         """Tell the state to whoever watches, at most twice a second."""
@@ -443,6 +446,7 @@ class Session:
         self.guard_against_overfitting(ledger_state)
         self.state.phase = self.stop_reason or "evaluating"
         self.record()
+        self._tracking.close()
         self.save(ledger_state)
         self.report_soon(force=True)
         return self.stop_reason or "finished"
