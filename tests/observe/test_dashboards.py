@@ -13,6 +13,9 @@ from typing import Any
 
 import pytest
 import yaml  # type: ignore[import-untyped]
+from grafana_foundation_sdk.cog import plugins
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.dashboard import Dashboard as GrafanaDashboard
 
 from sparring.observe.dashboards import DASHBOARDS, LEFT_OUT, RUNS
 from sparring.observe.dashboards.grafana import SOURCE, dashboard_json, file_name
@@ -64,6 +67,26 @@ def test_ids_are_unique() -> None:
         shown = written(dashboard)["panels"]
         for name in ("id", "title"):
             assert len({panel[name] for panel in shown}) == len(shown) == len(dashboard.panels)
+
+
+@each_dashboard
+def test_grafanas_own_types_know_every_field_and_value(dashboard: Dashboard) -> None:
+    plugins.register_default_plugins()
+    read = GrafanaDashboard.from_json(written(dashboard))
+    back = json.loads(json.dumps(read, cls=JSONEncoder))
+    assert list(lost(written(dashboard), back)) == []
+
+
+def lost(before: Any, after: Any, path: str = "") -> Iterator[str]:
+    """Where `after` lacks or alters what is in `before`; what it has beside are defaults."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key, value in before.items():
+            yield from lost(value, after.get(key), f"{path}/{key}")
+    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        for number, (one, other) in enumerate(zip(before, after, strict=True)):
+            yield from lost(one, other, f"{path}/{number}")
+    elif before != after:
+        yield path
 
 
 @each_dashboard
