@@ -155,6 +155,18 @@ def status(run: RunPath, as_json: Json = False) -> None:
 
 
 @app.command()
+def top(run: RunPath) -> None:
+    """Watch a run that goes on elsewhere until it ends: live on a terminal, else a line now and then."""
+    from sparring.control import follow, require_going_on
+    from sparring.observe.progress import Progress
+
+    watched = open_run(run)
+    require_going_on(watched)
+    with Progress(watched.path.name, Console()) as progress:
+        follow(watched, progress.update)
+
+
+@app.command()
 def stop(
     run: RunPath, timeout_s: Annotated[float, typer.Option(help="How long to wait for it to end.")] = 90.0
 ) -> None:

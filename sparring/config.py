@@ -444,8 +444,12 @@ class MetricsSettings(Settings):
     """Its port; 0 picks a free one. Written to the run's folder."""
     enabled: bool = setting(True, "flag")
     """Serve metrics."""
+    file_sd: Path | None = setting(None, "path")
+    """Folder that Prometheus watches (file_sd_configs): while the run goes on, a file there names its endpoint."""
     every_steps: int = setting(20, "steps", ge=1)
     """Steps between lines of metrics.jsonl."""
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = setting((), "list of names")
+    """Who is told of these lines too; each is an extra of its name (pip install 'sparring[tensorboard]')."""
 
 
 class Config(Settings):

@@ -206,7 +206,7 @@ def overridden(config: Config, values: dict[str, Any]) -> Config:
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """With the paths to data and weights made absolute: a run is resumed and evaluated from other folders too."""
+    """With the paths to data, weights and the like made absolute: a run is resumed from other folders too."""
     changes: dict[str, Any] = {}
     for name, value in (("data.name", config.data.name), ("data.extra", config.data.extra or "")):
         kind, colon, path = value.partition(":")
@@ -216,6 +216,7 @@ def with_absolute_paths(config: Config) -> Config:
         "data.root": config.data.root,
         "model.checkpoint": config.model.checkpoint,
         "corruptions.root": config.corruptions.root,
+        "metrics.file_sd": config.metrics.file_sd,
     }
     for name, place in places.items():
         if place is not None:

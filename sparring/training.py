@@ -20,10 +20,12 @@ from sparring.engines.threads import trainer_attacks, trainer_threads
 from sparring.errors import RollBack, SparringError, UsageError
 from sparring.models.forward import require_compiler
 from sparring.models.starting import not_fresh, start_from
+from sparring.observe.discovery import announced, reachable, require_folder
 from sparring.observe.exporter import Exporter
 from sparring.observe.logs import to_file
 from sparring.observe.report import summary
 from sparring.observe.state import RunState
+from sparring.observe.trackers import require_trackers
 from sparring.runs import Run, create, open_run, overridden, with_absolute_paths, write_atomically
 from sparring.trainer import checkpoints
 from sparring.trainer.parts import Parts, prepare
@@ -126,6 +128,8 @@ def check(config: Config, *, starts: bool) -> Parts:
         SparringError: the first thing that is wrong.
     """
     check_combinations(config)
+    require_folder(config.metrics.file_sd)
+    require_trackers(config.metrics.trackers)
     if config.engine == "ray":
         from sparring.engines.ray import check_resources
 
@@ -209,7 +213,10 @@ def _execute(
             run.initial.mkdir()
             checkpoints.save_weights(run.initial, parts.model)
         if exporter is not None:
-            run.write_json("metrics.json", {"url": f"http://{config.metrics.bind}:{exporter.port}/metrics"})
+            address = reachable(config.metrics.bind, exporter.port)
+            run.write_json("metrics.json", {"url": f"http://{address}/metrics"})
+            if config.metrics.file_sd is not None:
+                stack.enter_context(announced(config.metrics.file_sd, run, address))
         if warning:
             log.warning("%s", warning)
             watch.state.message = warning

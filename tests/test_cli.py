@@ -166,6 +166,7 @@ def labels_outside(folder: Path) -> str:
         (["train", "--ray.address", "auto"], "cannot reach an embedded server. Set queue.redis_url"),
         (["status", "nowhere"], "nowhere is no run folder: it has no config.toml"),
         (["stop", "nowhere"], "is no run folder"),
+        (["top", "nowhere"], "is no run folder"),
         (["resume", "nowhere"], "is no run folder"),
         (["resume", "nowhere", "--seeds", "1"], "--seeds: no such setting; the nearest is seed"),
         (["evaluate", "nowhere"], "is no run folder"),

@@ -10,6 +10,8 @@ from sparring.observe.state import RunState
 Workers = Mapping[str, Mapping[str, Any]]
 Labelled = tuple[tuple[str, ...], Any]
 Source = Callable[[RunState, Workers], Iterable[Labelled]]
+# Why a shard is dropped; what is not known here is told once it happens.
+DROP_REASONS = ("stale", "superseded", "lease_expired", "failed", "payload_missing", "payload_corrupt", "queue_lost")
 
 
 class Metric(NamedTuple):
@@ -27,9 +29,11 @@ def of_state(field: str) -> Source:
     return lambda state, workers: [((), getattr(state, field))]
 
 
-def by_reason(field: str) -> Source:
-    """A counter of the run by reason."""
-    return lambda state, workers: [((reason,), value) for reason, value in dict(getattr(state, field)).items()]
+def by_reason(field: str, *known: str) -> Source:
+    """A counter of the run by reason; those `known` are told from the start, as 0: a rate needs two readings."""
+    return lambda state, workers: [
+        ((reason,), value) for reason, value in {**dict.fromkeys(known, 0), **getattr(state, field)}.items()
+    ]
 
 
 def of_workers(field: str) -> Source:
@@ -55,6 +59,13 @@ def _worker_waits(state: RunState, workers: Workers) -> Iterator[Labelled]:
             yield (worker, reason), seconds
 
 
+def _worker_classes(state: RunState, workers: Workers) -> Iterator[Labelled]:
+    for worker, beat in workers.items():
+        classes = beat.get("allocated")
+        for name, count in classes.items() if isinstance(classes, Mapping) else ():
+            yield (worker, str(name)), number(count)
+
+
 def _worker_info(state: RunState, workers: Workers) -> Iterator[Labelled]:
     for worker, beat in workers.items():
         yield (worker, str(beat.get("node", "")), str(beat.get("pid", ""))), 1
@@ -63,6 +74,11 @@ def _worker_info(state: RunState, workers: Workers) -> Iterator[Labelled]:
 def _consumed(state: RunState, workers: Workers) -> Iterator[Labelled]:
     yield ("worker",), state.worker_shards
     yield ("trainer",), state.trainer_shards
+
+
+def _network(state: RunState, workers: Workers) -> Iterator[Labelled]:
+    yield ("in",), state.queue_received_bytes
+    yield ("out",), state.queue_sent_bytes
 
 
 def _updated(state: RunState, workers: Workers) -> Iterator[Labelled]:
@@ -110,7 +126,7 @@ METRICS: tuple[Metric, ...] = (
         "sparring_trainer_wait_seconds_total",
         "counter",
         "Seconds that the trainer waited, by reason.",
-        by_reason("wait_seconds"),
+        by_reason("wait_seconds", "first_shard", "shards"),
         ("reason",),
     ),
     Metric(
@@ -167,7 +183,7 @@ METRICS: tuple[Metric, ...] = (
         "sparring_shards_dropped_total",
         "counter",
         "Shards lost or thrown away whose tickets were issued again, by reason.",
-        by_reason("dropped"),
+        by_reason("dropped", *DROP_REASONS),
         ("reason",),
     ),
     Metric(
@@ -182,12 +198,26 @@ METRICS: tuple[Metric, ...] = (
         "Shards that were issued and whose step has not ended yet.",
         of_state("outstanding"),
     ),
+    Metric("sparring_shards_leased", "gauge", "Shards that somebody attacks now.", of_state("leased")),
     Metric("sparring_shards_ready", "gauge", "Shards that wait to be trained on.", of_state("ready")),
     Metric(
         "sparring_queue_bytes",
         "gauge",
         "Memory that the queue's server uses, in bytes.",
         of_state("queue_bytes"),
+    ),
+    Metric(
+        "sparring_queue_limit_bytes",
+        "gauge",
+        "Memory that the queue's server may use (maxmemory), in bytes; absent where it has no limit.",
+        of_state("queue_limit_bytes"),
+    ),
+    Metric(
+        "sparring_queue_network_bytes_total",
+        "counter",
+        "Bytes into and out of the queue's server since it was started, of all its clients.",
+        _network,
+        ("direction",),
     ),
     Metric(
         "sparring_gradient_evaluations_total",
@@ -267,7 +297,7 @@ METRICS: tuple[Metric, ...] = (
         "sparring_staleness_guard_decisions_total",
         "counter",
         "Times that the staleness guard has switched a remedy on (tightened) or off (relaxed).",
-        by_reason("staleness_decisions"),
+        by_reason("staleness_decisions", "tightened", "relaxed"),
         ("decision",),
     ),
     Metric(
@@ -313,6 +343,12 @@ METRICS: tuple[Metric, ...] = (
         of_state("publish_bytes"),
     ),
     Metric("sparring_snapshot_version", "gauge", "Step whose weights were published last.", of_state("version")),
+    Metric(
+        "sparring_checkpoint_timestamp_seconds",
+        "gauge",
+        "When the last checkpoint was written, Unix time in seconds; absent until there is one.",
+        of_state("checkpointed"),
+    ),
     Metric("sparring_fence", "gauge", "The run's fence; it grows with every start or resume.", of_state("fence")),
     Metric(
         "sparring_clean_accuracy",
@@ -353,6 +389,12 @@ METRICS: tuple[Metric, ...] = (
         of_state("epsilon"),
     ),
     Metric("sparring_learning_rate", "gauge", "Learning rate now.", of_state("learning_rate")),
+    Metric(
+        "sparring_workers_wanted",
+        "gauge",
+        "Workers that the run should have; 0 where it has none by design.",
+        of_state("workers_wanted"),
+    ),
     Metric(
         "sparring_worker_info",
         "gauge",
@@ -421,6 +463,34 @@ METRICS: tuple[Metric, ...] = (
         "counter",
         "Newer weights that the worker swapped in between two attack steps.",
         of_workers("swaps"),
+        ("worker",),
+    ),
+    Metric(
+        "sparring_worker_allocated_examples_total",
+        "counter",
+        "Examples that the allocator took for outliers, boundary or robust ones, by the worker that attacked them.",
+        _worker_classes,
+        ("worker", "class"),
+    ),
+    Metric(
+        "sparring_worker_gpu_memory_bytes",
+        "gauge",
+        "Memory in use on the worker's GPU, by whomever, in bytes; absent without an NVIDIA GPU.",
+        of_workers("gpu_memory_bytes"),
+        ("worker",),
+    ),
+    Metric(
+        "sparring_worker_gpu_memory_limit_bytes",
+        "gauge",
+        "Memory that the worker's GPU has, in bytes; absent without an NVIDIA GPU.",
+        of_workers("gpu_memory_limit_bytes"),
+        ("worker",),
+    ),
+    Metric(
+        "sparring_worker_gpu_utilisation_ratio",
+        "gauge",
+        "Share of the last moment in which the worker's GPU computed, for whomever; absent without an NVIDIA GPU.",
+        of_workers("gpu_utilisation"),
         ("worker",),
     ),
 )

@@ -1,4 +1,4 @@
-"""How a run is watched: a live view on a terminal, a line now and then elsewhere; always on stderr."""
+"""How a run is watched: a live view on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 

@@ -45,7 +45,11 @@ class RunState:
     set_aside: int = 0
     outstanding: int = 0
     ready: int = 0
+    leased: int = 0
     queue_bytes: int = 0
+    queue_limit_bytes: int | None = None
+    queue_received_bytes: int = 0
+    queue_sent_bytes: int = 0
     wait_seconds: dict[str, float] = field(default_factory=dict)
     step_seconds: float = 0.0
     attack_seconds: float = 0.0
@@ -64,6 +68,8 @@ class RunState:
     publish_bytes: int = 0
     version: int = 0
     fence: int = 0
+    workers_wanted: int = 0
+    checkpointed: float | None = None
     trainer_restarts: int = 0
     rollbacks: int = 0
     overfittings: int = 0

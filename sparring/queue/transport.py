@@ -117,6 +117,16 @@ class Sizes(NamedTuple):
     ready: int
 
 
+class Usage(NamedTuple):
+    """Memory of the queue's server and its limit (None: it has none); bytes in and out since its start, of all its
+    clients."""
+
+    memory_bytes: int
+    limit_bytes: int | None
+    received_bytes: int
+    sent_bytes: int
+
+
 Received = Shard | Missing
 
 
@@ -243,6 +253,16 @@ class Transport:
             return reply
 
         return Sizes(*self._retry(ask))
+
+    def usage(self) -> Usage:
+        """What the queue costs its server, for metrics."""
+        info = self._retry(lambda: self._redis.info("memory", "stats"))
+        return Usage(
+            int(info["used_memory"]),
+            int(info["maxmemory"]) or None,
+            int(info["total_net_input_bytes"]),
+            int(info["total_net_output_bytes"]),
+        )
 
     def check_protocol(self) -> None:
         """Refuse a trainer that speaks another protocol; one that has not opened the queue yet is none."""

@@ -317,6 +317,7 @@ class Loop:
         if self.transport.stop_requested():
             self.session.stop_reason = self.session.stop_reason or "stopped"
         self._count()
+        self._measure_queue()
         self.session.report_soon()
 
     def _lose(self, key: Key, reason: str, error: str) -> None:
@@ -349,6 +350,12 @@ class Loop:
         state.dropped.clear()
         state.dropped.update({reason: count for reason, count in ledger.dropped.items() if count})
         state.set_aside = len(ledger.set_aside)
+
+    def _measure_queue(self) -> None:
+        state, usage = self.session.state, self.transport.usage()
+        state.leased = self.transport.sizes().leased
+        state.queue_bytes, state.queue_limit_bytes = usage.memory_bytes, usage.limit_bytes
+        state.queue_received_bytes, state.queue_sent_bytes = usage.received_bytes, usage.sent_bytes
 
     def _waited(self, since: float) -> float:
         seconds = time.monotonic() - since

@@ -20,6 +20,7 @@ from sparring.errors import NonFinite, Overfitted, RollBack, SparringError
 from sparring.evaluation import evaluate, evaluate_views, judge
 from sparring.models import build
 from sparring.observe.state import RunState
+from sparring.observe.trackers import Tracking
 from sparring.queue.messages import Key, Shard
 from sparring.runs import Run
 from sparring.trainer import checkpoints
@@ -30,11 +31,10 @@ from sparring.trainer.parts import Parts
 from sparring.trainer.pruner import Decision, Pruner
 from sparring.trainer.staleness import Gap, StalenessGuard, age_weights, ladder, measure
 from sparring.trainer.starts import starts_of
-from sparring.workers.allocator import augmix_speedup, theoretical_speedup
+from sparring.workers.allocator import CLASSES, augmix_speedup, theoretical_speedup
 
 log = logging.getLogger(__name__)
 STATE_EVERY_S = 0.5
-CLASSES = ("outlier", "boundary", "robust")
 JUDGED = ("clean_accuracy", "robust_accuracy", "clean_interval", "robust_interval")
 
 
@@ -68,6 +68,7 @@ class Session:
         self._best = -1.0
         self._recent: list[StepResult] = []
         self._batch: Shard | None = None
+        self._tracking = Tracking(parts.config, run)
         self._history = run.history.open("a", buffering=1)
 
     def _load_initial(self, model: nn.Module) -> nn.Module:
@@ -87,7 +88,11 @@ class Session:
             total_steps=self.last_step,
             epochs=self.plan.epochs,
             max_staleness=bound(self.config),
+            workers_wanted=self._workers_wanted(),
         )
+
+    def _workers_wanted(self) -> int:
+        return self.config.workers.count if self.config.engine == "ray" else 0
 
     @property
     def last_step(self) -> int:
@@ -107,6 +112,7 @@ class Session:
         self._continue_from(checkpoint)
         if self.overfitting.on:
             self.overfitting.take(checkpoint)
+        self.state.checkpointed = path.stat().st_mtime
         self._began = time.monotonic() - self.state.seconds
         log.info("continued from %s", path.name)
         return checkpoint
@@ -121,7 +127,7 @@ class Session:
         total = self.state.total_steps
         self.state = RunState.from_dict(checkpoint.counters)
         self.state.total_steps, self.state.engine = total, self.config.engine
-        self.state.max_staleness = bound(self.config)
+        self.state.max_staleness, self.state.workers_wanted = bound(self.config), self._workers_wanted()
         self.learner.pgd_until, self.staleness.level = self.state.pgd_until, self.state.staleness_level
         self._recall_pruning(checkpoint.step)
         self._best = float(checkpoint.counters.get("best_robust_accuracy", -1.0))
@@ -393,9 +399,10 @@ class Session:
         )
 
     def record(self) -> None:
-        """One line of metrics.jsonl."""
+        """One line of metrics.jsonl, and the same to the trackers."""
         with self.run.metrics.open("a") as file:
             file.write(json.dumps({"time": time.time(), **self.state.as_dict()}) + "\n")
+        self._tracking(self.state)
 
     def report_soon(self, force: bool = False) -> None:
         """Tell the state to whoever watches, at most twice a second."""
@@ -413,6 +420,7 @@ class Session:
         """With the present weights."""
         model, average, keep = self.learner.model, self.learner.average, self.config.checkpoint.keep
         checkpoints.save(self.run.checkpoints, model, checkpoint, keep, best, average)
+        self.state.checkpointed = time.time()
 
     def _counters(self) -> dict[str, Any]:
         own = {"best_robust_accuracy": self._best, "rate_scale": self.learner.rate_scale}
@@ -442,6 +450,7 @@ class Session:
         self.guard_against_overfitting(ledger_state)
         self.state.phase = self.stop_reason or "evaluating"
         self.record()
+        self._tracking.close()
         self.save(ledger_state)
         self.report_soon(force=True)
         return self.stop_reason or "finished"

@@ -30,7 +30,9 @@ from sparring.runs import Run
 from sparring.trainer.actor import device_for
 from sparring.trainer.parts import prepare
 from sparring.trainer.snapshots import route
+from sparring.workers.allocator import CLASSES
 from sparring.workers.attackers import attacker_of
+from sparring.workers.gpu import gpu_reading
 from sparring.workers.weights import Weights
 
 log = logging.getLogger(__name__)
@@ -73,8 +75,8 @@ class Worker:
         self.transport.check_protocol()
         parts = prepare(self.config)
         self.dataset = parts.training
-        device = device_for("auto", self.config.workers.num_gpus)
-        model = copy.deepcopy(parts.model).to(device).eval().requires_grad_(False)
+        self.device = device_for("auto", self.config.workers.num_gpus)
+        model = copy.deepcopy(parts.model).to(self.device).eval().requires_grad_(False)
         self.model = for_training(model, self.config.model)
         self.attacker = attacker_of(self.config, self.model, self.dataset, hold_back=self.config.allocator.hold_back)
         self.exchange, self.most_tickets = exchanges(self.config), tickets_at_once(self.config)
@@ -94,6 +96,7 @@ class Worker:
             "busy_seconds": 0.0,
             "attack_seconds": 0.0,
             "wait_seconds": {"ticket": 0.0, "weights": 0.0},
+            "allocated": dict.fromkeys(CLASSES, 0),
         }
 
     def serve(self) -> str:
@@ -206,6 +209,8 @@ class Worker:
         self.counts["shards"] += 1
         self.counts["gradients"] += shard.gradients
         self.counts["attack_seconds"] = shard.attack_seconds
+        for name, count in zip(CLASSES, shard.classes, strict=True):
+            self.counts["allocated"][name] += count
 
     def _fail(self, lease: Lease, error: Exception) -> None:
         log.error("ticket %s failed", lease.ticket.key, exc_info=error)
@@ -246,4 +251,5 @@ class Worker:
             "pid": os.getpid(),
             "node": socket.gethostname(),
             "time": time.time(),
+            **gpu_reading(self.device),
         }

@@ -21,6 +21,7 @@ from sparring.attacks import Attack
 from sparring.config import AllocatorSettings
 
 OUTLIER, BOUNDARY, ROBUST = 0, 1, 2
+CLASSES = ("outlier", "boundary", "robust")
 ROBUST_REACH = 1.7  # N_R steps together reach 1.7·ε (paper 000)
 
 

@@ -95,6 +95,9 @@ def test_a_staleness_beyond_the_last_bucket_is_still_counted() -> None:
         ("sparring_shards_consumed_total", {"source": "trainer"}, 3),
         ("sparring_worker_shards_total", {"worker": "w1"}, 41),
         ("sparring_worker_wait_seconds_total", {"worker": "w0", "reason": "snapshot"}, 2),
+        ("sparring_worker_allocated_examples_total", {"worker": "w0", "class": "robust"}, 135),
+        ("sparring_worker_gpu_utilisation_ratio", {"worker": "w1"}, 0.93),
+        ("sparring_queue_network_bytes_total", {"direction": "out"}, 6e7),
         ("sparring_worker_last_heartbeat_timestamp_seconds", {"worker": "w0"}, 1_700_000_008),
         ("sparring_worker_info", {"worker": "w1", "node": "node-a", "pid": "101"}, 1),
         ("sparring_fresh_minus_stale_accuracy", {}, -0.02),
@@ -108,6 +111,22 @@ def test_what_is_not_measured_is_absent_rather_than_zero() -> None:
     names = {name for name, _ in samples(lambda: (RunState(), {}))}
     assert not names & {"sparring_clean_accuracy", "sparring_robust_accuracy", "sparring_loss"}
     assert "sparring_steps_total" in names
+
+
+def test_what_can_be_lost_is_counted_from_the_start_so_that_the_first_loss_shows_as_growth() -> None:
+    found = samples(lambda: (RunState(dropped=Counter({"stale": 2, "new_reason": 1})), {}))
+    dropped = {
+        dict(labels)["reason"]: told
+        for (name, labels), told in found.items()
+        if name == "sparring_shards_dropped_total"
+    }
+    assert (dropped["stale"], dropped["lease_expired"], dropped["new_reason"]) == (2, 0, 1)
+
+
+def test_a_worker_without_a_gpu_tells_nothing_of_one() -> None:
+    beat = {name: value for name, value in heartbeat(0).items() if not name.startswith("gpu")}
+    names = {name for name, _ in samples(lambda: (full_state(), {"w0": beat}))}
+    assert not [name for name in names if "gpu" in name] and "sparring_worker_shards_total" in names
 
 
 def test_a_diverged_loss_is_told() -> None:

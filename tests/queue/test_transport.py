@@ -100,6 +100,25 @@ def until(condition: Callable[[], Any], timeout_s: float = 5.0) -> Any:
     raise AssertionError("the condition did not come true in time")
 
 
+def test_the_server_tells_its_memory_its_limit_and_what_it_has_moved(
+    make: Callable[..., Transport], server: EmbeddedServer
+) -> None:
+    trainer, worker = make(), make()
+    trainer.issue([ticket(0, trainer.open())])
+    before = trainer.usage()
+    lease = leased(worker)
+    assert worker.commit(lease, product(lease, n=1000, size=32))
+    after = trainer.usage()
+    assert after.limit_bytes == 32 * MIB
+    assert after.memory_bytes - before.memory_bytes > MIB * 0.9, "a MiB of int8 lies in the queue"
+    assert after.received_bytes - before.received_bytes > MIB * 0.9
+    assert after.sent_bytes > before.sent_bytes
+    with server.client() as client:
+        client.config_set("maxmemory", 0)
+        assert trainer.usage().limit_bytes is None
+        client.config_set("maxmemory", 32 * MIB)
+
+
 def test_a_shard_travels_and_leaves_nothing_behind(make: Callable[..., Transport], server: EmbeddedServer) -> None:
     trainer, worker = make(), make()
     fence = trainer.open()

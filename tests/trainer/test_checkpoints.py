@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import stat
 from collections.abc import Callable
@@ -14,8 +15,12 @@ import torch
 from torch import nn
 
 from sparring.errors import SparringError
+from sparring.runs import create
 from sparring.trainer import checkpoints
 from sparring.trainer.checkpoints import Checkpoint
+from sparring.trainer.parts import prepare
+from sparring.trainer.session import Session
+from tests.engines.runs import small
 
 LEDGER = {"epoch": 3, "done": {"3": [0, 4, 2]}, "set_aside": {"1": [7]}}
 COUNTERS = {"phase": "training", "staleness": {"0": 3, "2": 1}, "loss": 0.1 + 0.2, "best_robust_accuracy": -1.0}
@@ -172,3 +177,16 @@ def test_the_note_of_the_best_is_written_at_once(tmp_path: Path) -> None:
     write(tmp_path, 1, best=True)
     assert json.loads((tmp_path / "best.json").read_text()) == "step-000000001"
     assert stat.S_IMODE((tmp_path / "best.json").stat().st_mode) == 0o644
+
+
+def test_a_run_tells_when_it_was_saved_last_after_a_resume_too(tmp_path: Path) -> None:
+    config = small(tmp_path, engine="sync")
+    parts, run = prepare(config), create(config)
+    first = Session(parts, run, torch.device("cpu"))
+    assert first.restore() is None and first.state.checkpointed is None
+    first.save(LEDGER)
+    path = checkpoints.latest(run.checkpoints)
+    assert path is not None and first.state.checkpointed == pytest.approx(path.stat().st_mtime, abs=5)
+    os.utime(path, (1000.0, 1000.0))
+    second = Session(parts, run, torch.device("cpu"))
+    assert second.restore() is not None and second.state.checkpointed == 1000.0
