@@ -6,9 +6,9 @@
 steps, one-cycle rate with peak 0.002, the network of paper 003, the synchronous engine with one thread; N_B = κ,
 N_R = 2, N_O = 0 (FGSM-RS: N_R = 0), γ = 0.8, p = 0.9; β = 1 for TRADES as its authors use on MNIST, 5 for MART. Judged
 by PGD-40 (step 0.01, 2 restarts) on all 10,000 test images, and by AutoAttack on the first of them. Runs that are in
-FOLDER already are not made again. Two run at a time; the time is the processor's for training with one thread, since
-the wall-clock of two runs side by side says more of the machine than of the method. FGSM-RS has the guard against
-overfitting on, whose gradients are counted.
+FOLDER already are not made again. Every figure is the mean of the seeds with their range. Two run at a time with one
+thread each, so the processor's seconds of training compare the methods, and the wall-clock says how busy the machine
+was. FGSM-RS has the guard against overfitting on, which looks at training data alone; its gradients are counted.
 """
 
 from __future__ import annotations
@@ -16,18 +16,23 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from sparring.config import Config, from_tree
+from sparring.evaluation.robustness import interval
 from sparring.evaluation.runs import evaluate_run
 from sparring.runs import Run
 from sparring.training import train
 
 Tree = dict[str, dict[str, Any]]
+Runs = list[dict[str, Any]]  # of one method, seed by seed
 FILE = "methods.json"
+BULLETTRAIN = " + BulletTrain"
 PGD = {"steps": 40, "step_size": 0.01, "restarts": 2, "samples": 10_000}
 METHODS: dict[str, Tree] = {
     "PGD-AT": {},
@@ -73,6 +78,7 @@ def measured(config: Config, autoattack: int) -> dict[str, Any]:
         judged = _judged(run, {"attack": "autoattack", "samples": autoattack})
         found |= {"autoattack": judged["robust_accuracy"], "autoattack_samples": autoattack}
         run.write_json(FILE, found)
+    print(f"{run.path.name}: {100 * found['robust_accuracy']:.2f} % under PGD-40", file=sys.stderr, flush=True)
     return found
 
 
@@ -80,27 +86,70 @@ def _judged(run: Run, settings: dict[str, Any]) -> dict[str, Any]:
     return evaluate_run(run, {f"evaluation.{name}": str(value) for name, value in settings.items()})
 
 
-def row(name: str, runs: list[dict[str, Any]]) -> str:
-    """A line of the table: medians, with all seeds' robust accuracies."""
+def spread(values: Sequence[float], digits: int = 1) -> str:
+    """Mean (least to greatest)."""
+    return f"{statistics.mean(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
-    def median(key: str) -> float:
-        return statistics.median(float(run[key]) for run in runs)
 
-    robust = ", ".join(f"{100 * run['robust_accuracy']:.1f}" for run in runs)
-    auto = ", ".join("-" if run.get("autoattack") is None else f"{100 * run['autoattack']:.1f}" for run in runs)
-    allocated = runs[0]["allocated"]
-    total = max(sum(allocated.values()), 1)
-    shares = " / ".join(f"{allocated.get(name, 0) / total:.2f}" for name in ("boundary", "robust", "outlier"))
-    cells = [
-        name,
-        f"{100 * median('clean_accuracy'):.1f}",
-        robust,
-        auto,
-        f"{median('gradients_per_example'):.2f}",
-        shares if allocated else "-",
-        f"{median('processor_seconds'):.0f}",
+def of(runs: Runs, key: str, scale: float = 1.0) -> list[float]:
+    """One figure of every seed."""
+    return [scale * float(run[key]) for run in runs]
+
+
+def table_of_methods(results: Mapping[str, Runs]) -> list[str]:
+    """Mean and range over the seeds; a method with BulletTrain against the one without."""
+    lines = [
+        "| method | clean | PGD-40 | against its base | attack gradients an example | of its base's | "
+        "boundary / robust / outlier | processor, s | wall-clock, s |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    return f"| {' | '.join(cells)} |"
+    for name, runs in results.items():
+        base = results.get(name.removesuffix(BULLETTRAIN)) if name.endswith(BULLETTRAIN) else None
+        apart, of_base = "-", "-"
+        if base is not None:
+            gap = statistics.mean(of(runs, "robust_accuracy", 100)) - statistics.mean(of(base, "robust_accuracy", 100))
+            spent, whole = (statistics.mean(of(each, "gradients_per_example")) for each in (runs, base))
+            apart, of_base = f"{gap:+.1f}", f"{spent / whole:.2f}"
+        cells = [
+            name,
+            spread(of(runs, "clean_accuracy", 100)),
+            spread(of(runs, "robust_accuracy", 100)),
+            apart,
+            spread(of(runs, "gradients_per_example"), 2),
+            of_base,
+            shares(runs),
+            spread(of(runs, "processor_seconds"), 0),
+            spread(of(runs, "seconds"), 0),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def shares(runs: Runs) -> str:
+    """Of all that the allocator has classified, over the seeds."""
+    counts = [sum(run["allocated"].get(name, 0) for run in runs) for name in ("boundary", "robust", "outlier")]
+    return " / ".join(f"{count / sum(counts):.2f}" for count in counts) if any(counts) else "-"
+
+
+def table_of_autoattack(results: Mapping[str, Runs]) -> list[str]:
+    """The same models; intervals are Wilson's at 95 % of a single seed."""
+    lines = [
+        "| method | seeds | test images | AutoAttack | each seed (95 % interval) |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name, runs in results.items():
+        judged = [run for run in runs if run.get("autoattack") is not None]
+        if not judged:
+            continue
+        samples = int(judged[0]["autoattack_samples"])
+        each = []
+        for share in of(judged, "autoattack"):
+            low, high = interval(round(share * samples), samples)
+            each.append(f"{100 * share:.1f} ({100 * low:.1f} to {100 * high:.1f})")
+        lines.append(
+            f"| {name} | {len(judged)} | {samples} | {spread(of(judged, 'autoattack', 100))} | {', '.join(each)} |"
+        )
+    return lines
 
 
 def main() -> None:
@@ -121,14 +170,16 @@ def main() -> None:
             for seed in range(options.seeds)
             for each in rows
         }
-        print(
-            "| method | clean | PGD-40, each seed | AutoAttack, each seed | gradients an example | "
-            "boundary / robust / outlier | processor seconds |\n| --- | --- | --- | --- | --- | --- | --- |"
-        )
-        for method, bullettrain in rows:
-            runs = [jobs[method, bullettrain, seed].result() for seed in range(options.seeds)]
-            print(row(f"{method}{' + BulletTrain' if bullettrain else ''}", runs), flush=True)
-        print(json.dumps({"seeds": options.seeds, "autoattack_samples": options.autoattack}))
+        results = {
+            f"{method}{BULLETTRAIN if bullettrain else ''}": [
+                jobs[method, bullettrain, seed].result() for seed in range(options.seeds)
+            ]
+            for method, bullettrain in rows
+        }
+    print("\n".join(table_of_methods(results)))
+    if options.autoattack:
+        print("\n" + "\n".join(table_of_autoattack(results)))
+    print(json.dumps({"seeds": options.seeds, "pgd_samples": PGD["samples"], "autoattack_samples": options.autoattack}))
 
 
 if __name__ == "__main__":
