@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint bench clean setup
+.PHONY: demo test cluster-test wheel lint bench clean setup
 
 setup: $(STAMP)
 
@@ -17,6 +17,15 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
+
+# As root on Linux: two hosts made of namespaces, a real `ray up`, a run across them, `ray down`; about five minutes.
+cluster-test: $(STAMP)
+	$(BIN)/python -m pytest -m cluster tests/cluster $(ARGS)
+
+# What `ray up deploy/ray/local.yaml` installs on every host.
+wheel: $(STAMP)
+	rm -rf dist
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -216,6 +216,7 @@ def with_absolute_paths(config: Config) -> Config:
         "data.root": config.data.root,
         "model.checkpoint": config.model.checkpoint,
         "corruptions.root": config.corruptions.root,
+        "queue.password_file": config.queue.password_file,
     }
     for name, place in places.items():
         if place is not None:
