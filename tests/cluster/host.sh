@@ -6,12 +6,13 @@ name=$1 address=$2 gateway=$3
 hostname "$name"
 mount --bind "/mnt/work/$name" /mnt/home
 mount --bind /mnt/work/operator/sparring/venv /mnt/home/sparring/venv
-printf '127.0.0.1 localhost\n%s %s\n' "$address" "$name" >"/mnt/$name.hosts"
+# The names that docker compose gives to its services.
+printf '127.0.0.1 localhost\n10.77.0.2 head redis\n10.77.0.3 worker\n' >"/mnt/$name.hosts"
 mount --bind "/mnt/$name.hosts" /etc/hosts
 for folder in /tmp /run /dev/shm; do
   mount -t tmpfs -o mode=1777 tmpfs "$folder"
 done
-mkdir -m 755 /run/sshd
+mkdir -m 755 /run/sshd /run/secrets
 
 ip link set lo up
 until ip link show eth0 >/dev/null 2>&1; do

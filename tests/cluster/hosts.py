@@ -143,6 +143,7 @@ def _install(home: Path, checkout: Path) -> None:
 @contextmanager
 def hosts(work: Path) -> Iterator[Hosts]:
     """Start them in a folder that `prepare` filled; every process in them dies with this context."""
+    (work / "ready").unlink(missing_ok=True)
     operator = ["bash", str(work / "operator" / "operator.sh"), str(work), sysconfig.get_path("purelib")]
     with (work / "operator.log").open("w") as log:
         # The kernel kills `unshare` when the test dies, and that kills process 1 of the namespaces.

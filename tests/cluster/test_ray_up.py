@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tests.cluster.hosts import HEAD, HOME, WORKER, Hosts, hosts, missing, prepare
+from tests.cluster.hosts import HEAD, HOME, WORKER, Hosts, missing
 
 REASON = missing()
 pytestmark = [
@@ -34,19 +34,11 @@ TRAIN = (
 OF_RAY_OR_REDIS = ("raylet", "gcs_server", "ray::", "valkey-server", "redis-server", "sparring", "monitor.py")
 
 
-@pytest.fixture(scope="module")
-def two_hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
-    work = tmp_path_factory.mktemp("cluster")
-    prepare(work)
-    with hosts(work) as running:
-        yield running
-
-
 def test_a_cluster_comes_up_trains_across_both_hosts_and_goes_down_without_a_trace(two_hosts: Hosts) -> None:
     _render(two_hosts)
     _on_operator(two_hosts, f"ray up --yes --no-config-cache {CLUSTER}")
     try:
-        _until(lambda: _nodes(two_hosts) == {HEAD, WORKER}, 120, "the worker's host has not joined")
+        until(lambda: _nodes(two_hosts) == {HEAD, WORKER}, 120, "the worker's host has not joined")
         _on_operator(two_hosts, f'ray exec {CLUSTER} "{TRAIN}"', timeout_s=240)
         _check_run(two_hosts)
         _check_secrecy(two_hosts)
@@ -55,6 +47,14 @@ def test_a_cluster_comes_up_trains_across_both_hosts_and_goes_down_without_a_tra
     assert "No nodes remaining" in told
     for address in (HEAD, WORKER):
         _until_gone(two_hosts, address)
+
+
+def until(holds: Callable[[], bool], timeout_s: float, otherwise: str) -> None:
+    """Wait for a condition; `otherwise` says what it means that it never came."""
+    limit = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < limit, f"{otherwise} after {timeout_s:.0f} s"
+        time.sleep(1)
 
 
 def _render(two_hosts: Hosts) -> None:
@@ -95,7 +95,7 @@ def _nodes(two_hosts: Hosts) -> set[str]:
 
 
 def _until_gone(two_hosts: Hosts, address: str) -> None:
-    _until(lambda: not _left(two_hosts, address), 180, f"{address} still runs parts of the cluster")
+    until(lambda: not _left(two_hosts, address), 180, f"{address} still runs parts of the cluster")
 
 
 def _left(two_hosts: Hosts, address: str) -> list[str]:
@@ -105,10 +105,3 @@ def _left(two_hosts: Hosts, address: str) -> list[str]:
 
 def _on_operator(two_hosts: Hosts, command: str, timeout_s: float = 180) -> str:
     return two_hosts.run("bash", "-c", f"cd checkout && {command}", timeout_s=timeout_s)
-
-
-def _until(holds: Callable[[], bool], timeout_s: float, otherwise: str) -> None:
-    limit = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < limit, f"{otherwise} after {timeout_s:.0f} s"
-        time.sleep(1)
