@@ -1,4 +1,5 @@
 # make demo: set everything up and run the main job; make test: set up and run the tests;
+# make wheel and make cluster-test: see docs/cluster.md;
 # make bench DATA=DIR: wall-clock against the synchronous engine, on the MNIST in DIR (torchvision's layout).
 # Needs Python 3.11 and make; everything else is installed into .venv from constraints.txt.
 

@@ -49,8 +49,8 @@ KUBERAY: dict[str, set[str]] = {
     "RayJobSpec": {
         "entrypoint", "runtimeEnvYAML", "jobId", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished",
         "activeDeadlineSeconds", "backoffLimit", "rayClusterSpec", "submitterPodTemplate", "metadata",
-        "clusterSelector", "submitterConfig", "managedBy", "entrypointNumCpus", "entrypointNumGpus", "entrypointResources", "suspend",
-        "submissionMode", "deletionStrategy",
+        "clusterSelector", "submitterConfig", "managedBy", "entrypointNumCpus",
+        "entrypointNumGpus", "entrypointResources", "suspend", "submissionMode", "deletionStrategy",
     },
 }  # fmt: skip
 
