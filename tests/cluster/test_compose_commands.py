@@ -29,6 +29,7 @@ SETTINGS = (
     f"--run.name composed --train.max_steps {STEPS} --attack.steps 3 --staleness.trainer_attacks never "
     "--workers.threads 1 --trainer.threads 1 --evaluation.steps 2 --evaluation.restarts 1 --evaluation.samples 50"
 )
+PATH = f"PATH={HOME}/sparring/venv/bin:$PATH"  # as the image has it
 ENVIRONMENT = {"SPARRING_RECIPE": "", "SPARRING_WORKERS": "1", "SPARRING_SETTINGS": SETTINGS}
 
 
@@ -40,14 +41,14 @@ def start(two_hosts: Hosts, address: str, service: dict[str, Any]) -> None:
     words = " ".join(f"{name}={shlex.quote(value)}" for name, value in ENVIRONMENT.items())
     quoted = shlex.join(command)
     two_hosts.on(
-        address, f"bash -ic {shlex.quote(f'{words} setsid nohup {quoted} >>~/composed.log 2>&1 </dev/null &')}"
+        address, f"bash -c {shlex.quote(f'{PATH} {words} setsid nohup {quoted} >>~/composed.log 2>&1 </dev/null &')}"
     )
 
 
 def healthy(two_hosts: Hosts, address: str, service: dict[str, Any]) -> bool:
     kind, *test = service["healthcheck"]["test"]
     command = test[0].replace("$$", "$") if kind == "CMD-SHELL" else shlex.join(test)
-    told = two_hosts.on(address, f"bash -ic {shlex.quote(command)} >/dev/null 2>&1; echo $?")
+    told = two_hosts.on(address, f"bash -c {shlex.quote(f'{PATH}; {command}')} >/dev/null 2>&1; echo $?")
     return told.strip().splitlines()[-1] == "0"
 
 
