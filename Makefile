@@ -1,4 +1,5 @@
 # make demo: set everything up and run the main job; make test: set up and run the tests;
+# make wheel and make cluster-test: see docs/cluster.md;
 # make bench DATA=DIR: wall-clock against the synchronous engine, on the MNIST in DIR (torchvision's layout).
 # Needs Python 3.11 and make; everything else is installed into .venv from constraints.txt.
 
@@ -8,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint bench clean setup
+.PHONY: demo test cluster-test wheel lint bench clean setup
 
 setup: $(STAMP)
 
@@ -17,6 +18,15 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal $(ARGS)
+
+# As root on Linux: two hosts made of namespaces, a real `ray up`, a run across them, `ray down`; about five minutes.
+cluster-test: $(STAMP)
+	$(BIN)/python -m pytest -m cluster tests/cluster $(ARGS)
+
+# What `ray up deploy/ray/local.yaml` installs on every host.
+wheel: $(STAMP)
+	rm -rf dist
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

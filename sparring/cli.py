@@ -21,6 +21,7 @@ from sparring.config import SHORT_NAMES, Config
 from sparring.errors import SparringError, UsageError
 from sparring.judging_cli import judging
 from sparring.runs import Run, open_run
+from sparring.serving_cli import serving
 from sparring.shell import Json, RunPath, fail, note, out, rows
 
 app = typer.Typer(
@@ -33,11 +34,22 @@ app = typer.Typer(
 config_app = typer.Typer(help="Show, describe and compare configurations.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 app.add_typer(judging)
+app.add_typer(serving)
 
 HINT = "Any setting follows as --GROUP.NAME VALUE, for example --attack.steps 10 or --workers 4."
 Recipe = Annotated[Path | None, typer.Argument(help="A TOML recipe; without one, the demo's digits.")]
 DETACHED_START_S = 60.0
-OWN_OPTIONS = {"--json", "--detach", "--best", "--help", "--timeout-s", "--as-trained", "--plot", "--format", "--out"}
+OWN_OPTIONS = {
+    "--json",
+    "--detach",
+    "--best",
+    "--help",
+    "--timeout-s",
+    "--as-trained",
+    "--plot",
+    "--format",
+    "--out",
+} | {f"--{name}" for name in ("port", "address", "maxmemory", "password-file", "beside-port", "log")}
 JUDGING = {"evaluate", "transfer", "curves", "corruptions", "export"}
 TAKE_SETTINGS = {"train", "resume", "doctor", "explain", "config show"} | JUDGING
 

@@ -9,6 +9,7 @@ names, the command line changes single settings by their dotted names:
 from __future__ import annotations
 
 import difflib
+import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
@@ -323,6 +324,8 @@ class WorkersSettings(Settings):
     """What Ray reserves for a worker."""
     threads: int | None = setting(None, "threads per worker", ge=1)
     """torch threads; by default an equal share of the cores on CPU, 1 on GPU."""
+    resource: str | None = setting(None, "name")
+    """Custom resource of Ray that a node must have for workers to run there: `ray start --resources '{"NAME": 1}'`."""
     start_timeout_s: float = setting(120.0, "seconds", gt=0)
     """How long the first worker may take to appear before the run says so and ends."""
 
@@ -337,6 +340,8 @@ class TrainerSettings(Settings):
     threads: int | None = setting(None, "threads", ge=1)
     """torch threads; by default all cores for sync and simulated, an equal share beside workers or
     other ranks."""
+    resource: str | None = setting(None, "name")
+    """Custom resource of Ray that the trainer's node must have; run.root must be reachable from there."""
     max_restarts: int = setting(3, "restarts", ge=0)
     """How often in a row without progress a dead trainer is started again from its last checkpoint."""
     wait_timeout_s: float = setting(300.0, "seconds", gt=0)
@@ -346,9 +351,12 @@ class TrainerSettings(Settings):
 class QueueSettings(Settings):
     redis_url: str | None = setting(None, "URL")
     """redis://HOST:PORT/DB of a server with maxmemory-policy noeviction; by default an embedded server is started.
-    Give the password in the environment variable that password_env names, never in the URL."""
+    $NAME is read from the environment. Give the password in the environment variable that password_env names or in
+    password_file, never in the URL."""
     password_env: str = setting("SPARRING_REDIS_PASSWORD", "environment variable")
     """Where the password is read from."""
+    password_file: Path | None = setting(None, "path")
+    """File that holds the password, read where that variable is not set: a secret of Docker or Kubernetes."""
     wire: Literal["int8", "exact"] = setting("int8", "name")
     """How perturbations travel: int8 of ε/127 (L2: of max|δ|/127), or exact float32."""
     weights: Literal["auto", "redis", "object_store"] = setting("auto", "name")
@@ -362,6 +370,16 @@ class QueueSettings(Settings):
     """How long an unreachable or full server is waited for."""
     maxmemory_mb: int | None = setting(None, "MiB", ge=1)
     """Memory of the embedded server; by default 1.3 × the outstanding payload and 64 MiB."""
+
+    @field_validator("redis_url")
+    @classmethod
+    def _from_environment(cls, url: str | None) -> str | None:
+        if url is None or not url.startswith("$"):
+            return url
+        found = os.environ.get(url[1:])
+        if not found:
+            raise ValueError(f"the environment has no {url[1:]}; set it to redis://HOST:PORT/DB")
+        return found
 
 
 class RaySettings(Settings):
@@ -620,7 +638,7 @@ def flatten(config: Config) -> dict[str, Any]:
 
 def _read_recipe(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.expanduser().read_text())
     except OSError as error:
         raise UsageError(f"recipe {path}: {error.strerror}. Give the path of a TOML file.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -92,10 +91,10 @@ def _transport(run: Run) -> Any | None:
     told = run.read_json(run.connection.name)
     if told is None:
         return None
-    from sparring.queue.connection import connect
+    from sparring.queue.connection import connect, password_of
     from sparring.queue.transport import Transport
 
     settings = run.config().queue
-    password = told["password"] or os.environ.get(settings.password_env)
+    password = told["password"] or password_of(settings)
     client = connect(told["url"], password, timeout_s=5.0)
     return Transport(client, run.id, lease_s=settings.lease_s, timeout_s=5.0)

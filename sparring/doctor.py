@@ -188,11 +188,11 @@ def _redis(config: Config) -> Found:
 
 def _server(config: Config) -> Found:
     from sparring.engines.ray import open_queue
-    from sparring.queue.connection import check_server, connect, describe
+    from sparring.queue.connection import check_server, connect, describe, password_of
 
     settings = config.queue
     if settings.redis_url is not None:  # reached in vain, it is not waited for as long as a run would
-        with connect(settings.redis_url, os.environ.get(settings.password_env), settings.timeout_s) as client:
+        with connect(settings.redis_url, password_of(settings), settings.timeout_s) as client:
             check_server(client, 0, settings.timeout_s)
     with (
         open_queue(config, *_sizes(config)) as queue,

@@ -217,6 +217,7 @@ def with_absolute_paths(config: Config) -> Config:
         "model.checkpoint": config.model.checkpoint,
         "corruptions.root": config.corruptions.root,
         "metrics.file_sd": config.metrics.file_sd,
+        "queue.password_file": config.queue.password_file,
     }
     for name, place in places.items():
         if place is not None:

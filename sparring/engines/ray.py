@@ -23,7 +23,7 @@ from sparring.engines import Ended
 from sparring.engines.threads import worker_threads
 from sparring.errors import SparringError, UsageError
 from sparring.observe.state import RunState
-from sparring.queue.connection import check_server, connect
+from sparring.queue.connection import check_server, connect, password_of
 from sparring.queue.server import EmbeddedServer
 from sparring.queue.sizing import kept_snapshots, needed_memory, through_object_store
 from sparring.queue.transport import Transport
@@ -60,7 +60,7 @@ def open_queue(config: Config, shape: tuple[int, int, int], snapshot_bytes: int)
     """
     settings, needed = config.queue, needed_memory(config, shape, snapshot_bytes)
     if settings.redis_url is not None:
-        password = os.environ.get(settings.password_env)
+        password = password_of(settings)
         client = connect(settings.redis_url, password, settings.timeout_s)
         check_server(client, needed, settings.timeout_s)
         client.close()
@@ -286,6 +286,7 @@ class Driver:
             .options(
                 name=self.store_name,
                 num_cpus=STORE_CPUS,
+                resources=_share_of(self.config.trainer.resource),
                 max_restarts=-1,
                 max_concurrency=1000 + self.config.workers.count,
             )
@@ -296,7 +297,13 @@ class Driver:
         settings = self.config.trainer
         return (
             ray.remote(Trainer)
-            .options(num_cpus=settings.num_cpus, num_gpus=settings.num_gpus, max_restarts=-1, max_task_retries=0)
+            .options(
+                num_cpus=settings.num_cpus,
+                num_gpus=settings.num_gpus,
+                resources=_share_of(settings.resource),
+                max_restarts=-1,
+                max_task_retries=0,
+            )
             .remote(
                 self.tree,
                 str(self.run.path),
@@ -311,7 +318,13 @@ class Driver:
         settings = self.config.workers
         return (
             ray.remote(Worker)
-            .options(num_cpus=settings.num_cpus, num_gpus=settings.num_gpus, max_restarts=-1, max_task_retries=0)
+            .options(
+                num_cpus=settings.num_cpus,
+                num_gpus=settings.num_gpus,
+                resources=_share_of(settings.resource),
+                max_restarts=-1,
+                max_task_retries=0,
+            )
             .remote(
                 self.tree,
                 name,
@@ -324,6 +337,11 @@ class Driver:
                 [os.getcwd(), *sys.path],
             )
         )
+
+
+def _share_of(resource: str | None) -> dict[str, float]:
+    """So little of a custom resource that a node which declares 1 of it has room for every actor."""
+    return {} if resource is None else {resource: 0.001}
 
 
 def run(config: Config, run: Run, queue: Queue, watch: Watch, model: nn.Module) -> Ended:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import redis
@@ -11,7 +13,8 @@ from redis import exceptions as failures
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from sparring.errors import SparringError
+from sparring.config import QueueSettings
+from sparring.errors import SparringError, UsageError
 
 TRANSIENT = (failures.ConnectionError, failures.TimeoutError, failures.BusyLoadingError)
 REFUSED = (failures.AuthenticationError, failures.AuthorizationError, failures.NoPermissionError)
@@ -35,6 +38,29 @@ def connect(url: str, password: str | None, timeout_s: float) -> redis.Redis:
         )
     except ValueError as error:
         raise SparringError("queue.redis_url is not a Redis URL. Give it as redis://HOST:PORT/DB.") from error
+
+
+def password_of(settings: QueueSettings) -> str | None:
+    """The password of queue.redis_url: from the environment variable or the file of the settings.
+
+    Raises:
+        UsageError: the file cannot be read, or is empty.
+    """
+    given = os.environ.get(settings.password_env)
+    if given is not None or settings.password_file is None:
+        return given
+    return read_password(settings.password_file, "queue.password_file")
+
+
+def read_password(path: Path, setting: str) -> str:
+    """The content of a secret's file, without the line's end; `setting` is named where that fails."""
+    try:
+        password = path.expanduser().read_text().strip()
+    except OSError as error:
+        raise UsageError(f"{setting} = {path}: {error.strerror}. Name a file that holds the password.") from error
+    if not password:
+        raise UsageError(f"{setting} = {path} is empty. Name a file that holds the password.")
+    return password
 
 
 def check_server(client: redis.Redis, needed_bytes: int, timeout_s: float = 10.0) -> None:
@@ -92,5 +118,6 @@ def with_retries(client: redis.Redis, operation: Callable[[], Any], timeout_s: f
 def _refused(client: redis.Redis, error: Exception) -> NoReturn:
     raise QueueUnavailable(
         f"Redis at {describe(client)} refuses to let us in ({str(error).split(' ')[0]}). Put its password into the "
-        f"environment variable that queue.password_env names; it goes neither into the URL nor into the recipe."
+        f"environment variable that queue.password_env names, or into queue.password_file; it goes neither into the "
+        f"URL nor into the recipe."
     ) from None

@@ -34,7 +34,8 @@ class EmbeddedServer:
     The password and all settings go in on stdin, so they are in no process list and no file. On Linux the kernel
     ends the server when the thread that made this object ends: make it in the process's main thread, or in one that
     lives as long as the run. `maxmemory` is in bytes; the server's log is appended to `log` where one is given. By
-    default port and password are random; given again, a new server takes a lost one's place.
+    default port and password are random; given again, a new server takes a lost one's place. `address` is where it
+    listens beside the loopback.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class EmbeddedServer:
         *,
         port: int | None = None,
         password: str | None = None,
+        address: str | None = None,
         binary: Path | None = None,
         timeout_s: float = 10.0,
     ) -> None:
@@ -51,7 +53,7 @@ class EmbeddedServer:
         self._log = log
         self._output: IO[bytes] = _open_log(log)
         self._binary = binary or find_server()
-        self._timeout_s = timeout_s
+        self._timeout_s, self._address = timeout_s, address
         if port is not None:
             _require_free(port)
         self._process, self.port = self._start(maxmemory, port)
@@ -99,7 +101,7 @@ class EmbeddedServer:
         """Start on `port`, or on free ones until one is still free when the server asks for it."""
         for _ in range(5):
             chosen = port or _free_port()
-            process = self._launch(_configuration(chosen, self.password, maxmemory))
+            process = self._launch(_configuration(chosen, self.password, maxmemory, self._address))
             if self._answers(process, chosen):
                 return process, chosen
             if port is not None:
@@ -174,10 +176,10 @@ def _open_log(log: Path | None) -> IO[bytes]:
     return log.open("a+b")
 
 
-def _configuration(port: int, password: str, maxmemory: int) -> str:
+def _configuration(port: int, password: str, maxmemory: int, address: str | None) -> str:
     return "\n".join(
         [
-            "bind 127.0.0.1",
+            "bind 127.0.0.1" if address in (None, "127.0.0.1") else f"bind 127.0.0.1 {address}",
             f"port {port}",
             f"requirepass {password}",
             f"maxmemory {maxmemory}",

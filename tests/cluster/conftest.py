@@ -1,0 +1,23 @@
+"""The hosts are prepared once for all tests of this folder, and started anew for each module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.hosts import Hosts, hosts, prepare
+
+
+@pytest.fixture(scope="session")
+def homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    work = tmp_path_factory.mktemp("cluster")
+    prepare(work)
+    return work
+
+
+@pytest.fixture(scope="module")
+def two_hosts(homes: Path) -> Iterator[Hosts]:
+    with hosts(homes) as running:
+        yield running

@@ -1,0 +1,107 @@
+"""`ray up deploy/ray/local.yaml` on two hosts with addresses and sshd of their own, a run across them, `ray down`.
+
+Run it: make cluster-test (as root, on Linux; about two minutes).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.cluster.hosts import HEAD, HOME, WORKER, Hosts, missing
+
+REASON = missing()
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(REASON is not None, reason=str(REASON)),
+]
+
+CLUSTER = "deploy/ray/local.yaml"
+STEPS = 40
+TRAIN = (
+    f"ray job submit -- sparring train --run.root {HOME}/runs --run.name across --ray.address auto "
+    r"--queue.redis_url '\$SPARRING_REDIS_URL' --queue.password_file ~/.sparring/redis-password "
+    "--trainer.resource sparring_head --workers.resource sparring_worker --workers 1 "
+    "--staleness.trainer_attacks never --workers.threads 1 --trainer.threads 1 "
+    f"--train.max_steps {STEPS} --attack.steps 3 --attack.warmup_epochs 0.5 "
+    "--evaluation.steps 2 --evaluation.restarts 1 --evaluation.samples 50 --metrics.bind 0.0.0.0 --json"
+)
+OF_RAY_OR_REDIS = ("raylet", "gcs_server", "ray::", "valkey-server", "redis-server", "sparring", "monitor.py")
+
+
+def test_a_cluster_comes_up_trains_across_both_hosts_and_goes_down_without_a_trace(two_hosts: Hosts) -> None:
+    _render(two_hosts)
+    _on_operator(two_hosts, f"ray up --yes --no-config-cache {CLUSTER}")
+    try:
+        until(lambda: _nodes(two_hosts) == {HEAD, WORKER}, 120, "the worker's host has not joined")
+        _on_operator(two_hosts, f'ray exec {CLUSTER} "{TRAIN}"', timeout_s=240)
+        _check_run(two_hosts)
+        _check_secrecy(two_hosts)
+    finally:
+        told = _on_operator(two_hosts, f"ray down --yes {CLUSTER}")
+    assert "No nodes remaining" in told
+    for address in (HEAD, WORKER):
+        _until_gone(two_hosts, address)
+
+
+def until(holds: Callable[[], bool], timeout_s: float, otherwise: str) -> None:
+    """Wait for a condition; `otherwise` says what it means that it never came."""
+    limit = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < limit, f"{otherwise} after {timeout_s:.0f} s"
+        time.sleep(1)
+
+
+def _render(two_hosts: Hosts) -> None:
+    """What a user changes: addresses, user; nothing else."""
+    path = two_hosts.home("operator") / "checkout" / CLUSTER
+    text = path.read_text()
+    for before, after in (("192.0.2.10", HEAD), ("192.0.2.11", WORKER), ("ssh_user: sparring", "ssh_user: root")):
+        assert text.count(before) == 1
+        text = text.replace(before, after)
+    path.write_text(text)
+
+
+def _check_run(two_hosts: Hosts) -> None:
+    runs = {name: two_hosts.home(name) / "runs" / "across" for name in ("head", "worker")}
+    summary: dict[str, Any] = json.loads((runs["head"] / "summary.json").read_text())
+    assert summary["steps"] == STEPS
+    assert summary["worker_shards"] == STEPS
+    assert summary["staleness_max"] <= summary["max_staleness"]
+    logs = {name: {log.name for log in (path / "logs").iterdir()} for name, path in runs.items()}
+    assert logs == {"head": {"trainer.log"}, "worker": {"worker-0.log"}}
+
+
+def _check_secrecy(two_hosts: Hosts) -> None:
+    """The password is with the head's Redis and in its file: in no process list, no run, no log of Ray."""
+    password = (two_hosts.home("head") / ".sparring" / "redis-password").read_text()
+    assert len(password) > 30
+    for address in (HEAD, WORKER):
+        assert password not in two_hosts.on(address, "ps -ww -eo args")
+        found = two_hosts.on(address, f"grep -rlsF -e {password} /tmp/ray ~/runs ~/*.yaml || true")
+        assert not found.strip(), found
+
+
+def _nodes(two_hosts: Hosts) -> set[str]:
+    script = "import json, ray; ray.init(log_to_driver=False, logging_level=50); print(json.dumps(ray.nodes()))"
+    told = two_hosts.on(HEAD, f"bash -ic 'python -c \"{script}\" 2>/dev/null' 2>/dev/null")
+    nodes = json.loads(told.strip().splitlines()[-1])
+    return {node["NodeManagerAddress"] for node in nodes if node["Alive"]}
+
+
+def _until_gone(two_hosts: Hosts, address: str) -> None:
+    until(lambda: not _left(two_hosts, address), 180, f"{address} still runs parts of the cluster")
+
+
+def _left(two_hosts: Hosts, address: str) -> list[str]:
+    lines = two_hosts.on(address, "ps -ww -eo args").splitlines()
+    return [line for line in lines if any(word in line for word in OF_RAY_OR_REDIS)]
+
+
+def _on_operator(two_hosts: Hosts, command: str, timeout_s: float = 180) -> str:
+    return two_hosts.run("bash", "-c", f"cd checkout && {command}", timeout_s=timeout_s)

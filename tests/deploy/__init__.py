@@ -1,0 +1,1 @@
+"""The files in deploy/ against the schemas of those who read them."""

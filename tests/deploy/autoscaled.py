@@ -1,0 +1,106 @@
+"""Run by test_autoscaling.py as a process of its own PID namespace: a Ray head whose autoscaler makes fake nodes.
+
+It starts the head, waits for a worker's place as a run's worker actor would, lets it go, and prints as JSON how many
+worker nodes there were before, meanwhile and after.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+
+HEAD_NODE = "f" * 51 + "00000"
+TIMEOUT_S = 90.0
+
+
+def cluster(folder: Path, gcs_port: int) -> Path:
+    """The autoscaler's file: node types as deploy/ray/aws.yaml names them, on the provider that fakes them here."""
+    types = {
+        "ray.head.default": {"resources": {"CPU": 2}, "node_config": {}, "max_workers": 0},
+        "worker": {
+            "resources": {"CPU": 1, "sparring_worker": 1},
+            "node_config": {},
+            "min_workers": 0,
+            "max_workers": 2,
+        },
+    }
+    content = {
+        "cluster_name": "fake",
+        "max_workers": 2,
+        "upscaling_speed": 10,
+        "idle_timeout_minutes": 0.05,
+        "provider": {"type": "fake_multinode", "gcs_address": f"127.0.0.1:{gcs_port}", "head_node_id": HEAD_NODE},
+        "auth": {},
+        "available_node_types": types,
+        "head_node_type": "ray.head.default",
+    }
+    path = folder / "cluster.yaml"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def start_head(folder: Path, port: int) -> None:
+    command = [
+        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", f"--port={port}", "--num-cpus=2"),
+        *("--node-ip-address=127.0.0.1", "--include-dashboard=false", "--object-store-memory=83886080"),
+        *(f"--autoscaling-config={cluster(folder, port)}", f"--temp-dir={folder / 'ray'}", "--disable-usage-stats"),
+    ]
+    environment = {
+        "RAY_FAKE_CLUSTER": "1",
+        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_NODE,
+        "RAY_CLOUD_INSTANCE_ID": HEAD_NODE,
+        "RAY_NODE_TYPE_NAME": "ray.head.default",
+        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+    }
+    done = subprocess.run(
+        command, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    if done.returncode != 0:
+        sys.exit(f"ray start failed:\n{done.stdout}")
+
+
+def worker_nodes() -> int:
+    return sum(1 for node in ray.nodes() if node["Alive"] and "sparring_worker" in node["Resources"])
+
+
+def until(holds: Callable[[], bool], otherwise: str) -> None:
+    limit = time.monotonic() + TIMEOUT_S
+    while not holds():
+        if time.monotonic() > limit:
+            sys.exit(f"{otherwise} within {TIMEOUT_S:.0f} s")
+        time.sleep(0.2)
+
+
+class Place:
+    """Takes up the place of a worker."""
+
+    def there(self) -> bool:
+        return True
+
+
+def main(folder: Path, port: int) -> None:
+    start_head(folder, port)
+    ray.init(address=f"127.0.0.1:{port}", log_to_driver=False)
+    counts = [worker_nodes()]
+    place_of_worker = ray.remote(Place).options(num_cpus=1, resources={"sparring_worker": 0.001})
+    places: list[Any] = [place_of_worker.remote(), place_of_worker.remote()]
+    ray.get([place.there.remote() for place in places], timeout=TIMEOUT_S)
+    counts.append(worker_nodes())
+    for place in places:
+        ray.kill(place)
+    places.clear()
+    until(lambda: worker_nodes() == 0, "idle nodes were not let go")
+    counts.append(worker_nodes())
+    sys.stdout.write(json.dumps(counts) + "\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,49 @@
+"""Ray's autoscaler brings nodes for workers that wait for a place, and lets idle ones go.
+
+The head runs in a PID namespace of its own, which ends with the test and takes every process of that Ray along.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+NAMESPACE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+
+
+def _permitted() -> bool:
+    if shutil.which("unshare") is None:
+        return False
+    return subprocess.run([*NAMESPACE, "true"], capture_output=True).returncode == 0
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Short: Ray's sockets lie in it, and their paths may have 107 characters."""
+    with tempfile.TemporaryDirectory(prefix="scaled-", ignore_cleanup_errors=True) as path:
+        yield Path(path)
+
+
+@pytest.mark.ray
+@pytest.mark.skipif(not _permitted(), reason="unshare --pid is not permitted here")
+def test_nodes_come_for_workers_that_wait_and_go_when_idle(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = str(probe.getsockname()[1])
+    done = subprocess.run(
+        [*NAMESPACE, sys.executable, "-m", "tests.deploy.autoscaled", str(folder), port],
+        cwd=Path(__file__).parents[2],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=220,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert json.loads(done.stdout.splitlines()[-1]) == [0, 2, 0]

@@ -1,0 +1,85 @@
+"""docker-compose.yml and the Dockerfile: valid, closed to the network, no secret inside, everything pinned.
+
+No Docker engine is asked: what the services start is started in tests/cluster/test_compose_commands.py.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+FILES = ("docker-compose.yml", "deploy/compose/trainer-gpu.yml")
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    return content
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_compose_files_meet_the_specifications_schema(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(ROOT / name)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_ports_are_open_on_this_machine_alone(compose: dict[str, Any]) -> None:
+    ports = [port for service in compose["services"].values() for port in service.get("ports", [])]
+    assert len(ports) == 3
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_passwords_come_from_files_that_git_and_the_image_do_not_see(compose: dict[str, Any]) -> None:
+    assert all(set(secret) == {"file"} for secret in compose["secrets"].values())
+    assert "/secrets/" in (ROOT / ".gitignore").read_text().splitlines()
+    assert (ROOT / ".dockerignore").read_text().splitlines()[1] == "*"
+    for service in compose["services"].values():
+        for word in str(service).split():
+            assert "requirepass" not in word or "/run/secrets" in str(service["command"])
+        environment = service.get("environment", {})
+        assert not [name for name in environment if "PASSWORD" in name and not name.endswith("__FILE")]
+
+
+def test_redis_never_evicts_or_writes_to_disk(compose: dict[str, Any]) -> None:
+    command = compose["services"]["redis"]["command"][-1]
+    assert "--maxmemory-policy noeviction" in command and "--maxmemory 2gb" in command
+    assert '--save "" --appendonly no' in command
+    assert "--port 6380" in command
+    assert compose["services"]["redis"]["healthcheck"]["retries"] > 1
+
+
+def test_images_are_pinned_and_processes_are_stopped_in_good_order(compose: dict[str, Any]) -> None:
+    for service in compose["services"].values():
+        assert re.search(r":v?\d+\.\d+\.\d+", service["image"])
+    for name in ("head", "worker", "worker-gpu"):
+        assert compose["services"][name]["stop_signal"] == "SIGTERM"
+        assert compose["services"][name]["shm_size"] == "2gb"
+    assert compose["services"]["worker-gpu"]["profiles"] == ["gpu"]
+    assert "deploy" not in compose["services"]["worker"]
+
+
+def test_the_image_is_built_in_stages_from_the_constraints_and_runs_without_root() -> None:
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    assert len([line for line in lines if re.fullmatch(r"FROM python:3\.11\.\d+-slim-bookworm( AS build)?", line)]) == 2
+    assert any("grep '^torch==' constraints.txt" in line for line in lines)
+    assert "STOPSIGNAL SIGTERM" in lines
+    assert [line for line in lines if line.startswith("USER ")] == ["USER 1000:1000"]
+
+
+def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
+    hadolint = Path(sys.executable).parent / "hadolint"
+    if not hadolint.exists():
+        pytest.skip("hadolint is not installed in this environment")
+    done = subprocess.run([hadolint, ROOT / "Dockerfile"], capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stdout, done.stdout
