@@ -354,6 +354,12 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric("sparring_learning_rate", "gauge", "Learning rate now.", of_state("learning_rate")),
     Metric(
+        "sparring_workers_wanted",
+        "gauge",
+        "Workers that the run should have; 0 where it has none by design.",
+        of_state("workers_wanted"),
+    ),
+    Metric(
         "sparring_worker_info",
         "gauge",
         "Where a worker runs, in the labels; always 1.",

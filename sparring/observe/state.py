@@ -64,6 +64,7 @@ class RunState:
     publish_bytes: int = 0
     version: int = 0
     fence: int = 0
+    workers_wanted: int = 0
     trainer_restarts: int = 0
     rollbacks: int = 0
     overfittings: int = 0

@@ -61,6 +61,7 @@ def full_state() -> RunState:
         publish_bytes=10**7,
         version=119,
         fence=2,
+        workers_wanted=2,
         trainer_restarts=1,
         updated=1_700_000_010.0,
         message="worker w2 came back",
