@@ -23,6 +23,7 @@ from sparring.judging_cli import judging
 from sparring.runs import Run, open_run
 from sparring.serving_cli import serving
 from sparring.shell import Json, RunPath, fail, note, out, rows
+from sparring.workers_cli import scaling
 
 app = typer.Typer(
     name="sparring",
@@ -35,6 +36,7 @@ config_app = typer.Typer(help="Show, describe and compare configurations.", no_a
 app.add_typer(config_app, name="config")
 app.add_typer(judging)
 app.add_typer(serving)
+app.add_typer(scaling)
 
 HINT = "Any setting follows as --GROUP.NAME VALUE, for example --attack.steps 10 or --workers 4."
 Recipe = Annotated[Path | None, typer.Argument(help="A TOML recipe; without one, the demo's digits.")]

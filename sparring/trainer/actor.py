@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from sparring.config import from_tree
-from sparring.engines.threads import cores, trainer_attacks, trainer_threads, trainer_would_idle
+from sparring.engines.threads import cores, trainer_threads
 from sparring.errors import RollBack, SparringError
 from sparring.observe.logs import to_file
 from sparring.observe.state import RunState
@@ -24,7 +25,7 @@ from sparring.trainer.loop import Loop
 from sparring.trainer.parts import Parts, prepare
 from sparring.trainer.session import Session
 from sparring.trainer.signals import stopping_on_signals
-from sparring.trainer.snapshots import Route, Snapshot, route, to_arrays
+from sparring.trainer.snapshots import Arrays, Route, Snapshot, copied_into, route, to_arrays
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class Trainer:
             norm=self.config.attack.norm,
         )
         self.device = device_for(self.config.trainer.device, self.config.trainer.num_gpus)
+        self.copies: Arrays = {}
         self.session: Session | None = None
         self.route: Route | None = None
 
@@ -97,8 +99,6 @@ class Trainer:
             self.transport,
             self._publish,
             at_least_fence=fence - 1,
-            attacks_itself=trainer_attacks(self.config),
-            idle_device=trainer_would_idle(self.config),
             resumed=resumed,
         )
 
@@ -121,9 +121,12 @@ class Trainer:
     def _report(self, state: RunState) -> None:
         self.transport.set_state(state.as_dict())
 
-    def _publish(self, fence: int, version: int, controls: Controls) -> int:
+    def _publish(self, fence: int, version: int, controls: Controls, copied: Callable[[], None]) -> int:
         assert self.session is not None
         assert self.route is not None
         arrays = to_arrays(self.session.learner.model, half=self.config.model.precision == "bf16")
+        if self.device.type == "cpu":  # they are the weights themselves
+            arrays = copied_into(self.copies, arrays)
+        copied()
         self.route.publish(Snapshot(fence, version, controls, arrays))
         return sum(array.nbytes for array in arrays.values())

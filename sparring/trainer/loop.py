@@ -7,7 +7,7 @@ until every epoch is consumed:
     wait for a step's worth of shards (attack oneself meanwhile, where that costs nobody anything)
     drop what is staler than the bound, its ticket is issued again
     refresh, step, record
-    publish every K steps, then retire the step's shards
+    begin to publish every K steps, then retire the step's shards
 """
 
 from __future__ import annotations
@@ -19,15 +19,19 @@ import time
 from collections.abc import Callable
 from math import ceil
 
+import torch
+
 from sparring.attacks import frozen
 from sparring.attacks.starts import given
-from sparring.config import depth, exchanges, tickets_at_once
+from sparring.config import depth, exchanges, tickets_at_once, with_workers
+from sparring.engines.threads import trainer_attacks, trainer_threads, trainer_would_idle
 from sparring.errors import SparringError
 from sparring.queue.ledger import Ledger
 from sparring.queue.messages import Controls, Key, Shard, Ticket
 from sparring.queue.transport import Lease, Missing, QueueLost, Transport
 from sparring.trainer.checkpoints import Checkpoint
 from sparring.trainer.parts import Parts
+from sparring.trainer.publishing import Publish, Publisher
 from sparring.trainer.session import Session
 from sparring.trainer.starts import LastPerturbations
 from sparring.workers.generator import Production, begin
@@ -38,12 +42,13 @@ HOUSEKEEPING_S = 0.2
 REPUBLISH_S = 5.0
 SET_ASIDE_SHARE = 0.05
 
-Publish = Callable[[int, int, Controls], int]  # fence, version, controls -> bytes
-
 
 class Loop:
-    """One trainer's life. `publish` broadcasts the learner's weights; `attacks_itself`: it makes shards
-    while it would wait; `idle_device`: its device would else idle."""
+    """One trainer's life. `publish` broadcasts the learner's weights.
+
+    How many workers there are to be may change meanwhile: permits in flight, threads and whether the trainer attacks
+    itself follow it.
+    """
 
     def __init__(
         self,
@@ -53,16 +58,17 @@ class Loop:
         publish: Publish,
         *,
         at_least_fence: int,
-        attacks_itself: bool,
-        idle_device: bool,
         resumed: Checkpoint | None = None,
     ) -> None:
-        self.session, self.parts, self.transport, self._publish = session, parts, transport, publish
+        self.session, self.parts, self.transport = session, parts, transport
+        self.publisher = Publisher(self._broadcast, parts.config.trainer.wait_timeout_s)
+        self._send = publish
         self.config, self.plan, self.learner = parts.config, parts.plan, session.learner
         self.settings = parts.config.staleness
         self.exchange = exchanges(self.config)
-        self.attacks_itself = attacks_itself
-        self.idle_device = idle_device
+        self.workers = -1
+        self._follow(transport.wanted_workers())
+        self.learner.before_change = self._until_copied
         self.ledger = Ledger(
             shards_by_epoch=self.plan.shards_by_epoch,
             shards_per_step=self.plan.shards_per_step,
@@ -97,8 +103,10 @@ class Loop:
                     self._prune()
                 elif keys := self.collect():
                     self.step(keys)
+            self._settle()
         finally:
             self._closing.set()
+            self.publisher.close()
             receiver.join(timeout=5)
         return self.session.finish(self.ledger.state())
 
@@ -198,23 +206,40 @@ class Loop:
     def in_flight(self) -> int:
         """Shards in flight: attack time over step time where the trainer is saturated (design, section 4), never more
         than the attackers have in work, or they would pile up behind a step that waits."""
-        attackers = self.config.workers.count * tickets_at_once(self.config) + (1 if self.attacks_itself else 0)
+        attackers = self.workers * tickets_at_once(self.config) + (1 if self.attacks_itself else 0)
         ratio = attackers if self.arrivals < 3 or self.step_s == 0 else ceil(self.attack_s / self.step_s)
         return max(self.plan.shards_per_step, min(attackers, ratio), 1)
 
     def publish(self) -> None:
-        """Broadcast the present weights and say so in the queue."""
-        began = time.monotonic()
+        """Begin to broadcast the present weights; from now on tickets name their version, and workers wait for it."""
+        self._settle()
         state, version = self.session.state, self.learner.step
-        try:
-            state.publish_bytes += self._publish(self.fence, version, self.learner.controls())
-            self.transport.publish_version(self.fence, version)
-        except QueueLost:
-            log.warning("the queue is gone; the next look at it starts over")
+        self.publisher.start(self.fence, version, self.learner.controls())
         self.published = version
         state.version, state.fence = version, self.fence
         state.publications += 1
-        state.publish_seconds += time.monotonic() - began
+
+    def _broadcast(self, fence: int, version: int, controls: Controls, copied: Callable[[], None]) -> int:
+        """In the publisher's thread: send them, and say so in the queue."""
+        size_bytes = self._send(fence, version, controls, copied)
+        self.transport.publish_version(fence, version)
+        return size_bytes
+
+    def _settle(self, wait: bool = True) -> None:
+        """Count the publication that has ended."""
+        try:
+            sent = self.publisher.settle(wait)
+        except QueueLost:
+            log.warning("the queue is gone; the next look at it starts over")
+            return
+        if sent is not None:
+            self.session.state.publish_bytes += sent.size_bytes
+            self.session.state.publish_seconds += sent.seconds
+
+    def _until_copied(self) -> None:
+        """Before the weights change."""
+        waits, waited = self.session.state.wait_seconds, self.publisher.until_copied()
+        waits["snapshot"] = waits.get("snapshot", 0.0) + waited
 
     def _refreshed(self, shards: list[Shard]) -> list[Shard]:
         wanted: int | str = self.session.staleness.remedies.refresh
@@ -272,10 +297,8 @@ class Loop:
 
     def _attack_a_little(self) -> bool:
         """One attack step on a ticket of our own; it waits while a step can be made. False: nothing to do."""
-        if not self.attacks_itself:
-            return False
         if self.own is None:
-            lease = self.transport.lease_local("trainer")
+            lease = self.transport.lease_local("trainer") if self.attacks_itself else None
             if lease is None:
                 return False
             ticket = lease.ticket
@@ -314,11 +337,23 @@ class Loop:
             self._lose(key, reason, error)
         if self.own is not None:
             self.transport.renew(self.own[1])
+        self._settle(wait=False)
+        self._follow(self.transport.wanted_workers())
         if self.transport.stop_requested():
             self.session.stop_reason = self.session.stop_reason or "stopped"
         self._count()
         self._measure_queue()
         self.session.report_soon()
+
+    def _follow(self, wanted: int | None) -> None:
+        """So many workers there are to be from now on; None: nobody has said otherwise."""
+        count = self.config.workers.count if wanted is None else wanted
+        self.session.state.workers_wanted = count
+        if count == self.workers:
+            return
+        self.workers, config = count, with_workers(self.config, count)
+        self.attacks_itself, self.idle_device = trainer_attacks(config), trainer_would_idle(config)
+        torch.set_num_threads(trainer_threads(config))
 
     def _lose(self, key: Key, reason: str, error: str) -> None:
         if reason == "handed_back":
@@ -373,7 +408,7 @@ class Loop:
         alive = sum(beat["age_s"] < recent_s for beat in self.transport.heartbeats().values())
         raise SparringError(
             f"no shard came for {waited:.0f} s ({name} = {limit:g}): {alive} of workers.count = "
-            f"{self.config.workers.count} workers have reported in the last {recent_s:g} s, "
+            f"{self.workers} workers have reported in the last {recent_s:g} s, "
             f"{self.ledger.outstanding} shards are outstanding"
             + (f", the last worker said: {self.last_error}" if self.last_error else "")
             + ". See the logs in the run's folder; raise the time-out if an attack takes longer."

@@ -88,11 +88,7 @@ class Session:
             total_steps=self.last_step,
             epochs=self.plan.epochs,
             max_staleness=bound(self.config),
-            workers_wanted=self._workers_wanted(),
         )
-
-    def _workers_wanted(self) -> int:
-        return self.config.workers.count if self.config.engine == "ray" else 0
 
     @property
     def last_step(self) -> int:
@@ -127,7 +123,7 @@ class Session:
         total = self.state.total_steps
         self.state = RunState.from_dict(checkpoint.counters)
         self.state.total_steps, self.state.engine = total, self.config.engine
-        self.state.max_staleness, self.state.workers_wanted = bound(self.config), self._workers_wanted()
+        self.state.max_staleness = bound(self.config)
         self.learner.pgd_until, self.staleness.level = self.state.pgd_until, self.state.staleness_level
         self._recall_pruning(checkpoint.step)
         self._best = float(checkpoint.counters.get("best_robust_accuracy", -1.0))
