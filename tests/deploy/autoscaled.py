@@ -18,7 +18,21 @@ from typing import Any
 import ray
 
 HEAD_NODE = "f" * 51 + "00000"
+RAY = (sys.executable, "-m", "ray.scripts.scripts")
 TIMEOUT_S = 90.0
+STARTS = 3  # on a busy machine Ray's own limit of 30 s can be too short for its agents
+# `ray up` fills these in; a head that is started by hand must be given them.
+EMPTY_LISTS = (
+    "initialization_commands",
+    "setup_commands",
+    "head_setup_commands",
+    "worker_setup_commands",
+    "head_start_ray_commands",
+    "worker_start_ray_commands",
+    "cluster_synced_files",
+    "rsync_exclude",
+    "rsync_filter",
+)
 
 
 def cluster(folder: Path, gcs_port: int) -> Path:
@@ -37,10 +51,20 @@ def cluster(folder: Path, gcs_port: int) -> Path:
         "max_workers": 2,
         "upscaling_speed": 10,
         "idle_timeout_minutes": 0.05,
-        "provider": {"type": "fake_multinode", "gcs_address": f"127.0.0.1:{gcs_port}", "head_node_id": HEAD_NODE},
+        "provider": {
+            "type": "fake_multinode",
+            "gcs_address": f"127.0.0.1:{gcs_port}",
+            "head_node_id": HEAD_NODE,
+            "use_node_id_as_ip": True,
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+        },
         "auth": {},
         "available_node_types": types,
         "head_node_type": "ray.head.default",
+        **{name: [] for name in EMPTY_LISTS},
+        "file_mounts": {},
+        "file_mounts_sync_continuously": False,
     }
     path = folder / "cluster.yaml"
     path.write_text(json.dumps(content))
@@ -49,8 +73,15 @@ def cluster(folder: Path, gcs_port: int) -> Path:
 
 def start_head(folder: Path, port: int) -> None:
     command = [
-        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", f"--port={port}", "--num-cpus=2"),
-        *("--node-ip-address=127.0.0.1", "--include-dashboard=false", "--object-store-memory=83886080"),
+        *(*RAY, "start", "--head", f"--port={port}", "--num-cpus=2"),
+        *(
+            "--node-ip-address=127.0.0.1",
+            "--include-dashboard=false",
+            "--dashboard-agent-listen-port=0",
+            "--min-worker-port=0",
+            "--max-worker-port=0",
+            "--object-store-memory=83886080",
+        ),
         *(f"--autoscaling-config={cluster(folder, port)}", f"--temp-dir={folder / 'ray'}", "--disable-usage-stats"),
     ]
     environment = {
@@ -60,11 +91,14 @@ def start_head(folder: Path, port: int) -> None:
         "RAY_NODE_TYPE_NAME": "ray.head.default",
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
     }
-    done = subprocess.run(
-        command, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    if done.returncode != 0:
-        sys.exit(f"ray start failed:\n{done.stdout}")
+    for _ in range(STARTS):
+        done = subprocess.run(
+            command, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        if done.returncode == 0:
+            return
+        subprocess.run([*RAY, "stop", "--force"], capture_output=True)  # sees this namespace alone
+    sys.exit(f"ray start failed {STARTS} times:\n{done.stdout}")
 
 
 def worker_nodes() -> int:

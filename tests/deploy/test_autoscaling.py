@@ -33,6 +33,7 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(400)
 @pytest.mark.skipif(not _permitted(), reason="unshare --pid is not permitted here")
 def test_nodes_come_for_workers_that_wait_and_go_when_idle(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -43,7 +44,7 @@ def test_nodes_come_for_workers_that_wait_and_go_when_idle(folder: Path) -> None
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=220,
+        timeout=380,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert json.loads(done.stdout.splitlines()[-1]) == [0, 2, 0]
