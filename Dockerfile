@@ -24,7 +24,7 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends openssh-client procps rsync wget \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --uid 1000 --create-home --shell /bin/bash sparring \
-    && install --directory --owner=sparring --group=sparring /data /runs
+    && install --directory --owner=sparring --group=sparring /data /runs /tmp/ray /var/lib/sparring/targets
 
 COPY --from=build /opt/sparring/venv /opt/sparring/venv
 COPY recipes /opt/sparring/recipes

@@ -40,5 +40,10 @@ def _request(config: Config, wanted: list[dict[str, float]]) -> None:
 
 
 def _reserved(settings: TrainerSettings | WorkersSettings) -> dict[str, float]:
-    reserved = {"CPU": settings.num_cpus, "GPU": settings.num_gpus}
+    reserved = {"CPU": settings.num_cpus, "GPU": settings.num_gpus, **share_of(settings.resource)}
     return {name: amount for name, amount in reserved.items() if amount}
+
+
+def share_of(resource: str | None) -> dict[str, float]:
+    """So little of a custom resource that a node which declares 1 of it has room for every actor."""
+    return {} if resource is None else {resource: 0.001}

@@ -21,7 +21,7 @@ from torch import nn
 
 from sparring.config import MOST_WORKERS, Config, to_toml, with_workers
 from sparring.engines import Ended
-from sparring.engines.nodes import ask_for_nodes, let_nodes_go
+from sparring.engines.nodes import ask_for_nodes, let_nodes_go, share_of
 from sparring.errors import SparringError, UsageError
 from sparring.observe.state import RunState
 from sparring.queue.connection import check_server, connect, password_of, raise_limit
@@ -330,7 +330,7 @@ class Driver:
             .options(
                 name=self.store_name,
                 num_cpus=STORE_CPUS,
-                resources=_share_of(self.config.trainer.resource),
+                resources=share_of(self.config.trainer.resource),
                 max_restarts=-1,
                 max_concurrency=1000 + MOST_WORKERS,
             )
@@ -344,7 +344,7 @@ class Driver:
             .options(
                 num_cpus=settings.num_cpus,
                 num_gpus=settings.num_gpus,
-                resources=_share_of(settings.resource),
+                resources=share_of(settings.resource),
                 max_restarts=-1,
                 max_task_retries=0,
             )
@@ -367,7 +367,7 @@ class Driver:
             .options(
                 num_cpus=num_cpus,
                 num_gpus=settings.num_gpus,
-                resources=_share_of(settings.resource),
+                resources=share_of(settings.resource),
                 max_restarts=-1,
                 max_task_retries=0,
             )
@@ -382,11 +382,6 @@ class Driver:
                 [os.getcwd(), *sys.path],
             )
         )
-
-
-def _share_of(resource: str | None) -> dict[str, float]:
-    """So little of a custom resource that a node which declares 1 of it has room for every actor."""
-    return {} if resource is None else {resource: 0.001}
 
 
 def run(config: Config, run: Run, queue: Queue, watch: Watch, model: nn.Module) -> Ended:

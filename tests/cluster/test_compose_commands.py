@@ -24,7 +24,7 @@ pytestmark = [
 ]
 PASSWORD = "a-password-that-nobody-lists"
 STEPS = 20
-VOLUMES = ("/runs", "/data")
+VOLUMES = ("/runs", "/data", "/var/lib/sparring/targets")
 SETTINGS = (
     f"--run.name composed --train.max_steps {STEPS} --attack.steps 3 --staleness.trainer_attacks never "
     "--workers.threads 1 --trainer.threads 1 --evaluation.steps 2 --evaluation.restarts 1 --evaluation.samples 50"

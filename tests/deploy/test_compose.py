@@ -40,6 +40,17 @@ def test_ports_are_open_on_this_machine_alone(compose: dict[str, Any]) -> None:
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
+def test_files_that_are_mounted_exist_where_prometheus_and_grafana_look(compose: dict[str, Any]) -> None:
+    mounts = [mount.split(":") for service in compose["services"].values() for mount in service.get("volumes", [])]
+    assert all((ROOT / source).exists() for source, *_ in mounts if source.startswith("./"))
+    scraped = (ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text()
+    shared = {target for source, target, *_ in mounts if source in ("targets", "ray")}
+    assert shared == {"/var/lib/sparring/targets", "/tmp/ray"}
+    assert all(folder in scraped for folder in shared)
+    provisioned = ROOT / "deploy" / "grafana" / "provisioning" / "dashboards" / "sparring.yml"
+    assert yaml.safe_load(provisioned.read_text())["providers"][0]["options"]["path"] in {mount[1] for mount in mounts}
+
+
 def test_passwords_come_from_files_that_git_and_the_image_do_not_see(compose: dict[str, Any]) -> None:
     assert all(set(secret) == {"file"} for secret in compose["secrets"].values())
     assert "/secrets/" in (ROOT / ".gitignore").read_text().splitlines()
