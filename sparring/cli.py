@@ -22,6 +22,7 @@ from sparring.errors import SparringError, UsageError
 from sparring.judging_cli import judging
 from sparring.runs import Run, open_run
 from sparring.shell import Json, RunPath, fail, note, out, rows
+from sparring.workers_cli import scaling
 
 app = typer.Typer(
     name="sparring",
@@ -33,6 +34,7 @@ app = typer.Typer(
 config_app = typer.Typer(help="Show, describe and compare configurations.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 app.add_typer(judging)
+app.add_typer(scaling)
 
 HINT = "Any setting follows as --GROUP.NAME VALUE, for example --attack.steps 10 or --workers 4."
 Recipe = Annotated[Path | None, typer.Argument(help="A TOML recipe; without one, the demo's digits.")]

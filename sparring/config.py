@@ -30,6 +30,9 @@ SHORT_NAMES = {
 }
 
 
+MOST_WORKERS = 10_000
+
+
 class Settings(BaseModel):
     """A group of settings: unknown names are refused, values are fixed once made."""
 
@@ -315,7 +318,7 @@ class DdpSettings(Settings):
 
 
 class WorkersSettings(Settings):
-    count: int = setting(2, "workers", ge=0, le=10_000)
+    count: int = setting(2, "workers", ge=0, le=MOST_WORKERS)
     """Ray actors that attack."""
     num_gpus: float = setting(0.0, "GPUs per worker", ge=0)
     """Fractions share a GPU."""
@@ -488,6 +491,11 @@ def depth(settings: StalenessSettings) -> int:
     if settings.depth is not None:
         return settings.depth
     return max(0, min(3, settings.max_staleness - settings.publish_every))
+
+
+def with_workers(config: Config, count: int) -> Config:
+    """The same with `count` workers, which may change while a run goes on."""
+    return config.model_copy(update={"workers": config.workers.model_copy(update={"count": count})})
 
 
 def image_size(config: Config, epoch: int) -> int | None:

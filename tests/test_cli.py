@@ -174,6 +174,8 @@ def labels_outside(folder: Path) -> str:
         (["config", "schema", "--attack.steps", "3"], "--attack.steps: `sparring config schema` has no such option"),
         (["--version"], "--version: `sparring` has no such option"),
         (["config", "diff", "a.toml", "b.toml"], "recipe a.toml: No such file or directory"),
+        (["workers", "nowhere"], "is no run folder"),
+        (["workers", "nowhere", "sett", "2"], "'sett' is not one of 'set', 'add', 'drain'"),
         (["trian"], "No such command 'trian'"),
         (["status"], "Missing argument"),
         (["train", "one.toml", "two.toml"], "unexpected extra argument"),
@@ -185,6 +187,22 @@ def test_a_wrong_request_is_refused_in_one_sentence_and_leaves_nothing(
     said = say(*words)
     assert said.code == 2 and told in said.complaint and len(said.err.splitlines()) == 1
     assert said.out == "" and os.listdir(elsewhere) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "engine = 'sync': "),
+        (["set", "2"], "trains in one process and has no workers"),
+        (["set"], "set : a whole number of workers is needed, 0 or more"),
+        (["set", "two"], "set two: a whole number of workers is needed, 0 or more"),
+        (["add", "0"], "add 0: a whole number of workers is needed, 1 or more"),
+        (["drain"], "drain: which worker? `sparring workers RUN` lists them"),
+    ],
+)
+def test_workers_that_cannot_be_are_refused(say: Say, finished: Path, words: list[str], told: str) -> None:
+    said = say("workers", finished, *words)
+    assert said.code == 2 and told in said.complaint and said.out == ""
 
 
 def test_missing_data_are_told_with_the_folder(say: Say, elsewhere: Path) -> None:

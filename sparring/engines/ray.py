@@ -13,20 +13,21 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ray
 from torch import nn
 
-from sparring.config import Config
+from sparring.config import MOST_WORKERS, Config, to_toml, with_workers
 from sparring.engines import Ended
-from sparring.engines.threads import worker_threads
+from sparring.engines.nodes import ask_for_nodes, let_nodes_go
 from sparring.errors import SparringError, UsageError
 from sparring.observe.state import RunState
-from sparring.queue.connection import check_server, connect
+from sparring.queue.connection import check_server, connect, raise_limit
 from sparring.queue.server import EmbeddedServer
 from sparring.queue.sizing import kept_snapshots, needed_memory, through_object_store
-from sparring.queue.transport import Transport
+from sparring.queue.transport import Transport, Wish
 from sparring.runs import Run, write_atomically
 from sparring.trainer.actor import Trainer
 from sparring.trainer.signals import stopping_on_signals
@@ -49,6 +50,7 @@ class Queue:
     url: str
     password: str | None
     embedded: bool
+    memory_for: Callable[[Config], int]  # bytes that what a run may have outstanding needs
 
 
 @contextmanager
@@ -58,13 +60,14 @@ def open_queue(config: Config, shape: tuple[int, int, int], snapshot_bytes: int)
     Raises:
         SparringError: it cannot be reached, or would lose or refuse what the run puts into it.
     """
-    settings, needed = config.queue, needed_memory(config, shape, snapshot_bytes)
+    memory_for = partial(needed_memory, shape=shape, snapshot_bytes=snapshot_bytes)
+    settings, needed = config.queue, memory_for(config)
     if settings.redis_url is not None:
         password = os.environ.get(settings.password_env)
         client = connect(settings.redis_url, password, settings.timeout_s)
         check_server(client, needed, settings.timeout_s)
         client.close()
-        yield Queue(settings.redis_url, password, embedded=False)
+        yield Queue(settings.redis_url, password, False, memory_for)
         return
     if config.ray.address != "local":
         raise UsageError(
@@ -73,7 +76,7 @@ def open_queue(config: Config, shape: tuple[int, int, int], snapshot_bytes: int)
         )
     memory = needed if settings.maxmemory_mb is None else settings.maxmemory_mb << 20
     with EmbeddedServer(maxmemory=memory) as server:
-        yield Queue(server.url, server.password, embedded=True)
+        yield Queue(server.url, server.password, True, memory_for)
 
 
 def check_resources(config: Config) -> None:
@@ -103,7 +106,7 @@ def ray_cluster(config: Config) -> Iterator[None]:
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if config.ray.address == "local":
-            cpus = config.trainer.num_cpus + config.workers.count * config.workers.num_cpus + 1
+            cpus = config.trainer.num_cpus + 1
             ray.init(
                 address="local",
                 num_cpus=int(cpus) + 1,
@@ -127,13 +130,13 @@ class Driver:
     def __init__(self, config: Config, run: Run, queue: Queue, watch: Watch, model: nn.Module) -> None:
         self.config, self.run, self.queue, self.watch = config, run, queue, watch
         settings = config.queue
-        client = connect(queue.url, queue.password, settings.timeout_s)
-        self.transport = Transport(client, run.id, lease_s=settings.lease_s, timeout_s=settings.timeout_s)
-        self.tree = config.model_dump(mode="json", exclude_none=True)
+        self.client = connect(queue.url, queue.password, settings.timeout_s)
+        self.transport = Transport(self.client, run.id, lease_s=settings.lease_s, timeout_s=settings.timeout_s)
         # Known by name: an actor whose arguments hold a handle could not be restarted once the handle is gone.
         self.store_name = f"sparring-snapshots-{run.id}"
         self.store = self._store() if through_object_store(config, bytes_of(model)) else None
-        self.pool = Pool(self._worker, self.transport.drop_worker)
+        transport = self.transport
+        self.pool = Pool(self._worker, transport.drop_worker, transport.request_stop, transport.forget_worker)
         self.interrupted = False
         self.state = RunState(engine="ray", dataset=config.data.name, total_steps=0)
 
@@ -143,15 +146,18 @@ class Driver:
         Raises:
             SparringError: the trainer failed, or died too often without progress.
         """
+        self.transport.change_wish("start", self.config.workers.count)
         self._write_connection()
         with stopping_on_signals(self._interrupt):
+            ask_for_nodes(self.config)
             trainer = self._trainer()
-            self.pool.grow_to(self.config.workers.count)
+            self._tend()
             try:
                 outcome = self._with_restarts(trainer)
                 self._look()
                 self.transport.request_stop()
                 self.pool.stop(STOP_GRACE_S if self.interrupted else 15.0)
+                let_nodes_go(self.config)
                 evaluation = None
                 if outcome["phase"] == "finished":
                     evaluation = self._judge(trainer)
@@ -212,6 +218,7 @@ class Driver:
             if done:
                 result: dict[str, Any] = ray.get(task)
                 return result
+            self._tend()
             self._look()
             if self.interrupted and asked_at is None:
                 asked_at = time.monotonic()
@@ -223,14 +230,46 @@ class Driver:
                     f"{self.run.checkpoints}."
                 )
 
-    def _look(self) -> None:
-        """Heal the workers and show what there is."""
+    def _tend(self) -> None:
+        """Have as many workers as are wished for, and heal them."""
+        wish = self.transport.wish()
+        if wish is None:  # the server was restarted empty
+            self.transport.change_wish("start", self.config.workers.count)
+            wish = Wish(self.config.workers.count, frozenset())
+        if wish.workers != self.config.workers.count:
+            self._adopt(wish.workers)
+        for name in self.pool.follow(wish.workers, wish.leaving):
+            self.transport.change_wish("leave", name)
         self.pool.heal()
+        self.transport.set_pool(self.pool.states())
+
+    def _adopt(self, count: int) -> None:
+        """From now on the run is one with `count` workers, and a resume goes on with as many."""
+        log.info("workers.count: %d -> %d", self.config.workers.count, count)
+        self.config = with_workers(self.config, count)
+        write_atomically(self.run.config_file, to_toml(self.config))
+        ask_for_nodes(self.config)
+        needed = self.queue.memory_for(self.config)
+        if self.queue.embedded and self.config.queue.maxmemory_mb is None:
+            raise_limit(self.client, needed, self.config.queue.timeout_s)
+        elif not self.queue.embedded:
+            self._warn_of_memory(needed)
+
+    def _warn_of_memory(self, needed: int) -> None:
+        """A full server is back-pressure, so the run goes on."""
+        try:
+            check_server(self.client, needed, self.config.queue.timeout_s)
+        except SparringError as error:
+            log.warning("%d workers: %s", self.config.workers.count, error)
+
+    def _look(self) -> None:
+        """Show what there is."""
         told = self.transport.state()
         if told is not None:
             restarts = self.state.trainer_restarts
             self.state = RunState.from_dict(told)
             self.state.trainer_restarts = restarts
+        self.state.workers_wanted = self.config.workers.count
         if self.pool.last_error and not self.state.message:
             self.state.message = f"a worker died: {self.pool.last_error}"
         self.watch(self.state, self.transport.heartbeats())
@@ -239,6 +278,7 @@ class Driver:
         """The evaluation, or None where the run is stopped before it ends; a trainer that dies meanwhile starts it
         again."""
         self.pool.members.clear()
+        self.transport.set_pool({})
         for deaths in range(self.config.trainer.max_restarts + 1):
             task = trainer.judge.remote()
             try:
@@ -268,6 +308,7 @@ class Driver:
     def _close(self, trainer: Any) -> None:
         self.pool.stop(0)
         ray.kill(trainer, no_restart=True)
+        let_nodes_go(self.config)
         self.run.connection.unlink(missing_ok=True)
         try:
             self.transport.forget()
@@ -280,6 +321,9 @@ class Driver:
         content = {"url": self.queue.url, "password": password, "pid": os.getpid()}
         write_atomically(self.run.connection, json.dumps(content), mode=0o600)
 
+    def _tree(self) -> dict[str, Any]:
+        return self.config.model_dump(mode="json", exclude_none=True)
+
     def _store(self) -> Any:
         return (
             ray.remote(SnapshotStore)
@@ -287,7 +331,7 @@ class Driver:
                 name=self.store_name,
                 num_cpus=STORE_CPUS,
                 max_restarts=-1,
-                max_concurrency=1000 + self.config.workers.count,
+                max_concurrency=1000 + MOST_WORKERS,
             )
             .remote(kept_snapshots(self.config))
         )
@@ -298,7 +342,7 @@ class Driver:
             ray.remote(Trainer)
             .options(num_cpus=settings.num_cpus, num_gpus=settings.num_gpus, max_restarts=-1, max_task_retries=0)
             .remote(
-                self.tree,
+                self._tree(),
                 str(self.run.path),
                 self.queue.url,
                 self.queue.password,
@@ -309,18 +353,19 @@ class Driver:
 
     def _worker(self, name: str) -> Any:
         settings = self.config.workers
+        # A Ray of the run's own cannot be told of more cores later: there, nothing else competes for them.
+        num_cpus = 0 if self.config.ray.address == "local" else settings.num_cpus
         return (
             ray.remote(Worker)
-            .options(num_cpus=settings.num_cpus, num_gpus=settings.num_gpus, max_restarts=-1, max_task_retries=0)
+            .options(num_cpus=num_cpus, num_gpus=settings.num_gpus, max_restarts=-1, max_task_retries=0)
             .remote(
-                self.tree,
+                self._tree(),
                 name,
                 str(self.run.path),
                 self.run.id,
                 self.queue.url,
                 self.queue.password,
                 self.store_name,
-                worker_threads(self.config),
                 [os.getcwd(), *sys.path],
             )
         )

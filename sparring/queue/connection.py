@@ -61,6 +61,13 @@ def check_server(client: redis.Redis, needed_bytes: int, timeout_s: float = 10.0
         )
 
 
+def raise_limit(client: redis.Redis, needed_bytes: int, timeout_s: float) -> None:
+    """Give a server of our own more memory where it may have less than `needed_bytes`."""
+    info: dict[str, Any] = with_retries(client, lambda: client.info("memory"), timeout_s)
+    if 0 < int(info["maxmemory"]) < needed_bytes:
+        with_retries(client, lambda: client.config_set("maxmemory", needed_bytes), timeout_s)
+
+
 def describe(client: redis.Redis) -> str:
     """Where the client connects, never with which password."""
     where = client.connection_pool.connection_kwargs

@@ -10,6 +10,7 @@ All keys are under `sparring:{run}:`, the braces being the hash tag:
     weights                                              the last snapshots, where they travel through the queue
     ready:FENCE committed:FENCE payload:FENCE:MEMBER     shards, MEMBER being epoch:number:attempt
     heartbeat state control meta                         what people and exporters look at
+    wish pool                                            how many workers there are to be; those there are
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from enum import Enum
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from typing import Any, Literal, NamedTuple, NoReturn, TypeVar
 
 import msgpack  # type: ignore[import-untyped]
 import redis
@@ -63,9 +64,10 @@ class FencedOut(SparringError):
 
 
 class Stop(Enum):
-    """What a worker is given instead of a lease when it is to stop."""
+    """What a worker is given instead of a lease: the run stops, or this worker is to end what it has and leave."""
 
     STOP = "stop"
+    DRAIN = "drain"
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,13 @@ class Returned(NamedTuple):
     detail: str = ""
 
 
+class Wish(NamedTuple):
+    """How many workers the run is to have, and the names of those that are to leave or have left."""
+
+    workers: int
+    leaving: frozenset[str]
+
+
 class Sizes(NamedTuple):
     """How much of each the queue holds now."""
 
@@ -128,6 +137,7 @@ class Usage(NamedTuple):
 
 
 Received = Shard | Missing
+WishVerb = Literal["start", "set", "add", "drain", "leave"]
 
 
 class Transport:
@@ -236,7 +246,7 @@ class Transport:
     def lease_local(self, owner: str) -> Lease | None:
         """A ticket for the trainer itself, leased as a worker would; it does not heed `stop`."""
         lease = self._lease(owner, heed_stop=False)
-        return None if lease is Stop.STOP else lease
+        return None if isinstance(lease, Stop) else lease
 
     def finish_local(self, lease: Lease) -> bool:
         """End a local lease whose product stays here; False where it was lost (the product is void, `expired`
@@ -337,17 +347,50 @@ class Transport:
         return None if text is None else dict(json.loads(text))
 
     def request_stop(self, worker: str | None = None) -> None:
-        """Ask the run, or one worker of it, to stop; `open` takes it back."""
+        """Ask the run to stop, or one worker of it to leave; `open` takes it back."""
         self._run("write", "control", "stop" if worker is None else f"stop:{worker}", 1)
 
     def stop_requested(self) -> bool:
         """Whether the run is to stop."""
         return bool(self._retry(lambda: self._redis.hexists(self._key("control"), "stop")))
 
-    def stopping(self, worker: str) -> bool:
-        """Whether this worker is to stop; `lease` says it too."""
-        flags = self._retry(lambda: self._redis.hmget(self._key("control"), "stop", f"stop:{worker}"))
-        return any(flag is not None for flag in flags)
+    def stopping(self, worker: str) -> Stop | None:
+        """Whether this worker is to stop or to leave; `lease` says it too."""
+        run, own = self._retry(lambda: self._redis.hmget(self._key("control"), "stop", f"stop:{worker}"))
+        if run is not None:
+            return Stop.STOP
+        return None if own is None else Stop.DRAIN
+
+    def wish(self) -> Wish | None:
+        """What is wished for now; None where the run has not begun, or its server was restarted empty."""
+        fields = self._retry(lambda: self._redis.hgetall(self._key("wish")))
+        if b"count" not in fields:
+            return None
+        leaving = (name.decode().removeprefix("leaving:") for name in fields if name != b"count")
+        return Wish(int(fields[b"count"]), frozenset(leaving))
+
+    def wanted_workers(self) -> int | None:
+        """The number alone."""
+        count = self._retry(lambda: self._redis.hget(self._key("wish"), "count"))
+        return None if count is None else int(count)
+
+    def change_wish(self, verb: WishVerb, value: int | str, least: int = 0, most: int = 0) -> int:
+        """`start` at, `set` or `add` a number; `drain` a worker by name, or note that it is to `leave`, being
+        counted out already. Returns the number; -1: there is no wish, -2: it would not be within `least` to `most`."""
+        return int(self._run("wish", "wish", verb, value, least, most))
+
+    def set_pool(self, states: Mapping[str, str]) -> None:
+        """Tell which workers there are, and what each of them does."""
+        self._run("write", "pool", json.dumps(dict(states)))
+
+    def pool(self) -> dict[str, str]:
+        """The workers that the driver knows."""
+        text = self._retry(lambda: self._redis.get(self._key("pool")))
+        return {} if text is None else dict(json.loads(text))
+
+    def forget_worker(self, worker: str) -> None:
+        """A worker that has left is no longer told of."""
+        self._retry(lambda: self._redis.hdel(self._key("heartbeat"), worker))
 
     def close(self) -> None:
         """Close the connections."""
@@ -386,7 +429,7 @@ class Transport:
         names = "fence tickets wake leases owners version control"
         reply = self._run("lease", names, worker, _milliseconds(self.lease_s), int(heed_stop))
         if reply is None or isinstance(reply, bytes):
-            return None if reply is None else Stop.STOP
+            return None if reply is None else Stop(reply.decode())
         blob, version, fence = reply
         return Lease(decode_ticket(blob), int(version), int(fence), worker)
 

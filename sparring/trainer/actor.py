@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from sparring.config import from_tree
-from sparring.engines.threads import cores, trainer_attacks, trainer_threads, trainer_would_idle
+from sparring.engines.threads import cores, trainer_threads
 from sparring.errors import RollBack, SparringError
 from sparring.observe.logs import to_file
 from sparring.observe.state import RunState
@@ -97,8 +97,6 @@ class Trainer:
             self.transport,
             self._publish,
             at_least_fence=fence - 1,
-            attacks_itself=trainer_attacks(self.config),
-            idle_device=trainer_would_idle(self.config),
             resumed=resumed,
         )
 

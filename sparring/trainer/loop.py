@@ -19,9 +19,12 @@ import time
 from collections.abc import Callable
 from math import ceil
 
+import torch
+
 from sparring.attacks import frozen
 from sparring.attacks.starts import given
-from sparring.config import depth, exchanges, tickets_at_once
+from sparring.config import depth, exchanges, tickets_at_once, with_workers
+from sparring.engines.threads import trainer_attacks, trainer_threads, trainer_would_idle
 from sparring.errors import SparringError
 from sparring.queue.ledger import Ledger
 from sparring.queue.messages import Controls, Key, Shard, Ticket
@@ -42,8 +45,11 @@ Publish = Callable[[int, int, Controls], int]  # fence, version, controls -> byt
 
 
 class Loop:
-    """One trainer's life. `publish` broadcasts the learner's weights; `attacks_itself`: it makes shards
-    while it would wait; `idle_device`: its device would else idle."""
+    """One trainer's life. `publish` broadcasts the learner's weights.
+
+    How many workers there are to be may change meanwhile: permits in flight, threads and whether the trainer attacks
+    itself follow it.
+    """
 
     def __init__(
         self,
@@ -53,16 +59,14 @@ class Loop:
         publish: Publish,
         *,
         at_least_fence: int,
-        attacks_itself: bool,
-        idle_device: bool,
         resumed: Checkpoint | None = None,
     ) -> None:
         self.session, self.parts, self.transport, self._publish = session, parts, transport, publish
         self.config, self.plan, self.learner = parts.config, parts.plan, session.learner
         self.settings = parts.config.staleness
         self.exchange = exchanges(self.config)
-        self.attacks_itself = attacks_itself
-        self.idle_device = idle_device
+        self.workers = -1
+        self._follow(transport.wanted_workers())
         self.ledger = Ledger(
             shards_by_epoch=self.plan.shards_by_epoch,
             shards_per_step=self.plan.shards_per_step,
@@ -198,7 +202,7 @@ class Loop:
     def in_flight(self) -> int:
         """Shards in flight: attack time over step time where the trainer is saturated (design, section 4), never more
         than the attackers have in work, or they would pile up behind a step that waits."""
-        attackers = self.config.workers.count * tickets_at_once(self.config) + (1 if self.attacks_itself else 0)
+        attackers = self.workers * tickets_at_once(self.config) + (1 if self.attacks_itself else 0)
         ratio = attackers if self.arrivals < 3 or self.step_s == 0 else ceil(self.attack_s / self.step_s)
         return max(self.plan.shards_per_step, min(attackers, ratio), 1)
 
@@ -272,10 +276,8 @@ class Loop:
 
     def _attack_a_little(self) -> bool:
         """One attack step on a ticket of our own; it waits while a step can be made. False: nothing to do."""
-        if not self.attacks_itself:
-            return False
         if self.own is None:
-            lease = self.transport.lease_local("trainer")
+            lease = self.transport.lease_local("trainer") if self.attacks_itself else None
             if lease is None:
                 return False
             ticket = lease.ticket
@@ -314,11 +316,22 @@ class Loop:
             self._lose(key, reason, error)
         if self.own is not None:
             self.transport.renew(self.own[1])
+        self._follow(self.transport.wanted_workers())
         if self.transport.stop_requested():
             self.session.stop_reason = self.session.stop_reason or "stopped"
         self._count()
         self._measure_queue()
         self.session.report_soon()
+
+    def _follow(self, wanted: int | None) -> None:
+        """So many workers there are to be from now on; None: nobody has said otherwise."""
+        count = self.config.workers.count if wanted is None else wanted
+        self.session.state.workers_wanted = count
+        if count == self.workers:
+            return
+        self.workers, config = count, with_workers(self.config, count)
+        self.attacks_itself, self.idle_device = trainer_attacks(config), trainer_would_idle(config)
+        torch.set_num_threads(trainer_threads(config))
 
     def _lose(self, key: Key, reason: str, error: str) -> None:
         if reason == "handed_back":
@@ -373,7 +386,7 @@ class Loop:
         alive = sum(beat["age_s"] < recent_s for beat in self.transport.heartbeats().values())
         raise SparringError(
             f"no shard came for {waited:.0f} s ({name} = {limit:g}): {alive} of workers.count = "
-            f"{self.config.workers.count} workers have reported in the last {recent_s:g} s, "
+            f"{self.workers} workers have reported in the last {recent_s:g} s, "
             f"{self.ledger.outstanding} shards are outstanding"
             + (f", the last worker said: {self.last_error}" if self.last_error else "")
             + ". See the logs in the run's folder; raise the time-out if an attack takes longer."

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 
 from sparring.attacks.starts import given
-from sparring.config import exchanges, from_tree, tickets_at_once
+from sparring.config import exchanges, from_tree, tickets_at_once, with_workers
+from sparring.engines.threads import worker_threads
 from sparring.errors import SparringError
 from sparring.models.forward import for_training
 from sparring.observe.logs import to_file
@@ -37,6 +38,7 @@ from sparring.workers.weights import Weights
 
 log = logging.getLogger(__name__)
 LEASE_WAIT_S = 0.5
+LEAVE_WITHIN_S = 30.0  # what a worker that is to leave has not finished by then, it hands back
 FAILURES = (SparringError, RuntimeError, ValueError)  # of an attack: they cost a ticket one attempt
 
 
@@ -52,13 +54,11 @@ class Worker:
         url: str,
         password: str | None,
         store: str,
-        threads: int,
         python_path: list[str],
     ) -> None:
         sys.path[:0] = [path for path in python_path if path not in sys.path]
         self.config, self.name = from_tree(tree), name
         to_file(Run(Path(run_path)).path / "logs" / f"{name}.log")
-        torch.set_num_threads(threads)
         settings = self.config.queue
 
         def transport() -> Transport:
@@ -73,6 +73,8 @@ class Worker:
 
         self.transport, self.beating = transport(), transport()
         self.transport.check_protocol()
+        self.wanted = self.transport.wanted_workers() or self.config.workers.count
+        self.share_cores()
         parts = prepare(self.config)
         self.dataset = parts.training
         self.device = device_for("auto", self.config.workers.num_gpus)
@@ -89,6 +91,7 @@ class Worker:
         self.leases: dict[tuple[int, Key], Lease] = {}  # of the tickets in work, by fence and key
         self.lost: deque[Lease] = deque()  # what the heartbeat could not renew
         self.stopping = threading.Event()
+        self.leave_by: float | None = None  # once it is to leave: until then it may finish what it has
         self.counts: dict[str, Any] = {
             "shards": 0,
             "gradients": 0,
@@ -100,12 +103,14 @@ class Worker:
         }
 
     def serve(self) -> str:
-        """Lease and attack until told to stop; returns why it ended."""
+        """Lease and attack until told to stop, or to leave; returns why it ended."""
         self.stopping.clear()
+        self.leave_by = None
         beat = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         beat.start()
         try:
-            while not self.stopping.is_set():
+            while not self.stopping.is_set() and not self._has_left():
+                self.share_cores()
                 self.take_tickets()
                 self.free_lost()
                 self.advance()
@@ -113,17 +118,23 @@ class Worker:
         finally:
             self.stopping.set()
             beat.join(timeout=5)
-        return "stopped"
+        return "stopped" if self.leave_by is None else "left"
+
+    def share_cores(self) -> None:
+        """An equal share of the cores, which changes with the number of workers."""
+        threads = worker_threads(with_workers(self.config, self.wanted))
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
 
     def take_tickets(self) -> None:
         """Lease as many tickets as there is room for; waits for one only where there is nothing else to do."""
-        while self.attacker.room and len(self.leases) < self.most_tickets and not self.stopping.is_set():
+        while self._may_take():
             began = time.monotonic()
             lease = self.transport.lease(self.name, 0.0 if self.leases else LEASE_WAIT_S)
             if not self.leases:
                 self.counts["wait_seconds"]["ticket"] += time.monotonic() - began
             if isinstance(lease, Stop):
-                self.stopping.set()
+                self.heed(lease)
             elif lease is None:
                 return
             else:
@@ -146,6 +157,20 @@ class Worker:
         for shard in shards:
             self._commit(self.leases[shard.fence, shard.key], shard)
         self.counts["busy_seconds"] += time.monotonic() - began
+
+    def _may_take(self) -> bool:
+        free = self.attacker.room and len(self.leases) < self.most_tickets
+        return free and self.leave_by is None and not self.stopping.is_set()
+
+    def heed(self, stop: Stop) -> None:
+        """Stop at once and hand back what is in work, or take no more and finish it in a while."""
+        if stop is Stop.STOP:
+            self.stopping.set()
+        elif self.leave_by is None:
+            self.leave_by = time.monotonic() + LEAVE_WITHIN_S
+
+    def _has_left(self) -> bool:
+        return self.leave_by is not None and (not self.leases or time.monotonic() > self.leave_by)
 
     def free_lost(self) -> None:
         """End the work on tickets whose leases are lost; the others go on."""
@@ -238,8 +263,9 @@ class Worker:
             try:
                 self.renew()
                 self.beating.heartbeat(self.name, self._fields())
-                if self.beating.stop_requested():
-                    self.stopping.set()
+                self.wanted = self.beating.wanted_workers() or self.wanted
+                if stop := self.beating.stopping(self.name):
+                    self.heed(stop)
             except SparringError as error:
                 log.warning("heartbeat: %s", error)
 

@@ -33,6 +33,7 @@ from sparring.queue.transport import (
     Sizes,
     Stop,
     Transport,
+    Wish,
 )
 
 MIB = 1 << 20
@@ -363,10 +364,10 @@ def test_a_stop_reaches_all_or_one(make: Callable[..., Transport]) -> None:
     trainer = make()
     trainer.open()
     trainer.request_stop("w1")
-    assert trainer.lease("w1", 0) is Stop.STOP and trainer.lease("w2", 0) is None
-    assert trainer.stopping("w1") and not trainer.stopping("w2") and not trainer.stop_requested()
+    assert trainer.lease("w1", 0) is Stop.DRAIN and trainer.lease("w2", 0) is None
+    assert trainer.stopping("w1") is Stop.DRAIN and trainer.stopping("w2") is None and not trainer.stop_requested()
     trainer.request_stop()
-    assert trainer.lease("w2", 0) is Stop.STOP and trainer.stopping("w2") and trainer.stop_requested()
+    assert trainer.lease("w2", 0) is Stop.STOP and trainer.stopping("w2") is Stop.STOP and trainer.stop_requested()
 
 
 def test_state_and_heartbeats_are_told(make: Callable[..., Transport]) -> None:
@@ -661,3 +662,51 @@ def test_weights_are_broadcast_even_while_memory_is_full(
         assert worker.newer_weights((0, -1), 1.0) is not None
     finally:
         client.config_set("maxmemory", before)
+
+
+def test_a_wish_for_workers_is_set_added_to_and_falls_by_one_for_each_that_is_drained(
+    make: Callable[..., Transport],
+) -> None:
+    driver, shell = make(), make()
+    assert shell.wish() is None and shell.wanted_workers() is None
+    assert shell.change_wish("set", 4, 0, 9) == -1, "before the run has begun"
+    assert driver.change_wish("start", 2) == 2
+    assert shell.change_wish("set", 4, 0, 9) == 4
+    assert shell.change_wish("add", 2, 0, 9) == 6
+    assert [shell.change_wish("drain", name, 0, 9) for name in ("worker-1", "worker-1", "worker-0")] == [5, 5, 4]
+    assert driver.wish() == Wish(4, frozenset({"worker-0", "worker-1"}))
+    driver.change_wish("leave", "worker-5")
+    assert shell.change_wish("drain", "worker-5", 0, 9) == 4, "it was counted out already"
+    assert driver.change_wish("start", 3) == 3
+    assert driver.wish() == Wish(3, frozenset())
+
+
+def test_a_wish_outside_its_bounds_changes_nothing(make: Callable[..., Transport]) -> None:
+    driver = make()
+    driver.change_wish("start", 2)
+    assert driver.change_wish("set", 0, 1, 9) == driver.change_wish("add", 8, 1, 9) == -2
+    driver.change_wish("set", 1, 1, 9)
+    assert driver.change_wish("drain", "worker-0", 1, 9) == -2
+    assert driver.wish() == Wish(1, frozenset())
+
+
+def test_a_wish_outlives_a_trainer_that_starts_again_and_is_changed_in_a_full_memory(
+    make: Callable[..., Transport], server: EmbeddedServer
+) -> None:
+    driver = make()
+    driver.change_wish("start", 2)
+    driver.set_pool({"worker-0": "serving"})
+    driver.open()
+    assert driver.wanted_workers() == 2 and driver.pool() == {"worker-0": "serving"}
+    with full_memory(server):
+        assert driver.change_wish("add", 1, 0, 9) == 3
+        driver.set_pool({"worker-0": "leaving"})
+    assert driver.pool() == {"worker-0": "leaving"}
+
+
+def test_what_a_worker_said_is_forgotten_once_it_has_left(make: Callable[..., Transport]) -> None:
+    driver = make()
+    driver.heartbeat("worker-0", {"shards": 1})
+    driver.heartbeat("worker-1", {"shards": 2})
+    driver.forget_worker("worker-0")
+    assert list(driver.heartbeats()) == ["worker-1"]

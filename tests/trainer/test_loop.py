@@ -15,7 +15,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparring.engines.threads import trainer_attacks
 from sparring.errors import SparringError
 from sparring.observe.state import RunState
 from sparring.queue.messages import Controls
@@ -53,8 +52,6 @@ class Scene:
             self.transport(),
             self.publish,
             at_least_fence=0,
-            attacks_itself=trainer_attacks(self.config),
-            idle_device=False,
         )
 
     def transport(self) -> Transport:
@@ -300,3 +297,21 @@ def test_augmix_views_go_through_the_queue_and_the_trainer_makes_its_own(
     assert state.worker_shards > 0 and state.trainer_shards > 0 and state.gradients == 0
     assert sum(state.allocated.values()) == state.examples == 1437
     assert state.fresh_minus_stale is None
+
+
+def test_permits_in_flight_and_the_trainers_own_attacks_follow_the_number_of_workers(
+    tmp_path: Path, server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparring.trainer.loop.HOUSEKEEPING_S", 0.0)
+    monkeypatch.setattr("sparring.engines.threads.cores", lambda: 4)
+    loop = Scene(tmp_path, server, workers={"count": 1}, attack={"steps": 3}).loop
+    loop.publish()
+    loop.issue()
+    assert loop.attacks_itself and loop.in_flight == 2
+    assert loop._attack_a_little() and loop.own is not None
+    loop.transport.change_wish("start", 8)
+    loop._keep_house()
+    assert (loop.session.state.workers_wanted, loop.in_flight, loop.attacks_itself) == (8, 8, False)
+    while loop._attack_a_little():
+        pass
+    assert loop.own is None and loop.ledger.ready == 1, "what it had begun itself it has ended"

@@ -20,7 +20,7 @@ from sparring.errors import UsageError
 from sparring.models import build
 from sparring.queue.messages import Controls, Key, Shard, Ticket
 from sparring.queue.server import EmbeddedServer
-from sparring.queue.transport import Transport
+from sparring.queue.transport import Stop, Transport
 from sparring.runs import create
 from sparring.trainer.parts import prepare
 from sparring.trainer.snapshots import QueueRoute, Snapshot, to_arrays
@@ -244,7 +244,7 @@ class Scene:
         self.fence = self.trainer.open()
         self.publish(0)
         tree = config.model_dump(mode="json", exclude_none=True)
-        self.worker = Worker(tree, "w", str(run.path), run.id, server.url, server.password, "", 1, [])
+        self.worker = Worker(tree, "w", str(run.path), run.id, server.url, server.password, "", [])
         self.issue(3)
         self.worker.take_tickets()
 
@@ -315,3 +315,36 @@ def test_a_worker_that_is_told_to_stop_hands_all_its_tickets_back(scene: Scene) 
     assert not serving.is_alive()
     back = scene.trainer.expired(scene.fence)
     assert sorted((each.key.number, each.reason) for each in back) == [(n, "handed_back") for n in range(3)]
+
+
+def test_a_worker_that_is_drained_finishes_its_tickets_and_takes_no_more(scene: Scene) -> None:
+    scene.issue(4)  # the fourth waits
+    scene.trainer.request_stop("w")
+    assert scene.worker.serve() == "left"
+    committed = scene.finish()
+    assert committed == [Key(0, 0, 0), Key(0, 1, 0), Key(0, 2, 0)]
+    assert scene.trainer.expired(scene.fence) == [] and scene.worker.counts["abandoned"] == 0
+    assert scene.trainer.sizes().tickets >= 1, "others get what it did not take"
+
+
+def test_a_worker_that_is_drained_hands_back_what_it_cannot_finish_in_time(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparring.workers.actor.LEAVE_WITHIN_S", 0.0)
+    scene.worker.model.register_forward_pre_hook(lambda module, images: scene.worker.heed(Stop.DRAIN))
+    assert scene.worker.serve() == "left"
+    back = scene.trainer.expired(scene.fence)
+    assert {each.reason for each in back} == {"handed_back"} and len(back) + len(scene.finish()) == 3
+    assert len(back) >= 1
+
+
+def test_a_worker_shares_the_cores_with_as_many_as_there_are_to_be(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparring.engines.threads.cores", lambda: 6)
+    free = scene.worker.config.workers.model_copy(update={"threads": None})
+    scene.worker.config = scene.worker.config.model_copy(update={"workers": free})
+    for wanted, threads in ((1, 6), (3, 2), (12, 1)):
+        scene.worker.wanted = wanted
+        scene.worker.share_cores()
+        assert torch.get_num_threads() == threads
