@@ -105,7 +105,7 @@ def endless(root: Path, **groups: Any) -> Config:
     """So many epochs that the test ends it, of 15 tickets each."""
     train = {"epochs": 10_000, "max_steps": None, "batch_size": 100}
     alone = {"count": 1, "threads": 1}
-    attack, staleness = {"steps": 20, "warmup_epochs": 0.5}, {"trainer_attacks": "never"}
+    attack, staleness = {"steps": 3, "warmup_epochs": 0.5}, {"trainer_attacks": "never"}
     return small(root, train=train, attack=attack, staleness=staleness, workers=alone, **groups)
 
 

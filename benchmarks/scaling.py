@@ -1,0 +1,314 @@
+"""Speed-up over the synchronous loop by the number of workers, the GPU's work being a timed wait and all else real.
+
+    python -m benchmarks.scaling --out FOLDER [--series 80 320 exchange refresh] [--workers 1 2 4 8 16 32] [--rounds 3]
+
+A shard is 128 examples of 3 x 32 x 32; its attack takes 80 ms (series 320: 320 ms) and its step 10 ms on a device
+that each process has to itself; snapshots are 11 M weights (44 MB), published after every step. Ray actors, Redis,
+codec, snapshots, ledger and the trainer's loop are those of every run: only the network waits (benchmarks/waiting.py).
+What the attack's and the step's own arithmetic take on this CPU, in the synchronous loop alone, is part of those times:
+it is measured first and taken off the waits, since on a GPU it belongs to the passes.
+
+The ideal is min(W + 1, 1 + attack / step): the trainer attacks where it would wait. Steps are large enough, and permits
+few enough, for a mean staleness of 2. Every round measures the synchronous loop and all rows in turn, in fresh
+processes; ratios are those of one round, the table shows medians and the least and greatest. A row counts from the
+moment that all workers have made shards. `cores` is how busy the machine was meanwhile: the hosts' work of all workers
+is done by its few cores, and where they are full (from 90 % on) the row tells of them and not of the design. With
+--slow-down F all times are F times as long, as if each host had a share of F times as many cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+
+from benchmarks.scaling_report import plot, table
+from benchmarks.waiting import BATCH
+from sparring.config import Config, from_tree
+from sparring.engines.threads import cores
+from sparring.observe.state import RunState, staleness_summary
+from sparring.queue.messages import Controls
+from sparring.runs import Run
+from sparring.trainer.learner import Learner
+from sparring.trainer.parts import prepare
+from sparring.training import train
+from sparring.workers.generator import produce
+
+STEP_MS, BOUND, EXAMPLES, ATTACK_STEPS = 10.0, 4, 8192, 8
+START_TIMEOUT_S, SETTLE_S = 600.0, 3.0
+SHARDS_PER_STEP_AND_DEPTH = {1: (2, 3), 2: (2, 3), 4: (4, 3), 8: (8, 2), 16: (16, 2), 32: (32, 2)}
+
+
+@dataclass(frozen=True)
+class Series:
+    """`attack_ms` of a shard in `attack_steps`; `of_step` shards make a step instead of those of the design's table."""
+
+    attack_ms: float
+    attack_steps: int = 1
+    exchange: bool = False
+    refresh: int = 0
+    of_step: int | None = None
+
+    def sizes(self, workers: int) -> tuple[int, int]:
+        """Shards a step, and depth."""
+        return SHARDS_PER_STEP_AND_DEPTH[workers] if self.of_step is None else (self.of_step, 3)
+
+    def ideal(self, workers: int) -> float:
+        """Speed-up over the synchronous loop that nothing can exceed; refreshing makes steps longer."""
+        step_ms = STEP_MS + self.refresh * self.attack_ms / self.attack_steps
+        return min(workers + 1.0, 1 + self.attack_ms / STEP_MS, (self.attack_ms + STEP_MS) / step_ms)
+
+
+SERIES = {
+    "80": Series(80.0),
+    "320": Series(320.0),
+    "exchange": Series(80.0, ATTACK_STEPS, exchange=True, of_step=1),
+    "refresh": Series(80.0, ATTACK_STEPS, exchange=True, refresh=1, of_step=8),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement: the synchronous loop where there are no workers."""
+
+    series: str
+    workers: int
+    waits_us: tuple[int, int]
+    seconds: float
+    folder: str
+
+    def config(self) -> Config:
+        series, alone = SERIES[self.series], self.workers == 0
+        of_step, depth = (8, 0) if alone else series.sizes(self.workers)
+        return from_tree(
+            {
+                "engine": "sync" if alone else "ray",
+                "run": {"root": f"{self.folder}/runs"},
+                "data": {"name": f"npz:{self.folder}/images"},
+                "model": {"name": f"benchmarks.waiting:wait_{self.waits_us[0]}_{self.waits_us[1]}"},
+                "attack": {"epsilon": 8 / 255, "steps": series.attack_steps, "warmup_epochs": 0},
+                "optimizer": {"name": "sgd", "lr": 1e-3},
+                "train": {"epochs": 100_000, "batch_size": BATCH, "shards_per_step": of_step},
+                "staleness": {
+                    "max_staleness": BOUND,
+                    "depth": depth,
+                    "exchange": series.exchange,
+                    "refresh": 0 if alone else series.refresh,
+                    "trainer_attacks": "always",
+                    "gap_every": 0,
+                },
+                "workers": {"count": self.workers, "threads": 1, "start_timeout_s": START_TIMEOUT_S},
+                "trainer": {"threads": 1},
+                "ray": {"object_store_mb": 1024},
+                "checkpoint": {"every_steps": 10**9},
+                "metrics": {"every_steps": 1, "enabled": False},
+            }
+        )
+
+
+def arithmetic_s(row: Row) -> tuple[float, float]:
+    """What a shard's attack and its step take without any wait, one thread: medians."""
+    torch.set_num_threads(1)
+    parts = prepare(row.config())
+    learner = Learner(parts.config, parts.model, parts.training, parts.plan, torch.device("cpu"))
+    took: list[tuple[float, float]] = []
+    for number in range(40):
+        key = next(iter(parts.plan.steps()))[0]._replace(number=number)
+        began = time.perf_counter()
+        shard = produce(
+            parts.config,
+            learner.model,
+            parts.training,
+            key,
+            parts.plan.indices(0, number),
+            Controls(8 / 255),
+            learner.step,
+        )
+        attacked = time.perf_counter()
+        learner.learn([shard])
+        took.append((attacked - began, time.perf_counter() - attacked))
+    attacks, steps = zip(*took[10:], strict=True)
+    return statistics.median(attacks), statistics.median(steps)
+
+
+class Window:
+    """Lets a run go on for `seconds` after all its workers have made shards, then stops it."""
+
+    def __init__(self, row: Row) -> None:
+        self.row, self.run = row, Run(Path())
+        self.began = self.ended = 0.0
+        self._limit = time.monotonic() + START_TIMEOUT_S
+        self._cores: tuple[float, float] = (0.0, 0.0)
+        self.cores_busy = 0.0
+
+    def on_run(self, run: Run) -> None:
+        self.run = run
+
+    def show(self, state: RunState, workers: dict[str, dict[str, Any]]) -> None:
+        served = [beat for beat in workers.values() if beat["shards"] > 0]
+        now = time.time()
+        if not self.began and state.step > 1 and len(served) == self.row.workers:
+            self.began, self._cores = now + SETTLE_S, _core_seconds()
+        if self.began and not self.ended and now > self.began + self.row.seconds:
+            self.ended = now
+            busy, total = (after - before for after, before in zip(_core_seconds(), self._cores, strict=True))
+            self.cores_busy = busy / total
+            self.run.request_stop()
+        if not self.began and time.monotonic() > self._limit:
+            self.run.request_stop()
+
+
+def measured(row: Row) -> dict[str, Any]:
+    """Shards a second, staleness, drops and where the trainer's time went, within the window."""
+    window = Window(row)
+    result = train(row.config(), window.show, window.on_run)
+    if not window.ended:
+        raise SystemExit(f"{row}: not all workers served within {START_TIMEOUT_S:.0f} s; see {result.run.path}/logs")
+    lines = [json.loads(line) for line in result.run.metrics.read_text().splitlines()]
+    inside = [line for line in lines if window.began <= line["time"] <= window.ended]
+    first, last = inside[0], inside[-1]
+    seconds = last["time"] - first["time"]
+
+    def gained(name: str) -> float:
+        return float(last[name] - first[name])
+
+    stale = {int(age): count - first["staleness"].get(age, 0) for age, count in last["staleness"].items()}
+    mean, highest = staleness_summary({str(age): count for age, count in stale.items()})
+    shards, own, series = gained("examples") / BATCH, gained("trainer_shards"), SERIES[row.series]
+    step_ms = STEP_MS + series.refresh * series.attack_ms / series.attack_steps
+    waited = sum(last["wait_seconds"].values()) - sum(first["wait_seconds"].values())
+    return {
+        "shards_per_second": shards / seconds,
+        "staleness_mean": mean,
+        "staleness_max": highest,
+        "dropped": sum(last["dropped"].values()) - sum(first["dropped"].values()),
+        "own_share": own / shards,
+        "device_busy": (shards * step_ms + own * series.attack_ms) / 1000 / seconds,
+        "waited": waited / seconds,
+        "publish_ms": 1000 * gained("publish_seconds") / max(1.0, gained("publications")),
+        "step_ms": 1000 * gained("step_seconds") / shards,
+        "cores_busy": window.cores_busy,
+        "steps": len(inside) - 1,
+        "seconds": seconds,
+    }
+
+
+def _core_seconds() -> tuple[float, float]:
+    """Ticks that the cores were busy, and all ticks, since the machine was started."""
+    ticks = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    idle = ticks[3] + ticks[4]
+    return float(sum(ticks) - idle), float(sum(ticks))
+
+
+def in_a_fresh_process(what: str, row: Row) -> Any:
+    """Run this module again for one row; its last line is the answer."""
+    command = [sys.executable, "-m", "benchmarks.scaling", "--only", json.dumps({"what": what, **asdict(row)})]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def waits_us(name: str, slow_down: float, folder: str) -> tuple[int, int]:
+    """Waits of an attack step and of a training step: what is wanted less what this CPU's own arithmetic takes."""
+    series = SERIES[name]
+    attack_s, step_s = in_a_fresh_process("arithmetic", Row(name, 0, (0, 0), 0.0, folder))
+    left = (
+        (slow_down * series.attack_ms / 1000 - attack_s) / series.attack_steps,
+        slow_down * STEP_MS / 1000 - step_s,
+    )
+    print(f"series {name}: of the attack {1000 * attack_s:.1f} ms, of the step {1000 * step_s:.1f} ms are arithmetic")
+    if min(left) <= 0:
+        raise SystemExit("this CPU's arithmetic alone takes longer than the times wanted; use --slow-down")
+    return round(1e6 * left[0]), round(1e6 * left[1])
+
+
+def write_images(folder: Path) -> None:
+    """As large as CIFAR-10's, of noise; the tests are as few as can be."""
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for split, count in (("train", EXAMPLES), ("test", 10)):
+        images = random.integers(0, 256, (count, 32, 32, 3), np.uint8)
+        np.savez(folder / f"{split}.npz", images=images, labels=np.arange(count) % 10)
+
+
+def rounds_of(options: argparse.Namespace, folder: str, save: Callable[[list[dict[str, Any]]], None]) -> None:
+    """All rows, round after round."""
+    rows: list[dict[str, Any]] = []
+    waits = {name: waits_us(name, options.slow_down, folder) for name in options.series}
+    for turn in range(options.rounds):
+        for name in options.series:
+            alone = in_a_fresh_process("run", Row(name, 0, waits[name], options.seconds, folder))
+            counts = options.workers if SERIES[name].of_step is None else [w for w in options.workers if w >= 8]
+            for workers in counts:
+                told = in_a_fresh_process("run", Row(name, workers, waits[name], options.seconds, folder))
+                speedup = told["shards_per_second"] / alone["shards_per_second"]
+                ideal, sizes = SERIES[name].ideal(workers), SERIES[name].sizes(workers)
+                rows.append(
+                    {
+                        "series": name,
+                        "round": turn,
+                        "workers": workers,
+                        "shards_per_step": sizes[0],
+                        "depth": sizes[1],
+                        "sync_shards_per_second": alone["shards_per_second"],
+                        "speedup": speedup,
+                        "ideal": ideal,
+                        "efficiency": speedup / ideal,
+                        **told,
+                    }
+                )
+                save(rows)
+                print(f"round {turn + 1}, series {name}, {workers} workers: {speedup:.2f} of {ideal:.0f}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/scaling"))
+    parser.add_argument("--series", nargs="+", choices=SERIES, default=list(SERIES))
+    parser.add_argument(
+        "--workers", nargs="+", type=int, choices=SHARDS_PER_STEP_AND_DEPTH, default=[1, 2, 4, 8, 16, 32]
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=30.0, help="length of a measurement")
+    parser.add_argument("--slow-down", type=float, default=1.0)
+    parser.add_argument("--only", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.only is not None:
+        told = json.loads(options.only)
+        what, row = told.pop("what"), Row(**{**told, "waits_us": tuple(told["waits_us"])})
+        sys.stdout.write(json.dumps(arithmetic_s(row) if what == "arithmetic" else measured(row)) + "\n")
+        return
+    options.out.mkdir(parents=True, exist_ok=True)
+    machine = (
+        f"python {platform.python_version()}, torch {torch.__version__}, ray {ray.__version__}, {cores()} cores, "
+        f"waits x {options.slow_down:g}, load {os.getloadavg()[0]:.1f} before"
+    )
+    print(machine)
+    rows: list[dict[str, Any]] = []
+
+    def save(found: list[dict[str, Any]]) -> None:
+        rows[:] = found
+        (options.out / "scaling.json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=2))
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_images(Path(folder) / "images")
+        rounds_of(options, folder, save)
+    print(table(rows))
+    plot(rows, options.out / "scaling.png")
+
+
+if __name__ == "__main__":
+    main()

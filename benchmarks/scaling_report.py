@@ -1,0 +1,109 @@
+"""What `benchmarks.scaling` has measured, as a table and as a picture.
+
+python -m benchmarks.scaling_report FOLDER/scaling.json [PICTURE.png]
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+Rows = list[dict[str, Any]]
+LEAST_EFFICIENCY, MOST_STALENESS, LEAST_BUSY, FULL_CORES = 0.95, 2.0, 0.97, 0.9
+COLUMNS = (
+    "series",
+    "W",
+    "M, d",
+    "speed-up (range)",
+    "ideal",
+    "efficiency",
+    "staleness, mean / max",
+    "dropped",
+    "own shards",
+    "device busy",
+    "publish, ms",
+    "cores",
+    "bars",
+)
+
+
+def grouped(rows: Rows) -> dict[tuple[str, int], Rows]:
+    """The rounds of each row."""
+    groups: dict[tuple[str, int], Rows] = {}
+    for row in rows:
+        groups.setdefault((row["series"], row["workers"]), []).append(row)
+    return groups
+
+
+def median(rows: Rows, name: str) -> float:
+    return float(statistics.median(row[name] for row in rows))
+
+
+def missed(rows: Rows) -> list[str]:
+    """Which bars the row does not hold, by its medians."""
+    saturated = rows[0]["ideal"] < rows[0]["workers"] + 1
+    bars = {
+        "efficiency": median(rows, "efficiency") >= LEAST_EFFICIENCY,
+        "staleness": median(rows, "staleness_mean") <= MOST_STALENESS,
+        "drops": max(row["dropped"] for row in rows) == 0,
+        "busy": not saturated or median(rows, "device_busy") >= LEAST_BUSY,
+    }
+    return [name for name, holds in bars.items() if not holds]
+
+
+def table(rows: Rows) -> str:
+    """Markdown, one line a row, medians over the rounds."""
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
+    for (series, workers), found in grouped(rows).items():
+        speedups, full = [row["speedup"] for row in found], median(found, "cores_busy") >= FULL_CORES
+        cells = (
+            series,
+            workers,
+            f"{found[0]['shards_per_step']}, {found[0]['depth']}",
+            f"{statistics.median(speedups):.2f} ({min(speedups):.2f} to {max(speedups):.2f})",
+            f"{found[0]['ideal']:.1f}",
+            f"{median(found, 'efficiency'):.3f}",
+            f"{median(found, 'staleness_mean'):.2f} / {max(row['staleness_max'] for row in found)}",
+            max(row["dropped"] for row in found),
+            f"{100 * median(found, 'own_share'):.0f} %",
+            f"{100 * median(found, 'device_busy'):.1f} %",
+            f"{median(found, 'publish_ms'):.1f}",
+            f"{100 * median(found, 'cores_busy'):.0f} %{' (full)' if full else ''}",
+            f"missed: {', '.join(missed(found))}" if missed(found) else "hold",
+        )
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+def plot(rows: Rows, path: Path) -> None:
+    """Speed-up with the ideal, efficiency, and mean staleness below, against workers."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 9), layout="constrained")
+    above, middle, below = figure.subplots(3, 1, sharex=True, height_ratios=(3, 2, 2))
+    groups = grouped(rows)
+    for number, series in enumerate(dict.fromkeys(name for name, _ in groups)):
+        found = sorted((workers, each) for (name, workers), each in groups.items() if name == series)
+        workers, colour = [count for count, _ in found], f"C{number}"
+        above.plot(workers, [each[0]["ideal"] for _, each in found], ":", color=colour, label=f"{series}, ideal")
+        for axis, name in ((above, "speedup"), (middle, "efficiency"), (below, "staleness_mean")):
+            axis.plot(workers, [median(each, name) for _, each in found], "o-", color=colour, label=series)
+    above.set(ylabel="speed-up over the synchronous loop", xscale="log", yscale="log")
+    middle.set(ylabel="speed-up / ideal", ylim=(0, 1.05))
+    middle.axhline(LEAST_EFFICIENCY, color="grey", linewidth=0.8)
+    below.set(ylabel="mean staleness, steps", xlabel="workers", ylim=(0, None))
+    below.axhline(MOST_STALENESS, color="grey", linewidth=0.8)
+    ticks = sorted({workers for _, workers in groups})
+    below.set_xticks(ticks, map(str, ticks), minor=False)
+    above.legend(fontsize="small")
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    measurements = json.loads(Path(sys.argv[1]).read_text())["rows"]
+    sys.stdout.write(table(measurements) + "\n")
+    if len(sys.argv) > 2:
+        plot(measurements, Path(sys.argv[2]))

@@ -1,0 +1,50 @@
+"""A network whose passes take as long as it is told, as on a GPU of its own; everything around them is real.
+
+    --model.name benchmarks.waiting:wait_9600_8400      microseconds: an attack step, a training step, of BATCH examples
+
+Its weights weigh as much as ResNet-18's, 11 M numbers, and travel in every snapshot. They are buffers: what the
+optimizer would do to them is the GPU's work, and so part of the wait. Waits vary by JITTER, or equal workers would march
+in step.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+BATCH = 128
+JITTER = 0.05
+TENSORS, NUMBERS = 60, 11_000_000
+NAME = re.compile(r"wait_(\d+)_(\d+)")
+
+
+class Waiting(nn.Module):
+    """Logits of an image are its first pixels: cheap, and their gradient by the image is not 0."""
+
+    def __init__(self, classes: int, attack_step_s: float, step_s: float) -> None:
+        super().__init__()
+        self.attack_step_s, self.step_s, self.classes = attack_step_s, step_s, classes
+        self.scale = nn.Parameter(torch.ones(classes))
+        for number in range(TENSORS):
+            self.register_buffer(f"weights{number}", torch.zeros(NUMBERS // TENSORS))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: float32 [N, C, H, W]. A pass without gradients (the check when it is built) does not wait."""
+        if torch.is_grad_enabled():
+            whole_s = self.step_s if self.training else self.attack_step_s
+            time.sleep(whole_s * len(x) / BATCH * random.uniform(1 - JITTER, 1 + JITTER))
+        logits: Tensor = x.flatten(1)[:, : self.classes] * self.scale
+        return logits
+
+
+def __getattr__(name: str) -> Callable[[tuple[int, int, int], int], nn.Module]:
+    found = NAME.fullmatch(name)
+    if found is None:
+        raise AttributeError(f"{name}: it is called wait_ATTACK_STEP, both in microseconds")
+    attack_step_s, step_s = (int(digits) / 1e6 for digits in found.groups())
+    return lambda shape, classes: Waiting(classes, attack_step_s, step_s)
