@@ -3,8 +3,8 @@
     --model.name benchmarks.waiting:wait_9600_8400      microseconds: an attack step, a training step, of BATCH examples
 
 Its weights weigh as much as ResNet-18's, 11 M numbers, and travel in every snapshot. They are buffers: what the
-optimizer would do to them is the GPU's work, and so part of the wait. Waits vary by JITTER, or equal workers would march
-in step.
+optimizer would do to them is the GPU's work, and so part of the wait. Waits vary by JITTER, or equal workers would
+march in step.
 """
 
 from __future__ import annotations
