@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from sparring.trainer.loop import Loop
 from sparring.trainer.parts import Parts, prepare
 from sparring.trainer.session import Session
 from sparring.trainer.signals import stopping_on_signals
-from sparring.trainer.snapshots import Route, Snapshot, route, to_arrays
+from sparring.trainer.snapshots import Arrays, Route, Snapshot, copied_into, route, to_arrays
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class Trainer:
             norm=self.config.attack.norm,
         )
         self.device = device_for(self.config.trainer.device, self.config.trainer.num_gpus)
+        self.copies: Arrays = {}
         self.session: Session | None = None
         self.route: Route | None = None
 
@@ -119,9 +121,12 @@ class Trainer:
     def _report(self, state: RunState) -> None:
         self.transport.set_state(state.as_dict())
 
-    def _publish(self, fence: int, version: int, controls: Controls) -> int:
+    def _publish(self, fence: int, version: int, controls: Controls, copied: Callable[[], None]) -> int:
         assert self.session is not None
         assert self.route is not None
         arrays = to_arrays(self.session.learner.model, half=self.config.model.precision == "bf16")
+        if self.device.type == "cpu":  # they are the weights themselves
+            arrays = copied_into(self.copies, arrays)
+        copied()
         self.route.publish(Snapshot(fence, version, controls, arrays))
         return sum(array.nbytes for array in arrays.values())

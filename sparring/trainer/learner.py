@@ -95,6 +95,7 @@ class Learner:
         self.rate_scale = 1.0
         self.pgd_until = 0
         self.peers: Peers = Alone()
+        self.before_change: Callable[[], None] = lambda: None  # called before a step changes weights or buffers
         self._path = {0: 0.0}
         self._before = self._flat()
 
@@ -216,6 +217,7 @@ class Learner:
         rate *= self.rate_scale
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        self.before_change()
         self.model.train()
         with moved(self.model, self._weight_perturbation(objective, epoch)):
             loss, right = self.peers.passed(objective)

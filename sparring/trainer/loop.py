@@ -7,7 +7,7 @@ until every epoch is consumed:
     wait for a step's worth of shards (attack oneself meanwhile, where that costs nobody anything)
     drop what is staler than the bound, its ticket is issued again
     refresh, step, record
-    publish every K steps, then retire the step's shards
+    begin to publish every K steps, then retire the step's shards
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from sparring.queue.messages import Controls, Key, Shard, Ticket
 from sparring.queue.transport import Lease, Missing, QueueLost, Transport
 from sparring.trainer.checkpoints import Checkpoint
 from sparring.trainer.parts import Parts
+from sparring.trainer.publishing import Publish, Publisher
 from sparring.trainer.session import Session
 from sparring.trainer.starts import LastPerturbations
 from sparring.workers.generator import Production, begin
@@ -40,8 +41,6 @@ log = logging.getLogger(__name__)
 HOUSEKEEPING_S = 0.2
 REPUBLISH_S = 5.0
 SET_ASIDE_SHARE = 0.05
-
-Publish = Callable[[int, int, Controls], int]  # fence, version, controls -> bytes
 
 
 class Loop:
@@ -61,12 +60,15 @@ class Loop:
         at_least_fence: int,
         resumed: Checkpoint | None = None,
     ) -> None:
-        self.session, self.parts, self.transport, self._publish = session, parts, transport, publish
+        self.session, self.parts, self.transport = session, parts, transport
+        self.publisher = Publisher(self._broadcast, parts.config.trainer.wait_timeout_s)
+        self._send = publish
         self.config, self.plan, self.learner = parts.config, parts.plan, session.learner
         self.settings = parts.config.staleness
         self.exchange = exchanges(self.config)
         self.workers = -1
         self._follow(transport.wanted_workers())
+        self.learner.before_change = self._until_copied
         self.ledger = Ledger(
             shards_by_epoch=self.plan.shards_by_epoch,
             shards_per_step=self.plan.shards_per_step,
@@ -101,8 +103,10 @@ class Loop:
                     self._prune()
                 elif keys := self.collect():
                     self.step(keys)
+            self._settle()
         finally:
             self._closing.set()
+            self.publisher.close()
             receiver.join(timeout=5)
         return self.session.finish(self.ledger.state())
 
@@ -207,18 +211,35 @@ class Loop:
         return max(self.plan.shards_per_step, min(attackers, ratio), 1)
 
     def publish(self) -> None:
-        """Broadcast the present weights and say so in the queue."""
-        began = time.monotonic()
+        """Begin to broadcast the present weights; from now on tickets name their version, and workers wait for it."""
+        self._settle()
         state, version = self.session.state, self.learner.step
-        try:
-            state.publish_bytes += self._publish(self.fence, version, self.learner.controls())
-            self.transport.publish_version(self.fence, version)
-        except QueueLost:
-            log.warning("the queue is gone; the next look at it starts over")
+        self.publisher.start(self.fence, version, self.learner.controls())
         self.published = version
         state.version, state.fence = version, self.fence
         state.publications += 1
-        state.publish_seconds += time.monotonic() - began
+
+    def _broadcast(self, fence: int, version: int, controls: Controls, copied: Callable[[], None]) -> int:
+        """In the publisher's thread: send them, and say so in the queue."""
+        size_bytes = self._send(fence, version, controls, copied)
+        self.transport.publish_version(fence, version)
+        return size_bytes
+
+    def _settle(self, wait: bool = True) -> None:
+        """Count the publication that has ended."""
+        try:
+            sent = self.publisher.settle(wait)
+        except QueueLost:
+            log.warning("the queue is gone; the next look at it starts over")
+            return
+        if sent is not None:
+            self.session.state.publish_bytes += sent.size_bytes
+            self.session.state.publish_seconds += sent.seconds
+
+    def _until_copied(self) -> None:
+        """Before the weights change."""
+        waits, waited = self.session.state.wait_seconds, self.publisher.until_copied()
+        waits["snapshot"] = waits.get("snapshot", 0.0) + waited
 
     def _refreshed(self, shards: list[Shard]) -> list[Shard]:
         wanted: int | str = self.session.staleness.remedies.refresh
@@ -316,6 +337,7 @@ class Loop:
             self._lose(key, reason, error)
         if self.own is not None:
             self.transport.renew(self.own[1])
+        self._settle(wait=False)
         self._follow(self.transport.wanted_workers())
         if self.transport.stop_requested():
             self.session.stop_reason = self.session.stop_reason or "stopped"

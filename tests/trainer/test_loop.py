@@ -44,6 +44,7 @@ class Scene:
         self.parts = parts
         self.session = Session(parts, self.run, torch.device("cpu"))
         self.weights: dict[int, dict[str, Tensor]] = {}
+        self.before_copying: Callable[[], None] = lambda: None
         self.ended = threading.Event()
         self.threads: list[threading.Thread] = []
         self.loop = Loop(
@@ -57,9 +58,11 @@ class Scene:
     def transport(self) -> Transport:
         return Transport(self.server.client(), self.run.id, lease_s=5.0, timeout_s=5.0)
 
-    def publish(self, fence: int, version: int, controls: Controls) -> int:
+    def publish(self, fence: int, version: int, controls: Controls, copied: Callable[[], None]) -> int:
+        self.before_copying()
         state = self.session.learner.model.state_dict()
         self.weights[version] = {name: tensor.clone() for name, tensor in state.items()}
+        copied()
         return 1
 
     def worker(self, name: str, attend: Callable[[Transport, Lease], None]) -> None:
@@ -80,11 +83,19 @@ class Scene:
         """What an honest worker does, with the version that its ticket names."""
         ticket = lease.ticket
         model = copy.deepcopy(self.parts.model)
-        model.load_state_dict(self.weights[ticket.version])
+        model.load_state_dict(self.published(ticket.version))
         shard = produce(
             self.config, model, self.parts.training, ticket.key, ticket.indices, Controls(0.2), version=ticket.version
         )
         transport.commit(lease, type(shard)(**{**shard.__dict__, "fence": ticket.fence}))
+
+    def published(self, version: int) -> dict[str, Tensor]:
+        """The weights of `version`, which may be on their way."""
+        limit = time.monotonic() + 10
+        while version not in self.weights:
+            assert time.monotonic() < limit, f"version {version} was promised and never came"
+            time.sleep(0.001)
+        return self.weights[version]
 
     def run_to_end(self) -> str:
         try:
@@ -315,3 +326,43 @@ def test_permits_in_flight_and_the_trainers_own_attacks_follow_the_number_of_wor
     while loop._attack_a_little():
         pass
     assert loop.own is None and loop.ledger.ready == 1, "what it had begun itself it has ended"
+
+
+def test_a_snapshot_holds_the_weights_of_its_version_however_late_they_are_copied(
+    tmp_path: Path, server: EmbeddedServer
+) -> None:
+    scene = Scene(tmp_path, server)
+    weights: dict[int, dict[str, Tensor]] = {}
+    arrived = threading.Event()
+
+    def note() -> None:
+        """When the trainer wants to change them, it has come as far as it may."""
+        learner = scene.session.learner
+        weights[learner.step] = {name: each.clone() for name, each in learner.model.state_dict().items()}
+        arrived.set()
+        scene.loop._until_copied()
+
+    def linger() -> None:
+        arrived.wait(0.2)
+        arrived.clear()
+
+    scene.session.learner.before_change, scene.before_copying = note, linger
+    scene.worker("w", scene.attack)
+    assert scene.run_to_end() == "finished"
+    assert len(weights) == SHARDS
+    for version, state in weights.items():
+        assert all(torch.equal(tensor, scene.weights[version][name]) for name, tensor in state.items()), version
+    assert scene.session.state.publish_bytes == scene.session.state.publications
+
+
+def test_a_snapshot_that_cannot_be_sent_ends_the_run(tmp_path: Path, server: EmbeddedServer) -> None:
+    scene = Scene(tmp_path, server)
+
+    def refuse() -> None:
+        if scene.session.learner.step == 3:
+            raise SparringError("the object store is full")
+
+    scene.before_copying = refuse
+    scene.worker("w", scene.attack)
+    with pytest.raises(SparringError, match="the object store is full"):
+        scene.run_to_end()
