@@ -102,7 +102,7 @@ class Row:
                 "model": {"name": f"benchmarks.waiting:wait_{self.waits_us[0]}_{self.waits_us[1]}"},
                 "attack": {"epsilon": 8 / 255, "steps": series.attack_steps, "warmup_epochs": 0},
                 "optimizer": {"name": "sgd", "lr": 1e-3},
-                "train": {"epochs": 100_000, "batch_size": BATCH, "shards_per_step": of_step},
+                "train": {"epochs": 2000, "batch_size": BATCH, "shards_per_step": of_step},
                 "staleness": {
                     "max_staleness": BOUND,
                     "depth": depth,
