@@ -90,6 +90,7 @@ class Row:
     waits_us: tuple[int, int]
     seconds: float
     folder: str
+    slow_down: float = 1.0
 
     def config(self) -> Config:
         series, alone = SERIES[self.series], self.workers == 0
@@ -121,14 +122,14 @@ class Row:
 
 
 def arithmetic_s(row: Row) -> tuple[float, float]:
-    """What a shard's attack and its step take without any wait, one thread: medians."""
+    """Processor seconds of a shard's attack and its step without any wait, one thread: medians."""
     torch.set_num_threads(1)
     parts = prepare(row.config())
     learner = Learner(parts.config, parts.model, parts.training, parts.plan, torch.device("cpu"))
     took: list[tuple[float, float]] = []
     for number in range(40):
         key = next(iter(parts.plan.steps()))[0]._replace(number=number)
-        began = time.perf_counter()
+        began = time.process_time()
         shard = produce(
             parts.config,
             learner.model,
@@ -138,9 +139,9 @@ def arithmetic_s(row: Row) -> tuple[float, float]:
             Controls(8 / 255),
             learner.step,
         )
-        attacked = time.perf_counter()
+        attacked = time.process_time()
         learner.learn([shard])
-        took.append((attacked - began, time.perf_counter() - attacked))
+        took.append((attacked - began, time.process_time() - attacked))
     attacks, steps = zip(*took[10:], strict=True)
     return statistics.median(attacks), statistics.median(steps)
 
@@ -197,7 +198,7 @@ def measured(row: Row) -> dict[str, Any]:
         "staleness_max": highest,
         "dropped": sum(last["dropped"].values()) - sum(first["dropped"].values()),
         "own_share": own / shards,
-        "device_busy": (shards * step_ms + own * series.attack_ms) / 1000 / seconds,
+        "device_busy": row.slow_down * (shards * step_ms + own * series.attack_ms) / 1000 / seconds,
         "waited": waited / seconds,
         "publish_ms": 1000 * gained("publish_seconds") / max(1.0, gained("publications")),
         "step_ms": 1000 * gained("step_seconds") / shards,
@@ -250,10 +251,12 @@ def rounds_of(options: argparse.Namespace, folder: str, save: Callable[[list[dic
     waits = {name: waits_us(name, options.slow_down, folder) for name in options.series}
     for turn in range(options.rounds):
         for name in options.series:
-            alone = in_a_fresh_process("run", Row(name, 0, waits[name], options.seconds, folder))
+            alone = in_a_fresh_process("run", Row(name, 0, waits[name], options.seconds, folder, options.slow_down))
             counts = options.workers if SERIES[name].of_step is None else [w for w in options.workers if w >= 8]
             for workers in counts:
-                told = in_a_fresh_process("run", Row(name, workers, waits[name], options.seconds, folder))
+                told = in_a_fresh_process(
+                    "run", Row(name, workers, waits[name], options.seconds, folder, options.slow_down)
+                )
                 speedup = told["shards_per_second"] / alone["shards_per_second"]
                 ideal, sizes = SERIES[name].ideal(workers), SERIES[name].sizes(workers)
                 rows.append(
