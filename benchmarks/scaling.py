@@ -11,7 +11,8 @@ it is measured first and taken off the waits, since on a GPU it belongs to the p
 The ideal is min(W + 1, 1 + attack / step): the trainer attacks where it would wait. Steps are large enough, and permits
 few enough, for a mean staleness of 2. Every round measures the synchronous loop and all rows in turn, in fresh
 processes; ratios are those of one round, the table shows medians and the least and greatest. A row counts from the
-moment that all workers have made shards. `cores` is how busy the machine was meanwhile: the hosts' work of all workers
+moment that all workers have made shards. Where the synchronous loop itself takes 3 % more or less than it should, the
+row's baseline is marked: something else ran on the machine. `cores` is how busy the machine was meanwhile: the hosts' work of all workers
 is done by its few cores, and where they are full (from 90 % on) the row tells of them and not of the design. With
 --slow-down F all times are F times as long, as if each host had a share of F times as many cores.
 """
@@ -266,7 +267,8 @@ def rounds_of(options: argparse.Namespace, folder: str, save: Callable[[list[dic
                         "workers": workers,
                         "shards_per_step": sizes[0],
                         "depth": sizes[1],
-                        "sync_shards_per_second": alone["shards_per_second"],
+                        "sync_ms": 1000 / alone["shards_per_second"],
+                        "sync_ms_wanted": options.slow_down * (SERIES[name].attack_ms + STEP_MS),
                         "speedup": speedup,
                         "ideal": ideal,
                         "efficiency": speedup / ideal,
