@@ -11,7 +11,9 @@ it is measured first and taken off the waits, since on a GPU it belongs to the p
 The ideal is min(W + 1, 1 + attack / step): the trainer attacks where it would wait. Steps are large enough, and permits
 few enough, for a mean staleness of 2. Every round measures the synchronous loop and all rows in turn, in fresh
 processes; ratios are those of one round, the table shows medians and the least and greatest. A row counts from the
-moment that all workers have made shards. `cores` is how busy the machine was meanwhile: the hosts' work of all workers
+moment that all workers have made shards. Where the synchronous loop itself takes 3 % more or less than it should, the
+row's baseline is marked: something else ran on the machine. `cores` is how busy the machine was meanwhile: the hosts'
+work of all workers
 is done by its few cores, and where they are full (from 90 % on) the row tells of them and not of the design. With
 --slow-down F all times are F times as long, as if each host had a share of F times as many cores.
 """
@@ -90,6 +92,7 @@ class Row:
     waits_us: tuple[int, int]
     seconds: float
     folder: str
+    slow_down: float = 1.0
 
     def config(self) -> Config:
         series, alone = SERIES[self.series], self.workers == 0
@@ -102,7 +105,7 @@ class Row:
                 "model": {"name": f"benchmarks.waiting:wait_{self.waits_us[0]}_{self.waits_us[1]}"},
                 "attack": {"epsilon": 8 / 255, "steps": series.attack_steps, "warmup_epochs": 0},
                 "optimizer": {"name": "sgd", "lr": 1e-3},
-                "train": {"epochs": 100_000, "batch_size": BATCH, "shards_per_step": of_step},
+                "train": {"epochs": 2000, "batch_size": BATCH, "shards_per_step": of_step},
                 "staleness": {
                     "max_staleness": BOUND,
                     "depth": depth,
@@ -121,14 +124,14 @@ class Row:
 
 
 def arithmetic_s(row: Row) -> tuple[float, float]:
-    """What a shard's attack and its step take without any wait, one thread: medians."""
+    """Processor seconds of a shard's attack and its step without any wait, one thread: medians."""
     torch.set_num_threads(1)
     parts = prepare(row.config())
     learner = Learner(parts.config, parts.model, parts.training, parts.plan, torch.device("cpu"))
     took: list[tuple[float, float]] = []
     for number in range(40):
         key = next(iter(parts.plan.steps()))[0]._replace(number=number)
-        began = time.perf_counter()
+        began = time.process_time()
         shard = produce(
             parts.config,
             learner.model,
@@ -138,9 +141,9 @@ def arithmetic_s(row: Row) -> tuple[float, float]:
             Controls(8 / 255),
             learner.step,
         )
-        attacked = time.perf_counter()
+        attacked = time.process_time()
         learner.learn([shard])
-        took.append((attacked - began, time.perf_counter() - attacked))
+        took.append((attacked - began, time.process_time() - attacked))
     attacks, steps = zip(*took[10:], strict=True)
     return statistics.median(attacks), statistics.median(steps)
 
@@ -197,7 +200,7 @@ def measured(row: Row) -> dict[str, Any]:
         "staleness_max": highest,
         "dropped": sum(last["dropped"].values()) - sum(first["dropped"].values()),
         "own_share": own / shards,
-        "device_busy": (shards * step_ms + own * series.attack_ms) / 1000 / seconds,
+        "device_busy": row.slow_down * (shards * step_ms + own * series.attack_ms) / 1000 / seconds,
         "waited": waited / seconds,
         "publish_ms": 1000 * gained("publish_seconds") / max(1.0, gained("publications")),
         "step_ms": 1000 * gained("step_seconds") / shards,
@@ -250,10 +253,12 @@ def rounds_of(options: argparse.Namespace, folder: str, save: Callable[[list[dic
     waits = {name: waits_us(name, options.slow_down, folder) for name in options.series}
     for turn in range(options.rounds):
         for name in options.series:
-            alone = in_a_fresh_process("run", Row(name, 0, waits[name], options.seconds, folder))
+            alone = in_a_fresh_process("run", Row(name, 0, waits[name], options.seconds, folder, options.slow_down))
             counts = options.workers if SERIES[name].of_step is None else [w for w in options.workers if w >= 8]
             for workers in counts:
-                told = in_a_fresh_process("run", Row(name, workers, waits[name], options.seconds, folder))
+                told = in_a_fresh_process(
+                    "run", Row(name, workers, waits[name], options.seconds, folder, options.slow_down)
+                )
                 speedup = told["shards_per_second"] / alone["shards_per_second"]
                 ideal, sizes = SERIES[name].ideal(workers), SERIES[name].sizes(workers)
                 rows.append(
@@ -263,7 +268,8 @@ def rounds_of(options: argparse.Namespace, folder: str, save: Callable[[list[dic
                         "workers": workers,
                         "shards_per_step": sizes[0],
                         "depth": sizes[1],
-                        "sync_shards_per_second": alone["shards_per_second"],
+                        "sync_ms": 1000 / alone["shards_per_second"],
+                        "sync_ms_wanted": options.slow_down * (SERIES[name].attack_ms + STEP_MS),
                         "speedup": speedup,
                         "ideal": ideal,
                         "efficiency": speedup / ideal,

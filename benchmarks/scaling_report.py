@@ -13,12 +13,14 @@ from typing import Any
 
 Rows = list[dict[str, Any]]
 LEAST_EFFICIENCY, MOST_STALENESS, LEAST_BUSY, FULL_CORES = 0.95, 2.0, 0.97, 0.9
+BASELINE_ERROR = 0.03  # of the synchronous loop's time: beyond it, something else ran on the machine
 COLUMNS = (
     "series",
     "W",
     "M, d",
     "speed-up (range)",
     "ideal",
+    "sync, ms a shard",
     "efficiency",
     "staleness, mean / max",
     "dropped",
@@ -46,6 +48,7 @@ def missed(rows: Rows) -> list[str]:
     """Which bars the row does not hold, by its medians."""
     saturated = rows[0]["ideal"] < rows[0]["workers"] + 1
     bars = {
+        "baseline": all(abs(row["sync_ms"] / row["sync_ms_wanted"] - 1) <= BASELINE_ERROR for row in rows),
         "efficiency": median(rows, "efficiency") >= LEAST_EFFICIENCY,
         "staleness": median(rows, "staleness_mean") <= MOST_STALENESS,
         "drops": max(row["dropped"] for row in rows) == 0,
@@ -65,6 +68,7 @@ def table(rows: Rows) -> str:
             f"{found[0]['shards_per_step']}, {found[0]['depth']}",
             f"{statistics.median(speedups):.2f} ({min(speedups):.2f} to {max(speedups):.2f})",
             f"{found[0]['ideal']:.1f}",
+            f"{median(found, 'sync_ms'):.1f} of {found[0]['sync_ms_wanted']:.0f}",
             f"{median(found, 'efficiency'):.3f}",
             f"{median(found, 'staleness_mean'):.2f} / {max(row['staleness_max'] for row in found)}",
             max(row["dropped"] for row in found),

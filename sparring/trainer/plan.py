@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import ceil
 
 import torch
@@ -80,8 +80,9 @@ class Plan:
     def shards_by_epoch(self) -> tuple[int, ...]:
         return tuple(self.shards(epoch) for epoch in range(self.epochs))
 
-    @property
+    @cached_property
     def total_steps(self) -> int:
+        """Asked for at every step; to count them takes as long as there are epochs."""
         return sum(self.steps_of(epoch) for epoch in range(self.epochs))
 
     def indices(self, epoch: int, number: int) -> tuple[int, ...]:
