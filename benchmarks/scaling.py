@@ -13,9 +13,8 @@ few enough, for a mean staleness of 2. Every round measures the synchronous loop
 processes; ratios are those of one round, the table shows medians and the least and greatest. A row counts from the
 moment that all workers have made shards. Where the synchronous loop itself takes 3 % more or less than it should, the
 row's baseline is marked: something else ran on the machine. `cores` is how busy the machine was meanwhile: the hosts'
-work of all workers
-is done by its few cores, and where they are full (from 90 % on) the row tells of them and not of the design. With
---slow-down F all times are F times as long, as if each host had a share of F times as many cores.
+work of all workers is done by its few cores, and where they are full (from 90 % on) the row tells of them and not of
+the design. With --slow-down F all times are F times as long, as if each host had a share of F times as many cores.
 """
 
 from __future__ import annotations
