@@ -126,7 +126,7 @@ METRICS: tuple[Metric, ...] = (
         "sparring_trainer_wait_seconds_total",
         "counter",
         "Seconds that the trainer waited, by reason.",
-        by_reason("wait_seconds", "first_shard", "shards"),
+        by_reason("wait_seconds", "first_shard", "shards", "snapshot"),
         ("reason",),
     ),
     Metric(

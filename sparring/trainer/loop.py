@@ -227,19 +227,27 @@ class Loop:
 
     def _settle(self, wait: bool = True) -> None:
         """Count the publication that has ended."""
+        began = time.monotonic()
         try:
             sent = self.publisher.settle(wait)
         except QueueLost:
             log.warning("the queue is gone; the next look at it starts over")
             return
+        finally:
+            self._waited_for_snapshot(time.monotonic() - began)
         if sent is not None:
             self.session.state.publish_bytes += sent.size_bytes
             self.session.state.publish_seconds += sent.seconds
 
     def _until_copied(self) -> None:
-        """Before the weights change."""
-        waits, waited = self.session.state.wait_seconds, self.publisher.until_copied()
-        waits["snapshot"] = waits.get("snapshot", 0.0) + waited
+        """Before the weights change; called within a step, whose seconds are those of work."""
+        waited = self.publisher.until_copied()
+        self._waited_for_snapshot(waited)
+        self.session.state.step_seconds -= waited
+
+    def _waited_for_snapshot(self, seconds: float) -> None:
+        waits = self.session.state.wait_seconds
+        waits["snapshot"] = waits.get("snapshot", 0.0) + seconds
 
     def _refreshed(self, shards: list[Shard]) -> list[Shard]:
         wanted: int | str = self.session.staleness.remedies.refresh
@@ -372,6 +380,7 @@ class Loop:
 
     def _start_over(self) -> None:
         """The server came back empty: a new fence, and everything that is not consumed is issued again."""
+        self._settle()  # under the new fence, a publication of the old one would seem to be another trainer's
         self.fence = self.transport.open(self.fence)
         self.ledger.reissue_everything()
         self.shards.clear()

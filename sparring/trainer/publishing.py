@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as TooLate
+from concurrent.futures import wait as wait_for
 from typing import NamedTuple, NoReturn
 
 from sparring.errors import SparringError
@@ -72,8 +73,10 @@ class Publisher:
         return sent
 
     def close(self) -> None:
-        """Let the one under way end; nothing may touch the weights before."""
-        self._thread.shutdown(wait=True)
+        """Let the one under way end, since nothing should touch the weights before; one that does not is left alone."""
+        if self._under_way is not None:
+            wait_for([self._under_way], self._timeout_s)
+        self._thread.shutdown(wait=False)
 
     def _send(self, fence: int, version: int, controls: Controls, copied: threading.Event) -> Sent:
         began = time.monotonic()
@@ -84,6 +87,7 @@ class Publisher:
         return Sent(size_bytes, time.monotonic() - began)
 
     def _late(self, what: str) -> NoReturn:
+        self._under_way = None  # it has been waited for long enough
         raise SparringError(
             f"a snapshot was under way for trainer.wait_timeout_s = {self._timeout_s:g} s and {what}: Redis or Ray's "
             f"object store takes nothing. See the logs in the run's folder; raise ray.object_store_mb where it is full."

@@ -189,7 +189,8 @@ class Worker:
 
     def _begin(self, lease: Lease) -> None:
         """Take a ticket into work under the newest weights."""
-        ticket, began = lease.ticket, time.monotonic()
+        ticket, began, waits = lease.ticket, time.monotonic(), self.counts["wait_seconds"]
+        waited = waits["weights"]
         self.leases[lease.owner] = lease
         try:
             if self._prepared(lease):
@@ -205,7 +206,7 @@ class Worker:
         except FAILURES as error:
             self._fail(lease, error)
         finally:
-            self.counts["busy_seconds"] += time.monotonic() - began
+            self.counts["busy_seconds"] += time.monotonic() - began - (waits["weights"] - waited)
 
     def _prepared(self, lease: Lease) -> bool:
         """Data and weights are those of the ticket; False: it was handed back, since nobody waits for it."""

@@ -15,7 +15,6 @@ PIPELINE = Dashboard(
             "percentunit",
             (
                 rate("sparring_trainer_wait_seconds_total", "trainer waits for {{reason}}", by="reason"),
-                rate("sparring_snapshot_publish_seconds_total", "trainer publishes"),
                 Query(
                     'avg by (reason) (rate(sparring_worker_wait_seconds_total{run="$run"}[$__rate_interval]))',
                     "workers wait for {{reason}}",
@@ -68,7 +67,7 @@ PIPELINE = Dashboard(
         ),
         Panel(
             "Seconds of a snapshot",
-            "What the trainer spends on publishing the weights once.",
+            "How long the weights are on their way, beside the trainer's steps; what it waits for them is a stall.",
             "s",
             (ratio("sparring_snapshot_publish_seconds_total", "sparring_snapshot_publications_total", "one snapshot"),),
         ),
