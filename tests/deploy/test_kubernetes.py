@@ -145,6 +145,25 @@ def test_ray_reads_node_types_with_their_resources_out_of_the_cluster() -> None:
     assert (types["worker"]["min_workers"], types["worker"]["max_workers"]) == (0, 16)
 
 
+def test_rays_objects_fit_into_shared_memory() -> None:
+    spec = one("RayCluster")["spec"]
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        (shm,) = (each for each in group["template"]["spec"]["volumes"] if each["name"] == "shm")
+        limit = int(shm["emptyDir"]["sizeLimit"].removesuffix("Gi")) * 2**30
+        assert 1e9 <= int(group["rayStartParams"]["object-store-memory"]) < limit
+
+
+def test_metrics_get_the_labels_that_rules_and_dashboards_ask_for() -> None:
+    endpoints = {each["port"]: each["relabelings"] for each in one("PodMonitor")["spec"]["podMetricsEndpoints"]}
+    assert {"targetLabel": "job", "replacement": "sparring"} in endpoints["sparring"]
+    assert {"targetLabel": "job", "replacement": "ray"} in endpoints["metrics"]
+    (cluster, named) = (rule for rule in endpoints["sparring"] if rule["targetLabel"] == "run")
+    label = "__meta_kubernetes_pod_label_"
+    assert cluster["sourceLabels"] == [f"{label}ray_io_cluster"]  # a label that KubeRay gives to every pod
+    assert named["sourceLabels"] == [f"{label}sparring_run"]
+    assert named["regex"] == "(.+)"  # without the label the cluster's name stays
+
+
 def test_the_jobs_command_is_one_that_sparring_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     from sparring.cli import split
     from sparring.config import load
