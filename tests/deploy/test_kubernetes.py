@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import copy
 import os
+import re
+import subprocess
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -28,6 +30,7 @@ MODELS = {
     "Deployment": "kubernetes.apps.v1",
     "NetworkPolicy": "kubernetes.networking.v1",
     "PodMonitor": "prometheus_operator.v1",
+    "PrometheusRule": "prometheus_operator.v1",
 }
 # KubeRay's API reference, ray.io/v1: the fields of each object that the files here use.
 KUBERAY: dict[str, set[str]] = {
@@ -94,7 +97,7 @@ def templates() -> list[dict[str, Any]]:
     return [group["template"] for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"])]
 
 
-@pytest.mark.parametrize("kind", sorted(MODELS.keys() - {"PodTemplateSpec"}))
+@pytest.mark.parametrize("kind", sorted(MODELS.keys() - {"PodTemplateSpec", "PrometheusRule"}))
 def test_kubernetes_and_the_prometheus_operator_know_every_field(kind: str) -> None:
     check_against_model(one(kind), kind)
 
@@ -162,6 +165,15 @@ def test_metrics_get_the_labels_that_rules_and_dashboards_ask_for() -> None:
     assert cluster["sourceLabels"] == [f"{label}ray_io_cluster"]  # a label that KubeRay gives to every pod
     assert named["sourceLabels"] == [f"{label}sparring_run"]
     assert named["regex"] == "(.+)"  # without the label the cluster's name stays
+
+
+def test_the_documented_command_makes_a_prometheus_rule_of_the_alerts() -> None:
+    told = (ROOT / "docs" / "cluster.md").read_text()
+    (command,) = re.findall(r"(\{ printf .*?; \}) \| kubectl", told, re.DOTALL)
+    made = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    rule = yaml.safe_load(made)
+    check_against_model(rule, "PrometheusRule")
+    assert rule["spec"] == yaml.safe_load((ROOT / "deploy" / "prometheus" / "alerts.yml").read_text())
 
 
 def test_the_jobs_command_is_one_that_sparring_takes(monkeypatch: pytest.MonkeyPatch) -> None:
