@@ -19,10 +19,13 @@ RUN pip install --constraint constraints.txt '.[cluster,clouds]'
 FROM python:3.11.13-slim-bookworm
 
 # Ray's autoscaler uses ssh and rsync, KubeRay's probes wget, `ray up` pgrep. Debian keeps no old versions to pin.
+# Its commands are those of a login shell, in which /etc/profile resets PATH: the file there sets it again. (No links in
+# /usr/local/bin: the environment's python is itself a link to the one there.)
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends openssh-client procps rsync wget \
     && rm -rf /var/lib/apt/lists/* \
+    && echo "export PATH=/opt/sparring/venv/bin:\$PATH" >/etc/profile.d/sparring.sh \
     && useradd --uid 1000 --create-home --shell /bin/bash sparring \
     && install --directory --owner=sparring --group=sparring /data /runs /tmp/ray /var/lib/sparring/targets
 

@@ -80,6 +80,13 @@ def test_images_are_pinned_and_processes_are_stopped_in_good_order(compose: dict
     assert "deploy" not in compose["services"]["worker"]
 
 
+def test_rays_objects_fit_into_shared_memory(compose: dict[str, Any]) -> None:
+    for name in ("head", "worker", "worker-gpu"):
+        service = compose["services"][name]
+        (size,) = re.findall(r"ray start .*--object-store-memory=(\d+)", service["command"][-1])
+        assert 1e9 <= int(size) < int(service["shm_size"].removesuffix("gb")) * 2**30
+
+
 def test_the_image_is_built_in_stages_from_the_constraints_and_runs_without_root() -> None:
     lines = (ROOT / "Dockerfile").read_text().splitlines()
     assert len([line for line in lines if re.fullmatch(r"FROM python:3\.11\.\d+-slim-bookworm( AS build)?", line)]) == 2

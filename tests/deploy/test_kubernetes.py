@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import copy
 import os
+import re
+import subprocess
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -28,6 +30,7 @@ MODELS = {
     "Deployment": "kubernetes.apps.v1",
     "NetworkPolicy": "kubernetes.networking.v1",
     "PodMonitor": "prometheus_operator.v1",
+    "PrometheusRule": "prometheus_operator.v1",
 }
 # KubeRay's API reference, ray.io/v1: the fields of each object that the files here use.
 KUBERAY: dict[str, set[str]] = {
@@ -86,7 +89,8 @@ def schema_of(kind: str) -> dict[str, Any]:
 
 
 def check_against_model(value: dict[str, Any], kind: str) -> None:
-    jsonschema.validate(value, schema_of(kind))
+    # Not jsonschema.validate: it refuses the whole schema for a pattern in Go's dialect, in a field not used here.
+    jsonschema.Draft202012Validator(schema_of(kind)).validate(value)
 
 
 def templates() -> list[dict[str, Any]]:
@@ -94,7 +98,7 @@ def templates() -> list[dict[str, Any]]:
     return [group["template"] for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"])]
 
 
-@pytest.mark.parametrize("kind", sorted(MODELS.keys() - {"PodTemplateSpec"}))
+@pytest.mark.parametrize("kind", sorted(MODELS.keys() - {"PodTemplateSpec", "PrometheusRule"}))
 def test_kubernetes_and_the_prometheus_operator_know_every_field(kind: str) -> None:
     check_against_model(one(kind), kind)
 
@@ -143,6 +147,34 @@ def test_ray_reads_node_types_with_their_resources_out_of_the_cluster() -> None:
     assert types["trainer"]["resources"] | {"CPU": 8, "GPU": 1, "sparring_trainer": 1} == types["trainer"]["resources"]
     assert types["worker"]["resources"] | {"CPU": 4, "GPU": 1, "sparring_worker": 1} == types["worker"]["resources"]
     assert (types["worker"]["min_workers"], types["worker"]["max_workers"]) == (0, 16)
+
+
+def test_rays_objects_fit_into_shared_memory() -> None:
+    spec = one("RayCluster")["spec"]
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        (shm,) = (each for each in group["template"]["spec"]["volumes"] if each["name"] == "shm")
+        limit = int(shm["emptyDir"]["sizeLimit"].removesuffix("Gi")) * 2**30
+        assert 1e9 <= int(group["rayStartParams"]["object-store-memory"]) < limit
+
+
+def test_metrics_get_the_labels_that_rules_and_dashboards_ask_for() -> None:
+    endpoints = {each["port"]: each["relabelings"] for each in one("PodMonitor")["spec"]["podMetricsEndpoints"]}
+    assert {"targetLabel": "job", "replacement": "sparring"} in endpoints["sparring"]
+    assert {"targetLabel": "job", "replacement": "ray"} in endpoints["metrics"]
+    (cluster, named) = (rule for rule in endpoints["sparring"] if rule["targetLabel"] == "run")
+    label = "__meta_kubernetes_pod_label_"
+    assert cluster["sourceLabels"] == [f"{label}ray_io_cluster"]  # a label that KubeRay gives to every pod
+    assert named["sourceLabels"] == [f"{label}sparring_run"]
+    assert named["regex"] == "(.+)"  # without the label the cluster's name stays
+
+
+def test_the_documented_command_makes_a_prometheus_rule_of_the_alerts() -> None:
+    told = (ROOT / "docs" / "cluster.md").read_text()
+    (command,) = re.findall(r"(\{ printf .*?; \}) \| kubectl", told, re.DOTALL)
+    made = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    rule = yaml.safe_load(made)
+    check_against_model(rule, "PrometheusRule")
+    assert rule["spec"] == yaml.safe_load((ROOT / "deploy" / "prometheus" / "alerts.yml").read_text())
 
 
 def test_the_jobs_command_is_one_that_sparring_takes(monkeypatch: pytest.MonkeyPatch) -> None:

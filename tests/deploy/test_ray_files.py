@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,31 @@ def test_clouds_have_a_head_a_trainer_on_demand_and_workers_on_spot(name: str) -
     assert "spot" in json.dumps(types["worker"]["node_config"]).lower()
     assert "spot" not in json.dumps([types["head"], types["trainer"]]).lower()
     assert any("--shm-size" in option for option in config["docker"]["run_options"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rays_objects_fit_into_shared_memory(name: str) -> None:
+    config = read(name)
+    for commands in (head_start(config), " ".join(config["worker_start_ray_commands"])):
+        (size,) = re.findall(r"ray start .*--object-store-memory=(\d+)", commands)
+        assert 1e9 <= int(size) <= 2e9
+        for option in config.get("docker", {"run_options": []})["run_options"]:
+            if shm := re.fullmatch(r"--shm-size=(\d+)g", option):
+                assert int(size) < int(shm[1]) * 2**30
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_the_machine_images_driver_is_new_enough_for_the_pinned_torch(name: str) -> None:
+    text = (FOLDER / f"{name}.yaml").read_text()
+    images = re.findall(r"(?:ImageId|sourceImage): (.+)", text)
+    assert "river >= 580" in text and images
+    assert all(
+        image.endswith("-nvidia-580") or image.removeprefix("&machine_image ") in ("AMI", "*machine_image")
+        for image in images
+    )
+    types = read(name)["available_node_types"].values()
+    nodes = [each["node_config"] for each in types]
+    assert len({node.get("ImageId") or node["disks"][0]["initializeParams"]["sourceImage"] for node in nodes}) == 1
 
 
 @pytest.mark.parametrize("name", NAMES)
