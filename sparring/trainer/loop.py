@@ -372,6 +372,7 @@ class Loop:
 
     def _start_over(self) -> None:
         """The server came back empty: a new fence, and everything that is not consumed is issued again."""
+        self._settle()  # under the fence that it was begun with
         self.fence = self.transport.open(self.fence)
         self.ledger.reissue_everything()
         self.shards.clear()
