@@ -367,3 +367,27 @@ def test_a_snapshot_that_cannot_be_sent_ends_the_run(tmp_path: Path, server: Emb
     scene.worker("w", scene.attack)
     with pytest.raises(SparringError, match="the object store is full"):
         scene.run_to_end()
+
+
+def test_a_server_that_is_lost_while_a_snapshot_is_under_way_costs_nothing_but_time(
+    tmp_path: Path, server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparring.trainer.loop.HOUSEKEEPING_S", 0.0)
+    scene = Scene(tmp_path, server)
+    sent: list[int] = []
+
+    def lose_everything(fence: int, version: int, controls: Controls, copied: Callable[[], None]) -> int:
+        size = scene.publish(fence, version, controls, copied)
+        if version == 4 and not sent:
+            sent.append(version)
+            server.client().flushall()
+            limit = time.monotonic() + 0.5
+            while scene.loop.fence == 1 and time.monotonic() < limit:  # the trainer might start over meanwhile
+                time.sleep(0.01)
+        return size
+
+    scene.loop._send = lose_everything
+    scene.worker("w", scene.attack)
+    assert scene.run_to_end() == "finished"
+    assert sent and scene.loop.fence == 2
+    assert epochs_of(scene.run) == {0: Counter(range(SHARDS))}
