@@ -433,7 +433,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "sparring_worker_busy_seconds_total",
         "counter",
-        "Seconds that the worker attacked.",
+        "Seconds that the worker worked on tickets: attacking them and handing them over.",
         of_workers("busy_seconds"),
         ("worker",),
     ),
