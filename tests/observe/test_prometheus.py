@@ -21,6 +21,7 @@ from sparring.observe.dashboards.queries import Query
 from sparring.observe.dashboards.workers import GPU
 
 pytestmark = [
+    pytest.mark.xdist_group("prometheus"),
     pytest.mark.timeout(400),  # a cluster, a whole run and its judgement, in the fixture
     pytest.mark.ray,
     pytest.mark.skipif(shutil.which("prometheus") is None, reason="Debian's prometheus is not installed"),

@@ -14,7 +14,7 @@ import ray
 
 from sparring.workers.pool import Pool
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("pool")]
 TIMEOUT_S = 60.0
 
 
