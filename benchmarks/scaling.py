@@ -56,7 +56,7 @@ SHARDS_PER_STEP_AND_DEPTH = {1: (2, 3), 2: (2, 3), 4: (4, 3), 8: (8, 2), 16: (16
 
 @dataclass(frozen=True)
 class Series:
-    """`attack_ms` of a shard in `attack_steps`; `of_step` shards make a step instead of those of the design's table."""
+    """`attack_ms` of a shard in `attack_steps`; `of_step` shards make a step instead of `sizes`'."""
 
     attack_ms: float
     attack_steps: int = 1

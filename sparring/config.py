@@ -505,7 +505,7 @@ class Config(Settings):
 
 
 def depth(settings: StalenessSettings) -> int:
-    """Steps' worth of shards that may be outstanding beside the current step (design section 3.3)."""
+    """Steps' worth of shards that may be outstanding beside the current step (docs/architecture.md, invariant 3)."""
     if settings.depth is not None:
         return settings.depth
     return max(0, min(3, settings.max_staleness - settings.publish_every))

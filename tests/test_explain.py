@@ -149,7 +149,7 @@ def test_predicted_permits_are_those_that_the_ledger_gives(ratio: float, exchang
 def test_mean_staleness_is_what_a_simulation_of_the_permits_found(
     ratio: float, workers: int, shards: int, depth: int, simulated: float
 ) -> None:
-    """The table of design section 4."""
+    """The figures that M and depth are chosen by."""
     config = recipe(workers, shards, depth)
     found = predict(config, machine(0.01 * ratio), plan_of(config))
     assert found.mean_staleness == pytest.approx(simulated, abs=0.5)

@@ -1,6 +1,6 @@
 """The ledger: which tickets are issued, ready, consumed, lost. A pure state machine: no clock, no client.
 
-Invariants (design, section 3): a step never takes a shard staler than the bound; every example of an epoch is
+Invariants (docs/architecture.md): a step never takes a shard staler than the bound; every example of an epoch is
 trained on exactly once; at most the permitted number of shards is outstanding; no step mixes epochs. Redis holds
 leases and payloads, the ledger alone decides what is issued, consumed and lost.
 

@@ -165,7 +165,7 @@ class Learner:
         return x.to(self.device), y.to(self.device)
 
     def refresh(self, shard: Shard, steps: int) -> Shard:
-        """The shard with `steps` more attack steps under the present weights (design, section 4)."""
+        """The shard with `steps` more attack steps under the present weights (docs/architecture.md)."""
         x, y = self.clean(shard)
         attack = attack_within(self.config.attack, shard.epsilon, self.config.objective.name)
         delta = shard.delta.to(self.device)

@@ -204,8 +204,8 @@ class Loop:
 
     @property
     def in_flight(self) -> int:
-        """Shards in flight: attack time over step time where the trainer is saturated (design, section 4), never more
-        than the attackers have in work, or they would pile up behind a step that waits."""
+        """Shards in flight: attack time over step time where the trainer is saturated, never more than the attackers
+        have in work, or they would pile up behind a step that waits."""
         attackers = self.workers * tickets_at_once(self.config) + (1 if self.attacks_itself else 0)
         ratio = attackers if self.arrivals < 3 or self.step_s == 0 else ceil(self.attack_s / self.step_s)
         return max(self.plan.shards_per_step, min(attackers, ratio), 1)

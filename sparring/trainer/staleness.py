@@ -1,4 +1,4 @@
-"""The staleness guard: are stale shards weaker than fresh ones, and what is done about it (design, section 4).
+"""The staleness guard: are stale shards weaker than fresh ones, and what is done about it.
 
 No bound in steps is safe at every learning rate: what 32 steps of staleness leave unharmed at one rate they ruin at
 another. So a shard is attacked anew under the weights that are about to train on it. Where the old perturbations
@@ -27,7 +27,7 @@ from sparring.queue.messages import Shard
 from sparring.trainer.learner import Learner
 from sparring.workers.generator import produce
 
-HALF_LIFE = 8.0  # steps: a shard of 16 weighs a quarter, as in the design's measurement
+HALF_LIFE = 8.0  # steps: a shard of 16 weighs a quarter, as in the measurement that the remedy comes from
 RELAX_BELOW = 0.5  # of the threshold
 
 

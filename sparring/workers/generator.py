@@ -202,7 +202,7 @@ class Production:
             self.delta = end.value
 
     def shard(self) -> Shard:
-        """The product. Its version is the older one of the last two attack steps (design, section 1)."""
+        """The product. Its version is the older one of the last two attack steps (docs/architecture.md)."""
         assert self.delta is not None, "the attack has steps left"
         return self.assignment.shard(
             self.delta,

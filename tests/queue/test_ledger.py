@@ -1,4 +1,4 @@
-"""The ledger's invariants (design, section 3): the bound is never crossed, every ticket is consumed exactly once."""
+"""The ledger's invariants (docs/architecture.md): the bound is never crossed, every ticket is consumed exactly once."""
 
 from __future__ import annotations
 
