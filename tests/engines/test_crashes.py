@@ -179,7 +179,7 @@ def test_a_run_that_is_killed_while_it_is_judged_is_judged_when_it_is_resumed(tm
 
 
 def test_a_trainer_that_is_killed_while_it_judges_judges_anew(tmp_path: Path) -> None:
-    config = small(tmp_path, evaluation={"steps": 100, "restarts": 3, "samples": None, "batch_size": 20})
+    config = small(tmp_path, evaluation={"steps": 40, "restarts": 2, "samples": None, "batch_size": 20})
     with running(config, tmp_path) as (run, process):
         pid = wait_for("the judgement", lambda: read_status(run)["phase"] == "evaluating" and _trainer_at(run, 12))
         os.kill(pid, signal.SIGKILL)
