@@ -17,7 +17,7 @@ demo: $(STAMP)
 	$(BIN)/sparring demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(ARGS)
 
 # As root on Linux: two hosts made of namespaces, a real `ray up`, a run across them, `ray down`; about five minutes.
 cluster-test: $(STAMP)
