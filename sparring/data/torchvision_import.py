@@ -10,10 +10,10 @@ import importlib
 import sys
 from types import ModuleType
 
-import torch
+from torch import library as operators
 
 MISSING = "operator torchvision::nms does not exist"
-_declared: list[torch.library.Library] = []  # the declarations live as long as this list
+_declared: list[operators.Library] = []  # the declarations live as long as this list
 
 
 def torchvision() -> ModuleType:
@@ -28,9 +28,9 @@ def torchvision() -> ModuleType:
             raise
         for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
             del sys.modules[name]
-        library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
-        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
-        _declared.append(library)
+        missing = operators.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+        missing.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
+        missing.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
+        _declared.append(missing)
     importlib.import_module("torchvision.datasets")
     return importlib.import_module("torchvision")
