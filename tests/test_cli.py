@@ -9,11 +9,9 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +24,7 @@ from sparring.runs import open_run
 from sparring.trainer import checkpoints
 from sparring.training import train
 from tests.engines.runs import small, weights_of
+from tests.waiting import wait_for
 
 CHEAP = ["--evaluation.steps", "2", "--evaluation.restarts", "1", "--evaluation.samples", "50", "--attack.steps", "2"]
 TIMEOUT_S = 120.0
@@ -108,16 +107,6 @@ def listening() -> Iterator[int]:
 def server() -> Iterator[EmbeddedServer]:
     with EmbeddedServer(maxmemory=512 << 20) as running:
         yield running
-
-
-def wait_for(what: str, condition: Callable[[], Any]) -> Any:
-    """The first true value of `condition`."""
-    limit = time.monotonic() + TIMEOUT_S
-    while time.monotonic() < limit:
-        if found := condition():
-            return found
-        time.sleep(0.05)
-    raise AssertionError(f"{what}: not within {TIMEOUT_S:.0f} s")
 
 
 def phase(run: Path) -> str | None:
@@ -564,7 +553,7 @@ def test_ctrl_c_leaves_a_checkpoint_that_resume_goes_on_from_to_the_same_weights
         command("train", "--name", "mine", *steps), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
-        wait_for("training", lambda: phase(run) == "training" or process.poll() is not None)
+        wait_for("training", lambda: phase(run) == "training" or process.poll() is not None, TIMEOUT_S)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=TIMEOUT_S)
     finally:

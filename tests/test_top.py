@@ -6,30 +6,19 @@ import os
 import pty
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from sparring.runs import Run
 from sparring.training import train
 from tests.engines.runs import small
+from tests.waiting import wait_for
 
 TIMEOUT_S = 120.0
 TOP = [sys.executable, "-m", "sparring", "top"]
-
-
-def wait_for(what: str, condition: Callable[[], Any]) -> Any:
-    """The first true value of `condition`."""
-    limit = time.monotonic() + TIMEOUT_S
-    while time.monotonic() < limit:
-        if found := condition():
-            return found
-        time.sleep(0.05)
-    raise AssertionError(f"{what}: not within {TIMEOUT_S:.0f} s")
 
 
 @pytest.fixture
@@ -41,7 +30,7 @@ def going_on(tmp_path: Path) -> Iterator[Run]:
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen([sys.executable, "-m", "sparring", "train", *words], stdout=log, stderr=log)
     try:
-        wait_for("a step", lambda: (run.read_json("state.json") or {}).get("step"))
+        wait_for("a step", lambda: (run.read_json("state.json") or {}).get("step"), TIMEOUT_S)
         yield run
     finally:
         process.kill()
@@ -70,9 +59,9 @@ def test_a_terminal_shows_the_view_and_a_pipe_lines_until_the_run_ends(going_on:
     piped = subprocess.Popen([*TOP, str(going_on.path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert piped.stdout is not None
     first = piped.stdout.readline()
-    wait_for("the view", lambda: terminal.shows("far · sync · digits · training"))
+    wait_for("the view", lambda: terminal.shows("far · sync · digits · training"), TIMEOUT_S)
     going_on.request_stop()
-    wait_for("its end", lambda: terminal.shows("far · sync · digits · stopped"))
+    wait_for("its end", lambda: terminal.shows("far · sync · digits · stopped"), TIMEOUT_S)
     rest, complaints = piped.communicate(timeout=TIMEOUT_S)
     assert (terminal.process.wait(TIMEOUT_S), piped.returncode, complaints) == (0, 0, "")
     assert first.startswith("far: training | step ") and "examples/s" in first

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tests.cluster.hosts import HEAD, HOME, ROOT, WORKER, Hosts, missing
-from tests.cluster.test_ray_up import until
+from tests.waiting import wait_for
 
 REASON = missing()
 pytestmark = [
@@ -57,11 +57,11 @@ def test_the_services_commands_train_together(two_hosts: Hosts) -> None:
     two_hosts.on(HEAD, f"echo {PASSWORD} >/run/secrets/redis_password")
 
     start(two_hosts, HEAD, services["redis"])
-    until(lambda: healthy(two_hosts, HEAD, services["redis"]), 30, "redis is not healthy")
+    wait_for("a healthy redis", lambda: healthy(two_hosts, HEAD, services["redis"]), 30, 1)
     start(two_hosts, HEAD, services["head"])
-    until(lambda: healthy(two_hosts, HEAD, services["head"]), 120, "head is not healthy")
+    wait_for("a healthy head", lambda: healthy(two_hosts, HEAD, services["head"]), 120, 1)
     start(two_hosts, WORKER, services["worker"])
-    until(lambda: _phase(two_hosts) in ("finished", "failed"), 180, "the run has not ended")
+    wait_for("the end of the run", lambda: _phase(two_hosts) in ("finished", "failed"), 180, 1)
 
     summary: dict[str, Any] = json.loads(two_hosts.on(HEAD, "cat ~/runs/composed/summary.json"))
     assert (summary["steps"], summary["worker_shards"]) == (STEPS, STEPS), _log(two_hosts)

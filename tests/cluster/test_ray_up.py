@@ -6,13 +6,12 @@ Run it: make cluster-test (as root, on Linux; about two minutes).
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.cluster.hosts import HEAD, HOME, WORKER, Hosts, missing
+from tests.waiting import wait_for
 
 REASON = missing()
 pytestmark = [
@@ -38,7 +37,7 @@ def test_a_cluster_comes_up_trains_across_both_hosts_and_goes_down_without_a_tra
     _render(two_hosts)
     _on_operator(two_hosts, f"ray up --yes --no-config-cache {CLUSTER}")
     try:
-        until(lambda: _nodes(two_hosts) == {HEAD, WORKER}, 120, "the worker's host has not joined")
+        wait_for("the worker's host joins", lambda: _nodes(two_hosts) == {HEAD, WORKER}, 120, 1)
         _on_operator(two_hosts, f'ray exec {CLUSTER} "{TRAIN}"', timeout_s=240)
         _check_run(two_hosts)
         _check_secrecy(two_hosts)
@@ -47,14 +46,6 @@ def test_a_cluster_comes_up_trains_across_both_hosts_and_goes_down_without_a_tra
     assert "No nodes remaining" in told
     for address in (HEAD, WORKER):
         _until_gone(two_hosts, address)
-
-
-def until(holds: Callable[[], bool], timeout_s: float, otherwise: str) -> None:
-    """Wait for a condition; `otherwise` says what it means that it never came."""
-    limit = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < limit, f"{otherwise} after {timeout_s:.0f} s"
-        time.sleep(1)
 
 
 def _render(two_hosts: Hosts) -> None:
@@ -95,7 +86,7 @@ def _nodes(two_hosts: Hosts) -> set[str]:
 
 
 def _until_gone(two_hosts: Hosts, address: str) -> None:
-    until(lambda: not _left(two_hosts, address), 180, f"{address} still runs parts of the cluster")
+    wait_for(f"no part of the cluster on {address}", lambda: not _left(two_hosts, address), 180, 1)
 
 
 def _left(two_hosts: Hosts, address: str) -> list[str]:

@@ -7,9 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,19 +20,9 @@ from sparring.control import read_status
 from sparring.runs import Run, open_run
 from sparring.trainer import checkpoints
 from tests.engines.runs import small
+from tests.waiting import TIMEOUT_S, wait_for
 
 pytestmark = pytest.mark.ray
-TIMEOUT_S = 150.0
-
-
-def wait_for(what: str, condition: Callable[[], Any], timeout_s: float = TIMEOUT_S) -> Any:
-    """The first true value of `condition`."""
-    limit = time.monotonic() + timeout_s
-    while time.monotonic() < limit:
-        if found := condition():
-            return found
-        time.sleep(0.05)
-    raise AssertionError(f"{what}: not within {timeout_s:.0f} s")
 
 
 @contextmanager

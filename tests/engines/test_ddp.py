@@ -22,7 +22,8 @@ from sparring.runs import Run
 from sparring.trainer import checkpoints
 from sparring.training import Result
 from tests.engines.runs import small
-from tests.engines.test_crashes import TIMEOUT_S, assert_every_example_was_used_once, running, wait_for
+from tests.engines.test_crashes import assert_every_example_was_used_once, running
+from tests.waiting import TIMEOUT_S, wait_for
 
 SHARDS = {"epochs": 2, "max_steps": None, "batch_size": 160, "shards_per_step": 4}
 

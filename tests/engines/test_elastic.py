@@ -23,7 +23,8 @@ from sparring.errors import UsageError
 from sparring.queue.server import EmbeddedServer
 from sparring.runs import Run
 from tests.engines.runs import small
-from tests.engines.test_crashes import TIMEOUT_S, epochs_of, running, wait_for
+from tests.engines.test_crashes import epochs_of, running
+from tests.waiting import TIMEOUT_S, wait_for
 
 # One process tells both stories, whose runs take a while to start.
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("elastic"), pytest.mark.timeout(480)]

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from benchmarks.prometheus import Prometheus
 from sparring.observe.dashboards import DASHBOARDS
 from sparring.observe.dashboards.queries import Query
 from sparring.observe.dashboards.workers import GPU
+from tests.waiting import wait_for
 
 pytestmark = [
     pytest.mark.xdist_group("prometheus"),
@@ -45,16 +46,6 @@ class Watched:
     began: float
     ended: float
     while_it_ran: dict[str, Any] = field(default_factory=dict)
-
-
-def wait_for(what: str, condition: Callable[[], Any]) -> Any:
-    """The first true value of `condition`."""
-    limit = time.monotonic() + WAIT_S
-    while time.monotonic() < limit:
-        if found := condition():
-            return found
-        time.sleep(0.1)
-    raise AssertionError(f"{what}: not within {WAIT_S:.0f} s")
 
 
 def targets(prometheus: Prometheus) -> list[dict[str, Any]]:
@@ -87,7 +78,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
                 text=True,
                 timeout=WAIT_S,
             )
-            wait_for("the end of the run", lambda: ended(process, log))
+            wait_for("the end of the run", lambda: ended(process, log), WAIT_S)
             yield Watched(prometheus, began, time.time(), seen)
         finally:
             process.kill()
@@ -102,7 +93,7 @@ def test_prometheus_finds_the_run_by_itself_with_its_name(watched: Watched) -> N
 
 def test_it_is_forgotten_when_it_has_ended(watched: Watched) -> None:
     assert list(watched.prometheus.targets.iterdir()) == []
-    wait_for("no target any more", lambda: not targets(watched.prometheus))
+    wait_for("no target any more", lambda: not targets(watched.prometheus), WAIT_S)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import socket
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from sparring.config import QueueSettings
 from sparring.errors import UsageError
 from sparring.queue.connection import connect, password_of
 from sparring.queue.serving import bytes_of_size, listens
+from tests.waiting import wait_for
 
 Serve = Callable[..., "subprocess.Popen[str]"]
 
@@ -48,17 +48,10 @@ def client(port: int, password: str) -> redis.Redis:
     return connect(f"redis://127.0.0.1:{port}/0", password, 2.0)
 
 
-def until(holds: Callable[[], bool], timeout_s: float = 20.0) -> None:
-    limit = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < limit
-        time.sleep(0.05)
-
-
 def test_it_serves_with_a_password_of_its_own_that_only_its_owner_can_read(serve: Serve, tmp_path: Path) -> None:
     port = free_port()
     serve(port)
-    until(lambda: listens("127.0.0.1", port))
+    wait_for("the server", lambda: listens("127.0.0.1", port), 20)
     secret = tmp_path / "secret"
     assert stat.S_IMODE(secret.stat().st_mode) == 0o600
     with client(port, secret.read_text()) as known, client(port, "guessed") as stranger:
@@ -74,7 +67,7 @@ def test_it_serves_with_a_password_of_its_own_that_only_its_owner_can_read(serve
 def test_it_ends_when_what_it_stands_beside_has_gone(serve: Serve) -> None:
     with socket.create_server(("127.0.0.1", 0)) as head:
         process = serve(port := free_port(), "--beside-port", str(head.getsockname()[1]))
-        until(lambda: listens("127.0.0.1", port))
+        wait_for("the server", lambda: listens("127.0.0.1", port), 20)
         head.settimeout(20)
         head.accept()[0].close()
         assert process.poll() is None
@@ -92,7 +85,7 @@ def test_detached_it_prints_the_url_once_it_answers(serve: Serve, tmp_path: Path
             assert known.ping()
         head.settimeout(20)
         head.accept()[0].close()
-    until(lambda: not listens("127.0.0.1", port))
+    wait_for("its end", lambda: not listens("127.0.0.1", port), 20)
 
 
 def test_a_password_comes_from_the_environment_or_else_from_the_file(

@@ -35,6 +35,7 @@ from sparring.queue.transport import (
     Transport,
     Wish,
 )
+from tests.waiting import wait_for
 
 MIB = 1 << 20
 
@@ -90,15 +91,6 @@ def received(trainer: Transport) -> Received:
     got = trainer.receive(2.0)
     assert got is not None
     return got
-
-
-def until(condition: Callable[[], Any], timeout_s: float = 5.0) -> Any:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.005)
-    raise AssertionError("the condition did not come true in time")
 
 
 def test_the_server_tells_its_memory_its_limit_and_what_it_has_moved(
@@ -171,7 +163,7 @@ def test_an_expired_lease_frees_its_ticket_and_a_renewed_one_does_not(make: Call
         assert brief.renew(kept)
         return trainer.expired(fence)
 
-    (back,) = until(freed)
+    (back,) = wait_for("the ticket that is free again", freed, 5, 0.005)
     assert back.key == lost.ticket.key and back.reason == "lease_expired"
     assert not brief.commit(lost, product(lost))
     trainer.issue([ticket(0, fence, attempt=1)])
@@ -311,7 +303,7 @@ def test_an_idle_worker_wakes_promptly(make: Callable[..., Transport], monkeypat
 
     thread = threading.Thread(target=wait)
     thread.start()
-    until(lambda: blocked(trainer))
+    wait_for("a blocked trainer", lambda: blocked(trainer), 5, 0.005)
     issued = time.monotonic()
     trainer.issue([ticket(0, fence)])
     thread.join(5)
@@ -327,7 +319,7 @@ def test_the_trainer_wakes_promptly(make: Callable[..., Transport], monkeypatch:
     came: list[Received | None] = []
     thread = threading.Thread(target=lambda: came.append(trainer.receive(8.0)))
     thread.start()
-    until(lambda: blocked(worker))
+    wait_for("a blocked worker", lambda: blocked(worker), 5, 0.005)
     committed = time.monotonic()
     worker.commit(lease, product(lease))
     thread.join(5)
@@ -578,7 +570,7 @@ def test_the_server_dies_with_its_parent() -> None:
         pid = int(parent.stdout.readline())
         assert running(pid)
         parent.kill()
-    until(lambda: not running(pid))
+    wait_for("its end", lambda: not running(pid), 5, 0.005)
 
 
 def running(pid: int) -> bool:
