@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-import pynvml  # type: ignore[import-not-found, import-untyped, unused-ignore]
+import pynvml
 import torch
 
 log = logging.getLogger(__name__)
