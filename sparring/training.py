@@ -27,10 +27,10 @@ from sparring.observe.report import summary
 from sparring.observe.state import RunState
 from sparring.observe.trackers import require_trackers
 from sparring.runs import Run, create, open_run, overridden, with_absolute_paths, write_atomically
+from sparring.signals import stopping_on_signals
 from sparring.trainer import checkpoints
 from sparring.trainer.parts import Parts, prepare
 from sparring.trainer.session import Session
-from sparring.trainer.signals import stopping_on_signals
 from sparring.trainer.snapshots import bytes_of
 
 log = logging.getLogger(__name__)

@@ -29,8 +29,8 @@ from sparring.queue.server import EmbeddedServer
 from sparring.queue.sizing import kept_snapshots, needed_memory, through_object_store
 from sparring.queue.transport import Transport, Wish
 from sparring.runs import Run, write_atomically
+from sparring.signals import stopping_on_signals
 from sparring.trainer.actor import Trainer
-from sparring.trainer.signals import stopping_on_signals
 from sparring.trainer.snapshots import SnapshotStore, bytes_of
 from sparring.workers.actor import Worker
 from sparring.workers.pool import Pool

@@ -21,7 +21,7 @@ from threading import Event
 from sparring.errors import SparringError, UsageError
 from sparring.queue.connection import connect, read_password
 from sparring.queue.server import EmbeddedServer
-from sparring.trainer.signals import stopping_on_signals
+from sparring.signals import stopping_on_signals
 
 LOOK_EVERY_S = 1.0
 START_S = 30.0

@@ -20,11 +20,11 @@ from sparring.queue.connection import connect
 from sparring.queue.messages import Controls
 from sparring.queue.transport import Transport
 from sparring.runs import Run
+from sparring.signals import stopping_on_signals
 from sparring.trainer.checkpoints import Checkpoint
 from sparring.trainer.loop import Loop
 from sparring.trainer.parts import Parts, prepare
 from sparring.trainer.session import Session
-from sparring.trainer.signals import stopping_on_signals
 from sparring.trainer.snapshots import Arrays, Route, Snapshot, copied_into, route, to_arrays
 
 log = logging.getLogger(__name__)
