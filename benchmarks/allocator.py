@@ -1,4 +1,4 @@
-"""What the BulletTrain allocator saves in real time, at the fractions of paper 000, against what could be saved.
+"""What the BulletTrain allocator saves in real time, at the fractions of Hua et al., against what could be saved.
 
     python -m benchmarks.allocator [--networks mnist-16-32-100 mnist-32-64-1024] [--batches 128 256] [--repetitions 9]
 
@@ -131,7 +131,7 @@ FULL_AND_SPARED = ("none", "bullettrain")
 
 
 def configuration(network: str, objective: str, batch_size: int, allocator: str) -> Config:
-    """The attack of paper 000's recipes; only its cost matters here."""
+    """The attack of Hua et al.'s recipes; only its cost matters here."""
     return from_tree(
         {
             "engine": "sync",

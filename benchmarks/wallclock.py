@@ -2,7 +2,7 @@
 
     python -m benchmarks.wallclock --data DIR [--rounds 5] [--batch-size 16] [--publish-every 8]
 
-MNIST, the network of paper 003, κ = 8; each engine trains for the same number of steps in every round, in a fresh
+MNIST, the network of Wong et al., κ = 8; each engine trains for the same number of steps in every round, in a fresh
 process, and the order alternates. What two workers can gain is bounded by how badly the synchronous loop uses the
 second core, which small batches do worst: the limit printed beside is two threads' time over half of one thread's time
 for the same attacks and steps, without Ray or queue. The clock runs over training alone (of the Ray engine: from the

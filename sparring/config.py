@@ -76,7 +76,7 @@ class DataSettings(Settings):
     centre_share: float = setting(1.0, "share of the shorter side", gt=0, le=1)
     """How much of an image that centred square takes; 0.875 is usual on ImageNet."""
     phases: tuple[PhaseSettings, ...] = setting((), "list of {until, size}")
-    """Training images grow with the epochs (paper 003): in each phase they are of its size, after the last one of
+    """Training images grow with the epochs (Wong et al.): in each phase they are of its size, after the last one of
     data.size. Rising in until; the model must take every size."""
     augment: Literal["none", "crop_flip", "crop", "resized_crop_flip"] = setting("none", "name")
     """Seeded augmentation by example: crop pads by 4 pixels and cuts at random; crop_flip mirrors half of them too;
@@ -97,7 +97,7 @@ class DataSettings(Settings):
 
 class ModelSettings(Settings):
     name: str = setting("digits-cnn", "name")
-    """digits-cnn, mnist-32-64-1024 (paper 001), mnist-16-32-100 (paper 003); for CIFAR preact-resnet-18, wrn-28-10,
+    """digits-cnn, mnist-32-64-1024 (Bhat et al.), mnist-16-32-100 (Wong et al.); for CIFAR preact-resnet-18, wrn-28-10,
     wrn-28-10-silu, wrn-34-10 and wrn-40-2, for ImageNet resnet-50; timm:NAME (pip install 'sparring[timm]'); or
     module:factory of your own, called as factory(shape, classes); it takes float32 in [0, 1] and normalises inside
     forward."""
@@ -119,9 +119,9 @@ class ModelSettings(Settings):
 
 class AttackSettings(Settings):
     name: Literal["pgd", "fgsm", "fgsm-rs", "n-fgsm", "augmix"] = setting("pgd", "name")
-    """pgd: `steps` steps of 2.5·ε/steps from a random start (paper 001); fgsm: one step of ε from zero (1.25·ε from any
-    other start); fgsm-rs: one step of 1.25·ε from a random start (paper 003); n-fgsm: one step of ε from noise that
-    reaches `noise`·ε, not cut back to the ball of ε (de Jorge et al. 2022); augmix: no attack but two views."""
+    """pgd: `steps` steps of 2.5·ε/steps from a random start (Bhat et al.); fgsm: one step of ε from zero (1.25·ε from
+    any other start); fgsm-rs: one step of 1.25·ε from a random start (Wong et al.); n-fgsm: one step of ε from noise
+    that reaches `noise`·ε, not cut back to the ball of ε (de Jorge et al. 2022); augmix: no attack but two views."""
     norm: Literal["linf", "l2"] = setting("linf", "name")
     """The ball that a perturbation stays in."""
     epsilon: float = setting(0.2, "pixel intensity, images in [0, 1]", gt=0, le=1000)
@@ -134,7 +134,7 @@ class AttackSettings(Settings):
     """Step α at the full ε (it warms up with ε); by default the paper's rule for the attack."""
     start: Literal["auto", "zero", "uniform", "gaussian", "previous", "last"] = setting("auto", "name")
     """Where the attack begins. uniform: in the ball; gaussian: 0.001·N(0, 1) beside the image, as trades and mart do;
-    previous: where the previous batch's perturbations ended, row by row (paper 003; not with ray); last: where the
+    previous: where the previous batch's perturbations ended, row by row (Wong et al.; not with ray); last: where the
     example's own last perturbation ended; auto: as the paper of the attack or the objective does."""
     loss: Literal["auto", "ce", "kl"] = setting("auto", "name")
     """What the attack maximises. ce: cross-entropy with the label; kl: divergence from the prediction on the clean
@@ -147,7 +147,7 @@ class AttackSettings(Settings):
 
 class ObjectiveSettings(Settings):
     name: Literal["pgd-at", "trades", "mart", "augmix"] = setting("pgd-at", "name")
-    """What is minimised. pgd-at: cross-entropy on attacked examples (paper 001); trades: clean cross-entropy and β
+    """What is minimised. pgd-at: cross-entropy on attacked examples (Bhat et al.); trades: clean cross-entropy and β
     times the divergence between clean and attacked predictions; mart: the same weighed by misclassification; augmix:
     clean cross-entropy and the divergence between the predictions on an image and its two views."""
     beta: float = setting(6.0, "1", ge=0, le=1000)
@@ -177,7 +177,7 @@ class AugmixSettings(Settings):
 
 class AllocatorSettings(Settings):
     name: Literal["none", "bullettrain", "oracle"] = setting("none", "name")
-    """Who gets how many attack steps. none: all the same; bullettrain: by signed variance (paper 000); oracle: by the
+    """Who gets how many attack steps. none: all the same; bullettrain: by signed variance (Hua et al.); oracle: by the
     outcome of ten PGD steps, which costs more than it saves: for analysis."""
     boundary_steps: int | None = setting(None, "gradient steps", ge=1, le=1000)
     """N_B, steps on boundary examples; by default attack.steps."""
@@ -209,7 +209,7 @@ class OptimizerSettings(Settings):
     weight_decay: float = setting(0.0, "1", ge=0, le=10)
     """Weight decay (L2 for sgd and adam, decoupled for adamw)."""
     decay_norm: bool = setting(True, "flag")
-    """Decay the scales and shifts of normalisation layers too; false: they are left out, as in paper 003's ImageNet
+    """Decay the scales and shifts of normalisation layers too; false: they are left out, as in Wong et al.'s ImageNet
     recipe. Biases of other layers decay either way."""
     beta1: float = setting(0.9, "1", ge=0, lt=1)
     """Adam's first decay."""
@@ -225,7 +225,7 @@ class OptimizerSettings(Settings):
 
 class ScheduleSettings(Settings):
     name: Literal["constant", "piecewise", "cyclic", "one_cycle", "cosine"] = setting("one_cycle", "name")
-    """Learning rate over training. cyclic: 0 up to the peak and linearly back to 0 (paper 003);
+    """Learning rate over training. cyclic: 0 up to the peak and linearly back to 0 (Wong et al.);
     one_cycle: cosine from peak/25 up and down to peak/250000; cosine: from the peak down to 0."""
     peak_at: float = setting(0.4, "share of training", gt=0, lt=1)
     """Where cyclic and one_cycle reach the peak."""
@@ -270,8 +270,8 @@ class TrainSettings(Settings):
 
 class PruningSettings(Settings):
     name: Literal["none", "random", "low", "high", "low_high"] = setting("none", "name")
-    """Drop training examples for good (paper 002). random: any; low: those of the lowest loss when attacked; high:
-    those of the highest; low_high: of both evenly."""
+    """Drop training examples for good (Kaufmann et al.). random: any; low: those of the lowest loss when attacked;
+    high: those of the highest; low_high: of both evenly."""
     epoch: int = setting(1, "epochs", ge=1)
     """p_e: so many epochs are trained on all examples before (the paper: 3 in its text, 1 in its figures)."""
     share: float = setting(0.2, "share of the training set", gt=0, lt=1)
@@ -402,7 +402,7 @@ class GuardSettings(Settings):
     """After so many for numbers that are none, the run ends with the reason. Where it has overfitted so often from the
     same good weights, training ends with these."""
     overfitting: Literal["off", "rollback", "stop"] = setting("off", "name")
-    """Catastrophic overfitting (paper 003): now and then PGD-5 on the training batch, under the present weights and
+    """Catastrophic overfitting (Wong et al.): now and then PGD-5 on the training batch, under the present weights and
     the last good ones. Where robust accuracy has fallen, back to the good ones; rollback: go on, with PGD for a while;
     stop: training ends with them."""
     overfitting_every: int = setting(50, "steps", ge=1)
@@ -543,7 +543,7 @@ def tickets_at_once(config: Config) -> int:
     """Tickets that one worker has in work at most.
 
     Without exchange each ticket has weights of its own, which slots cannot share. Three about fill a batch's worth of
-    slots: at paper 000's fractions (.28 of 10 steps, .54 of 2) a ticket keeps 39 % of them busy for its 10 steps.
+    slots: at Hua et al.'s fractions (.28 of 10 steps, .54 of 2) a ticket keeps 39 % of them busy for its 10 steps.
     """
     return 3 if slots_of(config) and exchanges(config) else 1
 

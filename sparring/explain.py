@@ -21,7 +21,7 @@ from sparring.trainer.parts import prepare
 from sparring.trainer.plan import Plan
 from sparring.workers.allocator import speedup_ceiling, theoretical_speedup
 
-PAPER_CLASSES = (0.18, 0.28, 0.54)  # outlier, boundary and robust: TRADES on CIFAR-10, paper 000
+PAPER_CLASSES = (0.18, 0.28, 0.54)  # outlier, boundary and robust: TRADES on CIFAR-10, Hua et al.
 WANTED_STALENESS = 2.0  # mean, in steps: what steps should be large enough for
 LABELS = {  # of the figures that the table shows: what it is, and its unit
     "device": ("measured on", ""),
@@ -298,7 +298,7 @@ def _of_methods(config: Config, measured: Measured, plan: Plan) -> list[str]:
 
 
 def _allocator_remark(config: Config, measured: Measured) -> str:
-    """Speed-ups at the fractions of paper 000: those of a trained network cannot be told beforehand."""
+    """Speed-ups at the fractions of Hua et al.: those of a trained network cannot be told beforehand."""
     threat = config.attack
     steps = threat.steps if threat.name == "pgd" else 1
     promised = theoretical_speedup(PAPER_CLASSES, config.allocator, steps, threat.restarts)
@@ -312,7 +312,7 @@ def _allocator_remark(config: Config, measured: Measured) -> str:
         needs_clean=attack_from(threat, threat.epsilon, config.objective.name).loss == "kl",
     )
     return (
-        f"At paper 000's fractions (.28 boundary, .54 robust, .18 outliers) equation 7 promises {promised:.2f} times "
+        f"At Hua et al.'s fractions (.28 boundary, .54 robust, .18 outliers) equation 7 promises {promised:.2f} times "
         f"the speed of full attacks; forward pass, attack and step as measured here allow {ceiling:.2f}."
     )
 

@@ -1,4 +1,4 @@
-"""FGSM, FGSM-RS, N-FGSM and PGD as one iteration (papers 001 and 003; de Jorge et al. 2022).
+"""FGSM, FGSM-RS, N-FGSM and PGD as one iteration (Bhat et al., Wong et al., de Jorge et al. 2022).
 
 `iterate` is a generator that yields before each attack step, so that its caller can swap newer weights in, note
 their version, or let other work go first; `perturb` runs it to the end. The model is used as it is found: put it
@@ -51,7 +51,7 @@ class Attack:
 def attack_from(settings: AttackSettings, epsilon: float, objective: str = "pgd-at", pgd_steps: int = 0) -> Attack:
     """The attack of the settings at radius `epsilon` (ε now); the step size scales with it.
 
-    Step-size rules: PGD 2.5·ε/κ (paper 001), FGSM 1.25·ε (paper 003; ε from zero, where the ball cuts the rest off),
+    Step-size rules: PGD 2.5·ε/κ (Bhat et al.), FGSM 1.25·ε (Wong et al.; ε from zero: the ball cuts the rest),
     N-FGSM ε. `objective` decides what is left to it: trades attacks the divergence, and PGD begins with a little
     Gaussian noise under trades and mart. Of a start that is given from outside (previous, last) this is the one for
     those without.

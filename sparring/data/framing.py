@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sparring.data.augment import FRAMING_DRAWS, draws
 
-AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of torchvision's RandomResizedCrop, which paper 003's code uses
+AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of torchvision's RandomResizedCrop, which Wong et al.'s code uses
 ATTEMPTS = 10
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
 Chances = np.ndarray[Any, np.dtype[np.float64]]

@@ -1,4 +1,4 @@
-"""Free adversarial training (Shafahi et al. 2019; paper 003, Algorithm 2): engine sync with train.replays = m.
+"""Free adversarial training (Shafahi et al. 2019; Wong et al., Algorithm 2): engine sync with train.replays = m.
 
     δ = 0
     for every epoch, for every batch, m times:

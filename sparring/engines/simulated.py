@@ -1,4 +1,4 @@
-"""Exact staleness in one process: what paper 001 calls simulated staleness.
+"""Exact staleness in one process: what Bhat et al. calls simulated staleness.
 
 Every batch after the first s is attacked with the weights of s steps ago, as if it had waited in a queue of s
 batches. With `simulated.exchange` the attack starts s steps stale, newer weights are swapped in evenly between its

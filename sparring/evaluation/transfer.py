@@ -1,6 +1,6 @@
 """The transfer matrix: what becomes of one model's adversarial examples when another is given them.
 
-Bhat, Tsipras, Mądry 2018 (paper 001), Table 1: a model that withstands its own examples but falls to those of
+Bhat, Tsipras, Mądry 2018, Table 1: a model that withstands its own examples but falls to those of
 others owes its figure to gradients that lead nowhere.
 """
 
@@ -66,7 +66,7 @@ def transfer(
     """Attack every member once and try its examples on all.
 
     Args:
-        as_trained: each source attacks as it was trained (paper 001), not as `settings` say.
+        as_trained: each source attacks as it was trained (Bhat et al.), not as `settings` say.
 
     Raises:
         UsageError: the members' data or threats differ.

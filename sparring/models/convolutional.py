@@ -1,4 +1,4 @@
-"""Small convolutional networks: the demo's, and those of papers 001 and 003 for MNIST."""
+"""Small convolutional networks: the demo's, and those of Bhat et al. and of Wong et al. for MNIST."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def digits_cnn(shape: tuple[int, int, int], classes: int) -> nn.Module:
 
 
 def mnist_32_64_1024(shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """Paper 001: two 5×5 convolutions with 2×2 max-pooling, 1024 hidden units."""
+    """Bhat et al.: two 5×5 convolutions with 2×2 max-pooling, 1024 hidden units."""
     channels, height, width = shape
     return nn.Sequential(
         nn.Conv2d(channels, 32, 5, padding=2),
@@ -69,7 +69,7 @@ def mnist_32_64_1024(shape: tuple[int, int, int], classes: int) -> nn.Module:
 
 
 def mnist_16_32_100(shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """Paper 003: two 4×4 convolutions of stride 2, 100 hidden units."""
+    """Wong et al.: two 4×4 convolutions of stride 2, 100 hidden units."""
     channels, height, width = shape
     return nn.Sequential(
         nn.Conv2d(channels, 16, 4, stride=2, padding=1),

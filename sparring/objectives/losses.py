@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def pgd_at(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, weights: Tensor | None = None) -> Tensor:
-    """PGD-AT (Mądry et al.; paper 001): mean cross-entropy on adversarial examples only.
+    """PGD-AT (Mądry et al.; Bhat et al.): mean cross-entropy on adversarial examples only.
 
     logits: [N, K] of the attacked images; labels: int64 [N]; label_smoothing: share of the target in [0, 1] spread
     over all classes; weights: [N] with mean 1, of the examples; returns a scalar.

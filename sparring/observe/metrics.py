@@ -253,7 +253,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "sparring_allocator_theoretical_speedup",
         "gauge",
-        "Equation 7 of paper 000 for what has been allocated: a training step counted as one attack step.",
+        "Equation 7 of Hua et al. for what has been allocated: a training step counted as one attack step.",
         of_state("theoretical_speedup"),
     ),
     Metric(

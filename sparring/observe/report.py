@@ -46,7 +46,7 @@ SUMMARY_KEYS: dict[str, str] = {
     "kept": "training examples that pruning has kept; null: not pruned",
     "pruning_seconds": "seconds that it took to decide which, attacks included",
     "allocated": "examples that the allocator took for outliers, boundary and robust ones; empty without one",
-    "theoretical_speedup": "equation 7 of paper 000 for what was allocated, a step counted as one attack step; "
+    "theoretical_speedup": "equation 7 of Hua et al. for what was allocated, a step counted as one attack step; "
     "null without an allocator",
     "wallclock_speedup": "seconds of work that full attacks and the steps would have taken over those that were taken, "
     "at the run's own seconds per gradient; null without an allocator",

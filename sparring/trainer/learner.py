@@ -68,7 +68,7 @@ def make_optimizer(settings: OptimizerSettings, model: nn.Module) -> torch.optim
 def decay_groups(model: nn.Module, decay_norm: bool) -> list[dict[str, Any]]:
     """The parameters as an optimizer takes them: all in one group, or those of normalisation layers apart, undecayed.
 
-    That is what the ImageNet code of paper 003 leaves out (parameters of modules named BatchNorm, section 5.3); biases
+    That is what the ImageNet code of Wong et al. leaves out (parameters of modules named BatchNorm, 5.3); biases
     of convolutions and linear layers decay there too, and its CIFAR code decays everything.
     """
     if decay_norm:

@@ -1,5 +1,5 @@
 """The overfitting guard: FGSM training can lose its robustness within a few hundred steps while its loss goes on
-falling (catastrophic overfitting, paper 003). A few PGD steps on a training batch show it; then training goes back to
+falling (catastrophic overfitting, Wong et al.). A few PGD steps on a training batch show it; then training goes back to
 the last good weights. Nothing but training examples is looked at.
 """
 

@@ -1,4 +1,4 @@
-"""Data pruning (paper 002): which training examples are dropped for good, and by which losses that is decided."""
+"""Data pruning (Kaufmann et al.): which training examples are dropped for good, and by which losses that is decided."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def planned(settings: PruningSettings, epochs: int, size: int) -> Pruning | None
 def kept_indices(name: str, share: float, losses: Tensor | None, size: int, random: torch.Generator) -> Tensor:
     """The examples that stay: int64, rising.
 
-    Algorithm 1 of paper 002, but for low_high, which keeps the middle as its section 4.4 says (the listing would keep
+    Algorithm 1 of Kaufmann et al., but for low_high, which keeps the middle as section 4.4 says (the listing would keep
     the tails); an odd example is dropped from the high tail. `random` chooses, and orders equal losses: by position,
     whole classes of a sorted training set would go.
 

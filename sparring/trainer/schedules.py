@@ -10,7 +10,7 @@ from sparring.config import ScheduleSettings
 def learning_rate(settings: ScheduleSettings, peak: float, progress: float) -> float:
     """The rate at `progress` in [0, 1] (steps made over all steps).
 
-    cyclic is paper 003's: linear from 0 to the peak and linear back to 0. one_cycle is Smith's with cosine
+    cyclic is Wong et al.'s: linear from 0 to the peak and linear back to 0. one_cycle is Smith's with cosine
     annealing (from peak/25, to peak/250000), as in torch.optim.lr_scheduler.OneCycleLR.
     """
     if settings.name == "constant":

@@ -224,7 +224,7 @@ class Session:
         return result
 
     def _theoretical_speedup(self) -> float:
-        """Equation 7 of paper 000, of all that has been allocated in the run; of AugMix in passes instead of steps."""
+        """Equation 7 of Hua et al., of all that has been allocated in the run; of AugMix in passes instead of steps."""
         outliers, boundary, robust = (self.state.allocated[name] for name in CLASSES)
         threat = self.config.attack
         if threat.name == "augmix":

@@ -115,7 +115,7 @@ def measure(config: Config, learner: Learner, shard: Shard, start: Given | None 
     """Make the shard anew under the present weights, as a worker that has them would, and compare what was attacked.
 
     The same start (`start`: where one is given), random numbers and allocator: with weights that are not stale the gap
-    is 0. Past the cliff of staleness that of accuracy is far below 0 (paper 001, Fig. 5). None: nothing was attacked,
+    is 0. Past the cliff of staleness that of accuracy is far below 0 (Bhat et al., Fig. 5). None: nothing was attacked,
     or views, which do not depend on weights.
     """
     if shard.views is not None:

@@ -16,7 +16,7 @@ Shape = tuple[int, int, int]
 
 
 class PreviousBatch:
-    """Row i of a batch begins where row i of the batch before ended, the first batch at zero (paper 003).
+    """Row i of a batch begins where row i of the batch before ended, the first batch at zero (Wong et al.).
 
     A shorter last batch takes and replaces the first rows only, as in the authors' code.
     """

@@ -1,4 +1,4 @@
-"""The BulletTrain allocator (paper 000): attack steps where they matter, few on robust examples, none on outliers.
+"""The BulletTrain allocator (Hua et al.): attack steps where they matter, few on robust examples, none on outliers.
 
     SVar = sign · Var[softmax(h(x))], sign +1 where the clean prediction is right, else −1
     SVar < 0                                       outlier:  N_O steps
@@ -22,7 +22,7 @@ from sparring.config import AllocatorSettings
 
 OUTLIER, BOUNDARY, ROBUST = 0, 1, 2
 CLASSES = ("outlier", "boundary", "robust")
-ROBUST_REACH = 1.7  # N_R steps together reach 1.7·ε (paper 000)
+ROBUST_REACH = 1.7  # N_R steps together reach 1.7·ε (Hua et al.)
 
 
 class Allocation(NamedTuple):
@@ -100,7 +100,7 @@ def theoretical_speedup(
 
 
 def augmix_speedup(classes: tuple[float, float, float], settings: AllocatorSettings) -> float:
-    """AugMix has no attack steps; it is spared passes of views: 3 / (1 + 2·share augmented), paper 000's Table 1."""
+    """AugMix has no attack steps; it is spared passes of views: 3 / (1 + 2·share augmented), Hua et al.'s Table 1."""
     return 3 / (1 + 2 * mean_steps(classes, settings, attack_steps=1))
 
 

@@ -1,6 +1,6 @@
 """AugMix on a worker: which examples of a ticket are augmented, and their views.
 
-Without an allocator all are. BulletTrain augments boundary examples alone (paper 000: N_B = 1, N_R = N_O = 0), told
+Without an allocator all are. BulletTrain augments boundary examples alone (Hua et al.: N_B = 1, N_R = N_O = 0), told
 from one clean forward pass; the others' views are the images themselves.
 """
 

@@ -1,7 +1,7 @@
 """Run by test_autoscaling.py as a process of its own PID namespace: a Ray head whose autoscaler makes fake nodes.
 
-It starts the head, waits for a worker's place as a run's worker actor would, lets it go, and prints as JSON how many
-worker nodes there were before, meanwhile and after.
+It starts the head, asks for two workers' nodes as a run does, puts an actor of a worker's size on each, lets all go and
+prints as JSON how many worker nodes there were before, meanwhile and after.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import ray
+
+from sparring.config import from_tree
+from sparring.engines.nodes import ask_for_nodes, let_nodes_go
 
 HEAD_NODE = "f" * 51 + "00000"
 RAY = (sys.executable, "-m", "ray.scripts.scripts")
@@ -124,6 +127,15 @@ def main(folder: Path, port: int) -> None:
     start_head(folder, port)
     ray.init(address=f"127.0.0.1:{port}", log_to_driver=False)
     counts = [worker_nodes()]
+    config = from_tree(
+        {
+            "ray": {"address": "auto"},
+            "queue": {"redis_url": "redis://127.0.0.1:1"},
+            "workers": {"count": 2, "num_cpus": 1, "num_gpus": 0, "resource": "sparring_worker"},
+        }
+    )
+    ask_for_nodes(config)
+    until(lambda: worker_nodes() == 2, "the nodes that were asked for did not come")
     place_of_worker = ray.remote(Place).options(num_cpus=1, resources={"sparring_worker": 0.001})
     places: list[Any] = [place_of_worker.remote(), place_of_worker.remote()]
     ray.get([place.there.remote() for place in places], timeout=TIMEOUT_S)
@@ -131,6 +143,7 @@ def main(folder: Path, port: int) -> None:
     for place in places:
         ray.kill(place)
     places.clear()
+    let_nodes_go(config)
     until(lambda: worker_nodes() == 0, "idle nodes were not let go")
     counts.append(worker_nodes())
     sys.stdout.write(json.dumps(counts) + "\n")

@@ -104,10 +104,15 @@ def commanded(run: Run, *words: str) -> dict[str, Any]:
 
 
 def endless(root: Path, **groups: Any) -> Config:
-    """So many epochs that the test ends it, of 15 tickets each."""
+    """So many epochs that the test ends it, of 15 tickets each.
+
+    No shard grows too old, however slowly a worker starts on a machine that is busy: what is dropped is dropped because
+    somebody came or left.
+    """
     train = {"epochs": 10_000, "max_steps": None, "batch_size": 100}
     alone = {"count": 1, "threads": 1}
-    attack, staleness = {"steps": 3, "warmup_epochs": 0.5}, {"trainer_attacks": "never"}
+    attack = {"steps": 3, "warmup_epochs": 0.5}
+    staleness = {"trainer_attacks": "never", "max_staleness": 10_000, "depth": 3}
     return small(root, train=train, attack=attack, staleness=staleness, workers=alone, **groups)
 
 

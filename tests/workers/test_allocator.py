@@ -37,7 +37,7 @@ INDICES = tuple(range(40))
 
 
 def in_float64(logits: Tensor, labels: Tensor, robust_share: float) -> tuple[list[float], list[int]]:
-    """Signed variances and classes as paper 000 writes them."""
+    """Signed variances and classes as Hua et al. writes them."""
     variances = []
     for row, label in zip(logits.double().tolist(), labels.tolist(), strict=True):
         powers = [math.exp(value - max(row)) for value in row]

@@ -108,7 +108,7 @@ WORKERS = Dashboard(
         ),
         Panel(
             "Speed-up by the allocator",
-            "In theory by equation 7 of paper 000, and in seconds of work.",
+            "In theory by equation 7 of Hua et al., and in seconds of work.",
             "short",
             (
                 now("sparring_allocator_theoretical_speedup", "theory"),
