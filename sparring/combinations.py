@@ -35,6 +35,7 @@ def check_combinations(config: Config) -> None:
     """
     _check_augmix(config)
     _check_start(config)
+    _check_wire(config)
     _check_replays(config)
     _check_divergence(config)
     _check_phases(config)
@@ -92,6 +93,14 @@ def _check_start(config: Config) -> None:
         raise UsageError(
             f"{told} with attack.norm = {attack.norm!r}: perturbations are kept as int8 of ε/127, too coarse for most "
             f"pixels of an L2 ball. Set attack.norm to 'linf', or another start."
+        )
+
+
+def _check_wire(config: Config) -> None:
+    if config.engine == "ray" and config.queue.wire == "sign" and config.attack.norm == "l2":
+        raise UsageError(
+            "queue.wire = 'sign' with attack.norm = 'l2': the signs name a corner of a cube, which lies outside the "
+            "ball. Set queue.wire to 'int8'."
         )
 
 

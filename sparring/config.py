@@ -360,8 +360,9 @@ class QueueSettings(Settings):
     """Where the password is read from."""
     password_file: Path | None = setting(None, "path")
     """File that holds the password, read where that variable is not set: a secret of Docker or Kubernetes."""
-    wire: Literal["int8", "exact"] = setting("int8", "name")
-    """How perturbations travel: int8 of ε/127 (L2: of max|δ|/127), or exact float32."""
+    wire: Literal["int8", "exact", "sign"] = setting("int8", "name")
+    """How perturbations travel: int8 of ε/127 (L2: of max|δ|/127), exact float32, or one bit a value and max|δ| of each
+    example, which moves values between to the ball's corner (L∞ alone)."""
     weights: Literal["auto", "redis", "object_store"] = setting("auto", "name")
     """How snapshots of the weights reach the workers: through this queue's Redis, or Ray's object store with one copy
     per node; auto: Redis up to 4 MiB."""

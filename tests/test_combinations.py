@@ -21,6 +21,7 @@ FREE: dict[str, Any] = {"engine": "sync", "train": {"replays": 4}, "attack": {"n
         ({"attack": {"start": "last", "restarts": 3}}, "attack.restarts = 3", "same point"),
         ({"attack": {"start": "last"}, "data": {"augment": "crop"}}, "data.augment = 'crop'", "pixels move"),
         ({"attack": {"start": "last", "norm": "l2"}}, "attack.norm = 'l2'", "int8"),
+        ({"attack": {"norm": "l2"}, "queue": {"wire": "sign"}}, "queue.wire = 'sign'", "outside the ball"),
         ({"model": {"precision": "fp16"}, "objective": {"awp_gamma": 0.01}}, "objective.awp_gamma = 0.01", "bf16"),
         ({**FREE, "model": {"precision": "fp16"}}, "train.replays = 4", "bf16"),
         ({"attack": {"name": "n-fgsm", "start": "zero"}}, "attack.name = 'n-fgsm'", "noise"),
@@ -55,6 +56,7 @@ def test_what_cannot_work_is_refused(tree: dict[str, Any], named: str, why: str)
         {"attack": {"name": "fgsm-rs"}, "allocator": {"name": "bullettrain", "robust_steps": 0}},
         {"attack": {"name": "fgsm-rs"}, "objective": {"name": "trades"}},
         {"attack": {"name": "fgsm", "start": "uniform"}, "objective": {"name": "trades"}},
+        {"queue": {"wire": "sign"}},
         {"attack": {"name": "n-fgsm"}, "data": {"augment": "crop"}},
     ],
 )

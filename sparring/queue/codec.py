@@ -1,9 +1,9 @@
 """The wire format: tickets and shards as bytes and back. Pure; nothing that comes from the wire is executed.
 
 A shard is one buffer: the header's length (4 bytes, big-endian), a msgpack header padded to 8 bytes, then the raw
-little-endian tensors that the header names: labels, then scales (L2 int8 only) and delta, or views. A decoder
-allocates no more than the payload justifies: every tensor's shape times its item size must add up to the length that
-came.
+little-endian tensors that the header names: labels, then scales (int8 under L2, and sign) and delta, or views; flags
+travel as bits. A decoder allocates no more than the payload justifies: every tensor's shape times its item size must
+add up to the length that came.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sparring.attacks.norms import Norm, per_example, project_ball
 from sparring.errors import SparringError
 from sparring.queue.messages import Key, Shard, Ticket
 
-Wire = Literal["int8", "exact", "uint8"]  # uint8: AugMix's views, whatever perturbations travel as
+Wire = Literal["int8", "exact", "sign", "uint8"]  # uint8: AugMix's views, whatever perturbations travel as
 Array = npt.NDArray[Any]
 
 PROTOCOL = 4
@@ -42,8 +42,15 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "int32": np.dtype("<i4"),
     "int64": np.dtype("<i8"),
     "float32": np.dtype("<f4"),
+    "bool": np.dtype("?"),  # packed: eight values a byte, the first one its highest bit
 }
-_ALLOWED = {"labels": ("int64", "int32"), "scales": ("float32",), "delta": ("int8", "float32"), "views": ("uint8",)}
+_ALLOWED = {
+    "labels": ("int64", "int32"),
+    "scales": ("float32",),
+    "delta": ("int8", "float32", "bool"),
+    "views": ("uint8",),
+}
+_OF_WIRE = {"int8": "int8", "exact": "float32", "sign": "bool", "uint8": "uint8"}
 
 
 class CodecError(SparringError):
@@ -59,7 +66,8 @@ class _Slot(NamedTuple):
 
     @property
     def size_bytes(self) -> int:
-        return math.prod(self.shape) * _DTYPES[self.dtype].itemsize
+        count = math.prod(self.shape)
+        return -(-count // 8) if self.dtype == "bool" else count * _DTYPES[self.dtype].itemsize
 
 
 def encode_ticket(ticket: Ticket) -> bytes:
@@ -101,7 +109,8 @@ def _starts(rows: object, count: int) -> tuple[bytes | None, ...]:
 def encode_shard(shard: Shard, wire: Wire, norm: Norm) -> bytes:
     """A shard as one buffer.
 
-    int8 rounds to ε/127 under L∞ (error ≤ ε/254) and to max|δ|/127 of each example under L2; exact is bit-for-bit.
+    int8 rounds to ε/127 under L∞ (error ≤ ε/254) and to max|δ|/127 of each example under L2; exact is bit-for-bit;
+    sign keeps max|δ| of each example and one bit a value, so that values between come out at the ball's corner.
     Views travel as they are, whatever `wire` says.
 
     Raises:
@@ -111,7 +120,7 @@ def encode_shard(shard: Shard, wire: Wire, norm: Norm) -> bytes:
     arrays = {"labels": shard.labels.detach().cpu().numpy(), **_product(shard, wire, norm)}
     slots = [_Slot(name, array.dtype.name, array.shape) for name, array in arrays.items()]
     _check_slots(slots, wire, norm)
-    raw = [np.ascontiguousarray(array).data.cast("B") for array in arrays.values()]
+    raw = [_bytes(array) for array in arrays.values()]
     return b"".join([_header(shard, wire, norm, slots), *raw])
 
 
@@ -127,7 +136,7 @@ def decode_shard(payload: bytes | memoryview) -> Shard:
     header, start = _read_header(view)
     slots = _slots(header["tensors"])
     wire, norm, epsilon = header["wire"], header["norm"], header["epsilon"]
-    if wire not in ("int8", "exact", "uint8") or norm not in ("linf", "l2"):
+    if wire not in _OF_WIRE or norm not in ("linf", "l2"):
         raise CodecError(f"a shard from the queue has wire {wire!r:.20} and norm {norm!r:.20}; both are unknown here")
     _check_slots(slots, wire, norm)
     arrays = _arrays(view, start, slots)
@@ -145,9 +154,9 @@ def decode_shard(payload: bytes | memoryview) -> Shard:
 
 def payload_bytes(n: int, shape: Sequence[int], wire: Wire, norm: Norm) -> int:
     """What a shard of `n` examples of `shape` [C, H, W] takes at most, header included."""
-    scales = 4 * n if wire == "int8" and norm == "l2" else 0
-    per_value = {"int8": 1, "exact": 4, "uint8": VIEWS}[wire]
-    return HEADER_ALLOWANCE_BYTES + 8 * n + scales + n * math.prod(shape) * per_value
+    scales = 4 * n if _has_scales(wire, norm) else 0
+    per_value = {"int8": 1, "exact": 4, "sign": 1 / 8, "uint8": VIEWS}[wire]
+    return HEADER_ALLOWANCE_BYTES + 8 * n + scales + math.ceil(n * math.prod(shape) * per_value)
 
 
 def _product(shard: Shard, wire: Wire, norm: Norm) -> dict[str, Array]:
@@ -169,6 +178,8 @@ def ticket_bytes(n: int, shape: Sequence[int]) -> int:
 def _quantise(delta: Tensor, epsilon: float, wire: Wire, norm: Norm) -> dict[str, Array]:
     if wire == "exact":
         return {"delta": delta.numpy()}
+    if wire == "sign":
+        return {"scales": delta.flatten(1).abs().amax(dim=1).numpy(), "delta": (delta > 0).numpy()}
     if norm == "linf":
         return {"delta": (delta * (127 / epsilon)).round_().to(torch.int8).numpy()}
     scales = delta.flatten(1).abs().amax(dim=1).clamp_min(1e-30)
@@ -180,14 +191,32 @@ def _dequantise(arrays: Mapping[str, Array], epsilon: float, wire: Wire, norm: N
     raw = arrays["delta"]
     if wire == "exact":
         return _exact(torch.from_numpy(raw.copy()), epsilon, norm)
+    if wire == "sign":
+        scales = _scales(arrays, zero=True).reshape(-1, 1, 1, 1)
+        return torch.from_numpy(np.where(raw, scales, -scales)).clamp_(-epsilon, epsilon)
     step: Array | np.float32 = np.float32(epsilon / 127)
     if norm == "l2":
-        scales = arrays["scales"]
-        if not ((scales > 0) & (scales <= 2 * MAX_EPSILON)).all():
-            raise CodecError(f"a shard's scales are not numbers between 0 and {2 * MAX_EPSILON:g}")
-        step = (scales / np.float32(127)).reshape(-1, 1, 1, 1)
+        step = (_scales(arrays, zero=False) / np.float32(127)).reshape(-1, 1, 1, 1)
     delta = torch.from_numpy(np.multiply(raw, step, dtype=np.float32))
     return delta.clamp_(-epsilon, epsilon) if norm == "linf" else project_ball(delta, norm, epsilon)
+
+
+def _scales(arrays: Mapping[str, Array], *, zero: bool) -> Array:
+    """max|δ| of each example; `zero`: it may be 0, of what was not attacked."""
+    scales = arrays["scales"]
+    positive = scales >= 0 if zero else scales > 0
+    if not (positive & (scales <= 2 * MAX_EPSILON)).all():
+        raise CodecError(f"a shard's scales are not numbers between 0 and {2 * MAX_EPSILON:g}")
+    return scales
+
+
+def _has_scales(wire: Wire, norm: Norm) -> bool:
+    return wire == "sign" or (wire == "int8" and norm == "l2")
+
+
+def _bytes(array: Array) -> memoryview:
+    packed = np.packbits(array) if array.dtype == np.bool_ else np.ascontiguousarray(array)
+    return packed.data.cast("B")
 
 
 def _exact(delta: Tensor, epsilon: float, norm: Norm) -> Tensor:
@@ -302,8 +331,10 @@ def _slot(entry: object) -> _Slot:
 
 def _check_slots(slots: list[_Slot], wire: Wire, norm: Norm) -> None:
     """Exactly the tensors of this wire and norm, of permitted dtypes, one row an example (of each view)."""
+    if wire == "sign" and norm == "l2":
+        raise CodecError("a shard's signs name a corner of a cube, which is outside an L2 ball")
     names = ["labels", "views"] if wire == "uint8" else ["labels", "delta"]
-    if wire == "int8" and norm == "l2":
+    if _has_scales(wire, norm):
         names.insert(1, "scales")
     if [slot.name for slot in slots] != names:
         raise CodecError(f"a shard's tensors are not {', '.join(names)}")
@@ -313,7 +344,7 @@ def _check_slots(slots: list[_Slot], wire: Wire, norm: Norm) -> None:
         rows = (VIEWS, *slots[0].shape[:1]) if slot.name == "views" else slots[0].shape[:1]
         if len(slot.shape) != RANKS[slot.name] or min(slot.shape) < 1 or slot.shape[: len(rows)] != rows:
             raise CodecError(f"a shard's {slot.name} has shape {slot.shape}")
-    if slots[-1].dtype != {"int8": "int8", "exact": "float32", "uint8": "uint8"}[wire]:
+    if slots[-1].dtype != _OF_WIRE[wire]:
         raise CodecError(f"a shard's {slots[-1].name} has dtype {slots[-1].dtype}, which is not that of wire {wire}")
 
 
@@ -325,9 +356,15 @@ def _arrays(view: memoryview, start: int, slots: list[_Slot]) -> dict[str, Array
     arrays = {}
     for slot in slots:
         end = start + slot.size_bytes
-        arrays[slot.name] = np.frombuffer(view[start:end], _DTYPES[slot.dtype]).reshape(slot.shape)
+        arrays[slot.name] = _array(view[start:end], slot).reshape(slot.shape)
         start = end
     return arrays
+
+
+def _array(raw: memoryview, slot: _Slot) -> Array:
+    if slot.dtype == "bool":
+        return np.unpackbits(np.frombuffer(raw, np.uint8), count=math.prod(slot.shape)).view(np.bool_)
+    return np.frombuffer(raw, _DTYPES[slot.dtype])
 
 
 def _unpack(blob: bytes | memoryview) -> Any:

@@ -62,6 +62,9 @@ def shard_of_views(n: int = 3) -> Shard:
     return Shard(Key(1, 2, 0), 4, 9, 9, 0.0, torch.empty(0), labels, worker="w-0", classes=(1, 2, 0), views=views)
 
 
+WAYS: list[tuple[Wire, Norm]] = [("int8", "linf"), ("int8", "l2"), ("exact", "linf"), ("exact", "l2"), ("sign", "linf")]
+
+
 def plain(found: Shard) -> dict[str, Any]:
     return {name: value for name, value in found.__dict__.items() if name not in ("delta", "labels", "views")}
 
@@ -119,8 +122,7 @@ def test_a_malformed_ticket_is_refused(blob: bytes) -> None:
         decode_ticket(blob)
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize("wire", ["int8", "exact"])
+@pytest.mark.parametrize(("wire", "norm"), WAYS)
 def test_what_rides_along_comes_back_as_it_was(wire: Wire, norm: Norm) -> None:
     sent = shard(norm)
     payload = encode_shard(sent, wire, norm)
@@ -131,8 +133,7 @@ def test_what_rides_along_comes_back_as_it_was(wire: Wire, norm: Norm) -> None:
     assert len(payload) <= payload_bytes(3, (2, 4, 4), wire, norm)
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize("wire", ["int8", "exact"])
+@pytest.mark.parametrize(("wire", "norm"), WAYS)
 def test_views_come_back_bit_for_bit_whatever_perturbations_travel_as(wire: Wire, norm: Norm) -> None:
     sent = shard_of_views()
     payload = encode_shard(sent, wire, norm)
@@ -226,13 +227,38 @@ def test_examples_without_a_perturbation_survive() -> None:
     assert torch.equal(decode_shard(encode_shard(sent, "int8", "l2")).delta, torch.zeros_like(sent.delta))
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize("wire", ["int8", "exact"])
+@pytest.mark.parametrize(("wire", "norm"), WAYS)
 def test_a_sender_that_lies_about_its_ball_is_projected_into_it(wire: Wire, norm: Norm) -> None:
     payload = encode_shard(shard(norm, epsilon=1.0), wire, norm)
     got = decode_shard(rewritten(lambda header: header.update(epsilon=0.01), payload))
     sizes = got.delta.abs() if norm == "linf" else l2_norms(got.delta)
     assert sizes.max().item() <= 0.01 + 1e-6
+
+
+def test_signs_bring_every_value_to_its_corner_and_leave_what_was_not_attacked() -> None:
+    sent = shard()
+    sent.delta[0] = 0
+    sent.delta[1].clamp_(-0.5 * sent.epsilon, 0.5 * sent.epsilon)
+    got = decode_shard(encode_shard(sent, "sign", "linf")).delta
+    sizes = sent.delta.flatten(1).abs().amax(dim=1)
+    assert torch.equal(got[0], torch.zeros_like(got[0])) and 0 < sizes[1] < sizes[2]
+    assert torch.equal(got.flatten(1).abs(), sizes[:, None].expand(-1, 32))
+    moved = sent.delta != 0
+    assert torch.equal(got.sign()[moved], sent.delta.sign()[moved])
+
+
+def test_a_sign_takes_one_bit() -> None:
+    sent = shard()
+    exact, signs = (len(encode_shard(sent, wire, "linf")) for wire in ("exact", "sign"))
+    count = sent.delta.numel()
+    assert abs(exact - signs - (4 * count - count // 8 - 4 * len(sent.delta))) < 64, "but for the header's names"
+
+
+def test_signs_and_an_l2_ball_are_refused_on_both_sides() -> None:
+    with pytest.raises(CodecError, match="outside an L2 ball"):
+        encode_shard(shard("l2"), "sign", "l2")
+    with pytest.raises(CodecError, match="outside an L2 ball"):
+        decode_shard(rewritten(lambda header: header.update(norm="l2"), encode_shard(shard(), "sign", "linf")))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1.0])
@@ -352,8 +378,7 @@ def test_noise_is_refused(noise: bytes) -> None:
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize("wire", ["int8", "exact"])
+@pytest.mark.parametrize(("wire", "norm"), WAYS)
 @given(position=st.integers(0, 1000), value=st.integers(0, 255))
 @settings(max_examples=200, deadline=None)
 def test_a_damaged_payload_is_refused_or_still_inside_its_ball(
