@@ -1,0 +1,194 @@
+"""What it costs to move a shard, and a snapshot, against what the same client and Ray move without us.
+
+    python -m benchmarks.transport [--repetitions 200] [--redis redis://HOST:PORT/0]
+
+A shard is 128 x 3 x 32 x 32. Through Redis (an embedded server, or the one that is named), one shard after the other,
+in one thread: bare, SET and GET of the same bytes; ours, lease, commit and receive, first with bytes that are ready and
+then with encoding and decoding. A snapshot is 60 tensors of 44 MB in all: a bare `ray.put`, against a publication
+through the object store (copy, put, notice), and how long it holds up a loop whose next change of the weights comes
+8 ms after it began (forward and backward pass of a step).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import ray
+import redis
+import torch
+
+from benchmarks.measure import header, in_turn, machine, row, spread
+from sparring.attacks.norms import project_ball
+from sparring.queue.codec import Wire, decode_shard, encode_shard
+from sparring.queue.connection import connect
+from sparring.queue.messages import Controls, Key, Shard, Ticket
+from sparring.queue.server import EmbeddedServer
+from sparring.queue.transport import Lease, Transport
+from sparring.trainer.publishing import Publisher
+from sparring.trainer.snapshots import Arrays, RayRoute, Snapshot, SnapshotStore, copied_into
+
+SHAPE, EPSILON = (128, 3, 32, 32), 8 / 255
+TENSORS, NUMBERS = 60, 11_000_000
+STEP_S = 0.008
+WIRES: tuple[Wire, ...] = ("int8", "sign", "exact")
+
+
+def shard_of(key: Key, fence: int) -> Shard:
+    """Most values at the surface of the ball, as PGD leaves them."""
+    noise = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
+    delta = project_ball(noise * EPSILON, "linf", EPSILON)
+    return Shard(key, fence, 0, 0, EPSILON, delta, torch.arange(SHAPE[0]) % 10, worker="worker-0")
+
+
+class Queue:
+    """One run's queue, with a shard to move again and again."""
+
+    def __init__(self, client: redis.Redis, wire: Wire) -> None:
+        self.client: Any = client
+        self.transport = Transport(client, "benchmark-transport", lease_s=60, timeout_s=10, wire=wire)
+        self.fence, self.number = self.transport.open(), 0
+        self.shard = shard_of(Key(0, 0, 0), self.fence)
+        self.payload = encode_shard(self.shard, wire, "linf")
+
+    def bare(self) -> None:
+        self.client.set("benchmark-bare", self.payload)
+        self.client.get("benchmark-bare")
+
+    def issue(self) -> None:
+        """The trainer's part, done for many tickets at once in a run: not timed."""
+        self.number += 1
+        key = Key(0, self.number, 0)
+        self.transport.issue([Ticket(key, self.fence, 0, tuple(range(SHAPE[0])), "benchmark")])
+        self.shard = shard_of(key, self.fence)
+
+    def through(self) -> None:
+        lease = self.transport.lease("worker-0", 0.0)
+        assert isinstance(lease, Lease)
+        assert self.transport.commit(lease, self.shard)
+        assert self.transport.receive(1.0) is not None
+
+    def through_with_bytes_that_are_ready(self) -> None:
+        with (
+            patch("sparring.queue.transport.encode_shard", lambda *_: self.payload),
+            patch("sparring.queue.transport.decode_shard", lambda _: self.shard),
+        ):
+            self.through()
+
+
+@contextmanager
+def server(url: str | None) -> Iterator[redis.Redis]:
+    if url is not None:
+        yield connect(url, os.environ.get("SPARRING_REDIS_PASSWORD"), 10.0)
+        return
+    with EmbeddedServer(maxmemory=256 << 20) as embedded:
+        yield connect(embedded.url, embedded.password, 10.0)
+
+
+def shards(options: argparse.Namespace) -> None:
+    pixels = int(np.prod(SHAPE))
+    print(header("wire", "bytes per pixel", "encode, ms", "decode, ms"))
+    for wire in WIRES:
+        shard = shard_of(Key(0, 0, 0), 1)
+        payload = encode_shard(shard, wire, "linf")
+        works: dict[str, Callable[[], object]] = {
+            "encode": partial(encode_shard, shard, wire, "linf"),
+            "decode": partial(decode_shard, payload),
+        }
+        took = in_turn(works, options.repetitions)
+        print(row(wire, f"{len(payload) / pixels:.3f}", *(spread(_ms(took[name])) for name in works)))
+    print(f"\nthrough {options.redis or 'an embedded server'}, ms a shard; share: bare over ours\n")
+    print(header("wire", "bare SET and GET", "bytes ready", "share", "with codec", "share"))
+    with server(options.redis) as client:
+        for wire in WIRES:
+            print(row(wire, *_of_wire(Queue(client, wire), options.repetitions)))
+
+
+def _of_wire(path: Queue, repetitions: int) -> list[str]:
+    bare, ready, whole = [], [], []
+    for turn in range(repetitions):
+        path.issue()
+        one = in_turn({"bare": path.bare, "ready": path.through_with_bytes_that_are_ready}, 1, warm_up=0)
+        path.issue()
+        other = in_turn({"whole": path.through}, 1, warm_up=0)
+        if turn >= repetitions // 10:
+            bare.append(one["bare"][0])
+            ready.append(one["ready"][0])
+            whole.append(other["whole"][0])
+    path.transport.forget()
+    shares = [[alone / ours for alone, ours in zip(bare, each, strict=True)] for each in (ready, whole)]
+    return [spread(_ms(bare)), spread(_ms(ready)), spread(shares[0]), spread(_ms(whole)), spread(shares[1])]
+
+
+def snapshots(repetitions: int) -> None:
+    arrays: Arrays = {f"weights{n}": np.ones(NUMBERS // TENSORS, np.float32) for n in range(TENSORS)}
+    copies: Arrays = {}
+    store: Any = ray.remote(SnapshotStore).options(num_cpus=0).remote()
+    route, version, waits = RayRoute(store), 0, list[float]()
+
+    def publish(fence: int, version: int, controls: Controls, copied: Any) -> int:
+        copied_into(copies, arrays)
+        copied()
+        route.publish(Snapshot(fence, version, controls, copies))
+        return 0
+
+    def published() -> None:
+        nonlocal version
+        version += 1
+        publish(1, version, Controls(EPSILON), lambda: None)
+
+    publisher = Publisher(publish, 60.0)
+
+    def beside_a_step() -> None:
+        nonlocal version
+        version += 1
+        publisher.start(1, version, Controls(EPSILON))
+        time.sleep(STEP_S)
+        waits.append(publisher.until_copied())
+        publisher.settle()
+
+    bare: list[Any] = []
+
+    def put() -> None:
+        bare[:] = [ray.put(arrays)]
+
+    took = in_turn({"bare": put, "ours": published, "beside": beside_a_step}, repetitions)
+    publisher.close()
+    ratios = [ours / alone for ours, alone in zip(took["ours"], took["bare"], strict=True)]
+    print(f"\nsnapshots of {4 * NUMBERS / 1e6:.0f} MB, ms\n")
+    print(header("bare ray.put", "a publication", "over ray.put", "holds the loop up for"))
+    print(row(spread(_ms(took["bare"])), spread(_ms(took["ours"])), spread(ratios), spread(_ms(waits))))
+
+
+def _ms(seconds: list[float]) -> list[float]:
+    return [1000 * each for each in seconds]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repetitions", type=int, default=200)
+    parser.add_argument("--redis", help="a server of your own; its password in $SPARRING_REDIS_PASSWORD")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    print(f"{machine()}; medians, least and greatest\n")
+    shards(options)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_worker_niceness="0", HOME=str(Path(folder)))
+        ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=1 << 30, log_to_driver=False)
+        try:
+            snapshots(max(20, options.repetitions // 5))
+        finally:
+            ray.shutdown()
+
+
+if __name__ == "__main__":
+    main()
