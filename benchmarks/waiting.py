@@ -4,22 +4,31 @@
 
 Its weights weigh as much as ResNet-18's, 11 M numbers, and travel in every snapshot. They are buffers: what the
 optimizer would do to them is the GPU's work, and so part of the wait. Waits vary by JITTER, or equal workers would
-march in step.
+march in step. What else may differ comes by the environment, since it reaches every process of a run:
+
+    WAITING_JITTER=0.5        each wait is drawn from its mean less and more this share
+    WAITING_CONSTANT=0.8      this share of the wait for BATCH examples does not depend on how many they are
+    WAITING_NUMBERS=60        so many weights
+    WAITING_SLOW=FOLDER       the processes whose ids are files in this folder wait SLOWER times as long
 """
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 BATCH = 128
-JITTER = 0.05
-TENSORS, NUMBERS = 60, 11_000_000
+JITTER = float(os.environ.get("WAITING_JITTER", "0.05"))
+CONSTANT = float(os.environ.get("WAITING_CONSTANT", "0"))
+SLOW, SLOWER = os.environ.get("WAITING_SLOW"), 3.0
+TENSORS, NUMBERS = 60, int(os.environ.get("WAITING_NUMBERS", "11_000_000"))
 NAME = re.compile(r"wait_(\d+)_(\d+)")
 
 
@@ -37,9 +46,15 @@ class Waiting(nn.Module):
         """x: float32 [N, C, H, W]. A pass without gradients (the check when it is built) does not wait."""
         if torch.is_grad_enabled():
             whole_s = self.step_s if self.training else self.attack_step_s
-            time.sleep(whole_s * len(x) / BATCH * random.uniform(1 - JITTER, 1 + JITTER))
+            share = CONSTANT + (1 - CONSTANT) * len(x) / BATCH
+            time.sleep(whole_s * share * random.uniform(1 - JITTER, 1 + JITTER) * slowness())
         logits: Tensor = x.flatten(1)[:, : self.classes] * self.scale
         return logits
+
+
+def slowness() -> float:
+    """How many times as long as others this process waits."""
+    return SLOWER if SLOW is not None and (Path(SLOW) / str(os.getpid())).exists() else 1.0
 
 
 def __getattr__(name: str) -> Callable[[tuple[int, int, int], int], nn.Module]:
