@@ -36,6 +36,7 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.wallclock --data $(DATA)
 
+# Not compiled ahead: what is imported is compiled then, and most of it never is.
 # torch first and by its exact version: torchvision's own requirement would otherwise take a CUDA build of gigabytes.
 $(STAMP): pyproject.toml constraints.txt
 ifeq ($(strip $(PYTHON)),)
@@ -43,8 +44,8 @@ ifeq ($(strip $(PYTHON)),)
 	@exit 2
 endif
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check torch==2.13.0
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $(STAMP)
 
 clean:

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from http.client import HTTPException
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,12 +78,16 @@ def _load(settings: DataSettings, split: Split) -> Dataset:
 
 
 def _digits(split: Split) -> Dataset:
-    """scikit-learn's handwritten digits: real scans, 8×8 in 17 shades; 1,437 for training and 360 for testing."""
-    from sklearn.datasets import load_digits
+    """scikit-learn's handwritten digits: real scans, 8×8 in 17 shades; 1,437 for training and 360 for testing.
 
-    bunch = load_digits()
-    images = torch.from_numpy(np.round(bunch.images * (255 / 16)).astype(np.uint8))[:, None]
-    labels = torch.from_numpy(bunch.target).long()
+    The file alone is read: the import of scikit-learn would take each process of a run two seconds.
+    """
+    package = find_spec("sklearn")
+    assert package is not None and package.submodule_search_locations is not None, "scikit-learn is required"
+    file = Path(package.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
+    rows = np.loadtxt(file, delimiter=",", dtype=np.uint8)  # 64 shades from 0 to 16, then the label
+    images = torch.from_numpy(np.round(rows[:, :-1] * (255 / 16)).astype(np.uint8)).view(-1, 1, 8, 8)
+    labels = torch.from_numpy(rows[:, -1]).long()
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     chosen = order[:-DIGITS_TEST] if split == "train" else order[-DIGITS_TEST:]
     return ArrayDataset(images[chosen], labels[chosen], 10, "digits")
