@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import pytest
+
+from sparring.config import Config, from_tree
+from sparring.queue.server import EmbeddedServer
+from tests.engines.runs import Place
+
+PASSWORD = "SPARRING_TEST_SHARED_PASSWORD"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -16,3 +24,41 @@ def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     yield
     if before is not None:
         os.environ["HOME"] = before
+
+
+@pytest.fixture(scope="session")
+def shared_ray(own_home: None) -> Iterator[Place]:
+    """Puts a run onto a Ray and a queue that it shares with other tests: one of its own takes five seconds longer.
+
+    They are started for the first run of the Ray engine; other engines' need none. The demo, the command line's tests
+    and those that kill processes have a Ray of their own.
+    """
+    with ExitStack() as started:
+        places: list[dict[str, Any]] = []
+
+        def place(config: Config) -> Config:
+            if config.engine != "ray":
+                return config
+            if not places:
+                places.append(started.enter_context(ray_and_queue()))
+            tree = config.model_dump(mode="json", exclude_none=True)
+            return from_tree(tree | {group: tree[group] | values for group, values in places[0].items()})
+
+        yield place
+
+
+@contextmanager
+def ray_and_queue() -> Iterator[dict[str, Any]]:
+    """The settings that lead to them."""
+    from ray.cluster_utils import Cluster
+
+    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_worker_niceness="0")
+    head = {"num_cpus": 4, "object_store_memory": 256 << 20, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        with EmbeddedServer(maxmemory=512 << 20) as server:
+            os.environ[PASSWORD] = server.password
+            queue = {"redis_url": server.url, "password_env": PASSWORD}
+            yield {"ray": {"address": cluster.address}, "queue": queue}
+    finally:
+        cluster.shutdown()

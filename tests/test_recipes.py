@@ -11,6 +11,7 @@ from PIL import Image
 
 from sparring.config import load
 from sparring.training import train
+from tests.engines.runs import Place
 from tests.locate import require_data
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
@@ -32,7 +33,7 @@ CHEAP = {
 
 @pytest.mark.ray
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
-def test_a_recipe_runs(recipe: Path, tmp_path: Path) -> None:
+def test_a_recipe_runs(recipe: Path, tmp_path: Path, shared_ray: Place) -> None:
     changes, data = {**CHEAP, "run.root": str(tmp_path)}, load(recipe).data
     if recipe.stem.startswith("mnist"):
         changes["data.root"] = str(require_data("mnist"))
@@ -52,7 +53,7 @@ def test_a_recipe_runs(recipe: Path, tmp_path: Path) -> None:
     config = load(recipe, changes)
     if config.allocator.name != "none" and config.attack.name != "augmix":
         config = load(recipe, {**changes, "allocator.boundary_steps": "2", "allocator.robust_steps": "1"})
-    summary = train(config).summary
+    summary = train(shared_ray(config)).summary
     assert summary["steps"] == 2 and summary["examples"] == 16 * config.train.shards_per_step
     assert summary["staleness_max"] <= summary["max_staleness"]
     assert sum(summary["allocated"].values()) == (0 if config.allocator.name == "none" else summary["examples"])

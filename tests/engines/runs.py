@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from sparring.config import Config, from_tree
 from sparring.trainer import checkpoints
 from sparring.training import Result
+
+Place = Callable[[Config], Config]  # where a run of the Ray engine takes place
 
 
 def small(root: Path, **groups: Any) -> Config:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from sparring.errors import SparringError
 from sparring.trainer import checkpoints
 from sparring.training import Result, train
-from tests.engines.runs import small
+from tests.engines.runs import Place, small
 
 # A rate that ruins this network in a step or two; times 1e-6 it is harmless.
 WILD: dict[str, Any] = {
@@ -30,8 +30,10 @@ def finite(result: Result) -> bool:
 
 
 @pytest.mark.parametrize("engine", ["sync", "simulated", pytest.param("ray", marks=pytest.mark.ray)])
-def test_training_goes_on_from_the_last_checkpoint_with_a_lower_rate(tmp_path: Path, engine: str) -> None:
-    result = train(small(tmp_path, engine=engine, guard={"rate_factor": 1e-6}, **WILD))
+def test_training_goes_on_from_the_last_checkpoint_with_a_lower_rate(
+    tmp_path: Path, engine: str, shared_ray: Place
+) -> None:
+    result = train(shared_ray(small(tmp_path, engine=engine, guard={"rate_factor": 1e-6}, **WILD)))
     assert result.phase == "finished" and result.summary["rollbacks"] >= 1 and finite(result)
     steps = {line["step"] for line in map(json.loads, result.run.history.read_text().splitlines())}
     assert steps == set(range(1, 13))
@@ -44,9 +46,9 @@ def test_the_run_ends_with_the_reason_after_too_many(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("engine", ["sync", pytest.param("ray", marks=pytest.mark.ray)])
-def test_the_run_ends_at_once_where_that_is_asked_for(tmp_path: Path, engine: str) -> None:
+def test_the_run_ends_at_once_where_that_is_asked_for(tmp_path: Path, engine: str, shared_ray: Place) -> None:
     with pytest.raises(SparringError, match=r"Lower optimizer.lr = 100 or set train.gradient_clip"):
-        train(small(tmp_path, engine=engine, guard={"non_finite": "stop"}, **WILD))
+        train(shared_ray(small(tmp_path, engine=engine, guard={"non_finite": "stop"}, **WILD)))
 
 
 # At such a rate accuracy falls by some hundredths within three steps, which this guard takes for overfitting.
@@ -59,10 +61,10 @@ RESTLESS: dict[str, Any] = {
 
 @pytest.mark.parametrize("engine", ["sync", "simulated", pytest.param("ray", marks=pytest.mark.ray)])
 def test_after_a_fall_training_goes_on_from_the_good_weights_with_a_stronger_attack(
-    tmp_path: Path, engine: str
+    tmp_path: Path, engine: str, shared_ray: Place
 ) -> None:
     as_sync = {"staleness": {"max_staleness": 0}, "queue": {"wire": "exact"}}  # so that it falls where that one does
-    result = train(small(tmp_path, engine=engine, **RESTLESS, **as_sync))
+    result = train(shared_ray(small(tmp_path, engine=engine, **RESTLESS, **as_sync)))
     assert result.phase == "finished" and result.summary["overfittings"] >= 1
     assert result.summary["steps"] == 12 and result.summary["examples"] == 12 * 64
     lines = [json.loads(line) for line in result.run.metrics.read_text().splitlines()]

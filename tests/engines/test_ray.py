@@ -12,7 +12,7 @@ from sparring.errors import UsageError
 from sparring.queue.messages import Controls
 from sparring.trainer.snapshots import Notice, SnapshotStore
 from sparring.training import train
-from tests.engines.runs import small, weights_of
+from tests.engines.runs import Place, small, weights_of
 
 pytestmark = pytest.mark.ray
 
@@ -41,12 +41,12 @@ AUGMIX = {
     ],
 )
 def test_with_bound_0_and_the_exact_wire_the_weights_are_those_of_the_synchronous_engine(
-    tmp_path: Path, route: str, methods: dict[str, Any]
+    tmp_path: Path, route: str, methods: dict[str, Any], shared_ray: Place
 ) -> None:
     exact = {"max_staleness": 0, "depth": 0, "publish_every": 1}
     common = {"data": AUGMENTED, "staleness": exact, "queue": {"wire": "exact", "weights": route}, **methods}
     sync = train(small(tmp_path, engine="sync", **common))
-    ray = train(small(tmp_path, engine="ray", **common))
+    ray = train(shared_ray(small(tmp_path, engine="ray", **common)))
     assert weights_of(sync) == weights_of(ray)
     assert ray.summary["staleness_max"] == 0
     assert ray.summary["worker_shards"] == ray.summary["steps"] == sync.summary["steps"]
@@ -55,25 +55,26 @@ def test_with_bound_0_and_the_exact_wire_the_weights_are_those_of_the_synchronou
 
 @pytest.mark.parametrize("shards_per_step", [1, 2])
 def test_in_lockstep_weights_and_staleness_are_those_of_the_simulated_engine(
-    tmp_path: Path, shards_per_step: int
+    tmp_path: Path, shards_per_step: int, shared_ray: Place
 ) -> None:
     steps = {"shards_per_step": shards_per_step, "batch_size": 32, "max_steps": 14}
     lockstep = {"max_staleness": 3, "depth": 3, "publish_every": 1, "lockstep": True}
     simulated = train(small(tmp_path, engine="simulated", train=steps, simulated={"staleness": 3}))
-    ray = train(small(tmp_path, engine="ray", train=steps, staleness=lockstep, queue={"wire": "exact"}))
+    ray = train(shared_ray(small(tmp_path, train=steps, staleness=lockstep, queue={"wire": "exact"})))
     assert _histogram(ray.run.path) == _histogram(simulated.run.path)
     assert _histogram(ray.run.path)["3"] == 11 * shards_per_step
     assert weights_of(simulated) == weights_of(ray)
 
 
-def test_a_whole_run_uses_every_example_once_an_epoch_and_stays_within_its_bound(tmp_path: Path) -> None:
-    result = train(
-        small(
-            tmp_path,
-            train={"epochs": 3, "max_steps": None, "batch_size": 50, "shards_per_step": 4},
-            staleness={"max_staleness": 4, "publish_every": 2},
-        )
+def test_a_whole_run_uses_every_example_once_an_epoch_and_stays_within_its_bound(
+    tmp_path: Path, shared_ray: Place
+) -> None:
+    config = small(
+        tmp_path,
+        train={"epochs": 3, "max_steps": None, "batch_size": 50, "shards_per_step": 4},
+        staleness={"max_staleness": 4, "publish_every": 2},
     )
+    result = train(shared_ray(config))
     summary = result.summary
     assert result.phase == "finished"
     assert summary["examples"] == 3 * 1437
@@ -83,15 +84,14 @@ def test_a_whole_run_uses_every_example_once_an_epoch_and_stays_within_its_bound
     assert 0 <= summary["robust_accuracy"] <= summary["clean_accuracy"] <= 1
 
 
-def test_slots_use_every_example_once_an_epoch_and_stay_within_the_bound(tmp_path: Path) -> None:
-    result = train(
-        small(
-            tmp_path,
-            allocator={"name": "bullettrain", "slots": 40},
-            train={"epochs": 2, "max_steps": None, "batch_size": 50},
-            staleness={"max_staleness": 4},
-        )
+def test_slots_use_every_example_once_an_epoch_and_stay_within_the_bound(tmp_path: Path, shared_ray: Place) -> None:
+    config = small(
+        tmp_path,
+        allocator={"name": "bullettrain", "slots": 40},
+        train={"epochs": 2, "max_steps": None, "batch_size": 50},
+        staleness={"max_staleness": 4},
     )
+    result = train(shared_ray(config))
     summary = result.summary
     assert result.phase == "finished"
     assert summary["examples"] == 2 * 1437 == sum(summary["allocated"].values())
@@ -100,14 +100,14 @@ def test_slots_use_every_example_once_an_epoch_and_stay_within_the_bound(tmp_pat
     assert summary["theoretical_speedup"] > 1 and summary["wallclock_speedup"] > 0
 
 
-def test_the_trainer_attacks_itself_where_it_is_told_to(tmp_path: Path) -> None:
-    result = train(small(tmp_path, workers={"count": 0}, staleness={"trainer_attacks": "always"}))
+def test_the_trainer_attacks_itself_where_it_is_told_to(tmp_path: Path, shared_ray: Place) -> None:
+    result = train(shared_ray(small(tmp_path, workers={"count": 0}, staleness={"trainer_attacks": "always"})))
     assert result.summary["trainer_shards"] == 12
     assert result.summary["staleness_max"] <= 1
 
 
-def test_refresh_adds_fresh_attack_steps_by_the_trainer(tmp_path: Path) -> None:
-    result = train(small(tmp_path, staleness={"refresh": 2}))
+def test_refresh_adds_fresh_attack_steps_by_the_trainer(tmp_path: Path, shared_ray: Place) -> None:
+    result = train(shared_ray(small(tmp_path, staleness={"refresh": 2})))
     assert result.summary["refresh_steps"] == 2 * 12
     assert result.summary["gradients"] == 12 * 64 * (3 + 2)
 

@@ -20,7 +20,7 @@ from sparring.trainer.parts import prepare
 from sparring.trainer.session import Session
 from sparring.training import train
 from tests.engines import fragile, pooled
-from tests.engines.runs import small, weights_of
+from tests.engines.runs import Place, small, weights_of
 
 EXTRA, REAL, BATCH, PER_TICKET = 30, 40, 8, 3
 
@@ -52,7 +52,7 @@ def weights_file(path: Path) -> dict[str, Tensor]:
 
 
 @pytest.mark.ray
-def test_workers_and_trainer_do_not_need_the_file_that_the_run_started_from(tmp_path: Path) -> None:
+def test_workers_and_trainer_do_not_need_the_file_that_the_run_started_from(tmp_path: Path, shared_ray: Place) -> None:
     exact = {"max_staleness": 0, "depth": 0, "publish_every": 1}
     weights_file(tmp_path / "start.safetensors")
     sync = train(growing(tmp_path, tmp_path / "start.safetensors", engine="sync"))
@@ -61,7 +61,7 @@ def test_workers_and_trainer_do_not_need_the_file_that_the_run_started_from(tmp_
     def remove(run: Run) -> None:
         (tmp_path / "start.safetensors").unlink()
 
-    ray = train(config, on_run=remove)
+    ray = train(shared_ray(config), on_run=remove)
     assert ray.summary["worker_shards"] == ray.summary["steps"] == 16
     assert ray.summary["examples"] == 2 * (REAL + 8 * PER_TICKET)
     assert weights_of(ray) == weights_of(sync)

@@ -21,7 +21,7 @@ from sparring.trainer.session import Session
 from sparring.trainer.staleness import Remedies, StalenessGuard, age_weights, ladder, measure
 from sparring.training import train
 from sparring.workers.generator import produce
-from tests.engines.runs import small
+from tests.engines.runs import Place, small
 
 GUARD = {"staleness": True, "staleness_threshold": 0.1, "staleness_patience": 2}
 
@@ -157,21 +157,22 @@ def test_what_is_not_stale_has_no_gap_whatever_is_spared_or_kept(tmp_path: Path,
 
 
 @pytest.mark.parametrize("engine", ["simulated", pytest.param("ray", marks=pytest.mark.ray)])
-def test_a_run_whose_stale_shards_are_weak_is_made_synchronous_and_says_so(tmp_path: Path, engine: str) -> None:
+def test_a_run_whose_stale_shards_are_weak_is_made_synchronous_and_says_so(
+    tmp_path: Path, engine: str, shared_ray: Place
+) -> None:
     """The least gap is too wide for this guard, and it never finds the gap closed for long enough."""
-    result = train(
-        small(
-            tmp_path,
-            engine=engine,
-            train={"epochs": 2, "max_steps": 40},
-            optimizer={"lr": 0.01},
-            schedule={"name": "constant"},
-            attack={"warmup_epochs": 0},
-            simulated={"staleness": 8},
-            staleness={"max_staleness": 8, "depth": 4, "publish_every": 4, "exchange": False},
-            guard={"staleness": True, "staleness_every": 1, "staleness_threshold": 1e-6, "staleness_patience": 1000},
-        )
+    config = small(
+        tmp_path,
+        engine=engine,
+        train={"epochs": 2, "max_steps": 40},
+        optimizer={"lr": 0.01},
+        schedule={"name": "constant"},
+        attack={"warmup_epochs": 0},
+        simulated={"staleness": 8},
+        staleness={"max_staleness": 8, "depth": 4, "publish_every": 4, "exchange": False},
+        guard={"staleness": True, "staleness_every": 1, "staleness_threshold": 1e-6, "staleness_patience": 1000},
     )
+    result = train(shared_ray(config))
     assert result.phase == "finished"
     assert result.summary["staleness_decisions"].get("tightened", 0) >= 2
     assert result.summary["staleness_level"] == result.summary["staleness_decisions"]["tightened"]
