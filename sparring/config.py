@@ -326,7 +326,7 @@ class WorkersSettings(Settings):
     num_cpus: float = setting(1.0, "cores per worker", gt=0)
     """What Ray reserves for a worker."""
     threads: int | None = setting(None, "threads per worker", ge=1)
-    """torch threads; by default an equal share of the cores on CPU, 1 on GPU."""
+    """torch threads; by default an equal share of the cores but one on CPU, 1 on GPU."""
     resource: str | None = setting(None, "name")
     """Custom resource of Ray that a node must have for workers to run there: `ray start --resources '{"NAME": 1}'`."""
     start_timeout_s: float = setting(120.0, "seconds", gt=0)
@@ -341,7 +341,7 @@ class TrainerSettings(Settings):
     num_cpus: float = setting(1.0, "cores", gt=0)
     """What Ray reserves for the trainer."""
     threads: int | None = setting(None, "threads", ge=1)
-    """torch threads; by default all cores for sync and simulated, an equal share beside workers or
+    """torch threads; by default all cores for sync and simulated, what workers leave, or a share beside
     other ranks."""
     resource: str | None = setting(None, "name")
     """Custom resource of Ray that the trainer's node must have; run.root must be reachable from there."""

@@ -1,4 +1,8 @@
-"""How many threads each process takes, so that together they use the cores once."""
+"""How many threads each process takes, so that together they use the cores once.
+
+More threads than cores are worse than idle cores: those of one pass wait for each other by spinning, and passes take
+many times as long.
+"""
 
 from __future__ import annotations
 
@@ -13,23 +17,25 @@ def cores() -> int:
 
 
 def worker_threads(config: Config) -> int:
-    """An equal share of the cores for each worker on CPU, one on GPU."""
+    """An equal share of the cores for each worker on CPU, one core being left to the trainer; one on GPU."""
     if config.workers.threads is not None:
         return config.workers.threads
     if config.workers.num_gpus > 0:
         return 1
-    return max(1, cores() // max(config.workers.count, 1))
+    return max(1, (cores() - 1) // max(config.workers.count, 1))
 
 
 def trainer_threads(config: Config) -> int:
-    """All cores for one process; beside workers or ranks on the same cores, as many as one of them."""
+    """All cores for one process; what workers on CPU leave, or as many as another rank has; one beside GPUs."""
     if config.trainer.threads is not None:
         return config.trainer.threads
     if config.engine == "ddp":
         return max(1, cores() // config.ddp.ranks)
     if config.engine != "ray" or config.workers.count == 0:
         return cores()
-    return worker_threads(config)
+    if config.workers.num_gpus > 0:
+        return 1
+    return max(1, cores() - config.workers.count * worker_threads(config))
 
 
 def trainer_attacks(config: Config) -> bool:
