@@ -16,8 +16,9 @@ setup: $(STAMP)
 demo: $(STAMP)
 	$(BIN)/sparring demo
 
+# Two processes with a thread each: more threads than cores wait for each other.
 test: $(STAMP)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(ARGS)
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(ARGS)
 
 # As root on Linux: two hosts made of namespaces, a real `ray up`, a run across them, `ray down`; about five minutes.
 cluster-test: $(STAMP)
