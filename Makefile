@@ -1,6 +1,7 @@
 # make demo: set everything up and run the main job; make test: set up and run the tests;
 # make wheel and make cluster-test: see docs/cluster.md;
-# make bench DATA=DIR: wall-clock against the synchronous engine, on the MNIST in DIR (torchvision's layout).
+# make bench DATA=DIR: every benchmark, one after the other; hours, on a machine with nothing else to do. DIR has MNIST
+# in torchvision's layout. docs/benchmarks.md and docs/results.md have the commands one by one.
 # Needs Python 3.11 and make; everything else is installed into .venv from constraints.txt.
 
 DATA ?= data
@@ -34,8 +35,13 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+BENCHMARKS := transport kernels memory timeline peers scaling allocator
+ON_MNIST := wallclock staleness methods
+
 bench: $(STAMP)
-	$(BIN)/python -m benchmarks.wallclock --data $(DATA)
+	set -e; for name in $(BENCHMARKS); do echo "== python -m benchmarks.$$name"; $(BIN)/python -m benchmarks.$$name; done
+	set -e; for name in $(ON_MNIST); do \
+	  echo "== python -m benchmarks.$$name --data $(DATA)"; $(BIN)/python -m benchmarks.$$name --data $(DATA); done
 
 # Not compiled ahead: what is imported is compiled then, and most of it never is.
 # torch first and by its exact version: torchvision's own requirement would otherwise take a CUDA build of gigabytes.
