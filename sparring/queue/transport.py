@@ -329,7 +329,7 @@ class Transport:
 
     def heartbeat(self, worker: str, fields: Mapping[str, Any]) -> None:
         """Note what a worker says of itself (plain types)."""
-        self._run("heartbeat", "heartbeat", worker, msgpack.packb(dict(fields)))
+        self._run("heartbeat", "heartbeat control", worker, msgpack.packb(dict(fields)))
 
     def heartbeats(self) -> dict[str, dict[str, Any]]:
         """The last heartbeat of each worker, with `age_s` by the server's clock."""
@@ -389,7 +389,8 @@ class Transport:
         return {} if text is None else dict(json.loads(text))
 
     def forget_worker(self, worker: str) -> None:
-        """A worker that has left is no longer told of."""
+        """A worker that has left is no longer told of, whatever of its heartbeats is still under way."""
+        self._run("write", "control", f"gone:{worker}", 1)
         self._retry(lambda: self._redis.hdel(self._key("heartbeat"), worker))
 
     def close(self) -> None:

@@ -702,3 +702,5 @@ def test_what_a_worker_said_is_forgotten_once_it_has_left(make: Callable[..., Tr
     driver.heartbeat("worker-1", {"shards": 2})
     driver.forget_worker("worker-0")
     assert list(driver.heartbeats()) == ["worker-1"]
+    driver.heartbeat("worker-0", {"shards": 1})
+    assert list(driver.heartbeats()) == ["worker-1"], "what was under way does not bring it back"
