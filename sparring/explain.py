@@ -278,7 +278,8 @@ def _remarks(config: Config, measured: Measured, predicted: Predicted) -> list[s
             f"engine = {config.engine} attacks in one process, without workers and queue; with engine = ray about "
             f"{predicted.useful_workers:.1f} workers would be useful.",
         ]
-    return [*remarks, _bottleneck_remark(config, measured, predicted), *_warnings(config, measured, predicted)]
+    remarks += [_bottleneck_remark(config, measured, predicted), *_warnings(config, measured, predicted)]
+    return remarks + ([] if predicted.bottleneck == "the cores" else [_peer_remark(config, predicted)])
 
 
 def _of_methods(config: Config, measured: Measured, plan: Plan) -> list[str]:
@@ -328,6 +329,22 @@ def _bottleneck_remark(config: Config, measured: Measured, predicted: Predicted)
     return (
         f"{predicted.bottleneck.capitalize()} is the bottleneck: {useful}, workers.count = {config.workers.count}"
         f"{', and the trainer attacks while it would wait' if trainer_attacks(config) else ''}."
+    )
+
+
+def _peer_remark(config: Config, predicted: Predicted) -> str:
+    """Synchronous data parallelism on as many devices, had it all it needs."""
+    devices = config.workers.count + 1
+    ours = min(predicted.ideal_speedup, devices)
+    verdict = (
+        "about as fast as this engine at its best, without staleness and without a queue: the better choice there"
+        if ours > 0.9 * devices
+        else f"faster than this engine, whose trainer is saturated at {ours:.1f} times"
+    )
+    return (
+        f"engine = ddp on as many devices (ddp.ranks = {devices}) would be {devices} times as fast as the synchronous "
+        f"loop where all are equally fast, each has tickets of its own in every step and the attack's time falls with "
+        f"them: {verdict}. It waits for its slowest device at every step and ends when one dies, this engine does not."
     )
 
 

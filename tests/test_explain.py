@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from math import ceil
 
@@ -245,3 +246,22 @@ def test_data_parallel_ranks_wait_for_the_one_with_most_tickets(ranks: int, tick
     predicted = predict(config, machine(0.08), plan_of(config))
     assert predicted.speedup == pytest.approx(speedup)
     assert predicted.shards_per_second == pytest.approx(speedup / 0.09)
+
+
+@pytest.mark.parametrize(
+    ("workers", "said"),
+    [
+        (4, r"ddp\.ranks = 5\) would be 5 times .*: about as fast as this engine at its best"),
+        (16, r"ddp\.ranks = 17\) would be 17 times .*: faster than this engine, whose trainer is saturated at 9\.0"),
+    ],
+)
+def test_where_data_parallelism_would_be_the_better_choice_is_said(workers: int, said: str) -> None:
+    config, measured = recipe(workers=workers, shards=16, depth=2), machine(0.08)
+    remarks = explaining._remarks(config, measured, predict(config, measured, plan_of(config)))
+    assert any(re.search(said, remark) for remark in remarks), remarks
+
+
+def test_where_the_cores_bound_both_it_is_not() -> None:
+    config, measured = recipe(workers=4), machine(0.08, cores=2)
+    remarks = explaining._remarks(config, measured, predict(config, measured, plan_of(config)))
+    assert not any("engine = ddp" in remark for remark in remarks)
