@@ -26,8 +26,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
-from benchmarks import waiting
+from benchmarks import scaling, waiting
 from benchmarks.measure import header, machine, row
+from sparring.config import from_tree
+from sparring.training import train
 
 TRACE = "SPARRING_TRACE"  # the folder that each process writes its spans into
 SPANS = {
@@ -172,10 +174,6 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    from benchmarks import scaling
-    from sparring.config import from_tree
-    from sparring.training import train
-
     print(machine())
     with tempfile.TemporaryDirectory() as folder:
         scaling.write_images(Path(folder) / "images")
