@@ -36,7 +36,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 BENCHMARKS := transport kernels memory timeline peers scaling allocator
-ON_MNIST := wallclock staleness methods
+ON_MNIST := wallclock headline staleness methods
 
 bench: $(STAMP)
 	set -e; for name in $(BENCHMARKS); do echo "== python -m benchmarks.$$name"; $(BIN)/python -m benchmarks.$$name; done
