@@ -3,11 +3,11 @@
     python -m benchmarks.headline --data DIR [--rates 0.001 0.002 0.004] [--epochs 2 3] [--rows …] [--out FOLDER]
 
 MNIST, the network of Wong et al., batches of 128, both cores of a small machine, nothing else running. Every row is
-tuned by the same grid on training data: peak of the one-cycle rate, and its length in epochs of 59,000 images, over the first 30 % of
-which ε grows to 0.3. A run leaves a checkpoint every 2 % of its steps; the first that holds the target is found by
-bisection afterwards, and its time is that of training alone up to there (of the asynchronous engine: from the start of
-the first attack). The best of the grid is the row's time; every run is printed. A run whose target is not held at its
-end has no time. Runs that are in FOLDER already are not made again.
+tuned by the same grid on training data: peak of the one-cycle rate, and its length in epochs of 59,000 images, over the
+first 30 % of which ε grows to 0.3. A run leaves a checkpoint every 2 % of its steps; the first that holds the target is
+found by bisection afterwards, and its time is that of training alone up to there (of the asynchronous engine: from the
+start of the first attack). The best of the grid is the row's time; every run is printed. A run whose target is not held
+at its end has no time. Runs that are in FOLDER already are not made again.
 
 `examples` are those that were trained on up to there; over the synchronous loop's at the same κ they say what
 staleness costs. The grid is tuned on the same held-out images that the target is measured on, in every row alike.
