@@ -23,6 +23,7 @@ from tests.engines.runs import small
 from tests.waiting import TIMEOUT_S, wait_for
 
 pytestmark = pytest.mark.ray
+EXAMPLES, SHARDS = 800, 8
 
 
 @contextmanager
@@ -58,14 +59,15 @@ def epochs_of(run: Run) -> dict[int, Counter[int]]:
     return epochs
 
 
-def assert_every_example_was_used_once(run: Run, epochs: int, shards: int) -> None:
+def assert_every_example_was_used_once(run: Run, epochs: int = 2, shards: int = SHARDS) -> None:
     assert epochs_of(run) == {epoch: Counter(range(shards)) for epoch in range(epochs)}
 
 
 def slow(root: Path, **groups: Any) -> Config:
-    """Two epochs of 15 tickets, each half a second or so of attack."""
+    """Two epochs of 8 tickets, each half a second or so of attack."""
     train = {"epochs": 2, "max_steps": None, "batch_size": 100}
-    return small(root, train=train, attack={"steps": 20, "warmup_epochs": 0.5}, **groups)
+    attack = {"steps": 20, "warmup_epochs": 0.5}
+    return small(root, data={"limit": EXAMPLES}, train=train, attack=attack, **groups)
 
 
 def test_killing_a_worker_in_mid_attack_costs_nothing_but_its_attempt(tmp_path: Path) -> None:
@@ -73,7 +75,7 @@ def test_killing_a_worker_in_mid_attack_costs_nothing_but_its_attempt(tmp_path: 
         victim = wait_for("a working worker", lambda: _busy_worker(run))
         os.kill(victim, signal.SIGKILL)
         assert process.wait(timeout=TIMEOUT_S) == 0, (tmp_path / "output").read_text()
-    assert_every_example_was_used_once(run, epochs=2, shards=15)
+    assert_every_example_was_used_once(run)
     summary = json.loads((run.path / "summary.json").read_text())
     assert summary["shards_dropped_by_reason"] == {"lease_expired": 1}
     assert summary["staleness_max"] <= summary["max_staleness"]
@@ -85,7 +87,7 @@ def test_killing_the_trainer_continues_from_its_last_checkpoint(tmp_path: Path) 
         pid = wait_for("step 6", lambda: _trainer_at(run, 6))
         os.kill(pid, signal.SIGKILL)
         assert process.wait(timeout=TIMEOUT_S) == 0, (tmp_path / "output").read_text()
-    assert_every_example_was_used_once(run, epochs=2, shards=15)
+    assert_every_example_was_used_once(run)
     fences = {json.loads(line)["fence"] for line in run.history.read_text().splitlines()}
     assert len(fences) == 2, "the second life of the trainer has a fence of its own"
     assert json.loads((run.path / "summary.json").read_text())["trainer_restarts"] == 1
@@ -100,11 +102,11 @@ def test_killing_the_trainer_where_it_prunes_neither_repeats_nor_loses_the_decis
         os.kill(pid, signal.SIGKILL)
         assert process.wait(timeout=TIMEOUT_S) == 0, (tmp_path / "output").read_text()
     assert run.kept.read_text() == written
-    assert epochs_of(run) == {0: Counter(range(15)), 1: Counter(range(6))}
+    assert epochs_of(run) == {0: Counter(range(SHARDS)), 1: Counter(range(4))}
     summary = json.loads((run.path / "summary.json").read_text())
     assert summary["trainer_restarts"] == 1 and summary["staleness_max"] <= summary["max_staleness"]
-    assert (summary["steps"], summary["kept"], summary["examples"]) == (21, 575, 1437 + 575)
-    assert summary["gradients"] == 20 * (1437 + 575 + 1437), "the attacks that decided are counted, and once"
+    assert (summary["steps"], summary["kept"], summary["examples"]) == (12, 320, 800 + 320)
+    assert summary["gradients"] == 20 * (800 + 320 + 800), "the attacks that decided are counted, and once"
 
 
 def test_killing_the_whole_run_and_resuming_it_continues_the_epoch(tmp_path: Path) -> None:
@@ -120,7 +122,7 @@ def test_killing_the_whole_run_and_resuming_it_continues_the_epoch(tmp_path: Pat
     )
     assert resumed.returncode == 0, resumed.stderr
     assert resumed.stdout.splitlines()[-1] == f"run: {run.path}"
-    assert_every_example_was_used_once(run, epochs=2, shards=15)
+    assert_every_example_was_used_once(run)
 
 
 def test_ctrl_c_writes_a_checkpoint_stops_everything_and_can_be_resumed(tmp_path: Path) -> None:
@@ -137,7 +139,7 @@ def test_ctrl_c_writes_a_checkpoint_stops_everything_and_can_be_resumed(tmp_path
         [sys.executable, "-m", "sparring", "resume", str(run.path)], capture_output=True, text=True, timeout=TIMEOUT_S
     )
     assert resumed.returncode == 0, resumed.stderr
-    assert_every_example_was_used_once(run, epochs=2, shards=15)
+    assert_every_example_was_used_once(run)
 
 
 def test_ctrl_c_before_the_first_step_is_not_forgotten(tmp_path: Path) -> None:
@@ -145,7 +147,7 @@ def test_ctrl_c_before_the_first_step_is_not_forgotten(tmp_path: Path) -> None:
         wait_for("the queue", lambda: run.connection.exists() or _ended(process, tmp_path))
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=TIMEOUT_S) == 130, (tmp_path / "output").read_text()
-    assert read_status(run)["step"] < 15
+    assert read_status(run)["step"] < SHARDS
 
 
 def test_a_run_that_is_killed_while_it_is_judged_is_judged_when_it_is_resumed(tmp_path: Path) -> None:

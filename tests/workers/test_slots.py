@@ -341,7 +341,7 @@ def test_a_worker_that_is_drained_hands_back_what_it_cannot_finish_in_time(
 def test_a_worker_shares_the_cores_with_as_many_as_there_are_to_be(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sparring.engines.threads.cores", lambda: 6)
+    monkeypatch.setattr("sparring.engines.threads.cores", lambda: 7)  # one of them is the trainer's
     free = scene.worker.config.workers.model_copy(update={"threads": None})
     scene.worker.config = scene.worker.config.model_copy(update={"workers": free})
     for wanted, threads in ((1, 6), (3, 2), (12, 1)):
