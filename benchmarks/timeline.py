@@ -1,6 +1,6 @@
 """Where the time of a run goes: a timeline that Perfetto opens, and what is neither attack nor step.
 
-    python -m benchmarks.timeline --out FOLDER [--workers 1] [--shards-per-step 2] [--seconds 20]
+    python -m benchmarks.timeline --out FOLDER [--workers 1] [--shards-per-step 16] [--seconds 20]
 
 The run is that of benchmarks/scaling.py, series 80: a shard of 128 x 3 x 32 x 32 is attacked for 80 ms and trained on
 for 10 ms, both timed waits (what of them is arithmetic on this CPU is taken off the waits), and all else is real. Its
@@ -33,8 +33,6 @@ from sparring.training import train
 
 TRACE = "SPARRING_TRACE"  # the folder that each process writes its spans into
 SPANS = {
-    "sparring.workers.actor:Worker.advance": "bookkeeping",
-    "sparring.workers.actor:Worker._begin": "begin",
     "sparring.workers.attackers:OneByOne.begin": "attack",  # images and starts
     "sparring.workers.attackers:OneByOne.advance": "attack",
     "sparring.queue.transport:Transport.heartbeat": "heartbeat",
@@ -48,6 +46,7 @@ SPANS = {
     "sparring.queue.transport:decode_shard": "decode",
     "sparring.trainer.loop:Loop._drain": "wait: shards",
     "sparring.trainer.session:Session.learn": "record",
+    "sparring.trainer.session:Session.after_step": "report",
     "sparring.trainer.learner:Learner.learn": "step",
     "sparring.trainer.loop:Loop.issue": "issue",
     "sparring.trainer.loop:Loop._keep_house": "keep house",
@@ -140,16 +139,14 @@ def table(spans: list[Span], began: float, ended: float) -> str:
     main, beside = [], []
     for mine in threads_of(inside).values():
         spent = own_times(mine)
-        names = {span["name"] for span in mine}
-        who = "trainer" if "step" in names else "worker" if "begin" in names else None
-        if who is None:
+        if mine[0]["pid"] != mine[0]["tid"]:  # Linux's main thread has the process's id
             beside.append(row(mine[0]["args"]["thread"], _shares(spent, seconds)))
             continue
         waits = sum(value for name, value in spent.items() if name.startswith("wait"))
         work = spent.get("attack", 0.0) + spent.get("step", 0.0)
         shares = [f"{100 * part / seconds:.1f} %" for part in (work, waits, seconds - work - waits)]
         rest = {name: value for name, value in spent.items() if name not in ("attack", "step")}
-        main.append(row(who, *shares, _shares({**rest, "between": seconds - sum(spent.values())}, seconds)))
+        main.append(row(_who(mine), *shares, _shares({**rest, "between": seconds - sum(spent.values())}, seconds)))
     return "\n".join(
         [
             header("process", "attack and step", "waits", "own", "of that and of waits"),
@@ -170,7 +167,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/timeline"))
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--shards-per-step", type=int, default=2)
+    parser.add_argument("--shards-per-step", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=20.0)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)

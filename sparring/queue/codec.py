@@ -192,8 +192,9 @@ def _dequantise(arrays: Mapping[str, Array], epsilon: float, wire: Wire, norm: N
     if wire == "exact":
         return _exact(torch.from_numpy(raw.copy()), epsilon, norm)
     if wire == "sign":
-        scales = _scales(arrays, zero=True).reshape(-1, 1, 1, 1)
-        return torch.from_numpy(np.where(raw, scales, -scales)).clamp_(-epsilon, epsilon)
+        scales = _scales(arrays, zero=True).copy().reshape(-1, 1, 1, 1)
+        signs = torch.from_numpy(raw.view(np.int8)).float().mul_(2).sub_(1)
+        return signs.mul_(torch.from_numpy(scales)).clamp_(-epsilon, epsilon)
     step: Array | np.float32 = np.float32(epsilon / 127)
     if norm == "l2":
         step = (_scales(arrays, zero=False) / np.float32(127)).reshape(-1, 1, 1, 1)
