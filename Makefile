@@ -35,7 +35,7 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-BENCHMARKS := transport kernels memory timeline peers scaling allocator
+BENCHMARKS := transport kernels memory timeline elastic peers scaling allocator
 ON_MNIST := wallclock headline staleness methods
 
 bench: $(STAMP)
