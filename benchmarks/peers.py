@@ -1,9 +1,10 @@
 """The asynchronous engine beside synchronous data parallelism, on as many devices and at as many examples a step.
 
-    python -m benchmarks.peers [--devices 4] [--seconds 20] [--rounds 3] [--cases equal slow killed uneven constant]
+    python -m benchmarks.peers [--devices 4] [--seconds 20] [--rounds 3] [--slow-down 4] [--cases equal slow killed uneven constant]
 
 A device is a process whose passes are timed waits (benchmarks/waiting.py): 128 examples are attacked for 80 ms and
-trained on for 10 ms. `ddp` has a rank on each device, `ray` a trainer on one and workers on the others; the trainer
+trained on for 10 ms, times --slow-down: what attack and step cost on the CPU (10 ms a shard) is no GPU's work, and all
+ranks of a step do theirs at once, on the same few cores. `ddp` has a rank on each device, `ray` a trainer on one and workers on the others; the trainer
 attacks in its spare time. Both train on DEVICES x 128 examples a step. Figures are examples a second over those of the
 synchronous loop on one device, of the same round; each is measured from the moment that all devices have worked.
 
@@ -28,7 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,10 @@ class Case:
     devices: int
     seconds: float
     folder: str
+    slow_down: float = 4.0
+
+    def wait_us(self, microseconds: int) -> int:
+        return round(self.slow_down * microseconds)
 
     def config(self) -> Config:
         ddp, slices = self.engine == "ddp", self.name == "constant"
@@ -69,7 +74,7 @@ class Case:
                 "engine": self.engine,
                 "run": {"root": f"{self.folder}/runs"},
                 "data": {"name": f"npz:{self.folder}/images"},
-                "model": {"name": f"benchmarks.waiting:wait_{ATTACK_US}_{STEP_US}"},
+                "model": {"name": f"benchmarks.waiting:wait_{self.wait_us(ATTACK_US)}_{self.wait_us(STEP_US)}"},
                 "attack": {"epsilon": 8 / 255, "steps": 1, "warmup_epochs": 0},
                 "optimizer": {"name": "sgd", "lr": 1e-3},
                 "train": {
@@ -165,13 +170,16 @@ def main() -> None:
     parser.add_argument("--devices", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--slow-down", type=float, default=4.0)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--only", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.only is not None:
         sys.stdout.write(json.dumps(measured(Case(**json.loads(options.only)))) + "\n")
         return
-    print(f"{machine()}; {options.devices} devices, {options.rounds} rounds of {options.seconds:g} s\n")
+    print(
+        f"{machine()}; {options.devices} devices, waits x {options.slow_down:g}, {options.rounds} rounds of {options.seconds:g} s\n"
+    )
     print(header("case", "ddp", "ray", "ray over ddp", "what became of ddp"))
     with tempfile.TemporaryDirectory() as folder:
         write_images(Path(folder) / "images")
@@ -179,10 +187,10 @@ def main() -> None:
             speedups: dict[str, list[float]] = {"ddp": [], "ray": []}
             died = ""
             for _ in range(options.rounds):
-                case = Case(name, "sync", options.devices, options.seconds, folder)
+                case = Case(name, "sync", options.devices, options.seconds, folder, options.slow_down)
                 alone = in_a_fresh_process(case)["examples_per_second"]
                 for engine, found in speedups.items():
-                    told = in_a_fresh_process(Case(name, engine, options.devices, options.seconds, folder))
+                    told = in_a_fresh_process(replace(case, engine=engine))
                     found.append(told["examples_per_second"] / alone)
                     died = died or told["died"]
             ratios = [ray / ddp for ray, ddp in zip(speedups["ray"], speedups["ddp"], strict=True)]
