@@ -1,12 +1,13 @@
 """The asynchronous engine beside synchronous data parallelism, on as many devices and at as many examples a step.
 
-    python -m benchmarks.peers [--devices 4] [--seconds 20] [--rounds 3] [--slow-down 4] [--cases equal slow killed uneven constant]
+    python -m benchmarks.peers [--devices 4] [--seconds 20] [--rounds 3] [--slow-down 4] [--cases equal slow …]
 
 A device is a process whose passes are timed waits (benchmarks/waiting.py): 128 examples are attacked for 80 ms and
 trained on for 10 ms, times --slow-down: what attack and step cost on the CPU (10 ms a shard) is no GPU's work, and all
-ranks of a step do theirs at once, on the same few cores. `ddp` has a rank on each device, `ray` a trainer on one and workers on the others; the trainer
-attacks in its spare time. Both train on DEVICES x 128 examples a step. Figures are examples a second over those of the
-synchronous loop on one device, of the same round; each is measured from the moment that all devices have worked.
+ranks of a step do theirs at once, on the same few cores. `ddp` has a rank on each device, `ray` a trainer on one and
+workers on the others; the trainer attacks in its spare time. Both train on DEVICES x 128 examples a step. Figures are
+examples a second over those of the synchronous loop on one device, of the same round; each is measured from the moment
+that all devices have worked.
 
     equal     all devices are alike (waits vary by 5 %)
     slow      one attacks and trains 3 times slower
@@ -178,7 +179,8 @@ def main() -> None:
         sys.stdout.write(json.dumps(measured(Case(**json.loads(options.only)))) + "\n")
         return
     print(
-        f"{machine()}; {options.devices} devices, waits x {options.slow_down:g}, {options.rounds} rounds of {options.seconds:g} s\n"
+        f"{machine()}; {options.devices} devices, waits x {options.slow_down:g}, {options.rounds} rounds of "
+        f"{options.seconds:g} s\n"
     )
     print(header("case", "ddp", "ray", "ray over ddp", "what became of ddp"))
     with tempfile.TemporaryDirectory() as folder:
