@@ -18,6 +18,7 @@ from sparring.data import load
 from sparring.engines import Ended
 from sparring.engines.threads import trainer_attacks, trainer_threads
 from sparring.errors import RollBack, SparringError, UsageError
+from sparring.memory import keep_freed_memory
 from sparring.models.forward import require_compiler
 from sparring.models.starting import not_fresh, start_from
 from sparring.observe.discovery import announced, reachable, require_folder
@@ -240,6 +241,7 @@ def _in_this_process(config: Config, run: Run, parts: Parts, watch: Watch) -> En
     from sparring.trainer.actor import device_for
 
     torch.set_num_threads(trainer_threads(config))
+    keep_freed_memory()
     device = device_for(config.trainer.device, float(torch.cuda.is_available()))
     session = Session(parts, run, device, watch)
     synchronous = free.run if config.train.replays > 1 else sync.run

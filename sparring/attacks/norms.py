@@ -33,7 +33,7 @@ def project_ball(delta: Tensor, norm: Norm, epsilon: float | Tensor) -> Tensor:
 
 def perturbed(x: Tensor, delta: Tensor) -> Tensor:
     """The attacked images that a model is given, inside [0, 1]."""
-    return (x + delta).clamp(0, 1)
+    return (x + delta).clamp_(0, 1)
 
 
 def random_start(x: Tensor, norm: Norm, epsilon: float, generator: torch.Generator) -> Tensor:

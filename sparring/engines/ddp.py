@@ -34,6 +34,7 @@ from torch.nn.parallel import DistributedDataParallel
 from sparring.config import Config
 from sparring.engines.threads import trainer_threads
 from sparring.errors import SparringError
+from sparring.memory import keep_freed_memory
 from sparring.observe.logs import to_file
 from sparring.queue.messages import Key, Shard
 from sparring.runs import Run
@@ -80,6 +81,7 @@ def follow(run_path: Path, rank: int, rendezvous: Path) -> None:
     """The same as another rank, which keeps none."""
     config = Run(run_path).config()
     torch.set_num_threads(trainer_threads(config))
+    keep_freed_memory()
     parts = prepare(config)
     learner = Learner(config, parts.model, parts.training, parts.plan, device_of(config, rank))
     pruner = Pruner(learner, Run(run_path))

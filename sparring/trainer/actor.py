@@ -14,6 +14,7 @@ import torch
 from sparring.config import from_tree
 from sparring.engines.threads import cores, trainer_threads
 from sparring.errors import RollBack, SparringError
+from sparring.memory import keep_freed_memory
 from sparring.observe.logs import to_file
 from sparring.observe.state import RunState
 from sparring.queue.connection import connect
@@ -55,6 +56,7 @@ class Trainer:
         self.config, self.run, self.store = from_tree(tree), Run(Path(run_path)), store
         to_file(self.run.path / "logs" / "trainer.log")
         torch.set_num_threads(trainer_threads(self.config))
+        keep_freed_memory()
         settings = self.config.queue
         self.transport = Transport(
             connect(url, password, settings.timeout_s),
