@@ -69,7 +69,7 @@ def watched(folder: Path, network: str, batch: int, shards: int, watch: Watch) -
         "data": {"name": f"npz:{folder / 'images'}"},
         "model": {"name": network},
         "attack": {"steps": 2, "warmup_epochs": 0},
-        "train": {"epochs": 10**6, "max_steps": shards, "batch_size": batch},
+        "train": {"epochs": 10**5, "max_steps": shards, "batch_size": batch},
         "staleness": {"trainer_attacks": "never", "gap_every": 0},
         "workers": {"count": WORKERS, "threads": 1, "start_timeout_s": 600},
         "trainer": {"threads": 1},
@@ -86,7 +86,7 @@ def by_network(named: str) -> Sizes:
         folder, size = Path(name), int(batch or 128)
         write_images(folder / "images", SHAPES.get(network.split("-")[0], (32, 32, 3)), 4 * size)
         watch = Watch(FEW_STEPS, "VmHWM")
-        watched(folder, network, size, 3 * FEW_STEPS, watch)
+        watched(folder, network, size, 10 * FEW_STEPS, watch)
         return watch.seen[-1][1]
 
 
