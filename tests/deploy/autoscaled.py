@@ -19,10 +19,10 @@ import ray
 
 from sparring.config import from_tree
 from sparring.engines.nodes import ask_for_nodes, let_nodes_go
-from tests.waiting import TIMEOUT_S
 
 HEAD_NODE = "f" * 51 + "00000"
 RAY = (sys.executable, "-m", "ray.scripts.scripts")
+TIMEOUT_S = 90.0
 STARTS = 3  # on a busy machine Ray's own limit of 30 s can be too short for its agents
 # `ray up` fills these in; a head that is started by hand must be given them.
 EMPTY_LISTS = (
