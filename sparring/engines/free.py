@@ -76,9 +76,8 @@ def _kept(parts: Parts, resumed: Checkpoint | None, device: torch.device) -> Kep
 
 def _batch(session: Session, keys: list[Key]) -> tuple[Tensor, Tensor, list[int]]:
     """Images and labels of the tickets put together, and how many each has."""
-    rebuilt = [session.learner.examples(key) for key in keys]
-    x, y = (torch.cat(parts) for parts in zip(*rebuilt, strict=True))
-    return x, y, [len(labels) for _, labels in rebuilt]
+    x, y = session.learner.examples(*keys)
+    return x, y, [len(session.plan.indices(key.epoch, key.number)) for key in keys]
 
 
 def _shards(keys: list[Key], delta: Tensor, y: Tensor, sizes: list[int], version: int, epsilon: float) -> list[Shard]:

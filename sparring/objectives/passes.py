@@ -24,7 +24,6 @@ def training_loss(
     *,
     beta: float,
     passes: Literal["reference", "single"],
-    attacked: Tensor,
     label_smoothing: float = 0.0,
     weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -36,12 +35,13 @@ def training_loss(
     | trades    | x, x_adv, x again (KL's target) | x, then x_adv of the attacked |
     | mart      | x, x_adv                        | x, then x_adv of the attacked |
 
+    The attacked are those whose x_adv is not x. `single` takes the clean logits of the others for their adversarial
+    ones; where none are attacked, the second pass is left out. That pass has batch norm statistics of its own, of as
+    few examples as were attacked.
+
     Args:
         x, x_adv: float32 [N, C, H, W] in [0, 1], clean and perturbed. labels: int64 [N].
         beta: weight of the KL; pgd-at has none.
-        attacked: bool [N], the examples whose x_adv is not x; only `single` looks at it. It takes the clean logits of
-            the others for their adversarial ones; where there are none attacked, the second pass is left out. Their
-            pass has batch norm statistics of its own, of as few examples as were attacked.
         label_smoothing: of the cross-entropy of pgd-at, or of that on clean images of trades.
         weights: float32 [N] with mean 1, how much each example counts; by default all count the same.
 
@@ -57,7 +57,7 @@ def training_loss(
     if name == "mart" and label_smoothing != 0:
         raise UsageError(f"label_smoothing = {label_smoothing} is for pgd-at and trades: set it to 0 with mart.")
     clean_logits: Tensor = model(x)
-    adv_logits = model(x_adv) if passes == "reference" else _of_the_attacked(model, clean_logits, x_adv, attacked)
+    adv_logits = model(x_adv) if passes == "reference" else _of_the_attacked(model, clean_logits, x, x_adv)
     if name == "mart":
         return mart(clean_logits, adv_logits, labels, beta, weights=weights), adv_logits.detach()
     target_logits = model(x) if passes == "reference" else clean_logits
@@ -96,8 +96,9 @@ def augmix_loss(
     return jsd(clean, first, second, labels, weight), right
 
 
-def _of_the_attacked(model: nn.Module, clean_logits: Tensor, x_adv: Tensor, attacked: Tensor) -> Tensor:
-    """[N, K]: logits of x_adv where attacked, the clean ones elsewhere."""
+def _of_the_attacked(model: nn.Module, clean_logits: Tensor, x: Tensor, x_adv: Tensor) -> Tensor:
+    """[N, K]: logits of x_adv where it is not x, the clean ones elsewhere."""
+    attacked = (x_adv != x).flatten(1).any(1)
     if not bool(attacked.any()):
         return clean_logits
     return clean_logits.index_put((attacked,), model(x_adv[attacked]))

@@ -119,7 +119,7 @@ class Learner:
 
     def attacked(self, shards: Sequence[Shard]) -> tuple[Tensor, Tensor, Tensor]:
         """The shards' examples: clean and perturbed, float32 [N, C, H, W] in [0, 1] each, and labels, int64 [N]."""
-        x, y = self._images(shards)
+        x, y = self.clean(*shards)
         return x, perturbed(x, torch.cat([shard.delta.to(self.device) for shard in shards])), y
 
     def augmented(self, shards: Sequence[Shard]) -> tuple[Tensor, Tensor, Tensor]:
@@ -128,7 +128,7 @@ class Learner:
         Raises:
             SparringError: a shard has no views, or views of images of another shape.
         """
-        x, y = self._images(shards)
+        x, y = self.clean(*shards)
         views = []
         for shard in shards:
             if shard.views is None or shard.views.shape[1:] != (len(shard.labels), *x.shape[1:]):
@@ -139,29 +139,28 @@ class Learner:
             views.append(shard.views.cpu().float().div_(255))  # on the CPU as `data.batch` does: equal stays equal
         return x, torch.cat(views, dim=1).to(self.device), y
 
-    def _images(self, shards: Sequence[Shard]) -> tuple[Tensor, Tensor]:
-        rebuilt = [self.clean(shard) for shard in shards]
-        x, y = (torch.cat(parts) for parts in zip(*rebuilt, strict=True))
-        return x, y
-
-    def clean(self, shard: Shard) -> tuple[Tensor, Tensor]:
-        """The shard's examples without the perturbation.
+    def clean(self, *shards: Shard) -> tuple[Tensor, Tensor]:
+        """The examples of a step's shards without the perturbation.
 
         Raises:
-            SparringError: the worker's labels are others than ours, so its data are.
+            SparringError: a worker's labels are others than ours, so its data are.
         """
-        x, y = self.examples(shard.key)
-        if not torch.equal(y.cpu(), shard.labels.cpu()):
-            raise SparringError(
-                f"shard {shard.key} of {shard.worker or 'a worker'} carries other labels than data.name = "
-                f"{self.config.data.name!r} has here: the hosts' training sets differ. Give every host the same files."
-            )
+        keys = [shard.key for shard in shards]
+        x, y = self.examples(*keys)
+        ours = torch.split(y.cpu(), [len(self.plan.indices(key.epoch, key.number)) for key in keys])
+        for shard, labels in zip(shards, ours, strict=True):
+            if not torch.equal(labels, shard.labels.cpu()):
+                raise SparringError(
+                    f"shard {shard.key} of {shard.worker or 'a worker'} carries other labels than data.name = "
+                    f"{self.config.data.name!r} has here: the hosts' training sets differ. Give every host the same "
+                    f"files."
+                )
         return x, y
 
-    def examples(self, key: Key) -> tuple[Tensor, Tensor]:
-        """A ticket's images, float32 [N, C, H, W] in [0, 1], and labels, int64 [N]."""
-        indices = torch.tensor(self.plan.indices(key.epoch, key.number))
-        x, y = training_batch(self.config, self.dataset, indices, key.epoch)
+    def examples(self, *keys: Key) -> tuple[Tensor, Tensor]:
+        """Images, float32 [N, C, H, W] in [0, 1], and labels, int64 [N], of tickets of one epoch."""
+        indices = torch.tensor([index for key in keys for index in self.plan.indices(key.epoch, key.number)])
+        x, y = training_batch(self.config, self.dataset, indices, keys[0].epoch)
         return x.to(self.device), y.to(self.device)
 
     def refresh(self, shard: Shard, steps: int) -> Shard:
@@ -244,7 +243,6 @@ class Learner:
             x,
             x_adv,
             y,
-            attacked=(x_adv != x).flatten(1).any(1),
             beta=objective.beta,
             passes=objective.passes,
             label_smoothing=objective.label_smoothing,

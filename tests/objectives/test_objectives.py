@@ -238,13 +238,13 @@ def network(batch_norm: bool = False) -> Counting:
     return Counting(batch_norm).double().train()
 
 
-def inputs_where(attacked: Sequence[bool]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """x, x_adv, labels and the mask; x_adv lies elsewhere than x only where attacked."""
+def inputs_where(attacked: Sequence[bool]) -> tuple[Tensor, Tensor, Tensor]:
+    """x, x_adv and labels; x_adv lies elsewhere than x only where attacked."""
     random = torch.Generator().manual_seed(11)
     mask = torch.tensor(attacked)
     x = torch.randn(len(attacked), 3, generator=random, dtype=torch.float64)
     shift = 1 + torch.randn(len(attacked), 3, generator=random, dtype=torch.float64)
-    return x, x + shift * mask[:, None], torch.randint(0, CLASSES, (len(attacked),), generator=random), mask
+    return x, x + shift * mask[:, None], torch.randint(0, CLASSES, (len(attacked),), generator=random)
 
 
 ALL, SOME, NONE = [True] * 6, [True, False, True, True, False, False], [False] * 6
@@ -272,10 +272,10 @@ def pass_inputs(sequence: str, x: Tensor, x_adv: Tensor, mask: Tensor) -> list[T
 def test_batch_norm_sees_the_passes_of_the_method_in_its_order(
     name: Name, passes: Passes, attacked: list[bool], sequence: str
 ) -> None:
-    x, x_adv, labels, mask = inputs_where(attacked)
+    x, x_adv, labels = inputs_where(attacked)
     model, by_hand = network(batch_norm=True), network(batch_norm=True)
-    training_loss(name, model, x, x_adv, labels, beta=BETA, passes=passes, attacked=mask)
-    expected = pass_inputs(sequence, x, x_adv, mask)
+    training_loss(name, model, x, x_adv, labels, beta=BETA, passes=passes)
+    expected = pass_inputs(sequence, x, x_adv, torch.tensor(attacked))
     for one in expected:
         by_hand(one)
     assert len(model.seen) == len(expected)
@@ -289,11 +289,11 @@ def test_batch_norm_sees_the_passes_of_the_method_in_its_order(
 def test_without_batch_norm_single_equals_reference_in_value_logits_and_gradient(
     name: Name, attacked: list[bool]
 ) -> None:
-    x, x_adv, labels, mask = inputs_where(attacked)
+    x, x_adv, labels = inputs_where(attacked)
     results = []
     for passes in ("reference", "single"):
         model = network()
-        loss, logits = training_loss(name, model, x, x_adv, labels, beta=BETA, passes=passes, attacked=mask)
+        loss, logits = training_loss(name, model, x, x_adv, labels, beta=BETA, passes=passes)
         results.append((loss, logits, *torch.autograd.grad(loss, list(model.parameters()))))
     for reference, single in zip(*results, strict=True):
         torch.testing.assert_close(single, reference, rtol=1e-12, atol=1e-12)
@@ -304,16 +304,14 @@ def test_without_batch_norm_single_equals_reference_in_value_logits_and_gradient
 def test_with_batch_norm_the_loss_is_that_of_the_logits_of_its_passes(
     name: Name, expected: Expected, passes: Passes
 ) -> None:
-    x, x_adv, labels, mask = inputs_where(SOME)
+    x, x_adv, labels = inputs_where(SOME)
     by_hand = network(batch_norm=True)
     clean = by_hand(x).detach()
     adv = by_hand(x_adv).detach()
     if passes == "single":
         adv = clean.clone()
-        adv[mask] = by_hand(x_adv[mask]).detach()
-    loss, logits = training_loss(
-        name, network(batch_norm=True), x, x_adv, labels, beta=BETA, passes=passes, attacked=mask
-    )
+        adv[SOME] = by_hand(x_adv[SOME]).detach()
+    loss, logits = training_loss(name, network(batch_norm=True), x, x_adv, labels, beta=BETA, passes=passes)
     torch.testing.assert_close(logits, adv)
     assert loss.item() == pytest.approx(float(expected(labels.numpy(), clean.numpy(), adv.numpy())), abs=1e-11)
 
@@ -325,46 +323,41 @@ def test_the_kl_target_of_trades_comes_from_the_third_pass_of_the_reference() ->
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x) * len(self.seen)
 
-    x, x_adv, labels, mask = inputs_where(ALL)
+    x, x_adv, labels = inputs_where(ALL)
     torch.manual_seed(7)
     model = Drifting(batch_norm=False).double()
     clean, adv, again = (model(one).detach() for one in (x, x_adv, x))
     model.seen.clear()
-    loss, _ = training_loss("trades", model, x, x_adv, labels, beta=BETA, passes="reference", attacked=mask)
+    loss, _ = training_loss("trades", model, x, x_adv, labels, beta=BETA, passes="reference")
     divergence = expected_kl(labels.numpy(), again.numpy(), adv.numpy()).mean()
     assert loss.item() == pytest.approx(cross_entropy(clean.numpy(), labels.numpy()) + BETA * divergence, abs=1e-11)
 
 
 def test_pgd_at_smooths_labels_and_returns_the_logits_it_used() -> None:
-    x, x_adv, labels, mask = inputs_where(SOME)
-    loss, logits = training_loss(
-        "pgd-at", network(), x, x_adv, labels, beta=BETA, passes="single", attacked=mask, label_smoothing=0.2
-    )
+    x, x_adv, labels = inputs_where(SOME)
+    loss, logits = training_loss("pgd-at", network(), x, x_adv, labels, beta=BETA, passes="single", label_smoothing=0.2)
     torch.testing.assert_close(logits, network()(x_adv).detach())
     torch.testing.assert_close(loss, pgd_at(logits, labels, label_smoothing=0.2))
     assert loss.item() != pytest.approx(pgd_at(logits, labels).item(), abs=1e-3)
 
 
 def test_trades_is_passed_its_label_smoothing() -> None:
-    x, x_adv, labels, mask = inputs_where(SOME)
-    loss, _ = training_loss(
-        "trades", network(), x, x_adv, labels, beta=BETA, passes="reference", attacked=mask, label_smoothing=0.2
-    )
+    x, x_adv, labels = inputs_where(SOME)
+    loss, _ = training_loss("trades", network(), x, x_adv, labels, beta=BETA, passes="reference", label_smoothing=0.2)
     clean, adv = network()(x).detach(), network()(x_adv).detach()
     torch.testing.assert_close(loss, trades(clean, adv, labels, BETA, label_smoothing=0.2))
 
 
 def test_label_smoothing_is_refused_where_the_objective_has_none() -> None:
-    x, x_adv, labels, mask = inputs_where(SOME)
+    x, x_adv, labels = inputs_where(SOME)
     with pytest.raises(UsageError, match=r"label_smoothing = 0\.1 .* mart"):
-        training_loss(
-            "mart", network(), x, x_adv, labels, beta=BETA, passes="single", attacked=mask, label_smoothing=0.1
-        )
+        training_loss("mart", network(), x, x_adv, labels, beta=BETA, passes="single", label_smoothing=0.1)
 
 
 def augmix_inputs(augmented: Sequence[bool]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """x, views [2, N, 3], labels and the mask; views are x where not augmented."""
-    x, first, labels, mask = inputs_where(augmented)
+    x, first, labels = inputs_where(augmented)
+    mask = torch.tensor(augmented)
     second = torch.where(mask[:, None], 2 * x.flip(0) - first, x)
     return x, torch.stack([first, second]), labels, mask
 
