@@ -9,11 +9,12 @@ from __future__ import annotations
 import importlib
 import sys
 from types import ModuleType
+from typing import Any
 
 from torch import library as operators
 
 MISSING = "operator torchvision::nms does not exist"
-_declared: list[operators.Library] = []  # the declarations live as long as this list
+_declared: list[Any] = []  # the declarations live as long as this list
 
 
 def torchvision() -> ModuleType:
@@ -28,9 +29,10 @@ def torchvision() -> ModuleType:
             raise
         for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
             del sys.modules[name]
-        missing = operators.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
-        missing.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
-        missing.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
+        library: Any = operators.Library  # without types of its own
+        missing = library("torchvision", "FRAGMENT")
+        missing.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        missing.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         _declared.append(missing)
     importlib.import_module("torchvision.datasets")
     return importlib.import_module("torchvision")
