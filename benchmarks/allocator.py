@@ -22,8 +22,6 @@ and of the least time of each, by the clock, over all repetitions.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -32,6 +30,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.measure import machine
 from sparring.attacks import frozen
 from sparring.attacks.gradient import ascended
 from sparring.config import Config, from_tree
@@ -219,11 +218,7 @@ def main() -> None:
     options: Any = parser.parse_args()
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
-    name = torch.cuda.get_device_name() if device.type == "cuda" else f"{os.cpu_count()} cores"
-    print(
-        f"python {platform.python_version()}, torch {torch.__version__}, {device.type} ({name}), "
-        f"{options.threads} threads, load {os.getloadavg()[0]:.1f}, {options.repetitions} repetitions"
-    )
+    print(f"{machine()}; {device.type}, {options.threads} threads, {options.repetitions} repetitions")
     print(
         "| network | objective | batch | way | boundary / robust / outlier | forward / attack step / step, ms "
         "| full / spared, ms | equation 7 | ceiling | speed-up | share of the ceiling (range) "

@@ -1,9 +1,10 @@
 """A run that begins with one worker and is raised to four in mid-run: how soon they serve, and how fast it is then.
 
-    python -m benchmarks.elastic [--seconds 15] [--to 4]
+    python -m benchmarks.elastic [--seconds 30] [--to 4] [--cores-per-host 4]
 
-The run is that of benchmarks/scaling.py, series 80: attacks of 80 ms and steps of 10 ms are timed waits, all else is
-real. `sparring workers RUN set N` is what raises it; nothing is restarted.
+The run is that of benchmarks/scaling.py, series 80: attacks of 80 ms and steps of 10 ms are timed waits, F times as
+long as if each host had cores of its own, and all else is real. `sparring workers RUN set N` is what raises it; nothing
+is restarted.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import scaling
-from benchmarks.measure import header, machine, row
+from benchmarks.measure import header, machine, row, write_images
 from sparring.config import from_tree
 from sparring.control import change_workers
 from sparring.observe.state import RunState
@@ -58,13 +59,15 @@ class Raised:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=15.0, help="of each of the two measurements")
+    parser.add_argument("--seconds", type=float, default=30.0, help="of each of the two measurements")
     parser.add_argument("--to", type=int, default=4)
+    parser.add_argument("--cores-per-host", type=float, default=4.0)
     options = parser.parse_args()
-    print(f"{machine()}\n")
+    slow_down = scaling.slowed(options.cores_per_host, options.to)
+    print(f"{machine()}; F = {slow_down:g}\n")
     with tempfile.TemporaryDirectory() as folder:
-        scaling.write_images(Path(folder) / "images")
-        waits = scaling.waits_us("80", 1.0, folder)
+        write_images(Path(folder) / "images", scaling.EXAMPLES)
+        waits = scaling.waits_us("80", scaling.arithmetic_of("80", folder), slow_down)
         tree = scaling.Row("80", 1, waits, 0.0, folder).config().model_dump(mode="json", exclude_none=True)
         tree["train"]["shards_per_step"] = OF_STEP
         raised = Raised(options.to, options.seconds)

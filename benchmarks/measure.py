@@ -1,13 +1,20 @@
-"""Times of things done in turn, and the machine that they were done on."""
+"""What benchmarks share: the machine, times of things done in turn, fresh processes, images, tables."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from sparring.engines.threads import cores
@@ -17,9 +24,25 @@ def machine() -> str:
     """What a figure is worth nothing without."""
     device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "CPU"
     return (
-        f"python {platform.python_version()}, torch {torch.__version__}, {device}, {platform.machine()}, "
-        f"{cores()} cores, load {os.getloadavg()[0]:.1f} before"
+        f"python {platform.python_version()}, torch {torch.__version__}, ray {version('ray')}, {device}, "
+        f"{platform.machine()}, {cores()} cores, load {os.getloadavg()[0]:.1f} before"
     )
+
+
+def in_a_fresh_process(module: str, *arguments: str, **environment: str) -> Any:
+    """Run a benchmark's module with these arguments; its last line, JSON, is the answer."""
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, **environment})
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def write_images(folder: Path, count: int, shape: tuple[int, int, int] = (32, 32, 3)) -> None:
+    """Noise, for `data.name = "npz:FOLDER"`: by default as large as CIFAR-10's; the tests are as few as can be."""
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for split, size in (("train", count), ("test", 16)):
+        images = random.integers(0, 256, (size, *shape), np.uint8)
+        np.savez(folder / f"{split}.npz", images=images, labels=np.arange(size) % 10)
 
 
 def in_turn(works: Mapping[str, Callable[[], object]], repetitions: int, warm_up: int = 2) -> dict[str, list[float]]:

@@ -16,9 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from benchmarks.measure import header, machine, row
+from benchmarks.measure import header, machine, row, write_images
 from sparring.config import from_tree
 from sparring.observe.state import RunState
 from sparring.training import train
@@ -54,14 +52,6 @@ class Watch:
         self.seen.append((shards, {**sizes, "queue": state.queue_bytes / 2**20}))
 
 
-def write_images(folder: Path, shape: tuple[int, ...], count: int) -> None:
-    folder.mkdir()
-    random = np.random.default_rng(0)
-    for split, size in (("train", count), ("test", 16)):
-        images = random.integers(0, 256, (size, *shape), np.uint8)
-        np.savez(folder / f"{split}.npz", images=images, labels=np.arange(size) % 10)
-
-
 def watched(folder: Path, network: str, batch: int, shards: int, watch: Watch) -> None:
     """A run of so many shards."""
     tree = {
@@ -84,7 +74,7 @@ def by_network(named: str) -> Sizes:
     network, _, batch = named.partition(":")
     with tempfile.TemporaryDirectory() as name:
         folder, size = Path(name), int(batch or 128)
-        write_images(folder / "images", SHAPES.get(network.split("-")[0], (32, 32, 3)), 4 * size)
+        write_images(folder / "images", 4 * size, SHAPES.get(network.split("-")[0], (32, 32, 3)))
         watch = Watch(FEW_STEPS, "VmHWM")
         watched(folder, network, size, 10 * FEW_STEPS, watch)
         return watch.seen[-1][1]
@@ -93,7 +83,7 @@ def by_network(named: str) -> Sizes:
 def over_time(shards: int) -> list[tuple[int, Sizes]]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_images(folder / "images", SHAPES["digits"], 1024)
+        write_images(folder / "images", 1024, SHAPES["digits"])
         watch = Watch(shards // 10, "VmRSS")
         watched(folder, "digits-cnn", 16, shards + 50, watch)
         return watch.seen

@@ -26,7 +26,6 @@ import argparse
 import json
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -34,8 +33,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import header, machine, row, spread
-from benchmarks.scaling import BOUND, START_TIMEOUT_S, write_images
+from benchmarks.measure import header, in_a_fresh_process, machine, row, spread, write_images
+from benchmarks.scaling import BOUND, EXAMPLES, START_TIMEOUT_S
 from benchmarks.waiting import BATCH
 from sparring.config import Config, from_tree
 from sparring.errors import SparringError
@@ -154,15 +153,12 @@ def measured(case: Case) -> dict[str, Any]:
     return {"examples_per_second": (last - first) / seconds, "died": died}
 
 
-def in_a_fresh_process(case: Case) -> dict[str, Any]:
-    """Run this module again for one case; its last line is the answer."""
-    command = [sys.executable, "-m", "benchmarks.peers", "--only", json.dumps(asdict(case))]
-    slow = tempfile.mkdtemp(dir=case.folder)
-    environment = {**os.environ, **CASES[case.name], "WAITING_SLOW": slow, "OMP_NUM_THREADS": "1"}
+def apart(case: Case) -> dict[str, Any]:
+    """The case measured in a fresh process."""
+    environment = {**CASES[case.name], "WAITING_SLOW": tempfile.mkdtemp(dir=case.folder), "OMP_NUM_THREADS": "1"}
     if case.engine != "ray":
         environment["WAITING_NUMBERS"] = "60"
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    told: dict[str, Any] = in_a_fresh_process("benchmarks.peers", "--only", json.dumps(asdict(case)), **environment)
     return told
 
 
@@ -184,15 +180,15 @@ def main() -> None:
     )
     print(header("case", "ddp", "ray", "ray over ddp", "what became of ddp"))
     with tempfile.TemporaryDirectory() as folder:
-        write_images(Path(folder) / "images")
+        write_images(Path(folder) / "images", EXAMPLES)
         for name in options.cases:
             speedups: dict[str, list[float]] = {"ddp": [], "ray": []}
             died = ""
             for _ in range(options.rounds):
                 case = Case(name, "sync", options.devices, options.seconds, folder, options.slow_down)
-                alone = in_a_fresh_process(case)["examples_per_second"]
+                alone = apart(case)["examples_per_second"]
                 for engine, found in speedups.items():
-                    told = in_a_fresh_process(replace(case, engine=engine))
+                    told = apart(replace(case, engine=engine))
                     found.append(told["examples_per_second"] / alone)
                     died = died or told["died"]
             ratios = [ray / ddp for ray, ddp in zip(speedups["ray"], speedups["ddp"], strict=True)]

@@ -1,6 +1,7 @@
 """Speed-up over the synchronous loop by the number of workers, the GPU's work being a timed wait and all else real.
 
     python -m benchmarks.scaling --out FOLDER [--series 80 320 exchange refresh] [--workers 1 2 4 8 16 32] [--rounds 3]
+        [--cores-per-host 4]
 
 A shard is 128 examples of 3 x 32 x 32; its attack takes 80 ms (series 320: 320 ms) and its step 10 ms on a device
 that each process has to itself; snapshots are 11 M weights (44 MB), published after every step. Ray actors, Redis,
@@ -8,23 +9,23 @@ codec, snapshots, ledger and the trainer's loop are those of every run: only the
 What the attack's and the step's own arithmetic take on this CPU, in the synchronous loop alone, is part of those times:
 it is measured first and taken off the waits, since on a GPU it belongs to the passes.
 
+This machine's cores do the work of W + 1 hosts. As if each host had --cores-per-host of its own, all times of a row are
+F times as long, F = cores per host · (W + 1) / cores, at least 1. That does not spread out what comes at once: when
+weights are published, all workers load them and begin to attack, just when the trainer puts its next step together.
+
 The ideal is min(W + 1, 1 + attack / step): the trainer attacks where it would wait. Steps are large enough, and permits
-few enough, for a mean staleness of 2. Every round measures the synchronous loop and all rows in turn, in fresh
-processes; ratios are those of one round, the table shows medians and the least and greatest. A row counts from the
-moment that all workers have made shards. Where the synchronous loop itself takes 3 % more or less than it should, the
-row's baseline is marked: something else ran on the machine. `cores` is how busy the machine was meanwhile: the hosts'
-work of all workers is done by its few cores, and where they are full (from 90 % on) the row tells of them and not of
-the design. With --slow-down F all times are F times as long, as if each host had a share of F times as many cores.
+few enough, for a mean staleness of 2. Every row is measured right after the synchronous loop at the same F, each in a
+fresh process; the table shows medians over the rounds and the least and greatest. A row counts from the moment that
+all workers have made shards. Where the synchronous loop itself takes 3 % more or less than it should, the row's
+baseline is marked: something else ran on the machine. `cores` is how busy the machine was meanwhile; where they are
+full (from 90 % on) the row tells of them and not of the design.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -33,10 +34,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import ray
 import torch
 
+from benchmarks.measure import in_a_fresh_process, machine, write_images
 from benchmarks.scaling_report import plot, table
 from benchmarks.waiting import BATCH
 from sparring.config import Config, from_tree
@@ -50,7 +50,9 @@ from sparring.training import train
 from sparring.workers.generator import produce
 
 STEP_MS, BOUND, EXAMPLES, ATTACK_STEPS = 10.0, 4, 8192, 8
-START_TIMEOUT_S, SETTLE_S = 600.0, 3.0
+START_TIMEOUT_S, SETTLE_S, LEAST_STEPS = 600.0, 3.0, 8
+SATURATED = 8  # workers, from which on the series with few shards a step are measured
+Told = dict[str, Any]
 SHARDS_PER_STEP_AND_DEPTH = {1: (2, 3), 2: (2, 3), 4: (4, 3), 8: (8, 2), 16: (16, 2), 32: (32, 2)}
 
 
@@ -95,7 +97,7 @@ class Row:
 
     def config(self) -> Config:
         series, alone = SERIES[self.series], self.workers == 0
-        of_step, depth = (8, 0) if alone else series.sizes(self.workers)
+        of_step, depth = (1, 0) if alone else series.sizes(self.workers)
         return from_tree(
             {
                 "engine": "sync" if alone else "ray",
@@ -174,7 +176,7 @@ class Window:
             self.run.request_stop()
 
 
-def measured(row: Row) -> dict[str, Any]:
+def measured(row: Row) -> Told:
     """Shards a second, staleness, drops and where the trainer's time went, within the window."""
     window = Window(row)
     result = train(row.config(), window.show, window.on_run)
@@ -216,67 +218,80 @@ def _core_seconds() -> tuple[float, float]:
     return float(sum(ticks) - idle), float(sum(ticks))
 
 
-def in_a_fresh_process(what: str, row: Row) -> Any:
-    """Run this module again for one row; its last line is the answer."""
-    command = [sys.executable, "-m", "benchmarks.scaling", "--only", json.dumps({"what": what, **asdict(row)})]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+def apart(what: str, row: Row, **environment: str) -> Any:
+    """One row, or the arithmetic of its series, measured in a fresh process."""
+    told = json.dumps({"what": what, **asdict(row)})
+    return in_a_fresh_process("benchmarks.scaling", "--only", told, **environment)
 
 
-def waits_us(name: str, slow_down: float, folder: str) -> tuple[int, int]:
+def arithmetic_of(name: str, folder: str) -> tuple[float, float]:
+    """See `arithmetic_s`, in a fresh process; said too."""
+    attack_s, step_s = apart("arithmetic", Row(name, 0, (0, 0), 0.0, folder))
+    print(f"series {name}: of the attack {1000 * attack_s:.1f} ms, of the step {1000 * step_s:.1f} ms are arithmetic")
+    return attack_s, step_s
+
+
+def waits_us(name: str, arithmetic: tuple[float, float], slow_down: float) -> tuple[int, int]:
     """Waits of an attack step and of a training step: what is wanted less what this CPU's own arithmetic takes."""
-    series = SERIES[name]
-    attack_s, step_s = in_a_fresh_process("arithmetic", Row(name, 0, (0, 0), 0.0, folder))
+    series, (attack_s, step_s) = SERIES[name], arithmetic
     left = (
         (slow_down * series.attack_ms / 1000 - attack_s) / series.attack_steps,
         slow_down * STEP_MS / 1000 - step_s,
     )
-    print(f"series {name}: of the attack {1000 * attack_s:.1f} ms, of the step {1000 * step_s:.1f} ms are arithmetic")
     if min(left) <= 0:
-        raise SystemExit("this CPU's arithmetic alone takes longer than the times wanted; use --slow-down")
+        raise SystemExit("this CPU's arithmetic alone takes longer than the times wanted; raise --cores-per-host")
     return round(1e6 * left[0]), round(1e6 * left[1])
 
 
-def write_images(folder: Path) -> None:
-    """As large as CIFAR-10's, of noise; the tests are as few as can be."""
-    folder.mkdir()
-    random = np.random.default_rng(0)
-    for split, count in (("train", EXAMPLES), ("test", 10)):
-        images = random.integers(0, 256, (count, 32, 32, 3), np.uint8)
-        np.savez(folder / f"{split}.npz", images=images, labels=np.arange(count) % 10)
+def slowed(cores_per_host: float, workers: int) -> float:
+    """How many times as long everything takes, that this machine's cores are as many as all hosts' would be."""
+    return max(1.0, cores_per_host * (workers + 1) / cores())
 
 
-def rounds_of(options: argparse.Namespace, folder: str, save: Callable[[list[dict[str, Any]]], None]) -> None:
+def beside_the_loop(name: str, workers: int, arithmetic: tuple[float, float], folder: str, options: Any) -> Told:
+    """One row, and the synchronous loop at the same times right before it."""
+    series = SERIES[name]
+    slow_down = slowed(options.cores_per_host, workers)
+    sync_s, ideal = slow_down * (series.attack_ms + STEP_MS) / 1000, series.ideal(workers)
+    of_step, depth = series.sizes(workers)
+    waits = waits_us(name, arithmetic, slow_down)
+    sync_seconds, seconds = (
+        max(options.seconds, LEAST_STEPS * shards * sync_s / by) for shards, by in ((1, 1.0), (of_step, ideal))
+    )
+    alone = Row(name, 0, waits, sync_seconds, folder, slow_down)
+    rate = apart("run", alone, WAITING_JITTER="0")["shards_per_second"]  # nobody marches in step with it
+    told = apart("run", Row(name, workers, waits, seconds, folder, slow_down))
+    speedup = told["shards_per_second"] / rate
+    return {
+        "series": name,
+        "workers": workers,
+        "slow_down": slow_down,
+        "shards_per_step": of_step,
+        "depth": depth,
+        "sync_ms": 1000 / rate,
+        "sync_ms_wanted": 1000 * sync_s,
+        "speedup": speedup,
+        "ideal": ideal,
+        "efficiency": speedup / ideal,
+        **told,
+    }
+
+
+def rounds_of(options: argparse.Namespace, folder: str, save: Callable[[Told], None]) -> None:
     """All rows, round after round."""
-    rows: list[dict[str, Any]] = []
-    waits = {name: waits_us(name, options.slow_down, folder) for name in options.series}
+    arithmetic = {name: arithmetic_of(name, folder) for name in options.series}
     for turn in range(options.rounds):
         for name in options.series:
-            alone = in_a_fresh_process("run", Row(name, 0, waits[name], options.seconds, folder, options.slow_down))
-            counts = options.workers if SERIES[name].of_step is None else [w for w in options.workers if w >= 8]
-            for workers in counts:
-                told = in_a_fresh_process(
-                    "run", Row(name, workers, waits[name], options.seconds, folder, options.slow_down)
+            for workers in options.workers:
+                if SERIES[name].of_step is not None and workers < SATURATED:
+                    continue
+                told = beside_the_loop(name, workers, arithmetic[name], folder, options)
+                save({"round": turn, **told})
+                print(
+                    f"round {turn + 1}, series {name}, {workers} workers, F = {told['slow_down']:g}: "
+                    f"{told['speedup']:.2f} of {told['ideal']:.0f}",
+                    flush=True,
                 )
-                speedup = told["shards_per_second"] / alone["shards_per_second"]
-                ideal, sizes = SERIES[name].ideal(workers), SERIES[name].sizes(workers)
-                rows.append(
-                    {
-                        "series": name,
-                        "round": turn,
-                        "workers": workers,
-                        "shards_per_step": sizes[0],
-                        "depth": sizes[1],
-                        "sync_ms": 1000 / alone["shards_per_second"],
-                        "sync_ms_wanted": options.slow_down * (SERIES[name].attack_ms + STEP_MS),
-                        "speedup": speedup,
-                        "ideal": ideal,
-                        "efficiency": speedup / ideal,
-                        **told,
-                    }
-                )
-                save(rows)
-                print(f"round {turn + 1}, series {name}, {workers} workers: {speedup:.2f} of {ideal:.0f}", flush=True)
 
 
 def main() -> None:
@@ -287,29 +302,26 @@ def main() -> None:
         "--workers", nargs="+", type=int, choices=SHARDS_PER_STEP_AND_DEPTH, default=[1, 2, 4, 8, 16, 32]
     )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=30.0, help="length of a measurement")
-    parser.add_argument("--slow-down", type=float, default=1.0)
+    parser.add_argument("--seconds", type=float, default=30.0, help=f"least of a measurement, and {LEAST_STEPS} steps")
+    parser.add_argument("--cores-per-host", type=float, default=4.0)
     parser.add_argument("--only", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.only is not None:
-        told = json.loads(options.only)
-        what, row = told.pop("what"), Row(**{**told, "waits_us": tuple(told["waits_us"])})
+        asked = json.loads(options.only)
+        what, row = asked.pop("what"), Row(**{**asked, "waits_us": tuple(asked["waits_us"])})
         sys.stdout.write(json.dumps(arithmetic_s(row) if what == "arithmetic" else measured(row)) + "\n")
         return
     options.out.mkdir(parents=True, exist_ok=True)
-    machine = (
-        f"python {platform.python_version()}, torch {torch.__version__}, ray {ray.__version__}, {cores()} cores, "
-        f"waits x {options.slow_down:g}, load {os.getloadavg()[0]:.1f} before"
-    )
-    print(machine)
-    rows: list[dict[str, Any]] = []
+    told = f"{machine()}; as if each host had {options.cores_per_host:g} cores"
+    print(told)
+    rows: list[Told] = []
 
-    def save(found: list[dict[str, Any]]) -> None:
-        rows[:] = found
-        (options.out / "scaling.json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=2))
+    def save(row: Told) -> None:
+        rows.append(row)
+        (options.out / "scaling.json").write_text(json.dumps({"machine": told, "rows": rows}, indent=2))
 
     with tempfile.TemporaryDirectory() as folder:
-        write_images(Path(folder) / "images")
+        write_images(Path(folder) / "images", EXAMPLES)
         rounds_of(options, folder, save)
     print(table(rows))
     plot(rows, options.out / "scaling.png")

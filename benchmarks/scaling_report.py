@@ -17,6 +17,7 @@ BASELINE_ERROR = 0.03  # of the synchronous loop's time: beyond it, something el
 COLUMNS = (
     "series",
     "W",
+    "F",
     "M, d",
     "speed-up (range)",
     "ideal",
@@ -65,6 +66,7 @@ def table(rows: Rows) -> str:
         cells = (
             series,
             workers,
+            f"{found[0]['slow_down']:g}",
             f"{found[0]['shards_per_step']}, {found[0]['depth']}",
             f"{statistics.median(speedups):.2f} ({min(speedups):.2f} to {max(speedups):.2f})",
             f"{found[0]['ideal']:.1f}",

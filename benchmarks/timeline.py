@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from benchmarks import scaling, waiting
-from benchmarks.measure import header, machine, row
+from benchmarks.measure import header, machine, row, write_images
 from sparring.config import from_tree
 from sparring.training import train
 
@@ -173,8 +173,8 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     print(machine())
     with tempfile.TemporaryDirectory() as folder:
-        scaling.write_images(Path(folder) / "images")
-        waits = scaling.waits_us("80", 1.0, folder)
+        write_images(Path(folder) / "images", scaling.EXAMPLES)
+        waits = scaling.waits_us("80", scaling.arithmetic_of("80", folder), 1.0)
         traces = Path(folder) / "traces"
         traces.mkdir()
         os.environ[TRACE] = str(traces)

@@ -13,19 +13,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-import ray
 import torch
 
+from benchmarks.measure import in_a_fresh_process, machine
 from sparring.config import Config, from_tree
 from sparring.engines.threads import cores
 from sparring.queue.messages import Controls
@@ -78,12 +74,10 @@ def bare_seconds(threads: int, options: argparse.Namespace) -> dict[str, Any]:
     return {"seconds": time.perf_counter() - began}
 
 
-def in_a_fresh_process(what: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Run this module again for one engine, or for one number of threads; its last line is the answer."""
+def apart(what: str, options: argparse.Namespace) -> dict[str, Any]:
+    """One engine, or one number of threads, measured in a fresh process."""
     arguments = [f"--{name.replace('_', '-')}={value}" for name, value in vars(options).items() if value is not None]
-    command = [sys.executable, "-m", "benchmarks.wallclock", *arguments, f"--only={what}"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    answer: dict[str, Any] = in_a_fresh_process("benchmarks.wallclock", *arguments, f"--only={what}")
     return answer
 
 
@@ -104,17 +98,15 @@ def main() -> None:
         answer = bare_seconds(int(threads), options) if kind == "bare" else engine_seconds(kind, options)
         print(json.dumps(answer))
         return
-    print(
-        f"python {platform.python_version()}, torch {torch.__version__}, ray {ray.__version__}, {os.cpu_count()} cores"
-    )
+    print(machine())
     with tempfile.TemporaryDirectory() as folder:
         options.out = Path(folder)
         limits, ratios = [], []
         for turn in range(options.rounds):
-            bare = {n: in_a_fresh_process(f"bare-{n}", options)["seconds"] for n in (1, cores())}
+            bare = {n: apart(f"bare-{n}", options)["seconds"] for n in (1, cores())}
             limits.append(cores() * bare[cores()] / bare[1])
             order = ("sync", "ray") if turn % 2 == 0 else ("ray", "sync")
-            took = {engine: in_a_fresh_process(engine, options) for engine in order}
+            took = {engine: apart(engine, options) for engine in order}
             ratios.append(took["sync"]["seconds"] / took["ray"]["seconds"])
             print(
                 f"round {turn + 1}: sync {took['sync']['seconds']:.2f} s, ray {took['ray']['seconds']:.2f} s, "
