@@ -5,7 +5,7 @@
 A shard is 128 x 3 x 32 x 32. Through Redis (an embedded server, or the one that is named), one shard after the other,
 in one thread: bare, SET and GET of the same bytes; ours, lease, commit and receive, first with bytes that are ready and
 then with encoding and decoding. A snapshot is 60 tensors of 44 MB in all: a bare `ray.put`, against a publication
-through the object store (copy, put, notice), and how long it holds up a loop whose next change of the weights comes
+through the object store (put, notice), and how long it holds up a loop whose next change of the weights comes
 8 ms after it began (forward and backward pass of a step).
 """
 
@@ -35,7 +35,7 @@ from sparring.queue.messages import Controls, Key, Shard, Ticket
 from sparring.queue.server import EmbeddedServer
 from sparring.queue.transport import Lease, Transport
 from sparring.trainer.publishing import Publisher
-from sparring.trainer.snapshots import Arrays, RayRoute, Snapshot, SnapshotStore, copied_into
+from sparring.trainer.snapshots import Arrays, RayRoute, Snapshot, SnapshotStore
 
 SHAPE, EPSILON = (128, 3, 32, 32), 8 / 255
 TENSORS, NUMBERS = 60, 11_000_000
@@ -131,14 +131,11 @@ def _of_wire(path: Queue, repetitions: int) -> list[str]:
 
 def snapshots(repetitions: int) -> None:
     arrays: Arrays = {f"weights{n}": np.ones(NUMBERS // TENSORS, np.float32) for n in range(TENSORS)}
-    copies: Arrays = {}
     store: Any = ray.remote(SnapshotStore).options(num_cpus=0).remote()
     route, version, waits = RayRoute(store), 0, list[float]()
 
     def publish(fence: int, version: int, controls: Controls, copied: Any) -> int:
-        copied_into(copies, arrays)
-        copied()
-        route.publish(Snapshot(fence, version, controls, copies))
+        route.publish(Snapshot(fence, version, controls, arrays), copied)
         return 0
 
     def published() -> None:

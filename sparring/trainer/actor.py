@@ -26,7 +26,7 @@ from sparring.trainer.checkpoints import Checkpoint
 from sparring.trainer.loop import Loop
 from sparring.trainer.parts import Parts, prepare
 from sparring.trainer.session import Session
-from sparring.trainer.snapshots import Arrays, Route, Snapshot, copied_into, route, to_arrays
+from sparring.trainer.snapshots import Route, Snapshot, route, to_arrays
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,6 @@ class Trainer:
             norm=self.config.attack.norm,
         )
         self.device = device_for(self.config.trainer.device, self.config.trainer.num_gpus)
-        self.copies: Arrays = {}
         self.session: Session | None = None
         self.route: Route | None = None
 
@@ -127,8 +126,7 @@ class Trainer:
         assert self.session is not None
         assert self.route is not None
         arrays = to_arrays(self.session.learner.model, half=self.config.model.precision == "bf16")
-        if self.device.type == "cpu":  # they are the weights themselves
-            arrays = copied_into(self.copies, arrays)
-        copied()
-        self.route.publish(Snapshot(fence, version, controls, arrays))
+        if self.device.type != "cpu":  # there they are the weights themselves, until they are sent
+            copied()
+        self.route.publish(Snapshot(fence, version, controls, arrays), copied)
         return sum(array.nbytes for array in arrays.values())

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -49,8 +50,8 @@ class Snapshot(NamedTuple):
 class Route(Protocol):
     """How snapshots travel. Waiting methods return None when nothing came in time."""
 
-    def publish(self, snapshot: Snapshot) -> None:
-        """Broadcast it; the oldest that is kept is forgotten."""
+    def publish(self, snapshot: Snapshot, copied: Callable[[], None] = lambda: None) -> None:
+        """Broadcast it; the oldest that is kept is forgotten. Calls `copied` once its arrays may change."""
 
     def newer(self, order: tuple[int, int], timeout_s: float) -> Snapshot | None:
         """The newest snapshot, as soon as it is newer than `order`."""
@@ -60,7 +61,7 @@ class Route(Protocol):
 
 
 def to_arrays(model: nn.Module, *, half: bool = False) -> Arrays:
-    """Parameters and buffers as contiguous CPU arrays.
+    """Parameters and buffers as contiguous CPU arrays; those of a model on the CPU are its memory, not a copy.
 
     `half`: matrices and filters as bf16, which numpy holds as uint16. Where the attack passes them under autocast to
     bf16, nothing is lost.
@@ -75,16 +76,6 @@ def _array(tensor: Tensor, half: bool) -> np.ndarray[Any, Any]:
     whole = tensor.bfloat16().cpu().contiguous().view(torch.uint16) if half else tensor.cpu().contiguous()
     array: np.ndarray[Any, Any] = whole.numpy()
     return array
-
-
-def copied_into(copies: Arrays, arrays: Arrays) -> Arrays:
-    """`arrays` copied into the memory of an earlier call's: fresh memory would take several times as long."""
-    if copies.keys() != arrays.keys():
-        copies.clear()
-        copies.update({name: np.empty_like(array) for name, array in arrays.items()})
-    for name, array in arrays.items():
-        np.copyto(copies[name], array)
-    return copies
 
 
 def load_arrays(model: nn.Module, arrays: Arrays) -> None:
@@ -115,10 +106,10 @@ class QueueRoute:
     def __init__(self, transport: Transport, keep: int) -> None:
         self.transport, self.keep = transport, keep
 
-    def publish(self, snapshot: Snapshot) -> None:
-        self.transport.put_weights(
-            snapshot.fence, snapshot.version, snapshot.controls, save(snapshot.arrays), self.keep
-        )
+    def publish(self, snapshot: Snapshot, copied: Callable[[], None] = lambda: None) -> None:
+        packed = save(snapshot.arrays)
+        copied()
+        self.transport.put_weights(snapshot.fence, snapshot.version, snapshot.controls, packed, self.keep)
 
     def newer(self, order: tuple[int, int], timeout_s: float) -> Snapshot | None:
         return _unpacked(self.transport.newer_weights(order, timeout_s))
@@ -138,8 +129,9 @@ class RayRoute:
         self.store = store
         self._last: Any = None
 
-    def publish(self, snapshot: Snapshot) -> None:
+    def publish(self, snapshot: Snapshot, copied: Callable[[], None] = lambda: None) -> None:
         notice = Notice(snapshot.fence, snapshot.version, snapshot.controls, [ray.put(snapshot.arrays)])
+        copied()
         self._last = self.store.publish.remote(notice)
 
     def newer(self, order: tuple[int, int], timeout_s: float) -> Snapshot | None:

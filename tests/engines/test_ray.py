@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import ray
 
 from sparring.errors import UsageError
+from sparring.queue.connection import connect
 from sparring.queue.messages import Controls
-from sparring.trainer.snapshots import Notice, SnapshotStore
+from sparring.queue.transport import Transport
+from sparring.trainer.snapshots import Arrays, Notice, QueueRoute, RayRoute, Route, Snapshot, SnapshotStore
 from sparring.training import train
 from tests.engines.runs import Place, small, weights_of
 
@@ -125,6 +132,38 @@ def test_a_configuration_that_would_deadlock_is_refused_with_the_inequality(tmp_
     with pytest.raises(UsageError, match=r"max_staleness >= publish_every - 1 fails \(2 < 3\)"):
         train(small(tmp_path, staleness={"max_staleness": 2, "publish_every": 4}))
     assert not (tmp_path / "runs").exists()
+
+
+@contextmanager
+def route_of(kind: str, root: Path, shared_ray: Place) -> Iterator[Route]:
+    config = shared_ray(small(root))
+    if kind == "redis":
+        client = connect(str(config.queue.redis_url), os.environ[str(config.queue.password_env)], 10.0)
+        transport = Transport(client, "snapshots", lease_s=5.0, timeout_s=5.0)
+        transport.open()
+        yield QueueRoute(transport, 2)
+        transport.forget()
+        return
+    ray.init(address=config.ray.address, log_to_driver=False)
+    try:
+        yield RayRoute(ray.remote(SnapshotStore).options(num_cpus=0).remote())
+    finally:
+        ray.shutdown()
+
+
+@pytest.mark.parametrize("kind", ["redis", "object_store"])
+def test_weights_that_change_as_soon_as_they_may_reach_nobody(kind: str, tmp_path: Path, shared_ray: Place) -> None:
+    arrays: Arrays = {"large": np.zeros(300_000, np.float32), "small": np.zeros(3, np.float32)}
+
+    def change() -> None:
+        for array in arrays.values():
+            array.fill(7)
+
+    with route_of(kind, tmp_path, shared_ray) as route:
+        route.publish(Snapshot(1, 1, Controls(0.1), arrays), change)
+        found = route.newer((1, 0), 10.0)
+        assert found is not None and found.order == (1, 1)
+        assert arrays["large"].all() and not any(array.any() for array in found.arrays.values())
 
 
 async def _published(store: SnapshotStore, *orders: tuple[int, int]) -> None:
