@@ -307,13 +307,19 @@ class Transport:
         Raises:
             QueueFull: memory stayed full for queue.timeout_s.
         """
-        member = _member(lease.ticket.key)
         payload = encode_shard(shard, self.wire, self.norm)
-        if not self._put(lease, f"payload:{lease.fence}:{member}", payload):
-            return False
-        names = f"fence leases owners ready:{lease.fence} committed:{lease.fence} payload:{lease.fence}:{member}"
         score = shard.key.epoch * VERSIONS_PER_EPOCH + shard.version
-        return bool(self._of_lease("commit", names, lease, score))
+        deadline, pause_s = time.monotonic() + self.timeout_s, 0.01
+        while True:
+            try:
+                return bool(self._retry(partial(self._push, lease, payload, score)))
+            except failures.OutOfMemoryError as error:
+                if time.monotonic() > deadline:
+                    self._full(len(payload), error)
+            if not self.renew(lease):
+                return False
+            time.sleep(min(pause_s, self.lease_s / 4))
+            pause_s = min(2 * pause_s, 0.5)
 
     def hand_back(self, lease: Lease) -> bool:
         """Give the ticket back unfinished, through no fault of its own. False: the lease was lost already."""
@@ -439,21 +445,19 @@ class Transport:
         names = f"fence leases owners returned {payload}"
         return bool(self._of_lease("release", names, lease, f"{reason}\n{detail}"))
 
-    def _put(self, lease: Lease, name: str, payload: bytes) -> bool:
-        """SET with an expiry, patiently while memory is full; False when the lease was lost meanwhile."""
-        expiry_ms = 4 * _milliseconds(self.lease_s)
-        deadline, pause_s = time.monotonic() + self.timeout_s, 0.01
-        while True:
-            try:
-                self._retry(lambda: self._redis.set(self._key(name), payload, px=expiry_ms))
-                return True
-            except failures.OutOfMemoryError as error:
-                if time.monotonic() > deadline:
-                    self._full(len(payload), error)
-            if not self.renew(lease):
-                return False
-            time.sleep(min(pause_s, self.lease_s / 4))
-            pause_s = min(2 * pause_s, 0.5)
+    def _push(self, lease: Lease, payload: bytes, score: int) -> int:
+        """SET with an expiry and the commit in one round trip; raises OutOfMemoryError, with nothing done."""
+        member, script = _member(lease.ticket.key), self._scripts["commit"]
+        names = f"fence leases owners ready:{lease.fence} committed:{lease.fence} payload:{lease.fence}:{member}"
+        keys, arguments = [self._key(name) for name in names.split()], (lease.fence, member, lease.worker, score)
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.set(keys[-1], payload, px=4 * _milliseconds(self.lease_s))
+        pipe.evalsha(script.sha, len(keys), *keys, *arguments)
+        try:
+            accepted: int = pipe.execute()[1]
+        except failures.NoScriptError:  # the server does not know it yet
+            accepted = script(keys=keys, args=arguments)
+        return accepted
 
     def _full(self, size: int, error: Exception) -> NoReturn:
         raise QueueFull(

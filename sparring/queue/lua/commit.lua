@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
 -- Makes a shard ready and its payload lasting, in one step, if its lease is live, this worker's and of the current
 -- fence; else the payload is deleted (a late commit is fenced out). Committing again what was committed changes
--- nothing and returns 1, so a lost reply does no harm.
+-- nothing and returns 1, so a lost reply does no harm. Without a payload (its SET, sent along, was refused) nothing is
+-- done.
 -- KEYS: fence leases owners ready committed payload. ARGV: fence member worker score.
 if redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('HEXISTS', KEYS[5], ARGV[2]) == 1 then
   redis.call('PERSIST', KEYS[6])
@@ -15,9 +16,9 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] or deadline <= now
   redis.call('UNLINK', KEYS[6])
   return 0
 end
+if redis.call('PERSIST', KEYS[6]) == 0 then return 0 end
 redis.call('ZREM', KEYS[2], ARGV[2])
 redis.call('HDEL', KEYS[3], ARGV[2])
-redis.call('PERSIST', KEYS[6])
 redis.call('HSET', KEYS[5], ARGV[2], ARGV[4])
 redis.call('ZADD', KEYS[4], ARGV[4], ARGV[2])
 return 1
