@@ -41,6 +41,7 @@ SPANS = {
     "sparring.trainer.loop:Loop._attack_a_little": "attack",
     "sparring.queue.transport:Transport.lease": "wait: ticket",
     "sparring.queue.transport:encode_shard": "encode",
+    "sparring.workers.actor:Worker.settle_push": "wait: push",
     "sparring.queue.transport:Transport.commit": "push",
     "sparring.queue.transport:Transport.receive": "wait: pop",
     "sparring.queue.transport:decode_shard": "decode",

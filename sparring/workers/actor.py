@@ -1,6 +1,7 @@
 """The worker as a Ray actor: lease tickets, attack with the newest weights, commit their shards, again.
 
-In slots a worker has several tickets in work and leases the next one while slots are free (see `Slots`); else one.
+In slots a worker has several tickets in work and leases the next one while slots are free (see `Slots`); else one. A
+shard is sent while the next one is made.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from sparring.errors import SparringError
 from sparring.models.forward import for_training
 from sparring.observe.logs import to_file
 from sparring.queue.connection import connect
-from sparring.queue.messages import Key, Shard
+from sparring.queue.messages import Key
 from sparring.queue.transport import Lease, Stop, Transport
 from sparring.runs import Run
 from sparring.trainer.actor import device_for
@@ -34,6 +35,7 @@ from sparring.trainer.snapshots import route
 from sparring.workers.allocator import CLASSES
 from sparring.workers.attackers import attacker_of
 from sparring.workers.gpu import gpu_reading
+from sparring.workers.pushing import Pusher
 from sparring.workers.weights import Weights
 
 log = logging.getLogger(__name__)
@@ -89,6 +91,7 @@ class Worker:
             timeout_s=self.config.trainer.wait_timeout_s,
         )
         self.leases: dict[tuple[int, Key], Lease] = {}  # of the tickets in work, by fence and key
+        self.pusher = Pusher(self.transport.commit)
         self.lost: deque[Lease] = deque()  # what the heartbeat could not renew
         self.stopping = threading.Event()
         self.leave_by: float | None = None  # once it is to leave: until then it may finish what it has
@@ -114,6 +117,7 @@ class Worker:
                 self.take_tickets()
                 self.free_lost()
                 self.advance()
+                self.settle_push(wait=False)
             self._hand_all_back()
         finally:
             self.stopping.set()
@@ -155,8 +159,26 @@ class Worker:
                 self._fail(lease, error)
             return
         for shard in shards:
-            self._commit(self.leases[shard.fence, shard.key], shard)
+            self.settle_push()
+            self.pusher.start(self.leases.pop((shard.fence, shard.key)), shard)
         self.counts["busy_seconds"] += time.monotonic() - began
+
+    def settle_push(self, wait: bool = True) -> None:
+        """Count the shard that has been sent; a push that raises costs its ticket one attempt."""
+        push = self.pusher.settled(wait)
+        if push is None:
+            return
+        error, shard = push.accepted.exception(), push.shard
+        if isinstance(error, FAILURES):
+            self._fail(push.lease, error)
+        elif not push.accepted.result():
+            self.counts["abandoned"] += 1
+        else:
+            self.counts["shards"] += 1
+            self.counts["gradients"] += shard.gradients
+            self.counts["attack_seconds"] = shard.attack_seconds
+            for name, count in zip(CLASSES, shard.classes, strict=True):
+                self.counts["allocated"][name] += count
 
     def _may_take(self) -> bool:
         free = self.attacker.room and len(self.leases) < self.most_tickets
@@ -182,10 +204,12 @@ class Worker:
                 del self.leases[lease.owner]
 
     def renew(self) -> None:
-        """Renew the leases of all tickets in work and note those that are lost."""
+        """Renew the leases of all tickets in work and note those that are lost; that of a shard under way too."""
         for owner, lease in self.leases.copy().items():
             if not self.beating.renew(lease) and self.leases.get(owner) is lease:
                 self.lost.append(lease)
+        if (push := self.pusher.under_way) is not None:
+            self.beating.renew(push.lease)
 
     def _begin(self, lease: Lease) -> None:
         """Take a ticket into work under the newest weights."""
@@ -222,25 +246,9 @@ class Worker:
             self._hand_back(lease)
         return ready
 
-    def _commit(self, lease: Lease, shard: Shard) -> None:
-        try:
-            accepted = self.transport.commit(lease, shard)
-        except FAILURES as error:
-            self._fail(lease, error)
-            return
-        del self.leases[lease.owner]
-        if not accepted:
-            self.counts["abandoned"] += 1
-            return
-        self.counts["shards"] += 1
-        self.counts["gradients"] += shard.gradients
-        self.counts["attack_seconds"] = shard.attack_seconds
-        for name, count in zip(CLASSES, shard.classes, strict=True):
-            self.counts["allocated"][name] += count
-
     def _fail(self, lease: Lease, error: Exception) -> None:
         log.error("ticket %s failed", lease.ticket.key, exc_info=error)
-        del self.leases[lease.owner]
+        self.leases.pop(lease.owner, None)
         self.transport.fail(lease, f"{type(error).__name__}: {str(error)[:500]}")
 
     def _hand_back(self, lease: Lease) -> None:
@@ -249,6 +257,7 @@ class Worker:
         self.transport.hand_back(lease)
 
     def _hand_all_back(self) -> None:
+        self.settle_push()
         self.attacker.clear()
         for lease in list(self.leases.values()):
             self._hand_back(lease)

@@ -20,7 +20,7 @@ from sparring.errors import UsageError
 from sparring.models import build
 from sparring.queue.messages import Controls, Key, Shard, Ticket
 from sparring.queue.server import EmbeddedServer
-from sparring.queue.transport import Stop, Transport
+from sparring.queue.transport import Lease, QueueFull, Stop, Transport
 from sparring.runs import create
 from sparring.trainer.parts import prepare
 from sparring.trainer.snapshots import QueueRoute, Snapshot, to_arrays
@@ -264,6 +264,7 @@ class Scene:
         for _ in range(100):
             self.worker.free_lost()
             self.worker.advance()
+        self.worker.settle_push()
         keys = []
         while (received := self.trainer.receive(0.0)) is not None:
             assert isinstance(received, Shard)
@@ -305,6 +306,61 @@ def test_an_attack_that_raises_costs_every_ticket_in_work_one_attempt(scene: Sce
     assert sorted(each.key.number for each in lost) == [0, 1, 2]
     assert all(each.reason == "failed" and "out of memory" in each.detail for each in lost)
     assert not scene.worker.leases and scene.worker.attacker.room
+
+
+def test_a_shard_is_sent_beside_the_next_attack_and_its_lease_is_renewed_meanwhile(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, commit, renew, renewed = (
+        threading.Event(),
+        scene.worker.pusher._commit,
+        scene.worker.beating.renew,
+        list[Lease](),
+    )
+
+    def slow(lease: Lease, shard: Shard) -> bool:
+        assert len(scene.worker.leases) > 0 or go.wait(10)  # the last of the three
+        return commit(lease, shard)
+
+    def note(lease: Lease) -> bool:
+        renewed.append(lease)
+        return renew(lease)
+
+    scene.worker.pusher._commit = slow
+    while scene.worker.leases:
+        scene.worker.advance()
+    push = scene.worker.pusher.under_way
+    assert push is not None and scene.trainer.sizes().leased == 1
+    before = scene.worker.counts["shards"]
+    scene.worker.settle_push(wait=False)
+    monkeypatch.setattr(scene.worker.beating, "renew", note)
+    scene.worker.renew()
+    assert push.lease in renewed and scene.worker.counts["shards"] == before
+    go.set()
+    scene.worker.settle_push()
+    assert push.accepted.result() and scene.worker.counts["shards"] == before + 1
+
+
+@pytest.mark.parametrize("fault", ["refused", "lost"])
+def test_a_shard_that_is_not_taken_costs_its_own_ticket_alone(scene: Scene, fault: str) -> None:
+    commit = scene.worker.pusher._commit
+    tried: list[Key] = []
+
+    def faulty(lease: Lease, shard: Shard) -> bool:
+        tried.append(shard.key)
+        if len(tried) > 1:
+            return commit(lease, shard)
+        if fault == "refused":
+            raise QueueFull("no memory for a shard")
+        scene.trainer.hand_back(lease)  # as the server does where a lease runs out
+        return commit(lease, shard)
+
+    scene.worker.pusher._commit = faulty
+    committed = scene.finish()
+    (back,) = scene.trainer.expired(scene.fence)
+    assert back.key == tried[0] and sorted([back.key, *committed]) == [Key(0, n, 0) for n in range(3)]
+    assert back.reason == ("failed" if fault == "refused" else "handed_back")
+    assert scene.worker.counts["abandoned"] == (0 if fault == "refused" else 1)
 
 
 def test_a_worker_that_is_told_to_stop_hands_all_its_tickets_back(scene: Scene) -> None:
