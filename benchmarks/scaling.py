@@ -65,10 +65,11 @@ class Series:
     exchange: bool = False
     refresh: int = 0
     of_step: int | None = None
+    bound: int = BOUND
 
     def sizes(self, workers: int) -> tuple[int, int]:
         """Shards a step, and depth."""
-        return SHARDS_PER_STEP_AND_DEPTH[workers] if self.of_step is None else (self.of_step, 3)
+        return SHARDS_PER_STEP_AND_DEPTH[workers] if self.of_step is None else (self.of_step, 2)
 
     def ideal(self, workers: int) -> float:
         """Speed-up over the synchronous loop that nothing can exceed; refreshing makes steps longer."""
@@ -79,7 +80,7 @@ class Series:
 SERIES = {
     "80": Series(80.0),
     "320": Series(320.0),
-    "exchange": Series(80.0, ATTACK_STEPS, exchange=True, of_step=1),
+    "exchange": Series(80.0, ATTACK_STEPS, exchange=True, of_step=1, bound=6),
     "refresh": Series(80.0, ATTACK_STEPS, exchange=True, refresh=1, of_step=8),
 }
 
@@ -108,7 +109,7 @@ class Row:
                 "optimizer": {"name": "sgd", "lr": 1e-3},
                 "train": {"epochs": 2000, "batch_size": BATCH, "shards_per_step": of_step},
                 "staleness": {
-                    "max_staleness": BOUND,
+                    "max_staleness": series.bound,
                     "depth": depth,
                     "exchange": series.exchange,
                     "refresh": 0 if alone else series.refresh,

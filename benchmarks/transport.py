@@ -5,8 +5,8 @@
 A shard is 128 x 3 x 32 x 32. Through Redis (an embedded server, or the one that is named), one shard after the other,
 in one thread: bare, SET and GET of the same bytes; ours, lease, commit and receive, first with bytes that are ready and
 then with encoding and decoding. A snapshot is 60 tensors of 44 MB in all: a bare `ray.put`, against a publication
-through the object store (put, notice), and how long it holds up a loop whose next change of the weights comes
-8 ms after it began (forward and backward pass of a step).
+through the object store (put, notice), and how long it holds up a loop whose next change of the weights comes 8 or
+16 ms after it began: a step's forward and backward pass on one shard or two, of which a sleep takes the place.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from benchmarks.measure import header, in_turn, machine, row, spread
 from sparring.attacks.norms import project_ball
 from sparring.queue.codec import Wire, decode_shard, encode_shard
 from sparring.queue.connection import connect
-from sparring.queue.messages import Controls, Key, Shard, Ticket
+from sparring.queue.messages import Controls, Key, Lease, Shard, Ticket
 from sparring.queue.server import EmbeddedServer
-from sparring.queue.transport import Lease, Transport
+from sparring.queue.transport import Transport
 from sparring.trainer.publishing import Publisher
 from sparring.trainer.snapshots import Arrays, RayRoute, Snapshot, SnapshotStore
 
 SHAPE, EPSILON = (128, 3, 32, 32), 8 / 255
 TENSORS, NUMBERS = 60, 11_000_000
-STEP_S = 0.008
+STEPS_S = (0.008, 0.016)
 WIRES: tuple[Wire, ...] = ("int8", "sign", "exact")
 
 
@@ -132,7 +132,8 @@ def _of_wire(path: Queue, repetitions: int) -> list[str]:
 def snapshots(repetitions: int) -> None:
     arrays: Arrays = {f"weights{n}": np.ones(NUMBERS // TENSORS, np.float32) for n in range(TENSORS)}
     store: Any = ray.remote(SnapshotStore).options(num_cpus=0).remote()
-    route, version, waits = RayRoute(store), 0, list[float]()
+    route, version = RayRoute(store), 0
+    waits: dict[float, list[float]] = {step_s: [] for step_s in STEPS_S}
 
     def publish(fence: int, version: int, controls: Controls, copied: Any) -> int:
         route.publish(Snapshot(fence, version, controls, arrays), copied)
@@ -145,12 +146,12 @@ def snapshots(repetitions: int) -> None:
 
     publisher = Publisher(publish, 60.0)
 
-    def beside_a_step() -> None:
+    def beside_a_step(step_s: float) -> None:
         nonlocal version
         version += 1
         publisher.start(1, version, Controls(EPSILON))
-        time.sleep(STEP_S)
-        waits.append(publisher.until_copied())
+        time.sleep(step_s)
+        waits[step_s].append(publisher.until_copied())
         publisher.settle()
 
     bare: list[Any] = []
@@ -158,12 +159,21 @@ def snapshots(repetitions: int) -> None:
     def put() -> None:
         bare[:] = [ray.put(arrays)]
 
-    took = in_turn({"bare": put, "ours": published, "beside": beside_a_step}, repetitions)
+    beside = {f"{step_s}": partial(beside_a_step, step_s) for step_s in STEPS_S}
+    took = in_turn({"bare": put, "ours": published, **beside}, repetitions)
     publisher.close()
     ratios = [ours / alone for ours, alone in zip(took["ours"], took["bare"], strict=True)]
     print(f"\nsnapshots of {4 * NUMBERS / 1e6:.0f} MB, ms\n")
-    print(header("bare ray.put", "a publication", "over ray.put", "holds the loop up for"))
-    print(row(spread(_ms(took["bare"])), spread(_ms(took["ours"])), spread(ratios), spread(_ms(waits))))
+    print(
+        header(
+            "bare ray.put",
+            "a publication",
+            "over ray.put",
+            *(f"holds up a step of {1000 * step_s:g} ms" for step_s in STEPS_S),
+        )
+    )
+    held = [spread(_ms(seconds)) for seconds in waits.values()]
+    print(row(spread(_ms(took["bare"])), spread(_ms(took["ours"])), spread(ratios), *held))
 
 
 def _ms(seconds: list[float]) -> list[float]:

@@ -25,9 +25,10 @@ from sparring.engines.nodes import ask_for_nodes, let_nodes_go, share_of
 from sparring.errors import SparringError, UsageError
 from sparring.observe.state import RunState
 from sparring.queue.connection import check_server, connect, password_of, raise_limit
+from sparring.queue.messages import Wish
 from sparring.queue.server import EmbeddedServer
 from sparring.queue.sizing import kept_snapshots, needed_memory, through_object_store
-from sparring.queue.transport import Transport, Wish
+from sparring.queue.transport import Transport
 from sparring.runs import Run, write_atomically
 from sparring.signals import stopping_on_signals
 from sparring.trainer.actor import Trainer

@@ -1,8 +1,9 @@
-"""What travels: a ticket to a worker, a shard back to the trainer."""
+"""What travels (a ticket to a worker, a shard back to the trainer), and what the queue tells of it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import NamedTuple
 
 from torch import Tensor
@@ -69,3 +70,76 @@ class Shard:
     gradients: int = 0
     classes: tuple[int, int, int] = (0, 0, 0)
     views: Tensor | None = field(default=None, repr=False)
+
+
+class Stop(Enum):
+    """What a worker is given instead of a lease: the run stops, or this worker is to end what it has and leave."""
+
+    STOP = "stop"
+    DRAIN = "drain"
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A ticket in one worker's hands until the deadline that Redis keeps; `version_now` is the newest published."""
+
+    ticket: Ticket
+    version_now: int
+    fence: int
+    worker: str
+
+    @property
+    def owner(self) -> tuple[int, Key]:
+        """What tells a worker's tickets apart, across resumes too."""
+        return self.ticket.fence, self.ticket.key
+
+
+class Weights(NamedTuple):
+    """A snapshot on its way: what `sparring.trainer.snapshots` packs and unpacks."""
+
+    fence: int
+    version: int
+    controls: Controls
+    arrays: bytes
+
+
+class Missing(NamedTuple):
+    """A committed shard whose payload is gone or unreadable: it counts as lost."""
+
+    key: Key
+    reason: str
+    detail: str = ""
+    fence: int = 0
+
+
+class Returned(NamedTuple):
+    """An attempt that will not come: lease_expired, handed_back, or failed (`detail` is the worker's error)."""
+
+    key: Key
+    reason: str
+    detail: str = ""
+
+
+class Wish(NamedTuple):
+    """How many workers the run is to have, and the names of those that are to leave or have left."""
+
+    workers: int
+    leaving: frozenset[str]
+
+
+class Sizes(NamedTuple):
+    """How much of each the queue holds now."""
+
+    tickets: int
+    leased: int
+    ready: int
+
+
+class Usage(NamedTuple):
+    """Memory of the queue's server and its limit (None: it has none); bytes in and out since its start, of all its
+    clients."""
+
+    memory_bytes: int
+    limit_bytes: int | None
+    received_bytes: int
+    sent_bytes: int

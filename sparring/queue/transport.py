@@ -18,12 +18,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import Enum
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 import msgpack  # type: ignore[import-untyped]
 import redis
@@ -41,7 +39,20 @@ from sparring.queue.codec import (
     encode_ticket,
 )
 from sparring.queue.connection import describe, with_retries
-from sparring.queue.messages import Controls, Key, Shard, Ticket
+from sparring.queue.messages import (
+    Controls,
+    Key,
+    Lease,
+    Missing,
+    Returned,
+    Shard,
+    Sizes,
+    Stop,
+    Ticket,
+    Usage,
+    Weights,
+    Wish,
+)
 
 T = TypeVar("T")
 
@@ -61,79 +72,6 @@ class QueueLost(SparringError):
 
 class FencedOut(SparringError):
     """A later start or resume of the run has taken over."""
-
-
-class Stop(Enum):
-    """What a worker is given instead of a lease: the run stops, or this worker is to end what it has and leave."""
-
-    STOP = "stop"
-    DRAIN = "drain"
-
-
-@dataclass(frozen=True)
-class Lease:
-    """A ticket in one worker's hands until the deadline that Redis keeps; `version_now` is the newest published."""
-
-    ticket: Ticket
-    version_now: int
-    fence: int
-    worker: str
-
-    @property
-    def owner(self) -> tuple[int, Key]:
-        """What tells a worker's tickets apart, across resumes too."""
-        return self.ticket.fence, self.ticket.key
-
-
-class Weights(NamedTuple):
-    """A snapshot on its way: what `sparring.trainer.snapshots` packs and unpacks."""
-
-    fence: int
-    version: int
-    controls: Controls
-    arrays: bytes
-
-
-class Missing(NamedTuple):
-    """A committed shard whose payload is gone or unreadable: it counts as lost."""
-
-    key: Key
-    reason: str
-    detail: str = ""
-    fence: int = 0
-
-
-class Returned(NamedTuple):
-    """An attempt that will not come: lease_expired, handed_back, or failed (`detail` is the worker's error)."""
-
-    key: Key
-    reason: str
-    detail: str = ""
-
-
-class Wish(NamedTuple):
-    """How many workers the run is to have, and the names of those that are to leave or have left."""
-
-    workers: int
-    leaving: frozenset[str]
-
-
-class Sizes(NamedTuple):
-    """How much of each the queue holds now."""
-
-    tickets: int
-    leased: int
-    ready: int
-
-
-class Usage(NamedTuple):
-    """Memory of the queue's server and its limit (None: it has none); bytes in and out since its start, of all its
-    clients."""
-
-    memory_bytes: int
-    limit_bytes: int | None
-    received_bytes: int
-    sent_bytes: int
 
 
 Received = Shard | Missing

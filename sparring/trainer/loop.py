@@ -27,8 +27,8 @@ from sparring.config import depth, exchanges, tickets_at_once, with_workers
 from sparring.engines.threads import trainer_attacks, trainer_threads, trainer_would_idle
 from sparring.errors import SparringError
 from sparring.queue.ledger import Ledger
-from sparring.queue.messages import Controls, Key, Shard, Ticket
-from sparring.queue.transport import Lease, Missing, QueueLost, Transport
+from sparring.queue.messages import Controls, Key, Lease, Missing, Shard, Ticket
+from sparring.queue.transport import QueueLost, Transport
 from sparring.trainer.checkpoints import Checkpoint
 from sparring.trainer.parts import Parts
 from sparring.trainer.publishing import Publish, Publisher

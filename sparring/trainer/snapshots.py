@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from sparring.config import Config
 from sparring.models.forward import plain
-from sparring.queue.messages import Controls
+from sparring.queue.messages import Controls, Weights
 from sparring.queue.sizing import kept_snapshots, through_object_store
-from sparring.queue.transport import Transport, Weights
+from sparring.queue.transport import Transport
 
 log = logging.getLogger(__name__)
 Arrays = dict[str, "np.ndarray[Any, Any]"]

@@ -26,8 +26,8 @@ from sparring.errors import SparringError
 from sparring.models.forward import for_training
 from sparring.observe.logs import to_file
 from sparring.queue.connection import connect
-from sparring.queue.messages import Key
-from sparring.queue.transport import Lease, Stop, Transport
+from sparring.queue.messages import Key, Lease, Shard, Stop
+from sparring.queue.transport import Transport
 from sparring.runs import Run
 from sparring.trainer.actor import device_for
 from sparring.trainer.parts import prepare
@@ -91,6 +91,7 @@ class Worker:
             timeout_s=self.config.trainer.wait_timeout_s,
         )
         self.leases: dict[tuple[int, Key], Lease] = {}  # of the tickets in work, by fence and key
+        self.made: list[tuple[Lease, Shard]] = []  # not yet on their way
         self.pusher = Pusher(self.transport.commit)
         self.lost: deque[Lease] = deque()  # what the heartbeat could not renew
         self.stopping = threading.Event()
@@ -131,18 +132,30 @@ class Worker:
             torch.set_num_threads(threads)
 
     def take_tickets(self) -> None:
-        """Lease as many tickets as there is room for; waits for one only where there is nothing else to do."""
+        """Lease as many tickets as there is room for; waits for one only where there is nothing else to do.
+
+        What has been made is pushed after the first look: at the same time the two would hold each other up.
+        """
         while self._may_take():
             began = time.monotonic()
-            lease = self.transport.lease(self.name, 0.0 if self.leases else LEASE_WAIT_S)
+            lease = self.transport.lease(self.name, 0.0 if self.leases or self.made else LEASE_WAIT_S)
             if not self.leases:
                 self.counts["wait_seconds"]["ticket"] += time.monotonic() - began
+            self.push_made()
             if isinstance(lease, Stop):
                 self.heed(lease)
             elif lease is None:
                 return
             else:
                 self._begin(lease)
+        self.push_made()
+
+    def push_made(self) -> None:
+        """Send what has been made, one shard after the other; the last one's way is not waited for."""
+        for lease, shard in self.made:
+            self.settle_push()
+            self.pusher.start(lease, shard)
+        self.made.clear()
 
     def advance(self) -> None:
         """One attack step on all tickets in work; an attack that raises costs each of them one attempt."""
@@ -158,9 +171,7 @@ class Worker:
             for lease in list(self.leases.values()):
                 self._fail(lease, error)
             return
-        for shard in shards:
-            self.settle_push()
-            self.pusher.start(self.leases.pop((shard.fence, shard.key)), shard)
+        self.made += [(self.leases.pop((shard.fence, shard.key)), shard) for shard in shards]
         self.counts["busy_seconds"] += time.monotonic() - began
 
     def settle_push(self, wait: bool = True) -> None:
@@ -204,12 +215,15 @@ class Worker:
                 del self.leases[lease.owner]
 
     def renew(self) -> None:
-        """Renew the leases of all tickets in work and note those that are lost; that of a shard under way too."""
+        """Renew the leases of all tickets in work and note those that are lost; those of shards under way too."""
         for owner, lease in self.leases.copy().items():
             if not self.beating.renew(lease) and self.leases.get(owner) is lease:
                 self.lost.append(lease)
+        leaving = [lease for lease, _ in self.made.copy()]
         if (push := self.pusher.under_way) is not None:
-            self.beating.renew(push.lease)
+            leaving.append(push.lease)
+        for lease in leaving:
+            self.beating.renew(lease)
 
     def _begin(self, lease: Lease) -> None:
         """Take a ticket into work under the newest weights."""
@@ -257,6 +271,7 @@ class Worker:
         self.transport.hand_back(lease)
 
     def _hand_all_back(self) -> None:
+        self.push_made()
         self.settle_push()
         self.attacker.clear()
         for lease in list(self.leases.values()):

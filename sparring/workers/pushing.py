@@ -6,8 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
-from sparring.queue.messages import Shard
-from sparring.queue.transport import Lease
+from sparring.queue.messages import Lease, Shard
 
 
 class Push(NamedTuple):

@@ -59,8 +59,8 @@ def epochs_of(run: Run) -> dict[int, Counter[int]]:
     return epochs
 
 
-def assert_every_example_was_used_once(run: Run, epochs: int = 2, shards: int = SHARDS) -> None:
-    assert epochs_of(run) == {epoch: Counter(range(shards)) for epoch in range(epochs)}
+def assert_every_example_was_used_once(run: Run, shards: int = SHARDS) -> None:
+    assert epochs_of(run) == {epoch: Counter(range(shards)) for epoch in range(2)}
 
 
 def slow(root: Path, **groups: Any) -> Config:

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from sparring.queue.ledger import Ledger
-from sparring.queue.messages import Key, Shard, Ticket
+from sparring.queue.messages import Key, Lease, Shard, Ticket
 from sparring.queue.server import EmbeddedServer
-from sparring.queue.transport import Lease, QueueLost, Transport
+from sparring.queue.transport import QueueLost, Transport
 
 WORKERS = ("w0", "w1", "w2")
 SERVERS: list[EmbeddedServer] = []

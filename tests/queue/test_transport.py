@@ -21,20 +21,9 @@ import torch
 from sparring.errors import SparringError
 from sparring.queue import transport as module
 from sparring.queue.connection import QueueUnavailable, check_server, connect
-from sparring.queue.messages import Controls, Key, Shard, Ticket
+from sparring.queue.messages import Controls, Key, Lease, Missing, Shard, Sizes, Stop, Ticket, Wish
 from sparring.queue.server import EmbeddedServer, find_server
-from sparring.queue.transport import (
-    FencedOut,
-    Lease,
-    Missing,
-    QueueFull,
-    QueueLost,
-    Received,
-    Sizes,
-    Stop,
-    Transport,
-    Wish,
-)
+from sparring.queue.transport import FencedOut, QueueFull, QueueLost, Received, Transport
 from tests.waiting import wait_for
 
 MIB = 1 << 20

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from sparring.errors import SparringError
 from sparring.observe.state import RunState
-from sparring.queue.messages import Controls
+from sparring.queue.messages import Controls, Lease
 from sparring.queue.server import EmbeddedServer
-from sparring.queue.transport import Lease, Transport
+from sparring.queue.transport import Transport
 from sparring.runs import create
 from sparring.trainer.loop import Loop
 from sparring.trainer.parts import prepare

@@ -18,9 +18,9 @@ from sparring.config import Config, from_tree, slots_of, tickets_at_once
 from sparring.data import Dataset, load
 from sparring.errors import UsageError
 from sparring.models import build
-from sparring.queue.messages import Controls, Key, Shard, Ticket
+from sparring.queue.messages import Controls, Key, Lease, Shard, Stop, Ticket
 from sparring.queue.server import EmbeddedServer
-from sparring.queue.transport import Lease, QueueFull, Stop, Transport
+from sparring.queue.transport import QueueFull, Transport
 from sparring.runs import create
 from sparring.trainer.parts import prepare
 from sparring.trainer.snapshots import QueueRoute, Snapshot, to_arrays
@@ -264,6 +264,7 @@ class Scene:
         for _ in range(100):
             self.worker.free_lost()
             self.worker.advance()
+        self.worker.push_made()
         self.worker.settle_push()
         keys = []
         while (received := self.trainer.receive(0.0)) is not None:
@@ -319,16 +320,17 @@ def test_a_shard_is_sent_beside_the_next_attack_and_its_lease_is_renewed_meanwhi
     )
 
     def slow(lease: Lease, shard: Shard) -> bool:
-        assert len(scene.worker.leases) > 0 or go.wait(10)  # the last of the three
+        assert shard.key != last or go.wait(10)
         return commit(lease, shard)
 
     def note(lease: Lease) -> bool:
         renewed.append(lease)
         return renew(lease)
 
-    scene.worker.pusher._commit = slow
     while scene.worker.leases:
         scene.worker.advance()
+    last, scene.worker.pusher._commit = scene.worker.made[-1][1].key, slow
+    scene.worker.push_made()
     push = scene.worker.pusher.under_way
     assert push is not None and scene.trainer.sizes().leased == 1
     before = scene.worker.counts["shards"]
