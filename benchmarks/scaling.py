@@ -256,12 +256,12 @@ def beside_the_loop(name: str, workers: int, arithmetic: tuple[float, float], fo
     sync_s, ideal = slow_down * (series.attack_ms + STEP_MS) / 1000, series.ideal(workers)
     of_step, depth = series.sizes(workers)
     waits = waits_us(name, arithmetic, slow_down)
-    sync_seconds, seconds = (
-        max(options.seconds, LEAST_STEPS * shards * sync_s / by) for shards, by in ((1, 1.0), (of_step, ideal))
-    )
-    alone = Row(name, 0, waits, sync_seconds, folder, slow_down)
-    rate = apart("run", alone, WAITING_JITTER="0")["shards_per_second"]  # nobody marches in step with it
-    told = apart("run", Row(name, workers, waits, seconds, folder, slow_down))
+
+    def row(count: int, steps_s: float) -> Row:
+        return Row(name, count, waits, max(options.seconds, LEAST_STEPS * steps_s), folder, slow_down)
+
+    alone = apart("run", row(0, sync_s), WAITING_JITTER="0")  # nobody marches in step with it
+    told, rate = apart("run", row(workers, of_step * sync_s / ideal)), alone["shards_per_second"]
     speedup = told["shards_per_second"] / rate
     return {
         "series": name,

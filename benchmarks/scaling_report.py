@@ -13,6 +13,7 @@ from typing import Any
 
 Rows = list[dict[str, Any]]
 LEAST_EFFICIENCY, MOST_STALENESS, LEAST_BUSY, FULL_CORES = 0.95, 2.0, 0.97, 0.9
+POWERS = [2, 4, 8, 16, 32]  # of the speed-up's scale
 BASELINE_ERROR = 0.03  # of the synchronous loop's time: beyond it, something else ran on the machine
 COLUMNS = (
     "series",
@@ -103,7 +104,10 @@ def plot(rows: Rows, path: Path) -> None:
     below.set(ylabel="mean staleness, steps", xlabel="workers", ylim=(0, None))
     below.axhline(MOST_STALENESS, color="grey", linewidth=0.8)
     ticks = sorted({workers for _, workers in groups})
-    below.set_xticks(ticks, map(str, ticks), minor=False)
+    for set_ticks in (below.set_xticks, above.set_yticks):
+        set_ticks([], minor=True)
+    below.set_xticks(ticks, map(str, ticks))
+    above.set_yticks(POWERS, map(str, POWERS))
     above.legend(fontsize="small")
     figure.savefig(path, dpi=120)
 
