@@ -273,6 +273,7 @@ def beside_the_loop(name: str, workers: int, arithmetic: tuple[float, float], fo
         "sync_ms_wanted": 1000 * sync_s,
         "speedup": speedup,
         "ideal": ideal,
+        "saturated": workers >= series.attack_ms / STEP_MS,
         "efficiency": speedup / ideal,
         **told,
     }

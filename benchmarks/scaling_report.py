@@ -48,13 +48,12 @@ def median(rows: Rows, name: str) -> float:
 
 def missed(rows: Rows) -> list[str]:
     """Which bars the row does not hold, by its medians."""
-    saturated = rows[0]["ideal"] < rows[0]["workers"] + 1
     bars = {
         "baseline": all(abs(row["sync_ms"] / row["sync_ms_wanted"] - 1) <= BASELINE_ERROR for row in rows),
         "efficiency": median(rows, "efficiency") >= LEAST_EFFICIENCY,
         "staleness": median(rows, "staleness_mean") <= MOST_STALENESS,
         "drops": max(row["dropped"] for row in rows) == 0,
-        "busy": not saturated or median(rows, "device_busy") >= LEAST_BUSY,
+        "busy": not rows[0]["saturated"] or median(rows, "device_busy") >= LEAST_BUSY,
     }
     return [name for name, holds in bars.items() if not holds]
 

@@ -279,7 +279,7 @@ def _remarks(config: Config, measured: Measured, predicted: Predicted) -> list[s
             f"{predicted.useful_workers:.1f} workers would be useful.",
         ]
     remarks += [_bottleneck_remark(config, measured, predicted), *_warnings(config, measured, predicted)]
-    return remarks + ([] if predicted.bottleneck == "the cores" else [_peer_remark(config, predicted)])
+    return [*remarks, _peer_remark(config, predicted)]
 
 
 def _of_methods(config: Config, measured: Measured, plan: Plan) -> list[str]:
@@ -334,6 +334,11 @@ def _bottleneck_remark(config: Config, measured: Measured, predicted: Predicted)
 
 def _peer_remark(config: Config, predicted: Predicted) -> str:
     """Synchronous data parallelism on as many devices, had it all it needs."""
+    if predicted.bottleneck == "the cores":
+        return (
+            "Workers and trainer share this machine's cores: engine = sync or ddp has the same cores without staleness "
+            "and without a queue, and is the better choice where batches are not small."
+        )
     devices = config.workers.count + 1
     ours = min(predicted.ideal_speedup, devices)
     verdict = (

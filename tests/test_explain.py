@@ -261,7 +261,8 @@ def test_where_data_parallelism_would_be_the_better_choice_is_said(workers: int,
     assert any(re.search(said, remark) for remark in remarks), remarks
 
 
-def test_where_the_cores_bound_both_it_is_not() -> None:
+def test_where_all_share_the_cores_of_one_machine_one_process_is_said_to_do() -> None:
     config, measured = recipe(workers=4), machine(0.08, cores=2)
     remarks = explaining._remarks(config, measured, predict(config, measured, plan_of(config)))
-    assert not any("engine = ddp" in remark for remark in remarks)
+    assert "engine = sync or ddp has the same cores without staleness" in remarks[-1]
+    assert not any("times as fast as the synchronous" in remark for remark in remarks)
