@@ -150,7 +150,7 @@ def snapshots(repetitions: int) -> None:
         nonlocal version
         version += 1
         publisher.start(1, version, Controls(EPSILON))
-        time.sleep(step_s)
+        time.sleep(step_s)  # in the place of forward and backward pass, during which the weights do not change
         waits[step_s].append(publisher.until_copied())
         publisher.settle()
 

@@ -256,7 +256,7 @@ class Transport:
                     self._full(len(payload), error)
             if not self.renew(lease):
                 return False
-            time.sleep(min(pause_s, self.lease_s / 4))
+            time.sleep(min(pause_s, self.lease_s / 4))  # memory is freed by others, who tell nobody
             pause_s = min(2 * pause_s, 0.5)
 
     def hand_back(self, lease: Lease) -> bool:
