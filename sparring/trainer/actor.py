@@ -126,7 +126,7 @@ class Trainer:
         assert self.session is not None
         assert self.route is not None
         arrays = to_arrays(self.session.learner.model, half=self.config.model.precision == "bf16")
-        if self.device.type != "cpu":  # there they are the weights themselves, until they are sent
+        if self.device.type != "cpu":  # on the CPU the arrays are the weights themselves, until they are sent
             copied()
         self.route.publish(Snapshot(fence, version, controls, arrays), copied)
         return sum(array.nbytes for array in arrays.values())
