@@ -219,10 +219,10 @@ class Worker:
         for owner, lease in self.leases.copy().items():
             if not self.beating.renew(lease) and self.leases.get(owner) is lease:
                 self.lost.append(lease)
-        leaving = [lease for lease, _ in self.made.copy()]
+        finished = [lease for lease, _ in self.made.copy()]
         if (push := self.pusher.under_way) is not None:
-            leaving.append(push.lease)
-        for lease in leaving:
+            finished.append(push.lease)
+        for lease in finished:
             self.beating.renew(lease)
 
     def _begin(self, lease: Lease) -> None:
