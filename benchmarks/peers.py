@@ -12,7 +12,9 @@ that all devices have worked.
     equal     all devices are alike (waits vary by 5 %)
     slow      one attacks and trains 3 times slower
     killed    one is killed after a third of the time (kill -9); examples are counted to the end of the time
-    uneven    attacks take 0.1 to 1.9 times their mean, as those of an allocator do, ticket by ticket
+    bullettrain  every example draws 10, 2 or 0 of 10 attack steps at the paper's fractions (.28 / .54 / .18), so that
+              tickets take .39 of a full attack on average and differ by 9 % (one standard deviation)
+    uneven    attacks take 0.1 to 1.9 times their mean, as where hosts are shared
     constant  four fifths of the time of 128 examples do not depend on their number, as of a small network on a large
               GPU: a step is of 128 examples, of which each of DDP's ranks takes its slice
 
@@ -47,6 +49,7 @@ CASES: dict[str, dict[str, str]] = {
     "equal": {},
     "slow": {},
     "killed": {},
+    "bullettrain": {"WAITING_COUNTS": ".28:10,.54:2,.18:0"},
     "uneven": {"WAITING_JITTER": "0.9"},
     "constant": {"WAITING_CONSTANT": "0.8"},
 }

@@ -3,10 +3,11 @@
     python -m benchmarks.transport [--repetitions 200] [--redis redis://HOST:PORT/0]
 
 A shard is 128 x 3 x 32 x 32. Through Redis (an embedded server, or the one that is named), one shard after the other,
-in one thread: bare, SET and GET of the same bytes; ours, lease, commit and receive, first with bytes that are ready and
-then with encoding and decoding. A snapshot is 60 tensors of 44 MB in all: a bare `ray.put`, against a publication
-through the object store (put, notice), and how long it holds up a loop whose next change of the weights comes 8 or
-16 ms after it began: a step's forward and backward pass on one shard or two, of which a sleep takes the place.
+in one thread: bare, SET and GET of the same bytes; ours, commit and receive, first with bytes that are ready and then
+with encoding and decoding; the lease of its ticket, which is taken before the attack, apart. A snapshot is 60 tensors
+of 44 MB in all: a bare `ray.put`, against a publication through the object store (put, notice), and how long it holds
+up a loop whose next change of the weights comes 8 or 16 ms after it began: a step's forward and backward pass on one
+shard or two, of which a sleep takes the place.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class Queue:
         self.fence, self.number = self.transport.open(), 0
         self.shard = shard_of(Key(0, 0, 0), self.fence)
         self.payload = encode_shard(self.shard, wire, "linf")
+        self.lease: Lease
 
     def bare(self) -> None:
         self.client.set("benchmark-bare", self.payload)
@@ -71,10 +73,13 @@ class Queue:
         self.transport.issue([Ticket(key, self.fence, 0, tuple(range(SHAPE[0])), "benchmark")])
         self.shard = shard_of(key, self.fence)
 
-    def through(self) -> None:
+    def take(self) -> None:
         lease = self.transport.lease("worker-0", 0.0)
         assert isinstance(lease, Lease)
-        assert self.transport.commit(lease, self.shard)
+        self.lease = lease
+
+    def through(self) -> None:
+        assert self.transport.commit(self.lease, self.shard)
         assert self.transport.receive(1.0) is not None
 
     def through_with_bytes_that_are_ready(self) -> None:
@@ -107,26 +112,26 @@ def shards(options: argparse.Namespace) -> None:
         took = in_turn(works, options.repetitions)
         print(row(wire, f"{len(payload) / pixels:.3f}", *(spread(_ms(took[name])) for name in works)))
     print(f"\nthrough {options.redis or 'an embedded server'}, ms a shard; share: bare over ours\n")
-    print(header("wire", "bare SET and GET", "bytes ready", "share", "with codec", "share"))
+    print(header("wire", "bare SET and GET", "bytes ready", "share", "with codec", "share", "lease"))
     with server(options.redis) as client:
         for wire in WIRES:
             print(row(wire, *_of_wire(Queue(client, wire), options.repetitions)))
 
 
 def _of_wire(path: Queue, repetitions: int) -> list[str]:
-    bare, ready, whole = [], [], []
+    ways = {"ready": path.through_with_bytes_that_are_ready, "whole": path.through}
+    took: dict[str, list[float]] = {}
     for turn in range(repetitions):
-        path.issue()
-        one = in_turn({"bare": path.bare, "ready": path.through_with_bytes_that_are_ready}, 1, warm_up=0)
-        path.issue()
-        other = in_turn({"whole": path.through}, 1, warm_up=0)
-        if turn >= repetitions // 10:
-            bare.append(one["bare"][0])
-            ready.append(one["ready"][0])
-            whole.append(other["whole"][0])
+        for name, work in ways.items():
+            path.issue()
+            one = in_turn({"lease": path.take, f"bare, {name}": path.bare, name: work}, 1, warm_up=0)
+            if turn >= repetitions // 10:
+                for part, seconds in one.items():
+                    took.setdefault(part, []).extend(seconds)
     path.transport.forget()
-    shares = [[alone / ours for alone, ours in zip(bare, each, strict=True)] for each in (ready, whole)]
-    return [spread(_ms(bare)), spread(_ms(ready)), spread(shares[0]), spread(_ms(whole)), spread(shares[1])]
+    share = {name: [bare / ours for bare, ours in zip(took[f"bare, {name}"], took[name], strict=True)] for name in ways}
+    ms = {part: spread(_ms(seconds)) for part, seconds in took.items()}
+    return [ms["bare, ready"], ms["ready"], spread(share["ready"]), ms["whole"], spread(share["whole"]), ms["lease"]]
 
 
 def snapshots(repetitions: int) -> None:

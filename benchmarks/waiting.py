@@ -8,6 +8,8 @@ march in step. What else may differ comes by the environment, since it reaches e
 
     WAITING_JITTER=0.5        each wait is drawn from its mean less and more this share
     WAITING_CONSTANT=0.8      this share of the wait for BATCH examples does not depend on how many they are
+    WAITING_COUNTS=.28:10,.54:2,.18:0    an attack's wait is for BATCH examples of 10 steps; of those that come, each
+                              draws its own number of steps at these shares, as BulletTrain gives them out
     WAITING_NUMBERS=60        so many weights
     WAITING_SLOW=FOLDER       the processes whose ids are files in this folder wait SLOWER times as long
 """
@@ -27,6 +29,8 @@ from torch import Tensor, nn
 BATCH = 128
 JITTER = float(os.environ.get("WAITING_JITTER", "0.05"))
 CONSTANT = float(os.environ.get("WAITING_CONSTANT", "0"))
+DRAWN = [each.split(":") for each in os.environ.get("WAITING_COUNTS", "1:1").split(",")]
+SHARES, COUNTS = [float(share) for share, _ in DRAWN], [int(count) for _, count in DRAWN]
 SLOW, SLOWER = os.environ.get("WAITING_SLOW"), 3.0
 TENSORS, NUMBERS = 60, int(os.environ.get("WAITING_NUMBERS", "11_000_000"))
 NAME = re.compile(r"wait_(\d+)_(\d+)")
@@ -45,11 +49,16 @@ class Waiting(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: float32 [N, C, H, W]. A pass without gradients (the check when it is built) does not wait."""
         if torch.is_grad_enabled():
-            whole_s = self.step_s if self.training else self.attack_step_s
+            whole_s = self.step_s if self.training else self.attack_step_s * spent(len(x))
             share = CONSTANT + (1 - CONSTANT) * len(x) / BATCH
             time.sleep(whole_s * share * random.uniform(1 - JITTER, 1 + JITTER) * slowness())
         logits: Tensor = x.flatten(1)[:, : self.classes] * self.scale
         return logits
+
+
+def spent(examples: int) -> float:
+    """The share of a full attack's steps that these examples drew."""
+    return sum(random.choices(COUNTS, SHARES, k=examples)) / (examples * max(COUNTS))
 
 
 def slowness() -> float:
