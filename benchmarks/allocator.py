@@ -136,7 +136,7 @@ def configuration(network: str, objective: str, batch_size: int, allocator: str)
             "engine": "sync",
             "model": {"name": network},
             "attack": {"epsilon": 0.031, "steps": STEPS, "step_size": 0.007, "warmup_epochs": 0},
-            "objective": {"name": objective},
+            "objective": {"name": objective, "passes": "reference"},  # the same training step for both
             "allocator": {"name": allocator, "boundary_steps": STEPS, "robust_steps": 2, "outlier_steps": 0},
             "optimizer": {"name": "sgd", "lr": 1e-12},
             "train": {"batch_size": batch_size, "epochs": 1},

@@ -152,9 +152,10 @@ class ObjectiveSettings(Settings):
     clean cross-entropy and the divergence between the predictions on an image and its two views."""
     beta: float = setting(6.0, "1", ge=0, le=1000)
     """β of trades and mart: 6 is usual for WRN on CIFAR-10, 1 for trades on MNIST, 5 for mart with ResNet-18."""
-    passes: Literal["reference", "single"] = setting("reference", "name")
-    """reference: forward passes in the order and number of the authors' code, which batch norm sees; single: the clean
-    batch once, and of the attacked one only what an attack has changed (of augmix's views, what is not the image)."""
+    passes: Literal["auto", "reference", "single_pass"] = setting("auto", "name")
+    """reference: forward passes in the order and number of the authors' code, which batch norm sees; single_pass: the
+    clean batch once, and of the attacked one only what an attack has changed (of augmix's views, what is not the
+    image); auto: single_pass where an allocator spares examples, else reference."""
     label_smoothing: float = setting(0.0, "1", ge=0, lt=1)
     """Of the cross-entropy of pgd-at, and of that on clean images of trades."""
     awp_gamma: float = setting(0.0, "1", ge=0, le=1)
@@ -527,6 +528,13 @@ def exchanges(config: Config) -> bool:
     """Whether workers swap newer weights in between two attack steps."""
     settings = config.staleness
     return settings.exchange and not settings.lockstep and depth(settings) > 0
+
+
+def passes_of(config: Config) -> Literal["reference", "single_pass"]:
+    """objective.passes, `auto` resolved."""
+    if config.objective.passes != "auto":
+        return config.objective.passes
+    return "reference" if config.allocator.name == "none" else "single_pass"
 
 
 def slots_of(config: Config) -> int:

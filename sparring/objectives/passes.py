@@ -1,7 +1,7 @@
 """Which forward passes an objective makes, and in which order.
 
 In train mode every pass moves the running statistics of batch norm, so number and order of the passes are part of a
-method: `reference` makes those of the authors' code, `single` spares the passes that the loss itself does not need.
+method: `reference` makes those of the authors' code, `single_pass` spares those that the loss itself does not need.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ def training_loss(
     labels: Tensor,
     *,
     beta: float,
-    passes: Literal["reference", "single"],
+    passes: Literal["reference", "single_pass"],
     label_smoothing: float = 0.0,
     weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The loss of a batch under a model that is in train mode already.
 
-    | objective | reference                       | single                        |
+    | objective | reference                       | single_pass                   |
     |-----------|---------------------------------|-------------------------------|
     | pgd-at    | x_adv                           | x_adv                         |
     | trades    | x, x_adv, x again (KL's target) | x, then x_adv of the attacked |
     | mart      | x, x_adv                        | x, then x_adv of the attacked |
 
-    The attacked are those whose x_adv is not x. `single` takes the clean logits of the others for their adversarial
-    ones; where none are attacked, the second pass is left out. That pass has batch norm statistics of its own, of as
-    few examples as were attacked.
+    The attacked are those whose x_adv is not x. `single_pass` takes the clean logits of the others for their
+    adversarial ones; where none are attacked, the second pass is left out. That pass has batch norm statistics of its
+    own, of as few examples as were attacked.
 
     Args:
         x, x_adv: float32 [N, C, H, W] in [0, 1], clean and perturbed. labels: int64 [N].

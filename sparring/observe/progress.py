@@ -105,7 +105,7 @@ def render(state: RunState, workers: Workers, title: str = "") -> RenderableType
     rows.add_column()
     rows.add_row("step", _bar(state))
     rows.add_row("epoch", Text(_training_now(state)))
-    rows.add_row("accuracy", Text(" · ".join(filter(None, (_heldout(state), _training(state)))) or "not measured yet"))
+    rows.add_row("accuracy", Text("\n".join(filter(None, (_heldout(state), _training(state)))) or "not measured yet"))
     rows.add_row("speed", Text(_speed(state)))
     if sum(state.staleness.values()):
         rows.add_row("staleness", _staleness(state))
@@ -164,6 +164,9 @@ def _heldout(state: RunState) -> str:
     if state.clean_accuracy is None and state.robust_accuracy is None:
         return ""
     clean, robust = percent(state.clean_accuracy), percent(state.robust_accuracy)
+    if state.heldout_interval is not None:
+        low, high = (100 * end for end in state.heldout_interval)
+        robust += f" ({low:.1f} to {high:.1f}; {state.heldout_attack})"
     return f"clean {clean}, robust {robust} on {state.heldout_samples} held out"
 
 

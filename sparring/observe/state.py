@@ -32,6 +32,8 @@ class RunState:
     clean_accuracy: float | None = None
     robust_accuracy: float | None = None
     heldout_samples: int = 0
+    heldout_interval: tuple[float, float] | None = None
+    heldout_attack: str = ""
     fresh_minus_stale: float | None = None
     fresh_minus_stale_loss: float | None = None
     staleness_level: int = 0

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sparring.attacks import frozen, iterate, perturbed, warmed_up
 from sparring.attacks.gradient import attack_within, targets_of
-from sparring.config import Config, OptimizerSettings
+from sparring.config import Config, OptimizerSettings, passes_of
 from sparring.data import Dataset, training_batch
 from sparring.errors import NonFinite, SparringError
 from sparring.models.forward import for_training
@@ -244,7 +244,7 @@ class Learner:
             x_adv,
             y,
             beta=objective.beta,
-            passes=objective.passes,
+            passes=passes_of(self.config),
             label_smoothing=objective.label_smoothing,
             weights=weights,
         )
@@ -253,7 +253,7 @@ class Learner:
     def _divergence(self, x: Tensor, views: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """AugMix's loss, and of which examples both views were classified right, bool [N]."""
         changed = (views != x).any(0).flatten(1).any(1)
-        if self.config.objective.passes == "reference" and self.config.allocator.name == "none":
+        if passes_of(self.config) == "reference":
             changed[:] = True  # the authors pass all three batches whole
         return augmix_loss(self.model, x, views, y, weight=self.config.augmix.weight, augmented=changed)
 

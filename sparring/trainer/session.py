@@ -333,7 +333,8 @@ class Session:
             judged = evaluate(model, self.heldout, attack, samples=samples, seed=train.seed)
         state = self.state
         state.clean_accuracy, state.robust_accuracy = judged.clean_accuracy, judged.robust_accuracy
-        state.heldout_samples = judged.samples
+        state.heldout_samples, state.heldout_attack = judged.samples, judged.attack
+        state.heldout_interval = judged.robust_interval
         better = judged.robust_accuracy > self._best
         self._best = max(self._best, judged.robust_accuracy)
         return better

@@ -63,7 +63,7 @@ def ladder(config: Config) -> tuple[Remedies, ...]:
         if rung != rungs[-1]:
             rungs.append(rung)
 
-    if not simulated:  # where all shards of a step are equally old, weights change nothing
+    if not simulated and config.train.shards_per_step > 1:  # shards that are equally old, or alone, weigh the same
         add(replace(rungs[-1], half_life=min(settings.age_half_life or math.inf, HALF_LIFE)))
     for steps in (1, 2):
         add(replace(rungs[-1], refresh=max(steps, 0 if settings.refresh == "auto" else settings.refresh)))

@@ -36,7 +36,7 @@ AUGMIX = {
     [
         ("redis", {}),
         ("object_store", {}),
-        ("redis", {"allocator": {"name": "bullettrain"}, "objective": {"name": "trades", "passes": "single"}}),
+        ("redis", {"allocator": {"name": "bullettrain"}, "objective": {"name": "trades", "passes": "single_pass"}}),
         ("object_store", {"allocator": {"name": "bullettrain"}, "objective": {"name": "mart"}}),
         ("redis", {"attack": {"start": "last"}, "data": {"limit": 256}, "train": {"epochs": 3}}),
         (

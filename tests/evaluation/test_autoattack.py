@@ -267,8 +267,13 @@ def test_the_packages_warnings_are_passed_on_once(caplog: pytest.LogCaptureFixtu
 
 @pytest.mark.parametrize(
     "spoil",
-    [lambda x: x + 0.11, lambda x: x - 1e-2 * (x == x.min()) - x.min(), lambda x: x * torch.nan],
-    ids=["outside the ball", "outside the image box", "not a number"],
+    [
+        lambda x: x + 0.11,
+        lambda x: x + 0.1 + 2e-6,
+        lambda x: x - 1e-2 * (x == x.min()) - x.min(),
+        lambda x: x * torch.nan,
+    ],
+    ids=["outside the ball", "barely outside the ball", "outside the image box", "not a number"],
 )
 def test_images_outside_ball_or_box_are_refused(
     monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Tensor], Tensor]
@@ -281,6 +286,15 @@ def test_images_outside_ball_or_box_are_refused(
     x = x - x.min() if spoil(x).min() < 0 else x
     with pytest.raises(SparringError, match=r"attack\.epsilon = 0\.1 .*Set evaluation\.attack"):
         survivors(model, x, labels, 0.1, 3)
+
+
+def test_a_millionth_over_the_ball_is_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(self: object, x: Tensor, y: Tensor, **_: object) -> tuple[Tensor, Tensor]:
+        return x + 0.1 + 5e-7, y
+
+    monkeypatch.setattr("pyautoattack.AutoAttack.run_standard_evaluation", run)
+    model, x, labels, _, _ = case(3)
+    assert survivors(model, x, labels, 0.1, 3).all()
 
 
 def test_what_the_ensemble_cannot_attack_is_refused_by_name() -> None:

@@ -64,6 +64,12 @@ def test_severity_s_is_the_slice_of_ten_thousand_times_s(cifar_c: Path) -> None:
     assert (found.clean_accuracy, found.samples, found.source) == (1.0, 10, "CIFAR-10-C")
 
 
+def test_the_files_of_cifar_100_lie_in_a_folder_of_their_own(cifar_c: Path) -> None:
+    (cifar_c / "CIFAR-10-C").rename(cifar_c / "CIFAR-100-C")
+    found = corruptions(FirstPixel(), clean(), "cifar100", cifar_c, samples=None, batch_size=4, seed=0)
+    assert found.source == "CIFAR-100-C" and found.corrupted_accuracy == pytest.approx((14 * 0.2 + 0.1) / 15)
+
+
 def test_the_first_samples_of_each_severity_are_taken(cifar_c: Path) -> None:
     images, labels = read(cifar_c / "CIFAR-10-C")("snow", 3, 2, 5)
     assert labels.tolist() == [2, 3, 4] and images.shape == (3, 3, 32, 32) and images[:, 0, 0, 0].tolist() == [4, 5, 6]

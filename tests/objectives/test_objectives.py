@@ -17,7 +17,7 @@ from sparring.objectives import augmix_loss, jsd, kl_divergence, mart, pgd_at, t
 Array = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
 Name = Literal["pgd-at", "trades", "mart"]
-Passes = Literal["reference", "single"]
+Passes = Literal["reference", "single_pass"]
 Ours = Callable[..., Tensor]
 Expected = Callable[..., float | Array]
 
@@ -258,15 +258,15 @@ def pass_inputs(sequence: str, x: Tensor, x_adv: Tensor, mask: Tensor) -> list[T
     ("name", "passes", "attacked", "sequence"),
     [
         ("pgd-at", "reference", SOME, "adv"),
-        ("pgd-at", "single", SOME, "adv"),
+        ("pgd-at", "single_pass", SOME, "adv"),
         ("trades", "reference", SOME, "x adv x"),
         ("trades", "reference", NONE, "x adv x"),
-        ("trades", "single", ALL, "x adv"),
-        ("trades", "single", SOME, "x attacked"),
-        ("trades", "single", NONE, "x"),
+        ("trades", "single_pass", ALL, "x adv"),
+        ("trades", "single_pass", SOME, "x attacked"),
+        ("trades", "single_pass", NONE, "x"),
         ("mart", "reference", SOME, "x adv"),
-        ("mart", "single", SOME, "x attacked"),
-        ("mart", "single", NONE, "x"),
+        ("mart", "single_pass", SOME, "x attacked"),
+        ("mart", "single_pass", NONE, "x"),
     ],
 )
 def test_batch_norm_sees_the_passes_of_the_method_in_its_order(
@@ -291,7 +291,7 @@ def test_without_batch_norm_single_equals_reference_in_value_logits_and_gradient
 ) -> None:
     x, x_adv, labels = inputs_where(attacked)
     results = []
-    for passes in ("reference", "single"):
+    for passes in ("reference", "single_pass"):
         model = network()
         loss, logits = training_loss(name, model, x, x_adv, labels, beta=BETA, passes=passes)
         results.append((loss, logits, *torch.autograd.grad(loss, list(model.parameters()))))
@@ -300,7 +300,7 @@ def test_without_batch_norm_single_equals_reference_in_value_logits_and_gradient
 
 
 @pytest.mark.parametrize(("name", "expected"), [("trades", expected_trades), ("mart", expected_mart)])
-@pytest.mark.parametrize("passes", ["reference", "single"])
+@pytest.mark.parametrize("passes", ["reference", "single_pass"])
 def test_with_batch_norm_the_loss_is_that_of_the_logits_of_its_passes(
     name: Name, expected: Expected, passes: Passes
 ) -> None:
@@ -308,7 +308,7 @@ def test_with_batch_norm_the_loss_is_that_of_the_logits_of_its_passes(
     by_hand = network(batch_norm=True)
     clean = by_hand(x).detach()
     adv = by_hand(x_adv).detach()
-    if passes == "single":
+    if passes == "single_pass":
         adv = clean.clone()
         adv[SOME] = by_hand(x_adv[SOME]).detach()
     loss, logits = training_loss(name, network(batch_norm=True), x, x_adv, labels, beta=BETA, passes=passes)
@@ -335,7 +335,9 @@ def test_the_kl_target_of_trades_comes_from_the_third_pass_of_the_reference() ->
 
 def test_pgd_at_smooths_labels_and_returns_the_logits_it_used() -> None:
     x, x_adv, labels = inputs_where(SOME)
-    loss, logits = training_loss("pgd-at", network(), x, x_adv, labels, beta=BETA, passes="single", label_smoothing=0.2)
+    loss, logits = training_loss(
+        "pgd-at", network(), x, x_adv, labels, beta=BETA, passes="single_pass", label_smoothing=0.2
+    )
     torch.testing.assert_close(logits, network()(x_adv).detach())
     torch.testing.assert_close(loss, pgd_at(logits, labels, label_smoothing=0.2))
     assert loss.item() != pytest.approx(pgd_at(logits, labels).item(), abs=1e-3)
@@ -351,7 +353,7 @@ def test_trades_is_passed_its_label_smoothing() -> None:
 def test_label_smoothing_is_refused_where_the_objective_has_none() -> None:
     x, x_adv, labels = inputs_where(SOME)
     with pytest.raises(UsageError, match=r"label_smoothing = 0\.1 .* mart"):
-        training_loss("mart", network(), x, x_adv, labels, beta=BETA, passes="single", label_smoothing=0.1)
+        training_loss("mart", network(), x, x_adv, labels, beta=BETA, passes="single_pass", label_smoothing=0.1)
 
 
 def augmix_inputs(augmented: Sequence[bool]) -> tuple[Tensor, Tensor, Tensor, Tensor]:

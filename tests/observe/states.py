@@ -29,6 +29,8 @@ def full_state() -> RunState:
         clean_accuracy=0.931,
         robust_accuracy=0.612,
         heldout_samples=512,
+        heldout_interval=(0.569, 0.653),
+        heldout_attack="PGD-10",
         fresh_minus_stale=-0.02,
         fresh_minus_stale_loss=0.03,
         staleness_level=2,

@@ -60,8 +60,8 @@ def with_some_clean(learner: Learner, shard: Shard, clean: int) -> Shard:
 
 @pytest.mark.parametrize(
     ("groups", "left_out"),
-    [({}, 0), ({"objective": {"passes": "single"}}, 20), ({"allocator": BULLETTRAIN}, 20)],
-    ids=["reference", "single", "bullettrain"],
+    [({}, 0), ({"objective": {"passes": "single_pass"}}, 20), ({"allocator": BULLETTRAIN}, 20)],
+    ids=["reference", "single_pass", "bullettrain"],
 )
 def test_a_step_is_one_pass_over_clean_images_and_the_views_that_its_method_needs(
     groups: dict[str, Any], left_out: int

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from sparring.runs import create
 from sparring.trainer.loop import Loop
 from sparring.trainer.parts import prepare
 from sparring.trainer.session import Session
+from sparring.trainer.staleness import Remedies
 from sparring.workers.generator import produce
 from tests.engines.runs import small
 from tests.engines.test_crashes import epochs_of
@@ -391,3 +393,25 @@ def test_a_server_that_is_lost_while_a_snapshot_is_under_way_costs_nothing_but_t
     assert scene.run_to_end() == "finished"
     assert sent and scene.loop.fence == 2
     assert epochs_of(scene.run) == {0: Counter(range(SHARDS))}
+
+
+@pytest.mark.parametrize("name", ["none", "publish_every", "refresh", "depth"])
+def test_the_loop_does_what_the_remedies_say(tmp_path: Path, server: EmbeddedServer, name: str) -> None:
+    """The recipe's own: 4 steps between broadcasts, 4 steps' worth of shards outstanding, no refresh."""
+    staleness = {"max_staleness": 12, "depth": 4, "publish_every": 4, "exchange": False, "trainer_attacks": "never"}
+    scene = Scene(tmp_path, server, staleness=staleness)
+    guard = scene.session.staleness
+    remedy: dict[str, Remedies] = {
+        "none": guard.remedies,
+        "publish_every": replace(guard.remedies, publish_every=1),
+        "refresh": replace(guard.remedies, refresh=2),
+        "depth": replace(guard.remedies, publish_every=1, depth=0),
+    }
+    guard.rungs = (remedy[name],)
+    scene.worker("honest", scene.attack)
+    assert scene.run_to_end() == "finished"
+    state = scene.session.state
+    assert state.step == SHARDS
+    assert state.publications == (1 + SHARDS if name in ("publish_every", "depth") else 1 + SHARDS // 4)
+    assert state.refresh_steps == (2 * SHARDS if name == "refresh" else 0)
+    assert (max(state.staleness) == 0) == (name == "depth")

@@ -195,6 +195,15 @@ def test_the_oracle_spends_full_steps_on_what_ten_steps_break(model: nn.Module, 
     assert shard.gradients == 10 * len(INDICES) + 5 * shard.classes[BOUNDARY], "ten steps to classify each"
 
 
+def test_the_oracle_goes_by_cross_entropy_whatever_is_attacked(model: nn.Module, digits: Dataset) -> None:
+    same_start = {"attack": {"steps": 5, "warmup_epochs": 0, "start": "uniform"}}
+    found = [
+        made_by({"name": "oracle"}, model, digits, **same_start, objective={"name": name})[1].classes
+        for name in ("pgd-at", "trades")
+    ]
+    assert found[0] == found[1] and found[0][BOUNDARY] > 0
+
+
 def test_every_attacked_example_ends_on_the_newest_weights(model: nn.Module, digits: Dataset) -> None:
     config = from_tree({"attack": {"steps": 5}, "allocator": {"name": "bullettrain"}})
     sizes: list[int] = []
