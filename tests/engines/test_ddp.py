@@ -59,8 +59,13 @@ def final_state(result: Result) -> dict[str, Any]:
         ),
         pytest.param(
             2,
-            {"allocator": {"name": "bullettrain"}, "pruning": {"name": "low_high", "share": 0.5, "epoch": 1}},
-            id="pgd-at, bullettrain, pruned",
+            {
+                "objective": {"name": "trades"},
+                "optimizer": {"name": "sgd"},
+                "allocator": {"name": "bullettrain"},
+                "pruning": {"name": "low_high", "share": 0.5, "epoch": 1},
+            },
+            id="trades, bullettrain, pruned",
         ),
     ],
 )
