@@ -1,7 +1,8 @@
 # make demo: set everything up and run the main job; make test: set up and run the tests;
 # make wheel and make cluster-test: see docs/cluster.md;
 # make bench DATA=DIR: every benchmark, one after the other; hours, on a machine with nothing else to do. DIR has MNIST
-# in torchvision's layout. docs/benchmarks.md and docs/results.md have the commands one by one.
+# in torchvision's layout. With QUICK=1: a look at each. docs/benchmarks.md and docs/results.md have the commands one by
+# one.
 # Needs Python 3.11 and make; everything else is installed into .venv from constraints.txt.
 
 DATA ?= data
@@ -38,10 +39,31 @@ lint: $(STAMP)
 BENCHMARKS := transport kernels memory timeline elastic peers scaling allocator
 ON_MNIST := wallclock headline staleness methods
 
+# A look at each of them: one short round, and not all rows.
+ifdef QUICK
+transport_ARGS := --repetitions 40
+kernels_ARGS := --networks mnist-16-32-100:128 --repetitions 3
+memory_ARGS := --shards 500 --networks digits-cnn:64
+timeline_ARGS := --seconds 5
+elastic_ARGS := --seconds 10
+peers_ARGS := --rounds 1 --seconds 5 --cases equal slow
+scaling_ARGS := --series 80 --workers 1 2 --rounds 1 --seconds 10
+allocator_ARGS := --networks mnist-16-32-100 --batches 128 --repetitions 3
+wallclock_ARGS := --rounds 1 --steps 200
+headline_ARGS := --rows "synchronous, κ = 8" "synchronous, κ = 4" --rates 0.012 --epochs 1
+staleness_ARGS := --seeds 1 --runs "staleness 0" "staleness 16"
+methods_ARGS := --seeds 1 --methods PGD-AT --autoattack 50
+endif
+
+define benchmark
+@echo '== python -m benchmarks.$(1) $(2)'
+@$(BIN)/python -m benchmarks.$(1) $(2)
+
+endef
+
 bench: $(STAMP)
-	set -e; for name in $(BENCHMARKS); do echo "== python -m benchmarks.$$name"; $(BIN)/python -m benchmarks.$$name; done
-	set -e; for name in $(ON_MNIST); do \
-	  echo "== python -m benchmarks.$$name --data $(DATA)"; $(BIN)/python -m benchmarks.$$name --data $(DATA); done
+	$(foreach name,$(BENCHMARKS),$(call benchmark,$(name),$($(name)_ARGS)))
+	$(foreach name,$(ON_MNIST),$(call benchmark,$(name),--data $(DATA) $($(name)_ARGS)))
 
 # Compiled by all cores, where pip takes one; what is not Python 3 among the packages' files is passed over.
 # torch first and by its exact version: torchvision's own requirement would otherwise take a CUDA build of gigabytes.
