@@ -1,29 +1,33 @@
 """How long it takes until a network withstands PGD-40 with 2 restarts on 84 % of 1,000 held-out images.
 
-    python -m benchmarks.headline --data DIR [--rates 0.008 0.012 0.02] [--epochs 1 2] [--rows …] [--out FOLDER]
+    python -m benchmarks.headline --data DIR [--rates 0.012 0.02] [--warmups 0.3 0.6] [--epochs 1 2] [--seeds 3]
+        [--rows …] [--out FOLDER]
 
 MNIST, the network of Wong et al., batches of 128, both cores of a small machine, nothing else running. Every row is
-tuned by the same grid on training data: peak of the one-cycle rate, and its length in epochs of 59,000 images, over the
-first 30 % of which ε grows to 0.3. A run leaves a checkpoint every 2 % of its steps; the first that holds the target is
-found by bisection afterwards, and its time is that of training alone up to there (of the asynchronous engine: from the
-start of the first attack). The best of the grid is the row's time; every run is printed. A run whose target is not held
-at its end has no time. Runs that are in FOLDER already are not made again.
+tuned by the same grid on training data, with seed 0: peak of the one-cycle rate, share of the run over which ε grows to
+0.3, and length in epochs of 59,000 images, longer ones only where no shorter one holds the target. A run leaves a
+checkpoint every 2 % of its steps; the first that holds the target is found by bisection afterwards, and its time is
+that of training alone up to there (of the asynchronous engine: from the start of the first attack). A run whose target
+is not held at its end has no time. The best of the grid is made again with the other seeds; the row's time is the
+median of those that hold, and every run is printed. Runs that are in FOLDER already are not made again.
 
-`examples` are those that were trained on up to there; over the synchronous loop's at the same κ they say what
-staleness costs. The grid is tuned on the same held-out images that the target is measured on, in every row alike.
+`examples` are those that were trained on up to there. `over sync` of an asynchronous row: its examples over those of
+the synchronous loop with the same attack, schedule and seed, which is what staleness costs, of the seeds where both
+hold. The grid is tuned on the same held-out images that the target is measured on, in every row alike.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.measure import header, machine, row
+from benchmarks.measure import header, machine, row, spread
 from sparring.attacks.gradient import attack_from
 from sparring.config import AttackSettings, Config, from_tree
 from sparring.engines.threads import cores
@@ -64,27 +68,41 @@ ROWS: dict[str, Tree] = {
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """Of one run: training seconds, steps and examples up to the target, None where it was not held; and its end."""
+class Point:
+    """Of the grid: the rate's peak, the share of the run over which ε grows, and the run's length."""
 
     rate: float
+    warmup: float
     epochs: int
+
+    def __str__(self) -> str:
+        return f"{self.rate:g}/{self.warmup:g}/{self.epochs}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of one run: training seconds and examples up to the target, None where it was not held; and its end."""
+
     seconds: float | None
     examples: int | None
     at_end: float
     whole_seconds: float
 
+    def __str__(self) -> str:
+        return f"{100 * self.at_end:.1f} % in {self.whole_seconds:.0f} s"
 
-def config_of(name: str, rate: float, epochs: int, data: Path, out: Path) -> Config:
+
+def config_of(name: str, point: Point, seed: int, data: Path, out: Path) -> Config:
     slug = "".join(sign if sign.isalnum() and sign.isascii() else "-" for sign in name.replace("κ = ", "k"))
+    epochs = point.epochs
     tree: Tree = {
-        "run": {"root": str(out), "name": f"{slug}-{rate:g}-{epochs}"},
+        "run": {"root": str(out), "name": f"{slug}-{str(point).replace('/', '-')}-seed{seed}"},
         "data": {"name": "mnist", "root": str(data), "holdout": HELD_OUT, "download": False},
         "model": {"name": "mnist-16-32-100"},
-        "attack": {"epsilon": 0.3, "steps": 8, "warmup_epochs": 0.3 * epochs},
-        "optimizer": {"lr": rate},
+        "attack": {"epsilon": 0.3, "steps": 8, "warmup_epochs": point.warmup * epochs},
+        "optimizer": {"lr": point.rate},
         "schedule": {"name": "one_cycle", "peak_at": 0.3},
-        "train": {"epochs": epochs, "batch_size": BATCH},
+        "train": {"epochs": epochs, "batch_size": BATCH, "seed": seed},
         "checkpoint": {"every_steps": epochs * TRAINING // BATCH // CHECKPOINTS, "keep": 1000},
         "evaluation": {"steps": 1, "restarts": 1, "samples": 100},
         "metrics": {"every_steps": 1, "enabled": False},
@@ -94,17 +112,17 @@ def config_of(name: str, rate: float, epochs: int, data: Path, out: Path) -> Con
     return from_tree(tree)
 
 
-def measured(config: Config, rate: float, epochs: int) -> Outcome:
+def measured(config: Config) -> Outcome:
     """Train, and find the first checkpoint that holds the target; what an earlier call has found is read."""
     run = Run(config.run.root / str(config.run.name))
     found = run.read_json(FILE)
     if found is None:
-        found = _outcome(train(config).run, rate, epochs)
+        found = _outcome(train(config).run)
         run.write_json(FILE, found)
     return Outcome(**found)
 
 
-def _outcome(run: Run, rate: float, epochs: int) -> Tree:
+def _outcome(run: Run) -> Tree:
     parts = prepare(run.config())
     attack = attack_from(JUDGE, JUDGE.epsilon)
     torch.set_num_threads(cores())
@@ -116,7 +134,7 @@ def _outcome(run: Run, rate: float, epochs: int) -> Tree:
 
     lines = {line["step"]: line for line in map(json.loads, run.metrics.read_text().splitlines())}
     at_end, whole_s = accuracy(len(paths) - 1), float(lines[max(lines)]["seconds"])
-    told: Tree = {"rate": rate, "epochs": epochs, "at_end": at_end, "whole_seconds": whole_s}
+    told: Tree = {"at_end": at_end, "whole_seconds": whole_s}
     if at_end < TARGET:
         return {**told, "seconds": None, "examples": None}
     low, high = -1, len(paths) - 1  # the target is held at `high`, and not at `low`
@@ -127,35 +145,88 @@ def _outcome(run: Run, rate: float, epochs: int) -> Tree:
     return {**told, "seconds": line["seconds"], "examples": line["examples"]}
 
 
-def best(outcomes: list[Outcome]) -> Outcome:
+def best(outcomes: dict[Point, Outcome]) -> Point:
     """The earliest; where none has held the target, the one that came nearest."""
-    return min(outcomes, key=lambda each: (each.seconds or float("inf"), -each.at_end))
+    return min(outcomes, key=lambda point: (outcomes[point].seconds or float("inf"), -outcomes[point].at_end))
+
+
+@dataclass(frozen=True)
+class Row:
+    """The grid with the first seed, its best point, and the runs of all seeds there; `sync` are those of the
+    synchronous loop with the same attack, where the row is not one of its own."""
+
+    grid: dict[Point, Outcome]
+    point: Point
+    runs: list[Outcome]
+    sync: list[Outcome]
+
+    @property
+    def seconds(self) -> float | None:
+        """None where more than half of the seeds did not hold the target."""
+        held = [run.seconds for run in self.runs if run.seconds is not None]
+        return statistics.median(held) if 2 * len(held) > len(self.runs) else None
+
+    def cells(self, slowest: float | None) -> list[str]:
+        held = [run for run in self.runs if run.seconds is not None]
+        times = [run.seconds for run in held if run.seconds is not None]
+        both = [
+            (one, other) for one, other in zip(self.runs, self.sync, strict=False) if one.examples and other.examples
+        ]
+        ratios = [(one.examples or 0) / (other.examples or 1) for one, other in both]
+        return [
+            str(self.point),
+            f"{spread(times, '.0f')}; {len(held)} of {len(self.runs)}" if held else "not held",
+            f"{slowest / self.seconds:.1f}" if slowest and self.seconds else "-",
+            f"{statistics.median([run.examples or 0 for run in held]):,.0f}" if held else "-",
+            f"{spread(ratios)}; {len(ratios)}" if ratios else "-",
+            ", ".join(f"{100 * run.at_end:.1f}" for run in self.runs),
+            "; ".join(f"{point}: {outcome}" for point, outcome in self.grid.items()),
+        ]
+
+
+def tuned(name: str, options: argparse.Namespace) -> Row:
+    def measure(row: str, point: Point, seed: int) -> Outcome:
+        return measured(config_of(row, point, seed, options.data, options.out))
+
+    grid: dict[Point, Outcome] = {}
+    for epochs in options.epochs:
+        points = [Point(rate, warmup, epochs) for warmup in options.warmups for rate in options.rates]
+        grid.update({point: measure(name, point, 0) for point in points})
+        if any(outcome.seconds is not None for outcome in grid.values()):
+            break
+    point, synchronous = best(grid), name.replace("asynchronous", "synchronous")
+    seeds = range(options.seeds) if grid[point].seconds is not None else range(1)
+    runs = [measure(name, point, seed) for seed in seeds]
+    beside = synchronous != name and synchronous in ROWS
+    return Row(grid, point, runs, [measure(synchronous, point, seed) for seed in seeds] if beside else [])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--rates", nargs="+", type=float, default=[0.008, 0.012, 0.02])
+    parser.add_argument("--rates", nargs="+", type=float, default=[0.012, 0.02])
+    parser.add_argument("--warmups", nargs="+", type=float, default=[0.3, 0.6])
     parser.add_argument("--epochs", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--out", type=Path, default=Path("runs/headline"))
     options = parser.parse_args()
-    print(f"{machine()}\n")
-    print(header("row", "best rate, length", "seconds to the target", "over κ = 40", "examples", "runs"))
+    print(f"{machine()}; rate/warm-up/epochs; medians, least and greatest of the seeds\n")
+    names = (
+        "best",
+        "seconds to the target; seeds",
+        "over κ = 40",
+        "examples",
+        "over sync",
+        "at the end, %",
+        "grid, seed 0",
+    )
+    print(header("row", *names))
     slowest: float | None = None
     for name in options.rows:
-        grid = [(rate, epochs) for epochs in options.epochs for rate in options.rates]
-        outcomes = [measured(config_of(name, *each, options.data, options.out), *each) for each in grid]
-        found = best(outcomes)
+        found = tuned(name, options)
         slowest = found.seconds if name == "synchronous, κ = 40" else slowest
-        gain = f"{slowest / found.seconds:.1f}" if slowest and found.seconds else "-"
-        seconds = f"{found.seconds:.0f}" if found.seconds else f"not held: {100 * found.at_end:.1f} % at its end"
-        runs = ", ".join(
-            f"{each.rate:g}/{each.epochs}: {100 * each.at_end:.1f} % in {each.whole_seconds:.0f} s" for each in outcomes
-        )
-        print(
-            row(name, f"{found.rate:g}, {found.epochs} epochs", seconds, gain, found.examples or "-", runs), flush=True
-        )
+        print(row(name, *found.cells(slowest)), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Where the time of a run goes: a timeline that Perfetto opens, and what is neither attack nor step.
 
-    python -m benchmarks.timeline --out FOLDER [--workers 1] [--shards-per-step 16] [--seconds 20]
+    python -m benchmarks.timeline --out FOLDER [--workers 1] [--shards-per-step 16] [--publish-every 1] [--seconds 20]
 
 The run is that of benchmarks/scaling.py, series 80: a shard of 128 x 3 x 32 x 32 is attacked for 80 ms and trained on
 for 10 ms, both timed waits (what of them is arithmetic on this CPU is taken off the waits), and all else is real. Its
@@ -169,6 +169,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/timeline"))
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--shards-per-step", type=int, default=16)
+    parser.add_argument("--publish-every", type=int, default=1, help="steps; the depth is what the bound allows")
     parser.add_argument("--seconds", type=float, default=20.0)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -183,6 +184,7 @@ def main() -> None:
         tree = measured.config().model_dump(mode="json", exclude_none=True)
         tree["model"]["name"] = f"benchmarks.timeline:wait_{waits[0]}_{waits[1]}"
         tree["train"]["shards_per_step"] = options.shards_per_step
+        tree["staleness"].update(publish_every=options.publish_every, depth=scaling.BOUND - options.publish_every)
         window = scaling.Window(measured)
         train(from_tree(tree), window.show, window.on_run)
         spans = [json.loads(line) for path in traces.glob("*.jsonl") for line in path.read_text().splitlines()]

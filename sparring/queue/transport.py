@@ -6,9 +6,10 @@ repeated change nothing, or the attempt's lease expires and its ticket is issued
 
 All keys are under `sparring:{run}:`, the braces being the hash tag:
 
-    fence version tickets wake leases owners returned    the queue itself
+    fence version tickets wake leases owners returned    the queue itself; wake: for idle workers
     weights                                              the last snapshots, where they travel through the queue
-    ready:FENCE committed:FENCE payload:FENCE:MEMBER     shards, MEMBER being epoch:number:attempt
+    ready:FENCE payload:FENCE:MEMBER                     shards, MEMBER being epoch:number:attempt
+    arrived:FENCE                                        wakes the trainer
     heartbeat state control meta                         what people and exporters look at
     wish pool                                            how many workers there are to be; those there are
 """
@@ -99,7 +100,7 @@ class Transport:
         self._scripts = {path.stem: client.register_script(path.read_text()) for path in LUA.glob("*.lua")}
         self._requests = count(1)
         self._acknowledged: list[str] = []
-        self._popped_in_doubt = True
+        self._taken: tuple[int, str] | None = None
 
     def open(self, at_least: int = 0) -> int:
         """Raise the fence above every earlier one and `at_least`, empty the queue, and become its trainer."""
@@ -157,16 +158,20 @@ class Transport:
         return _weights(*found[0])
 
     def receive(self, timeout_s: float) -> Received | None:
-        """The ready shard of the lowest version, or None when none came in time."""
+        """The ready shard of the lowest version; it leaves Redis with the next call. None when none came in time."""
         deadline = time.monotonic() + timeout_s
         while True:
-            left_s = deadline - time.monotonic()
             fence = self.fence
-            member = self._retry(partial(self._pop_ready, fence, left_s))
-            if member is not None:
-                return self._fetch(fence, member)
-            if left_s <= LONGEST_BLOCK_S:
+            first = self._retry(partial(self._first_ready, fence))
+            if first is not None:
+                member, payload = first
+                self._taken = fence, member
+                return _received(_parse(member), fence, payload)
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
                 return None
+            block_s = max(0.001, min(left_s, LONGEST_BLOCK_S))
+            self._retry(partial(self._redis.blpop, self._key(f"arrived:{fence}"), timeout=block_s))
 
     def expired(self, fence: int) -> list[Returned]:
         """The attempts that will not come, each reported once; raises as `issue` does.
@@ -386,8 +391,9 @@ class Transport:
     def _push(self, lease: Lease, payload: bytes, score: int) -> int:
         """SET with an expiry and the commit in one round trip; raises OutOfMemoryError, with nothing done."""
         member, script = _member(lease.ticket.key), self._scripts["commit"]
-        names = f"fence leases owners ready:{lease.fence} committed:{lease.fence} payload:{lease.fence}:{member}"
-        keys, arguments = [self._key(name) for name in names.split()], (lease.fence, member, lease.worker, score)
+        fence = lease.fence
+        names = f"fence leases owners ready:{fence} arrived:{fence} payload:{fence}:{member}"
+        keys, arguments = [self._key(name) for name in names.split()], (fence, member, lease.worker, score)
         pipe = self._redis.pipeline(transaction=False)
         pipe.set(keys[-1], payload, px=4 * _milliseconds(self.lease_s))
         pipe.evalsha(script.sha, len(keys), *keys, *arguments)
@@ -405,33 +411,20 @@ class Transport:
             f"train.batch_size."
         ) from error
 
-    def _pop_ready(self, fence: int, wait_s: float) -> bytes | None:
-        """The member with the lowest score. After a pop whose reply may have been lost, first undo it."""
+    def _first_ready(self, fence: int) -> tuple[str, bytes | None] | None:
+        """The member with the lowest score and its payload, in one round trip, once the one before is taken out.
+
+        SORT_RO with the constant BY gives the order of the scores. It only looks, so a lost reply loses nothing.
+        """
         ready = self._key(f"ready:{fence}")
-        if self._popped_in_doubt:
-            self._scripts["recover"](keys=[ready, self._key(f"committed:{fence}")])
-        self._popped_in_doubt = True
-        popped = self._redis.zpopmin(ready)
-        if not popped and wait_s > 0:
-            blocked = self._redis.bzpopmin(ready, timeout=max(0.001, min(wait_s, LONGEST_BLOCK_S)))
-            popped = [blocked[1:]] if blocked else []
-        self._popped_in_doubt = False
-        member: bytes | None = popped[0][0] if popped else None
-        return member
-
-    def _fetch(self, fence: int, member: bytes) -> Received:
-        """Take the payload out of Redis. Where a reply is lost the payload is too: it counts as missing."""
-        name = member.decode()
-
-        def take() -> bytes | None:
-            pipe = self._redis.pipeline(transaction=False)
-            payload = self._key(f"payload:{fence}:{name}")
-            pipe.get(payload).unlink(payload).hdel(self._key(f"committed:{fence}"), name)
-            taken: bytes | None = pipe.execute()[0]
-            return taken
-
-        payload = self._retry(take)
-        return _received(_parse(name), fence, payload)
+        pipe = self._redis.pipeline(transaction=False)
+        if self._taken is not None:
+            before, name = self._taken
+            pipe.zrem(self._key(f"ready:{before}"), name).unlink(self._key(f"payload:{before}:{name}"))
+        payloads = self._key(f"payload:{fence}:*")
+        pipe.execute_command("SORT_RO", ready, "BY", "nosort", "LIMIT", 0, 1, "GET", "#", "GET", payloads)
+        found = pipe.execute()[-1]
+        return (found[0].decode(), found[1]) if found else None
 
 
 def _received(key: Key, fence: int, payload: bytes | None) -> Received:

@@ -113,8 +113,8 @@ def test_a_shard_travels_and_leaves_nothing_behind(make: Callable[..., Transport
     got = received(trainer)
     assert isinstance(got, Shard) and (got.key, got.version, got.worker) == (Key(0, 3, 0), 7, "w")
     assert trainer.receive(0) is None and trainer.expired(fence) == [] and trainer.sizes() == Sizes(0, 0, 0)
-    left = {key.decode().rsplit(":", 1)[-1] for key in keys(server, trainer)}
-    assert left <= {"fence", "version", "meta", "wake"}
+    left = {key.decode().partition("}:")[2] for key in keys(server, trainer)}
+    assert left <= {"fence", "version", "meta", "wake", f"arrived:{fence}"}
 
 
 def test_the_lowest_version_comes_first_and_an_epoch_before_the_next(make: Callable[..., Transport]) -> None:
@@ -205,25 +205,29 @@ def missing(trainer: Transport) -> Missing:
     return got
 
 
-def test_a_reply_lost_after_the_pop_loses_no_shard(
+def test_a_reply_lost_on_the_way_to_the_trainer_loses_no_shard(
     make: Callable[..., Transport], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = make()
     fence = trainer.open()
-    trainer.issue([ticket(0, fence)])
-    lease = leased(trainer)
-    trainer.commit(lease, product(lease))
-    pop, cut = trainer._redis.zpopmin, [True]
+    trainer.issue([ticket(number, fence) for number in range(2)])
+    for _ in range(2):
+        lease = leased(trainer)
+        trainer.commit(lease, product(lease))
+    first = received(trainer)
+    look, cut = trainer._first_ready, [True]
 
-    def zpopmin(name: str) -> Any:
-        popped = pop(name)
+    def looked(fence: int) -> Any:
+        found = look(fence)
         if cut and cut.pop():
             raise redis.ConnectionError("the reply was lost")
-        return popped
+        return found
 
-    monkeypatch.setattr(trainer._redis, "zpopmin", zpopmin)
-    assert isinstance(received(trainer), Shard) and not cut
-    assert trainer.receive(0) is None
+    monkeypatch.setattr(trainer, "_first_ready", looked)
+    second = received(trainer)
+    assert isinstance(first, Shard) and isinstance(second, Shard) and not cut
+    assert {first.key.number, second.key.number} == {0, 1}
+    assert trainer.receive(0) is None and trainer.sizes() == Sizes(0, 0, 0)
 
 
 def test_issuing_the_same_request_again_adds_nothing(

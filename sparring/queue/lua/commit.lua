@@ -2,9 +2,9 @@
 -- Makes a shard ready and its payload lasting, in one step, if its lease is live, this worker's and of the current
 -- fence; else the payload is deleted (a late commit is fenced out). Committing again what was committed changes
 -- nothing and returns 1, so a lost reply does no harm. Without a payload (its SET, sent along, was refused) nothing is
--- done.
--- KEYS: fence leases owners ready committed payload. ARGV: fence member worker score.
-if redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('HEXISTS', KEYS[5], ARGV[2]) == 1 then
+-- done. A trainer that waits is woken.
+-- KEYS: fence leases owners ready arrived payload. ARGV: fence member worker score.
+if redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('ZSCORE', KEYS[4], ARGV[2]) then
   redis.call('PERSIST', KEYS[6])
   return 1
 end
@@ -19,6 +19,6 @@ end
 if redis.call('PERSIST', KEYS[6]) == 0 then return 0 end
 redis.call('ZREM', KEYS[2], ARGV[2])
 redis.call('HDEL', KEYS[3], ARGV[2])
-redis.call('HSET', KEYS[5], ARGV[2], ARGV[4])
 redis.call('ZADD', KEYS[4], ARGV[4], ARGV[2])
+if redis.call('LLEN', KEYS[5]) == 0 then redis.call('RPUSH', KEYS[5], '1') end
 return 1
