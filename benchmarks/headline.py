@@ -44,7 +44,11 @@ FILE, CHECKPOINTS = "headline.json", 50
 
 SYNC: Tree = {"engine": "sync"}
 BULLETTRAIN: Tree = {"allocator": {"name": "bullettrain"}}
-RAY: Tree = {"engine": "ray", "workers": {"count": 2}, "staleness": {"depth": 1, "gap_every": 0}}
+RAY: Tree = {  # two processes for two cores: the trainer attacks too
+    "engine": "ray",
+    "workers": {"count": cores() - 1},
+    "staleness": {"depth": 1, "gap_every": 0, "trainer_attacks": "always"},
+}
 ROWS: dict[str, Tree] = {
     "synchronous, κ = 40": {**SYNC, "attack": {"steps": 40}},
     "synchronous, κ = 8": SYNC,
@@ -61,9 +65,7 @@ ROWS: dict[str, Tree] = {
     },
     "asynchronous, κ = 8": RAY,
     "asynchronous, κ = 8, BulletTrain": {**RAY, **BULLETTRAIN},
-    "asynchronous, κ = 4, BulletTrain": {**RAY, **BULLETTRAIN, "attack": {"steps": 4}},
-    "asynchronous, κ = 3": {**RAY, "attack": {"steps": 3}},
-    "asynchronous, κ = 2": {**RAY, "attack": {"steps": 2}},
+    "asynchronous, κ = 4": {**RAY, "attack": {"steps": 4}},
 }
 
 
