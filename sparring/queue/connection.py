@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -64,7 +65,7 @@ def read_password(path: Path, setting: str) -> str:
 
 
 def check_server(client: redis.Redis, needed_bytes: int, timeout_s: float = 10.0) -> None:
-    """Refuse a server that could throw shards away or cannot hold what may be outstanding.
+    """Refuse a server that could throw shards away, cannot hold what may be outstanding, or will not hand it out.
 
     Raises:
         SparringError: with the server's setting, its value and the remedy.
@@ -85,6 +86,14 @@ def check_server(client: redis.Redis, needed_bytes: int, timeout_s: float = 10.0
             f"MiB that outstanding shards may take. Run CONFIG SET maxmemory {needed_bytes}, or lower "
             f"staleness.depth, train.shards_per_step or train.batch_size."
         )
+    look = "SORT_RO", "sparring:check", "BY", "nosort", "GET", "sparring:check:*"  # as Transport.receive does
+    try:
+        with_retries(client, partial(client.execute_command, *look), timeout_s)
+    except failures.ResponseError as error:
+        raise SparringError(
+            f"Redis at {describe(client)} lets SORT_RO hand out no shards ({error}). Give its user all keys "
+            f"(ACL SETUSER NAME ~*), or take a server that is not in cluster mode."
+        ) from error
 
 
 def raise_limit(client: redis.Redis, needed_bytes: int, timeout_s: float) -> None:

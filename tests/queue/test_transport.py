@@ -511,6 +511,19 @@ def test_a_server_that_could_lose_shards_is_refused(server: EmbeddedServer) -> N
             client.config_set("maxmemory-policy", "noeviction")
 
 
+def test_a_user_who_may_not_read_all_keys_is_refused(server: EmbeddedServer) -> None:
+    """SORT_RO's GET may not name keys for it: better said at the start than at the first shard."""
+    with server.client() as client:
+        client.acl_setuser("narrow", enabled=True, passwords=["+word"], keys=["sparring:*"], commands=["+@all"])
+        narrow = redis.Redis.from_url(server.url, username="narrow", password="word")
+        try:
+            with pytest.raises(SparringError, match=r"SORT_RO.*ACL SETUSER NAME ~\*"):
+                check_server(narrow, 1)
+        finally:
+            narrow.close()
+            client.acl_deluser("narrow")
+
+
 def test_an_old_server_is_refused(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     with server.client() as client:
         info: dict[str, Any] = dict(client.info())
