@@ -62,6 +62,7 @@ define benchmark
 endef
 
 bench: $(STAMP)
+	@test -d $(DATA)/MNIST || { echo "DATA = $(DATA) has no folder MNIST: name the root of torchvision's MNIST, as make bench DATA=DIR" >&2; exit 2; }
 	$(foreach name,$(BENCHMARKS),$(call benchmark,$(name),$($(name)_ARGS)))
 	$(foreach name,$(ON_MNIST),$(call benchmark,$(name),--data $(DATA) $($(name)_ARGS)))
 

@@ -24,6 +24,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measure import machine
 from sparring.config import Config, from_tree
 from sparring.evaluation.robustness import interval
 from sparring.evaluation.runs import evaluate_run
@@ -181,6 +182,7 @@ def main() -> None:
             ]
             for method, bullettrain in rows
         }
+    print(f"{machine()}\n")
     print("\n".join(table_of_methods(results)))
     if options.autoattack:
         print("\n" + "\n".join(table_of_autoattack(results)))

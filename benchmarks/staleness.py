@@ -15,6 +15,7 @@ import statistics
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+from benchmarks.measure import machine
 from sparring.config import Config, from_tree
 
 SERIES: dict[str, dict[str, dict[str, object]]] = {
@@ -72,6 +73,7 @@ def main() -> None:
             for seed in range(options.seeds)
             for name in options.runs
         }
+        print(f"{machine()}\n")
         print("| run | PGD-40, each seed | median |\n| --- | --- | --- |")
         for name in options.runs:
             values = [100 * jobs[name, seed].result() for seed in range(options.seeds)]

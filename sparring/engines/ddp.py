@@ -63,6 +63,7 @@ def run(session: Session, parts: Parts, resumed: Checkpoint | None) -> str:
     consumed = consumed_by(resumed)
     with other_ranks(parts.config, session.run) as others, others.blamed(), others.joined(learner) as ranks:
         ranks.begin(learner, consumed)
+        session.start_clock()  # the start of the ranks is preparation
         for keys in plan.steps(consumed.epoch, consumed.done):
             going_on = not session.should_stop() and session.ready_for(keys[0].epoch, consumed.ledger_state())
             if not ranks.agree(going_on):

@@ -80,7 +80,7 @@ WishVerb = Literal["start", "set", "add", "drain", "leave"]
 
 
 class Transport:
-    """One side of the queue of one run. Safe to use from several threads; only one of them may `receive`."""
+    """One side of the queue of one run. Safe to use from several threads; only one for each fence may `receive`."""
 
     def __init__(
         self,
@@ -100,13 +100,14 @@ class Transport:
         self._scripts = {path.stem: client.register_script(path.read_text()) for path in LUA.glob("*.lua")}
         self._requests = count(1)
         self._acknowledged: list[str] = []
-        self._taken: tuple[int, str] | None = None
+        self._taken: dict[int, str] = {}  # by fence, what was received and is not taken out yet
 
     def open(self, at_least: int = 0) -> int:
         """Raise the fence above every earlier one and `at_least`, empty the queue, and become its trainer."""
         names = "fence version tickets wake leases owners returned control weights meta"
         self.fence = int(self._run("open", names, at_least, PROTOCOL, self._prefix))
         self._acknowledged = []
+        self._taken.clear()
         return self.fence
 
     def issue(self, tickets: Sequence[Ticket]) -> None:
@@ -157,15 +158,17 @@ class Transport:
             time.sleep(EXACT_POLL_S)
         return _weights(*found[0])
 
-    def receive(self, timeout_s: float) -> Received | None:
-        """The ready shard of the lowest version; it leaves Redis with the next call. None when none came in time."""
-        deadline = time.monotonic() + timeout_s
+    def receive(self, timeout_s: float, fence: int | None = None) -> Received | None:
+        """The ready shard of the lowest version; it leaves Redis with the next call. None when none came in time.
+
+        `fence` is by default that of the last `open`; a thread that outlives its run's fence names its own.
+        """
+        fence, deadline = self.fence if fence is None else fence, time.monotonic() + timeout_s
         while True:
-            fence = self.fence
             first = self._retry(partial(self._first_ready, fence))
             if first is not None:
                 member, payload = first
-                self._taken = fence, member
+                self._taken[fence] = member
                 return _received(_parse(member), fence, payload)
             left_s = deadline - time.monotonic()
             if left_s <= 0:
@@ -418,12 +421,12 @@ class Transport:
         """
         ready = self._key(f"ready:{fence}")
         pipe = self._redis.pipeline(transaction=False)
-        if self._taken is not None:
-            before, name = self._taken
-            pipe.zrem(self._key(f"ready:{before}"), name).unlink(self._key(f"payload:{before}:{name}"))
+        if (name := self._taken.get(fence)) is not None:
+            pipe.zrem(ready, name).unlink(self._key(f"payload:{fence}:{name}"))
         payloads = self._key(f"payload:{fence}:*")
         pipe.execute_command("SORT_RO", ready, "BY", "nosort", "LIMIT", 0, 1, "GET", "#", "GET", payloads)
         found = pipe.execute()[-1]
+        self._taken.pop(fence, None)
         return (found[0].decode(), found[1]) if found else None
 
 

@@ -270,7 +270,7 @@ class Loop:
         """Beside the loop: fetch and decode what workers have committed."""
         while not self._closing.is_set():
             try:
-                received = self.transport.receive(timeout_s=0.5)
+                received = self.transport.receive(0.5, self.fence)
             except Exception as error:
                 self._inbox.put(error)
                 return

@@ -284,6 +284,20 @@ def test_a_trainer_that_was_replaced_takes_no_shard_of_its_successor(make: Calla
     assert isinstance(received(new), Shard)
 
 
+def test_who_still_asks_for_an_older_fence_takes_nothing(make: Callable[..., Transport]) -> None:
+    trainer = make()
+    before, fence = trainer.open(), trainer.open()
+    trainer.issue([ticket(number, fence) for number in range(2)])
+    for _ in range(2):
+        lease = leased(trainer)
+        trainer.commit(lease, product(lease))
+    first = received(trainer)
+    assert trainer.receive(0, before) is None
+    second = received(trainer)
+    assert isinstance(first, Shard) and isinstance(second, Shard) and first.key != second.key
+    assert trainer.receive(0) is None and trainer.sizes() == Sizes(0, 0, 0)
+
+
 def test_an_idle_worker_wakes_promptly(make: Callable[..., Transport], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LONGEST_BLOCK_S", 8.0)
     trainer, worker = make(), make()

@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
 -- Makes a shard ready and its payload lasting, in one step, if its lease is live, this worker's and of the current
--- fence; else the payload is deleted (a late commit is fenced out). Committing again what was committed changes
--- nothing and returns 1, so a lost reply does no harm. Without a payload (its SET, sent along, was refused) nothing is
--- done. A trainer that waits is woken.
+-- fence; else the payload is deleted (a late commit is fenced out). Committing again what is ready changes
+-- nothing and returns 1; once the trainer has taken it out it is a late commit, and what was received counts. Without a
+-- payload (its SET, sent along, was refused) nothing is done. A trainer that waits is woken.
 -- KEYS: fence leases owners ready arrived payload. ARGV: fence member worker score.
 if redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('ZSCORE', KEYS[4], ARGV[2]) then
   redis.call('PERSIST', KEYS[6])
