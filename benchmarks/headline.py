@@ -174,23 +174,23 @@ class Row:
     sync: list[Outcome]
 
     @property
+    def times(self) -> list[float]:
+        return [run.seconds for run in self.runs if run.seconds is not None]
+
+    @property
     def seconds(self) -> float | None:
-        """None where more than half of the seeds did not hold the target."""
-        held = [run.seconds for run in self.runs if run.seconds is not None]
-        return statistics.median(held) if 2 * len(held) > len(self.runs) else None
+        """None where not more than half of the seeds hold the target."""
+        return statistics.median(self.times) if 2 * len(self.times) > len(self.runs) else None
 
     def cells(self, slowest: float | None) -> list[str]:
-        held = [run for run in self.runs if run.seconds is not None]
-        times = [run.seconds for run in held if run.seconds is not None]
-        both = [
-            (one, other) for one, other in zip(self.runs, self.sync, strict=False) if one.examples and other.examples
-        ]
-        ratios = [(one.examples or 0) / (other.examples or 1) for one, other in both]
+        examples = [run.examples for run in self.runs if run.examples is not None]
+        beside = zip(self.runs, self.sync, strict=False)
+        ratios = [one.examples / other.examples for one, other in beside if one.examples and other.examples]
         return [
             str(self.point),
-            f"{spread(times, '.0f')}; {len(held)} of {len(self.runs)}" if held else "not held",
+            f"{spread(self.times, '.0f')}; {len(self.times)} of {len(self.runs)}" if self.times else "not held",
             f"{slowest / self.seconds:.1f}" if slowest and self.seconds else "-",
-            f"{statistics.median([run.examples or 0 for run in held]):,.0f}" if held else "-",
+            f"{statistics.median(examples):,.0f}" if examples else "-",
             f"{spread(ratios)}; {len(ratios)}" if ratios else "-",
             ", ".join(f"{100 * run.at_end:.1f}" for run in self.runs),
             "; ".join(f"{point}: {outcome}" for point, outcome in self.grid.items()),
@@ -225,7 +225,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/headline"))
     options = parser.parse_args()
     print(f"{machine()}; rate/warm-up/epochs; medians, least and greatest of the seeds\n")
-    names = (
+    told = (
         "best",
         "seconds to the target; seeds",
         "over κ = 40",
@@ -234,7 +234,7 @@ def main() -> None:
         "at the end, %",
         "grid, seed 0",
     )
-    print(header("row", *names))
+    print(header("row", *told))
     slowest: float | None = None
     for name in options.rows:
         found = tuned(name, options)
