@@ -67,7 +67,8 @@ class DataSettings(Settings):
     download: bool = setting(True, "flag")
     """Let torchvision download what is missing."""
     holdout: int = setting(0, "examples", ge=0)
-    """Training examples set aside and never trained on: to tune on, and to choose the best checkpoint by."""
+    """Training examples set aside and never trained on, the same for every seed: to tune on, and to choose the best
+    checkpoint by."""
     limit: int | None = setting(None, "examples", ge=1)
     """Use the first so many training examples only, for a quick look."""
     size: int | None = setting(None, "pixels", ge=1, le=4096)

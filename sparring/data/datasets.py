@@ -192,8 +192,8 @@ def check_arrays(images: Tensor, labels: Tensor, classes: int, name: str, settin
         )
 
 
-def split_holdout(dataset: Dataset, holdout: int, seed: int) -> tuple[Dataset, Dataset]:
-    """Training part and held-out part, the same for the same seed.
+def split_holdout(dataset: Dataset, holdout: int) -> tuple[Dataset, Dataset]:
+    """Training part and held-out part, the same in every run: runs of other seeds are judged by the same images.
 
     Raises:
         UsageError: nothing would be left to train on.
@@ -204,7 +204,7 @@ def split_holdout(dataset: Dataset, holdout: int, seed: int) -> tuple[Dataset, D
         )
     if holdout == 0:
         return dataset, Subset(dataset, torch.arange(0))
-    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))
     return Subset(dataset, order[holdout:].sort().values), Subset(dataset, order[:holdout].sort().values)
 
 

@@ -33,7 +33,7 @@ def prepare(config: Config) -> Parts:
         SparringError: anything about data or model that cannot work.
     """
     full, train = load(config.data, "train"), config.train
-    training, heldout = split_holdout(full, config.data.holdout, train.seed)
+    training, heldout = split_holdout(full, config.data.holdout)
     extra = None if config.data.extra is None else load_extra(config.data, full)
     plan = Plan(
         len(training),

@@ -58,7 +58,7 @@ def test_the_best_checkpoint_is_the_one_most_robust_on_heldout_training_examples
     monkeypatch.setattr(made, "learn", spoiled)
     sync.run(made, parts, None)
 
-    heldout = split_holdout(load(config.data, "train"), 200, config.train.seed)[1]
+    heldout = split_holdout(load(config.data, "train"), 200)[1]
     a_quarter = parts.plan.steps_of(0) / 4
     due = [step for step in range(1, parts.plan.total_steps + 1) if step // a_quarter > (step - 1) // a_quarter]
     accuracies = {}
