@@ -1,18 +1,18 @@
 """How long it takes until a network withstands PGD-40 with 2 restarts on 84 % of 1,000 held-out images.
 
-    python -m benchmarks.headline --data DIR [--rates 0.012 0.02] [--warmups 0.3 0.6] [--epochs 1 2] [--seeds 3]
+    python -m benchmarks.headline --data DIR [--rates 0.012 0.02] [--ramps 0.15 0.3] [--epochs 1 2] [--seeds 3]
         [--rows …] [--out FOLDER]
 
 MNIST, the network of Wong et al., batches of 128, both cores of a small machine, nothing else running. Every row is
-tuned by the same grid on training data, with seed 0: peak of the one-cycle rate, share of the run over which ε grows to
-0.3, and length in epochs of 59,000 images, longer ones only where no shorter one holds the target. A run leaves a
+tuned by the same grid on training data, with seed 0: peak of the one-cycle rate, share of the run after which it is
+reached and ε is 0.3, and length in epochs of 59,000 images, longer ones only where no shorter one holds the target. A run leaves a
 checkpoint every 2 % of its steps; by bisection one is found that holds the target where the one before does not, and
 its time is that of training up to there, with the checkpoints (of the asynchronous engine: from the start of the first
 attack). A run whose target is not held at its end has no time. The point that is most robust at its end is made again
 with the other seeds; the row's time is the median of those that hold, and every run is printed. Runs that are in FOLDER
 already are not made again: take a new one for another machine.
 
-`examples` are those that were trained on up to there. `over sync` of an asynchronous row: its examples over those of
+Rows with EMA are judged by the moving average of their weights. `examples` are those that were trained on up to there. `over sync` of an asynchronous row: its examples over those of
 the synchronous loop with the same attack, schedule and seed, which is what staleness costs, of the seeds where both
 hold. The grid is tuned on the same held-out images that the target is measured on, in every row and with every seed
 alike.
@@ -36,7 +36,7 @@ from sparring.config import AttackSettings, Config, from_tree
 from sparring.engines.threads import cores
 from sparring.evaluation.robustness import evaluate
 from sparring.runs import Run
-from sparring.trainer.checkpoints import load_weights
+from sparring.trainer.checkpoints import AVERAGE, MODEL, load_weights
 from sparring.trainer.parts import prepare
 from sparring.training import train
 
@@ -47,6 +47,7 @@ FILE, CHECKPOINTS = "headline.json", 50
 
 SYNC: Tree = {"engine": "sync"}
 BULLETTRAIN: Tree = {"allocator": {"name": "bullettrain"}}
+EMA: Tree = {"train": {"ema": 0.98}}  # about the last 50 steps, which the falling rate would average later
 RAY: Tree = {  # two processes for two cores: the trainer attacks too
     "engine": "ray",
     "workers": {"count": cores() - 1},
@@ -65,25 +66,28 @@ ROWS: dict[str, Tree] = {
     "synchronous, κ = 2": {**SYNC, "attack": {"steps": 2}},
     "synchronous, κ = 8, BulletTrain": {**SYNC, **BULLETTRAIN},
     "synchronous, κ = 4, BulletTrain": {**SYNC, **BULLETTRAIN, "attack": {"steps": 4}},
+    "synchronous, κ = 4, EMA": {**SYNC, **EMA, "attack": {"steps": 4}},
+    "synchronous, κ = 3, EMA": {**SYNC, **EMA, "attack": {"steps": 3}},
     "synchronous, FGSM-RS": {**SYNC, "attack": {"name": "fgsm-rs"}},
     "DDP on all cores, κ = 4": {**DDP, "attack": {"steps": 4}},
     "DDP on all cores, κ = 3": {**DDP, "attack": {"steps": 3}},
     "asynchronous, κ = 8": RAY,
     "asynchronous, κ = 8, BulletTrain": {**RAY, **BULLETTRAIN},
     "asynchronous, κ = 4": {**RAY, "attack": {"steps": 4}},
+    "asynchronous, κ = 4, EMA": {**RAY, **EMA, "attack": {"steps": 4}},
 }
 
 
 @dataclass(frozen=True)
 class Point:
-    """Of the grid: the rate's peak, the share of the run over which ε grows, and the run's length."""
+    """Of the grid: the rate's peak, the share of the run over which rate and ε grow, and the run's length."""
 
     rate: float
-    warmup: float
+    ramp: float
     epochs: int
 
     def __str__(self) -> str:
-        return f"{self.rate:g}/{self.warmup:g}/{self.epochs}"
+        return f"{self.rate:g}/{self.ramp:g}/{self.epochs}"
 
 
 @dataclass(frozen=True)
@@ -106,9 +110,9 @@ def config_of(name: str, point: Point, seed: int, data: Path, out: Path) -> Conf
         "run": {"root": str(out), "name": f"{slug}-{str(point).replace('/', '-')}-seed{seed}"},
         "data": {"name": "mnist", "root": str(data), "holdout": HELD_OUT, "download": False},
         "model": {"name": "mnist-16-32-100"},
-        "attack": {"epsilon": 0.3, "steps": 8, "warmup_epochs": point.warmup * epochs},
+        "attack": {"epsilon": 0.3, "steps": 8, "warmup_epochs": point.ramp * epochs},
         "optimizer": {"lr": point.rate},
-        "schedule": {"name": "one_cycle", "peak_at": 0.3},
+        "schedule": {"name": "one_cycle", "peak_at": point.ramp},
         "train": {"epochs": epochs, "batch_size": BATCH, "seed": seed},
         "checkpoint": {"every_steps": epochs * TRAINING // BATCH // CHECKPOINTS, "keep": 1000},
         "evaluation": {"steps": 1, "restarts": 1, "samples": 100},
@@ -142,8 +146,10 @@ def _outcome(run: Run) -> Tree:
     torch.set_num_threads(cores())
     paths = sorted(run.checkpoints.glob("step-*"))
 
+    judged = MODEL if parts.config.train.ema is None else AVERAGE
+
     def accuracy(index: int) -> float:
-        load_weights(paths[index], parts.model)
+        load_weights(paths[index], parts.model, judged)
         return evaluate(parts.model, parts.heldout, attack, samples=HELD_OUT).robust_accuracy
 
     lines = {line["step"]: line for line in map(json.loads, run.metrics.read_text().splitlines())}
@@ -204,7 +210,7 @@ def tuned(name: str, options: argparse.Namespace) -> Row:
 
     grid: dict[Point, Outcome] = {}
     for epochs in options.epochs:
-        points = [Point(rate, warmup, epochs) for warmup in options.warmups for rate in options.rates]
+        points = [Point(rate, ramp, epochs) for ramp in options.ramps for rate in options.rates]
         grid.update({point: measure(name, point, 0) for point in points})
         if any(outcome.seconds is not None for outcome in grid.values()):
             break
@@ -219,13 +225,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--rates", nargs="+", type=float, default=[0.012, 0.02])
-    parser.add_argument("--warmups", nargs="+", type=float, default=[0.3, 0.6])
+    parser.add_argument("--ramps", nargs="+", type=float, default=[0.15, 0.3])
     parser.add_argument("--epochs", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--out", type=Path, default=Path("runs/headline"))
     options = parser.parse_args()
-    print(f"{machine()}; rate/warm-up/epochs; medians, least and greatest of the seeds\n")
+    print(f"{machine()}; rate/ramp/epochs; medians, least and greatest of the seeds\n")
     told = (
         "best",
         "seconds to the target; seeds",
