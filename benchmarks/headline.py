@@ -5,17 +5,17 @@
 
 MNIST, the network of Wong et al., batches of 128, both cores of a small machine, nothing else running. Every row is
 tuned by the same grid on training data, with seed 0: peak of the one-cycle rate, share of the run after which it is
-reached and ε is 0.3, and length in epochs of 59,000 images, longer ones only where no shorter one holds the target. A run leaves a
-checkpoint every 2 % of its steps; by bisection one is found that holds the target where the one before does not, and
-its time is that of training up to there, with the checkpoints (of the asynchronous engine: from the start of the first
-attack). A run whose target is not held at its end has no time. The point that is most robust at its end is made again
-with the other seeds; the row's time is the median of those that hold, and every run is printed. Runs that are in FOLDER
-already are not made again: take a new one for another machine.
+reached and ε is 0.3, and length in epochs of 59,000 images, longer ones only where no shorter one holds the target. A
+run leaves a checkpoint every 2 % of its steps; by bisection one is found that holds the target where the one before
+does not, and its time is that of training up to there, with the checkpoints (of the asynchronous engine: from the start
+of the first attack). A run whose target is not held at its end has no time. The point that is most robust at its end is
+made again with the other seeds; the row's time is the median of those that hold, and every run is printed. Runs that
+are in FOLDER already are not made again: take a new one for another machine.
 
-Rows with EMA are judged by the moving average of their weights. `examples` are those that were trained on up to there. `over sync` of an asynchronous row: its examples over those of
-the synchronous loop with the same attack, schedule and seed, which is what staleness costs, of the seeds where both
-hold. The grid is tuned on the same held-out images that the target is measured on, in every row and with every seed
-alike.
+Rows with EMA are judged by the moving average of their weights. `examples` are those that were trained on up to the
+target. `over sync` of an asynchronous row: its examples over those of the synchronous loop with the same attack,
+schedule and seed, which is what staleness costs, of the seeds where both hold. The grid is tuned on the same held-out
+images that the target is measured on, in every row and with every seed alike.
 """
 
 from __future__ import annotations
