@@ -9,13 +9,14 @@ reached and ε is 0.3, and length in epochs of 59,000 images, longer ones only w
 run leaves a checkpoint every 2 % of its steps; by bisection one is found that holds the target where the one before
 does not, and its time is that of training up to there, with the checkpoints (of the asynchronous engine: from the start
 of the first attack). A run whose target is not held at its end has no time. The point that is most robust at its end is
-made again with the other seeds; the row's time is the median of those that hold, and every run is printed. Runs that
-are in FOLDER already are not made again: take a new one for another machine.
+made again with every seed, for one seed after the other all rows back to back, since the machine's own speed drifts;
+only these runs count. Runs that are in FOLDER already are not made again: take a new one for another machine.
 
-Rows with EMA are judged by the moving average of their weights. `examples` are those that were trained on up to the
-target. `over sync` of an asynchronous row: its examples over those of the synchronous loop with the same attack,
-schedule and seed, which is what staleness costs, of the seeds where both hold. The grid is tuned on the same held-out
-images that the target is measured on, in every row and with every seed alike.
+Rows with EMA are judged by the moving average of their weights. `over κ = 40` is of the same seed, where both hold; in
+brackets the least and greatest, and beside it the same of `passes`, forward and backward through the network for attack
+and training up to the target, which no machine disturbs. `over sync` of an asynchronous row: its examples over those of
+the synchronous loop with the same attack, schedule and seed, which is what staleness costs. The grid is tuned on the
+same held-out images that the target is measured on, in every row and with every seed alike.
 """
 
 from __future__ import annotations
@@ -43,8 +44,18 @@ from sparring.training import train
 Tree = dict[str, Any]
 TARGET, HELD_OUT, BATCH, TRAINING = 0.84, 1000, 128, 59_000
 JUDGE = AttackSettings(epsilon=0.3, steps=40, step_size=0.02, restarts=2)
-FILE, CHECKPOINTS = "headline.json", 50
+FILE, DONE, CHECKPOINTS = "headline.json", "trained.json", 50
 
+COLUMNS = (
+    "best",
+    "seconds to the target; seeds",
+    "over κ = 40",
+    "in passes",
+    "examples",
+    "over sync",
+    "at the end, %",
+    "grid, seed 0",
+)
 SYNC: Tree = {"engine": "sync"}
 BULLETTRAIN: Tree = {"allocator": {"name": "bullettrain"}}
 EMA: Tree = {"train": {"ema": 0.98}}  # about the last 50 steps, which the falling rate would average later
@@ -92,10 +103,11 @@ class Point:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one run: training seconds and examples up to the target, None where it was not held; and its end."""
+    """Of one run: training seconds, examples and passes up to the target, None where it was not held; and its end."""
 
     seconds: float | None
     examples: int | None
+    passes: int | None
     at_end: float
     whole_seconds: float
 
@@ -123,19 +135,24 @@ def config_of(name: str, point: Point, seed: int, data: Path, out: Path) -> Conf
     return from_tree(tree)
 
 
-def measured(config: Config) -> Outcome:
-    """Train, and find a checkpoint that holds the target; what an earlier call has found is read.
-
-    A run that an earlier call has not finished is made anew.
-    """
+def trained(config: Config) -> Run:
+    """A finished run of it; that of an earlier call, where there is one. One that was left unfinished is made anew."""
     run = Run(config.run.root / str(config.run.name))
-    found = run.read_json(FILE)
-    if found is None:
+    if run.read_json(DONE) is None:
         shutil.rmtree(run.path, ignore_errors=True)
         result = train(config)
         if result.phase != "finished":
             raise SystemExit(f"{run.path} was {result.phase}: what it has is no measurement")
-        found = _outcome(result.run)
+        run.write_json(DONE, True)
+    return run
+
+
+def measured(config: Config) -> Outcome:
+    """Train, and find a checkpoint that holds the target; what an earlier call has found is read."""
+    run = trained(config)
+    found = run.read_json(FILE)
+    if found is None:
+        found = _outcome(run)
         run.write_json(FILE, found)
     return Outcome(**found)
 
@@ -156,13 +173,14 @@ def _outcome(run: Run) -> Tree:
     at_end, whole_s = accuracy(len(paths) - 1), float(lines[max(lines)]["seconds"])
     told: Tree = {"at_end": at_end, "whole_seconds": whole_s}
     if at_end < TARGET:
-        return {**told, "seconds": None, "examples": None}
+        return {**told, "seconds": None, "examples": None, "passes": None}
     low, high = -1, len(paths) - 1  # the target is held at `high`, and not at `low`
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if accuracy(middle) >= TARGET else (middle, high)
     line = lines[int(paths[high].name.removeprefix("step-"))]
-    return {**told, "seconds": line["seconds"], "examples": line["examples"]}
+    passes = line["gradients"] + line["examples"]
+    return {**told, "seconds": line["seconds"], "examples": line["examples"], "passes": passes}
 
 
 def best(outcomes: dict[Point, Outcome]) -> Point:
@@ -171,54 +189,45 @@ def best(outcomes: dict[Point, Outcome]) -> Point:
 
 
 @dataclass(frozen=True)
-class Row:
-    """The grid with the first seed, its best point, and the runs of all seeds there; `sync` are those of the
-    synchronous loop with the same attack, where the row is not one of its own."""
+class Bench:
+    """Where its runs are, and of what data."""
 
-    grid: dict[Point, Outcome]
-    point: Point
-    runs: list[Outcome]
-    sync: list[Outcome]
+    data: Path
+    out: Path
 
-    @property
-    def times(self) -> list[float]:
-        return [run.seconds for run in self.runs if run.seconds is not None]
+    def tune(self, name: str, rates: list[float], ramps: list[float], lengths: list[int]) -> dict[Point, Outcome]:
+        """The grid of one row with seed 0: the shortest length, and longer ones until the target is held."""
+        grid: dict[Point, Outcome] = {}
+        for epochs in lengths:
+            points = [Point(rate, ramp, epochs) for ramp in ramps for rate in rates]
+            grid |= {point: measured(config_of(name, point, 0, self.data, self.out / "grid")) for point in points}
+            if any(outcome.seconds is not None for outcome in grid.values()):
+                break
+        return grid
 
-    @property
-    def seconds(self) -> float | None:
-        """None where not more than half of the seeds hold the target."""
-        return statistics.median(self.times) if 2 * len(self.times) > len(self.runs) else None
+    def back_to_back(self, points: dict[str, Point], seed: int) -> dict[str, Outcome]:
+        """A run of every row, trained one right after the other and then judged."""
+        configs = {name: config_of(name, point, seed, self.data, self.out) for name, point in points.items()}
+        for config in configs.values():
+            trained(config)
+        return {name: measured(config) for name, config in configs.items()}
 
-    def cells(self, slowest: float | None) -> list[str]:
-        examples = [run.examples for run in self.runs if run.examples is not None]
-        beside = zip(self.runs, self.sync, strict=False)
-        ratios = [one.examples / other.examples for one, other in beside if one.examples and other.examples]
-        return [
-            str(self.point),
-            f"{spread(self.times, '.0f')}; {len(self.times)} of {len(self.runs)}" if self.times else "not held",
-            f"{slowest / self.seconds:.1f}" if slowest and self.seconds else "-",
-            f"{statistics.median(examples):,.0f}" if examples else "-",
-            f"{spread(ratios)}; {len(ratios)}" if ratios else "-",
-            ", ".join(f"{100 * run.at_end:.1f}" for run in self.runs),
-            "; ".join(f"{point}: {outcome}" for point, outcome in self.grid.items()),
-        ]
+    def synchronous(self, name: str, point: Point, seed: int) -> Outcome | None:
+        """What the synchronous loop comes to where an asynchronous row is; None for other rows."""
+        beside = name.replace("asynchronous", "synchronous")
+        if beside == name or beside not in ROWS:
+            return None
+        return measured(config_of(beside, point, seed, self.data, self.out / "beside"))
 
 
-def tuned(name: str, options: argparse.Namespace) -> Row:
-    def measure(row: str, point: Point, seed: int) -> Outcome:
-        return measured(config_of(row, point, seed, options.data, options.out))
-
-    grid: dict[Point, Outcome] = {}
-    for epochs in options.epochs:
-        points = [Point(rate, ramp, epochs) for ramp in options.ramps for rate in options.rates]
-        grid.update({point: measure(name, point, 0) for point in points})
-        if any(outcome.seconds is not None for outcome in grid.values()):
-            break
-    point, synchronous = best(grid), name.replace("asynchronous", "synchronous")
-    seeds = range(options.seeds) if grid[point].seconds is not None else range(1)
-    runs = [measure(name, point, seed) for seed in seeds]
-    beside = synchronous != name and synchronous in ROWS
-    return Row(grid, point, runs, [measure(synchronous, point, seed) for seed in seeds] if beside else [])
+def ratios(over: list[Outcome | None], under: list[Outcome | None], what: str) -> str:
+    """Of one figure, seed by seed where both hold the target: median, least and greatest, and of how many seeds."""
+    found = [
+        getattr(one, what) / getattr(other, what)
+        for one, other in zip(over, under, strict=True)
+        if one and other and getattr(one, what) and getattr(other, what)
+    ]
+    return f"{spread(found)}; {len(found)}" if found else "-"
 
 
 def main() -> None:
@@ -231,22 +240,31 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--out", type=Path, default=Path("runs/headline"))
     options = parser.parse_args()
+    bench, seeds = Bench(options.data, options.out), range(options.seeds)
     print(f"{machine()}; rate/ramp/epochs; medians, least and greatest of the seeds\n")
-    told = (
-        "best",
-        "seconds to the target; seeds",
-        "over κ = 40",
-        "examples",
-        "over sync",
-        "at the end, %",
-        "grid, seed 0",
-    )
-    print(header("row", *told))
-    slowest: float | None = None
-    for name in options.rows:
-        found = tuned(name, options)
-        slowest = found.seconds if name == "synchronous, κ = 40" else slowest
-        print(row(name, *found.cells(slowest)), flush=True)
+    grids = {name: bench.tune(name, options.rates, options.ramps, options.epochs) for name in options.rows}
+    points = {name: best(grid) for name, grid in grids.items()}
+    rounds = [bench.back_to_back(points, seed) for seed in seeds]
+    print(header("row", *COLUMNS))
+    for name, grid in grids.items():
+        runs = [each[name] for each in rounds]
+        slowest = [each.get("synchronous, κ = 40") for each in rounds]
+        beside = [bench.synchronous(name, points[name], seed) for seed in seeds]
+        held = [run for run in runs if run.seconds is not None]
+        print(
+            row(
+                name,
+                points[name],
+                f"{spread([run.seconds or 0 for run in held], '.0f') if held else '-'}; {len(held)} of {len(runs)}",
+                ratios(slowest, [*runs], "seconds"),
+                ratios(slowest, [*runs], "passes"),
+                f"{statistics.median(run.examples or 0 for run in held):,.0f}" if held else "-",
+                ratios([*runs], beside, "examples"),
+                ", ".join(f"{100 * run.at_end:.1f}" for run in runs),
+                "; ".join(f"{point}: {outcome}" for point, outcome in grid.items()),
+            ),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
