@@ -29,6 +29,7 @@ PAPERS: dict[str, list[str]] = {  # figures of the papers that stand in a recipe
     "finetune": [],
     "imagenet-fast": ["60.90", "43.43", "12.14 h"],
     "mnist-async": ["98 clean", "89 to 91"],
+    "mnist-fast": [],
     "mnist-fgsm-rs": ["99.20", "88.77"],
     "mnist-madry": ["98 clean", "89 to 91"],
     "mnist-pruned": ["70.11", "67.43", "65.50", "60.77", "70.05"],
