@@ -47,10 +47,10 @@ memory_ARGS := --shards 500 --networks digits-cnn:64
 timeline_ARGS := --seconds 5
 elastic_ARGS := --seconds 10
 peers_ARGS := --rounds 1 --seconds 5 --cases equal slow
-scaling_ARGS := --series 80 --workers 1 2 --rounds 1 --seconds 10
+scaling_ARGS := --out runs/quick/scaling --series 80 --workers 1 2 --rounds 1 --seconds 10
 allocator_ARGS := --networks mnist-16-32-100 --batches 128 --repetitions 3
 wallclock_ARGS := --rounds 1 --steps 200
-headline_ARGS := --rows "synchronous, κ = 8" "synchronous, κ = 4" --rates 0.02 --ramps 0.15 --epochs 1 --seeds 1
+headline_ARGS := --out runs/quick/headline --rows "synchronous, κ = 8" "synchronous, κ = 4" --rates 0.02 --ramps 0.15 --epochs 1 --seeds 1
 staleness_ARGS := --seeds 1 --runs "staleness 0" "staleness 16"
 methods_ARGS := --seeds 1 --methods PGD-AT --autoattack 50
 endif

@@ -10,13 +10,15 @@ run leaves a checkpoint every 2 % of its steps; by bisection one is found that h
 does not, and its time is that of training up to there, with the checkpoints (of the asynchronous engine: from the start
 of the first attack). A run whose target is not held at its end has no time. The point that is most robust at its end is
 made again with every seed, for one seed after the other all rows back to back, since the machine's own speed drifts;
-only these runs count. Runs that are in FOLDER already are not made again: take a new one for another machine.
+only these runs count. What is in FOLDER already is not made again, but where one row of a seed is missing all of them
+are: take a new one for another machine.
 
 Rows with EMA are judged by the moving average of their weights. `over κ = 40` is of the same seed, where both hold; in
 brackets the least and greatest, and beside it the same of `passes`, forward and backward through the network for attack
-and training up to the target, which no machine disturbs. `over sync` of an asynchronous row: its examples over those of
-the synchronous loop with the same attack, schedule and seed, which is what staleness costs. The grid is tuned on the
-same held-out images that the target is measured on, in every row and with every seed alike.
+and training up to the target (BulletTrain's classifying forward passes are not in them), which no machine disturbs.
+`over sync` of an asynchronous row: its examples over those of the synchronous loop with the same attack, schedule and
+seed, which is what staleness costs. The grid is tuned on the same held-out images that the target is measured on, in
+every row and with every seed alike.
 """
 
 from __future__ import annotations
@@ -135,10 +137,18 @@ def config_of(name: str, point: Point, seed: int, data: Path, out: Path) -> Conf
     return from_tree(tree)
 
 
+def run_of(config: Config) -> Run:
+    return Run(config.run.root / str(config.run.name))
+
+
+def is_trained(config: Config) -> bool:
+    return run_of(config).read_json(DONE) is not None
+
+
 def trained(config: Config) -> Run:
     """A finished run of it; that of an earlier call, where there is one. One that was left unfinished is made anew."""
-    run = Run(config.run.root / str(config.run.name))
-    if run.read_json(DONE) is None:
+    run = run_of(config)
+    if not is_trained(config):
         shutil.rmtree(run.path, ignore_errors=True)
         result = train(config)
         if result.phase != "finished":
@@ -151,7 +161,7 @@ def measured(config: Config) -> Outcome:
     """Train, and find a checkpoint that holds the target; what an earlier call has found is read."""
     run = trained(config)
     found = run.read_json(FILE)
-    if found is None:
+    if found is None or found.keys() != Outcome.__annotations__.keys():
         found = _outcome(run)
         run.write_json(FILE, found)
     return Outcome(**found)
@@ -206,10 +216,12 @@ class Bench:
         return grid
 
     def back_to_back(self, points: dict[str, Point], seed: int) -> dict[str, Outcome]:
-        """A run of every row, trained one right after the other and then judged."""
+        """A run of every row, trained one right after the other and then judged; where one is missing, all anew."""
         configs = {name: config_of(name, point, seed, self.data, self.out) for name, point in points.items()}
-        for config in configs.values():
-            trained(config)
+        if not all(is_trained(config) for config in configs.values()):
+            for config in configs.values():
+                shutil.rmtree(run_of(config).path, ignore_errors=True)
+                trained(config)
         return {name: measured(config) for name, config in configs.items()}
 
     def synchronous(self, name: str, point: Point, seed: int) -> Outcome | None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import copy
 import importlib.util
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -110,10 +111,11 @@ class Case:
     def works(self, variants: list[str]) -> dict[str, Work]:
         found: dict[str, Work] = {"bare": self.bare, **{name: self.ours(VARIANTS[name]) for name in variants}}
         found["TRADES' loop"] = self.trades
-        if importlib.util.find_spec("foolbox"):
-            found["foolbox"] = self.foolbox()
-        if importlib.util.find_spec("art"):
-            found["ART"] = self.art()
+        for name, package, work in (("foolbox", "foolbox", self.foolbox), ("ART", "art", self.art)):
+            if importlib.util.find_spec(package):
+                found[name] = work()
+            else:
+                print(f"{name} is not installed: no row of it", file=sys.stderr)
         return {name: self._to_the_end(work) for name, work in found.items()}
 
     def _to_the_end(self, work: Work) -> Work:
