@@ -103,7 +103,7 @@ def test_slots_and_the_shrinking_batch_make_the_same_perturbations(
     stream = Stream(configured(slots, **groups), model, digits)
     made, expected = stream.run(), alone(configured(0, **groups), model, digits)
     assert max(stream.at_once) >= 2, "several tickets were in work at the same time"
-    # A divergence begins next to 0, so the direction of its gradient is rounding's on some CPUs; a step is 50 times that.
+    # A divergence begins next to 0, where on some CPUs the direction of its gradient is rounding's: by a step's 50th.
     tolerance = 1e-4 if (norm, objective) == ("l2", "trades") else 1e-6
     for key, shard in expected.items():
         assert torch.allclose(made[key].delta, shard.delta, atol=tolerance, rtol=0)
