@@ -27,6 +27,7 @@ import argparse
 import json
 import shutil
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -172,7 +173,6 @@ def _outcome(run: Run) -> Tree:
     attack = attack_from(JUDGE, JUDGE.epsilon)
     torch.set_num_threads(cores())
     paths = sorted(run.checkpoints.glob("step-*"))
-
     judged = MODEL if parts.config.train.ema is None else AVERAGE
 
     def accuracy(index: int) -> float:
@@ -194,7 +194,7 @@ def _outcome(run: Run) -> Tree:
 
 
 def best(outcomes: dict[Point, Outcome]) -> Point:
-    """The most robust at its end: what takes least time there is no longer than others, and holds with other seeds."""
+    """The most robust at its end, which is the likeliest to hold the target with other seeds too."""
     return max(outcomes, key=lambda point: outcomes[point].at_end)
 
 
@@ -232,7 +232,7 @@ class Bench:
         return measured(config_of(beside, point, seed, self.data, self.out / "beside"))
 
 
-def ratios(over: list[Outcome | None], under: list[Outcome | None], what: str) -> str:
+def ratios(over: Sequence[Outcome | None], under: Sequence[Outcome | None], what: str) -> str:
     """Of one figure, seed by seed where both hold the target: median, least and greatest, and of how many seeds."""
     found = [
         getattr(one, what) / getattr(other, what)
@@ -268,10 +268,10 @@ def main() -> None:
                 name,
                 points[name],
                 f"{spread([run.seconds or 0 for run in held], '.0f') if held else '-'}; {len(held)} of {len(runs)}",
-                ratios(slowest, [*runs], "seconds"),
-                ratios(slowest, [*runs], "passes"),
+                ratios(slowest, runs, "seconds"),
+                ratios(slowest, runs, "passes"),
                 f"{statistics.median(run.examples or 0 for run in held):,.0f}" if held else "-",
-                ratios([*runs], beside, "examples"),
+                ratios(runs, beside, "examples"),
                 ", ".join(f"{100 * run.at_end:.1f}" for run in runs),
                 "; ".join(f"{point}: {outcome}" for point, outcome in grid.items()),
             ),
