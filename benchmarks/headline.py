@@ -62,10 +62,12 @@ COLUMNS = (
 SYNC: Tree = {"engine": "sync"}
 BULLETTRAIN: Tree = {"allocator": {"name": "bullettrain"}}
 EMA: Tree = {"train": {"ema": 0.98}}  # about the last 50 steps, which the falling rate would average later
-RAY: Tree = {  # two processes for two cores: the trainer attacks too
+SHARDS = 4
+RAY: Tree = {  # a process for each core: the trainer attacks too. Small shards of which a step takes several age less
     "engine": "ray",
     "workers": {"count": cores() - 1},
     "staleness": {"depth": 1, "gap_every": 0, "trainer_attacks": "always"},
+    "train": {"batch_size": BATCH // SHARDS, "shards_per_step": SHARDS},
 }
 DDP: Tree = {
     "engine": "ddp",
@@ -88,7 +90,7 @@ ROWS: dict[str, Tree] = {
     "asynchronous, κ = 8": RAY,
     "asynchronous, κ = 8, BulletTrain": {**RAY, **BULLETTRAIN},
     "asynchronous, κ = 4": {**RAY, "attack": {"steps": 4}},
-    "asynchronous, κ = 4, EMA": {**RAY, **EMA, "attack": {"steps": 4}},
+    "asynchronous, κ = 4, EMA": {**RAY, "train": {**RAY["train"], **EMA["train"]}, "attack": {"steps": 4}},
 }
 
 
