@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measure import spread
+
 Rows = list[dict[str, Any]]
 LEAST_EFFICIENCY, MOST_STALENESS, LEAST_BUSY, FULL_CORES = 0.95, 2.0, 0.97, 0.9
 MOST_EXCHANGED = 3  # staleness of any shard's last attack step, where steps are of one shard and weights are exchanged
@@ -73,7 +75,7 @@ def table(rows: Rows) -> str:
             workers,
             f"{found[0]['slow_down']:g}",
             f"{found[0]['shards_per_step']}, {found[0]['depth']}",
-            f"{statistics.median(speedups):.2f} ({min(speedups):.2f} to {max(speedups):.2f})",
+            spread(speedups),
             f"{found[0]['ideal']:.1f}",
             f"{median(found, 'sync_ms'):.1f} of {found[0]['sync_ms_wanted']:.0f}",
             f"{median(found, 'efficiency'):.3f}",
