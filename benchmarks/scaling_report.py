@@ -15,7 +15,7 @@ from benchmarks.measure import spread
 
 Rows = list[dict[str, Any]]
 LEAST_EFFICIENCY, MOST_STALENESS, LEAST_BUSY, FULL_CORES = 0.95, 2.0, 0.97, 0.9
-MOST_EXCHANGED = 3  # staleness of any shard's last attack step, where steps are of one shard and weights are exchanged
+MOST_EXCHANGED = 3  # staleness of any shard (by its last two attack steps), where a step is one shard and weights swap
 POWERS = [2, 4, 8, 16, 32]  # of the speed-up's scale
 BASELINE_ERROR = 0.03  # of the synchronous loop's time: beyond it, something else ran on the machine
 COLUMNS = (
