@@ -31,6 +31,7 @@ from typing import Any
 import torch
 
 from benchmarks.measure import machine
+from sparring.allocators.bullettrain import BOUNDARY, OUTLIER, ROBUST, speedup_ceiling, theoretical_speedup
 from sparring.attacks import frozen
 from sparring.attacks.gradient import ascended
 from sparring.config import Config, from_tree
@@ -39,7 +40,6 @@ from sparring.models import build
 from sparring.queue.messages import Controls, Key, Shard
 from sparring.trainer.learner import Learner
 from sparring.trainer.plan import Plan
-from sparring.workers.allocator import BOUNDARY, OUTLIER, ROBUST, speedup_ceiling, theoretical_speedup
 from sparring.workers.generator import assign, now, produce
 from sparring.workers.slots import Slots
 

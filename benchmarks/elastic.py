@@ -18,11 +18,11 @@ from typing import Any
 
 from benchmarks import scaling
 from benchmarks.measure import header, machine, row, write_images
+from sparring.commands.control import change_workers
+from sparring.commands.train import train
 from sparring.config import from_tree
-from sparring.control import change_workers
 from sparring.observe.state import RunState
 from sparring.runs import Run
-from sparring.training import train
 
 OF_STEP = 4  # shards a step, as the table of scaling.py has it for four workers
 

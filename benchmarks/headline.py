@@ -36,13 +36,13 @@ import torch
 
 from benchmarks.measure import header, machine, row, spread
 from sparring.attacks.gradient import attack_from
-from sparring.config import AttackSettings, Config, from_tree
-from sparring.engines.threads import cores
+from sparring.commands.train import train
+from sparring.config import AttackSettings, Config, config_of, from_tree
 from sparring.evaluation.robustness import evaluate
+from sparring.machine.threads import cores
 from sparring.runs import Run
 from sparring.trainer.checkpoints import AVERAGE, MODEL, load_weights
-from sparring.trainer.parts import prepare
-from sparring.training import train
+from sparring.trainer.experiment import prepare
 
 Tree = dict[str, Any]
 TARGET, HELD_OUT, BATCH, TRAINING = 0.84, 1000, 128, 59_000
@@ -120,7 +120,7 @@ class Outcome:
         return f"{100 * self.at_end:.1f} % in {self.whole_seconds:.0f} s"
 
 
-def config_of(name: str, point: Point, seed: int, data: Path, out: Path) -> Config:
+def settings_of(name: str, point: Point, seed: int, data: Path, out: Path) -> Config:
     slug = "".join(sign if sign.isalnum() and sign.isascii() else "-" for sign in name.replace("κ = ", "k"))
     epochs = point.epochs
     tree: Tree = {
@@ -171,7 +171,7 @@ def measured(config: Config) -> Outcome:
 
 
 def _outcome(run: Run) -> Tree:
-    parts = prepare(run.config())
+    parts = prepare(config_of(run))
     attack = attack_from(JUDGE, JUDGE.epsilon)
     torch.set_num_threads(cores())
     paths = sorted(run.checkpoints.glob("step-*"))
@@ -212,14 +212,14 @@ class Bench:
         grid: dict[Point, Outcome] = {}
         for epochs in lengths:
             points = [Point(rate, ramp, epochs) for ramp in ramps for rate in rates]
-            grid |= {point: measured(config_of(name, point, 0, self.data, self.out / "grid")) for point in points}
+            grid |= {point: measured(settings_of(name, point, 0, self.data, self.out / "grid")) for point in points}
             if any(outcome.seconds is not None for outcome in grid.values()):
                 break
         return grid
 
     def back_to_back(self, points: dict[str, Point], seed: int) -> dict[str, Outcome]:
         """A run of every row, trained one right after the other and then judged; where one is missing, all anew."""
-        configs = {name: config_of(name, point, seed, self.data, self.out) for name, point in points.items()}
+        configs = {name: settings_of(name, point, seed, self.data, self.out) for name, point in points.items()}
         if not all(is_trained(config) for config in configs.values()):
             for config in configs.values():
                 shutil.rmtree(run_of(config).path, ignore_errors=True)
@@ -231,7 +231,7 @@ class Bench:
         beside = name.replace("asynchronous", "synchronous")
         if beside == name or beside not in ROWS:
             return None
-        return measured(config_of(beside, point, seed, self.data, self.out / "beside"))
+        return measured(settings_of(beside, point, seed, self.data, self.out / "beside"))
 
 
 def ratios(over: Sequence[Outcome | None], under: Sequence[Outcome | None], what: str) -> str:

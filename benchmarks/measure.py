@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sparring.engines.threads import cores
+from sparring.machine.threads import cores
 
 
 def machine() -> str:

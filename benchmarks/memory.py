@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import header, machine, row, write_images
+from sparring.commands.train import train
 from sparring.config import from_tree
 from sparring.observe.state import RunState
-from sparring.training import train
 
 FEW_STEPS, WORKERS = 6, 2
 SHAPES = {"mnist": (28, 28, 1), "digits": (8, 8, 1)}

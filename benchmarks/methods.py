@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import machine
+from sparring.commands.evaluate import evaluate_run
+from sparring.commands.train import train
 from sparring.config import Config, from_tree
 from sparring.evaluation.robustness import interval
-from sparring.evaluation.runs import evaluate_run
 from sparring.runs import Run
-from sparring.training import train
 
 Tree = dict[str, dict[str, Any]]
 Runs = list[dict[str, Any]]  # of one method, seed by seed

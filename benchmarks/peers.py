@@ -38,11 +38,11 @@ from typing import Any
 from benchmarks.measure import header, in_a_fresh_process, machine, row, spread, write_images
 from benchmarks.scaling import BOUND, EXAMPLES, START_TIMEOUT_S
 from benchmarks.waiting import BATCH
+from sparring.commands.train import train
 from sparring.config import Config, from_tree
 from sparring.errors import SparringError
 from sparring.observe.state import RunState
 from sparring.runs import Run
-from sparring.training import train
 
 ATTACK_US, STEP_US, SETTLE_S = 80_000, 10_000, 3.0
 CASES: dict[str, dict[str, str]] = {

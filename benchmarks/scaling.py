@@ -39,14 +39,14 @@ import torch
 from benchmarks.measure import in_a_fresh_process, machine, write_images
 from benchmarks.scaling_report import plot, table
 from benchmarks.waiting import BATCH
+from sparring.commands.train import train
 from sparring.config import Config, from_tree
-from sparring.engines.threads import cores
+from sparring.machine.threads import cores
 from sparring.observe.state import RunState, staleness_summary
 from sparring.queue.messages import Controls
 from sparring.runs import Run
+from sparring.trainer.experiment import prepare
 from sparring.trainer.learner import Learner
-from sparring.trainer.parts import prepare
-from sparring.training import train
 from sparring.workers.generator import produce
 
 STEP_MS, BOUND, EXAMPLES, ATTACK_STEPS = 10.0, 4, 8192, 8

@@ -52,7 +52,7 @@ def config_of(name: str, seed: int, data: Path, out: Path) -> Config:
 
 def robust_accuracy(name: str, seed: int, data: Path, out: Path) -> float:
     """Train, or read what an earlier call has trained."""
-    from sparring.training import train
+    from sparring.commands.train import train
 
     done = out / f"{_slug(name)}-seed{seed}" / "summary.json"
     summary = json.loads(done.read_text()) if done.exists() else train(config_of(name, seed, data, out)).summary

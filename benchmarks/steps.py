@@ -3,7 +3,7 @@
     python -m benchmarks.steps [--shards 1 4 8 16] [--rounds 5]
 
 A shard is 128 examples of 3 x 32 x 32. The passes take no time (benchmarks/waiting.py), so what is left are the images,
-the perturbations, the loss and the memory for them; one thread. `kept` is what a trainer does (sparring/memory.py).
+the perturbations, the loss and the memory for them; one thread. `kept` is what a trainer does (sparring/machine/memory.py).
 Both ways in turn, each time in a fresh process that makes STEPS steps and tells the median; the table has the median of
 the rounds, the least and greatest.
 """
@@ -22,10 +22,10 @@ import torch
 from benchmarks.measure import header, in_a_fresh_process, machine, row, spread, write_images
 from benchmarks.waiting import BATCH
 from sparring.config import from_tree
-from sparring.memory import keep_freed_memory
+from sparring.machine.memory import keep_freed_memory
 from sparring.queue.messages import Controls
+from sparring.trainer.experiment import prepare
 from sparring.trainer.learner import Learner
-from sparring.trainer.parts import prepare
 from sparring.workers.generator import produce
 
 STEPS, WARM_UP, EPSILON = 12, 3, 8 / 255

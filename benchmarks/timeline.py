@@ -28,32 +28,32 @@ from typing import Any, TextIO
 
 from benchmarks import scaling, waiting
 from benchmarks.measure import header, machine, row, write_images
+from sparring.commands.train import train
 from sparring.config import from_tree
-from sparring.training import train
 
 TRACE = "SPARRING_TRACE"  # the folder that each process writes its spans into
 SPANS = {
     "sparring.workers.attackers:OneByOne.begin": "attack",  # images and starts
     "sparring.workers.attackers:OneByOne.advance": "attack",
     "sparring.queue.transport:Transport.heartbeat": "heartbeat",
-    "sparring.workers.weights:Weights.begin": "wait: weights",
-    "sparring.workers.weights:Weights._load": "load weights",
-    "sparring.trainer.loop:Loop._attack_a_little": "attack",
+    "sparring.engines.ray.weights:Weights.begin": "wait: weights",
+    "sparring.engines.ray.weights:Weights._load": "load weights",
+    "sparring.engines.ray.loop:Loop._attack_a_little": "attack",
     "sparring.queue.transport:Transport.lease": "wait: ticket",
     "sparring.queue.transport:encode_shard": "encode",
-    "sparring.workers.actor:Worker.settle_push": "wait: push",
+    "sparring.engines.ray.worker:Worker.settle_push": "wait: push",
     "sparring.queue.transport:Transport.commit": "push",
     "sparring.queue.transport:Transport.receive": "wait: pop",
     "sparring.queue.transport:decode_shard": "decode",
-    "sparring.trainer.loop:Loop._drain": "wait: shards",
+    "sparring.engines.ray.loop:Loop._drain": "wait: shards",
     "sparring.trainer.session:Session.learn": "record",
     "sparring.trainer.session:Session.after_step": "report",
     "sparring.trainer.learner:Learner.learn": "step",
-    "sparring.trainer.loop:Loop.issue": "issue",
-    "sparring.trainer.loop:Loop._keep_house": "keep house",
-    "sparring.trainer.loop:Loop.publish": "wait: publisher",
-    "sparring.trainer.publishing:Publisher.until_copied": "wait: copy",
-    "sparring.trainer.publishing:Publisher._send": "publish",
+    "sparring.engines.ray.loop:Loop.issue": "issue",
+    "sparring.engines.ray.loop:Loop._keep_house": "keep house",
+    "sparring.engines.ray.loop:Loop.publish": "wait: publisher",
+    "sparring.engines.ray.background:Publisher.until_copied": "wait: copy",
+    "sparring.engines.ray.background:Publisher._send": "publish",
 }
 Span = dict[str, Any]
 

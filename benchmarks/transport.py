@@ -30,13 +30,13 @@ import torch
 
 from benchmarks.measure import header, in_turn, machine, row, spread
 from sparring.attacks.norms import project_ball
+from sparring.engines.ray.background import Publisher
+from sparring.engines.ray.snapshots import Arrays, RayRoute, Snapshot, SnapshotStore
 from sparring.queue.codec import Wire, decode_shard, encode_shard
 from sparring.queue.connection import connect
 from sparring.queue.messages import Controls, Key, Lease, Shard, Ticket
 from sparring.queue.server import EmbeddedServer
 from sparring.queue.transport import Transport
-from sparring.trainer.publishing import Publisher
-from sparring.trainer.snapshots import Arrays, RayRoute, Snapshot, SnapshotStore
 
 SHAPE, EPSILON = (128, 3, 32, 32), 8 / 255
 TENSORS, NUMBERS = 60, 11_000_000

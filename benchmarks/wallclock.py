@@ -22,12 +22,12 @@ from typing import Any
 import torch
 
 from benchmarks.measure import in_a_fresh_process, machine
+from sparring.commands.train import train
 from sparring.config import Config, from_tree
-from sparring.engines.threads import cores
+from sparring.machine.threads import cores
 from sparring.queue.messages import Controls
+from sparring.trainer.experiment import prepare
 from sparring.trainer.learner import Learner
-from sparring.trainer.parts import prepare
-from sparring.training import train
 from sparring.workers.generator import produce
 
 LIMIT_STEPS = 60

@@ -12,7 +12,7 @@ from sparring.config import Config, load
 from sparring.errors import SparringError, UsageError
 
 if TYPE_CHECKING:
-    from sparring.training import Result, resume, train
+    from sparring.commands.train import Result, resume, train
 
 __version__ = "0.1.0"
 __all__ = ["Config", "Result", "SparringError", "UsageError", "load", "resume", "train"]
@@ -21,7 +21,7 @@ __all__ = ["Config", "Result", "SparringError", "UsageError", "load", "resume", 
 def __getattr__(name: str) -> Any:
     """torch and Ray are imported when training is first asked for, not with the package."""
     if name in ("train", "resume", "Result"):
-        from sparring import training
+        from sparring.commands import train as training
 
         return getattr(training, name)
     raise AttributeError(f"module 'sparring' has no attribute {name!r}")

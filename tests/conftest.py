@@ -11,7 +11,7 @@ import pytest
 
 from sparring.config import Config, from_tree
 from sparring.queue.server import EmbeddedServer
-from tests.engines.runs import Place
+from tests.support.runs import Place
 
 PASSWORD = "SPARRING_TEST_SHARED_PASSWORD"
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sparring.commands.train import train
 from sparring.config import load
-from sparring.training import train
-from tests.engines.runs import Place
-from tests.locate import require_data
+from tests.support.data import require_data
+from tests.support.runs import Place
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
 PAPERS: dict[str, list[str]] = {  # figures of the papers that stand in a recipe's head

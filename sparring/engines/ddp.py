@@ -31,17 +31,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sparring.config import Config
-from sparring.engines.threads import trainer_threads
+from sparring.config import Config, config_of, trainer_threads
 from sparring.errors import SparringError
-from sparring.memory import keep_freed_memory
-from sparring.observe.logs import to_file
+from sparring.machine.logs import to_file
+from sparring.machine.memory import keep_freed_memory
 from sparring.queue.messages import Key, Shard
 from sparring.runs import Run
 from sparring.trainer.checkpoints import Checkpoint
 from sparring.trainer.consumed import Consumed, consumed_by
+from sparring.trainer.experiment import Parts, prepare
 from sparring.trainer.learner import Learner
-from sparring.trainer.parts import Parts, prepare
 from sparring.trainer.peers import Objective, Totals
 from sparring.trainer.pruner import Pruner
 from sparring.trainer.session import Session
@@ -80,7 +79,7 @@ def run(session: Session, parts: Parts, resumed: Checkpoint | None) -> str:
 
 def follow(run_path: Path, rank: int, rendezvous: Path) -> None:
     """The same as another rank, which keeps none."""
-    config = Run(run_path).config()
+    config = config_of(Run(run_path))
     torch.set_num_threads(trainer_threads(config))
     keep_freed_memory()
     parts = prepare(config)

@@ -25,7 +25,7 @@ from sparring.attacks.norms import ascend
 from sparring.queue.messages import Key, Shard
 from sparring.trainer.checkpoints import Checkpoint
 from sparring.trainer.consumed import consumed_by
-from sparring.trainer.parts import Parts
+from sparring.trainer.experiment import Parts
 from sparring.trainer.session import Session
 
 

@@ -19,7 +19,7 @@ from sparring.models.forward import for_training
 from sparring.queue.messages import Controls, Key, Shard
 from sparring.trainer.checkpoints import Checkpoint
 from sparring.trainer.consumed import consumed_by
-from sparring.trainer.parts import Parts
+from sparring.trainer.experiment import Parts
 from sparring.trainer.session import Session
 from sparring.workers.generator import begin
 

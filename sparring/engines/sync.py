@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from sparring.trainer.checkpoints import Checkpoint
 from sparring.trainer.consumed import consumed_by
-from sparring.trainer.parts import Parts
+from sparring.trainer.experiment import Parts
 from sparring.trainer.session import Session
 from sparring.workers.attackers import produce_all
 

@@ -95,7 +95,7 @@ class Lease:
 
 
 class Weights(NamedTuple):
-    """A snapshot on its way: what `sparring.trainer.snapshots` packs and unpacks."""
+    """A snapshot on its way: what `sparring.engines.ray.snapshots` packs and unpacks."""
 
     fence: int
     version: int

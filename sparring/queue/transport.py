@@ -30,15 +30,7 @@ from redis import exceptions as failures
 
 from sparring.attacks.norms import Norm
 from sparring.errors import SparringError
-from sparring.queue.codec import (
-    PROTOCOL,
-    CodecError,
-    Wire,
-    decode_shard,
-    decode_ticket,
-    encode_shard,
-    encode_ticket,
-)
+from sparring.queue.codec import PROTOCOL, CodecError, Wire, decode_shard, decode_ticket, encode_shard, encode_ticket
 from sparring.queue.connection import describe, with_retries
 from sparring.queue.messages import (
     Controls,

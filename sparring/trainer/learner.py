@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparring.allocators.bullettrain import updated_robust_share
 from sparring.attacks import frozen, iterate, perturbed, warmed_up
 from sparring.attacks.gradient import attack_within, targets_of
 from sparring.config import Config, OptimizerSettings, passes_of
@@ -25,7 +26,6 @@ from sparring.trainer import averaging
 from sparring.trainer.peers import Alone, Objective, Peers
 from sparring.trainer.plan import Plan
 from sparring.trainer.schedules import learning_rate
-from sparring.workers.allocator import updated_robust_share
 
 KEPT_VERSIONS = 10_000  # how far back drift is known
 LEAST_SCALE = 1.0  # of the loss in fp16: below it the gradients themselves overflow

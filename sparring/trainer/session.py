@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparring.allocators.bullettrain import CLASSES, augmix_speedup, theoretical_speedup
 from sparring.attacks import Attack
 from sparring.attacks.starts import Given
 from sparring.config import bound
@@ -25,13 +26,12 @@ from sparring.queue.messages import Key, Shard
 from sparring.runs import Run
 from sparring.trainer import checkpoints
 from sparring.trainer.checkpoints import Checkpoint
+from sparring.trainer.experiment import Parts
+from sparring.trainer.guards.overfitting import OverfittingGuard
+from sparring.trainer.guards.staleness import Gap, StalenessGuard, age_weights, ladder, measure
 from sparring.trainer.learner import Learner, StepResult
-from sparring.trainer.overfitting import OverfittingGuard
-from sparring.trainer.parts import Parts
 from sparring.trainer.pruner import Decision, Pruner
-from sparring.trainer.staleness import Gap, StalenessGuard, age_weights, ladder, measure
 from sparring.trainer.starts import starts_of
-from sparring.workers.allocator import CLASSES, augmix_speedup, theoretical_speedup
 
 log = logging.getLogger(__name__)
 STATE_EVERY_S = 0.5

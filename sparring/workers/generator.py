@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from sparring.allocators.bullettrain import Allocation, allocate, classify, classify_by_attack, signed_variance
 from sparring.attacks import Attack, frozen, iterate, perturb, perturbed
 from sparring.attacks.gradient import attack_from, targets_of
 from sparring.attacks.starts import Given
@@ -15,7 +16,6 @@ from sparring.config import Config
 from sparring.data import Dataset, training_batch
 from sparring.queue.messages import Controls, Key, Shard
 from sparring.randomness import generator
-from sparring.workers.allocator import Allocation, allocate, classify, classify_by_attack, signed_variance
 from sparring.workers.views import Augmentation
 
 ORACLE_STEPS = 10

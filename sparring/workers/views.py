@@ -12,10 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sparring.allocators.bullettrain import boundary_steps, classify, signed_variance
 from sparring.config import AllocatorSettings, Config
 from sparring.data import Dataset, augmix, training_batch
 from sparring.queue.messages import Controls, Key, Shard
-from sparring.workers.allocator import boundary_steps, classify, signed_variance
 
 ON = 1
 

@@ -17,10 +17,10 @@ from sparring.data import batch
 from sparring.queue.codec import decode_shard, encode_shard
 from sparring.queue.messages import Controls, Shard
 from sparring.randomness import generator
-from sparring.trainer.parts import Parts, prepare
+from sparring.trainer.experiment import Parts, prepare
 from sparring.trainer.starts import PreviousBatch
 from sparring.workers.generator import produce
-from tests.engines.runs import small
+from tests.support.runs import small
 
 EPSILON = 0.2
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.hosts import Hosts, hosts, prepare
+from tests.support.hosts import Hosts, hosts, prepare
 
 
 @pytest.fixture(scope="session")

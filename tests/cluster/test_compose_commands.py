@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster.hosts import HEAD, HOME, ROOT, WORKER, Hosts, missing
-from tests.waiting import wait_for
+from tests.support.hosts import HEAD, HOME, ROOT, WORKER, Hosts, missing
+from tests.support.waiting import wait_for
 
 REASON = missing()
 pytestmark = [

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.hosts import HEAD, HOME, WORKER, Hosts, missing
-from tests.waiting import wait_for
+from tests.support.hosts import HEAD, HOME, WORKER, Hosts, missing
+from tests.support.waiting import wait_for
 
 REASON = missing()
 pytestmark = [

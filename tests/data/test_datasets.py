@@ -15,8 +15,8 @@ from sparring.config import DataSettings, from_tree
 from sparring.data import ArrayDataset, Dataset, Subset, batch, load, split_holdout
 from sparring.data.sources import DEBIAN_FASHION_MNIST, Split
 from sparring.errors import SparringError, UsageError
-from sparring.trainer.parts import prepare
-from tests.locate import require_data
+from sparring.trainer.experiment import prepare
+from tests.support.data import require_data
 
 Arrays = dict[str, Any]
 

@@ -39,7 +39,7 @@ def test_nodes_come_for_workers_that_wait_and_go_when_idle(folder: Path) -> None
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = str(probe.getsockname()[1])
     done = subprocess.run(
-        [*NAMESPACE, sys.executable, "-m", "tests.deploy.autoscaled", str(folder), port],
+        [*NAMESPACE, sys.executable, "-m", "tests.support.autoscaled", str(folder), port],
         cwd=Path(__file__).parents[2],
         stdin=subprocess.DEVNULL,
         capture_output=True,

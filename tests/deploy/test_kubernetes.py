@@ -178,7 +178,7 @@ def test_the_documented_command_makes_a_prometheus_rule_of_the_alerts() -> None:
 
 
 def test_the_jobs_command_is_one_that_sparring_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sparring.cli import split
+    from sparring.cli.app import split
     from sparring.config import load
 
     words, settings = split(one("RayJob")["spec"]["entrypoint"].split()[1:])

@@ -15,15 +15,15 @@ import torch
 from safetensors.torch import load_file
 
 import sparring
+from sparring.commands.control import read_status
+from sparring.commands.train import Result
 from sparring.config import Config
-from sparring.control import read_status
 from sparring.errors import SparringError, UsageError
 from sparring.runs import Run
 from sparring.trainer import checkpoints
-from sparring.training import Result
-from tests.engines.runs import small
-from tests.engines.test_crashes import assert_every_example_was_used_once, running
-from tests.waiting import TIMEOUT_S, wait_for
+from tests.engines.ray.test_crashes import assert_every_example_was_used_once, running
+from tests.support.runs import small
+from tests.support.waiting import TIMEOUT_S, wait_for
 
 SHARDS = {"epochs": 2, "max_steps": None, "batch_size": 160, "shards_per_step": 4}
 
@@ -86,7 +86,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(tmp_path: Path) -> N
     config = small(tmp_path / "again", engine="ddp", train=SHARDS)
     stopped = sparring.train(config, show=lambda state, workers: _stop_at(tmp_path / "again", state.step, 3))
     assert stopped.phase == "stopped" and stopped.summary["steps"] < whole.summary["steps"]
-    resumed = sparring.training.resume(stopped.run.path)
+    resumed = sparring.commands.train.resume(stopped.run.path)
     assert resumed.phase == "finished"
     assert torch.equal(weights(resumed), weights(whole))
 

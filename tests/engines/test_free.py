@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sparring.commands.train import train
 from sparring.config import Config
 from sparring.data import batch
 from sparring.trainer import checkpoints
-from sparring.trainer.parts import prepare
-from sparring.training import train
-from tests.engines.runs import small
+from sparring.trainer.experiment import prepare
+from tests.support.runs import small
 
 EPSILON, RATE, REPLAYS = 0.1, 0.01, 3
 
@@ -85,7 +85,7 @@ def test_epochs_are_divided_and_every_replay_is_a_step_of_one_gradient(tmp_path:
 
 
 def test_a_rollback_goes_on_within_the_batch(tmp_path: Path) -> None:
-    wild = {"model": {"name": "tests.engines.fragile:make"}, "guard": {"rate_factor": 1e-6}}
+    wild = {"model": {"name": "tests.support.fragile:make"}, "guard": {"rate_factor": 1e-6}}
     tree = free(tmp_path, optimizer={"lr": 100.0, "momentum": 0.0}).model_dump(mode="json", exclude_none=True)
     result = train(Config.model_validate({**tree, **wild}))
     assert result.phase == "finished" and result.summary["rollbacks"] >= 1

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from sparring.commands.train import Result, train
 from sparring.errors import SparringError
 from sparring.trainer import checkpoints
-from sparring.training import Result, train
-from tests.engines.runs import Place, small
+from tests.support.runs import Place, small
 
 # A rate that ruins this network in a step or two; times 1e-6 it is harmless.
 WILD: dict[str, Any] = {
-    "model": {"name": "tests.engines.fragile:make"},
+    "model": {"name": "tests.support.fragile:make"},
     "optimizer": {"name": "sgd", "lr": 100.0, "momentum": 0.0},
     "schedule": {"name": "constant"},
 }

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from sparring import training
+from sparring.commands import train as training
+from sparring.commands.train import train
+from sparring.config import config_of
 from sparring.errors import SparringError
 from sparring.observe.state import RunState
 from sparring.runs import Run
 from sparring.trainer import checkpoints
-from sparring.training import train
-from tests.engines.runs import small, weights_of
+from tests.support.runs import small, weights_of
 
 FEW: dict[str, Any] = {"data": {"limit": 256}, "train": {"epochs": 3}}  # 4 steps an epoch
 ENGINES: list[dict[str, Any]] = [
@@ -91,11 +92,11 @@ def test_two_runs_of_one_name_are_apart_in_redis_and_paths_to_data_are_absolute(
     common = {"engine": "sync", "train": {"max_steps": 1}, "data": {"root": "here"}}
     one, other = (train(small(tmp_path / root, **common, run={"name": "mine"})).run for root in ("a", "b"))
     assert one.path.name == other.path.name and one.id != other.id and one.id.startswith("mine-")
-    assert one.config().data.root == tmp_path / "here"
+    assert config_of(one).data.root == tmp_path / "here"
 
 
 def test_a_run_that_fails_says_so_in_its_folder(tmp_path: Path) -> None:
-    wild = {"model": {"name": "tests.engines.fragile:make"}, "optimizer": {"name": "sgd", "lr": 100.0}}
+    wild = {"model": {"name": "tests.support.fragile:make"}, "optimizer": {"name": "sgd", "lr": 100.0}}
     with pytest.raises(SparringError) as failure:
         train(small(tmp_path, engine="sync", guard={"non_finite": "stop"}, **wild))
     assert failure.value.run is not None
@@ -111,4 +112,4 @@ def test_paths_that_a_resume_changes_are_made_absolute(tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     run = stopped_at(3, tmp_path, engine="sync")
     training.resume(run.path, {"data.root": "there"})
-    assert run.config().data.root == tmp_path / "there"
+    assert config_of(run).data.root == tmp_path / "there"

@@ -19,7 +19,7 @@ from sparring.errors import SparringError
 from sparring.evaluation import autoattack as module
 from sparring.evaluation import judge
 from sparring.evaluation.autoattack import attacks_for, autoattack, describe, square
-from tests.evaluation.small import Brightness, greys
+from tests.support.models import Brightness, greys
 
 N = 12
 SENTENCE = (

@@ -15,7 +15,7 @@ from sparring.errors import UsageError
 from sparring.evaluation.curves import EPSILONS, STEPS, Curves, curves, masked, sign_test, unlimited
 from sparring.evaluation.plots import draw, require_drawable
 from sparring.evaluation.robustness import interval
-from tests.evaluation.small import Brightness, Shattered, distances, greys
+from tests.support.models import Brightness, Shattered, distances, greys
 
 MARGINS = torch.linspace(0.03, 0.41, 20).repeat(3)  # none lies on a ball of the grid
 

@@ -12,7 +12,7 @@ from sparring.data import ArrayDataset
 from sparring.errors import UsageError
 from sparring.evaluation.robustness import interval
 from sparring.evaluation.transfer import Matrix, Member, transfer
-from tests.evaluation.small import Brightness, Shattered, distances, greys
+from tests.support.models import Brightness, Shattered, distances, greys
 
 MARGINS = torch.cat([torch.linspace(0.03, 0.41, 20), -torch.linspace(0.03, 0.41, 20)])
 

@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from sparring.attacks import Attack, Norm, frozen, perturb
 from sparring.attacks.gradient import LOSSES, input_gradient
 from sparring.attacks.norms import l2_norms
+from sparring.commands.train import train
 from sparring.config import DataSettings, ModelSettings
 from sparring.data import Dataset, batch, load
 from sparring.errors import UsageError
 from sparring.evaluation import evaluate
 from sparring.models import build
 from sparring.models.forward import for_training, plain, with_scaled_gradient
-from sparring.training import train
-from tests.engines.fragile import make
-from tests.engines.runs import small
+from tests.support.fragile import make
+from tests.support.runs import small
 
 SMALL = ModelSettings(name="mnist-16-32-100")
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from sparring.config import Config
 from sparring.objectives.awp import moved
+from sparring.trainer.experiment import prepare
 from sparring.trainer.learner import Learner
-from sparring.trainer.parts import prepare
-from tests.engines.runs import small
+from tests.support.runs import small
 
 GAMMA, BETA, RATE, DECAY, MOMENTUM = 0.02, 3.0, 0.1, 5e-2, 0.9
 BATCHES = 2

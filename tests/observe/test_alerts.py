@@ -15,8 +15,8 @@ from prometheus_client.registry import Collector
 
 from sparring.observe.exporter import family
 from sparring.observe.metrics import METRICS
-from tests.observe.states import full_state, heartbeats
 from tests.observe.test_dashboards import named, samples
+from tests.support.states import full_state, heartbeats
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from sparring.commands.train import train
 from sparring.errors import SparringError, UsageError
 from sparring.observe.discovery import own_address, reachable
 from sparring.observe.state import RunState
 from sparring.runs import Run
-from sparring.training import train
-from tests.engines.runs import small
+from tests.support.runs import small
 
 
 def test_a_run_is_named_while_it_trains_and_not_before_or_after(tmp_path: Path) -> None:

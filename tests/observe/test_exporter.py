@@ -15,7 +15,7 @@ from sparring.errors import SparringError
 from sparring.observe.exporter import BUCKETS, Exporter, markdown
 from sparring.observe.metrics import METRICS
 from sparring.observe.state import RunState
-from tests.observe.states import full_state, heartbeat, heartbeats
+from tests.support.states import full_state, heartbeat, heartbeats
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 Read = Callable[[], tuple[RunState, dict[str, dict[str, Any]]]]

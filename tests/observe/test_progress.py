@@ -9,7 +9,7 @@ from rich.console import Console
 
 from sparring.observe.progress import Progress, duration, render, step_line
 from sparring.observe.state import RunState
-from tests.observe.states import full_state, heartbeats
+from tests.support.states import full_state, heartbeats
 
 
 def shown(state: RunState, workers: dict[str, dict[str, Any]], title: str = "") -> str:

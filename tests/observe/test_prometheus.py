@@ -19,7 +19,7 @@ from benchmarks.prometheus import Prometheus
 from sparring.observe.dashboards import DASHBOARDS
 from sparring.observe.dashboards.queries import Query
 from sparring.observe.dashboards.workers import GPU
-from tests.waiting import wait_for
+from tests.support.waiting import wait_for
 
 pytestmark = [
     pytest.mark.xdist_group("prometheus"),

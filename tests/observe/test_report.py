@@ -8,7 +8,7 @@ from rich.console import Console
 
 from sparring.observe.report import SUMMARY_KEYS, summary, table
 from sparring.observe.state import RunState
-from tests.observe.states import full_state
+from tests.support.states import full_state
 
 
 @pytest.mark.parametrize("state", [RunState(), full_state()])

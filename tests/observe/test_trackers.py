@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
+from sparring.commands.train import resume, train
+from sparring.config import new_run
 from sparring.errors import SparringError
 from sparring.observe.state import RunState
 from sparring.observe.trackers import Tracking, scalars
-from sparring.runs import Run, create
-from sparring.training import resume, train
-from tests.engines.runs import small
-from tests.observe.states import full_state
+from sparring.runs import Run
+from tests.support.runs import small
+from tests.support.states import full_state
 
 STEPS = 4
 
@@ -117,7 +118,7 @@ def test_a_tracker_that_fails_is_switched_off_and_the_run_goes_on(
 ) -> None:
     pytest.importorskip("tensorboard")
     config = small(tmp_path, engine="sync", metrics={"trackers": ("tensorboard",)})
-    run = create(config)
+    run = new_run(config)
     (run.path / "tensorboard").write_text("a file where the folder should be")
     tracking = Tracking(config, run)
     tracking(full_state())

@@ -24,7 +24,7 @@ from sparring.queue.connection import QueueUnavailable, check_server, connect
 from sparring.queue.messages import Controls, Key, Lease, Missing, Shard, Sizes, Stop, Ticket, Wish
 from sparring.queue.server import EmbeddedServer, find_server
 from sparring.queue.transport import FencedOut, QueueFull, QueueLost, Received, Transport
-from tests.waiting import wait_for
+from tests.support.waiting import wait_for
 
 MIB = 1 << 20
 

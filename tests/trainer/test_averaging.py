@@ -11,17 +11,17 @@ import pytest
 import torch
 from torch import nn
 
+from sparring.commands.evaluate import evaluate_run, open_trained
+from sparring.commands.export import model_info
+from sparring.commands.train import Result, resume, train
+from sparring.config import new_run
 from sparring.errors import NonFinite, Overfitted, UsageError
-from sparring.evaluation.runs import evaluate_run, open_trained
-from sparring.export import model_info
-from sparring.runs import create
 from sparring.trainer import averaging, checkpoints
-from sparring.trainer.parts import prepare
+from sparring.trainer.experiment import prepare
 from sparring.trainer.session import Session
-from sparring.training import Result, resume, train
 from sparring.workers.generator import produce
-from tests.engines.runs import small
 from tests.engines.test_one_process import stopped_at
+from tests.support.runs import small
 
 EMA: dict[str, Any] = {"engine": "sync", "train": {"epochs": 1, "max_steps": 12, "batch_size": 64, "ema": 0.9}}
 
@@ -74,7 +74,7 @@ def made(session: Session, number: int) -> None:
 @pytest.mark.parametrize(("saved", "guard"), [(True, "off"), (False, "off"), (True, "rollback")])
 def test_a_rollback_takes_the_average_back_too(tmp_path: Path, saved: bool, guard: str) -> None:
     parts = prepare(small(tmp_path, **EMA, guard={"overfitting": guard}))
-    session = Session(parts, create(parts.config), torch.device("cpu"))
+    session = Session(parts, new_run(parts.config), torch.device("cpu"))
     average = session.learner.average
     assert average is not None
     if saved:
@@ -121,7 +121,7 @@ def test_a_run_without_an_average_says_so(tmp_path: Path) -> None:
 
 def test_the_best_checkpoint_is_chosen_by_the_average(tmp_path: Path) -> None:
     parts = prepare(small(tmp_path, **EMA, data={"holdout": 100}))
-    session = Session(parts, create(parts.config), torch.device("cpu"))
+    session = Session(parts, new_run(parts.config), torch.device("cpu"))
     assert session.learner.average is not None
     for _ in range(40):
         made(session, 0)

@@ -9,19 +9,18 @@ import pytest
 import torch
 
 from sparring.attacks import Attack
-from sparring.config import DataSettings
+from sparring.commands.evaluate import open_trained
+from sparring.config import DataSettings, new_run
 from sparring.data import Dataset, load, split_holdout
 from sparring.engines import sync
 from sparring.evaluation import evaluate
-from sparring.evaluation.runs import open_trained
 from sparring.models import build
 from sparring.queue.messages import Shard
-from sparring.runs import create
 from sparring.trainer import checkpoints, session
+from sparring.trainer.experiment import prepare
 from sparring.trainer.learner import StepResult
-from sparring.trainer.parts import prepare
 from sparring.trainer.session import Session
-from tests.engines.runs import small
+from tests.support.runs import small
 
 
 def test_the_best_checkpoint_is_the_one_most_robust_on_heldout_training_examples(
@@ -44,7 +43,7 @@ def test_the_best_checkpoint_is_the_one_most_robust_on_heldout_training_examples
         schedule={"name": "constant"},
         checkpoint={"every_steps": 1, "keep": 1000},
     )
-    parts, run = prepare(config), create(config)
+    parts, run = prepare(config), new_run(config)
     made = Session(parts, run, torch.device("cpu"))
     learn = made.learn
 

@@ -14,13 +14,13 @@ import pytest
 import torch
 from torch import nn
 
+from sparring.config import new_run
 from sparring.errors import SparringError
-from sparring.runs import create
 from sparring.trainer import checkpoints
 from sparring.trainer.checkpoints import Checkpoint
-from sparring.trainer.parts import prepare
+from sparring.trainer.experiment import prepare
 from sparring.trainer.session import Session
-from tests.engines.runs import small
+from tests.support.runs import small
 
 LEDGER = {"epoch": 3, "done": {"3": [0, 4, 2]}, "set_aside": {"1": [7]}}
 COUNTERS = {"phase": "training", "staleness": {"0": 3, "2": 1}, "loss": 0.1 + 0.2, "best_robust_accuracy": -1.0}
@@ -181,7 +181,7 @@ def test_the_note_of_the_best_is_written_at_once(tmp_path: Path) -> None:
 
 def test_a_run_tells_when_it_was_saved_last_after_a_resume_too(tmp_path: Path) -> None:
     config = small(tmp_path, engine="sync")
-    parts, run = prepare(config), create(config)
+    parts, run = prepare(config), new_run(config)
     first = Session(parts, run, torch.device("cpu"))
     assert first.restore() is None and first.state.checkpointed is None
     first.save(LEDGER)

@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import nn
 
+from sparring.commands.train import resume, train
 from sparring.config import OptimizerSettings
 from sparring.errors import NonFinite, SparringError
 from sparring.models.forward import plain
 from sparring.trainer import checkpoints
+from sparring.trainer.experiment import Parts, prepare
 from sparring.trainer.learner import Learner, decay_groups, make_optimizer
-from sparring.trainer.parts import Parts, prepare
-from sparring.training import resume, train
 from sparring.workers.generator import produce
-from tests.engines.runs import small, weights_of
 from tests.engines.test_one_process import stopped_at
+from tests.support.runs import small, weights_of
 
 # A small network and few attack steps: half precision is slow on most CPUs.
 HALF: dict[str, Any] = {

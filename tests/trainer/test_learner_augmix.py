@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from sparring.commands.train import train
 from sparring.config import from_tree
 from sparring.errors import SparringError, UsageError
 from sparring.queue.messages import Key, Shard
 from sparring.runs import Run
 from sparring.trainer import checkpoints
+from sparring.trainer.experiment import prepare
 from sparring.trainer.learner import Learner
-from sparring.trainer.parts import prepare
-from sparring.training import train
 from sparring.workers.generator import produce
-from tests.engines.runs import small
+from tests.support.runs import small
 
 METHOD: dict[str, Any] = {"attack": {"name": "augmix"}, "objective": {"name": "augmix"}}
 BULLETTRAIN = {"name": "bullettrain", "robust_steps": 0}

@@ -14,21 +14,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sparring import training
 from sparring.attacks import Attack, perturb
-from sparring.config import Config, from_tree, load
+from sparring.commands import train as training
+from sparring.commands.train import Result, train
+from sparring.config import Config, config_of, from_tree, load
 from sparring.data import batch
 from sparring.errors import NonFinite, Overfitted, SparringError, UsageError
 from sparring.observe.state import RunState
 from sparring.randomness import generator
 from sparring.runs import Run
 from sparring.trainer import checkpoints
-from sparring.trainer.parts import prepare
+from sparring.trainer.experiment import prepare
 from sparring.trainer.pruning import attacked_losses, kept_indices, planned
 from sparring.trainer.session import Session
-from sparring.training import Result, train
-from tests.engines.runs import small, weights_of
-from tests.engines.test_crashes import epochs_of
+from tests.engines.ray.test_crashes import epochs_of
+from tests.support.runs import small, weights_of
 
 METHODS = ("random", "low", "high", "low_high")
 SHARDS, KEPT, KEPT_SHARDS = 15, 575, 6  # digits in batches of 100; of 1437 examples 60 % are dropped
@@ -164,7 +164,7 @@ def test_a_pruned_run_trains_on_everything_first_and_then_on_what_it_says_it_kep
 
 def test_what_is_kept_is_decided_by_the_losses_of_the_weights_at_the_boundary(whole: Result) -> None:
     run = whole.run
-    parts = prepare(run.config())
+    parts = prepare(config_of(run))
     checkpoints.load_weights(run.checkpoints / f"step-{SHARDS:09d}", parts.model)
     epsilon = 0.2 * (SHARDS + 1) / (SHARDS + KEPT_SHARDS / 2)  # warmed up over 1.5 epochs, the second a short one
     attack = Attack("linf", epsilon, 2, 2.5 * epsilon / 2)
@@ -238,7 +238,7 @@ def test_a_stop_at_the_boundary_is_honoured_and_resumed_to_the_same_weights(
 
 
 def restored(run: Run) -> Session:
-    session = Session(prepare(run.config()), run, torch.device("cpu"))
+    session = Session(prepare(config_of(run)), run, torch.device("cpu"))
     session.restore()
     return session
 
@@ -311,7 +311,7 @@ def test_free_counts_passes_over_the_data(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_weights_that_make_no_numbers_of_an_example_do_not_decide(tmp_path: Path, name: str) -> None:
-    groups = {**PRUNED, "pruning": {**PRUNED["pruning"], "name": name}, "model": {"name": "tests.engines.fragile:make"}}
+    groups = {**PRUNED, "pruning": {**PRUNED["pruning"], "name": name}, "model": {"name": "tests.support.fragile:make"}}
     run = training.make_run(small(tmp_path, engine="sync", **groups))
     session = restored(run)
     session.learner.model.load_state_dict({"linear.weight": torch.full((10, 64), 11.0), "linear.bias": torch.zeros(10)})

@@ -13,24 +13,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sparring.allocators import bullettrain as allocator
 from sparring.attacks.starts import Given
-from sparring.combinations import check_combinations
-from sparring.config import Config, from_tree, slots_of, tickets_at_once
+from sparring.commands.combinations import check_combinations
+from sparring.config import Config, from_tree, new_run, slots_of, tickets_at_once
 from sparring.data import Dataset, load
+from sparring.engines.ray.snapshots import QueueRoute, Snapshot, to_arrays
+from sparring.engines.ray.worker import Worker
 from sparring.errors import UsageError
 from sparring.models import build
 from sparring.queue.messages import Controls, Key, Lease, Shard, Stop, Ticket
 from sparring.queue.server import EmbeddedServer
 from sparring.queue.transport import QueueFull, Transport
-from sparring.runs import create
-from sparring.trainer.parts import prepare
-from sparring.trainer.snapshots import QueueRoute, Snapshot, to_arrays
-from sparring.workers import allocator
-from sparring.workers.actor import Worker
+from sparring.trainer.experiment import prepare
 from sparring.workers.attackers import produce_all
 from sparring.workers.generator import produce
 from sparring.workers.slots import Slots
-from tests.engines.runs import small
+from tests.support.runs import small
 
 TICKETS = [(Key(0, n, 0), tuple(range(40 * n, 40 * n + size))) for n, size in enumerate((40, 23, 40))]
 WITHOUT_STARTS = [(key, indices, None) for key, indices in TICKETS]
@@ -255,7 +254,7 @@ class Scene:
             workers={"count": 1, "threads": torch.get_num_threads()},
             queue={"weights": "redis"},
         )
-        self.parts, run = prepare(config), create(config)
+        self.parts, run = prepare(config), new_run(config)
         self.parts.model.load_state_dict(model.state_dict())
         self.trainer = Transport(server.client(), run.id, lease_s=5.0, timeout_s=5.0)
         self.fence = self.trainer.open()
@@ -405,7 +404,7 @@ def test_a_worker_that_is_drained_finishes_its_tickets_and_takes_no_more(scene: 
 def test_a_worker_that_is_drained_hands_back_what_it_cannot_finish_in_time(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sparring.workers.actor.LEAVE_WITHIN_S", 0.0)
+    monkeypatch.setattr("sparring.engines.ray.worker.LEAVE_WITHIN_S", 0.0)
     scene.worker.model.register_forward_pre_hook(lambda module, images: scene.worker.heed(Stop.DRAIN))
     assert scene.worker.serve() == "left"
     back = scene.trainer.expired(scene.fence)
@@ -416,7 +415,7 @@ def test_a_worker_that_is_drained_hands_back_what_it_cannot_finish_in_time(
 def test_a_worker_shares_the_cores_with_as_many_as_there_are_to_be(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sparring.engines.threads.cores", lambda: 7)  # one of them is the trainer's
+    monkeypatch.setattr("sparring.config.derived.cores", lambda: 7)  # one of them is the trainer's
     free = scene.worker.config.workers.model_copy(update={"threads": None})
     scene.worker.config = scene.worker.config.model_copy(update={"workers": free})
     for wanted, threads in ((1, 6), (3, 2), (12, 1)):

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
+from sparring.allocators.bullettrain import BOUNDARY, OUTLIER, ROBUST, augmix_speedup, classify, signed_variance
 from sparring.attacks import frozen
 from sparring.config import AllocatorSettings, Config, from_tree
 from sparring.data import augmix, batch, load
 from sparring.models import build
 from sparring.queue.messages import Controls, Key, Shard
-from sparring.workers.allocator import BOUNDARY, OUTLIER, ROBUST, augmix_speedup, classify, signed_variance
 from sparring.workers.generator import begin, produce
 
 INDICES = tuple(range(100, 140))

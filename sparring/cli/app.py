@@ -1,0 +1,339 @@
+"""The command. Data go to standard output, everything else to standard error; exit codes 0, 1, 2 (usage), 130."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from sparring import config as configuration
+from sparring.cli.evaluating import judging
+from sparring.cli.serving import serving
+from sparring.cli.shell import Json, RunPath, fail, note, out, rows
+from sparring.cli.workers import scaling
+from sparring.config import SHORT_NAMES, Config
+from sparring.errors import SparringError, UsageError
+from sparring.runs import Run, open_run
+
+app = typer.Typer(
+    name="sparring",
+    help="Asynchronous adversarial training with an enforced staleness bound.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+config_app = typer.Typer(help="Show, describe and compare configurations.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+app.add_typer(judging)
+app.add_typer(serving)
+app.add_typer(scaling)
+
+HINT = "Any setting follows as --GROUP.NAME VALUE, for example --attack.steps 10 or --workers 4."
+Recipe = Annotated[Path | None, typer.Argument(help="A TOML recipe; without one, the demo's digits.")]
+DETACHED_START_S = 60.0
+OWN_OPTIONS = {
+    "--json",
+    "--detach",
+    "--best",
+    "--help",
+    "--timeout-s",
+    "--as-trained",
+    "--plot",
+    "--format",
+    "--out",
+} | {f"--{name}" for name in ("port", "address", "maxmemory", "password-file", "beside-port", "log")}
+JUDGING = {"evaluate", "transfer", "curves", "corruptions", "export"}
+TAKE_SETTINGS = {"train", "resume", "doctor", "explain", "config show"} | JUDGING
+
+
+def main() -> None:
+    """Run the command; one sentence instead of a traceback, unless --debug is given."""
+    debug = "--debug" in sys.argv
+    if debug:
+        sys.argv.remove("--debug")
+        logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # for module:factory, as `python -m sparring` has it
+    try:
+        words, settings = split(sys.argv[1:])
+        code = app(words, standalone_mode=False, obj=settings)
+    except SparringError as error:
+        if debug:
+            raise
+        if error.run is not None:
+            _tell_of_failed_run(error.run)
+        fail(str(error), error.exit_code)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        fail("interrupted", 130)
+    except Exception as error:
+        if debug:
+            raise
+        format_message = getattr(error, "format_message", None)
+        if format_message is not None:
+            fail(format_message(), 2)
+        fail(f"{type(error).__name__}: {error} (this is a fault of Sparring; run again with --debug)", 1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _tell_of_failed_run(path: Path) -> None:
+    """Where it is and how to go on; on standard output as for every command that makes a run."""
+    note(f"sparring resume {path} goes on from its last checkpoint, or from the beginning")
+    if "--json" in sys.argv:
+        out(json.dumps({"phase": "failed", "run": str(path)}, indent=2))
+    else:
+        out(f"run: {path}")
+
+
+def split(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
+    """The command's own words, and the settings among them by name; a bare `--flag` means true.
+
+    Done before the words are parsed, so that a setting's value is never taken for the recipe.
+    """
+    own: list[str] = []
+    settings: dict[str, str] = {}
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--") or word.partition("=")[0] in OWN_OPTIONS:
+            own.append(word)
+            continue
+        name, equals, value = word[2:].partition("=")
+        if not equals:
+            has_value = rest and (not rest[0].startswith("--") or _is_number(rest[0]))
+            value = rest.pop(0) if has_value else "true"
+        settings[name] = value
+    command = " ".join(own[: 2 if own[:1] == ["config"] else 1])
+    if settings and command not in TAKE_SETTINGS:
+        raise UsageError(f"--{next(iter(settings))}: `{f'sparring {command}'.strip()}` has no such option.")
+    return own, settings
+
+
+@app.command(epilog=HINT)
+def train(
+    context: typer.Context,
+    recipe: Recipe = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Train in the background; print the run's folder.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a robust model and judge it."""
+    from sparring.commands.train import train as train_run
+
+    config = configuration.load(recipe, context.obj)
+    if detach:
+        _detach(config)
+        return
+    _watched(config.data.name, lambda show: train_run(config, show), as_json)
+
+
+@app.command(epilog=HINT)
+def resume(context: typer.Context, run: RunPath, as_json: Json = False) -> None:
+    """Go on with a run from its last checkpoint; the epoch continues exactly where it was."""
+    from sparring.commands.train import resume as resume_run
+
+    values: dict[str, str] = context.obj
+    for name in values:
+        configuration.require_known(SHORT_NAMES.get(name, name), "--")
+    full = {SHORT_NAMES.get(name, name): value for name, value in values.items()}
+    changes = {name: configuration.parse(name, value) for name, value in full.items()}
+    _watched(run.name, lambda show: resume_run(run, changes, show), as_json)
+
+
+@app.command()
+def status(run: RunPath, as_json: Json = False) -> None:
+    """How a run is doing: from its queue while it goes on, else from its folder."""
+    from sparring.commands.control import read_status
+
+    told = read_status(open_run(run))
+    if as_json:
+        out(json.dumps(told, indent=2))
+        return
+    from sparring.observe.progress import step_line
+    from sparring.observe.state import RunState
+
+    state = RunState.from_dict({name: value for name, value in told.items() if name != "workers"})
+    out(f"{told['phase']} ({'running' if told['alive'] else 'not running'}): {step_line(state)}")
+    for name, fields in told["workers"].items():
+        out(f"  {name}: {fields.get('shards', 0)} shards, version {fields.get('version')}, pid {fields.get('pid')}")
+
+
+@app.command()
+def top(run: RunPath) -> None:
+    """Watch a run that goes on elsewhere until it ends: live on a terminal, else a line now and then."""
+    from sparring.commands.control import follow, require_going_on
+    from sparring.observe.progress import Progress
+
+    watched = open_run(run)
+    require_going_on(watched)
+    with Progress(watched.path.name, Console()) as progress:
+        follow(watched, progress.update)
+
+
+@app.command()
+def stop(
+    run: RunPath, timeout_s: Annotated[float, typer.Option(help="How long to wait for it to end.")] = 90.0
+) -> None:
+    """Stop a run after its present step; it writes a checkpoint and can be resumed."""
+    from sparring.commands.control import stop_run
+
+    stop_run(open_run(run), timeout_s)
+    out(f"stopped: {run}")
+
+
+@app.command(epilog=HINT)
+def doctor(context: typer.Context, recipe: Recipe = None, as_json: Json = False) -> None:
+    """Check this machine: Python, torch, CUDA inside a Ray actor, Redis, ports, disk, data."""
+    from sparring.commands.doctor import examine
+    from sparring.observe.report import table
+
+    checks = examine(configuration.load(recipe, context.obj))
+    if as_json:
+        out(json.dumps([check.as_dict() for check in checks], indent=2))
+    else:
+        lines = [{"": each.name, "state": "ok" if each.ok else "FAILED", "found": each.detail} for each in checks]
+        Console().print(table("sparring doctor", lines))
+        for failed in (each for each in checks if not each.ok):
+            out(f"{failed.name}: {failed.remedy}")
+    if not all(check.ok for check in checks):
+        raise typer.Exit(1)
+
+
+@app.command(epilog=HINT)
+def explain(context: typer.Context, recipe: Recipe = None, as_json: Json = False) -> None:
+    """Predict a run without making it: memory, staleness, useful workers, the bottleneck."""
+    from sparring.commands.explain import explain as explain_recipe
+    from sparring.observe.report import table
+
+    told = explain_recipe(configuration.load(recipe, context.obj))
+    if as_json:
+        out(json.dumps(told.as_dict(), indent=2))
+    else:
+        Console().print(table("sparring explain", told.rows()))
+        for remark in told.remarks:
+            out(remark)
+    if not told.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(as_json: Json = False) -> None:
+    """Train on handwritten digits with two workers, beside a plain model and the synchronous loop."""
+    from sparring.commands.demo import run_demo
+
+    result = run_demo(_show_for("demo: digits"), note)
+    if as_json:
+        out(json.dumps({**result.summary, "run": str(result.run.path)}, indent=2))
+    else:
+        if result.table is not None:
+            Console().print(result.table)
+        out(f"run: {result.run.path}")
+    if result.phase == "interrupted":
+        raise typer.Exit(130)
+
+
+@config_app.command("show", epilog=HINT)
+def config_show(context: typer.Context, recipe: Recipe = None) -> None:
+    """The whole resolved configuration as TOML."""
+    out(configuration.to_toml(configuration.load(recipe, context.obj)))
+
+
+@config_app.command("schema")
+def config_schema() -> None:
+    """JSON Schema of every setting: description, unit, bounds, default."""
+    out(json.dumps(Config.model_json_schema(), indent=2))
+
+
+@config_app.command("diff")
+def config_diff(left: Path, right: Path, as_json: Json = False) -> None:
+    """Settings that differ between two recipes or run folders."""
+    one, two = (configuration.load(path / "config.toml" if path.is_dir() else path) for path in (left, right))
+    found = configuration.differences(one, two)
+    if as_json:
+        out(json.dumps(found, indent=2, default=str))
+        return
+    for name, (before, after) in found.items():
+        out(f"{name}: {before} -> {after}")
+    if not found:
+        sys.stderr.write("no setting differs\n")
+
+
+@app.command(hidden=True)
+def attend(run: RunPath) -> None:
+    """The background half of `train --detach`."""
+    from sparring.commands.train import attend as attend_run
+
+    attend_run(open_run(run))
+
+
+def _watched(title: str, work: Callable[[Any], Any], as_json: bool) -> None:
+    from sparring.observe.progress import Progress
+
+    with Progress(title) as progress:
+        result = work(progress.update)
+    if as_json:
+        out(json.dumps({**result.summary, "phase": result.phase, "run": str(result.run.path)}, indent=2))
+    else:
+        from sparring.observe.report import table
+
+        Console().print(table(f"{result.run.path.name}: {result.phase}", rows(result.summary)))
+        out(f"run: {result.run.path}")
+    if result.phase == "interrupted":
+        raise typer.Exit(130)
+
+
+def _show_for(title: str) -> Callable[..., Any]:
+    from sparring.observe.progress import Progress
+
+    return lambda: Progress(title)
+
+
+def _detach(config: Config) -> None:
+    """Make the run's folder here, so that its path can be told, and train in a process of its own session."""
+    from sparring.commands.train import make_run
+
+    run = make_run(config)
+    with (run.path / "output.log").open("w") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "sparring", "attend", str(run.path)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    _wait_until_started(run, child)
+    out(f"run: {run.path}")
+
+
+def _wait_until_started(run: Run, child: subprocess.Popen[bytes]) -> None:
+    """Do not say that a run goes on before it does; one that never did leaves no folder."""
+    limit = time.monotonic() + DETACHED_START_S
+    while time.monotonic() < limit:
+        code = child.poll()
+        if code == 0 or run.read_json("state.json") is not None:
+            return
+        if code is not None:
+            said = (run.path / "output.log").read_text().strip().splitlines() or ["it said nothing"]
+            shutil.rmtree(run.path)
+            kind = UsageError if code == UsageError.exit_code else SparringError
+            raise kind(f"the run did not start: {said[-1].removeprefix('sparring: ')}")
+        time.sleep(0.1)
+    raise SparringError(f"the run in {run.path} has not started within {DETACHED_START_S:.0f} s; see output.log there.")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

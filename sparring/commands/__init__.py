@@ -1,0 +1,1 @@
+"""What each command does; the words for it are in `sparring.cli`."""

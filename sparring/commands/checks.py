@@ -1,0 +1,59 @@
+"""Everything that can be refused is refused here, before a folder is made or a server started."""
+
+from __future__ import annotations
+
+import torch
+
+from sparring.commands.combinations import check_combinations
+from sparring.config import Config, check_staleness, trainer_attacks
+from sparring.data import load
+from sparring.errors import UsageError
+from sparring.models.forward import require_compiler
+from sparring.models.starting import start_from
+from sparring.observe.discovery import require_folder
+from sparring.observe.trackers import require_trackers
+from sparring.trainer.experiment import Parts, prepare
+
+
+def check(config: Config, *, starts: bool) -> Parts:
+    """Refuse what cannot work: combinations of settings, staleness, data (the test set too), model, GPUs, compiler.
+
+    Where the run `starts`, the model has the weights that it starts from; where it goes on, they are not asked for.
+
+    Raises:
+        SparringError: the first thing that is wrong.
+    """
+    check_combinations(config)
+    require_folder(config.metrics.file_sd)
+    require_trackers(config.metrics.trackers)
+    if config.engine == "ray":
+        if config.workers.count == 0 and not trainer_attacks(config):
+            raise UsageError(
+                f"workers.count = 0 with staleness.trainer_attacks = {config.staleness.trainer_attacks!r}"
+                f"{' and staleness.lockstep' if config.staleness.lockstep else ''}: nobody would attack. Start at "
+                f"least one worker, or set staleness.trainer_attacks to 'always'."
+            )
+
+        check_staleness(config.staleness)
+        check_resources(config)
+    if config.model.compile:
+        require_compiler()
+    parts = prepare(config)
+    load(config.data, "test")
+    if starts:
+        start_from(config.model, parts.model, parts.training.shape, parts.training.classes, config.train.seed)
+    return parts
+
+
+def check_resources(config: Config) -> None:
+    """Refuse more GPUs than there are before anything is started (a local Ray; a cluster may still grow)."""
+    wanted = config.workers.count * config.workers.num_gpus + config.trainer.num_gpus
+    if wanted == 0 or config.ray.address != "local":
+        return
+    there = torch.cuda.device_count()
+    if wanted > there:
+        raise UsageError(
+            f"workers.count x workers.num_gpus + trainer.num_gpus = {config.workers.count} x "
+            f"{config.workers.num_gpus:g} + {config.trainer.num_gpus:g} = {wanted:g}, this machine has {there} GPUs. "
+            f"Use fewer workers, fractions of a GPU, or 0 to attack on CPU."
+        )

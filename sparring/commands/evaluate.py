@@ -1,0 +1,174 @@
+"""Judging a run that has ended, from its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from sparring.config import Config, config_of, flatten, load
+from sparring.data import Dataset
+from sparring.data import load as load_data
+from sparring.errors import SparringError, UsageError
+from sparring.evaluation.corruptions import corruptions
+from sparring.evaluation.curves import curves
+from sparring.evaluation.robustness import judge
+from sparring.evaluation.transfer import Member, transfer
+from sparring.machine.threads import cores
+from sparring.models import build
+from sparring.runs import Run
+from sparring.trainer import checkpoints
+
+MAY_CHANGE = ("evaluation.", "corruptions.", "data.root", "trainer.device", "trainer.threads")
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The weights of a run, ready to be judged, and the test set."""
+
+    config: Config
+    model: nn.Module
+    test: Dataset
+    checkpoint: Path
+
+    def named(self) -> dict[str, str]:
+        """Which weights they are."""
+        return {"checkpoint": self.checkpoint.name, "weights": self.config.evaluation.weights}
+
+
+def open_trained(run: Run, changes: dict[str, str], *, best: bool = False) -> Trained:
+    """Load the last (or best) checkpoint of `run`: the one place that says which weights are judged and exported.
+
+    Raises:
+        UsageError: a change touches more than how the model is judged, or the run has no average of its weights.
+        SparringError: there is no such checkpoint, or it is damaged.
+    """
+    before, config = config_of(run), load(run.config_file, changes)
+    old, new = flatten(before), flatten(config)
+    for name in old:
+        if old[name] != new[name] and not name.startswith(MAY_CHANGE):
+            raise UsageError(f"--{name} cannot change here: it is not about how the model is judged.")
+    path = checkpoints.best(run.checkpoints) if best else checkpoints.latest(run.checkpoints)
+    if path is None:
+        wanted = "best (train.evaluate_every_epochs was 0?)" if best else "whole"
+        raise SparringError(f"{run.path} has no {wanted} checkpoint; train or resume it first.")
+    test = load_data(config.data, "test")
+    model = build(config.model, test.shape, test.classes, config.train.seed)
+    _load(path, model, config.evaluation.weights)
+    torch.set_num_threads(config.trainer.threads or cores())
+    if torch.cuda.is_available() and config.trainer.device != "cpu":
+        model.to("cuda")
+    return Trained(config, model, test, path)
+
+
+def evaluate_run(
+    run: Run, changes: dict[str, str], *, best: bool = False, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Clean and robust accuracy; also written to the run's evaluation.json. Raises as `open_trained`."""
+    made = open_trained(run, changes, best=best)
+    config = made.config
+    judged = judge(made.model, made.test, config.attack, config.evaluation, config.train.seed, progress)
+    result = {**judged.as_dict(), **made.named()}
+    run.write_json("evaluation.json", result)
+    return result
+
+
+def curves_of_run(
+    run: Run, changes: dict[str, str], *, best: bool = False, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Robust accuracy against ε and steps; also written to the run's curves.json. Raises as `open_trained`."""
+    made = open_trained(run, changes, best=best)
+    config = made.config
+    told = curves(made.model, made.test, config.attack, config.evaluation, config.train.seed, progress)
+    result = {**told.as_dict(), **made.named()}
+    run.write_json("curves.json", result)
+    return result
+
+
+def corruptions_of_run(
+    run: Run, changes: dict[str, str], *, best: bool = False, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Accuracy under common corruptions; also written to the run's corruptions.json. Raises as `open_trained`."""
+    made = open_trained(run, changes, best=best)
+    config = made.config
+    told = corruptions(
+        made.model,
+        made.test,
+        config.data.name,
+        config.corruptions.root,
+        samples=config.evaluation.samples,
+        batch_size=config.evaluation.batch_size,
+        seed=config.train.seed,
+        progress=progress,
+    )
+    result = {**told.as_dict(), **made.named()}
+    run.write_json("corruptions.json", result)
+    return result
+
+
+def transfer_runs(
+    runs: Sequence[Run],
+    changes: dict[str, str],
+    *,
+    best: bool = False,
+    as_trained: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """The transfer matrix of the runs, attacked as the first one's evaluation settings say.
+
+    Args:
+        as_trained: each source attacks as it was trained, by its own steps and step size.
+
+    Raises:
+        UsageError: fewer than two runs, one given twice, or runs of different data or threats.
+        SparringError: as `open_trained`.
+    """
+    _require_different(runs)
+    opened = [open_trained(run, changes, best=best) for run in runs]
+    members = [
+        Member(
+            name,
+            made.model,
+            made.test,
+            made.config.attack,
+            made.config.objective.name,
+            made.config.data.name,
+            made.checkpoint.name,
+        )
+        for name, made in zip(_names(runs), opened, strict=True)
+    ]
+    first = opened[0].config
+    return transfer(members, first.evaluation, first.train.seed, as_trained, progress).as_dict()
+
+
+def _require_different(runs: Sequence[Run]) -> None:
+    paths = [run.path for run in runs]
+    if len(paths) < 2:
+        raise UsageError("transfer needs two runs or more: the examples of each are tried on all.")
+    twice = next((path for path in paths if paths.count(path) > 1), None)
+    if twice is not None:
+        raise UsageError(f"{twice} is given twice; name each run once.")
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    """Folder names where they tell the runs apart, else whole paths."""
+    names = [run.path.name for run in runs]
+    return names if len(set(names)) == len(names) else [str(run.path) for run in runs]
+
+
+def _load(path: Path, model: nn.Module, weights: Literal["plain", "ema"]) -> None:
+    if weights == "plain":
+        checkpoints.load_weights(path, model)
+        return
+    if not (path / checkpoints.AVERAGE).exists():
+        raise UsageError(
+            f"evaluation.weights = 'ema': {path} holds no average of the weights, the run had train.ema unset. Set "
+            f"evaluation.weights to 'plain'."
+        )
+    checkpoints.load_weights(path, model, checkpoints.AVERAGE)

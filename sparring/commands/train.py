@@ -1,0 +1,262 @@
+"""One call trains a robust model: `train(config)`. The command uses the same functions."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sparring.commands.checks import check
+from sparring.config import (
+    Config,
+    check_staleness,
+    config_of,
+    differences,
+    new_run,
+    overridden,
+    to_toml,
+    trainer_threads,
+    with_absolute_paths,
+)
+from sparring.engines import Ended
+from sparring.engines.ray.snapshots import bytes_of
+from sparring.errors import RollBack, SparringError, UsageError
+from sparring.machine.logs import to_file
+from sparring.machine.memory import keep_freed_memory
+from sparring.machine.signals import stopping_on_signals
+from sparring.models.starting import not_fresh
+from sparring.observe.discovery import announced, reachable
+from sparring.observe.exporter import Exporter
+from sparring.observe.report import summary
+from sparring.observe.state import RunState
+from sparring.runs import Run, open_run, write_atomically
+from sparring.trainer import checkpoints
+from sparring.trainer.experiment import Parts, prepare
+from sparring.trainer.session import Session
+
+log = logging.getLogger(__name__)
+STATE_FILE_EVERY_S = 1.0
+# What does not alter the trained function and may change when a run goes on.
+RESUMABLE = (
+    "workers.",
+    "ddp.",
+    "trainer.",
+    "queue.",
+    "ray.",
+    "metrics.",
+    "checkpoint.",
+    "evaluation.",
+    "corruptions.",
+    "data.root",
+)
+FIXED = ("queue.wire",)
+
+Show = Callable[[RunState, dict[str, dict[str, Any]]], None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A run that has ended: finished, stopped or interrupted."""
+
+    run: Run
+    phase: str
+    summary: dict[str, Any]
+
+
+class Watch:
+    """The latest state of a run, for the live view, the metrics endpoint and `state.json`."""
+
+    def __init__(self, show: Show | None) -> None:
+        self.show = show
+        self.run: Run | None = None
+        self.state, self.workers = RunState(), dict[str, dict[str, Any]]()
+        self._written = 0.0
+
+    def __call__(self, state: RunState, workers: dict[str, dict[str, Any]] | None = None) -> None:
+        self.state, self.workers = state, workers or {}
+        if self.show is not None:
+            self.show(self.state, self.workers)
+        now = time.monotonic()
+        if self.run is not None and now - self._written >= STATE_FILE_EVERY_S:
+            self._written = now
+            self.write()
+
+    def write(self) -> None:
+        """Put the state into the run's folder."""
+        if self.run is not None:
+            self.run.write_json("state.json", {**self.state.as_dict(), "workers": self.workers})
+
+    def read(self) -> tuple[RunState, dict[str, dict[str, Any]]]:
+        return self.state, self.workers
+
+
+def train(
+    config: Config | None = None, show: Show | None = None, on_run: Callable[[Run], None] | None = None
+) -> Result:
+    """Train by `config` (the demo's digits by default) in a new run folder.
+
+    Everything that can be found wrong is found before the folder is made.
+
+    Args:
+        show: called with the state and the workers' heartbeats about twice a second.
+        on_run: called with the run as soon as its folder is there.
+
+    Raises:
+        UsageError: the configuration cannot work.
+        SparringError: the run failed; its folder and its last checkpoint stay.
+    """
+    config = with_absolute_paths(config or Config())
+    return _execute(config, lambda: new_run(config), show, on_run, starts=True)
+
+
+def make_run(config: Config) -> Run:
+    """A run folder for a background process to train in; what can be found wrong is found now."""
+    check(config, starts=True)
+    return new_run(with_absolute_paths(config))
+
+
+def attend(run: Run) -> Result:
+    """Train in a folder that `make_run` made."""
+    return _execute(config_of(run), lambda: run, None, None, starts=True)
+
+
+def resume(path: Path, changes: dict[str, Any] | None = None, show: Show | None = None) -> Result:
+    """Go on with a run from its last checkpoint; the epoch continues exactly where it was.
+
+    Raises:
+        UsageError: it is no run, it runs or has finished already, or a change would alter the trained function.
+    """
+    run = open_run(path)
+    before = config_of(run)
+    config = with_absolute_paths(overridden(before, changes or {}))
+    for name in differences(before, config):
+        if not name.startswith(RESUMABLE) or name in FIXED:
+            raise UsageError(
+                f"{name} cannot change on resume: it alters the trained function. Start a new run, or leave it at "
+                f"{differences(before, config)[name][0]!r}."
+            )
+    if (run.read_json("state.json") or {}).get("phase") == "finished":
+        raise UsageError(f"{path} has finished already; there is nothing to resume.")
+    if run.is_alive():
+        raise UsageError(f"{path} is still running; `sparring stop {path}` first.")
+
+    _require_loadable(run, config)
+    return _execute(config, lambda: run, show, None, starts=False)
+
+
+def _require_loadable(run: Run, config: Config) -> None:
+    """Find a damaged checkpoint before anything of the run is touched."""
+    path = checkpoints.latest(run.checkpoints)
+    if path is not None:
+        checkpoints.load_state(path)
+        checkpoints.load_weights(path, prepare(config).model)
+
+
+def _execute(
+    config: Config,
+    open_folder: Callable[[], Run],
+    show: Show | None,
+    on_run: Callable[[Run], None] | None,
+    *,
+    starts: bool,
+) -> Result:
+    overlapping = config.engine == "ray" and not config.staleness.lockstep
+    warning = check_staleness(config.staleness) if overlapping else None
+    parts = check(config, starts=starts)
+    watch = Watch(show)
+    with ExitStack() as stack:
+        queue = None
+        if config.engine == "ray":
+            from sparring.engines.ray import driver as ray_engine
+
+            queue = stack.enter_context(ray_engine.open_queue(config, parts.training.shape, bytes_of(parts.model)))
+        exporter = None
+        if config.metrics.enabled:
+            exporter = stack.enter_context(Exporter(config.metrics.bind, config.metrics.port, watch.read))
+        run = watch.run = open_folder()
+        stack.enter_context(run.owned())
+        run.clear_stop()
+        write_atomically(run.config_file, to_toml(config))
+        to_file(run.log)
+        if starts and not_fresh(config.model):
+            run.initial.mkdir()
+            checkpoints.save_weights(run.initial, parts.model)
+        if exporter is not None:
+            address = reachable(config.metrics.bind, exporter.port)
+            run.write_json("metrics.json", {"url": f"http://{address}/metrics"})
+            if config.metrics.file_sd is not None:
+                stack.enter_context(announced(config.metrics.file_sd, run, address))
+        if warning:
+            log.warning("%s", warning)
+            watch.state.message = warning
+        if on_run is not None:
+            on_run(run)
+        try:
+            if queue is not None:
+                ended = ray_engine.run(config, run, queue, watch, parts.model)
+            else:
+                ended = _in_this_process(config, run, parts, watch)
+        except SparringError as error:
+            log.error("%s", error)
+            _conclude(run, "failed", watch.state, None, watch, str(error))
+            error.run = run.path
+            raise
+        return _conclude(run, ended.phase, ended.state, ended.evaluation, watch)
+
+
+def _in_this_process(config: Config, run: Run, parts: Parts, watch: Watch) -> Ended:
+    from sparring.engines import ddp, free, simulated, sync
+    from sparring.machine.devices import device_for
+
+    torch.set_num_threads(trainer_threads(config))
+    keep_freed_memory()
+    device = device_for(config.trainer.device, float(torch.cuda.is_available()))
+    session = Session(parts, run, device, watch)
+    synchronous = free.run if config.train.replays > 1 else sync.run
+    engine = {"sync": synchronous, "ddp": ddp.run, "simulated": simulated.run}[config.engine]
+    with stopping_on_signals(session.ask_to_stop):
+        resumed = session.restore()
+        session.start_clock()
+        while True:
+            try:
+                phase = engine(session, parts, resumed)
+                break
+            except RollBack as error:
+                resumed = session.roll_back(error)
+        if phase != "finished":
+            return Ended(phase, session.state)
+
+        def progress(said: str) -> None:
+            if session.stop_reason is not None or run.stop_requested():
+                raise _StoppedJudging
+            session.state.phase, session.state.message = "evaluating", said
+            session.report_soon()
+
+        try:
+            judged = session.judge(progress)
+        except _StoppedJudging:
+            return Ended(session.stop_reason or "stopped", session.state)
+        return Ended(phase, session.state, judged)
+
+
+class _StoppedJudging(Exception):
+    """The run is to stop while it is judged; a resume judges it again."""
+
+
+def _conclude(
+    run: Run, phase: str, state: RunState, evaluation: dict[str, Any] | None, watch: Watch, message: str = ""
+) -> Result:
+    """Last state and summary of the run's folder; `message`: why it failed."""
+    state.phase, state.message = phase, message
+    watch(state)
+    watch.write()
+    judged = {name: value for name, value in (evaluation or {}).items() if name != "seconds"}
+    content = summary(state, judged)
+    run.write_json("summary.json", content)
+    return Result(run, phase, content)

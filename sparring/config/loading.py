@@ -1,0 +1,205 @@
+"""A recipe (TOML) changes what it names, the command line changes single settings by their dotted names:
+
+load(Path("recipes/mnist-async.toml"), {"data.root": "~/data", "workers.count": "4"})
+"""
+
+from __future__ import annotations
+
+import difflib
+import time
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import tomli_w
+from pydantic import BaseModel, ValidationError
+
+from sparring.config.schema import Config
+from sparring.errors import UsageError
+from sparring.runs import Run, create
+
+# What people type most, beside the dotted names.
+SHORT_NAMES = {
+    "workers": "workers.count",
+    "staleness": "simulated.staleness",
+    "seed": "train.seed",
+    "epochs": "train.epochs",
+    "name": "run.name",
+}
+
+
+def config_of(run: Run) -> Config:
+    """The resolved configuration of a run, from its folder."""
+    return load(run.config_file)
+
+
+def new_run(config: Config) -> Run:
+    """A new folder for a run by `config`; by default named after the time, the data and the engine."""
+    default_name = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.data.name.split(':')[0]}-{config.engine}"
+    return create(config.run.root, config.run.name, default_name, to_toml(config))
+
+
+def setting_names(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
+    """Dotted names of every setting."""
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from setting_names(kind, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def load(recipe: Path | None = None, overrides: Mapping[str, str] | None = None) -> Config:
+    """Defaults < recipe < overrides by dotted name.
+
+    Raises:
+        UsageError: unknown setting (with the nearest right one), value out of bounds, unreadable recipe.
+    """
+    tree = _read_recipe(recipe) if recipe is not None else {}
+    origin = f"{recipe}: " if recipe is not None else ""
+    for name in _leaf_names(tree):
+        require_known(name, origin)
+    for name, value in (overrides or {}).items():
+        full = SHORT_NAMES.get(name, name)
+        require_known(full, "--")
+        _put(tree, full, parse(full, value))
+    return from_tree(tree)
+
+
+def from_tree(tree: Mapping[str, Any]) -> Config:
+    """Validate a nested mapping; one sentence for the first thing that is wrong."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        known = [str(part) for part in first["loc"] if str(part) in set(_words())]
+        name = ".".join(known or map(str, first["loc"]))
+        said = first["msg"].removeprefix("Value error, ")
+        raise UsageError(f"{name} = {first['input']!r}: {said}. See `sparring config schema`.") from error
+
+
+def to_toml(config: Config) -> str:
+    """The whole resolved configuration; settings that are unset are left out."""
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+
+
+def differences(left: Config, right: Config) -> dict[str, tuple[Any, Any]]:
+    """Settings whose values differ, by dotted name."""
+    one, two = flatten(left), flatten(right)
+    return {name: (one[name], two[name]) for name in one if one[name] != two[name]}
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """Every setting's value by dotted name."""
+    tree = config.model_dump(mode="json")
+    flat: dict[str, Any] = {}
+    for name in setting_names():
+        value: Any = tree
+        for part in name.split("."):
+            value = value[part]
+        flat[name] = value
+    return flat
+
+
+def _read_recipe(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.expanduser().read_text())
+    except OSError as error:
+        raise UsageError(f"recipe {path}: {error.strerror}. Give the path of a TOML file.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"recipe {path} is not TOML: {error}") from error
+
+
+def _leaf_names(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaf_names(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def _words() -> set[str]:
+    return {part for name in setting_names() for part in name.split(".")}
+
+
+def require_known(name: str, origin: str) -> None:
+    known = list(setting_names())
+    if name in known:
+        return
+    by_last_word = [full for full in known if full.split(".")[-1] == name.split(".")[-1]]
+    candidates = by_last_word or difflib.get_close_matches(name, [*known, *SHORT_NAMES], n=1, cutoff=0.0)
+    raise UsageError(f"{origin}{name}: no such setting; the nearest is {candidates[0]}. See `sparring config show`.")
+
+
+def _put(tree: dict[str, Any], name: str, value: Any) -> None:
+    *groups, leaf = name.split(".")
+    for group in groups:
+        tree = tree.setdefault(group, {})
+    tree[leaf] = value
+
+
+def parse(name: str, text: str) -> Any:
+    """The command-line value of setting `name` as TOML would read it; `none` unsets, where it is no choice itself.
+
+    What is no TOML value is a string, and so is what a name or a path looks like by chance (2026-01-01).
+
+    Raises:
+        UsageError: the value of a setting that is no flag was left out, or given as true or false.
+    """
+    if text == "none" and "none" not in _kinds(name):
+        return None
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+    kinds = _kinds(name)
+    if kinds & {str, Path}:
+        return value if isinstance(value, str) else text
+    if isinstance(value, bool) and bool not in kinds:
+        raise UsageError(f"--{name} {text}: it is no flag, a value is needed. See `sparring config schema`.")
+    return value
+
+
+def _kinds(name: str) -> set[Any]:
+    """The types that a setting may have."""
+    model: type[BaseModel] = Config
+    *groups, leaf = name.split(".")
+    for group in groups:
+        kind = model.model_fields[group].annotation
+        assert isinstance(kind, type) and issubclass(kind, BaseModel)
+        model = kind
+    annotation = model.model_fields[leaf].annotation
+    return {annotation, *get_args(annotation)}
+
+
+def overridden(config: Config, values: dict[str, Any]) -> Config:
+    """The configuration with some settings changed by dotted name, validated again."""
+    tree = config.model_dump(mode="json", exclude_none=True)
+    for name, value in values.items():
+        *groups, leaf = name.split(".")
+        group = tree
+        for part in groups:
+            group = group[part]
+        group[leaf] = value
+    return from_tree(tree)
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """With the paths to data, weights and the like made absolute: a run is resumed from other folders too."""
+    changes: dict[str, Any] = {}
+    for name, value in (("data.name", config.data.name), ("data.extra", config.data.extra or "")):
+        kind, colon, path = value.partition(":")
+        if colon:
+            changes[name] = f"{kind}:{Path(path).expanduser().resolve()}"
+    places = {
+        "data.root": config.data.root,
+        "model.checkpoint": config.model.checkpoint,
+        "corruptions.root": config.corruptions.root,
+        "metrics.file_sd": config.metrics.file_sd,
+        "queue.password_file": config.queue.password_file,
+    }
+    for name, place in places.items():
+        if place is not None:
+            changes[name] = str(place.expanduser().resolve())
+    return overridden(config, changes)

@@ -1,0 +1,375 @@
+"""The asynchronous engine: a trainer and workers as Ray actors around a Redis queue; this is their driver.
+
+Run it: sparring train RECIPE --workers 4
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import ray
+from torch import nn
+
+from sparring.config import MOST_WORKERS, Config, to_toml, with_workers
+from sparring.engines import Ended
+from sparring.engines.ray.nodes import ask_for_nodes, let_nodes_go, share_of
+from sparring.engines.ray.pool import Pool
+from sparring.engines.ray.snapshots import SnapshotStore, bytes_of
+from sparring.engines.ray.trainer import Trainer
+from sparring.engines.ray.worker import Worker
+from sparring.errors import SparringError, UsageError
+from sparring.machine.signals import stopping_on_signals
+from sparring.observe.state import RunState
+from sparring.queue.connection import check_server, connect, password_of, raise_limit
+from sparring.queue.messages import Wish
+from sparring.queue.server import EmbeddedServer
+from sparring.queue.sizing import kept_snapshots, needed_memory, through_object_store
+from sparring.queue.transport import Transport
+from sparring.runs import Run, write_atomically
+
+log = logging.getLogger(__name__)
+STOP_GRACE_S = 60.0
+POLL_S = 0.5
+STORE_CPUS = 0.1
+
+Watch = Callable[[RunState, dict[str, dict[str, Any]]], None]
+
+
+@dataclass(frozen=True)
+class Queue:
+    """How the queue is reached; the password goes into no file but the run's own, readable by its owner."""
+
+    url: str
+    password: str | None
+    embedded: bool
+    memory_for: Callable[[Config], int]  # bytes that what a run may have outstanding needs
+
+
+@contextmanager
+def open_queue(config: Config, shape: tuple[int, int, int], snapshot_bytes: int) -> Iterator[Queue]:
+    """The server of the settings, checked, or an embedded one that ends with the run.
+
+    Raises:
+        SparringError: it cannot be reached, or would lose or refuse what the run puts into it.
+    """
+    memory_for = partial(needed_memory, shape=shape, snapshot_bytes=snapshot_bytes)
+    settings, needed = config.queue, memory_for(config)
+    if settings.redis_url is not None:
+        password = password_of(settings)
+        client = connect(settings.redis_url, password, settings.timeout_s)
+        check_server(client, needed, settings.timeout_s)
+        client.close()
+        yield Queue(settings.redis_url, password, False, memory_for)
+        return
+    if config.ray.address != "local":
+        raise UsageError(
+            f"ray.address = {config.ray.address!r} with queue.redis_url unset: other hosts cannot reach an embedded "
+            f"server. Set queue.redis_url to a Redis that all hosts reach."
+        )
+    memory = needed if settings.maxmemory_mb is None else settings.maxmemory_mb << 20
+    with EmbeddedServer(maxmemory=memory) as server:
+        yield Queue(server.url, server.password, True, memory_for)
+
+
+@contextmanager
+def ray_cluster(config: Config) -> Iterator[None]:
+    """A Ray of this run's own, shut down at the end, or a connection to the cluster that the settings name."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default: anything else on the machine would go first
+    if ray.is_initialized():
+        raise UsageError("Ray is already running in this process; call ray.shutdown() before sparring.train().")
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if config.ray.address == "local":
+            cpus = config.trainer.num_cpus + 1
+            ray.init(
+                address="local",
+                num_cpus=int(cpus) + 1,
+                include_dashboard=False,
+                object_store_memory=config.ray.object_store_mb << 20,
+                **common,
+            )
+        else:
+            ray.init(address=config.ray.address, **common)
+    except (ConnectionError, OSError, ValueError, RuntimeError) as error:
+        raise SparringError(f"ray.address = {config.ray.address!r}: {error}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+class Driver:
+    """Starts the actors, watches them, heals them and stops them."""
+
+    def __init__(self, config: Config, run: Run, queue: Queue, watch: Watch, model: nn.Module) -> None:
+        self.config, self.run, self.queue, self.watch = config, run, queue, watch
+        settings = config.queue
+        self.client = connect(queue.url, queue.password, settings.timeout_s)
+        self.transport = Transport(self.client, run.id, lease_s=settings.lease_s, timeout_s=settings.timeout_s)
+        # Known by name: an actor whose arguments hold a handle could not be restarted once the handle is gone.
+        self.store_name = f"sparring-snapshots-{run.id}"
+        self.store = self._store() if through_object_store(config, bytes_of(model)) else None
+        transport = self.transport
+        self.pool = Pool(self._worker, transport.drop_worker, transport.request_stop, transport.forget_worker)
+        self.interrupted = False
+        self.state = RunState(engine="ray", dataset=config.data.name, total_steps=0)
+
+    def train(self) -> Ended:
+        """Run to the end, restarting a dead trainer from its last checkpoint.
+
+        Raises:
+            SparringError: the trainer failed, or died too often without progress.
+        """
+        self.transport.change_wish("start", self.config.workers.count)
+        self._write_connection()
+        with stopping_on_signals(self._interrupt):
+            ask_for_nodes(self.config)
+            trainer = self._trainer()
+            self._tend()
+            try:
+                outcome = self._with_restarts(trainer)
+                self._look()
+                self.transport.request_stop()
+                self.pool.stop(STOP_GRACE_S if self.interrupted else 15.0)
+                let_nodes_go(self.config)
+                evaluation = None
+                if outcome["phase"] == "finished":
+                    evaluation = self._judge(trainer)
+                    outcome["phase"] = "finished" if evaluation is not None else "stopped"
+            finally:
+                self._close(trainer)
+        phase = "interrupted" if self.interrupted else outcome["phase"]
+        state = RunState.from_dict(outcome["state"])
+        state.trainer_restarts = self.state.trainer_restarts
+        return Ended(phase, state, evaluation)
+
+    def _with_restarts(self, trainer: Any) -> dict[str, Any]:
+        deaths, last_step = 0, -1
+        while True:
+            training = trainer.train.remote(self.run.next_fence())
+            try:
+                outcome: dict[str, Any] = self._until_done(training)
+            except ray.exceptions.RayActorError as error:
+                deaths = deaths + 1 if self.state.step <= last_step else 1
+                last_step = self.state.step
+                log.warning("the trainer died at step %d (%d in a row): %s", last_step, deaths, error)
+                if deaths > self.config.trainer.max_restarts or self.interrupted:
+                    raise SparringError(
+                        f"the trainer died {deaths} times in a row without progress (trainer.max_restarts = "
+                        f"{self.config.trainer.max_restarts}); its last words are in {self.run.path / 'logs'}. "
+                        f"`sparring resume {self.run.path}` goes on from the last checkpoint."
+                    ) from error
+                self.state.trainer_restarts += 1
+                time.sleep(min(2.0 ** (deaths - 1) - 1, 30.0))
+                self._until_back(trainer)
+                continue
+            except ray.exceptions.RayTaskError as error:
+                raise SparringError(f"the trainer failed: {error.cause!r}; see {self.run.path / 'logs'}.") from error
+            if outcome["phase"] == "failed":
+                died = f" A worker died: {self.pool.last_error}" if self.pool.last_error else ""
+                raise SparringError(outcome["error"] + died)
+            return outcome
+
+    def _until_back(self, trainer: Any) -> None:
+        """Ray restarts the process of a dead actor; until it is there, calls are refused."""
+        limit = time.monotonic() + self.config.workers.start_timeout_s
+        while True:
+            try:
+                ray.get(trainer.__ray_ready__.remote(), timeout=max(1.0, limit - time.monotonic()))
+                return
+            except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
+                if time.monotonic() > limit:
+                    raise SparringError(
+                        f"the trainer's process did not come back within workers.start_timeout_s = "
+                        f"{self.config.workers.start_timeout_s:g} s; `sparring resume {self.run.path}` goes on."
+                    ) from error
+                time.sleep(0.2)
+
+    def _until_done(self, task: Any) -> dict[str, Any]:
+        asked_at = None
+        while True:
+            done, _ = ray.wait([task], timeout=POLL_S)
+            if done:
+                result: dict[str, Any] = ray.get(task)
+                return result
+            self._tend()
+            self._look()
+            if self.interrupted and asked_at is None:
+                asked_at = time.monotonic()
+                self.run.request_stop()  # in the folder: a trainer that only now opens the queue clears it there
+                self.transport.request_stop()
+            if asked_at is not None and time.monotonic() - asked_at > STOP_GRACE_S:
+                raise SparringError(
+                    f"the trainer did not stop within {STOP_GRACE_S:.0f} s and was killed; its last checkpoint is in "
+                    f"{self.run.checkpoints}."
+                )
+
+    def _tend(self) -> None:
+        """Have as many workers as are wished for, and heal them."""
+        wish = self.transport.wish()
+        if wish is None:  # the server was restarted empty
+            self.transport.change_wish("start", self.config.workers.count)
+            wish = Wish(self.config.workers.count, frozenset())
+        if wish.workers != self.config.workers.count:
+            self._adopt(wish.workers)
+        for name in self.pool.follow(wish.workers, wish.leaving):
+            self.transport.change_wish("leave", name)
+        self.pool.heal()
+        self.transport.set_pool(self.pool.states())
+
+    def _adopt(self, count: int) -> None:
+        """From now on the run is one with `count` workers, and a resume goes on with as many."""
+        log.info("workers.count: %d -> %d", self.config.workers.count, count)
+        self.config = with_workers(self.config, count)
+        write_atomically(self.run.config_file, to_toml(self.config))
+        ask_for_nodes(self.config)
+        needed = self.queue.memory_for(self.config)
+        if self.queue.embedded and self.config.queue.maxmemory_mb is None:
+            raise_limit(self.client, needed, self.config.queue.timeout_s)
+        elif not self.queue.embedded:
+            self._warn_of_memory(needed)
+
+    def _warn_of_memory(self, needed: int) -> None:
+        """A full server is back-pressure, so the run goes on."""
+        try:
+            check_server(self.client, needed, self.config.queue.timeout_s)
+        except SparringError as error:
+            log.warning("%d workers: %s", self.config.workers.count, error)
+
+    def _look(self) -> None:
+        """Show what there is."""
+        told = self.transport.state()
+        if told is not None:
+            restarts = self.state.trainer_restarts
+            self.state = RunState.from_dict(told)
+            self.state.trainer_restarts = restarts
+        self.state.workers_wanted = self.config.workers.count
+        if self.pool.last_error and not self.state.message:
+            self.state.message = f"a worker died: {self.pool.last_error}"
+        self.watch(self.state, self.transport.heartbeats())
+
+    def _judge(self, trainer: Any) -> dict[str, Any] | None:
+        """The evaluation, or None where the run is stopped before it ends; a trainer that dies meanwhile starts it
+        again."""
+        self.pool.members.clear()
+        self.transport.set_pool({})
+        for deaths in range(self.config.trainer.max_restarts + 1):
+            task = trainer.judge.remote()
+            try:
+                while not ray.wait([task], timeout=POLL_S)[0]:
+                    if self.interrupted or self.run.stop_requested():
+                        return None
+                    self._look()
+                evaluation: dict[str, Any] = ray.get(task)
+                return evaluation
+            except ray.exceptions.RayTaskError as error:
+                raise self._not_judged(error) from error
+            except ray.exceptions.RayActorError as error:
+                log.warning("the trainer died while it judged (%d times): %s", deaths + 1, error)
+                last = error
+            self.state.trainer_restarts += 1
+            self._until_back(trainer)
+        raise self._not_judged(last)
+
+    def _not_judged(self, error: Exception) -> SparringError:
+        return SparringError(
+            f"the evaluation failed: {error}. The weights are saved: `sparring evaluate {self.run.path}`."
+        )
+
+    def _interrupt(self, reason: str) -> None:
+        self.interrupted = True
+
+    def _close(self, trainer: Any) -> None:
+        self.pool.stop(0)
+        ray.kill(trainer, no_restart=True)
+        let_nodes_go(self.config)
+        self.run.connection.unlink(missing_ok=True)
+        try:
+            self.transport.forget()
+        except SparringError as error:
+            log.warning("the run's keys stay in the queue: %s", error)
+        self.transport.close()
+
+    def _write_connection(self) -> None:
+        password = self.queue.password if self.queue.embedded else None
+        content = {"url": self.queue.url, "password": password, "pid": os.getpid()}
+        write_atomically(self.run.connection, json.dumps(content), mode=0o600)
+
+    def _tree(self) -> dict[str, Any]:
+        return self.config.model_dump(mode="json", exclude_none=True)
+
+    def _store(self) -> Any:
+        return (
+            ray.remote(SnapshotStore)
+            .options(
+                name=self.store_name,
+                num_cpus=STORE_CPUS,
+                resources=share_of(self.config.trainer.resource),
+                max_restarts=-1,
+                max_concurrency=1000 + MOST_WORKERS,
+            )
+            .remote(kept_snapshots(self.config))
+        )
+
+    def _trainer(self) -> Any:
+        settings = self.config.trainer
+        return (
+            ray.remote(Trainer)
+            .options(
+                num_cpus=settings.num_cpus,
+                num_gpus=settings.num_gpus,
+                resources=share_of(settings.resource),
+                max_restarts=-1,
+                max_task_retries=0,
+            )
+            .remote(
+                self._tree(),
+                str(self.run.path),
+                self.queue.url,
+                self.queue.password,
+                self.store_name,
+                [os.getcwd(), *sys.path],
+            )
+        )
+
+    def _worker(self, name: str) -> Any:
+        settings = self.config.workers
+        # A Ray of the run's own cannot be told of more cores later: there, nothing else competes for them.
+        num_cpus = 0 if self.config.ray.address == "local" else settings.num_cpus
+        return (
+            ray.remote(Worker)
+            .options(
+                num_cpus=num_cpus,
+                num_gpus=settings.num_gpus,
+                resources=share_of(settings.resource),
+                max_restarts=-1,
+                max_task_retries=0,
+            )
+            .remote(
+                self._tree(),
+                name,
+                str(self.run.path),
+                self.run.id,
+                self.queue.url,
+                self.queue.password,
+                self.store_name,
+                [os.getcwd(), *sys.path],
+            )
+        )
+
+
+def run(config: Config, run: Run, queue: Queue, watch: Watch, model: nn.Module) -> Ended:
+    """Train through workers, queue and trainer; see `Driver.train`."""
+    with ray_cluster(config):
+        return Driver(config, run, queue, watch, model).train()

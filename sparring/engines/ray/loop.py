@@ -1,0 +1,436 @@
+"""The trainer's loop over a queue: collect M shards, enforce the bound, step, publish. Knows no Ray.
+
+publish the weights
+until every epoch is consumed:
+    at the epoch of pruning, with nothing outstanding: decide which examples are kept
+    issue tickets while there are permits
+    wait for a step's worth of shards (attack oneself meanwhile, where that costs nobody anything)
+    drop what is staler than the bound, its ticket is issued again
+    refresh, step, record
+    begin to publish every K steps, then retire the step's shards
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from math import ceil
+
+import torch
+
+from sparring.attacks import frozen
+from sparring.attacks.starts import given
+from sparring.config import (
+    depth,
+    exchanges,
+    tickets_at_once,
+    trainer_attacks,
+    trainer_threads,
+    trainer_would_idle,
+    with_workers,
+)
+from sparring.engines.ray.background import Publish, Publisher
+from sparring.errors import SparringError
+from sparring.queue.ledger import Ledger
+from sparring.queue.messages import Controls, Key, Lease, Missing, Shard, Ticket
+from sparring.queue.transport import QueueLost, Transport
+from sparring.trainer.checkpoints import Checkpoint
+from sparring.trainer.experiment import Parts
+from sparring.trainer.session import Session
+from sparring.trainer.starts import LastPerturbations
+from sparring.workers.generator import Production, begin
+from sparring.workers.views import Augmentation
+
+log = logging.getLogger(__name__)
+HOUSEKEEPING_S = 0.2
+REPUBLISH_S = 5.0
+SET_ASIDE_SHARE = 0.05
+
+
+class Loop:
+    """One trainer's life. `publish` broadcasts the learner's weights.
+
+    How many workers there are to be may change meanwhile: permits in flight, threads and whether the trainer attacks
+    itself follow it.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        parts: Parts,
+        transport: Transport,
+        publish: Publish,
+        *,
+        at_least_fence: int,
+        resumed: Checkpoint | None = None,
+    ) -> None:
+        self.session, self.parts, self.transport = session, parts, transport
+        self.publisher = Publisher(self._broadcast, parts.config.trainer.wait_timeout_s)
+        self._send = publish
+        self.config, self.plan, self.learner = parts.config, parts.plan, session.learner
+        self.settings = parts.config.staleness
+        self.exchange = exchanges(self.config)
+        self.workers = -1
+        self._follow(transport.wanted_workers())
+        self.learner.before_change = self._until_copied
+        self.ledger = Ledger(
+            shards_by_epoch=self.plan.shards_by_epoch,
+            shards_per_step=self.plan.shards_per_step,
+            depth=depth(self.settings),
+            max_staleness=self.settings.max_staleness,
+            attempts=self.config.queue.attempts,
+            in_order=self.settings.lockstep,
+            barrier=session.pruner.undecided,
+        )
+        if resumed is not None:
+            self.ledger.restore(**resumed.ledger)
+            self.ledger.dropped.update(session.state.dropped)
+        self.fence = transport.open(at_least_fence)
+        self.published = -1
+        self.shards: dict[Key, tuple[Shard, int]] = {}  # with the step that they arrived at
+        self.own: tuple[Production | Augmentation, Lease] | None = None
+        self.attack_s = self.step_s = self.idle_s = 0.0  # running means; per shard, per shard, per step
+        self.last_error = ""
+        self.arrivals = 0
+        self._kept_house = self._renewed = 0.0
+        self._inbox: queue.Queue[Shard | Missing | Exception] = queue.Queue()
+        self._closing = threading.Event()
+
+    def run(self) -> str:
+        """Train to the end of the run; returns how it ended: finished, stopped or interrupted."""
+        receiver = threading.Thread(target=self._receive, name="inbox", daemon=True)
+        receiver.start()
+        try:
+            self.publish()
+            while not self.ledger.finished and not self.session.should_stop():
+                if self.ledger.held:
+                    self._prune()
+                elif keys := self.collect():
+                    self.step(keys)
+            self._settle()
+        finally:
+            self._closing.set()
+            self.publisher.close()
+            receiver.join(timeout=5)
+        return self.session.finish(self.ledger.state())
+
+    def step(self, keys: tuple[Key, ...]) -> None:
+        """Train on the shards of `keys`, publish if it is due, and only then give their permits back."""
+        version = self.learner.step
+        taken = [self.shards.pop(key) for key in keys]
+        for shard, arrived_at in taken:
+            staleness = version - shard.version
+            assert staleness <= self.settings.max_staleness, f"{shard.key} is {staleness} steps stale"
+            self.session.state.consumed(staleness, arrived_at - shard.version, version - arrived_at)
+        shards = [shard for shard, _ in taken]
+        began = time.monotonic()
+        shards = self._refreshed(shards)
+        refreshed = time.monotonic()
+        self.session.watch_staleness(shards)
+        watched = time.monotonic()
+        result = self.session.learn(shards)
+        self.step_s = _mean(self.step_s, (refreshed - began + time.monotonic() - watched) / len(shards))
+        self.session.state.worker_shards += sum(shard.worker != "trainer" for shard in shards)
+        self.session.state.trainer_shards += sum(shard.worker == "trainer" for shard in shards)
+        log.debug("step %d loss %.4f", self.learner.step, result.loss)
+        if self.learner.step % self.session.staleness.remedies.publish_every == 0:
+            self.publish()
+        epoch = self.ledger.epoch
+        self.ledger.retire(keys)
+        self._count()
+        self.session.after_step(self.ledger.state(), last_of_epoch=self.ledger.epoch != epoch)
+
+    def _prune(self) -> None:
+        """At the barrier: decide what is kept, and go on with it."""
+        if self.session.ready_for(self.ledger.epoch, self.ledger.state(), self._meanwhile):
+            self.ledger.lift()
+
+    def _meanwhile(self) -> None:
+        """Keep house while something else than collecting takes long; nothing is outstanding."""
+        try:
+            self._keep_house()
+        except QueueLost:
+            self._start_over()
+
+    @property
+    def between_steps(self) -> bool:
+        """No shard is consumed and not yet retired: weights and ledger tell the same history."""
+        return not self.ledger.consuming
+
+    def collect(self) -> tuple[Key, ...] | None:
+        """Wait for a step's worth of shards no staler than the bound; None when the run is to stop or to be pruned.
+
+        Raises:
+            SparringError: nothing came for too long, with the reason.
+        """
+        began = waiting_since = time.monotonic()
+        idle = 0.0
+        while not self.session.should_stop() and not self.ledger.finished and not self.ledger.held:
+            came = self._drain(block=False)
+            try:
+                self._keep_house()
+                self.issue()
+            except QueueLost:
+                self._start_over()
+                continue
+            taken = self.ledger.take(self.learner.step)
+            if taken is not None:
+                self._discard(taken.dropped)
+                if taken.keys:
+                    self.idle_s = _mean(self.idle_s, idle)
+                    return taken.keys
+                continue
+            busy = came or self._attack_a_little()
+            if not busy:
+                paused = time.monotonic()
+                busy = self._drain(block=True)
+                idle += self._waited(paused)
+            if busy:
+                waiting_since = time.monotonic()
+            if time.monotonic() - began > REPUBLISH_S:
+                self.publish()  # in case the store of snapshots was restarted and lost them
+                began = time.monotonic()
+            self._give_up_after(waiting_since)
+        return None
+
+    def issue(self) -> None:
+        """Issue as many tickets as there are permits, each with the least version that it may begin with."""
+        self.ledger.depth = self.session.staleness.remedies.depth
+        keys = self.ledger.issue(self.in_flight if self.exchange and self.ledger.depth > 0 else None)
+        if not keys:
+            return
+        self.transport.issue([self._ticket(key) for key in keys])
+
+    def _ticket(self, key: Key) -> Ticket:
+        indices, starts = self.plan.indices(key.epoch, key.number), self.session.starts
+        rows = starts.rows(key, indices) if isinstance(starts, LastPerturbations) else ()
+        return Ticket(key, self.fence, self.published, indices, self.parts.training.fingerprint, rows)
+
+    @property
+    def in_flight(self) -> int:
+        """Shards in flight: attack time over step time where the trainer is saturated, never more than the attackers
+        have in work, or they would pile up behind a step that waits."""
+        attackers = self.workers * tickets_at_once(self.config) + (1 if self.attacks_itself else 0)
+        ratio = attackers if self.arrivals < 3 or self.step_s == 0 else ceil(self.attack_s / self.step_s)
+        return max(self.plan.shards_per_step, min(attackers, ratio), 1)
+
+    def publish(self) -> None:
+        """Begin to broadcast the present weights; from now on tickets name their version, and workers wait for it."""
+        self._settle()
+        state, version = self.session.state, self.learner.step
+        self.publisher.start(self.fence, version, self.learner.controls())
+        self.published = version
+        state.version, state.fence = version, self.fence
+        state.publications += 1
+
+    def _broadcast(self, fence: int, version: int, controls: Controls, copied: Callable[[], None]) -> int:
+        """In the publisher's thread: send them, and say so in the queue."""
+        size_bytes = self._send(fence, version, controls, copied)
+        self.transport.publish_version(fence, version)
+        return size_bytes
+
+    def _settle(self, wait: bool = True) -> None:
+        """Count the publication that has ended."""
+        began = time.monotonic()
+        try:
+            sent = self.publisher.settle(wait)
+        except QueueLost:
+            log.warning("the queue is gone; the next look at it starts over")
+            return
+        finally:
+            self._waited_for_snapshot(time.monotonic() - began)
+        if sent is not None:
+            self.session.state.publish_bytes += sent.size_bytes
+            self.session.state.publish_seconds += sent.seconds
+
+    def _until_copied(self) -> None:
+        """Before the weights change; called within a step, whose seconds are those of work."""
+        waited = self.publisher.until_copied()
+        self._waited_for_snapshot(waited)
+        self.session.state.step_seconds -= waited
+
+    def _waited_for_snapshot(self, seconds: float) -> None:
+        waits = self.session.state.wait_seconds
+        waits["snapshot"] = waits.get("snapshot", 0.0) + seconds
+
+    def _refreshed(self, shards: list[Shard]) -> list[Shard]:
+        wanted: int | str = self.session.staleness.remedies.refresh
+        if wanted == "auto":
+            room = int(self.idle_s / max(0.7 * self.step_s * len(shards), 1e-9)) if self.idle_device else 0
+            wanted = 2 if room >= 2 else 1 if room else 0
+        if not isinstance(wanted, int) or wanted == 0:
+            return shards
+        self.session.state.refresh_steps += wanted * len(shards)
+        return [self.learner.refresh(shard, wanted) for shard in shards]
+
+    def _discard(self, dropped: tuple[Key, ...]) -> None:
+        """What was too stale is forgotten; its next attempt shall begin with the newest weights."""
+        for key in dropped:
+            del self.shards[key]
+        if dropped and self.published < self.learner.step:
+            self.publish()
+
+    def _receive(self) -> None:
+        """Beside the loop: fetch and decode what workers have committed."""
+        while not self._closing.is_set():
+            try:
+                received = self.transport.receive(0.5, self.fence)
+            except Exception as error:
+                self._inbox.put(error)
+                return
+            if received is not None:
+                self._inbox.put(received)
+
+    def _drain(self, block: bool) -> bool:
+        """Take what has arrived into the ledger; waits a little for the first one if `block`."""
+        any_came = False
+        while True:
+            try:
+                received = self._inbox.get(timeout=0.05) if block and not any_came else self._inbox.get_nowait()
+            except queue.Empty:
+                return any_came
+            if isinstance(received, Exception):
+                raise received
+            any_came = True
+            self._arrive(received)
+
+    def _arrive(self, received: Shard | Missing) -> None:
+        if received.fence != self.fence:
+            return
+        if isinstance(received, Missing):
+            self._lose(received.key, received.reason, received.detail)
+            return
+        if self.ledger.arrive(received.key, received.version) == "accepted":
+            self.shards[received.key] = (received, self.learner.step)
+            if self.arrivals == 0:
+                self.session.start_clock(already=received.attack_seconds)
+            self.arrivals += 1
+            self.attack_s = _mean(self.attack_s, received.attack_seconds)
+
+    def _attack_a_little(self) -> bool:
+        """One attack step on a ticket of our own; it waits while a step can be made. False: nothing to do."""
+        if self.own is None:
+            lease = self.transport.lease_local("trainer") if self.attacks_itself else None
+            if lease is None:
+                return False
+            ticket = lease.ticket
+            controls = self.learner.controls()
+            with frozen(self.learner.model):
+                production = begin(
+                    self.config,
+                    self.learner.model,
+                    self.parts.training,
+                    ticket.key,
+                    ticket.indices,
+                    controls,
+                    self.learner.step,
+                    fence=self.fence,
+                    worker="trainer",
+                    start=given(ticket.starts, self.parts.training.shape, controls.epsilon),
+                )
+            self.own = (production, lease)
+        production, lease = self.own
+        if not production.done:
+            with frozen(self.learner.model):
+                production.advance(self.learner.step)
+        if production.done:
+            self.own = None
+            if self.transport.finish_local(lease):
+                self._arrive(production.shard())
+        return True
+
+    def _keep_house(self) -> None:
+        """Now and then: lost leases, our own lease, a stop that was asked for, the state for whoever watches."""
+        now = time.monotonic()
+        if now - self._kept_house < HOUSEKEEPING_S:
+            return
+        self._kept_house = now
+        for key, reason, error in self.transport.expired(self.fence):
+            self._lose(key, reason, error)
+        if self.own is not None:
+            self.transport.renew(self.own[1])
+        self._settle(wait=False)
+        self._follow(self.transport.wanted_workers())
+        if self.transport.stop_requested():
+            self.session.stop_reason = self.session.stop_reason or "stopped"
+        self._count()
+        self._measure_queue()
+        self.session.report_soon()
+
+    def _follow(self, wanted: int | None) -> None:
+        """So many workers there are to be from now on; None: nobody has said otherwise."""
+        count = self.config.workers.count if wanted is None else wanted
+        self.session.state.workers_wanted = count
+        if count == self.workers:
+            return
+        self.workers, config = count, with_workers(self.config, count)
+        self.attacks_itself, self.idle_device = trainer_attacks(config), trainer_would_idle(config)
+        torch.set_num_threads(trainer_threads(config))
+
+    def _lose(self, key: Key, reason: str, error: str) -> None:
+        if reason == "handed_back":
+            self.ledger.hand_back(key)
+            return
+        self.last_error = error or self.last_error
+        self.ledger.lose(key, reason)
+        log.warning("ticket %s lost: %s %s", key, reason, error)
+        allowed = max(3, SET_ASIDE_SHARE * self.plan.shards(0))
+        if len(self.ledger.set_aside) > allowed:
+            raise SparringError(
+                f"{len(self.ledger.set_aside)} tickets were set aside after queue.attempts = "
+                f"{self.config.queue.attempts} lost attempts each; the last worker said: "
+                f"{self.last_error or 'nothing, its process died'}. See the logs in the run's folder."
+            )
+
+    def _start_over(self) -> None:
+        """The server came back empty: a new fence, and everything that is not consumed is issued again."""
+        self._settle()  # under the new fence, a publication of the old one would seem to be another trainer's
+        self.fence = self.transport.open(self.fence)
+        self.ledger.reissue_everything()
+        self.shards.clear()
+        self.own = None
+        log.warning("the queue was lost; fence is now %d", self.fence)
+        self.publish()
+
+    def _count(self) -> None:
+        state, ledger = self.session.state, self.ledger
+        state.outstanding, state.ready = ledger.outstanding, ledger.ready
+        state.dropped.clear()
+        state.dropped.update({reason: count for reason, count in ledger.dropped.items() if count})
+        state.set_aside = len(ledger.set_aside)
+
+    def _measure_queue(self) -> None:
+        state, usage = self.session.state, self.transport.usage()
+        state.leased = self.transport.sizes().leased
+        state.queue_bytes, state.queue_limit_bytes = usage.memory_bytes, usage.limit_bytes
+        state.queue_received_bytes, state.queue_sent_bytes = usage.received_bytes, usage.sent_bytes
+
+    def _waited(self, since: float) -> float:
+        seconds = time.monotonic() - since
+        waits, reason = self.session.state.wait_seconds, "shards" if self.arrivals else "first_shard"
+        waits[reason] = waits.get(reason, 0.0) + seconds
+        return seconds
+
+    def _give_up_after(self, since: float) -> None:
+        waited = time.monotonic() - since
+        name = "trainer.wait_timeout_s" if self.arrivals else "workers.start_timeout_s"
+        limit = self.config.trainer.wait_timeout_s if self.arrivals else self.config.workers.start_timeout_s
+        if waited < limit:
+            return
+        recent_s = max(10.0, 3 * self.config.queue.lease_s)
+        alive = sum(beat["age_s"] < recent_s for beat in self.transport.heartbeats().values())
+        raise SparringError(
+            f"no shard came for {waited:.0f} s ({name} = {limit:g}): {alive} of workers.count = "
+            f"{self.workers} workers have reported in the last {recent_s:g} s, "
+            f"{self.ledger.outstanding} shards are outstanding"
+            + (f", the last worker said: {self.last_error}" if self.last_error else "")
+            + ". See the logs in the run's folder; raise the time-out if an attack takes longer."
+        )
+
+
+def _mean(mean: float, value: float, weight: float = 0.1) -> float:
+    """Running mean; the first value counts whole."""
+    return value if mean == 0 else (1 - weight) * mean + weight * value

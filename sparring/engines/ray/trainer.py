@@ -1,0 +1,118 @@
+"""The trainer as a Ray actor: a shell around the loop, on whatever device Ray has reserved for it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sparring.config import from_tree, trainer_threads
+from sparring.engines.ray.loop import Loop
+from sparring.engines.ray.snapshots import Route, Snapshot, route, to_arrays
+from sparring.errors import RollBack, SparringError
+from sparring.machine.devices import device_for
+from sparring.machine.logs import to_file
+from sparring.machine.memory import keep_freed_memory
+from sparring.machine.signals import stopping_on_signals
+from sparring.machine.threads import cores
+from sparring.observe.state import RunState
+from sparring.queue.connection import connect
+from sparring.queue.messages import Controls
+from sparring.queue.transport import Transport
+from sparring.runs import Run
+from sparring.trainer.checkpoints import Checkpoint
+from sparring.trainer.experiment import Parts, prepare
+from sparring.trainer.session import Session
+
+log = logging.getLogger(__name__)
+
+
+class Trainer:
+    """Holds one session; `train` runs it to its end, `judge` evaluates the weights that came out."""
+
+    def __init__(
+        self, tree: dict[str, Any], run_path: str, url: str, password: str | None, store: str, python_path: list[str]
+    ) -> None:
+        sys.path[:0] = [path for path in python_path if path not in sys.path]
+        self.config, self.run, self.store = from_tree(tree), Run(Path(run_path)), store
+        to_file(self.run.path / "logs" / "trainer.log")
+        torch.set_num_threads(trainer_threads(self.config))
+        keep_freed_memory()
+        settings = self.config.queue
+        self.transport = Transport(
+            connect(url, password, settings.timeout_s),
+            self.run.id,
+            lease_s=settings.lease_s,
+            timeout_s=settings.timeout_s,
+            wire=settings.wire,
+            norm=self.config.attack.norm,
+        )
+        self.device = device_for(self.config.trainer.device, self.config.trainer.num_gpus)
+        self.session: Session | None = None
+        self.route: Route | None = None
+
+    def train(self, fence: int) -> dict[str, Any]:
+        """Run or go on; returns the phase it ended in and its state, or the sentence that says why it failed."""
+        loop = None
+        try:
+            parts = prepare(self.config)
+            self.session = session = Session(parts, self.run, self.device, self._report)
+            self.route = route(self.config, parts.model, self.transport, self.store)
+            resumed = session.restore()
+            with stopping_on_signals(session.ask_to_stop):
+                while True:
+                    session.state.trainer_pid = os.getpid()
+                    loop = self._loop(session, parts, fence, resumed)
+                    try:
+                        return {"phase": loop.run(), "state": session.state.as_dict()}
+                    except RollBack as error:
+                        loop = None  # weights that are given up are not to be saved
+                        resumed, fence = session.roll_back(error), self.run.next_fence()
+        except SparringError as error:
+            log.exception("training failed")
+            if loop is not None and loop.between_steps:
+                loop.session.save(loop.ledger.state())
+            return {"phase": "failed", "error": str(error)}
+
+    def _loop(self, session: Session, parts: Parts, fence: int, resumed: Checkpoint | None) -> Loop:
+        return Loop(
+            session,
+            parts,
+            self.transport,
+            self._publish,
+            at_least_fence=fence - 1,
+            resumed=resumed,
+        )
+
+    def judge(self) -> dict[str, Any]:
+        """Clean and robust accuracy on the test set; all cores are free by now. A trainer that died meanwhile judges
+        its last checkpoint, which has the same weights."""
+        torch.set_num_threads(cores())
+        if self.session is None:
+            self.session = Session(prepare(self.config), self.run, self.device, self._report)
+            self.session.restore()
+        state = self.session.state
+
+        def progress(said: str) -> None:
+            state.phase, state.message = "evaluating", said
+            self._report(state)
+
+        state.trainer_pid = os.getpid()
+        return self.session.judge(progress)
+
+    def _report(self, state: RunState) -> None:
+        self.transport.set_state(state.as_dict())
+
+    def _publish(self, fence: int, version: int, controls: Controls, copied: Callable[[], None]) -> int:
+        assert self.session is not None
+        assert self.route is not None
+        arrays = to_arrays(self.session.learner.model, half=self.config.model.precision == "bf16")
+        if self.device.type != "cpu":  # on the CPU the arrays are the weights themselves, until they are sent
+            copied()
+        self.route.publish(Snapshot(fence, version, controls, arrays), copied)
+        return sum(array.nbytes for array in arrays.values())

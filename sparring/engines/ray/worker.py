@@ -1,0 +1,305 @@
+"""The worker as a Ray actor: lease tickets, attack with the newest weights, commit their shards, again.
+
+In slots a worker has several tickets in work and leases the next one while slots are free (see `Slots`); else one. A
+shard is sent while the next one is made.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sparring.allocators.bullettrain import CLASSES
+from sparring.attacks.starts import given
+from sparring.config import exchanges, from_tree, tickets_at_once, with_workers, worker_threads
+from sparring.engines.ray.pushing import Pusher
+from sparring.engines.ray.snapshots import route
+from sparring.engines.ray.weights import Weights
+from sparring.errors import SparringError
+from sparring.machine.devices import device_for
+from sparring.machine.gpu import gpu_reading
+from sparring.machine.logs import to_file
+from sparring.models.forward import for_training
+from sparring.queue.connection import connect
+from sparring.queue.messages import Key, Lease, Shard, Stop
+from sparring.queue.transport import Transport
+from sparring.runs import Run
+from sparring.trainer.experiment import prepare
+from sparring.workers.attackers import attacker_of
+
+log = logging.getLogger(__name__)
+LEASE_WAIT_S = 0.5
+LEAVE_WITHIN_S = 30.0  # what a worker that is to leave has not finished by then, it hands back
+FAILURES = (SparringError, RuntimeError, ValueError)  # of an attack: they cost a ticket one attempt
+
+
+class Worker:
+    """Serves tickets until the run is stopped. Its constructor can run again after a crash."""
+
+    def __init__(
+        self,
+        tree: dict[str, Any],
+        name: str,
+        run_path: str,
+        run_id: str,
+        url: str,
+        password: str | None,
+        store: str,
+        python_path: list[str],
+    ) -> None:
+        sys.path[:0] = [path for path in python_path if path not in sys.path]
+        self.config, self.name = from_tree(tree), name
+        to_file(Run(Path(run_path)).path / "logs" / f"{name}.log")
+        settings = self.config.queue
+
+        def transport() -> Transport:
+            return Transport(
+                connect(url, password, settings.timeout_s),
+                run_id,
+                lease_s=settings.lease_s,
+                timeout_s=settings.timeout_s,
+                wire=settings.wire,
+                norm=self.config.attack.norm,
+            )
+
+        self.transport, self.beating = transport(), transport()
+        self.transport.check_protocol()
+        self.wanted = self.transport.wanted_workers() or self.config.workers.count
+        self.share_cores()
+        parts = prepare(self.config)
+        self.dataset = parts.training
+        self.device = device_for("auto", self.config.workers.num_gpus)
+        model = copy.deepcopy(parts.model).to(self.device).eval().requires_grad_(False)
+        self.model = for_training(model, self.config.model)
+        self.attacker = attacker_of(self.config, self.model, self.dataset, hold_back=self.config.allocator.hold_back)
+        self.exchange, self.most_tickets = exchanges(self.config), tickets_at_once(self.config)
+        self.weights = Weights(
+            route(self.config, self.model, self.beating, store),
+            self.model,
+            lockstep=self.config.staleness.lockstep,
+            timeout_s=self.config.trainer.wait_timeout_s,
+        )
+        self.leases: dict[tuple[int, Key], Lease] = {}  # of the tickets in work, by fence and key
+        self.made: list[tuple[Lease, Shard]] = []  # not yet on their way
+        self.pusher = Pusher(self.transport.commit)
+        self.lost: deque[Lease] = deque()  # what the heartbeat could not renew
+        self.stopping = threading.Event()
+        self.leave_by: float | None = None  # once it is to leave: until then it may finish what it has
+        self.counts: dict[str, Any] = {
+            "shards": 0,
+            "gradients": 0,
+            "abandoned": 0,
+            "busy_seconds": 0.0,
+            "attack_seconds": 0.0,
+            "wait_seconds": {"ticket": 0.0, "weights": 0.0},
+            "allocated": dict.fromkeys(CLASSES, 0),
+        }
+
+    def serve(self) -> str:
+        """Lease and attack until told to stop, or to leave; returns why it ended."""
+        self.stopping.clear()
+        self.leave_by = None
+        beat = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        beat.start()
+        try:
+            while not self.stopping.is_set() and not self._has_left():
+                self.share_cores()
+                self.take_tickets()
+                self.free_lost()
+                self.advance()
+                self.settle_push(wait=False)
+            self._hand_all_back()
+        finally:
+            self.stopping.set()
+            beat.join(timeout=5)
+        return "stopped" if self.leave_by is None else "left"
+
+    def share_cores(self) -> None:
+        """An equal share of the cores, which changes with the number of workers."""
+        threads = worker_threads(with_workers(self.config, self.wanted))
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+
+    def take_tickets(self) -> None:
+        """Lease as many tickets as there is room for; waits for one only where there is nothing else to do.
+
+        What has been made is pushed after the first look: at the same time the two would hold each other up.
+        """
+        while self._may_take():
+            began = time.monotonic()
+            lease = self.transport.lease(self.name, 0.0 if self.leases or self.made else LEASE_WAIT_S)
+            if not self.leases:
+                self.counts["wait_seconds"]["ticket"] += time.monotonic() - began
+            self.push_made()
+            if isinstance(lease, Stop):
+                self.heed(lease)
+            elif lease is None:
+                return
+            else:
+                self._begin(lease)
+        self.push_made()
+
+    def push_made(self) -> None:
+        """Send what has been made, one shard after the other; the last one's way is not waited for."""
+        for lease, shard in self.made:
+            self.settle_push()
+            self.pusher.start(lease, shard)
+        self.made.clear()
+
+    def advance(self) -> None:
+        """One attack step on all tickets in work; an attack that raises costs each of them one attempt."""
+        if not self.leases or self.stopping.is_set():
+            return
+        began = time.monotonic()
+        try:
+            if self.exchange:
+                self.weights.swap()
+            shards = self.attacker.advance(self.weights.version)
+        except FAILURES as error:
+            self.attacker.clear()
+            for lease in list(self.leases.values()):
+                self._fail(lease, error)
+            return
+        self.made += [(self.leases.pop((shard.fence, shard.key)), shard) for shard in shards]
+        self.counts["busy_seconds"] += time.monotonic() - began
+
+    def settle_push(self, wait: bool = True) -> None:
+        """Count the shard that has been sent; a push that raises costs its ticket one attempt."""
+        push = self.pusher.settled(wait)
+        if push is None:
+            return
+        error, shard = push.accepted.exception(), push.shard
+        if isinstance(error, FAILURES):
+            self._fail(push.lease, error)
+        elif not push.accepted.result():
+            self.counts["abandoned"] += 1
+        else:
+            self.counts["shards"] += 1
+            self.counts["gradients"] += shard.gradients
+            self.counts["attack_seconds"] = shard.attack_seconds
+            for name, count in zip(CLASSES, shard.classes, strict=True):
+                self.counts["allocated"][name] += count
+
+    def _may_take(self) -> bool:
+        free = self.attacker.room and len(self.leases) < self.most_tickets
+        return free and self.leave_by is None and not self.stopping.is_set()
+
+    def heed(self, stop: Stop) -> None:
+        """Stop at once and hand back what is in work, or take no more and finish it in a while."""
+        if stop is Stop.STOP:
+            self.stopping.set()
+        elif self.leave_by is None:
+            self.leave_by = time.monotonic() + LEAVE_WITHIN_S
+
+    def _has_left(self) -> bool:
+        return self.leave_by is not None and (not self.leases or time.monotonic() > self.leave_by)
+
+    def free_lost(self) -> None:
+        """End the work on tickets whose leases are lost; the others go on."""
+        while self.lost:
+            lease = self.lost.popleft()
+            if self.leases.get(lease.owner) is lease:
+                self.attacker.drop(lease.owner)
+                self.counts["abandoned"] += 1
+                del self.leases[lease.owner]
+
+    def renew(self) -> None:
+        """Renew the leases of all tickets in work and note those that are lost; those of shards under way too."""
+        for owner, lease in self.leases.copy().items():
+            if not self.beating.renew(lease) and self.leases.get(owner) is lease:
+                self.lost.append(lease)
+        finished = [lease for lease, _ in self.made.copy()]
+        if (push := self.pusher.under_way) is not None:
+            finished.append(push.lease)
+        for lease in finished:
+            self.beating.renew(lease)
+
+    def _begin(self, lease: Lease) -> None:
+        """Take a ticket into work under the newest weights."""
+        ticket, began, waits = lease.ticket, time.monotonic(), self.counts["wait_seconds"]
+        waited = waits["weights"]
+        self.leases[lease.owner] = lease
+        try:
+            if self._prepared(lease):
+                self.attacker.begin(
+                    ticket.key,
+                    ticket.indices,
+                    self.weights.controls,
+                    self.weights.version,
+                    fence=ticket.fence,
+                    worker=self.name,
+                    start=given(ticket.starts, self.dataset.shape, self.weights.controls.epsilon),
+                )
+        except FAILURES as error:
+            self._fail(lease, error)
+        finally:
+            self.counts["busy_seconds"] += time.monotonic() - began - (waits["weights"] - waited)
+
+    def _prepared(self, lease: Lease) -> bool:
+        """Data and weights are those of the ticket; False: it was handed back, since nobody waits for it."""
+        ticket, began = lease.ticket, time.monotonic()
+        if ticket.fingerprint != self.dataset.fingerprint:
+            raise SparringError(
+                f"data.name = {self.config.data.name!r}: this host's training set (fingerprint "
+                f"{self.dataset.fingerprint}) is not the trainer's ({ticket.fingerprint}). Give all hosts the same."
+            )
+        ready = self.weights.begin(ticket.fence, ticket.version, lambda: self._abandoned(lease))
+        self.counts["wait_seconds"]["weights"] += time.monotonic() - began
+        if not ready:
+            self._hand_back(lease)
+        return ready
+
+    def _fail(self, lease: Lease, error: Exception) -> None:
+        log.error("ticket %s failed", lease.ticket.key, exc_info=error)
+        self.leases.pop(lease.owner, None)
+        self.transport.fail(lease, f"{type(error).__name__}: {str(error)[:500]}")
+
+    def _hand_back(self, lease: Lease) -> None:
+        self.counts["abandoned"] += 1
+        del self.leases[lease.owner]
+        self.transport.hand_back(lease)
+
+    def _hand_all_back(self) -> None:
+        self.push_made()
+        self.settle_push()
+        self.attacker.clear()
+        for lease in list(self.leases.values()):
+            self._hand_back(lease)
+
+    def _abandoned(self, lease: Lease) -> bool:
+        """Nobody waits for this ticket."""
+        return self.stopping.is_set() or any(lost is lease for lost in self.lost.copy())
+
+    def _beat(self) -> None:
+        """Beside the attack: renew the leases, tell how we are, notice a stop."""
+        interval = min(1.0, self.config.queue.lease_s / 4)
+        while not self.stopping.wait(interval):
+            try:
+                self.renew()
+                self.beating.heartbeat(self.name, self._fields())
+                self.wanted = self.beating.wanted_workers() or self.wanted
+                if stop := self.beating.stopping(self.name):
+                    self.heed(stop)
+            except SparringError as error:
+                log.warning("heartbeat: %s", error)
+
+    def _fields(self) -> dict[str, Any]:
+        return {
+            **self.counts,
+            "version": self.weights.version,
+            "swaps": self.weights.swaps,
+            "pid": os.getpid(),
+            "node": socket.gethostname(),
+            "time": time.time(),
+            **gpu_reading(self.device),
+        }

@@ -1,0 +1,1 @@
+"""What watches a training run and acts where it goes wrong."""

@@ -1,0 +1,601 @@
+"""The command: one sentence and the right exit code for whatever is wrong, the run's folder last for what works."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sparring.cli import main
+from sparring.commands.train import train
+from sparring.config import Config, config_of, from_tree, setting_names, to_toml
+from sparring.queue.server import EmbeddedServer
+from sparring.runs import open_run
+from sparring.trainer import checkpoints
+from tests.support.runs import small, weights_of
+from tests.support.waiting import wait_for
+
+CHEAP = ["--evaluation.steps", "2", "--evaluation.restarts", "1", "--evaluation.samples", "50", "--attack.steps", "2"]
+TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True)
+class Said:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def complaint(self) -> str:
+        """The one sentence on standard error."""
+        line = self.err.splitlines()[-1]
+        assert line.startswith("sparring: "), self.err
+        return line.removeprefix("sparring: ")
+
+
+Say = Callable[..., Said]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Each test starts in an empty folder of its own."""
+    before, path = torch.get_num_threads(), list(sys.path)
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    yield folder
+    torch.set_num_threads(before)
+    sys.path[:] = path
+
+
+@pytest.fixture
+def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Say:
+    """The command in this process; a traceback without --debug fails the test."""
+
+    def command(*words: object) -> Said:
+        monkeypatch.setattr("sys.argv", ["sparring", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err and "fault of Sparring" not in err
+        return Said(stop.value.code if isinstance(stop.value.code, int) else 0, out, err)
+
+    return command
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run that no test changes."""
+    root = tmp_path_factory.mktemp("finished")
+    return train(small(root, engine="sync", run={"name": "finished"}, train={"max_steps": 3})).run.path
+
+
+@pytest.fixture
+def finished(made: Path, tmp_path: Path) -> Path:
+    """A copy of a finished run."""
+    return Path(shutil.copytree(made, tmp_path / "finished"))
+
+
+@pytest.fixture
+def stopped(finished: Path) -> Path:
+    """The same, as if it had been stopped."""
+    state = json.loads((finished / "state.json").read_text())
+    (finished / "state.json").write_text(json.dumps({**state, "phase": "stopped"}))
+    config = (finished / "config.toml").read_text()
+    (finished / "config.toml").write_text(config.replace("max_steps = 3", "max_steps = 5"))
+    return finished
+
+
+@pytest.fixture
+def listening() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        yield int(held.getsockname()[1])
+
+
+@pytest.fixture
+def server() -> Iterator[EmbeddedServer]:
+    with EmbeddedServer(maxmemory=512 << 20) as running:
+        yield running
+
+
+def phase(run: Path) -> str | None:
+    try:
+        told: str = json.loads((run / "state.json").read_text())["phase"]
+    except FileNotFoundError:
+        return None
+    return told
+
+
+def newest(run: Path) -> Path:
+    path = checkpoints.latest(run / "checkpoints")
+    assert path is not None
+    return path
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def labels_outside(folder: Path) -> str:
+    for split, highest in (("train", 3), ("test", 7)):
+        labels = np.arange(20) % (highest + 1)
+        np.savez(folder / f"{split}.npz", images=np.zeros((20, 8, 8), np.uint8), labels=labels)
+    return f"npz:{folder}"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["train", "--attack.epsilom", "0.1"], "--attack.epsilom: no such setting; the nearest is attack.epsilon"),
+        (["train", "--worker", "2"], "--worker: no such setting; the nearest is workers"),
+        (["explain", "--atack.steps=2"], "--atack.steps: no such setting; the nearest is attack.steps"),
+        (["train", "--epochs"], "--train.epochs true: it is no flag, a value is needed"),
+        (["train", "--attack.epsilon", "-1"], "attack.epsilon = -1: Input should be greater than 0"),
+        (["train", "--workers=-1"], "workers.count = -1: Input should be greater than or equal to 0"),
+        (["train", "--engine", "magic"], "engine = 'magic': Input should be 'ray', 'sync', 'ddp' or 'simulated'"),
+        (["train", "nowhere.toml"], "recipe nowhere.toml: No such file or directory"),
+        (["train", "--data.name", "mnits"], "data.name = 'mnits': no such dataset; the nearest is mnist"),
+        (["train", "--data.name", "mnist"], "data.root is unset"),
+        (["train", "--data.holdout", "1437", "--engine", "sync"], "data.holdout = 1437 leaves nothing of 1437"),
+        (["train", "--model.name", "digits"], "no such model; the nearest is digits-cnn"),
+        (["train", "--model.name", "there_is_none:make"], "No module named 'there_is_none'"),
+        (["train", "--staleness.max_staleness", "0", "--staleness.publish_every", "3"], "cannot make progress"),
+        (["train", "--staleness.depth", "9"], "staleness.depth = 9 exceeds staleness.max_staleness = 4"),
+        (["train", "--ray.address", "auto"], "cannot reach an embedded server. Set queue.redis_url"),
+        (["status", "nowhere"], "nowhere is no run folder: it has no config.toml"),
+        (["stop", "nowhere"], "is no run folder"),
+        (["top", "nowhere"], "is no run folder"),
+        (["resume", "nowhere"], "is no run folder"),
+        (["resume", "nowhere", "--seeds", "1"], "--seeds: no such setting; the nearest is seed"),
+        (["evaluate", "nowhere"], "is no run folder"),
+        (["status", ".", "--attack.steps", "3"], "--attack.steps: `sparring status` has no such option"),
+        (["config", "schema", "--attack.steps", "3"], "--attack.steps: `sparring config schema` has no such option"),
+        (["--version"], "--version: `sparring` has no such option"),
+        (["config", "diff", "a.toml", "b.toml"], "recipe a.toml: No such file or directory"),
+        (["workers", "nowhere"], "is no run folder"),
+        (["workers", "nowhere", "sett", "2"], "'sett' is not one of 'set', 'add', 'drain'"),
+        (["trian"], "No such command 'trian'"),
+        (["status"], "Missing argument"),
+        (["train", "one.toml", "two.toml"], "unexpected extra argument"),
+    ],
+)
+def test_a_wrong_request_is_refused_in_one_sentence_and_leaves_nothing(
+    say: Say, elsewhere: Path, words: list[str], told: str
+) -> None:
+    said = say(*words)
+    assert said.code == 2 and told in said.complaint and len(said.err.splitlines()) == 1
+    assert said.out == "" and os.listdir(elsewhere) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "engine = 'sync': "),
+        (["set", "2"], "trains in one process and has no workers"),
+        (["set"], "set : a whole number of workers is needed, 0 or more"),
+        (["set", "two"], "set two: a whole number of workers is needed, 0 or more"),
+        (["add", "0"], "add 0: a whole number of workers is needed, 1 or more"),
+        (["drain"], "drain: which worker? `sparring workers RUN` lists them"),
+    ],
+)
+def test_workers_that_cannot_be_are_refused(say: Say, finished: Path, words: list[str], told: str) -> None:
+    said = say("workers", finished, *words)
+    assert said.code == 2 and told in said.complaint and said.out == ""
+
+
+def test_missing_data_are_told_with_the_folder(say: Say, elsewhere: Path) -> None:
+    said = say("train", "--data.name", "mnist", "--data.root", "data", "--data.download", "false")
+    assert said.code == 1 and "/data' does not hold mnist and data.download is off" in said.complaint
+    assert os.listdir(elsewhere) == []
+
+
+@pytest.mark.parametrize("engine", ["ray", "sync"])
+def test_test_labels_outside_the_classes_are_refused_before_anything_is_trained(
+    say: Say, elsewhere: Path, tmp_path: Path, engine: str
+) -> None:
+    said = say("train", "--engine", engine, "--data.name", labels_outside(tmp_path))
+    assert said.code == 1 and "labels from 0 to 7 lie outside the 4 classes 0..3" in said.complaint
+    assert os.listdir(elsewhere) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has GPUs")
+def test_more_gpus_than_there_are_are_refused(say: Say, elsewhere: Path) -> None:
+    said = say("train", "--workers.num_gpus", "1")
+    assert said.code == 2 and "workers.num_gpus" in said.complaint and "this machine has 0 GPUs" in said.complaint
+    assert os.listdir(elsewhere) == []
+
+
+@pytest.mark.parametrize("engine", ["ray", "sync"])
+def test_a_run_folder_that_exists_is_never_touched(say: Say, elsewhere: Path, engine: str) -> None:
+    mine = elsewhere / "runs" / "mine" / "notes.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    said = say("train", "--engine", engine, "--name", "mine")
+    assert said.code == 2 and "run.name = 'mine'" in said.complaint and "exists" in said.complaint
+    assert os.listdir(mine.parent) == ["notes.txt"]
+
+
+@pytest.mark.parametrize("engine", ["ray", "sync"])
+def test_a_metrics_port_in_use_is_told(say: Say, elsewhere: Path, listening: int, engine: str) -> None:
+    said = say("train", "--engine", engine, "--metrics.port", listening)
+    assert said.code == 1 and f"metrics.port = {listening} cannot be listened on" in said.complaint
+    assert os.listdir(elsewhere) == []
+
+
+def test_a_redis_that_is_down_is_told(say: Say, elsewhere: Path) -> None:
+    said = say("train", "--queue.redis_url", "redis://127.0.0.1:1", "--queue.timeout_s", "0.5")
+    assert said.code == 1 and "no answer from Redis at 127.0.0.1:1" in said.complaint
+    assert "queue.redis_url" in said.complaint and os.listdir(elsewhere) == []
+
+
+def test_what_is_no_redis_url_is_told(say: Say, elsewhere: Path) -> None:
+    said = say("train", "--queue.redis_url", "localhost")
+    assert said.code == 1 and "queue.redis_url is not a Redis URL" in said.complaint
+    assert os.listdir(elsewhere) == []
+
+
+@pytest.mark.parametrize("password", [None, "wrong"])
+def test_a_redis_that_wants_another_password_is_told_and_no_password_is_shown(
+    say: Say, server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch, elsewhere: Path, password: str | None
+) -> None:
+    if password is not None:
+        monkeypatch.setenv("SPARRING_REDIS_PASSWORD", password)
+    said = say("train", "--queue.redis_url", server.url)
+    assert said.code == 1 and "refuses to let us in" in said.complaint and "queue.password_env" in said.complaint
+    assert server.password not in said.err and os.listdir(elsewhere) == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "told"),
+    [
+        ("maxmemory-policy", "allkeys-lru", "CONFIG SET maxmemory-policy noeviction"),
+        ("maxmemory", str(1 << 20), "maxmemory = 1 MiB"),
+    ],
+)
+def test_a_redis_that_would_lose_shards_is_refused(
+    say: Say,
+    server: EmbeddedServer,
+    monkeypatch: pytest.MonkeyPatch,
+    elsewhere: Path,
+    setting: str,
+    value: str,
+    told: str,
+) -> None:
+    monkeypatch.setenv("SPARRING_REDIS_PASSWORD", server.password)
+    with server.client() as client:
+        client.config_set(setting, value)
+    said = say("train", "--queue.redis_url", server.url)
+    assert said.code == 1 and told in said.complaint and os.listdir(elsewhere) == []
+
+
+def test_resuming_a_finished_run_is_refused(say: Say, finished: Path) -> None:
+    before = sorted(path.name for path in finished.rglob("*"))
+    said = say("resume", finished)
+    assert said.code == 2 and "has finished already; there is nothing to resume" in said.complaint
+    assert sorted(path.name for path in finished.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "full"),
+    [
+        ("seed", "3", "train.seed"),
+        ("optimizer.lr", "0.1", "optimizer.lr"),
+        ("attack.epsilon", "0.3", "attack.epsilon"),
+        ("staleness.max_staleness", "9", "staleness.max_staleness"),
+        ("queue.wire", "exact", "queue.wire"),
+        ("engine", "ray", "engine"),
+    ],
+)
+def test_a_resume_that_would_alter_the_function_is_refused_by_name(
+    say: Say, stopped: Path, name: str, value: str, full: str
+) -> None:
+    before = (stopped / "config.toml").read_text()
+    said = say("resume", stopped, f"--{name}", value)
+    assert said.code == 2 and f"{full} cannot change on resume: it alters the trained function" in said.complaint
+    assert (stopped / "config.toml").read_text() == before
+
+
+def test_a_resume_goes_on_and_may_change_how_it_is_watched(say: Say, stopped: Path) -> None:
+    said = say("resume", stopped, "--checkpoint.keep", "7", "--json")
+    told = json.loads(said.out)
+    assert said.code == 0 and (told["steps"], told["phase"], told["run"]) == (5, "finished", str(stopped))
+    assert config_of(open_run(stopped)).checkpoint.keep == 7 and newest(stopped).name == "step-000000005"
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "state.pt", "progress.json"])
+def test_a_checkpoint_that_is_cut_short_is_told_and_kept(say: Say, stopped: Path, file: str) -> None:
+    cut(newest(stopped) / file)
+    before = sorted(path.name for path in (stopped / "checkpoints").rglob("*"))
+    said = say("resume", stopped)
+    assert said.code == 1 and str(newest(stopped)) in said.complaint and "Delete it" in said.complaint
+    assert sorted(path.name for path in (stopped / "checkpoints").rglob("*")) == before
+
+
+@pytest.mark.parametrize("words", [["resume"], ["evaluate"]])
+def test_a_checkpoint_of_another_model_is_told(say: Say, stopped: Path, words: list[str]) -> None:
+    config = stopped / "config.toml"
+    config.write_text(config.read_text().replace('name = "digits-cnn"', 'name = "mnist-16-32-100"'))
+    said = say(*words, stopped)
+    assert said.code == 1 and "is of another model than model.name builds" in said.complaint
+
+
+def test_a_damaged_configuration_of_a_run_is_told(say: Say, finished: Path) -> None:
+    (finished / "config.toml").write_text("[attack\n")
+    for command in ("resume", "evaluate"):
+        said = say(command, finished)
+        assert said.code == 2 and "is not TOML" in said.complaint
+
+
+def test_evaluate_prints_json_alone_on_standard_output(say: Say, finished: Path) -> None:
+    said = say("evaluate", finished, "--evaluation.samples", "30", "--evaluation.steps", "3", "--json")
+    told = json.loads(said.out)
+    assert said.code == 0 and told["samples"] == 30 and told["attack"].startswith("PGD-3, 1 restart")
+    assert 0 <= told["robust_accuracy"] <= told["clean_accuracy"] <= 1 and told["checkpoint"] == "step-000000003"
+    assert json.loads((finished / "evaluation.json").read_text()) == told
+
+
+def test_evaluate_shows_a_table_with_the_number_of_examples(say: Say, finished: Path) -> None:
+    said = say("evaluate", finished)
+    assert said.code == 0 and "robust accuracy" in said.out and "samples" in said.out and "50" in said.out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--attack.epsilon", "0.01"], "--attack.epsilon cannot change here: it is not about how the model is judged"),
+        (["--best"], "has no best (train.evaluate_every_epochs was 0?) checkpoint"),
+    ],
+)
+def test_evaluate_refuses_what_is_not_about_judging(say: Say, finished: Path, words: list[str], told: str) -> None:
+    said = say("evaluate", finished, *words)
+    assert said.code in (1, 2) and told in said.complaint
+
+
+def test_a_run_without_a_checkpoint_cannot_be_judged(say: Say, finished: Path) -> None:
+    shutil.rmtree(finished / "checkpoints")
+    said = say("evaluate", finished)
+    assert said.code == 1 and "has no whole checkpoint; train or resume it first" in said.complaint
+
+
+def test_transfer_prints_the_matrix_with_its_counts(say: Say, finished: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(finished, tmp_path / "other"))
+    words = ["transfer", finished, other, "--evaluation.samples", "20"]
+    said = say(*words, "--json")
+    told = json.loads(said.out)
+    assert said.code == 0 and told["samples"] == 20 and told["names"] == ["finished", "other"]
+    assert told["accuracy"][0][0] == told["accuracy"][0][1], "the same weights"
+    shown = say(*words)
+    assert "20 test examples" in shown.out and "PGD-2" in shown.out and "95 %" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"), [(["finished"], "needs two runs or more"), (["finished", "finished"], "is given twice")]
+)
+def test_transfer_needs_different_runs(say: Say, finished: Path, words: list[str], told: str) -> None:
+    said = say("transfer", *(finished for _ in words))
+    assert said.code == 2 and told in said.complaint
+
+
+def test_transfer_of_other_threats_is_refused(say: Say, finished: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(finished, tmp_path / "other"))
+    config = other / "config.toml"
+    config.write_text(config.read_text().replace("epsilon = 0.2", "epsilon = 0.1"))
+    said = say("transfer", finished, other)
+    assert said.code == 2 and "attack.epsilon = 0.2 in finished and 0.1 in other" in said.complaint
+
+
+def test_curves_keep_their_figures_and_say_the_rule(say: Say, finished: Path) -> None:
+    said = say("curves", finished, "--evaluation.samples", "10", "--evaluation.square_queries", "0")
+    kept = json.loads((finished / "curves.json").read_text())
+    assert said.code == 0 and "10 test examples" in said.out and "sign test" in said.out
+    assert kept["samples"] == 10 and kept["black_box"] is None and len(kept["by_steps"]) == 7
+
+
+def test_curves_refuse_a_picture_that_cannot_be_drawn(say: Say, finished: Path) -> None:
+    said = say("curves", finished, "--plot", "curves.pdf")
+    assert (
+        said.code == 2 and "give the path of a .png file" in said.complaint and not (finished / "curves.json").exists()
+    )
+
+
+def test_corruptions_of_data_without_files_are_refused(say: Say, finished: Path) -> None:
+    said = say("corruptions", finished, "--corruptions.root", ".")
+    assert said.code == 2 and "files exist for cifar10 and cifar100" in said.complaint
+
+
+def test_export_prints_what_it_wrote_and_overwrites_nothing(say: Say, finished: Path, elsewhere: Path) -> None:
+    words = ["export", finished, "--format", "safetensors", "--out", "model.safetensors"]
+    said = say(*words)
+    assert said.code == 0 and said.out == "model.safetensors\n" and (elsewhere / "model.safetensors").is_file()
+    again = say(*words)
+    assert again.code == 2 and "nothing is overwritten" in again.complaint
+    assert say("export", finished, "--format", "onnx").code == 2, "--out is missing"
+
+
+def test_config_show_is_the_whole_configuration_as_a_recipe(say: Say, elsewhere: Path) -> None:
+    recipe = elsewhere / "recipe.toml"
+    recipe.write_text("[attack]\nsteps = 5\nepsilon = 0.3\n")
+    said = say("config", "show", recipe, "--attack.steps", "6", "--workers=1")
+    assert said.code == 0
+    expected = from_tree({"attack": {"steps": 6, "epsilon": 0.3}, "workers": {"count": 1}})
+    assert said.out == to_toml(expected)
+
+
+def test_config_schema_describes_every_setting(say: Say) -> None:
+    schema = json.loads(say("config", "schema").out)
+    assert set(schema["properties"]) == {name.split(".")[0] for name in setting_names()}
+
+
+def test_config_diff_compares_recipes_and_runs(say: Say, finished: Path, elsewhere: Path) -> None:
+    recipe = elsewhere / "recipe.toml"
+    recipe.write_text(to_toml(Config()))
+    said = say("config", "diff", recipe, finished)
+    assert said.code == 0 and "attack.steps: 8 -> 3\n" in said.out and "engine: ray -> sync\n" in said.out
+    told = json.loads(say("config", "diff", recipe, finished, "--json").out)
+    assert told["attack.steps"] == [8, 3] and "attack.epsilon" not in told
+    same = say("config", "diff", finished, finished)
+    assert (same.code, same.out) == (0, "") and "no setting differs" in same.err
+
+
+def test_status_of_a_finished_run(say: Say, finished: Path) -> None:
+    said = say("status", finished, "--json")
+    told = json.loads(said.out)
+    assert said.code == 0 and (told["phase"], told["alive"], told["step"]) == ("finished", False, 3)
+    assert told["run"] == str(finished) and told["workers"] == {}
+    line = say("status", finished).out
+    assert line.startswith("finished (not running): ") and "step 3/3" in line
+
+
+def test_status_of_a_run_that_died(say: Say, finished: Path) -> None:
+    state = json.loads((finished / "state.json").read_text())
+    (finished / "state.json").write_text(json.dumps({**state, "phase": "training"}))
+    assert json.loads(say("status", finished, "--json").out)["phase"] == "died"
+
+
+def test_stopping_what_does_not_run_is_told(say: Say, finished: Path) -> None:
+    said = say("stop", finished)
+    assert said.code == 2 and "is not running; nothing to stop" in said.complaint
+    assert not (finished / "stop").exists()
+
+
+def test_a_run_that_another_process_holds_cannot_be_resumed(say: Say, stopped: Path) -> None:
+    with open_run(stopped).owned():
+        said = say("resume", stopped)
+    assert said.code == 2 and "is still running" in said.complaint
+
+
+def test_train_prints_the_run_last_and_its_summary_before(say: Say, elsewhere: Path) -> None:
+    said = say("train", "--engine", "sync", "--name", "mine", "--train.max_steps", "2", *CHEAP)
+    run = elsewhere / "runs" / "mine"
+    assert said.code == 0 and said.out.splitlines()[-1] == f"run: {run}"
+    assert "mine: finished" in said.out and "robust accuracy" in said.out
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["steps"] == 2 and summary["samples"] == 50 and phase(run) == "finished"
+    environment = json.loads((run / "environment.json").read_text())
+    assert environment["packages"]["torch"] and environment["cores"]
+
+
+def test_train_with_json_prints_nothing_else(say: Say, elsewhere: Path) -> None:
+    said = say("train", "--engine", "sync", "--name", "mine", "--train.max_steps", "1", "--json", *CHEAP)
+    told = json.loads(said.out)
+    assert (told["run"], told["phase"], told["steps"]) == (str(elsewhere / "runs" / "mine"), "finished", 1)
+
+
+def test_a_recipe_and_settings_may_come_in_any_order(say: Say, elsewhere: Path) -> None:
+    (elsewhere / "recipe.toml").write_text('engine = "sync"\n[train]\nmax_steps = 9\n')
+    said = say("train", "--train.max_steps=1", *CHEAP, "--name", "mine", "recipe.toml")
+    assert said.code == 0
+    assert json.loads((elsewhere / "runs" / "mine" / "summary.json").read_text())["steps"] == 1
+
+
+def test_runs_without_a_name_never_share_a_folder(say: Say, elsewhere: Path) -> None:
+    for _ in range(2):
+        assert say("train", "--engine", "sync", "--train.max_steps", "1", *CHEAP).code == 0
+    assert len(os.listdir(elsewhere / "runs")) == 2
+
+
+def test_the_simulated_engine_has_exactly_the_staleness_asked_for(say: Say, elsewhere: Path) -> None:
+    words = ["--engine", "simulated", "--staleness", "3", "--train.max_steps", "8", "--train.evaluate_samples", "8"]
+    said = say("train", *words, "--name", "mine", "--json", *CHEAP)
+    told = json.loads(said.out)
+    assert said.code == 0 and told["engine"] == "simulated" and told["staleness_max"] == 3
+    state = json.loads((elsewhere / "runs" / "mine" / "state.json").read_text())
+    assert state["staleness"] == {"0": 1, "1": 1, "2": 1, "3": 5}
+
+
+def test_a_model_of_ones_own_is_found_in_the_folder_that_one_starts_in(
+    say: Say, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (elsewhere / "model_from_here.py").write_text(
+        "from torch import nn\n"
+        "def make(shape, classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], classes))\n"
+    )
+    monkeypatch.setattr("sys.path", [path for path in sys.path if path])
+    words = ["--engine", "sync", "--model.name", "model_from_here:make", "--train.max_steps", "1"]
+    assert say("train", *words, *CHEAP).code == 0
+
+
+def test_with_debug_the_traceback_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["sparring", "--debug", "train", "--data.name", "mnist"])
+    with pytest.raises(Exception, match=r"data\.root is unset"):
+        main()
+
+
+# Where signals, the background and standard streams matter: processes of their own.
+
+
+def command(*words: object) -> list[str]:
+    return [sys.executable, "-m", "sparring", *map(str, words)]
+
+
+def run_command(*words: object) -> Said:
+    done = subprocess.run(command(*words), capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert "Traceback" not in done.stdout + done.stderr
+    return Said(done.returncode, done.stdout, done.stderr)
+
+
+def test_ctrl_c_leaves_a_checkpoint_that_resume_goes_on_from_to_the_same_weights(elsewhere: Path) -> None:
+    steps = ["--engine", "sync", "--train.max_steps", "250", "--epochs", "20", "--trainer.threads", "1", *CHEAP]
+    run = elsewhere / "runs" / "mine"
+    process = subprocess.Popen(
+        command("train", "--name", "mine", *steps), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        wait_for("training", lambda: phase(run) == "training" or process.poll() is not None, TIMEOUT_S)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=TIMEOUT_S)
+    finally:
+        process.kill()
+    assert process.returncode == 130, err
+    assert "Traceback" not in err and out.splitlines()[-1] == f"run: {run}"
+    assert phase(run) == "interrupted"
+    reached = checkpoints.load_state(newest(run)).step
+    assert 0 < reached < 250 and newest(run).name == f"step-{reached:09d}"
+
+    resumed = run_command("resume", run)
+    assert resumed.code == 0 and resumed.out.splitlines()[-1] == f"run: {run}" and phase(run) == "finished"
+    whole = train(
+        Config.model_validate({**config_of(open_run(run)).model_dump(), "run": {"root": elsewhere / "whole"}})
+    )
+    assert weights_of(whole) == (newest(run) / "model.safetensors").read_bytes()
+
+
+def test_a_detached_run_goes_on_by_itself_until_it_is_stopped(elsewhere: Path) -> None:
+    run = elsewhere / "runs" / "mine"
+    started = run_command("train", "--detach", "--engine", "sync", "--name", "mine", "--epochs", "5000", *CHEAP)
+    try:
+        assert (started.code, started.out) == (0, f"run: {run}\n")
+        told = json.loads(run_command("status", run, "--json").out)
+        assert told["alive"] and told["phase"] == "training" and told["step"] > 0
+        again = run_command("resume", run)
+        assert again.code == 2 and "is still running" in again.complaint
+    finally:
+        stop = run_command("stop", run)
+    assert (stop.code, stop.out) == (0, f"stopped: {run}\n")
+    told = json.loads(run_command("status", run, "--json").out)
+    assert (told["alive"], told["phase"]) == (False, "stopped")
+    assert checkpoints.load_state(newest(run)).step >= told["step"] > 0
+
+
+def test_a_detached_run_that_cannot_start_says_so_and_leaves_nothing(elsewhere: Path, listening: int) -> None:
+    said = run_command("train", "--detach", "--engine", "sync", "--name", "mine", "--metrics.port", listening)
+    assert said.code == 1 and f"the run did not start: metrics.port = {listening} cannot be" in said.complaint
+    assert not (elsewhere / "runs" / "mine").exists()
+
+
+def test_nothing_but_data_goes_to_standard_output(elsewhere: Path) -> None:
+    said = run_command("train", "--engine", "sync", "--train.max_steps", "2", "--json", *CHEAP)
+    assert said.code == 0 and json.loads(said.out)["steps"] == 2
+    assert "step 2/2" in said.err

@@ -1,0 +1,64 @@
+"""Settings that cannot work together are refused by name, with the reason and the remedy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sparring.commands.combinations import check_combinations
+from sparring.config import from_tree
+from sparring.errors import UsageError
+
+FREE: dict[str, Any] = {"engine": "sync", "train": {"replays": 4}, "attack": {"name": "fgsm"}}
+
+
+@pytest.mark.parametrize(
+    ("tree", "named", "why"),
+    [
+        ({"attack": {"start": "previous"}}, "engine = 'ray'", "timing"),
+        ({"engine": "sync", "attack": {"start": "previous", "restarts": 2}}, "attack.restarts = 2", "same point"),
+        ({"attack": {"start": "last", "restarts": 3}}, "attack.restarts = 3", "same point"),
+        ({"attack": {"start": "last"}, "data": {"augment": "crop"}}, "data.augment = 'crop'", "pixels move"),
+        ({"attack": {"start": "last", "norm": "l2"}}, "attack.norm = 'l2'", "int8"),
+        ({"attack": {"norm": "l2"}, "queue": {"wire": "sign"}}, "queue.wire = 'sign'", "outside the ball"),
+        ({"model": {"precision": "fp16"}, "objective": {"awp_gamma": 0.01}}, "objective.awp_gamma = 0.01", "bf16"),
+        ({**FREE, "model": {"precision": "fp16"}}, "train.replays = 4", "bf16"),
+        ({"attack": {"name": "n-fgsm", "start": "zero"}}, "attack.name = 'n-fgsm'", "noise"),
+        ({**FREE, "engine": "ray"}, "engine = 'ray'", "nothing to send away"),
+        ({**FREE, "engine": "simulated"}, "engine = 'simulated'", "nothing to send away"),
+        ({**FREE, "objective": {"name": "trades"}}, "objective.name = 'trades'", "pass that trains"),
+        ({**FREE, "objective": {"awp_gamma": 0.01}}, "objective.awp_gamma = 0.01", "pass that trains"),
+        ({**FREE, "allocator": {"name": "bullettrain"}}, "allocator.name = 'bullettrain'", "pass that trains"),
+        ({**FREE, "attack": {"name": "pgd"}}, "attack.name = 'pgd'", "pass that trains"),
+        ({**FREE, "attack": {"name": "fgsm", "start": "last"}}, "attack.start = 'last'", "pass that trains"),
+        ({**FREE, "attack": {"name": "fgsm", "loss": "kl"}}, "attack.loss = 'kl'", "pass that trains"),
+        ({"attack": {"name": "fgsm"}, "objective": {"name": "trades"}}, "attack.name = 'fgsm'", "gradient is 0"),
+        ({"attack": {"start": "zero"}, "objective": {"name": "trades"}}, "attack.start = 'zero'", "gradient is 0"),
+        ({"attack": {"name": "fgsm-rs"}, "allocator": {"name": "bullettrain"}}, "robust_steps = 2", "N_B = 1"),
+        ({"allocator": {"name": "oracle", "boundary_steps": 3, "robust_steps": 4}}, "robust_steps = 4", "N_B = 3"),
+    ],
+)
+def test_what_cannot_work_is_refused(tree: dict[str, Any], named: str, why: str) -> None:
+    with pytest.raises(UsageError, match=why) as refusal:
+        check_combinations(from_tree(tree))
+    told = str(refusal.value)
+    assert named in told and ("Set " in told or "Leave " in told)
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {},
+        FREE,
+        {"attack": {"start": "last"}, "allocator": {"name": "bullettrain"}, "objective": {"name": "trades"}},
+        {"engine": "simulated", "attack": {"start": "previous", "name": "fgsm"}},
+        {"attack": {"name": "fgsm-rs"}, "allocator": {"name": "bullettrain", "robust_steps": 0}},
+        {"attack": {"name": "fgsm-rs"}, "objective": {"name": "trades"}},
+        {"attack": {"name": "fgsm", "start": "uniform"}, "objective": {"name": "trades"}},
+        {"queue": {"wire": "sign"}},
+        {"attack": {"name": "n-fgsm"}, "data": {"augment": "crop"}},
+    ],
+)
+def test_what_can_work_is_not(tree: dict[str, Any]) -> None:
+    check_combinations(from_tree(tree))

@@ -1,0 +1,149 @@
+"""Runs that start from given weights, mix in extra images and grow them: the same in every engine, and on resume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sparring.commands import train as training
+from sparring.commands.train import train
+from sparring.config import Config, config_of
+from sparring.errors import UsageError
+from sparring.runs import Run
+from sparring.trainer import checkpoints
+from sparring.trainer.experiment import prepare
+from sparring.trainer.session import Session
+from tests.support import fragile, pooled
+from tests.support.runs import Place, small, weights_of
+
+EXTRA, REAL, BATCH, PER_TICKET = 30, 40, 8, 3
+
+
+def growing(root: Path, start: Path, **groups: Any) -> Config:
+    """Two epochs of 8 tickets with 5 real and 3 extra examples each, first at 6 then at 8 pixels."""
+    random = np.random.default_rng(0)
+    np.savez(root / "extra.npz", images=random.integers(0, 256, (EXTRA, 8, 8), np.uint8), labels=np.arange(EXTRA) % 10)
+    data = {
+        "limit": REAL,
+        "extra": f"npz:{root / 'extra.npz'}",
+        "extra_fraction": 0.4,
+        "size": 8,
+        "phases": [{"until": 0.5, "size": 6}],
+        "augment": "resized_crop_flip",
+    }
+    steps = {"epochs": 2, "max_steps": None, "batch_size": BATCH}
+    model = {"name": "tests.support.pooled:make", "checkpoint": str(start)}
+    return small(root, data=data, train=steps, model=model, **groups)
+
+
+def weights_file(path: Path) -> dict[str, Tensor]:
+    """Weights that no seed of ours gives."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(99)
+        weights = dict(pooled.make((1, 8, 8), 10).state_dict())
+    save_file(weights, path)
+    return weights
+
+
+@pytest.mark.ray
+def test_workers_and_trainer_do_not_need_the_file_that_the_run_started_from(tmp_path: Path, shared_ray: Place) -> None:
+    exact = {"max_staleness": 0, "depth": 0, "publish_every": 1}
+    weights_file(tmp_path / "start.safetensors")
+    sync = train(growing(tmp_path, tmp_path / "start.safetensors", engine="sync"))
+    config = growing(tmp_path, tmp_path / "start.safetensors", engine="ray", staleness=exact, queue={"wire": "exact"})
+
+    def remove(run: Run) -> None:
+        (tmp_path / "start.safetensors").unlink()
+
+    ray = train(shared_ray(config), on_run=remove)
+    assert ray.summary["worker_shards"] == ray.summary["steps"] == 16
+    assert ray.summary["examples"] == 2 * (REAL + 8 * PER_TICKET)
+    assert weights_of(ray) == weights_of(sync)
+
+
+def test_the_first_step_begins_with_the_weights_of_the_file_and_a_resume_does_not_read_them(tmp_path: Path) -> None:
+    start = weights_file(tmp_path / "start.safetensors")
+    still = {"optimizer": {"name": "sgd", "lr": 1e-30}, "checkpoint": {"every_steps": 1}}
+    runs: list[Run] = []
+    config = growing(tmp_path, tmp_path / "start.safetensors", engine="sync", **still)
+    stopped = train(config, lambda state, workers: runs[0].request_stop(), runs.append)
+    assert stopped.phase == "stopped"
+    (tmp_path / "start.safetensors").unlink()
+    resumed = training.resume(stopped.run.path)
+    assert resumed.phase == "finished"
+    path = checkpoints.latest(resumed.run.checkpoints)
+    assert path is not None
+    assert all(torch.equal(tensor, start[name]) for name, tensor in load_file(path / "model.safetensors").items())
+
+
+def test_a_trainer_of_another_process_begins_with_the_weights_kept_in_the_runs_folder(tmp_path: Path) -> None:
+    start = weights_file(tmp_path / "start.safetensors")
+    runs: list[Run] = []
+    train(growing(tmp_path, tmp_path / "start.safetensors", engine="sync"), on_run=runs.append)
+    (tmp_path / "start.safetensors").unlink()
+    parts = prepare(config_of(runs[0]))
+    assert not all(torch.equal(tensor, start[name]) for name, tensor in parts.model.state_dict().items())
+    session = Session(parts, runs[0], torch.device("cpu"))
+    assert all(torch.equal(tensor, start[name]) for name, tensor in session.learner.model.state_dict().items())
+
+
+def test_a_rollback_to_the_beginning_is_one_to_the_given_weights(tmp_path: Path) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(99)
+        start = dict(fragile.make((1, 8, 8), 10).state_dict())
+    save_file(start, tmp_path / "start.safetensors")
+    result = train(
+        small(
+            tmp_path,
+            engine="sync",
+            model={"name": "tests.support.fragile:make", "checkpoint": str(tmp_path / "start.safetensors")},
+            optimizer={"name": "sgd", "lr": 100.0},
+            guard={"rate_factor": 1e-30},
+        )
+    )
+    assert result.summary["rollbacks"] == 1
+    path = checkpoints.latest(result.run.checkpoints)
+    assert path is not None
+    for name, tensor in load_file(path / "model.safetensors").items():
+        torch.testing.assert_close(tensor, start[name], rtol=0, atol=1e-6)
+
+
+def test_what_cannot_be_started_from_is_refused_before_a_folder_is_made(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"model\.checkpoint = .*nowhere.* is no file"):
+        train(small(tmp_path / "runs", engine="sync", model={"checkpoint": str(tmp_path / "nowhere")}))
+    with pytest.raises(UsageError, match=r"model\.pretrained = true and model\.checkpoint"):
+        train(small(tmp_path / "runs", engine="sync", model={"pretrained": True, "checkpoint": str(tmp_path)}))
+    with pytest.raises(UsageError, match=r"model\.pretrained = true with model\.name = 'digits-cnn'"):
+        train(small(tmp_path / "runs", engine="sync", model={"pretrained": True}))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_model_that_cannot_take_the_size_of_a_phase_is_refused(tmp_path: Path) -> None:
+    data = {"size": 8, "phases": [{"until": 0.5, "size": 6}]}
+    with pytest.raises(UsageError, match=r"cannot take images of shape \(1, 6, 6\)"):
+        train(small(tmp_path / "runs", engine="sync", data=data))
+
+
+@pytest.mark.parametrize("share", [0.01, 0.99])
+def test_a_share_that_leaves_no_extra_or_no_real_examples_is_refused(tmp_path: Path, share: float) -> None:
+    weights_file(tmp_path / "start.safetensors")
+    config = growing(tmp_path, tmp_path / "start.safetensors", engine="sync")
+    data = config.data.model_copy(update={"extra_fraction": share})
+    with pytest.raises(UsageError, match=r"data\.extra_fraction = .* at least one of each is needed"):
+        train(config.model_copy(update={"data": data}))
+
+
+def test_paths_of_weights_and_extra_images_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights_file(tmp_path / "start.safetensors")
+    config = growing(tmp_path, Path("start.safetensors"), engine="sync")
+    data = config.data.model_copy(update={"extra": "npz:extra.npz"})
+    monkeypatch.chdir(tmp_path)
+    made = config_of(training.make_run(config.model_copy(update={"data": data})))
+    assert made.model.checkpoint == tmp_path / "start.safetensors"
+    assert made.data.extra == f"npz:{tmp_path / 'extra.npz'}"

@@ -1,0 +1,285 @@
+"""Defaults, recipe and command line, in this order; whatever is wrong is told by its name, value and remedy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparring.config import (
+    Config,
+    StalenessSettings,
+    bound,
+    check_staleness,
+    depth,
+    differences,
+    flatten,
+    from_tree,
+    load,
+    setting_names,
+    to_toml,
+)
+from sparring.errors import UsageError
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.toml"
+    path.write_text('[attack]\nepsilon = 0.3\nsteps = 5\n[data]\nname = "mnist"\n[schedule]\nmilestones = [0.25]\n')
+    return path
+
+
+def at(config: Config, name: str) -> Any:
+    return flatten(config)[name]
+
+
+def test_the_command_line_goes_before_the_recipe_and_the_recipe_before_the_defaults(recipe: Path) -> None:
+    config = load(recipe, {"attack.steps": "7", "workers": "6"})
+    assert (config.attack.steps, config.attack.epsilon) == (7, 0.3)
+    assert config.workers.count == 6 and config.schedule.milestones == (0.25,)
+    assert set(differences(Config(), config)) == {
+        "attack.steps",
+        "attack.epsilon",
+        "workers.count",
+        "data.name",
+        "schedule.milestones",
+    }
+    assert load() == Config()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "why"),
+    [
+        ("attack.warmup_epochs", "inf", "finite"),
+        ("optimizer.lr", "nan", "finite"),
+        ("schedule.milestones", "[0.8, 0.5]", "rising"),
+        ("schedule.milestones", "[0.5, 1.5]", "between 0 and 1"),
+    ],
+)
+def test_what_no_schedule_could_follow_is_refused_by_name(name: str, text: str, why: str) -> None:
+    with pytest.raises(UsageError, match=why) as refusal:
+        load(None, {name: text})
+    assert name in str(refusal.value)
+
+
+def test_the_bound_is_that_of_the_engine() -> None:
+    tree = {"staleness": {"max_staleness": 5}, "simulated": {"staleness": 9}}
+    assert [bound(from_tree({"engine": engine, **tree})) for engine in ("ray", "sync", "simulated")] == [5, 0, 9]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("workers", "3", 3),
+        ("staleness", "5", 5),
+        ("seed", "11", 11),
+        ("epochs", "2", 2),
+        ("name", "mine", "mine"),
+        ("attack.epsilon", "1e-2", 0.01),
+        ("staleness.refresh", "auto", "auto"),
+        ("staleness.refresh", "2", 2),
+        ("schedule.milestones", "[0.1, 0.9]", [0.1, 0.9]),
+        ("metrics.enabled", "false", False),
+        ("staleness.lockstep", "true", True),
+        ("attack.step_size", "none", None),
+        ("pruning.name", "none", "none"),
+        ("allocator.name", "none", "none"),
+        ("data.root", "~/data", "~/data"),
+        ("data.root", '"~/data"', "~/data"),
+        ("data.name", "npz:a=b#c", "npz:a=b#c"),
+        ("run.name", "123", "123"),
+        ("run.name", "2026-01-01", "2026-01-01"),
+        ("run.name", "1e5", "1e5"),
+        ("run.name", "true", "true"),
+        ("data.root", "7", "7"),
+    ],
+)
+def test_values_of_the_command_line_are_read_as_their_setting_wants_them(name: str, text: str, value: Any) -> None:
+    full = {"workers": "workers.count", "staleness": "simulated.staleness", "seed": "train.seed"}
+    short = {**full, "epochs": "train.epochs", "name": "run.name"}
+    assert at(load(None, {name: text}), short.get(name, name)) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("attack.epsilom", "attack.epsilon"),
+        ("epsilon", "attack.epsilon"),
+        ("atack.steps", "attack.steps"),
+        ("worker", "workers"),
+        ("train.batchsize", "train.batch_size"),
+        ("attack", "attack.epsilon"),
+    ],
+)
+def test_an_unknown_setting_is_refused_with_the_nearest(name: str, nearest: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        load(None, {name: "1"})
+    told = str(raised.value)
+    assert told.startswith(f"--{name}: no such setting; the nearest is ")
+    assert nearest.split(".")[0] in told
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[atack]\nsteps = 3\n", "atack.steps: no such setting; the nearest is attack.steps"),
+        ("[attack]\nstep = 3\n", "attack.step: no such setting; the nearest is attack.step"),
+        ("attack = 3\n", "attack: no such setting"),
+        ("[atack]\n", "atack = {}: Extra inputs are not permitted"),
+        ("[attack.steps]\nmany = 3\n", "attack.steps.many: no such setting"),
+        ("[attack]\nsteps = 0\n", "attack.steps = 0: Input should be greater than or equal to 1"),
+        ("[attack]\nsteps = 'many'\n", "attack.steps = 'many': Input should be a valid integer"),
+        ("[attack\n", "is not TOML"),
+        ("[attack]\nsteps = 1\nsteps = 2\n", "is not TOML"),
+    ],
+)
+def test_a_recipe_that_is_wrong_is_refused_by_name(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "wrong.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError) as raised:
+        load(path)
+    assert told in str(raised.value)
+
+
+@pytest.mark.parametrize(("content", "told"), [(b"\xff\xfe\x00", "is not TOML"), (None, "No such file")])
+def test_what_is_no_recipe_is_told(tmp_path: Path, content: bytes | None, told: str) -> None:
+    path = tmp_path / "recipe.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UsageError, match=f"recipe {path}.*{told}"):
+        load(path)
+
+
+def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"Is a directory\. Give the path of a TOML file"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "bound"),
+    [
+        ("attack.epsilon", "0", "greater than 0"),
+        ("attack.epsilon", "nan", "finite"),
+        ("optimizer.momentum", "1", "less than 1"),
+        ("train.seed", "2147483648", "less than 2147483648"),
+        ("train.epochs", "1.5", "valid integer"),
+        ("metrics.port", "65536", "less than or equal to 65535"),
+        ("workers.count", "-1", "greater than or equal to 0"),
+        ("attack.norm", "l1", "'linf' or 'l2'"),
+        ("staleness.refresh", "3", "0, 1, 2 or 'auto'"),
+        ("run.name", "../there", "match pattern"),
+        ("train.epochs", "none", "valid integer"),
+        ("schedule.milestones", "0.5", "valid tuple"),
+    ],
+)
+def test_a_value_out_of_bounds_is_refused_with_the_bound(name: str, text: str, bound: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        load(None, {name: text})
+    told = str(raised.value)
+    assert told.startswith(f"{name} = ") and bound in told and "\n" not in told
+
+
+@pytest.mark.parametrize("name", ["train.epochs", "attack.epsilon", "workers"])
+def test_a_number_whose_value_was_left_out_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="it is no flag, a value is needed"):
+        load(None, {name: "true"})
+
+
+@pytest.mark.parametrize("name", list(setting_names()))
+def test_every_setting_has_a_description_a_unit_and_a_default_in_the_schema(name: str) -> None:
+    schema = Config.model_json_schema()
+    *groups, leaf = name.split(".")
+    node = schema
+    for group in groups:
+        node = schema["$defs"][node["properties"][group]["$ref"].rsplit("/", 1)[1]]
+    described = node["properties"][leaf]
+    assert described["description"].strip() and described["unit"].strip()
+    assert described["default"] == at(Config(), name)
+
+
+def test_the_schema_is_json() -> None:
+    assert json.loads(json.dumps(Config.model_json_schema()))["title"] == "Config"
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {},
+        {"run": {"name": "2026-01-01", "root": "~/runs"}, "data": {"root": "/data", "name": 'npz:a "quoted" \\path'}},
+        {"attack": {"step_size": 0.1, "start": "zero"}, "staleness": {"depth": 2, "refresh": "auto"}},
+        {"schedule": {"name": "piecewise", "milestones": [1e-9, 0.1]}, "train": {"gradient_clip": 1e300}},
+    ],
+)
+def test_a_configuration_written_as_toml_is_read_back_the_same(tmp_path: Path, tree: dict[str, Any]) -> None:
+    config, path = from_tree(tree), tmp_path / "config.toml"
+    path.write_text(to_toml(config))
+    assert load(path) == config
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_recipe_loads_and_can_make_progress(path: Path) -> None:
+    config = load(path)
+    assert check_staleness(config.staleness) is None
+    assert config != Config()
+
+
+def test_there_are_recipes() -> None:
+    assert list(RECIPES.glob("*.toml"))
+
+
+def test_differences_name_each_setting_with_both_values() -> None:
+    left = from_tree({"attack": {"steps": 3}, "data": {"root": "a"}})
+    right = from_tree({"attack": {"steps": 4}, "engine": "sync"})
+    assert differences(left, right) == {
+        "attack.steps": (3, 4),
+        "data.root": ("a", None),
+        "engine": ("ray", "sync"),
+    }
+    assert differences(left, left) == {}
+
+
+@pytest.mark.parametrize(
+    ("bound", "every", "deep"),
+    [(4, 1, 3), (3, 1, 2), (1, 1, 0), (0, 1, 0), (10, 1, 3), (10, 8, 2), (4, 5, 0)],
+)
+def test_by_default_the_depth_is_the_deepest_without_drops(bound: int, every: int, deep: int) -> None:
+    settings = StalenessSettings(max_staleness=bound, publish_every=every)
+    assert depth(settings) == deep
+    assert check_staleness(settings) is None
+
+
+@pytest.mark.parametrize(
+    ("bound", "every", "deep", "told"),
+    [
+        (0, 2, None, r"max_staleness >= publish_every - 1 fails \(0 < 1\).*Set max_staleness to at least 1"),
+        (3, 5, 0, r"\(3 < 4\).*at least 4"),
+        (2, 1, 3, r"staleness.depth = 3 exceeds staleness.max_staleness = 2.*Set depth to at most 2"),
+        (0, 1, 1, "depth <= max_staleness fails"),
+    ],
+)
+def test_staleness_settings_that_cannot_make_progress_are_refused(
+    bound: int, every: int, deep: int | None, told: str
+) -> None:
+    with pytest.raises(UsageError, match=told):
+        check_staleness(StalenessSettings(max_staleness=bound, publish_every=every, depth=deep))
+
+
+@pytest.mark.parametrize(
+    ("bound", "every", "deep", "dropped"),
+    [
+        (4, 1, 3, None),
+        (4, 1, 4, "expect up to 1 of 6 shards dropped"),
+        (1, 1, 1, "expect up to 1 of 3 shards dropped"),
+        (4, 4, 1, "expect up to 1 of 6 shards dropped"),
+        (4, 4, 0, None),
+        (5, 4, 1, None),
+        (1, 2, 0, None),
+    ],
+)
+def test_settings_that_will_drop_shards_are_warned_of(bound: int, every: int, deep: int, dropped: str | None) -> None:
+    told = check_staleness(StalenessSettings(max_staleness=bound, publish_every=every, depth=deep))
+    assert (told is None) if dropped is None else (told is not None and dropped in told)

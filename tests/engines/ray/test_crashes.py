@@ -1,0 +1,201 @@
+"""kill -9 of a worker, of the trainer and of the whole run: nothing is lost, nothing is trained on twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparring.commands.control import read_status
+from sparring.config import Config, to_toml
+from sparring.runs import Run, open_run
+from sparring.trainer import checkpoints
+from tests.support.runs import small
+from tests.support.waiting import TIMEOUT_S, wait_for
+
+pytestmark = pytest.mark.ray
+EXAMPLES, SHARDS = 800, 8
+
+
+@contextmanager
+def running(config: Config, root: Path) -> Iterator[tuple[Run, subprocess.Popen[bytes]]]:
+    """A run in a process of its own; it is ended whatever happens."""
+    recipe = root / "recipe.toml"
+    recipe.write_text(to_toml(config))
+    with (root / "output").open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sparring", "train", str(recipe), "--run.name", "run"], stdout=output, stderr=output
+        )
+    try:
+        wait_for("run folder", lambda: (root / "run" / "config.toml").exists() or _ended(process, root), 60)
+        yield open_run(root / "run"), process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+
+
+def _ended(process: subprocess.Popen[bytes], root: Path) -> bool:
+    assert process.poll() is None, (root / "output").read_text()
+    return False
+
+
+def epochs_of(run: Run) -> dict[int, Counter[int]]:
+    """How often each ticket of each epoch was trained on in the history of the weights that survive."""
+    steps = {line["step"]: line for line in map(json.loads, run.history.read_text().splitlines())}
+    assert sorted(steps) == list(range(1, len(steps) + 1)), "no step is missing"
+    epochs: dict[int, Counter[int]] = {}
+    for line in steps.values():
+        epochs.setdefault(line["epoch"], Counter()).update(line["tickets"])
+    return epochs
+
+
+def assert_every_example_was_used_once(run: Run, shards: int = SHARDS) -> None:
+    assert epochs_of(run) == {epoch: Counter(range(shards)) for epoch in range(2)}
+
+
+def slow(root: Path, **groups: Any) -> Config:
+    """Two epochs of 8 tickets, each half a second or so of attack."""
+    train = {"epochs": 2, "max_steps": None, "batch_size": 100}
+    attack = {"steps": 20, "warmup_epochs": 0.5}
+    return small(root, data={"limit": EXAMPLES}, train=train, attack=attack, **groups)
+
+
+def test_killing_a_worker_in_mid_attack_costs_nothing_but_its_attempt(tmp_path: Path) -> None:
+    with running(slow(tmp_path), tmp_path) as (run, process):
+        victim = wait_for("a working worker", lambda: _busy_worker(run))
+        os.kill(victim, signal.SIGKILL)
+        assert process.wait(timeout=TIMEOUT_S) == 0, (tmp_path / "output").read_text()
+    assert_every_example_was_used_once(run)
+    summary = json.loads((run.path / "summary.json").read_text())
+    assert summary["shards_dropped_by_reason"] == {"lease_expired": 1}
+    assert summary["staleness_max"] <= summary["max_staleness"]
+    assert summary["trainer_restarts"] == 0
+
+
+def test_killing_the_trainer_continues_from_its_last_checkpoint(tmp_path: Path) -> None:
+    with running(slow(tmp_path, checkpoint={"every_steps": 4}), tmp_path) as (run, process):
+        pid = wait_for("step 6", lambda: _trainer_at(run, 6))
+        os.kill(pid, signal.SIGKILL)
+        assert process.wait(timeout=TIMEOUT_S) == 0, (tmp_path / "output").read_text()
+    assert_every_example_was_used_once(run)
+    fences = {json.loads(line)["fence"] for line in run.history.read_text().splitlines()}
+    assert len(fences) == 2, "the second life of the trainer has a fence of its own"
+    assert json.loads((run.path / "summary.json").read_text())["trainer_restarts"] == 1
+
+
+def test_killing_the_trainer_where_it_prunes_neither_repeats_nor_loses_the_decision(tmp_path: Path) -> None:
+    pruning = {"name": "low_high", "share": 0.6, "epoch": 1}
+    with running(slow(tmp_path, pruning=pruning), tmp_path) as (run, process):
+        pid = wait_for("step 2", lambda: _trainer_at(run, 2))
+        wait_for("the decision", lambda: run.kept.exists() or _ended(process, tmp_path))
+        written = run.kept.read_text()
+        os.kill(pid, signal.SIGKILL)
+        assert process.wait(timeout=TIMEOUT_S) == 0, (tmp_path / "output").read_text()
+    assert run.kept.read_text() == written
+    assert epochs_of(run) == {0: Counter(range(SHARDS)), 1: Counter(range(4))}
+    summary = json.loads((run.path / "summary.json").read_text())
+    assert summary["trainer_restarts"] == 1 and summary["staleness_max"] <= summary["max_staleness"]
+    assert (summary["steps"], summary["kept"], summary["examples"]) == (12, 320, 800 + 320)
+    assert summary["gradients"] == 20 * (800 + 320 + 800), "the attacks that decided are counted, and once"
+
+
+def test_killing_the_whole_run_and_resuming_it_continues_the_epoch(tmp_path: Path) -> None:
+    with running(slow(tmp_path, checkpoint={"every_steps": 4}), tmp_path) as (run, process):
+        trainer = wait_for("step 6", lambda: _trainer_at(run, 6))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        wait_for("the end of the trainer", lambda: not _alive(trainer))
+        assert checkpoints.latest(run.checkpoints) is not None
+        assert read_status(run)["phase"] == "died"
+    resumed = subprocess.run(
+        [sys.executable, "-m", "sparring", "resume", str(run.path)], capture_output=True, text=True, timeout=TIMEOUT_S
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.stdout.splitlines()[-1] == f"run: {run.path}"
+    assert_every_example_was_used_once(run)
+
+
+def test_ctrl_c_writes_a_checkpoint_stops_everything_and_can_be_resumed(tmp_path: Path) -> None:
+    with running(slow(tmp_path), tmp_path) as (run, process):
+        trainer = wait_for("step 2", lambda: _trainer_at(run, 2))
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=TIMEOUT_S) == 130, (tmp_path / "output").read_text()
+        wait_for("the end of the trainer", lambda: not _alive(trainer))
+    path = checkpoints.latest(run.checkpoints)
+    assert path is not None
+    assert not run.connection.exists(), "the embedded server is gone and so is the way to it"
+    assert "Traceback" not in (tmp_path / "output").read_text()
+    resumed = subprocess.run(
+        [sys.executable, "-m", "sparring", "resume", str(run.path)], capture_output=True, text=True, timeout=TIMEOUT_S
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    assert_every_example_was_used_once(run)
+
+
+def test_ctrl_c_before_the_first_step_is_not_forgotten(tmp_path: Path) -> None:
+    with running(slow(tmp_path), tmp_path) as (run, process):
+        wait_for("the queue", lambda: run.connection.exists() or _ended(process, tmp_path))
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=TIMEOUT_S) == 130, (tmp_path / "output").read_text()
+    assert read_status(run)["step"] < SHARDS
+
+
+def test_a_run_that_is_killed_while_it_is_judged_is_judged_when_it_is_resumed(tmp_path: Path) -> None:
+    config = small(tmp_path, evaluation={"steps": 400, "restarts": 3, "samples": None, "batch_size": 20})
+    with running(config, tmp_path) as (run, process):
+        wait_for("the judgement", lambda: read_status(run)["phase"] == "evaluating")
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not (run.path / "summary.json").exists()
+    resumed = subprocess.run(
+        [sys.executable, "-m", "sparring", "resume", str(run.path), "--evaluation.steps", "2", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    told = json.loads(resumed.stdout)
+    assert (told["phase"], told["steps"]) == ("finished", 12)
+    assert told["robust_accuracy"] is not None
+
+
+def test_a_trainer_that_is_killed_while_it_judges_judges_anew(tmp_path: Path) -> None:
+    config = small(tmp_path, evaluation={"steps": 40, "restarts": 2, "samples": None, "batch_size": 20})
+    with running(config, tmp_path) as (run, process):
+        pid = wait_for("the judgement", lambda: read_status(run)["phase"] == "evaluating" and _trainer_at(run, 12))
+        os.kill(pid, signal.SIGKILL)
+        assert process.wait(timeout=TIMEOUT_S) == 0, (tmp_path / "output").read_text()
+    summary = json.loads((run.path / "summary.json").read_text())
+    assert (summary["steps"], summary["trainer_restarts"]) == (12, 1)
+    assert summary["samples"] == 360
+
+
+def _busy_worker(run: Run) -> int | None:
+    told = read_status(run)
+    if told["step"] < 2:
+        return None
+    pids = [fields["pid"] for fields in told["workers"].values() if fields["shards"] >= 1]
+    return pids[0] if pids else None
+
+
+def _trainer_at(run: Run, step: int) -> int | None:
+    told = read_status(run)
+    return int(told["trainer_pid"]) if told["step"] >= step else None
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"

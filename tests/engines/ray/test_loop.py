@@ -1,0 +1,417 @@
+"""The trainer's loop over a real queue, with workers that are threads of the test: what stragglers, failures and a lost
+server do to it."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sparring.config import new_run
+from sparring.engines.ray.loop import Loop
+from sparring.errors import SparringError
+from sparring.observe.state import RunState
+from sparring.queue.messages import Controls, Lease
+from sparring.queue.server import EmbeddedServer
+from sparring.queue.transport import Transport
+from sparring.trainer.experiment import prepare
+from sparring.trainer.guards.staleness import Remedies
+from sparring.trainer.session import Session
+from sparring.workers.generator import produce
+from tests.engines.ray.test_crashes import epochs_of
+from tests.support.runs import small
+
+SHARDS = 15  # of 100 examples each in an epoch of the digits
+
+
+class Scene:
+    """A loop, its server, and workers that do as each test says."""
+
+    def __init__(self, root: Path, server: EmbeddedServer, **groups: Any) -> None:
+        train = {"epochs": 1, "max_steps": None, "batch_size": 100, **groups.pop("train", {})}
+        attack = {"steps": 1, "warmup_epochs": 0, **groups.pop("attack", {})}
+        self.config = small(root, train=train, attack=attack, **groups)
+        self.server = server
+        self.run = new_run(self.config)
+        parts = prepare(self.config)
+        self.parts = parts
+        self.session = Session(parts, self.run, torch.device("cpu"))
+        self.weights: dict[int, dict[str, Tensor]] = {}
+        self.before_copying: Callable[[], None] = lambda: None
+        self.ended = threading.Event()
+        self.threads: list[threading.Thread] = []
+        self.loop = Loop(
+            self.session,
+            parts,
+            self.transport(),
+            self.publish,
+            at_least_fence=0,
+        )
+
+    def transport(self) -> Transport:
+        return Transport(self.server.client(), self.run.id, lease_s=5.0, timeout_s=5.0)
+
+    def publish(self, fence: int, version: int, controls: Controls, copied: Callable[[], None]) -> int:
+        self.before_copying()
+        state = self.session.learner.model.state_dict()
+        self.weights[version] = {name: tensor.clone() for name, tensor in state.items()}
+        copied()
+        return 1
+
+    def worker(self, name: str, attend: Callable[[Transport, Lease], None]) -> None:
+        """A thread that leases tickets and lets `attend` deal with them."""
+
+        def serve() -> None:
+            transport = self.transport()
+            while not self.ended.is_set():
+                lease = transport.lease(name, 0.1)
+                if isinstance(lease, Lease):
+                    attend(transport, lease)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        self.threads.append(thread)
+
+    def attack(self, transport: Transport, lease: Lease) -> None:
+        """What an honest worker does, with the version that its ticket names."""
+        ticket = lease.ticket
+        weights = self.published(ticket.version)
+        if weights is None:
+            return
+        model = copy.deepcopy(self.parts.model)
+        model.load_state_dict(weights)
+        shard = produce(
+            self.config, model, self.parts.training, ticket.key, ticket.indices, Controls(0.2), version=ticket.version
+        )
+        transport.commit(lease, type(shard)(**{**shard.__dict__, "fence": ticket.fence}))
+
+    def published(self, version: int) -> dict[str, Tensor] | None:
+        """The weights of `version`, which may be on their way; None where the run has ended without them."""
+        while version not in self.weights and not self.ended.is_set():
+            time.sleep(0.001)
+        return self.weights.get(version)
+
+    def run_to_end(self) -> str:
+        try:
+            return self.loop.run()
+        finally:
+            self.ended.set()
+            for thread in self.threads:
+                thread.join(timeout=10)
+
+
+@pytest.fixture
+def server() -> Iterator[EmbeddedServer]:
+    with EmbeddedServer(maxmemory=64 << 20) as server:
+        yield server
+
+
+def test_a_stragglers_shard_is_dropped_and_attacked_again(tmp_path: Path, server: EmbeddedServer) -> None:
+    scene = Scene(tmp_path, server, staleness={"max_staleness": 2, "depth": 2, "exchange": False})
+    held: list[int] = []
+
+    def hold_the_first(transport: Transport, lease: Lease) -> None:
+        if not held:
+            held.append(lease.ticket.key.number)
+            while scene.session.learner.step < 6:
+                time.sleep(0.005)
+                transport.renew(lease)
+        scene.attack(transport, lease)
+
+    scene.worker("slow", hold_the_first)
+    while not held:
+        scene.loop.publish()
+        scene.loop.issue()
+    scene.worker("quick", scene.attack)
+    assert scene.run_to_end() == "finished"
+    state = scene.session.state
+    assert state.dropped["stale"] == 1
+    assert max(state.staleness) <= 2
+    assert epochs_of(scene.run) == {0: Counter(range(SHARDS))}
+
+
+def test_a_server_that_lost_everything_costs_nothing_but_time(tmp_path: Path, server: EmbeddedServer) -> None:
+    scene = Scene(tmp_path, server)
+    lost: list[int] = []
+
+    def attack_and_lose(transport: Transport, lease: Lease) -> None:
+        if not lost and scene.session.learner.step >= 4:
+            lost.append(scene.session.learner.step)
+            server.client().flushall()
+            return
+        scene.attack(transport, lease)
+
+    scene.worker("w", attack_and_lose)
+    assert scene.run_to_end() == "finished"
+    assert lost
+    assert scene.loop.fence == 2
+    assert epochs_of(scene.run) == {0: Counter(range(SHARDS))}
+
+
+def test_a_ticket_that_always_fails_is_set_aside_and_the_rest_is_trained_on(
+    tmp_path: Path, server: EmbeddedServer
+) -> None:
+    scene = Scene(tmp_path, server)
+
+    def fail_on_the_third(transport: Transport, lease: Lease) -> None:
+        if lease.ticket.key.number == 2:
+            transport.fail(lease, "this image is cursed")
+        else:
+            scene.attack(transport, lease)
+
+    scene.worker("w", fail_on_the_third)
+    assert scene.run_to_end() == "finished"
+    assert scene.session.state.set_aside == 1
+    assert scene.session.state.dropped["failed"] == 3
+    assert epochs_of(scene.run) == {0: Counter(set(range(SHARDS)) - {2})}
+
+
+def test_every_attempt_at_a_ticket_carries_the_same_warm_starts(tmp_path: Path, server: EmbeddedServer) -> None:
+    scene = Scene(tmp_path, server, train={"epochs": 2}, attack={"start": "last"}, data={"limit": 300})
+    carried: dict[tuple[int, int], list[tuple[bytes | None, ...]]] = {}
+
+    def note_and_fail_once(transport: Transport, lease: Lease) -> None:
+        ticket = lease.ticket
+        attempts = carried.setdefault((ticket.key.epoch, ticket.key.number), [])
+        attempts.append(ticket.starts)
+        if len(attempts) == 1:
+            transport.fail(lease, "this attempt is cursed")
+        else:
+            scene.attack(transport, lease)
+
+    scene.worker("w", note_and_fail_once)
+    assert scene.run_to_end() == "finished"
+    assert sorted(carried) == [(epoch, number) for epoch in (0, 1) for number in range(3)]
+    for (epoch, number), attempts in carried.items():
+        assert len(attempts) >= 2 and len(set(attempts)) == 1
+        assert len(attempts[0]) == 100
+        if epoch == 0:
+            assert set(attempts[0]) == {None}, number
+    assert any(row is not None for row in carried[1, 2][0]), "the second epoch begins where the first ended"
+
+
+def test_an_epoch_whose_last_ticket_is_set_aside_is_pruned_all_the_same(tmp_path: Path, server: EmbeddedServer) -> None:
+    scene = Scene(tmp_path, server, train={"epochs": 2}, pruning={"name": "random", "share": 0.6})
+
+    def fail_on_the_last(transport: Transport, lease: Lease) -> None:
+        if lease.ticket.key[:2] == (0, SHARDS - 1):
+            transport.fail(lease, "this image is cursed")
+        else:
+            scene.attack(transport, lease)
+
+    scene.worker("w", fail_on_the_last)
+    assert scene.run_to_end() == "finished"
+    assert scene.session.state.set_aside == 1 and scene.session.state.kept == 575
+    assert epochs_of(scene.run) == {0: Counter(range(SHARDS - 1)), 1: Counter(range(6))}
+
+
+def test_a_server_that_is_lost_while_the_trainer_prunes_costs_nothing(
+    tmp_path: Path, server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparring.engines.ray.loop.HOUSEKEEPING_S", 0.0)
+    monkeypatch.setattr("sparring.trainer.session.STATE_EVERY_S", 0.0)
+    scene = Scene(tmp_path, server, train={"epochs": 2}, pruning={"name": "high", "share": 0.6})
+    told: list[tuple[str, int]] = []
+
+    def report(state: RunState) -> None:
+        told.append((state.message, scene.loop.fence))
+        if state.message.startswith("pruning: 500 of 1437") and scene.loop.fence == 1:
+            server.client().flushall()
+
+    scene.session.report = report
+    scene.worker("w", scene.attack)
+    assert scene.run_to_end() == "finished"
+    assert ("pruning: 800 of 1437 training examples attacked", 2) in told, "house was kept meanwhile"
+    assert epochs_of(scene.run) == {0: Counter(range(SHARDS)), 1: Counter(range(6))}
+
+
+def test_a_stop_that_is_asked_for_while_the_trainer_prunes_is_honoured(
+    tmp_path: Path, server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparring.engines.ray.loop.HOUSEKEEPING_S", 0.0)
+    monkeypatch.setattr("sparring.trainer.session.STATE_EVERY_S", 0.0)
+    scene = Scene(tmp_path, server, train={"epochs": 2}, pruning={"name": "high", "share": 0.6})
+
+    def report(state: RunState) -> None:
+        if state.message.startswith("pruning: 500 of 1437"):
+            scene.loop.transport.request_stop()
+
+    scene.session.report = report
+    scene.worker("w", scene.attack)
+    assert scene.run_to_end() == "stopped"
+    assert scene.session.learner.step == SHARDS and not scene.run.kept.exists()
+    assert scene.loop.between_steps and scene.loop.ledger.epoch == 1
+
+
+def test_workers_that_fail_on_everything_end_the_run_with_their_words(tmp_path: Path, server: EmbeddedServer) -> None:
+    scene = Scene(tmp_path, server)
+    scene.worker("w", out_of_memory)
+    with pytest.raises(SparringError, match=r"CUDA out of memory.*logs"):
+        scene.run_to_end()
+
+
+def out_of_memory(transport: Transport, lease: Lease) -> None:
+    transport.fail(lease, "RuntimeError: CUDA out of memory")
+
+
+def test_without_workers_the_run_ends_with_the_reason(tmp_path: Path, server: EmbeddedServer) -> None:
+    scene = Scene(tmp_path, server, workers={"count": 2, "start_timeout_s": 0.5})
+    with pytest.raises(
+        SparringError, match=r"no shard came for .*workers.start_timeout_s = 0.5.*0 of workers.count = 2"
+    ):
+        scene.run_to_end()
+
+
+def test_other_labels_than_the_trainers_are_refused(tmp_path: Path, server: EmbeddedServer) -> None:
+    scene = Scene(tmp_path, server)
+
+    def mislabel(transport: Transport, lease: Lease) -> None:
+        ticket = lease.ticket
+        shard = produce(
+            scene.config,
+            copy.deepcopy(scene.parts.model),
+            scene.parts.training,
+            ticket.key,
+            ticket.indices,
+            Controls(0.2),
+            version=0,
+        )
+        wrong = {"fence": ticket.fence, "labels": (shard.labels + 1) % 10}
+        transport.commit(lease, type(shard)(**{**shard.__dict__, **wrong}))
+
+    scene.worker("w", mislabel)
+    with pytest.raises(SparringError, match="the hosts' training sets differ"):
+        scene.run_to_end()
+
+
+def test_augmix_views_go_through_the_queue_and_the_trainer_makes_its_own(
+    tmp_path: Path, server: EmbeddedServer
+) -> None:
+    scene = Scene(
+        tmp_path,
+        server,
+        attack={"name": "augmix"},
+        objective={"name": "augmix"},
+        allocator={"name": "bullettrain", "robust_steps": 0},
+        staleness={"trainer_attacks": "always"},
+    )
+    scene.worker("w-0", scene.attack)
+    assert scene.run_to_end() == "finished"
+    assert epochs_of(scene.run) == {0: Counter(range(SHARDS))}
+    state = scene.session.state
+    assert state.worker_shards > 0 and state.trainer_shards > 0 and state.gradients == 0
+    assert sum(state.allocated.values()) == state.examples == 1437
+    assert state.fresh_minus_stale is None
+
+
+def test_permits_in_flight_and_the_trainers_own_attacks_follow_the_number_of_workers(
+    tmp_path: Path, server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparring.engines.ray.loop.HOUSEKEEPING_S", 0.0)
+    monkeypatch.setattr("sparring.config.derived.cores", lambda: 4)
+    loop = Scene(tmp_path, server, workers={"count": 1}, attack={"steps": 3}).loop
+    loop.publish()
+    loop.issue()
+    assert loop.attacks_itself and loop.in_flight == 2
+    assert loop._attack_a_little() and loop.own is not None
+    loop.transport.change_wish("start", 8)
+    loop._keep_house()
+    assert (loop.session.state.workers_wanted, loop.in_flight, loop.attacks_itself) == (8, 8, False)
+    while loop._attack_a_little():
+        pass
+    assert loop.own is None and loop.ledger.ready == 1, "what it had begun itself it has ended"
+
+
+def test_a_snapshot_holds_the_weights_of_its_version_however_late_they_are_copied(
+    tmp_path: Path, server: EmbeddedServer
+) -> None:
+    scene = Scene(tmp_path, server)
+    weights: dict[int, dict[str, Tensor]] = {}
+    arrived = threading.Event()
+
+    def note() -> None:
+        """When the trainer wants to change them, it has come as far as it may."""
+        learner = scene.session.learner
+        weights[learner.step] = {name: each.clone() for name, each in learner.model.state_dict().items()}
+        arrived.set()
+        scene.loop._until_copied()
+
+    def linger() -> None:
+        arrived.wait(0.2)
+        arrived.clear()
+
+    scene.session.learner.before_change, scene.before_copying = note, linger
+    scene.worker("w", scene.attack)
+    assert scene.run_to_end() == "finished"
+    assert len(weights) == SHARDS
+    for version, state in weights.items():
+        assert all(torch.equal(tensor, scene.weights[version][name]) for name, tensor in state.items()), version
+    assert scene.session.state.publish_bytes == scene.session.state.publications
+
+
+def test_a_snapshot_that_cannot_be_sent_ends_the_run(tmp_path: Path, server: EmbeddedServer) -> None:
+    scene = Scene(tmp_path, server)
+
+    def refuse() -> None:
+        if scene.session.learner.step == 3:
+            raise SparringError("the object store is full")
+
+    scene.before_copying = refuse
+    scene.worker("w", scene.attack)
+    with pytest.raises(SparringError, match="the object store is full"):
+        scene.run_to_end()
+
+
+def test_a_server_that_is_lost_while_a_snapshot_is_under_way_costs_nothing_but_time(
+    tmp_path: Path, server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparring.engines.ray.loop.HOUSEKEEPING_S", 0.0)
+    scene = Scene(tmp_path, server)
+    sent: list[int] = []
+
+    def lose_everything(fence: int, version: int, controls: Controls, copied: Callable[[], None]) -> int:
+        size = scene.publish(fence, version, controls, copied)
+        if version == 4 and not sent:
+            sent.append(version)
+            server.client().flushall()
+            limit = time.monotonic() + 0.5
+            while scene.loop.fence == 1 and time.monotonic() < limit:  # the trainer might start over meanwhile
+                time.sleep(0.01)
+        return size
+
+    scene.loop._send = lose_everything
+    scene.worker("w", scene.attack)
+    assert scene.run_to_end() == "finished"
+    assert sent and scene.loop.fence == 2
+    assert epochs_of(scene.run) == {0: Counter(range(SHARDS))}
+
+
+@pytest.mark.parametrize("name", ["none", "publish_every", "refresh", "depth"])
+def test_the_loop_does_what_the_remedies_say(tmp_path: Path, server: EmbeddedServer, name: str) -> None:
+    """The recipe's own: 4 steps between broadcasts, 4 steps' worth of shards outstanding, no refresh."""
+    staleness = {"max_staleness": 12, "depth": 4, "publish_every": 4, "exchange": False, "trainer_attacks": "never"}
+    scene = Scene(tmp_path, server, staleness=staleness)
+    guard = scene.session.staleness
+    remedy: dict[str, Remedies] = {
+        "none": guard.remedies,
+        "publish_every": replace(guard.remedies, publish_every=1),
+        "refresh": replace(guard.remedies, refresh=2),
+        "depth": replace(guard.remedies, publish_every=1, depth=0),
+    }
+    guard.rungs = (remedy[name],)
+    scene.worker("honest", scene.attack)
+    assert scene.run_to_end() == "finished"
+    state = scene.session.state
+    assert state.step == SHARDS
+    assert state.publications == (1 + SHARDS if name in ("publish_every", "depth") else 1 + SHARDS // 4)
+    assert state.refresh_steps == (2 * SHARDS if name == "refresh" else 0)
+    assert (max(state.staleness) == 0) == (name == "depth")

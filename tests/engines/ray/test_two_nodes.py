@@ -1,0 +1,70 @@
+"""A cluster of two nodes: `sparring.train` joins it, the trainer stays on one and the workers are put on the other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from sparring.commands.train import train
+from sparring.queue.server import EmbeddedServer
+from tests.support.runs import small
+
+pytestmark = pytest.mark.ray
+PASSWORD = "SPARRING_TEST_QUEUE_PASSWORD"
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    sizes = {"object_store_memory": 80 << 20, "include_dashboard": False}
+    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "resources": {"trainers": 1}, **sizes})
+    started.add_node(num_cpus=2, resources={"workers": 1}, object_store_memory=80 << 20)
+    yield started
+    started.shutdown()
+
+
+def test_workers_serve_from_the_second_node_through_a_redis_reached_by_url(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes: dict[str, set[str]] = {}
+
+    def look(state: object, workers: object) -> None:
+        if not nodes:
+            nodes.update(_nodes_of_actors())
+
+    with EmbeddedServer(maxmemory=256 << 20) as server:
+        monkeypatch.setenv(PASSWORD, server.password)
+        config = small(
+            tmp_path,
+            ray={"address": cluster.address},
+            queue={"redis_url": server.url, "password_env": PASSWORD, "weights": "object_store"},
+            trainer={"threads": 1, "resource": "trainers"},
+            workers={"count": 2, "threads": 1, "num_cpus": 0.5, "resource": "workers"},
+            staleness={"trainer_attacks": "never"},
+        )
+        result = train(config, show=look)
+    assert result.summary["worker_shards"] == result.summary["steps"] == 12
+    assert nodes == {"Trainer": {"trainers"}, "SnapshotStore": {"trainers"}, "Worker": {"workers"}}
+    assert server.password not in (result.run.path / "config.toml").read_text()
+    assert json.loads((result.run.path / "state.json").read_text())["phase"] == "finished"
+
+
+def _nodes_of_actors() -> dict[str, set[str]]:
+    """The custom resource of each node that holds actors of a class; empty until all of them are placed."""
+    from ray._private.state import actors  # the public API asks the dashboard, which is not there
+
+    marks = {
+        node["NodeID"]: name for node in ray.nodes() for name in ("trainers", "workers") if name in node["Resources"]
+    }
+    alive = [actor for actor in actors().values() if actor["State"] == "ALIVE"]
+    if len(alive) < 4:
+        return {}
+    found: dict[str, set[str]] = {}
+    for actor in alive:
+        found.setdefault(actor["ActorClassName"], set()).add(marks[actor["Address"]["NodeID"]])
+    return found

@@ -1,0 +1,20 @@
+"""A worker's GPU is told where there is one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sparring.machine.gpu import gpu_reading
+
+
+def test_on_a_cpu_there_is_nothing_to_tell() -> None:
+    assert gpu_reading(torch.device("cpu")) == {}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_memory_and_utilisation_are_those_of_the_gpu() -> None:
+    held = torch.zeros(64 << 20, dtype=torch.uint8, device="cuda")
+    told = gpu_reading(held.device)
+    assert len(held) <= told["gpu_memory_bytes"] <= told["gpu_memory_limit_bytes"]
+    assert 0 <= told["gpu_utilisation"] <= 1
