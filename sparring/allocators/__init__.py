@@ -1,1 +1,13 @@
 """Who gets how many attack steps."""
+
+from sparring.allocators.allocator import (
+    Allocation,
+    Allocator,
+    Budget,
+    Candidates,
+    mean_steps,
+    speedup_ceiling,
+    theoretical_speedup,
+)
+
+__all__ = ["Allocation", "Allocator", "Budget", "Candidates", "mean_steps", "speedup_ceiling", "theoretical_speedup"]
