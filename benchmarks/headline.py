@@ -42,7 +42,7 @@ from sparring.evaluation.robustness import evaluate
 from sparring.machine.threads import cores
 from sparring.runs import Run
 from sparring.trainer.checkpoints import AVERAGE, MODEL, load_weights
-from sparring.trainer.experiment import prepare
+from sparring.trainer.experiment import build_experiment
 
 Tree = dict[str, Any]
 TARGET, HELD_OUT, BATCH, TRAINING = 0.84, 1000, 128, 59_000
@@ -171,15 +171,15 @@ def measured(config: Config) -> Outcome:
 
 
 def _outcome(run: Run) -> Tree:
-    parts = prepare(config_of(run))
+    experiment = build_experiment(config_of(run))
     attack = attack_from(JUDGE, JUDGE.epsilon)
     torch.set_num_threads(cores())
     paths = sorted(run.checkpoints.glob("step-*"))
-    judged = MODEL if parts.config.train.ema is None else AVERAGE
+    judged = MODEL if experiment.config.train.ema is None else AVERAGE
 
     def accuracy(index: int) -> float:
-        load_weights(paths[index], parts.model, judged)
-        return evaluate(parts.model, parts.heldout, attack, samples=HELD_OUT).robust_accuracy
+        load_weights(paths[index], experiment.model, judged)
+        return evaluate(experiment.model, experiment.heldout, attack, samples=HELD_OUT).robust_accuracy
 
     lines = {line["step"]: line for line in map(json.loads, run.metrics.read_text().splitlines())}
     at_end, whole_s = accuracy(len(paths) - 1), float(lines[max(lines)]["seconds"])

@@ -45,7 +45,7 @@ from sparring.machine.threads import cores
 from sparring.observe.state import RunState, staleness_summary
 from sparring.queue.messages import Controls
 from sparring.runs import Run
-from sparring.trainer.experiment import prepare
+from sparring.trainer.experiment import build_experiment
 from sparring.trainer.learner import Learner
 from sparring.workers.generator import produce
 
@@ -128,18 +128,18 @@ class Row:
 def arithmetic_s(row: Row) -> tuple[float, float]:
     """Processor seconds of a shard's attack and its step without any wait, one thread: medians."""
     torch.set_num_threads(1)
-    parts = prepare(row.config())
-    learner = Learner(parts.config, parts.model, parts.training, parts.plan, torch.device("cpu"))
+    experiment = build_experiment(row.config())
+    learner = Learner(experiment.config, experiment.model, experiment.training, experiment.plan, torch.device("cpu"))
     took: list[tuple[float, float]] = []
     for number in range(40):
-        key = next(iter(parts.plan.steps()))[0]._replace(number=number)
+        key = next(iter(experiment.plan.steps()))[0]._replace(number=number)
         began = time.process_time()
         shard = produce(
-            parts.config,
+            experiment.config,
             learner.model,
-            parts.training,
+            experiment.training,
             key,
-            parts.plan.indices(0, number),
+            experiment.plan.indices(0, number),
             Controls(8 / 255),
             learner.step,
         )

@@ -3,7 +3,8 @@
     python -m benchmarks.steps [--shards 1 4 8 16] [--rounds 5]
 
 A shard is 128 examples of 3 x 32 x 32. The passes take no time (benchmarks/waiting.py), so what is left are the images,
-the perturbations, the loss and the memory for them; one thread. `kept` is what a trainer does (sparring/machine/memory.py).
+the perturbations, the loss and the memory for them; one thread. `kept` is what a trainer does
+(sparring/machine/memory.py).
 Both ways in turn, each time in a fresh process that makes STEPS steps and tells the median; the table has the median of
 the rounds, the least and greatest.
 """
@@ -24,7 +25,7 @@ from benchmarks.waiting import BATCH
 from sparring.config import from_tree
 from sparring.machine.memory import keep_freed_memory
 from sparring.queue.messages import Controls
-from sparring.trainer.experiment import prepare
+from sparring.trainer.experiment import build_experiment
 from sparring.trainer.learner import Learner
 from sparring.workers.generator import produce
 
@@ -44,17 +45,17 @@ def step_ms(shards: int) -> float:
             "optimizer": {"name": "sgd"},
             "train": {"epochs": STEPS, "batch_size": BATCH, "shards_per_step": shards},
         }
-        parts = prepare(from_tree(tree))
-    learner = Learner(parts.config, parts.model, parts.training, parts.plan, torch.device("cpu"))
+        experiment = build_experiment(from_tree(tree))
+    learner = Learner(experiment.config, experiment.model, experiment.training, experiment.plan, torch.device("cpu"))
     took: list[float] = []
-    for keys in parts.plan.steps():
+    for keys in experiment.plan.steps():
         made = [
             produce(
-                parts.config,
+                experiment.config,
                 learner.model,
-                parts.training,
+                experiment.training,
                 key,
-                parts.plan.indices(key.epoch, key.number),
+                experiment.plan.indices(key.epoch, key.number),
                 Controls(EPSILON),
                 learner.step,
             )

@@ -26,7 +26,7 @@ from sparring.commands.train import train
 from sparring.config import Config, from_tree
 from sparring.machine.threads import cores
 from sparring.queue.messages import Controls
-from sparring.trainer.experiment import prepare
+from sparring.trainer.experiment import build_experiment
 from sparring.trainer.learner import Learner
 from sparring.workers.generator import produce
 
@@ -60,17 +60,19 @@ def engine_seconds(engine: str, options: argparse.Namespace) -> dict[str, Any]:
 
 def bare_seconds(threads: int, options: argparse.Namespace) -> dict[str, Any]:
     """Seconds of LIMIT_STEPS attacks and steps with so many threads, nothing else around them."""
-    parts = prepare(configuration("sync", options))
-    learner = Learner(parts.config, parts.model, parts.training, parts.plan, torch.device("cpu"))
+    experiment = build_experiment(configuration("sync", options))
+    learner = Learner(experiment.config, experiment.model, experiment.training, experiment.plan, torch.device("cpu"))
     torch.set_num_threads(threads)
     began = time.perf_counter()
-    for number, (key,) in enumerate(parts.plan.steps()):
+    for number, (key,) in enumerate(experiment.plan.steps()):
         if number == LIMIT_STEPS // 3:
             began = time.perf_counter()
         if number == LIMIT_STEPS + LIMIT_STEPS // 3:
             break
-        indices = parts.plan.indices(*key[:2])
-        learner.learn([produce(parts.config, learner.model, parts.training, key, indices, Controls(0.3), number)])
+        indices = experiment.plan.indices(*key[:2])
+        learner.learn(
+            [produce(experiment.config, learner.model, experiment.training, key, indices, Controls(0.3), number)]
+        )
     return {"seconds": time.perf_counter() - began}
 
 

@@ -25,7 +25,7 @@ from sparring.queue.messages import Controls, Key, Shard
 from sparring.queue.server import EmbeddedServer
 from sparring.queue.sizing import MEMORY_SLACK_BYTES
 from sparring.randomness import generator
-from sparring.trainer.experiment import Parts
+from sparring.trainer.experiment import Experiment
 from sparring.trainer.learner import Learner
 from sparring.workers.generator import Production, begin, produce
 from sparring.workers.views import Augmentation
@@ -61,18 +61,18 @@ class Measured:
         return self.encode_s + (self.round_trip_s or 0.0) + self.decode_s + self.snapshot_load_s
 
 
-def measure(parts: Parts) -> Measured:
+def measure(experiment: Experiment) -> Measured:
     """Time attack, step, codec, transport and snapshot; nothing of the run is kept."""
-    config = parts.config
+    config = experiment.config
     asynchronous = config.engine == "ray"
     device = _device(config, config.trainer.num_gpus, config.trainer.device)
     attacker = _device(config, config.workers.num_gpus, "auto") if asynchronous else device
     of_trainer = trainer_threads(config)
     of_worker = worker_threads(config) if asynchronous else of_trainer
-    model, shard = parts.model, _example(parts)
-    attack = {n: _attack_s(parts, attacker, n) for n in {of_worker, 1 if attacker.type == "cpu" else of_worker}}
-    forward_s = _forward_s(parts, attacker, of_worker)
-    learner = Learner(config, model, parts.training, parts.plan, device)
+    model, shard = experiment.model, _example(experiment)
+    attack = {n: _attack_s(experiment, attacker, n) for n in {of_worker, 1 if attacker.type == "cpu" else of_worker}}
+    forward_s = _forward_s(experiment, attacker, of_worker)
+    learner = Learner(config, model, experiment.training, experiment.plan, device)
     step = {n: _step_s(learner, shard, n) for n in {of_trainer, 1 if device.type == "cpu" else of_trainer}}
     arrays = to_arrays(model.to("cpu"), half=config.model.precision == "bf16")
     with _threads(of_worker):
@@ -82,7 +82,7 @@ def measure(parts: Parts) -> Measured:
     with _threads(of_trainer):
         decode_s = _seconds(lambda: decode_shard(payload))
     return Measured(
-        shape=parts.training.shape,
+        shape=experiment.training.shape,
         device=device.type if device == attacker else f"{device.type}, workers {attacker.type}",
         cores=cores(),
         worker_threads=of_worker,
@@ -108,29 +108,29 @@ def _device(config: Config, num_gpus: float, name: str) -> torch.device:
     return torch.device("cuda" if wanted and torch.cuda.is_available() else "cpu")
 
 
-def _example(parts: Parts) -> Shard:
+def _example(experiment: Experiment) -> Shard:
     """A shard of the run with views, or a random perturbation: as large and as dear to encode as an attacked one."""
-    threat, indices = parts.config.attack, parts.plan.indices(0, 0)
+    threat, indices = experiment.config.attack, experiment.plan.indices(0, 0)
     if threat.name == "augmix":
-        config, controls = _without_allocator(parts.config), Controls(0.0)
-        return produce(config, parts.model, parts.training, Key(0, 0, 0), indices, controls, 0)
-    x = torch.empty(len(indices), *parts.training.shape)
-    delta = random_start(x, threat.norm, threat.epsilon, generator(parts.config.train.seed, "explain"))
-    labels = parts.training.labels[torch.tensor(indices)]
+        config, controls = _without_allocator(experiment.config), Controls(0.0)
+        return produce(config, experiment.model, experiment.training, Key(0, 0, 0), indices, controls, 0)
+    x = torch.empty(len(indices), *experiment.training.shape)
+    delta = random_start(x, threat.norm, threat.epsilon, generator(experiment.config.train.seed, "explain"))
+    labels = experiment.training.labels[torch.tensor(indices)]
     return Shard(Key(0, 0, 0), 0, 0, 0, threat.epsilon, delta, labels)
 
 
-def _attack_s(parts: Parts, device: torch.device, threads: int) -> float:
+def _attack_s(experiment: Experiment, device: torch.device, threads: int) -> float:
     """A whole attack with all its steps: its beginning, and the median of its steps as often as it has steps.
 
     Without the allocator: it would spare an untrained network nearly everything. AugMix's views are all beginning.
     """
-    config = _without_allocator(parts.config)
-    model = for_training(parts.model.to(device), config.model)
-    key, indices, epsilon = Key(0, 0, 0), parts.plan.indices(0, 0), parts.config.attack.epsilon
+    config = _without_allocator(experiment.config)
+    model = for_training(experiment.model.to(device), config.model)
+    key, indices, epsilon = Key(0, 0, 0), experiment.plan.indices(0, 0), experiment.config.attack.epsilon
 
     def anew() -> Production | Augmentation:
-        return begin(config, model, parts.training, key, indices, Controls(epsilon), 0)
+        return begin(config, model, experiment.training, key, indices, Controls(epsilon), 0)
 
     current = [anew()]
 
@@ -148,10 +148,13 @@ def _without_allocator(config: Config) -> Config:
     return config.model_copy(update={"allocator": AllocatorSettings()})
 
 
-def _forward_s(parts: Parts, device: torch.device, threads: int) -> float:
+def _forward_s(experiment: Experiment, device: torch.device, threads: int) -> float:
     """A clean forward pass, as the allocator makes it."""
-    model, count = for_training(parts.model.to(device), parts.config.model), len(parts.plan.indices(0, 0))
-    x = torch.rand(count, *parts.training.shape, device=device)
+    model, count = (
+        for_training(experiment.model.to(device), experiment.config.model),
+        len(experiment.plan.indices(0, 0)),
+    )
+    x = torch.rand(count, *experiment.training.shape, device=device)
 
     def forward() -> None:
         model(x)

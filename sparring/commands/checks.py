@@ -12,10 +12,10 @@ from sparring.models.forward import require_compiler
 from sparring.models.starting import start_from
 from sparring.observe.discovery import require_folder
 from sparring.observe.trackers import require_trackers
-from sparring.trainer.experiment import Parts, prepare
+from sparring.trainer.experiment import Experiment, build_experiment
 
 
-def check(config: Config, *, starts: bool) -> Parts:
+def check(config: Config, *, starts: bool) -> Experiment:
     """Refuse what cannot work: combinations of settings, staleness, data (the test set too), model, GPUs, compiler.
 
     Where the run `starts`, the model has the weights that it starts from; where it goes on, they are not asked for.
@@ -38,11 +38,13 @@ def check(config: Config, *, starts: bool) -> Parts:
         check_resources(config)
     if config.model.compile:
         require_compiler()
-    parts = prepare(config)
+    experiment = build_experiment(config)
     load(config.data, "test")
     if starts:
-        start_from(config.model, parts.model, parts.training.shape, parts.training.classes, config.train.seed)
-    return parts
+        start_from(
+            config.model, experiment.model, experiment.training.shape, experiment.training.classes, config.train.seed
+        )
+    return experiment
 
 
 def check_resources(config: Config) -> None:

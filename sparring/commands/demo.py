@@ -20,7 +20,7 @@ from sparring.observe.progress import Progress
 from sparring.observe.report import table
 from sparring.queue.messages import Controls, Key, Shard
 from sparring.runs import Run
-from sparring.trainer.experiment import prepare
+from sparring.trainer.experiment import build_experiment
 from sparring.trainer.learner import Learner
 from sparring.workers.generator import produce
 
@@ -89,8 +89,8 @@ def synchronous_rate(config: Config, seconds: float) -> float:
 
 
 def _learner(config: Config) -> Learner:
-    parts = prepare(config)
-    return Learner(config, parts.model, parts.training, parts.plan, torch.device("cpu"))
+    experiment = build_experiment(config)
+    return Learner(config, experiment.model, experiment.training, experiment.plan, torch.device("cpu"))
 
 
 def _unattacked(learner: Learner, key: Key) -> Shard:

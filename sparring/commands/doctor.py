@@ -209,13 +209,13 @@ def _sizes(config: Config) -> tuple[tuple[int, int, int], int]:
     """Shape of an image and bytes of the weights; without data a single pixel, so that the server is looked at all
     the same."""
     from sparring.engines.ray.snapshots import bytes_of
-    from sparring.trainer.experiment import prepare
+    from sparring.trainer.experiment import build_experiment
 
     try:
-        parts = prepare(config)
+        experiment = build_experiment(config)
     except SparringError:
         return (1, 1, 1), 0
-    return parts.training.shape, bytes_of(parts.model)
+    return experiment.training.shape, bytes_of(experiment.model)
 
 
 def _port(config: Config) -> Found:

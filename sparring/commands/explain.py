@@ -17,7 +17,7 @@ from sparring.commands.combinations import check_combinations
 from sparring.config import Config, check_staleness, depth, exchanges, tickets_at_once, trainer_attacks
 from sparring.errors import UsageError
 from sparring.queue.sizing import needed_memory
-from sparring.trainer.experiment import prepare
+from sparring.trainer.experiment import build_experiment
 from sparring.trainer.plan import Plan
 
 PAPER_CLASSES = (0.18, 0.28, 0.54)  # outlier, boundary and robust: TRADES on CIFAR-10, Hua et al.
@@ -111,11 +111,11 @@ def explain(config: Config) -> Explanation:
             that is refused does not raise.
     """
     check_combinations(config)
-    parts = prepare(config)
-    measured = measure(parts)
-    predicted = predict(config, measured, parts.plan)
+    experiment = build_experiment(config)
+    measured = measure(experiment)
+    predicted = predict(config, measured, experiment.plan)
     refused = None
-    remarks = [*_remarks(config, measured, predicted), *_of_methods(config, measured, parts.plan)]
+    remarks = [*_remarks(config, measured, predicted), *_of_methods(config, measured, experiment.plan)]
     if config.engine == "ray":
         try:
             warning = check_staleness(config.staleness)

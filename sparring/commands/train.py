@@ -37,7 +37,7 @@ from sparring.observe.report import summary
 from sparring.observe.state import RunState
 from sparring.runs import Run, open_run, write_atomically
 from sparring.trainer import checkpoints
-from sparring.trainer.experiment import Parts, prepare
+from sparring.trainer.experiment import Experiment, build_experiment
 from sparring.trainer.session import Session
 
 log = logging.getLogger(__name__)
@@ -155,7 +155,7 @@ def _require_loadable(run: Run, config: Config) -> None:
     path = checkpoints.latest(run.checkpoints)
     if path is not None:
         checkpoints.load_state(path)
-        checkpoints.load_weights(path, prepare(config).model)
+        checkpoints.load_weights(path, build_experiment(config).model)
 
 
 def _execute(
@@ -168,14 +168,16 @@ def _execute(
 ) -> Result:
     overlapping = config.engine == "ray" and not config.staleness.lockstep
     warning = check_staleness(config.staleness) if overlapping else None
-    parts = check(config, starts=starts)
+    experiment = check(config, starts=starts)
     watch = Watch(show)
     with ExitStack() as stack:
         queue = None
         if config.engine == "ray":
             from sparring.engines.ray import driver as ray_engine
 
-            queue = stack.enter_context(ray_engine.open_queue(config, parts.training.shape, bytes_of(parts.model)))
+            queue = stack.enter_context(
+                ray_engine.open_queue(config, experiment.training.shape, bytes_of(experiment.model))
+            )
         exporter = None
         if config.metrics.enabled:
             exporter = stack.enter_context(Exporter(config.metrics.bind, config.metrics.port, watch.read))
@@ -186,7 +188,7 @@ def _execute(
         to_file(run.log)
         if starts and not_fresh(config.model):
             run.initial.mkdir()
-            checkpoints.save_weights(run.initial, parts.model)
+            checkpoints.save_weights(run.initial, experiment.model)
         if exporter is not None:
             address = reachable(config.metrics.bind, exporter.port)
             run.write_json("metrics.json", {"url": f"http://{address}/metrics"})
@@ -199,9 +201,9 @@ def _execute(
             on_run(run)
         try:
             if queue is not None:
-                ended = ray_engine.run(config, run, queue, watch, parts.model)
+                ended = ray_engine.run(config, run, queue, watch, experiment.model)
             else:
-                ended = _in_this_process(config, run, parts, watch)
+                ended = _in_this_process(config, run, experiment, watch)
         except SparringError as error:
             log.error("%s", error)
             _conclude(run, "failed", watch.state, None, watch, str(error))
@@ -210,14 +212,14 @@ def _execute(
         return _conclude(run, ended.phase, ended.state, ended.evaluation, watch)
 
 
-def _in_this_process(config: Config, run: Run, parts: Parts, watch: Watch) -> Ended:
+def _in_this_process(config: Config, run: Run, experiment: Experiment, watch: Watch) -> Ended:
     from sparring.engines import ddp, free, simulated, sync
     from sparring.machine.devices import device_for
 
     torch.set_num_threads(trainer_threads(config))
     keep_freed_memory()
     device = device_for(config.trainer.device, float(torch.cuda.is_available()))
-    session = Session(parts, run, device, watch)
+    session = Session(experiment, run, device, watch)
     synchronous = free.run if config.train.replays > 1 else sync.run
     engine = {"sync": synchronous, "ddp": ddp.run, "simulated": simulated.run}[config.engine]
     with stopping_on_signals(session.ask_to_stop):
@@ -225,7 +227,7 @@ def _in_this_process(config: Config, run: Run, parts: Parts, watch: Watch) -> En
         session.start_clock()
         while True:
             try:
-                phase = engine(session, parts, resumed)
+                phase = engine(session, experiment, resumed)
                 break
             except RollBack as error:
                 resumed = session.roll_back(error)

@@ -39,7 +39,7 @@ from sparring.queue.messages import Key, Shard
 from sparring.runs import Run
 from sparring.trainer.checkpoints import Checkpoint
 from sparring.trainer.consumed import Consumed, consumed_by
-from sparring.trainer.experiment import Parts, prepare
+from sparring.trainer.experiment import Experiment, build_experiment
 from sparring.trainer.learner import Learner
 from sparring.trainer.peers import Objective, Totals
 from sparring.trainer.pruner import Pruner
@@ -52,22 +52,22 @@ GRACE_S = 20.0
 Batch = tuple[Tensor, Tensor, Tensor]
 
 
-def run(session: Session, parts: Parts, resumed: Checkpoint | None) -> str:
+def run(session: Session, experiment: Experiment, resumed: Checkpoint | None) -> str:
     """Train to the end of the run as rank 0, which keeps the records; returns how it ended.
 
     Raises:
         SparringError: another rank has died or did not answer in time.
     """
-    plan, learner = parts.plan, session.learner
+    plan, learner = experiment.plan, session.learner
     consumed = consumed_by(resumed)
-    with other_ranks(parts.config, session.run) as others, others.blamed(), others.joined(learner) as ranks:
+    with other_ranks(experiment.config, session.run) as others, others.blamed(), others.joined(learner) as ranks:
         ranks.begin(learner, consumed)
         session.start_clock()  # the start of the ranks is preparation
         for keys in plan.steps(consumed.epoch, consumed.done):
             going_on = not session.should_stop() and session.ready_for(keys[0].epoch, consumed.ledger_state())
             if not ranks.agree(going_on):
                 break
-            shards, batch = ranks.attack(learner, parts, keys)
+            shards, batch = ranks.attack(learner, experiment, keys)
             session.learn(shards, batch)
             for shard in shards:
                 session.state.consumed(staleness=learner.step - 1 - shard.version)
@@ -82,18 +82,18 @@ def follow(run_path: Path, rank: int, rendezvous: Path) -> None:
     config = config_of(Run(run_path))
     torch.set_num_threads(trainer_threads(config))
     keep_freed_memory()
-    parts = prepare(config)
-    learner = Learner(config, parts.model, parts.training, parts.plan, device_of(config, rank))
+    experiment = build_experiment(config)
+    learner = Learner(config, experiment.model, experiment.training, experiment.plan, device_of(config, rank))
     pruner = Pruner(learner, Run(run_path))
     _ready(rendezvous, rank).touch()
     with joined(config, learner, rank, rendezvous) as ranks:
         consumed = ranks.begin(learner)
-        for keys in parts.plan.steps(consumed.epoch, consumed.done):
+        for keys in experiment.plan.steps(consumed.epoch, consumed.done):
             if not ranks.agree(True):
                 break
             if pruner.undecided is not None and keys[0].epoch >= pruner.undecided:
                 pruner.recall(learner.step)
-            _, batch = ranks.attack(learner, parts, keys)
+            _, batch = ranks.attack(learner, experiment, keys)
             learner.train_on(*batch, keys[0].epoch)
 
 
@@ -136,15 +136,15 @@ class Ranks:
         dist.broadcast(said, src=0)
         return bool(said.item())
 
-    def attack(self, learner: Learner, parts: Parts, keys: Sequence[Key]) -> tuple[list[Shard], Batch]:
+    def attack(self, learner: Learner, experiment: Experiment, keys: Sequence[Key]) -> tuple[list[Shard], Batch]:
         """Attack this rank's tickets of a step: the records of all its shards, and what this rank trains on.
 
         A rank without a ticket, in the last step of an epoch, passes clean images that do not count.
         """
-        config, plan = parts.config, parts.plan
+        config, plan = experiment.config, experiment.plan
         mine = range(self.rank, len(keys), self.count)
         tickets = [(keys[place], plan.indices(keys[place].epoch, keys[place].number), None) for place in mine]
-        made = produce_all(config, learner.model, parts.training, tickets, learner.controls(), learner.step)
+        made = produce_all(config, learner.model, experiment.training, tickets, learner.controls(), learner.step)
         sizes = [len(plan.indices(key.epoch, key.number)) for key in keys]
         self.share = sum(sizes[place] for place in mine) * self.count / sum(sizes)
         if made:

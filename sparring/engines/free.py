@@ -25,7 +25,7 @@ from sparring.attacks.norms import ascend
 from sparring.queue.messages import Key, Shard
 from sparring.trainer.checkpoints import Checkpoint
 from sparring.trainer.consumed import consumed_by
-from sparring.trainer.experiment import Parts
+from sparring.trainer.experiment import Experiment
 from sparring.trainer.session import Session
 
 
@@ -37,11 +37,11 @@ class Kept:
     replay: int = 0
 
 
-def run(session: Session, parts: Parts, resumed: Checkpoint | None) -> str:
+def run(session: Session, experiment: Experiment, resumed: Checkpoint | None) -> str:
     """Train to the end of the run; returns how it ended."""
-    config, plan, learner = parts.config, parts.plan, session.learner
+    config, plan, learner = experiment.config, experiment.plan, session.learner
     consumed = consumed_by(resumed)
-    kept = _kept(parts, resumed, learner.device)
+    kept = _kept(experiment, resumed, learner.device)
     session.extra = lambda: {"delta": kept.delta.cpu(), "replay": kept.replay}
     for keys in plan.steps(consumed.epoch, consumed.done):
         if session.should_stop() or not session.ready_for(keys[0].epoch, consumed.ledger_state()):
@@ -66,12 +66,12 @@ def run(session: Session, parts: Parts, resumed: Checkpoint | None) -> str:
     return session.finish(consumed.ledger_state())
 
 
-def _kept(parts: Parts, resumed: Checkpoint | None, device: torch.device) -> Kept:
+def _kept(experiment: Experiment, resumed: Checkpoint | None, device: torch.device) -> Kept:
     """As it was at the checkpoint, or δ = 0."""
     if resumed is not None and resumed.extra is not None:
         return Kept(resumed.extra["delta"].to(device), int(resumed.extra["replay"]))
-    rows = parts.plan.batch_size * parts.plan.shards_per_step
-    return Kept(torch.zeros(rows, *parts.training.shape, device=device))
+    rows = experiment.plan.batch_size * experiment.plan.shards_per_step
+    return Kept(torch.zeros(rows, *experiment.training.shape, device=device))
 
 
 def _batch(session: Session, keys: list[Key]) -> tuple[Tensor, Tensor, list[int]]:

@@ -19,16 +19,16 @@ from sparring.models.forward import for_training
 from sparring.queue.messages import Controls, Key, Shard
 from sparring.trainer.checkpoints import Checkpoint
 from sparring.trainer.consumed import consumed_by
-from sparring.trainer.experiment import Parts
+from sparring.trainer.experiment import Experiment
 from sparring.trainer.session import Session
 from sparring.workers.generator import begin
 
 
-def run(session: Session, parts: Parts, resumed: Checkpoint | None) -> str:
+def run(session: Session, experiment: Experiment, resumed: Checkpoint | None) -> str:
     """Train to the end of the run; returns how it ended."""
-    plan, learner, settings = parts.plan, session.learner, parts.config.simulated
+    plan, learner, settings = experiment.plan, session.learner, experiment.config.simulated
     consumed = consumed_by(resumed)
-    attacker = Attacker(parts, settings.staleness)
+    attacker = Attacker(experiment, settings.staleness)
     if resumed is not None:
         attacker.history.extend((step, weights, Controls(*controls)) for step, weights, controls in resumed.extra)
     session.extra = lambda: [(step, weights, tuple(controls)) for step, weights, controls in attacker.history]
@@ -54,10 +54,10 @@ def run(session: Session, parts: Parts, resumed: Checkpoint | None) -> str:
 class Attacker:
     """A worker's model and the weights of the last s + 1 steps."""
 
-    def __init__(self, parts: Parts, staleness: int) -> None:
-        self.parts = parts
-        model = copy.deepcopy(parts.model).eval().requires_grad_(False)
-        self.model = for_training(model, parts.config.model)
+    def __init__(self, experiment: Experiment, staleness: int) -> None:
+        self.experiment = experiment
+        model = copy.deepcopy(experiment.model).eval().requires_grad_(False)
+        self.model = for_training(model, experiment.config.model)
         self.history: deque[tuple[int, dict[str, Tensor], Controls]] = deque(maxlen=staleness + 1)
 
     def remember(self, step: int, weights: dict[str, Tensor], controls: Controls) -> None:
@@ -66,11 +66,13 @@ class Attacker:
 
     def attack(self, key: Key, step: int, settings: SimulatedSettings, session: Session) -> Shard:
         """Attack a ticket that is consumed at `step`; of a start that is given, `session` knows where."""
-        parts, (version, weights, controls) = self.parts, self._at(step, settings.staleness)
+        experiment, (version, weights, controls) = self.experiment, self._at(step, settings.staleness)
         self.model.load_state_dict(weights)
-        indices = parts.plan.indices(key.epoch, key.number)
+        indices = experiment.plan.indices(key.epoch, key.number)
         start = session.start_of(key, controls.epsilon)
-        production = begin(parts.config, self.model, parts.training, key, indices, controls, version, start=start)
+        production = begin(
+            experiment.config, self.model, experiment.training, key, indices, controls, version, start=start
+        )
         for staleness in staleness_schedule(settings, production.steps):
             version, weights, _ = self._at(step, staleness)
             self.model.load_state_dict(weights)

@@ -1,4 +1,4 @@
-"""What a run trains on and what it trains, built from its settings."""
+"""A recipe resolved into data, plan and model."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from sparring.trainer.pruning import planned
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What is trained on and what is trained; built once, before a run's folder exists."""
+class Experiment:
+    """The data, plan and model of a run; built once, before the run's folder exists."""
 
     config: Config
     training: Dataset
@@ -26,7 +26,7 @@ class Parts:
     model: nn.Module
 
 
-def prepare(config: Config) -> Parts:
+def build_experiment(config: Config) -> Experiment:
     """Load the training data and build the model, with fresh weights whatever the run starts from.
 
     Raises:
@@ -51,7 +51,7 @@ def prepare(config: Config) -> Parts:
         training = Concatenated(training, extra)
     sizes = {phase.size for phase in config.data.phases}
     model = build(config.model, full.shape, full.classes, train.seed, sizes=sizes)
-    return Parts(config, training, heldout, plan, model)
+    return Experiment(config, training, heldout, plan, model)
 
 
 def _require_both(config: Config, plan: Plan) -> None:

@@ -26,7 +26,7 @@ from sparring.queue.messages import Key, Shard
 from sparring.runs import Run
 from sparring.trainer import checkpoints
 from sparring.trainer.checkpoints import Checkpoint
-from sparring.trainer.experiment import Parts
+from sparring.trainer.experiment import Experiment
 from sparring.trainer.guards.overfitting import OverfittingGuard
 from sparring.trainer.guards.staleness import Gap, StalenessGuard, age_weights, ladder, measure
 from sparring.trainer.learner import Learner, StepResult
@@ -47,19 +47,19 @@ class Session:
 
     def __init__(
         self,
-        parts: Parts,
+        experiment: Experiment,
         run: Run,
         device: torch.device,
         report: Callable[[RunState], None] = lambda state: None,
     ) -> None:
-        self.config, self.run, self.plan, self.report = parts.config, run, parts.plan, report
-        self.heldout = parts.heldout
-        self._load_initial(parts.model)
-        self.learner = Learner(parts.config, parts.model, parts.training, parts.plan, device)
-        self.starts = starts_of(parts.config, parts.plan, len(parts.training), parts.training.shape)
+        self.config, self.run, self.plan, self.report = experiment.config, run, experiment.plan, report
+        self.heldout = experiment.heldout
+        self._load_initial(experiment.model)
+        self.learner = Learner(experiment.config, experiment.model, experiment.training, experiment.plan, device)
+        self.starts = starts_of(experiment.config, experiment.plan, len(experiment.training), experiment.training.shape)
         self.pruner = Pruner(self.learner, run)
-        self.overfitting = OverfittingGuard(parts.config, self.learner)
-        self.staleness = StalenessGuard(ladder(parts.config), parts.config.guard)
+        self.overfitting = OverfittingGuard(experiment.config, self.learner)
+        self.staleness = StalenessGuard(ladder(experiment.config), experiment.config.guard)
         self.state = self._fresh_state()
         self.stop_reason: str | None = None
         self.extra: Callable[[], Any] = lambda: None  # what the engine keeps in a checkpoint beside the rest
@@ -68,7 +68,7 @@ class Session:
         self._best = -1.0
         self._recent: list[StepResult] = []
         self._batch: Shard | None = None
-        self._tracking = Tracking(parts.config, run)
+        self._tracking = Tracking(experiment.config, run)
         self._history = run.history.open("a", buffering=1)
 
     def _load_initial(self, model: nn.Module) -> nn.Module:

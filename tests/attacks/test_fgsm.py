@@ -17,7 +17,7 @@ from sparring.data import batch
 from sparring.queue.codec import decode_shard, encode_shard
 from sparring.queue.messages import Controls, Shard
 from sparring.randomness import generator
-from sparring.trainer.experiment import Parts, prepare
+from sparring.trainer.experiment import Experiment, build_experiment
 from sparring.trainer.starts import PreviousBatch
 from sparring.workers.generator import produce
 from tests.support.runs import small
@@ -25,18 +25,18 @@ from tests.support.runs import small
 EPSILON = 0.2
 
 
-def parts_of(root: Path, **attack: Any) -> Parts:
+def experiment_of(root: Path, **attack: Any) -> Experiment:
     """150 digits: batches of 64, 64 and 22, two epochs."""
     train = {"epochs": 2, "max_steps": None, "batch_size": 64}
-    return prepare(small(root, data={"limit": 150}, train=train, attack={"epsilon": EPSILON, **attack}))
+    return build_experiment(small(root, data={"limit": 150}, train=train, attack={"epsilon": EPSILON, **attack}))
 
 
-def signed_gradient(parts: Parts, point: Tensor, y: Tensor) -> Tensor:
-    with frozen(parts.model.double()):
+def signed_gradient(experiment: Experiment, point: Tensor, y: Tensor) -> Tensor:
+    with frozen(experiment.model.double()):
         point = point.detach().requires_grad_(True)
-        loss = torch.nn.functional.cross_entropy(parts.model(point), y)
+        loss = torch.nn.functional.cross_entropy(experiment.model(point), y)
         (gradient,) = torch.autograd.grad(loss, point)
-    parts.model.float()
+    experiment.model.float()
     return gradient.sign()
 
 
@@ -44,17 +44,17 @@ def clamp(delta: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
     return torch.maximum(torch.minimum(delta, torch.as_tensor(high)), torch.as_tensor(low))
 
 
-def shards_and_images(parts: Parts) -> list[tuple[Shard, Tensor, Tensor]]:
+def shards_and_images(experiment: Experiment) -> list[tuple[Shard, Tensor, Tensor]]:
     """Every ticket attacked in order by the weights as they are, with its images (float64) and labels."""
-    settings, previous = parts.config, PreviousBatch(parts.plan, parts.training.shape)
+    settings, previous = experiment.config, PreviousBatch(experiment.plan, experiment.training.shape)
     made = []
-    for keys in parts.plan.steps():
+    for keys in experiment.plan.steps():
         for key in keys:
-            indices = parts.plan.indices(key.epoch, key.number)
+            indices = experiment.plan.indices(key.epoch, key.number)
             start = previous.given(key, indices, EPSILON) if settings.attack.start == "previous" else None
-            shard = produce(settings, parts.model, parts.training, key, indices, Controls(EPSILON), 0, start)
+            shard = produce(settings, experiment.model, experiment.training, key, indices, Controls(EPSILON), 0, start)
             previous.remember(shard, indices)
-            x, y = batch(parts.training, torch.tensor(indices), augment="none", seed=0, epoch=key.epoch)
+            x, y = batch(experiment.training, torch.tensor(indices), augment="none", seed=0, epoch=key.epoch)
             made.append((shard, x.double(), y))
     return made
 
@@ -69,17 +69,17 @@ def shards_and_images(parts: Parts) -> list[tuple[Shard, Tensor, Tensor]]:
     ],
 )
 def test_the_order_is_start_image_step_ball_image(tmp_path: Path, name: str, start: str, alpha: float) -> None:
-    parts = parts_of(tmp_path, name=name, start=start)
-    kept = torch.zeros(64, *parts.training.shape, dtype=torch.float64)
+    experiment = experiment_of(tmp_path, name=name, start=start)
+    kept = torch.zeros(64, *experiment.training.shape, dtype=torch.float64)
     lengths = []
-    for shard, x, y in shards_and_images(parts):
+    for shard, x, y in shards_and_images(experiment):
         if name == "fgsm-rs" and start == "auto":
             random = generator(0, "attack", shard.key.epoch, shard.key.number)
             delta = EPSILON * (torch.rand(x.shape, generator=random) * 2 - 1).double()
         else:
             delta = kept[: len(x)] if start == "previous" else torch.zeros_like(x)
         delta = clamp(delta, 0 - x, 1 - x)
-        stepped = clamp(delta + alpha * EPSILON * signed_gradient(parts, x + delta, y), -EPSILON, EPSILON)
+        stepped = clamp(delta + alpha * EPSILON * signed_gradient(experiment, x + delta, y), -EPSILON, EPSILON)
         kept[: len(x)] = clamp(stepped, 0 - x, 1 - x)
         assert ((shard.delta - kept[: len(x)]).abs() > 1e-6).double().mean() < 0.002
         lengths.append(len(x))
@@ -88,11 +88,11 @@ def test_the_order_is_start_image_step_ball_image(tmp_path: Path, name: str, sta
 
 
 def test_after_a_shorter_batch_the_other_rows_go_on_from_the_batch_before(tmp_path: Path) -> None:
-    parts = parts_of(tmp_path, name="fgsm", start="previous")
-    previous = PreviousBatch(parts.plan, parts.training.shape)
+    experiment = experiment_of(tmp_path, name="fgsm", start="previous")
+    previous = PreviousBatch(experiment.plan, experiment.training.shape)
     for number, size in ((0, 64), (1, 64), (2, 22)):
-        key = next(key for keys in parts.plan.steps() for key in keys if key.number == number)
-        delta = torch.full((size, *parts.training.shape), 0.1 * (number + 1))
+        key = next(key for keys in experiment.plan.steps() for key in keys if key.number == number)
+        delta = torch.full((size, *experiment.training.shape), 0.1 * (number + 1))
         previous.remember(Shard(key, 0, 0, 0, EPSILON, delta, torch.zeros(size)), range(size))
     begun = previous.given(key._replace(epoch=1, number=0), range(64), EPSILON).delta.flatten(1)[:, 0]
     assert torch.allclose(begun, torch.tensor([0.3] * 22 + [0.2] * 42))
@@ -100,12 +100,12 @@ def test_after_a_shorter_batch_the_other_rows_go_on_from_the_batch_before(tmp_pa
 
 @pytest.mark.parametrize("k", [2.0, 0.5])
 def test_n_fgsm_steps_from_noise_and_is_not_cut_back(tmp_path: Path, k: float) -> None:
-    parts = parts_of(tmp_path, name="n-fgsm", noise=k)
+    experiment = experiment_of(tmp_path, name="n-fgsm", noise=k)
     largest = 0.0
-    for shard, x, y in shards_and_images(parts):
+    for shard, x, y in shards_and_images(experiment):
         random = generator(0, "attack", shard.key.epoch, shard.key.number)
         eta = clamp(k * EPSILON * (torch.rand(x.shape, generator=random) * 2 - 1).double(), 0 - x, 1 - x)
-        delta = clamp(eta + EPSILON * signed_gradient(parts, x + eta, y), 0 - x, 1 - x)
+        delta = clamp(eta + EPSILON * signed_gradient(experiment, x + eta, y), 0 - x, 1 - x)
         assert ((shard.delta - delta).abs() > 1e-6).double().mean() < 0.002
         assert shard.epsilon == pytest.approx((1 + k) * EPSILON), "the codec's ball is the attack's"
         got = decode_shard(encode_shard(shard, "int8", "linf"))

@@ -17,7 +17,7 @@ from sparring.config import Config, config_of
 from sparring.errors import UsageError
 from sparring.runs import Run
 from sparring.trainer import checkpoints
-from sparring.trainer.experiment import prepare
+from sparring.trainer.experiment import build_experiment
 from sparring.trainer.session import Session
 from tests.support import fragile, pooled
 from tests.support.runs import Place, small, weights_of
@@ -87,9 +87,9 @@ def test_a_trainer_of_another_process_begins_with_the_weights_kept_in_the_runs_f
     runs: list[Run] = []
     train(growing(tmp_path, tmp_path / "start.safetensors", engine="sync"), on_run=runs.append)
     (tmp_path / "start.safetensors").unlink()
-    parts = prepare(config_of(runs[0]))
-    assert not all(torch.equal(tensor, start[name]) for name, tensor in parts.model.state_dict().items())
-    session = Session(parts, runs[0], torch.device("cpu"))
+    experiment = build_experiment(config_of(runs[0]))
+    assert not all(torch.equal(tensor, start[name]) for name, tensor in experiment.model.state_dict().items())
+    session = Session(experiment, runs[0], torch.device("cpu"))
     assert all(torch.equal(tensor, start[name]) for name, tensor in session.learner.model.state_dict().items())
 
 

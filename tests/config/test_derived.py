@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from sparring.config import from_tree
-from sparring.config import derived
+from sparring.config import derived, from_tree
 
 
 @pytest.mark.parametrize(

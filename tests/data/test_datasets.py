@@ -15,7 +15,7 @@ from sparring.config import DataSettings, from_tree
 from sparring.data import ArrayDataset, Dataset, Subset, batch, load, split_holdout
 from sparring.data.sources import DEBIAN_FASHION_MNIST, Split
 from sparring.errors import SparringError, UsageError
-from sparring.trainer.experiment import prepare
+from sparring.trainer.experiment import build_experiment
 from tests.support.data import require_data
 
 Arrays = dict[str, Any]
@@ -292,7 +292,8 @@ def test_the_held_out_examples_are_apart_and_the_same_every_time() -> None:
 
 def test_runs_of_other_seeds_hold_out_the_same_images() -> None:
     heldout = [
-        prepare(from_tree({"data": {"holdout": 200}, "train": {"seed": seed}})).heldout.fingerprint for seed in (0, 1)
+        build_experiment(from_tree({"data": {"holdout": 200}, "train": {"seed": seed}})).heldout.fingerprint
+        for seed in (0, 1)
     ]
     assert heldout[0] == heldout[1]
 

@@ -14,7 +14,7 @@ from sparring.commands.train import train
 from sparring.config import Config
 from sparring.data import batch
 from sparring.trainer import checkpoints
-from sparring.trainer.experiment import prepare
+from sparring.trainer.experiment import build_experiment
 from tests.support.runs import small
 
 EPSILON, RATE, REPLAYS = 0.1, 0.01, 3
@@ -37,13 +37,13 @@ def free(root: Path, **groups: Any) -> Config:
 
 def transcribed(config: Config, passes: int) -> tuple[nn.Module, torch.Tensor]:
     """Weights and δ after so many passes."""
-    parts = prepare(config)
-    model, delta = parts.model.double().train(), torch.zeros(64, *parts.training.shape, dtype=torch.float64)
+    experiment = build_experiment(config)
+    model, delta = experiment.model.double().train(), torch.zeros(64, *experiment.training.shape, dtype=torch.float64)
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=0.9, weight_decay=5e-4)
     for epoch in range(passes):
         for number in range(3):
-            indices = torch.tensor(parts.plan.indices(epoch, number))
-            x, y = batch(parts.training, indices, augment="none", seed=0, epoch=epoch)
+            indices = torch.tensor(experiment.plan.indices(epoch, number))
+            x, y = batch(experiment.training, indices, augment="none", seed=0, epoch=epoch)
             x = x.double()
             d = torch.clamp(x + delta[: len(x)], 0, 1) - x
             for _ in range(REPLAYS):
@@ -63,7 +63,7 @@ def test_weights_and_delta_are_those_of_the_algorithm(tmp_path: Path) -> None:
     result = train(config)
     path = checkpoints.latest(result.run.checkpoints)
     assert path is not None
-    ours = prepare(config).model
+    ours = build_experiment(config).model
     before = nn.utils.parameters_to_vector(ours.parameters()).double()
     checkpoints.load_weights(path, ours)
     model, delta = transcribed(config, 2)

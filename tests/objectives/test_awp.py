@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sparring.config import Config
 from sparring.objectives.awp import moved
-from sparring.trainer.experiment import prepare
+from sparring.trainer.experiment import build_experiment
 from sparring.trainer.learner import Learner
 from tests.support.runs import small
 
@@ -93,9 +93,9 @@ def add(model: nn.Module, difference: dict[str, Tensor], factor: float) -> None:
 
 
 def learned(config: Config, epoch: int = 0) -> nn.Module:
-    parts = prepare(config)
+    experiment = build_experiment(config)
     model = network()
-    learner = Learner(config, model, parts.training, parts.plan, torch.device("cpu"))
+    learner = Learner(config, model, experiment.training, experiment.plan, torch.device("cpu"))
     for x, x_adv, y in batches():
         learner.train_on(x, x_adv, y, epoch)
     return model

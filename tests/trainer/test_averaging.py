@@ -17,7 +17,7 @@ from sparring.commands.train import Result, resume, train
 from sparring.config import new_run
 from sparring.errors import NonFinite, Overfitted, UsageError
 from sparring.trainer import averaging, checkpoints
-from sparring.trainer.experiment import prepare
+from sparring.trainer.experiment import build_experiment
 from sparring.trainer.session import Session
 from sparring.workers.generator import produce
 from tests.engines.test_one_process import stopped_at
@@ -73,8 +73,8 @@ def made(session: Session, number: int) -> None:
 
 @pytest.mark.parametrize(("saved", "guard"), [(True, "off"), (False, "off"), (True, "rollback")])
 def test_a_rollback_takes_the_average_back_too(tmp_path: Path, saved: bool, guard: str) -> None:
-    parts = prepare(small(tmp_path, **EMA, guard={"overfitting": guard}))
-    session = Session(parts, new_run(parts.config), torch.device("cpu"))
+    experiment = build_experiment(small(tmp_path, **EMA, guard={"overfitting": guard}))
+    session = Session(experiment, new_run(experiment.config), torch.device("cpu"))
     average = session.learner.average
     assert average is not None
     if saved:
@@ -120,8 +120,8 @@ def test_a_run_without_an_average_says_so(tmp_path: Path) -> None:
 
 
 def test_the_best_checkpoint_is_chosen_by_the_average(tmp_path: Path) -> None:
-    parts = prepare(small(tmp_path, **EMA, data={"holdout": 100}))
-    session = Session(parts, new_run(parts.config), torch.device("cpu"))
+    experiment = build_experiment(small(tmp_path, **EMA, data={"holdout": 100}))
+    session = Session(experiment, new_run(experiment.config), torch.device("cpu"))
     assert session.learner.average is not None
     for _ in range(40):
         made(session, 0)

@@ -17,7 +17,7 @@ from sparring.evaluation import evaluate
 from sparring.models import build
 from sparring.queue.messages import Shard
 from sparring.trainer import checkpoints, session
-from sparring.trainer.experiment import prepare
+from sparring.trainer.experiment import build_experiment
 from sparring.trainer.learner import StepResult
 from sparring.trainer.session import Session
 from tests.support.runs import small
@@ -43,23 +43,23 @@ def test_the_best_checkpoint_is_the_one_most_robust_on_heldout_training_examples
         schedule={"name": "constant"},
         checkpoint={"every_steps": 1, "keep": 1000},
     )
-    parts, run = prepare(config), new_run(config)
-    made = Session(parts, run, torch.device("cpu"))
+    experiment, run = build_experiment(config), new_run(config)
+    made = Session(experiment, run, torch.device("cpu"))
     learn = made.learn
 
     def spoiled(shards: Sequence[Shard]) -> StepResult:
         result = learn(shards)
-        if made.learner.step == parts.plan.total_steps:
+        if made.learner.step == experiment.plan.total_steps:
             with torch.no_grad():
                 next(made.learner.model.parameters()).zero_()
         return result
 
     monkeypatch.setattr(made, "learn", spoiled)
-    sync.run(made, parts, None)
+    sync.run(made, experiment, None)
 
     heldout = split_holdout(load(config.data, "train"), 200)[1]
-    a_quarter = parts.plan.steps_of(0) / 4
-    due = [step for step in range(1, parts.plan.total_steps + 1) if step // a_quarter > (step - 1) // a_quarter]
+    a_quarter = experiment.plan.steps_of(0) / 4
+    due = [step for step in range(1, experiment.plan.total_steps + 1) if step // a_quarter > (step - 1) // a_quarter]
     accuracies = {}
     for step in due:
         model = build(config.model, heldout.shape, heldout.classes, seed=1)

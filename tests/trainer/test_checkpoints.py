@@ -18,7 +18,7 @@ from sparring.config import new_run
 from sparring.errors import SparringError
 from sparring.trainer import checkpoints
 from sparring.trainer.checkpoints import Checkpoint
-from sparring.trainer.experiment import prepare
+from sparring.trainer.experiment import build_experiment
 from sparring.trainer.session import Session
 from tests.support.runs import small
 
@@ -181,12 +181,12 @@ def test_the_note_of_the_best_is_written_at_once(tmp_path: Path) -> None:
 
 def test_a_run_tells_when_it_was_saved_last_after_a_resume_too(tmp_path: Path) -> None:
     config = small(tmp_path, engine="sync")
-    parts, run = prepare(config), new_run(config)
-    first = Session(parts, run, torch.device("cpu"))
+    experiment, run = build_experiment(config), new_run(config)
+    first = Session(experiment, run, torch.device("cpu"))
     assert first.restore() is None and first.state.checkpointed is None
     first.save(LEDGER)
     path = checkpoints.latest(run.checkpoints)
     assert path is not None and first.state.checkpointed == pytest.approx(path.stat().st_mtime, abs=5)
     os.utime(path, (1000.0, 1000.0))
-    second = Session(parts, run, torch.device("cpu"))
+    second = Session(experiment, run, torch.device("cpu"))
     assert second.restore() is not None and second.state.checkpointed == 1000.0

@@ -14,7 +14,7 @@ from sparring.config import OptimizerSettings
 from sparring.errors import NonFinite, SparringError
 from sparring.models.forward import plain
 from sparring.trainer import checkpoints
-from sparring.trainer.experiment import Parts, prepare
+from sparring.trainer.experiment import Experiment, build_experiment
 from sparring.trainer.learner import Learner, decay_groups, make_optimizer
 from sparring.workers.generator import produce
 from tests.engines.test_one_process import stopped_at
@@ -61,48 +61,50 @@ def test_decay_moves_what_it_should(name: str, decay_norm: bool) -> None:
     assert ("1.weight" in moved) is decay_norm and ("4.weight" in moved) is decay_norm
 
 
-def learner_of(parts: Parts) -> Learner:
-    return Learner(parts.config, parts.model, parts.training, parts.plan, torch.device("cpu"))
+def learner_of(experiment: Experiment) -> Learner:
+    return Learner(experiment.config, experiment.model, experiment.training, experiment.plan, torch.device("cpu"))
 
 
-def learn(learner: Learner, parts: Parts, number: int) -> Any:
-    key = next(keys for i, keys in enumerate(parts.plan.steps(0, {})) if i == number)[0]
-    indices = parts.plan.indices(key.epoch, key.number)
-    shard = produce(parts.config, learner.model, parts.training, key, indices, learner.controls(), learner.step)
+def learn(learner: Learner, experiment: Experiment, number: int) -> Any:
+    key = next(keys for i, keys in enumerate(experiment.plan.steps(0, {})) if i == number)[0]
+    indices = experiment.plan.indices(key.epoch, key.number)
+    shard = produce(
+        experiment.config, learner.model, experiment.training, key, indices, learner.controls(), learner.step
+    )
     return learner.learn([shard])
 
 
 def test_a_step_whose_scaled_gradients_overflow_is_skipped_and_the_next_one_is_made(tmp_path: Path) -> None:
-    parts = prepare(small(tmp_path, **HALF))
-    learner = learner_of(parts)
+    experiment = build_experiment(small(tmp_path, **HALF))
+    learner = learner_of(experiment)
     learner.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40, backoff_factor=2.0**-35)
     before = [parameter.clone() for parameter in learner.model.parameters()]
-    result = learn(learner, parts, 0)
+    result = learn(learner, experiment, 0)
     assert result.skipped and learner.step == 1 and learner.scaler.get_scale() == 2.0**5
     assert all(torch.equal(now, then) for now, then in zip(learner.model.parameters(), before, strict=True))
-    assert not learn(learner, parts, 1).skipped
+    assert not learn(learner, experiment, 1).skipped
     assert not any(torch.equal(now, then) for now, then in zip(learner.model.parameters(), before, strict=True))
 
 
 def test_a_gradient_that_overflows_at_the_least_scale_is_a_failure(tmp_path: Path) -> None:
-    parts = prepare(small(tmp_path, **HALF))
-    learner = learner_of(parts)
+    experiment = build_experiment(small(tmp_path, **HALF))
+    learner = learner_of(experiment)
     learner.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
     plain(learner.model)[-1].weight.register_hook(lambda gradient: gradient * torch.inf)  # type: ignore
     with pytest.raises(NonFinite, match="gradient norm"):
-        learn(learner, parts, 0)
+        learn(learner, experiment, 0)
     learner.restore(0, learner.optimizer.state_dict(), scaler=learner.scaler.state_dict())
     with pytest.raises(SparringError, match="gradient norm"):
-        learn(learner, parts, 0)  # and not that the scaler was left in the middle of a step
+        learn(learner, experiment, 0)  # and not that the scaler was left in the middle of a step
 
 
 def test_the_gradient_of_an_fp16_step_is_nearly_that_of_float32(tmp_path: Path) -> None:
     gradients = []
     for precision in ("fp32", "fp16"):
         config = small(tmp_path, **{**HALF, "model": {**HALF["model"], "precision": precision}})
-        parts = prepare(config)
-        learner = learner_of(parts)
-        learn(learner, parts, 0)
+        experiment = build_experiment(config)
+        learner = learner_of(experiment)
+        learn(learner, experiment, 0)
         gradients.append(torch.cat([each.grad.flatten() for each in learner.model.parameters()]))  # type: ignore
     exact, half = gradients
     assert float((half - exact).norm() / exact.norm()) < 0.02

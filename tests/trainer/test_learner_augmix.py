@@ -16,7 +16,7 @@ from sparring.errors import SparringError, UsageError
 from sparring.queue.messages import Key, Shard
 from sparring.runs import Run
 from sparring.trainer import checkpoints
-from sparring.trainer.experiment import prepare
+from sparring.trainer.experiment import build_experiment
 from sparring.trainer.learner import Learner
 from sparring.workers.generator import produce
 from tests.support.runs import small
@@ -31,8 +31,8 @@ def learner_with(**groups: Any) -> Learner:
     for name, values in groups.items():
         tree[name] = {**tree.get(name, {}), **values}
     config = from_tree(tree)
-    parts = prepare(config)
-    return Learner(config, parts.model, parts.training, parts.plan, torch.device("cpu"))
+    experiment = build_experiment(config)
+    return Learner(config, experiment.model, experiment.training, experiment.plan, torch.device("cpu"))
 
 
 def shard_for(learner: Learner, number: int = 0) -> Shard:

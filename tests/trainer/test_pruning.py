@@ -24,7 +24,7 @@ from sparring.observe.state import RunState
 from sparring.randomness import generator
 from sparring.runs import Run
 from sparring.trainer import checkpoints
-from sparring.trainer.experiment import prepare
+from sparring.trainer.experiment import build_experiment
 from sparring.trainer.pruning import attacked_losses, kept_indices, planned
 from sparring.trainer.session import Session
 from tests.engines.ray.test_crashes import epochs_of
@@ -100,7 +100,7 @@ def test_a_run_that_would_never_train_on_what_is_kept_makes_no_folder(tmp_path: 
 @pytest.mark.parametrize("loss", ["ce", "kl"])
 def test_losses_are_those_of_the_attacked_examples_under_the_weights_as_they_are(loss: Any) -> None:
     config = small(Path("unused"), data={"limit": 50, "augment": "crop"}, train={"batch_size": 20, "seed": 3})
-    dataset = prepare(config).training
+    dataset = build_experiment(config).training
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 36, 10)).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -164,14 +164,14 @@ def test_a_pruned_run_trains_on_everything_first_and_then_on_what_it_says_it_kep
 
 def test_what_is_kept_is_decided_by_the_losses_of_the_weights_at_the_boundary(whole: Result) -> None:
     run = whole.run
-    parts = prepare(config_of(run))
-    checkpoints.load_weights(run.checkpoints / f"step-{SHARDS:09d}", parts.model)
+    experiment = build_experiment(config_of(run))
+    checkpoints.load_weights(run.checkpoints / f"step-{SHARDS:09d}", experiment.model)
     epsilon = 0.2 * (SHARDS + 1) / (SHARDS + KEPT_SHARDS / 2)  # warmed up over 1.5 epochs, the second a short one
     attack = Attack("linf", epsilon, 2, 2.5 * epsilon / 2)
-    model = parts.model.eval().requires_grad_(False)
+    model = experiment.model.eval().requires_grad_(False)
     losses = []
     for chunk, indices in enumerate(torch.split(torch.arange(1437), 100)):
-        x, y = batch(parts.training, indices, augment="none", seed=0, epoch=1)
+        x, y = batch(experiment.training, indices, augment="none", seed=0, epoch=1)
         delta = perturb(model, x, y, attack, generator(0, "prune", 1, chunk))
         losses.append(cross_entropy(model(x + delta), y))
     middle = torch.cat(losses).argsort()[431 : 1437 - 431].tolist()
@@ -238,7 +238,7 @@ def test_a_stop_at_the_boundary_is_honoured_and_resumed_to_the_same_weights(
 
 
 def restored(run: Run) -> Session:
-    session = Session(prepare(config_of(run)), run, torch.device("cpu"))
+    session = Session(build_experiment(config_of(run)), run, torch.device("cpu"))
     session.restore()
     return session
 

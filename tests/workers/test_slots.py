@@ -25,7 +25,7 @@ from sparring.models import build
 from sparring.queue.messages import Controls, Key, Lease, Shard, Stop, Ticket
 from sparring.queue.server import EmbeddedServer
 from sparring.queue.transport import QueueFull, Transport
-from sparring.trainer.experiment import prepare
+from sparring.trainer.experiment import build_experiment
 from sparring.workers.attackers import produce_all
 from sparring.workers.generator import produce
 from sparring.workers.slots import Slots
@@ -254,8 +254,8 @@ class Scene:
             workers={"count": 1, "threads": torch.get_num_threads()},
             queue={"weights": "redis"},
         )
-        self.parts, run = prepare(config), new_run(config)
-        self.parts.model.load_state_dict(model.state_dict())
+        self.experiment, run = build_experiment(config), new_run(config)
+        self.experiment.model.load_state_dict(model.state_dict())
         self.trainer = Transport(server.client(), run.id, lease_s=5.0, timeout_s=5.0)
         self.fence = self.trainer.open()
         self.publish(0)
@@ -265,14 +265,14 @@ class Scene:
         self.worker.take_tickets()
 
     def publish(self, version: int) -> None:
-        arrays = to_arrays(self.parts.model)
+        arrays = to_arrays(self.experiment.model)
         QueueRoute(self.trainer, 2).publish(Snapshot(self.fence, version, Controls(0.2, 0.4), arrays))
         self.trainer.publish_version(self.fence, version)
 
     def issue(self, count: int) -> None:
-        fingerprint = self.parts.training.fingerprint
+        fingerprint = self.experiment.training.fingerprint
         self.trainer.issue(
-            [Ticket(Key(0, n, 0), self.fence, 0, self.parts.plan.indices(0, n), fingerprint) for n in range(count)]
+            [Ticket(Key(0, n, 0), self.fence, 0, self.experiment.plan.indices(0, n), fingerprint) for n in range(count)]
         )
 
     def finish(self) -> list[Key]:

@@ -38,7 +38,7 @@ from sparring.queue.ledger import Ledger
 from sparring.queue.messages import Controls, Key, Lease, Missing, Shard, Ticket
 from sparring.queue.transport import QueueLost, Transport
 from sparring.trainer.checkpoints import Checkpoint
-from sparring.trainer.experiment import Parts
+from sparring.trainer.experiment import Experiment
 from sparring.trainer.session import Session
 from sparring.trainer.starts import LastPerturbations
 from sparring.workers.generator import Production, begin
@@ -60,18 +60,18 @@ class Loop:
     def __init__(
         self,
         session: Session,
-        parts: Parts,
+        experiment: Experiment,
         transport: Transport,
         publish: Publish,
         *,
         at_least_fence: int,
         resumed: Checkpoint | None = None,
     ) -> None:
-        self.session, self.parts, self.transport = session, parts, transport
-        self.publisher = Publisher(self._broadcast, parts.config.trainer.wait_timeout_s)
+        self.session, self.experiment, self.transport = session, experiment, transport
+        self.publisher = Publisher(self._broadcast, experiment.config.trainer.wait_timeout_s)
         self._send = publish
-        self.config, self.plan, self.learner = parts.config, parts.plan, session.learner
-        self.settings = parts.config.staleness
+        self.config, self.plan, self.learner = experiment.config, experiment.plan, session.learner
+        self.settings = experiment.config.staleness
         self.exchange = exchanges(self.config)
         self.workers = -1
         self._follow(transport.wanted_workers())
@@ -207,7 +207,7 @@ class Loop:
     def _ticket(self, key: Key) -> Ticket:
         indices, starts = self.plan.indices(key.epoch, key.number), self.session.starts
         rows = starts.rows(key, indices) if isinstance(starts, LastPerturbations) else ()
-        return Ticket(key, self.fence, self.published, indices, self.parts.training.fingerprint, rows)
+        return Ticket(key, self.fence, self.published, indices, self.experiment.training.fingerprint, rows)
 
     @property
     def in_flight(self) -> int:
@@ -322,14 +322,14 @@ class Loop:
                 production = begin(
                     self.config,
                     self.learner.model,
-                    self.parts.training,
+                    self.experiment.training,
                     ticket.key,
                     ticket.indices,
                     controls,
                     self.learner.step,
                     fence=self.fence,
                     worker="trainer",
-                    start=given(ticket.starts, self.parts.training.shape, controls.epsilon),
+                    start=given(ticket.starts, self.experiment.training.shape, controls.epsilon),
                 )
             self.own = (production, lease)
         production, lease = self.own

@@ -26,7 +26,7 @@ from sparring.queue.messages import Controls
 from sparring.queue.transport import Transport
 from sparring.runs import Run
 from sparring.trainer.checkpoints import Checkpoint
-from sparring.trainer.experiment import Parts, prepare
+from sparring.trainer.experiment import Experiment, build_experiment
 from sparring.trainer.session import Session
 
 log = logging.getLogger(__name__)
@@ -60,14 +60,14 @@ class Trainer:
         """Run or go on; returns the phase it ended in and its state, or the sentence that says why it failed."""
         loop = None
         try:
-            parts = prepare(self.config)
-            self.session = session = Session(parts, self.run, self.device, self._report)
-            self.route = route(self.config, parts.model, self.transport, self.store)
+            experiment = build_experiment(self.config)
+            self.session = session = Session(experiment, self.run, self.device, self._report)
+            self.route = route(self.config, experiment.model, self.transport, self.store)
             resumed = session.restore()
             with stopping_on_signals(session.ask_to_stop):
                 while True:
                     session.state.trainer_pid = os.getpid()
-                    loop = self._loop(session, parts, fence, resumed)
+                    loop = self._loop(session, experiment, fence, resumed)
                     try:
                         return {"phase": loop.run(), "state": session.state.as_dict()}
                     except RollBack as error:
@@ -79,10 +79,10 @@ class Trainer:
                 loop.session.save(loop.ledger.state())
             return {"phase": "failed", "error": str(error)}
 
-    def _loop(self, session: Session, parts: Parts, fence: int, resumed: Checkpoint | None) -> Loop:
+    def _loop(self, session: Session, experiment: Experiment, fence: int, resumed: Checkpoint | None) -> Loop:
         return Loop(
             session,
-            parts,
+            experiment,
             self.transport,
             self._publish,
             at_least_fence=fence - 1,
@@ -94,7 +94,7 @@ class Trainer:
         its last checkpoint, which has the same weights."""
         torch.set_num_threads(cores())
         if self.session is None:
-            self.session = Session(prepare(self.config), self.run, self.device, self._report)
+            self.session = Session(build_experiment(self.config), self.run, self.device, self._report)
             self.session.restore()
         state = self.session.state
 

@@ -34,7 +34,7 @@ from sparring.queue.connection import connect
 from sparring.queue.messages import Key, Lease, Shard, Stop
 from sparring.queue.transport import Transport
 from sparring.runs import Run
-from sparring.trainer.experiment import prepare
+from sparring.trainer.experiment import build_experiment
 from sparring.workers.attackers import attacker_of
 
 log = logging.getLogger(__name__)
@@ -76,10 +76,10 @@ class Worker:
         self.transport.check_protocol()
         self.wanted = self.transport.wanted_workers() or self.config.workers.count
         self.share_cores()
-        parts = prepare(self.config)
-        self.dataset = parts.training
+        experiment = build_experiment(self.config)
+        self.dataset = experiment.training
         self.device = device_for("auto", self.config.workers.num_gpus)
-        model = copy.deepcopy(parts.model).to(self.device).eval().requires_grad_(False)
+        model = copy.deepcopy(experiment.model).to(self.device).eval().requires_grad_(False)
         self.model = for_training(model, self.config.model)
         self.attacker = attacker_of(self.config, self.model, self.dataset, hold_back=self.config.allocator.hold_back)
         self.exchange, self.most_tickets = exchanges(self.config), tickets_at_once(self.config)

@@ -23,7 +23,7 @@ from sparring.observe.state import RunState
 from sparring.queue.messages import Controls, Lease
 from sparring.queue.server import EmbeddedServer
 from sparring.queue.transport import Transport
-from sparring.trainer.experiment import prepare
+from sparring.trainer.experiment import build_experiment
 from sparring.trainer.guards.staleness import Remedies
 from sparring.trainer.session import Session
 from sparring.workers.generator import produce
@@ -42,16 +42,16 @@ class Scene:
         self.config = small(root, train=train, attack=attack, **groups)
         self.server = server
         self.run = new_run(self.config)
-        parts = prepare(self.config)
-        self.parts = parts
-        self.session = Session(parts, self.run, torch.device("cpu"))
+        experiment = build_experiment(self.config)
+        self.experiment = experiment
+        self.session = Session(experiment, self.run, torch.device("cpu"))
         self.weights: dict[int, dict[str, Tensor]] = {}
         self.before_copying: Callable[[], None] = lambda: None
         self.ended = threading.Event()
         self.threads: list[threading.Thread] = []
         self.loop = Loop(
             self.session,
-            parts,
+            experiment,
             self.transport(),
             self.publish,
             at_least_fence=0,
@@ -87,10 +87,16 @@ class Scene:
         weights = self.published(ticket.version)
         if weights is None:
             return
-        model = copy.deepcopy(self.parts.model)
+        model = copy.deepcopy(self.experiment.model)
         model.load_state_dict(weights)
         shard = produce(
-            self.config, model, self.parts.training, ticket.key, ticket.indices, Controls(0.2), version=ticket.version
+            self.config,
+            model,
+            self.experiment.training,
+            ticket.key,
+            ticket.indices,
+            Controls(0.2),
+            version=ticket.version,
         )
         transport.commit(lease, type(shard)(**{**shard.__dict__, "fence": ticket.fence}))
 
@@ -278,8 +284,8 @@ def test_other_labels_than_the_trainers_are_refused(tmp_path: Path, server: Embe
         ticket = lease.ticket
         shard = produce(
             scene.config,
-            copy.deepcopy(scene.parts.model),
-            scene.parts.training,
+            copy.deepcopy(scene.experiment.model),
+            scene.experiment.training,
             ticket.key,
             ticket.indices,
             Controls(0.2),

@@ -15,7 +15,7 @@ from sparring.engines import sync
 from sparring.errors import Overfitted, UsageError
 from sparring.models import build
 from sparring.trainer import checkpoints
-from sparring.trainer.experiment import prepare
+from sparring.trainer.experiment import build_experiment
 from sparring.trainer.guards.overfitting import pgd_accuracy
 from sparring.trainer.session import Session
 from tests.support.runs import small
@@ -26,9 +26,9 @@ EVERY_STEP = {"overfitting": "rollback", "overfitting_every": 1, "overfitting_st
 def session_of(root: Path, **groups: Any) -> Session:
     """A session that has made its steps with the synchronous engine."""
     config = small(root, engine="sync", **groups)
-    parts = prepare(config)
-    session = Session(parts, new_run(config), torch.device("cpu"))
-    sync.run(session, parts, None)
+    experiment = build_experiment(config)
+    session = Session(experiment, new_run(config), torch.device("cpu"))
+    sync.run(session, experiment, None)
     return session
 
 
@@ -86,7 +86,7 @@ def test_checkpoints_of_what_is_undone_are_deleted(tmp_path: Path) -> None:
         session.guard_against_overfitting({})
     session.roll_back(caught.value)
     assert checkpoints.load_state(last_of(session)).step == 40
-    again = Session(prepare(session.config), session.run, torch.device("cpu"))
+    again = Session(build_experiment(session.config), session.run, torch.device("cpu"))
     assert again.restore() is not None, "as after a crash"
     assert again.state.overfittings == 1 and again.learner.controls().pgd_steps == 5
 

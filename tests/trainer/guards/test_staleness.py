@@ -17,7 +17,7 @@ from sparring.commands.train import train
 from sparring.config import from_tree, new_run
 from sparring.objectives import mart, pgd_at, trades
 from sparring.queue.messages import Controls, Key
-from sparring.trainer.experiment import prepare
+from sparring.trainer.experiment import build_experiment
 from sparring.trainer.guards.staleness import Remedies, StalenessGuard, age_weights, ladder, measure
 from sparring.trainer.session import Session
 from sparring.workers.generator import produce
@@ -104,10 +104,10 @@ def test_weights_are_those_of_the_examples_losses() -> None:
 
 def test_the_gap_is_fresh_minus_stale_under_the_present_weights(tmp_path: Path) -> None:
     config = small(tmp_path, engine="sync", attack={"warmup_epochs": 0})
-    parts = prepare(config)
-    session = Session(parts, new_run(config), torch.device("cpu"))
-    key, indices = Key(0, 0, 0), parts.plan.indices(0, 0)
-    shard = produce(config, parts.model, parts.training, key, indices, Controls(0.2), 0)
+    experiment = build_experiment(config)
+    session = Session(experiment, new_run(config), torch.device("cpu"))
+    key, indices = Key(0, 0, 0), experiment.plan.indices(0, 0)
+    shard = produce(config, experiment.model, experiment.training, key, indices, Controls(0.2), 0)
     same = measure(config, session.learner, shard)
     assert same is not None and same.accuracy == 0 and same.loss == pytest.approx(0, abs=1e-6)
     assert same.gradients == attack_from(config.attack, 0.2).steps * 64
@@ -116,10 +116,10 @@ def test_the_gap_is_fresh_minus_stale_under_the_present_weights(tmp_path: Path) 
             [
                 produce(
                     config,
-                    parts.model,
-                    parts.training,
+                    experiment.model,
+                    experiment.training,
                     Key(0, number, 0),
-                    parts.plan.indices(0, number),
+                    experiment.plan.indices(0, number),
                     Controls(0.2),
                     0,
                 )
@@ -127,7 +127,7 @@ def test_the_gap_is_fresh_minus_stale_under_the_present_weights(tmp_path: Path) 
         )
     x, y = session.learner.clean(shard)
     whole = measure(config, session.learner, shard)
-    fresh = produce(config, session.learner.model, parts.training, key, indices, Controls(0.2), 8)
+    fresh = produce(config, session.learner.model, experiment.training, key, indices, Controls(0.2), 8)
     model = session.learner.model.eval()
     with torch.no_grad():
         losses = [F.cross_entropy(model(perturbed(x, one.delta)), y).item() for one in (fresh, shard)]
@@ -137,11 +137,19 @@ def test_the_gap_is_fresh_minus_stale_under_the_present_weights(tmp_path: Path) 
 
 def test_a_step_weighs_its_shards_as_the_remedies_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = small(tmp_path, engine="sync", attack={"warmup_epochs": 0})
-    parts = prepare(config)
-    session = Session(parts, new_run(config), torch.device("cpu"))
+    experiment = build_experiment(config)
+    session = Session(experiment, new_run(config), torch.device("cpu"))
     keys = [Key(0, number, 0) for number in (0, 1)]
     shards = [
-        produce(config, parts.model, parts.training, key, parts.plan.indices(0, key.number), Controls(0.2), version)
+        produce(
+            config,
+            experiment.model,
+            experiment.training,
+            key,
+            experiment.plan.indices(0, key.number),
+            Controls(0.2),
+            version,
+        )
         for key, version in zip(keys, (0, 8), strict=True)
     ]
     seen: list[torch.Tensor | None] = []
@@ -219,8 +227,8 @@ def test_a_run_whose_stale_shards_are_weak_is_made_synchronous_and_says_so(
 def test_a_resumed_run_keeps_its_remedies(tmp_path: Path) -> None:
     config = small(tmp_path, engine="simulated", simulated={"staleness": 8}, guard=GUARD)
     run = new_run(config)
-    before = Session(prepare(config), run, torch.device("cpu"))
+    before = Session(build_experiment(config), run, torch.device("cpu"))
     before.staleness.level = before.state.staleness_level = 3
     before.save({"epoch": 0, "done": {}, "set_aside": {}})
-    after = Session(prepare(config), run, torch.device("cpu"))
+    after = Session(build_experiment(config), run, torch.device("cpu"))
     assert after.restore() is not None and after.staleness.level == 3
