@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparring.config import Config, image_size
 from sparring.data.augment import augment as augmented
 from sparring.data.datasets import ArrayDataset, Concatenated, Dataset, FolderDataset, Framed, Subset, split_holdout
 from sparring.data.extra import load_extra
 from sparring.data.framing import Framing, random_framing
 from sparring.data.sources import NAMES, load
+from sparring.data.training import TrainingSet
 
 __all__ = [
     "NAMES",
@@ -20,18 +20,12 @@ __all__ = [
     "FolderDataset",
     "Framed",
     "Subset",
+    "TrainingSet",
     "batch",
     "load",
     "load_extra",
     "split_holdout",
-    "training_batch",
 ]
-
-
-def training_batch(config: Config, dataset: Dataset, indices: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
-    """The examples at `indices` (int64 [n]) as `epoch` trains on them: augmented, and of its phase's size."""
-    augment, seed, size = config.data.augment, config.train.seed, image_size(config, epoch)
-    return batch(dataset, indices, augment=augment, seed=seed, epoch=epoch, size=size)
 
 
 def batch(
