@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from sparring.config import Config, config_of, flatten, load
+from sparring.config import Config, config_of, differences, load
 from sparring.data import Dataset
 from sparring.data import load as load_data
 from sparring.errors import SparringError, UsageError
@@ -50,9 +50,8 @@ def open_trained(run: Run, changes: dict[str, str], *, best: bool = False) -> Tr
         SparringError: there is no such checkpoint, or it is damaged.
     """
     before, config = config_of(run), load(run.config_file, changes)
-    old, new = flatten(before), flatten(config)
-    for name in old:
-        if old[name] != new[name] and not name.startswith(MAY_CHANGE):
+    for name in differences(before, config):
+        if not name.startswith(MAY_CHANGE):
             raise UsageError(f"--{name} cannot change here: it is not about how the model is judged.")
     path = checkpoints.best(run.checkpoints) if best else checkpoints.latest(run.checkpoints)
     if path is None:
