@@ -64,7 +64,9 @@ def call(
         raise UsageError(f"{setting}: {_called(factory)} refuses its arguments: {error}.") from error
 
 
-def require_taken(setting: str, name: str, factory: Callable[..., object], given: Mapping[str, tuple[Any, Any]]) -> None:
+def require_taken(
+    setting: str, name: str, factory: Callable[..., object], given: Mapping[str, tuple[Any, Any]]
+) -> None:
     """Refuse settings that differ from their defaults and that the factory does not take.
 
     given: (value, default) by name.

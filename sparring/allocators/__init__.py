@@ -5,9 +5,19 @@ from sparring.allocators.allocator import (
     Allocator,
     Budget,
     Candidates,
+    augmix_speedup,
     mean_steps,
     speedup_ceiling,
     theoretical_speedup,
 )
 
-__all__ = ["Allocation", "Allocator", "Budget", "Candidates", "mean_steps", "speedup_ceiling", "theoretical_speedup"]
+__all__ = [
+    "Allocation",
+    "Allocator",
+    "Budget",
+    "Candidates",
+    "augmix_speedup",
+    "mean_steps",
+    "speedup_ceiling",
+    "theoretical_speedup",
+]

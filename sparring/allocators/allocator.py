@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sparring.attacks import Attack
+from sparring.attacks.augmix import Threat
 
 
 class Budget(NamedTuple):
@@ -34,7 +35,7 @@ class Candidates:
     x: Tensor
     labels: Tensor
     clean_logits: Tensor
-    attack: Attack
+    attack: Threat
     robust_share: float
     generator: torch.Generator
 
@@ -61,7 +62,7 @@ class Allocator:
         """int64 [N]: the number of each example's class, its position in `classes`."""
         raise NotImplementedError(f"{type(self).__name__} does not classify")
 
-    def budgets(self, attack: Attack) -> Sequence[Budget]:
+    def budgets(self, attack: Threat) -> Sequence[Budget]:
         """What each class gets, in the order of `classes`, under the attack at its present ε."""
         raise NotImplementedError(f"{type(self).__name__} has no budgets")
 
@@ -98,8 +99,8 @@ def allocation_of(
     if len(budgets) != len(classes) or int(where.min()) < 0 or int(where.max()) >= len(classes):
         raise ValueError(
             f"an allocator with the classes {classes} gave {len(budgets)} budgets and class numbers from "
-            f"{int(where.min())} to {int(where.max())}; one budget a class and numbers from 0 to {len(classes) - 1} are "
-            f"needed"
+            f"{int(where.min())} to {int(where.max())}: one budget a class and numbers from 0 to "
+            f"{len(classes) - 1} are needed"
         )
     steps = torch.tensor([budget.steps for budget in budgets])
     sizes = torch.tensor([budget.step_size for budget in budgets], dtype=torch.float32)
@@ -112,7 +113,7 @@ def allocation_of(
     )
 
 
-def mean_steps(counts: Mapping[str, float], allocator: Allocator, attack: Attack) -> float:
+def mean_steps(counts: Mapping[str, float], allocator: Allocator, attack: Threat) -> float:
     """Attack steps by example, of so many examples (or shares of them) in each class."""
     budgets = dict(zip(allocator.classes, allocator.budgets(attack), strict=True))
     spent = sum(count * budgets[name].steps for name, count in counts.items())
@@ -127,6 +128,11 @@ def theoretical_speedup(counts: Mapping[str, float], allocator: Allocator, attac
     """
     steps = mean_steps(counts, allocator, attack)
     return (attack.restarts * attack.steps + 1) / (attack.restarts * steps + 1)
+
+
+def augmix_speedup(counts: Mapping[str, float], allocator: Allocator, attack: Threat) -> float:
+    """AugMix has no attack steps; it is spared passes of views: 3 / (1 + 2·share augmented), Hua et al.'s Table 1."""
+    return 3 / (1 + 2 * mean_steps(counts, allocator, attack))
 
 
 def speedup_ceiling(

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sparring.allocators.allocator import Allocator, Budget, Candidates
-from sparring.attacks import Attack
+from sparring.attacks.augmix import Threat
 
 OUTLIER, BOUNDARY, ROBUST = 0, 1, 2
 ROBUST_RADIUS = 1.7  # N_R steps together reach 1.7·ε (Hua et al.)
@@ -48,7 +48,7 @@ class BulletTrain(Allocator):
     def classify(self, candidates: Candidates) -> Tensor:
         return classify(signed_variance(candidates.clean_logits, candidates.labels), candidates.robust_share)
 
-    def budgets(self, attack: Attack) -> Sequence[Budget]:
+    def budgets(self, attack: Threat) -> Sequence[Budget]:
         """Boundary examples go as far as the attack itself does, the others 1.7·ε (Hua et al.)."""
         boundary_steps = attack.steps if self.boundary_steps is None else self.boundary_steps
         few = ROBUST_RADIUS * attack.epsilon

@@ -9,16 +9,19 @@ from torch import Tensor
 
 from sparring.allocators.allocator import Allocator, Candidates
 from sparring.allocators.bullettrain import BOUNDARY, OUTLIER, ROBUST, BulletTrain
-from sparring.attacks import CROSS_ENTROPY, perturb, perturbed
+from sparring.attacks import CROSS_ENTROPY, Attack, perturb, perturbed
+from sparring.errors import SparringError
 
 STEPS = 10
 
 
 class Oracle(BulletTrain):
-    """BulletTrain's budgets by the definitions themselves: correct and attacked wrong is boundary, both correct robust."""
+    """BulletTrain's budgets by the definitions: correct and attacked wrong is boundary, both correct robust."""
 
     def classify(self, candidates: Candidates) -> Tensor:
         x, labels = candidates.x, candidates.labels
+        if not isinstance(candidates.attack, Attack):
+            raise SparringError("allocator.name = 'oracle' goes by the outcome of PGD; it takes no views.")
         attack = replace(candidates.attack.stronger(STEPS), restarts=1, loss=CROSS_ENTROPY)
         delta = perturb(candidates.model, x, labels, attack, candidates.generator)
         with torch.no_grad():

@@ -1,6 +1,6 @@
 """How images are attacked: FGSM, FGSM-RS, N-FGSM and PGD under L∞ and L2, and AugMix's views.
 
-    adv = PGD(epsilon=8 / 255, steps=10)(model, images, labels)
+adv = PGD(epsilon=8 / 255, steps=10)(model, images, labels)
 """
 
 from sparring.attacks.attack import PGD, Attack, AttackRecord, Start, State

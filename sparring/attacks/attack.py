@@ -99,7 +99,7 @@ class Attack:
     @property
     def record(self) -> AttackRecord:
         """What a shard carries of it."""
-        return AttackRecord(self.name, self.norm, self.epsilon, self.radius, self.steps)
+        return AttackRecord(self.name, self.norm, float(self.epsilon), float(self.radius), self.steps)
 
     def initial(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Where the attack on x begins: float32, the shape of x. Random numbers are drawn on the generator's device."""
@@ -139,9 +139,16 @@ class Attack:
         if self.norm not in NORMS:
             return replace(self, steps=steps, step_size=None)
         start = "uniform" if self.start == "zero" else self.start
-        return PGD(
-            self.epsilon, norm=self.norm, steps=steps, restarts=self.restarts, start=start, loss=self.maximised
-        )
+        return PGD(self.epsilon, norm=self.norm, steps=steps, restarts=self.restarts, start=start, loss=self.maximised)
+
+    def evaluator(self, steps: int, *, step_size: float | None = None, restarts: int = 1) -> Attack:
+        """What a model that is trained against this attack is evaluated by: PGD on the cross-entropy in the same ball.
+
+        An attack whose ball PGD does not know is its own, with so many steps.
+        """
+        if self.norm not in NORMS:
+            return replace(self, steps=steps, step_size=step_size, restarts=restarts)
+        return PGD(self.epsilon, norm=self.norm, steps=steps, step_size=step_size, restarts=restarts)
 
     def as_recorded(self, record: AttackRecord) -> Attack:
         """The attack that a shard was made with: this one at the record's ε, or the PGD that took its place."""

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from sparring.attacks.iteration import frozen, perturb, perturbed
+from sparring.attacks.iteration import frozen, perturb
+from sparring.attacks.norms import perturbed
 
 if TYPE_CHECKING:
     from sparring.attacks.attack import Attack
@@ -61,7 +62,7 @@ def _require_images(images: Tensor) -> None:
             f"images are {images.dtype}: float32 or float64 in [0, 1] is needed. Divide uint8 images by 255."
         )
     low, high = (float(bound) for bound in torch.aminmax(images.detach()))
-    if not (0 <= low and high <= 1):  # so that NaN is refused
+    if not (low >= 0 and high <= 1):  # so that NaN is refused
         raise ValueError(
             f"images lie in [{low:.4g}, {high:.4g}]: [0, 1] is needed. Divide grey levels by 255; where images are "
             f"normalised beforehand, put sparring.Normalize(mean, std) before the model instead."

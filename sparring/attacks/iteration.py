@@ -3,8 +3,9 @@
     δ ← start
     κ times: δ ← into the image, into the ball (δ + α·direction(∇ loss))
 
-Its caller may load newer weights between two steps, note their version, or let other work go first; `perturb` runs it to
-the end. The model is used as it is found: put it in eval mode and switch its parameters' gradients off with `frozen`.
+Its caller may load newer weights between two steps, note their version, or let other work go first; `perturb` runs it
+to the end. The model is used as it is found: put it in eval mode and switch its parameters' gradients off with
+`frozen`.
 """
 
 from __future__ import annotations
@@ -120,9 +121,7 @@ def perturb(
     return result_of(iterate(model, x, targets_of(model, x, labels, attack, helper), attack, generator))
 
 
-def targets_of(
-    model: nn.Module, x: Tensor, labels: Tensor, attack: Attack, helper: nn.Module | None = None
-) -> Tensor:
+def targets_of(model: nn.Module, x: Tensor, labels: Tensor, attack: Attack, helper: nn.Module | None = None) -> Tensor:
     """What the attack's loss compares with, by a clean pass where it needs one."""
     loss = attack.maximised
     with torch.no_grad():

@@ -1,8 +1,8 @@
 """The geometry of a threat: its ball, the image box, a random start and a step uphill, under L∞ and L2.
 
 x: float32 [N, C, H, W] in [0, 1]; delta, gradient: the same shape. All arithmetic is float32, whatever the model
-computed in (float64 where the images are). `epsilon` and `step_size` are pixel intensities; where a tensor is allowed it
-is float32 [N], one for each example. A norm is "linf" or "l2"; another is a ValueError.
+computed in (float64 where the images are). `epsilon` and `step_size` are pixel intensities; where a tensor is allowed
+it is float32 [N], one for each example. A norm is "linf" or "l2"; another is a ValueError.
 """
 
 from __future__ import annotations

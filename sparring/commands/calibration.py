@@ -8,14 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 import torch
 
-from sparring.attacks import frozen
-from sparring.attacks.norms import random_start
-from sparring.config import AllocatorSettings, Config, trainer_threads, worker_threads
+from sparring.attacks import Attack, frozen
+from sparring.config import Config, trainer_threads, worker_threads
 from sparring.engines.ray.snapshots import load_arrays, to_arrays
 from sparring.errors import SparringError
 from sparring.machine.threads import cores
@@ -27,7 +26,8 @@ from sparring.queue.sizing import MEMORY_SLACK_BYTES
 from sparring.randomness import generator
 from sparring.trainer.experiment import Experiment
 from sparring.trainer.learner import Learner
-from sparring.workers.generator import Production, begin, produce
+from sparring.workers.generator import ShrinkingBatch, begin, produce
+from sparring.workers.task import AttackContext, Task
 from sparring.workers.views import Augmentation
 
 BUDGET_S = 0.5  # for each figure that is measured
@@ -72,12 +72,12 @@ def measure(experiment: Experiment) -> Measured:
     model, shard = experiment.model, _example(experiment)
     attack = {n: _attack_s(experiment, attacker, n) for n in {of_worker, 1 if attacker.type == "cpu" else of_worker}}
     forward_s = _forward_s(experiment, attacker, of_worker)
-    learner = Learner(config, model, experiment.training, experiment.plan, device)
+    learner = Learner(experiment, device)
     step = {n: _step_s(learner, shard, n) for n in {of_trainer, 1 if device.type == "cpu" else of_trainer}}
     arrays = to_arrays(model.to("cpu"), half=config.model.precision == "bf16")
     with _threads(of_worker):
-        payload = encode_shard(shard, config.queue.wire, config.attack.norm)
-        encode_s = _seconds(lambda: encode_shard(shard, config.queue.wire, config.attack.norm))
+        payload = encode_shard(shard, config.queue.wire)
+        encode_s = _seconds(lambda: encode_shard(shard, config.queue.wire))
         load_s = _seconds(lambda: load_arrays(model, arrays))
     with _threads(of_trainer):
         decode_s = _seconds(lambda: decode_shard(payload))
@@ -110,14 +110,14 @@ def _device(config: Config, num_gpus: float, name: str) -> torch.device:
 
 def _example(experiment: Experiment) -> Shard:
     """A shard of the run with views, or a random perturbation: as large and as dear to encode as an attacked one."""
-    threat, indices = experiment.config.attack, experiment.plan.indices(0, 0)
-    if threat.name == "augmix":
-        config, controls = _without_allocator(experiment.config), Controls(0.0)
-        return produce(config, experiment.model, experiment.training, Key(0, 0, 0), indices, controls, 0)
-    x = torch.empty(len(indices), *experiment.training.shape)
-    delta = random_start(x, threat.norm, threat.epsilon, generator(experiment.config.train.seed, "explain"))
+    attack, indices = experiment.attack, experiment.plan.indices(0, 0)
+    if not isinstance(attack, Attack):
+        return produce(Task(Key(0, 0, 0), indices), _without_allocator(experiment.context()), Controls(0.0), 0)
+    x = torch.full((len(indices), *experiment.training.shape), 0.5)
+    random = generator(experiment.config.train.seed, "explain")
+    delta = attack.project(attack.epsilon * (2 * torch.rand(x.shape, generator=random) - 1), x, attack.radius)
     labels = experiment.training.labels[torch.tensor(indices)]
-    return Shard(Key(0, 0, 0), 0, 0, 0, threat.epsilon, delta, labels)
+    return Shard(Key(0, 0, 0), 0, 0, 0, attack.record, delta, labels)
 
 
 def _attack_s(experiment: Experiment, device: torch.device, threads: int) -> float:
@@ -125,12 +125,12 @@ def _attack_s(experiment: Experiment, device: torch.device, threads: int) -> flo
 
     Without the allocator: it would spare an untrained network nearly everything. AugMix's views are all beginning.
     """
-    config = _without_allocator(experiment.config)
-    model = for_training(experiment.model.to(device), config.model)
-    key, indices, epsilon = Key(0, 0, 0), experiment.plan.indices(0, 0), experiment.config.attack.epsilon
+    model = for_training(experiment.model.to(device), experiment.config.model)
+    context = _without_allocator(experiment.context(model))
+    task, controls = Task(Key(0, 0, 0), experiment.plan.indices(0, 0)), Controls(experiment.attack.epsilon)
 
-    def anew() -> Production | Augmentation:
-        return begin(config, model, experiment.training, key, indices, Controls(epsilon), 0)
+    def anew() -> ShrinkingBatch | Augmentation:
+        return begin(task, context, controls, 0)
 
     current = [anew()]
 
@@ -144,8 +144,8 @@ def _attack_s(experiment: Experiment, device: torch.device, threads: int) -> flo
         return _seconds(anew) + (current[0].steps * _seconds(advance) if current[0].steps else 0.0)
 
 
-def _without_allocator(config: Config) -> Config:
-    return config.model_copy(update={"allocator": AllocatorSettings()})
+def _without_allocator(context: AttackContext) -> AttackContext:
+    return replace(context, allocator=None)
 
 
 def _forward_s(experiment: Experiment, device: torch.device, threads: int) -> float:
@@ -168,12 +168,12 @@ def _step_s(learner: Learner, shard: Shard, threads: int) -> float:
     """A step's time per shard; of a step that takes longer than there is time for, fewer shards are taken."""
     with _threads(threads):
         began = time.perf_counter()
-        learner.learn([shard])
+        learner.learn(learner.batch([shard]), 0)
         alone = time.perf_counter() - began
         count = max(1, min(learner.plan.shards_per_step, int(BUDGET_S / (3 * alone))))
 
         def step() -> None:
-            learner.learn([shard] * count)
+            learner.learn(learner.batch([shard] * count), 0)
             _finish(learner.device)
 
         return _seconds(step) / count

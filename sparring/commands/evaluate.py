@@ -10,6 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from sparring.attacks import Attack
+from sparring.attacks.by_name import threat_of
 from sparring.config import Config, config_of, differences, load
 from sparring.data import Dataset
 from sparring.data import load as load_data
@@ -22,6 +24,7 @@ from sparring.machine.threads import cores
 from sparring.models import build
 from sparring.runs import Run
 from sparring.trainer import checkpoints
+from sparring.trainer.experiment import methods_of
 
 MAY_CHANGE = ("evaluation.", "corruptions.", "data.root", "trainer.device", "trainer.threads")
 
@@ -36,6 +39,11 @@ class Trained:
     model: nn.Module
     test: Dataset
     checkpoint: Path
+
+    @property
+    def threat(self) -> Attack:
+        """The attack that it was trained against, at its full ε."""
+        return threat_of(self.config.attack, methods_of(self.config).attack)
 
     def named(self) -> dict[str, str]:
         """Which weights they are."""
@@ -72,7 +80,7 @@ def evaluate_run(
     """Clean and robust accuracy; also written to the run's evaluation.json. Raises as `open_trained`."""
     made = open_trained(run, changes, best=best)
     config = made.config
-    judged = judge(made.model, made.test, config.attack, config.evaluation, config.train.seed, progress)
+    judged = judge(made.model, made.test, made.threat, config.evaluation, config.train.seed, progress)
     result = {**judged.as_dict(), **made.named()}
     run.write_json("evaluation.json", result)
     return result
@@ -84,7 +92,7 @@ def curves_of_run(
     """Robust accuracy against ε and steps; also written to the run's curves.json. Raises as `open_trained`."""
     made = open_trained(run, changes, best=best)
     config = made.config
-    told = curves(made.model, made.test, config.attack, config.evaluation, config.train.seed, progress)
+    told = curves(made.model, made.test, made.threat, config.evaluation, config.train.seed, progress)
     result = {**told.as_dict(), **made.named()}
     run.write_json("curves.json", result)
     return result
@@ -135,8 +143,7 @@ def transfer_runs(
             name,
             made.model,
             made.test,
-            made.config.attack,
-            made.config.objective.name,
+            made.threat,
             made.config.data.name,
             made.checkpoint.name,
         )

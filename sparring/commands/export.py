@@ -84,13 +84,13 @@ def model_info(made: Trained, run: Run) -> dict[str, Any]:
         "dataset": config.data.name,
         "venue": "",
         "architecture": config.model.name,
-        "eps": fraction(config.attack.epsilon),
+        "eps": fraction(made.threat.epsilon),
         "clean_acc": clean,
         "reported": robust,
         "autoattack_acc": robust,
         "footnote": footnote,
         "unreliable": False,
-        "threat_model": NORMS[config.attack.norm],
+        "threat_model": NORMS.get(made.threat.norm, made.threat.norm),
     }
 
 
@@ -131,8 +131,8 @@ def _metadata(made: Trained, run: Run) -> dict[str, str]:
         "shape": json.dumps(made.test.shape),
         "classes": str(made.test.classes),
         "dataset": config.data.name,
-        "norm": config.attack.norm,
-        "epsilon": str(config.attack.epsilon),
+        "norm": made.threat.norm,
+        "epsilon": str(made.threat.epsilon),
         "input": "float32 in [0, 1]; normalisation is inside the model",
     }
 

@@ -147,10 +147,11 @@ class ModelSettings(Settings):
 
 
 class AttackSettings(Settings):
-    name: Literal["pgd", "fgsm", "fgsm-rs", "n-fgsm", "augmix"] = setting("pgd", "name")
+    name: str = setting("pgd", "name")
     """pgd: `steps` steps of 2.5·ε/steps from a random start (Bhat et al.); fgsm: one step of ε from zero (1.25·ε from
     any other start); fgsm-rs: one step of 1.25·ε from a random start (Wong et al.); n-fgsm: one step of ε from noise
-    that reaches `noise`·ε, not cut back to the ball of ε (de Jorge et al. 2022); augmix: no attack but two views."""
+    that reaches `noise`·ε, not cut back to the ball of ε (de Jorge et al. 2022); augmix: no attack but two views; or
+    module:object or path.py:object of your own (docs/extending.md)."""
     options: Options = setting({}, "table")
     """Keyword arguments of an attack of your own, as attack.options.NAME."""
     norm: Literal["linf", "l2"] = setting("linf", "name")
@@ -177,10 +178,11 @@ class AttackSettings(Settings):
 
 
 class ObjectiveSettings(Settings):
-    name: Literal["pgd-at", "trades", "mart", "augmix"] = setting("pgd-at", "name")
+    name: str = setting("pgd-at", "name")
     """What is minimised. pgd-at: cross-entropy on attacked examples (Bhat et al.); trades: clean cross-entropy and β
-    times the divergence between clean and attacked predictions; mart: the same weighed by misclassification; augmix:
-    clean cross-entropy and the divergence between the predictions on an image and its two views."""
+    times the divergence between clean and attacked predictions; mart: the same weighted by misclassification;
+    augmix: clean cross-entropy and the divergence between the predictions on an image and its two views; or
+    module:object or path.py:object of your own (docs/extending.md)."""
     options: Options = setting({}, "table")
     """Keyword arguments of an objective of your own, as objective.options.NAME."""
     beta: float = setting(6.0, "1", ge=0, le=1000)
@@ -210,9 +212,10 @@ class AugmixSettings(Settings):
 
 
 class AllocatorSettings(Settings):
-    name: Literal["none", "bullettrain", "oracle"] = setting("none", "name")
+    name: str = setting("none", "name")
     """Who gets how many attack steps. none: all the same; bullettrain: by signed variance (Hua et al.); oracle: by the
-    outcome of ten PGD steps, which costs more than it saves: for analysis."""
+    outcome of ten PGD steps, which costs more than it saves: for analysis; or module:object or path.py:object of your
+    own (docs/extending.md)."""
     options: Options = setting({}, "table")
     """Keyword arguments of an allocator of your own, as allocator.options.NAME."""
     boundary_steps: int | None = setting(None, "gradient steps", ge=1, le=1000)

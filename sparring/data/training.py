@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
-from sparring.data.datasets import Dataset, Shape
-from sparring.data.framing import Framing, random_framing
+from sparring.data.datasets import Dataset
+from sparring.data.framing import Framing
 
 
 class TrainingSet:
     """Any process rebuilds the same example from its index and the epoch."""
 
     def __init__(
-        self, dataset: Dataset, augment: str = "none", seed: int = 0, sizes: Callable[[int], int | None] = lambda epoch: None
+        self,
+        dataset: Dataset,
+        augment: str = "none",
+        seed: int = 0,
+        sizes: Callable[[int], int | None] = lambda epoch: None,
     ) -> None:
         self.dataset, self.augment, self.seed, self.sizes = dataset, augment, seed, sizes
         self.shape, self.classes = dataset.shape, dataset.classes

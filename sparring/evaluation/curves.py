@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparring.attacks import Attack, Norm
-from sparring.config import AttackSettings, EvaluationSettings
+from sparring.attacks import Attack
+from sparring.config import EvaluationSettings
 from sparring.data import Dataset
 from sparring.evaluation.autoattack import square
 from sparring.evaluation.robustness import attack_for, batches, counted, describe, interval, outcomes
@@ -48,7 +48,7 @@ class Point:
 class Curves:
     """Two curves over the same `samples` test examples, the black-box attack's point, and what looks masked."""
 
-    norm: Norm
+    norm: str
     trained_epsilon: float
     samples: int
     by_epsilon: list[Point]
@@ -64,7 +64,7 @@ class Curves:
 def curves(
     model: nn.Module,
     dataset: Dataset,
-    threat: AttackSettings,
+    threat: Attack,
     settings: EvaluationSettings,
     seed: int,
     progress: Progress | None = None,
@@ -153,7 +153,7 @@ def sign_test(more: int, less: int) -> float:
 
 
 def _with(attack: Attack, epsilon: float, steps: int) -> Attack:
-    return replace(attack, epsilon=epsilon, steps=steps, step_size=2.5 * epsilon / steps)
+    return replace(attack, epsilon=epsilon, steps=steps, step_size=None)
 
 
 def _point(attack: Attack, name: str, alive: Tensor) -> Point:

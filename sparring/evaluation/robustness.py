@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sparring.attacks import Attack, frozen, perturb, perturbed
-from sparring.config import AttackSettings, EvaluationSettings
+from sparring.config import EvaluationSettings
 from sparring.data import Dataset, batch
 from sparring.evaluation.autoattack import autoattack
 from sparring.evaluation.autoattack import describe as describe_autoattack
@@ -36,17 +36,16 @@ class Evaluation:
         return asdict(self)
 
 
-def attack_for(threat: AttackSettings, settings: EvaluationSettings) -> Attack:
-    """The judging attack: the trained threat's ball, the evaluation's steps; step size 2.5·ε/steps by default."""
-    size = settings.step_size if settings.step_size is not None else 2.5 * threat.epsilon / settings.steps
-    return Attack(threat.norm, threat.epsilon, settings.steps, size, restarts=settings.restarts)
+def attack_for(threat: Attack, settings: EvaluationSettings) -> Attack:
+    """The evaluating attack: the ball of `threat`, the evaluation's steps; step size 2.5·ε/steps by default."""
+    return threat.evaluator(settings.steps, step_size=settings.step_size, restarts=settings.restarts)
 
 
 def describe(attack: Attack) -> str:
     """PGD-50, 3 restarts, step 0.01, linf 0.2."""
     return (
         f"PGD-{attack.steps}, {attack.restarts} restart{'s' if attack.restarts > 1 else ''}, "
-        f"step {attack.step_size:.4g}, {attack.norm} {attack.epsilon:.4g}"
+        f"step {attack.alpha:.4g}, {attack.norm} {attack.epsilon:.4g}"
     )
 
 
@@ -114,7 +113,7 @@ def batches(model: nn.Module, dataset: Dataset, total: int, size: int) -> Iterat
 def judge(
     model: nn.Module,
     dataset: Dataset,
-    threat: AttackSettings,
+    threat: Attack,
     settings: EvaluationSettings,
     seed: int,
     progress: Callable[[str], None] | None = None,
@@ -186,7 +185,7 @@ def _clean_count(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> int
 def _survivors(model: nn.Module, x: Tensor, y: Tensor, right: Tensor, attack: Attack, seed: int, first: int) -> Tensor:
     """bool [N]: right on the clean image and after every restart; what has fallen is not attacked again."""
     alive = right.clone()
-    once = Attack(attack.norm, attack.epsilon, attack.steps, attack.step_size, attack.start)
+    once = replace(attack, restarts=1)
     for restart in range(attack.restarts):
         where = alive.nonzero().flatten()
         if len(where) == 0:

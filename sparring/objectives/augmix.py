@@ -14,7 +14,7 @@ from sparring.objectives.objective import Batch, Objective
 class AugMixConsistency(Objective):
     """Jensen-Shannon consistency of the predictions on an image and its two views.
 
-    With `passes` "single_pass" views that are the image itself are not passed; "reference" passes all, as the authors do.
+    With `passes` "single_pass" views that are the image itself are not passed; "reference" passes all, as its authors.
     """
 
     def __init__(self, augmix: AugmixSettings, passes: Passes = "reference") -> None:

@@ -33,6 +33,7 @@ def objective_of(settings: ObjectiveSettings, augmix: AugmixSettings, *, passes:
     made = call("objective.name", factory, {**given, "augmix": augmix}, settings.options)
     if not isinstance(made, Objective):
         raise UsageError(
-            f"objective.name = {settings.name!r} made a {type(made).__name__}: a sparring.objectives.Objective is needed."
+            f"objective.name = {settings.name!r} made a {type(made).__name__}: a sparring.objectives.Objective is "
+            f"needed."
         )
     return made

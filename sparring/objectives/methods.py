@@ -1,8 +1,8 @@
 """PGD-AT, TRADES and MART: losses, and the forward passes that they make.
 
 In train mode every pass moves the running statistics of batch norm, so number and order of the passes are part of a
-method. `passes = "reference"` makes those of the authors' code, "single_pass" spares those that the loss itself does not
-need:
+method. `passes = "reference"` makes those of the authors' code, "single_pass" spares those that the loss itself does
+not need:
 
     | objective | reference                       | single_pass                   |
     |-----------|---------------------------------|-------------------------------|

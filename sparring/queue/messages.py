@@ -54,9 +54,9 @@ class Shard:
     views: uint8 [2, n, C, H, W], with which delta is empty and the radius 0. `version` is the older of the versions of
     the last two attack steps, and the oldest such over the examples (of views, the one at the start), `start_version`
     that of the first. `attack_seconds` lie between the first moment of the attack and its last, `cost_seconds` of work
-    is its own share of them (less where several tickets were attacked together), `full_seconds` would have gone into all
-    steps on all examples (0: unknown, there was no step to go by). `gradients` counts gradient evaluations (one example,
-    one step); `classes` how many examples the allocator put into each of its classes (empty without one).
+    is its own share of them (less where several tickets were attacked together), `full_seconds` would have gone into
+    all steps on all examples (0: unknown, there was no step to go by). `gradients` counts gradient evaluations (one
+    example, one step); `classes` how many examples the allocator put into each of its classes (empty without one).
     """
 
     key: Key

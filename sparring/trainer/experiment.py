@@ -1,37 +1,93 @@
-"""A recipe resolved into data, plan and model."""
+"""A recipe resolved into data, plan, model, attack, objective and allocator."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 
 from torch import nn
 
-from sparring.config import Config
-from sparring.data import Concatenated, Dataset, load, load_extra, split_holdout
+from sparring.allocators import Allocator
+from sparring.allocators.by_name import allocator_of
+from sparring.attacks import Attack
+from sparring.attacks.augmix import Threat
+from sparring.attacks.by_name import attack_of, threat_of
+from sparring.config import Config, image_size
+from sparring.data import Concatenated, Dataset, TrainingSet, load, load_extra, split_holdout
 from sparring.errors import UsageError
 from sparring.models import build
+from sparring.objectives import Helper, Objective
+from sparring.objectives.by_name import objective_of
 from sparring.trainer.plan import Plan
 from sparring.trainer.pruning import planned
+from sparring.workers.task import AttackContext
+
+
+@dataclass(frozen=True)
+class Methods:
+    """What a recipe names beside data and model."""
+
+    objective: Objective
+    attack: Threat
+    allocator: Allocator | None
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """The data, plan and model of a run; built once, before the run's folder exists."""
+    """All that a run is made of; built once, before the run's folder exists.
+
+    attack: at its full ε; helper: the objective's network, where it has one.
+    """
 
     config: Config
-    training: Dataset
+    training: TrainingSet
     heldout: Dataset
     plan: Plan
     model: nn.Module
+    objective: Objective
+    attack: Threat
+    allocator: Allocator | None
+    helper: Helper | None = None
+
+    @property
+    def threat(self) -> Attack:
+        """The attack whose ball the model is evaluated in."""
+        return threat_of(self.config.attack, self.attack)
+
+    def context(self, model: nn.Module | None = None, helper: nn.Module | None = None) -> AttackContext:
+        """What tasks are attacked with; by default under the model and the helper that are trained."""
+        own_helper = None if self.helper is None else self.helper.network
+        return AttackContext(
+            self.model if model is None else model,
+            self.training,
+            self.attack,
+            self.allocator,
+            self.config.train.seed,
+            own_helper if helper is None else helper,
+        )
+
+
+def methods_of(config: Config) -> Methods:
+    """The objective, attack and allocator that the recipe names.
+
+    Raises:
+        UsageError: one of them cannot be had.
+    """
+    allocator, passes = allocator_of(config.allocator), config.objective.passes
+    if passes == "auto":
+        passes = "reference" if allocator is None else "single_pass"
+    objective = objective_of(config.objective, config.augmix, passes=passes)
+    return Methods(objective, attack_of(config.attack, config.augmix, objective), allocator)
 
 
 def build_experiment(config: Config) -> Experiment:
-    """Load the training data and build the model, with fresh weights whatever the run starts from.
+    """Load the training data, resolve the methods, and build the model with fresh weights whatever the run starts from.
 
     Raises:
-        SparringError: anything about data or model that cannot work.
+        SparringError: anything about data, model or methods that cannot work.
     """
+    methods = methods_of(config)
     full, train = load(config.data, "train"), config.train
     training, heldout = split_holdout(full, config.data.holdout)
     extra = None if config.data.extra is None else load_extra(config.data, full)
@@ -51,7 +107,17 @@ def build_experiment(config: Config) -> Experiment:
         training = Concatenated(training, extra)
     sizes = {phase.size for phase in config.data.phases}
     model = build(config.model, full.shape, full.classes, train.seed, sizes=sizes)
-    return Experiment(config, training, heldout, plan, model)
+    return Experiment(
+        config,
+        TrainingSet(training, config.data.augment, train.seed, partial(image_size, config)),
+        heldout,
+        plan,
+        model,
+        methods.objective,
+        methods.attack,
+        methods.allocator,
+        methods.objective.helper(full.shape, full.classes),
+    )
 
 
 def _require_both(config: Config, plan: Plan) -> None:

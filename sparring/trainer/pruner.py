@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from sparring.attacks import Attack, attack_from
+from sparring.attacks import Attack
+from sparring.attacks.augmix import Threat
 from sparring.errors import NonFinite, SparringError
 from sparring.randomness import generator
 from sparring.runs import Run, write_atomically
@@ -39,6 +40,10 @@ class Decision:
     indices: list[int]
 
 
+class _Stopped(Exception):
+    """The run is to stop before it is decided what is kept."""
+
+
 class Pruner:
     """Decides once in the history of the weights what is kept, writes it down, and tells the plan."""
 
@@ -63,10 +68,10 @@ class Pruner:
         began, learner, settings = time.monotonic(), self.learner, self.settings
         size, losses, gradients = len(learner.dataset), None, 0
         if settings.name != "random":
-            threat, now = learner.config.attack, learner.controls()
-            attack = attack_from(threat, now.epsilon, learner.config.objective.name, now.pgd_steps)
-            losses, gradients = self._losses(attack, go_on), size * attack.restarts * attack.steps
-            if losses is None:
+            attack = learner.context.attack_now(learner.controls())
+            try:
+                losses, gradients = self._losses(attack, go_on), size * attack.restarts * attack.steps
+            except _Stopped:
                 return None
         random = generator(learner.config.train.seed, "kept", settings.epoch)
         return Decision(
@@ -85,18 +90,26 @@ class Pruner:
         self.pruning.kept = torch.tensor(decision.indices)
         log.info("kept %d of %d examples (%s)", len(decision.indices), len(self.learner.dataset), decision.name)
 
-    def _losses(self, attack: Attack, go_on: Callable[[int], bool]) -> Tensor | None:
-        learner, config = self.learner, self.learner.config
-        attacking = attacked_losses(config, learner.model, learner.dataset, attack, self.settings.epoch)
-        while True:
-            try:
-                done = next(attacking)
-            except StopIteration as end:
-                losses: Tensor = end.value
-                break
+    def _losses(self, attack: Threat, go_on: Callable[[int], bool]) -> Tensor:
+        if not isinstance(attack, Attack):
+            raise SparringError(
+                f"pruning.name = {self.settings.name!r}: attack {attack.name!r} has no losses to go by."
+            )
+        learner = self.learner
+
+        def look(done: int) -> None:
             if not go_on(done):
-                attacking.close()
-                return None
+                raise _Stopped
+
+        losses = attacked_losses(
+            learner.model,
+            learner.dataset,
+            attack,
+            epoch=self.settings.epoch,
+            batch_size=learner.config.train.batch_size,
+            helper=learner.helper,
+            before_step=look,
+        )
         if bool(losses.isnan().any()):
             raise NonFinite(f"the loss of {int(losses.isnan().sum())} training examples is no number at pruning.")
         return losses

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from sparring.attacks import Attack, frozen, iterate, perturbed
-from sparring.attacks.gradient import cross_entropy, targets_of
-from sparring.config import Config, PruningSettings
-from sparring.data import Dataset, training_batch
+from sparring.attacks import Attack, cross_entropy, frozen, iterate, perturbed, result_of, targets_of
+from sparring.config import PruningSettings
+from sparring.data import TrainingSet
 from sparring.errors import UsageError
 from sparring.randomness import generator
 from sparring.trainer.plan import Pruning
@@ -57,32 +56,35 @@ def kept_indices(name: str, share: float, losses: Tensor | None, size: int, rand
 
 
 def attacked_losses(
-    config: Config, model: nn.Module, dataset: Dataset, attack: Attack, epoch: int
-) -> Generator[int, None, Tensor]:
-    """Attack every example as `epoch` would train on it, under weights that do not change.
+    model: nn.Module,
+    dataset: TrainingSet,
+    attack: Attack,
+    *,
+    epoch: int,
+    batch_size: int,
+    helper: nn.Module | None = None,
+    before_step: Callable[[int], object] = lambda done: None,
+) -> Tensor:
+    """float32 [N], on the CPU: the cross-entropy of every example, attacked as `epoch` would train on it.
 
-    Yields the number of examples done before each attack step, for its caller to look up; returns the cross-entropy of
-    the attacked inputs, float32 [N] on CPU. Random numbers depend on (seed, epoch, chunk) alone.
+    Random numbers depend on (the dataset's seed, epoch, chunk) alone. `before_step` is told the number of examples done
+    before each attack step; an exception from it ends the work.
     """
     device = next(model.parameters()).device
     losses = torch.empty(len(dataset))
-    for chunk, indices in enumerate(torch.split(torch.arange(len(dataset)), config.train.batch_size)):
-        x, labels = (part.to(device) for part in training_batch(config, dataset, indices, epoch))
-        random = generator(config.train.seed, "prune", epoch, chunk)
+    for chunk, indices in enumerate(torch.split(torch.arange(len(dataset)), batch_size)):
+        x, labels = (part.to(device) for part in dataset.batch(indices, epoch))
+        random, done = generator(dataset.seed, "prune", epoch, chunk), chunk * batch_size
         with frozen(model):
-            with torch.no_grad():
-                clean = model(x) if attack.loss == "kl" else None
-            steps = iterate(model, x, targets_of(attack, labels, clean), attack, random)
-            while True:
-                try:
-                    next(steps)
-                except StopIteration as end:
-                    delta = end.value
-                    break
-                yield int(indices[0])
+            steps = iterate(model, x, targets_of(model, x, labels, attack, helper), attack, random)
+            delta = result_of(steps, _before_each(before_step, done))
             with torch.no_grad():
                 losses[indices] = cross_entropy(model(perturbed(x, delta)), labels).cpu()
     return losses
+
+
+def _before_each(before_step: Callable[[int], object], done: int) -> Callable[[int], object]:
+    return lambda step: before_step(done)
 
 
 def _dropped(share: float, size: int) -> int:

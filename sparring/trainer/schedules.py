@@ -1,4 +1,4 @@
-"""Learning rate as a pure function of the share of training done."""
+"""Learning rate and ε as pure functions of how far training is."""
 
 from __future__ import annotations
 
@@ -25,6 +25,11 @@ def learning_rate(settings: ScheduleSettings, peak: float, progress: float) -> f
     if settings.name == "cyclic":
         return peak * share if rising else peak * (1 - share)
     return _cosine(peak / 25, peak, share) if rising else _cosine(peak, peak / 250_000, share)
+
+
+def warmed_up(epsilon: float, step: int, warmup_steps: float) -> float:
+    """ε at step `step`: linear from ε/warmup to ε over `warmup_steps` steps."""
+    return epsilon * min(1.0, (step + 1) / max(warmup_steps, 1.0))
 
 
 def _cosine(start: float, end: float, share: float) -> float:

@@ -196,9 +196,7 @@ class _Batch:
 
     def step(self, model: nn.Module) -> None:
         """One attack step on every slot."""
-        self.delta = ascended(
-            model, self.x, self.delta, self.targets, self.attack, self.sizes, self.radii, self.state
-        )
+        self.delta = ascended(model, self.x, self.delta, self.targets, self.attack, self.sizes, self.radii, self.state)
 
     def put_in(self, job: _Job, numbers: list[int], examples: list[int]) -> None:
         """Examples of a ticket into the slots of these numbers."""

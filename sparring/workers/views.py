@@ -1,7 +1,7 @@
 """AugMix on a worker: which examples of a ticket are augmented, and their views.
 
-Without an allocator all are. BulletTrain augments boundary examples alone (Hua et al.: N_B = 1, N_R = N_O = 0), found by
-one clean forward pass; the others' views are the images themselves.
+Without an allocator all are. BulletTrain augments boundary examples alone (Hua et al.: N_B = 1, N_R = N_O = 0), found
+by one clean forward pass; the others' views are the images themselves.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sparring.attacks.gradient import attack_from
 from torch import Tensor, nn
 
 from sparring.allocators.bullettrain import (
@@ -23,8 +24,7 @@ from sparring.allocators.bullettrain import (
     theoretical_speedup,
     updated_robust_share,
 )
-from sparring.attacks import Attack, frozen, perturb
-from sparring.attacks.gradient import attack_from
+from sparring.attacks import PGD, frozen, perturb
 from sparring.config import AllocatorSettings, Config, from_tree
 from sparring.data import Dataset, batch, load
 from sparring.models import build
@@ -85,14 +85,14 @@ def test_the_oracle_goes_by_the_definitions() -> None:
 
 def test_steps_and_step_sizes_go_by_class() -> None:
     chosen = AllocatorSettings(name="bullettrain", boundary_steps=10, robust_steps=2, outlier_steps=0)
-    attack = Attack("linf", 0.031, 10, 0.007)
+    attack = PGD(0.031, steps=10, step_size=0.007)
     counts, sizes, classes = allocate(torch.tensor([OUTLIER, BOUNDARY, ROBUST, ROBUST]), chosen, attack)
     assert counts.tolist() == [0, 10, 2, 2] and classes == (1, 1, 2)
     assert sizes[1:].tolist() == pytest.approx([0.007, 1.7 * 0.031 / 2, 1.7 * 0.031 / 2])
 
 
 def test_the_boundary_gets_the_recipes_steps_where_none_are_set() -> None:
-    counts, sizes, _ = allocate(torch.tensor([BOUNDARY]), AllocatorSettings(), Attack("linf", 0.3, 8, 0.1))
+    counts, sizes, _ = allocate(torch.tensor([BOUNDARY]), AllocatorSettings(), PGD(0.3, steps=8, step_size=0.1))
     assert counts.tolist() == [8] and sizes.tolist() == pytest.approx([0.1])
 
 
@@ -173,7 +173,9 @@ def test_a_ticket_is_what_each_example_alone_would_be(model: nn.Module, digits: 
     steps = {OUTLIER: 0, BOUNDARY: 5, ROBUST: 2}
     assert shard.gradients == sum(steps[each] for each in classes.tolist())
     attack = attack_from(config.attack, 0.1, objective)
-    everywhere = Attack(attack.norm, 0.1, 5, attack.step_size, attack.start, 1, attack.loss)
+    everywhere = PGD(
+        0.1, norm=attack.norm, steps=5, step_size=attack.step_size, start=attack.start, restarts=1, loss=attack.loss
+    )
     with frozen(model):
         whole = perturb(model, x, y, everywhere, generator(0, "attack", 0, 0))
     boundary = classes == BOUNDARY

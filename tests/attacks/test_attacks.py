@@ -7,10 +7,10 @@ import math
 import foolbox
 import pytest
 import torch
+from sparring.attacks.gradient import cross_entropy, starting_point
 from torch import Tensor, nn
 
-from sparring.attacks import Attack, attack_from, frozen, input_gradient, iterate, perturb, perturbed, warmed_up
-from sparring.attacks.gradient import cross_entropy, starting_point
+from sparring.attacks import PGD, Attack, attack_from, frozen, input_gradient, iterate, perturb, perturbed, warmed_up
 from sparring.config import AttackSettings
 
 NORMS = ("linf", "l2")
@@ -40,7 +40,7 @@ def random(seed: int = 0) -> torch.Generator:
 @pytest.mark.parametrize("steps", [1, 7])
 def test_on_a_linear_model_pgd_and_fgsm_reach_the_known_linf_optimum(steps: int) -> None:
     model, (x, y) = linear_model(36), images(low=0.4, high=0.6)
-    delta = perturb(model, x, y, Attack("linf", 0.1, steps, 2.5 * 0.1 / steps, start="zero"), random())
+    delta = perturb(model, x, y, PGD(0.1, steps=steps, step_size=2.5 * 0.1 / steps, start="zero"), random())
     weight = model[1].weight  # type: ignore[index]
     direction = (weight[1 - y] - weight[y]).sign().view_as(x)
     assert torch.allclose(delta, 0.1 * direction, atol=1e-6)
@@ -48,11 +48,11 @@ def test_on_a_linear_model_pgd_and_fgsm_reach_the_known_linf_optimum(steps: int)
 
 def test_on_a_linear_model_l2_pgd_reaches_the_known_optimum() -> None:
     model, (x, y) = linear_model(36), images(low=0.4, high=0.6)
-    delta = perturb(model, x, y, Attack("l2", 0.2, 5, 0.1, start="uniform"), random())
+    delta = perturb(model, x, y, PGD(0.2, norm="l2", steps=5, step_size=0.1, start="uniform"), random())
     weight = model[1].weight  # type: ignore[index]
     direction = weight[1 - y] - weight[y]
     wanted = 0.2 * direction / direction.norm(dim=1, keepdim=True)
-    one = perturb(model, x, y, Attack("l2", 0.2, 200, 0.05, start="uniform"), random())
+    one = perturb(model, x, y, PGD(0.2, norm="l2", steps=200, step_size=0.05, start="uniform"), random())
     assert torch.allclose(one.flatten(1), wanted, atol=2e-3)
     assert torch.all((delta.flatten(1) * wanted).sum(1) > 0.5 * 0.2**2)
 
@@ -64,7 +64,9 @@ def test_a_perturbation_is_inside_its_ball_and_the_image_inside_the_box(
     norm: str, epsilon: float, restarts: int
 ) -> None:
     model, (x, y) = small_network(), images()
-    delta = perturb(model, x, y, Attack(norm, epsilon, 4, epsilon, "uniform", restarts), random())  # type: ignore[arg-type]
+    delta = perturb(
+        model, x, y, PGD(epsilon, norm=norm, steps=4, step_size=epsilon, start="uniform", restarts=restarts), random()
+    )
     given = perturbed(x, delta)
     size = (given - x).abs().amax() if norm == "linf" else (given - x).flatten(1).norm(dim=1).amax()
     assert size <= epsilon + 1e-6
@@ -93,7 +95,7 @@ def float64_pgd(model: nn.Module, x: Tensor, y: Tensor, start: Tensor, attack: A
 @pytest.mark.parametrize("norm", NORMS)
 def test_pgd_agrees_with_a_float64_transcription(norm: str) -> None:
     x, y = images()
-    attack = Attack(norm, 0.2, 6, 0.05, start="zero")  # type: ignore[arg-type]
+    attack = PGD(0.2, norm=norm, steps=6, step_size=0.05, start="zero")
     ours = perturb(small_network(), x, y, attack, random())
     theirs = float64_pgd(small_network(), x, y, torch.zeros_like(x), attack)
     assert (ours - theirs).abs().max() < 1e-4 if norm == "l2" else ((ours - theirs).abs() > 1e-5).float().mean() < 0.01
@@ -171,7 +173,7 @@ def test_start_and_loss_are_the_objectives_but_a_name_that_says_its_start_has_it
 
 def test_the_gaussian_start_is_neither_put_into_the_ball_nor_into_the_image() -> None:
     x = torch.zeros(4, 1, 6, 6)
-    start = starting_point(x, Attack("linf", 1e-4, 1, 1e-4, start="gaussian"), random())
+    start = starting_point(x, PGD(1e-4, steps=1, step_size=1e-4, start="gaussian"), random())
     assert torch.equal(start, 0.001 * torch.randn(x.shape, generator=random()))
     assert start.min() < 0 and start.abs().max() > 1e-3
 
@@ -185,7 +187,7 @@ def test_the_gaussian_start_is_neither_put_into_the_ball_nor_into_the_image() ->
 )
 def test_pgd_agrees_with_foolbox(norm: str, theirs: type) -> None:
     model, (x, y) = small_network(), images()
-    attack = Attack(norm, 0.15, 10, 0.03, start="zero")  # type: ignore[arg-type]
+    attack = PGD(0.15, norm=norm, steps=10, step_size=0.03, start="zero")
     reference = theirs(abs_stepsize=0.03, steps=10, random_start=False)
     found, _, _ = reference(foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu"), x, y, epsilons=0.15)
     ours = perturbed(x, perturb(model, x, y, attack, random()))
@@ -196,16 +198,16 @@ def test_the_worst_of_the_restarts_is_kept_example_by_example() -> None:
     model, (x, y) = small_network(), images()
     once = [
         cross_entropy(model(perturbed(x, delta)), y)
-        for delta in _restart_by_restart(model, x, y, Attack("linf", 0.3, 2, 0.2, "uniform", 5))
+        for delta in _restart_by_restart(model, x, y, PGD(0.3, steps=2, step_size=0.2, start="uniform", restarts=5))
     ]
     worst = torch.stack(once).amax(0)
-    several = perturb(model, x, y, Attack("linf", 0.3, 2, 0.2, "uniform", 5), random())
+    several = perturb(model, x, y, PGD(0.3, steps=2, step_size=0.2, start="uniform", restarts=5), random())
     assert torch.allclose(cross_entropy(model(perturbed(x, several)), y), worst)
     assert (torch.stack(once).argmax(0) != 4).any(), "the case must have an example whose worst is not the last"
 
 
 def _restart_by_restart(model: nn.Module, x: Tensor, y: Tensor, attack: Attack) -> list[Tensor]:
-    one = Attack(attack.norm, attack.epsilon, attack.steps, attack.step_size)
+    one = PGD(attack.epsilon, norm=attack.norm, steps=attack.steps, step_size=attack.step_size)
     generator = random()
     return [perturb(model, x, y, one, generator) for _ in range(attack.restarts)]
 
@@ -219,7 +221,7 @@ def test_no_parameter_gradients_are_computed_and_modes_are_restored() -> None:
     with frozen(model):
         assert not model.training
         assert not any(parameter.requires_grad for parameter in model.parameters())
-        perturb(model, x, y, Attack("linf", 0.1, 3, 0.05), random())
+        perturb(model, x, y, PGD(0.1, steps=3, step_size=0.05), random())
     assert model.training
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
     input_gradient(model, x, y, cross_entropy)
@@ -228,21 +230,21 @@ def test_no_parameter_gradients_are_computed_and_modes_are_restored() -> None:
 
 def test_each_example_takes_its_own_number_of_steps() -> None:
     model, (x, y) = small_network(), images(6)
-    attack = Attack("linf", 0.2, 5, 0.05, start="zero")
+    attack = PGD(0.2, steps=5, step_size=0.05, start="zero")
     counts = torch.tensor([0, 1, 2, 3, 4, 5])
     together = _run(iterate(model, x, y, attack, random(), step_counts=counts))
     for row, count in enumerate(counts.tolist()):
         if count == 0:
             assert torch.equal(together[row], torch.zeros_like(together[row]))
             continue
-        alone = Attack("linf", 0.2, count, 0.05, start="zero")
+        alone = PGD(0.2, steps=count, step_size=0.05, start="zero")
         single = perturb(model, x[row : row + 1], y[row : row + 1], alone, random())
         assert torch.allclose(together[row], single[0], atol=1e-6)
 
 
 def test_each_example_may_have_its_own_step_size() -> None:
     model, (x, y) = small_network(), images(3, 0.4, 0.6)
-    attack = Attack("linf", 0.3, 1, 0.1, start="zero")
+    attack = PGD(0.3, steps=1, step_size=0.1, start="zero")
     sizes = torch.tensor([0.01, 0.1, 0.2])
     delta = _run(iterate(model, x, y, attack, random(), step_sizes=sizes))
     assert torch.allclose(delta.flatten(1).abs().amax(1), sizes, atol=1e-6)
@@ -252,7 +254,7 @@ def test_newer_weights_may_be_loaded_between_two_steps() -> None:
     old, new, (x, y) = linear_model(36), linear_model(36), images(4, 0.4, 0.6)
     with torch.no_grad():
         new[1].weight.mul_(-1)  # type: ignore[index]
-    steps = iterate(old, x, y, Attack("linf", 0.3, 2, 0.1, start="zero"), random())
+    steps = iterate(old, x, y, PGD(0.3, steps=2, step_size=0.1, start="zero"), random())
     next(steps)
     next(steps)
     old.load_state_dict(new.state_dict())
@@ -283,7 +285,7 @@ def _finish(steps: object) -> Tensor:
     ],
 )
 def test_step_size_rules_of_the_papers(name: str, norm: str, steps: int, step_size: float, start: str) -> None:
-    settings = AttackSettings(name=name, norm=norm, epsilon=0.3, steps=steps)  # type: ignore[arg-type]
+    settings = AttackSettings(name=name, norm=norm, epsilon=0.3, steps=steps)
     attack = attack_from(settings, 0.3)
     assert (attack.steps, attack.start) == (steps, start)
     assert math.isclose(attack.step_size, step_size)
@@ -300,7 +302,7 @@ def test_epsilon_warms_up_linearly_to_its_full_size() -> None:
 @pytest.mark.parametrize("norm", NORMS)
 def test_random_starts_are_in_the_ball_and_depend_on_the_generator_alone(norm: str) -> None:
     model, (x, y) = small_network(), images()
-    attack = Attack(norm, 0.3, 1, 1e-12)  # type: ignore[arg-type]
+    attack = PGD(0.3, norm=norm, steps=1, step_size=1e-12)
     one, two, other = (perturb(model, x, y, attack, random(seed)) for seed in (1, 1, 2))
     assert torch.equal(one, two)
     assert not torch.equal(one, other)

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from sparring.attacks.gradient import attack_within
 from torch import Tensor
 
-from sparring.attacks import Attack, attack_from, frozen, iterate
-from sparring.attacks.gradient import attack_within
+from sparring.attacks import PGD, attack_from, frozen, iterate
 from sparring.attacks.norms import random_start
 from sparring.config import AttackSettings
 from sparring.data import batch
@@ -127,7 +127,7 @@ def test_a_shards_radius_gives_its_attack_back() -> None:
 def test_where_a_start_is_known_it_is_taken_and_elsewhere_the_attacks_own() -> None:
     x = torch.full((4, 1, 2, 2), 0.5)
     x[0] = 0.0
-    attack = Attack("linf", 0.1, 1, 1e-12)
+    attack = PGD(0.1, steps=1, step_size=1e-12)
     given = torch.full_like(x, -0.3)
     known = torch.tensor([True, True, False, False])
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))

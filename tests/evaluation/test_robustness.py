@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from sparring.attacks.gradient import Start
 from torch import nn
 
-from sparring.attacks import Attack
-from sparring.attacks.gradient import Start
+from sparring.attacks import PGD, Attack
 from sparring.config import AttackSettings, DataSettings, EvaluationSettings, ModelSettings
 from sparring.data import ArrayDataset, Dataset, load
 from sparring.evaluation import Evaluation, attack_for, evaluate
@@ -35,7 +35,7 @@ def model(digits: Dataset) -> nn.Module:
 
 
 def attack(epsilon: float = 0.15, steps: int = 2, restarts: int = 1, start: Start = "uniform") -> Attack:
-    return Attack("linf", epsilon, steps, epsilon / 2, start, restarts)
+    return PGD(epsilon, steps=steps, step_size=epsilon / 2, start=start, restarts=restarts)
 
 
 class Constant(nn.Module):
@@ -139,7 +139,9 @@ def test_judging_is_repeatable_and_leaves_model_and_random_state_as_they_were(
 
 def test_the_judging_attack_takes_the_ball_of_training_and_the_steps_of_the_evaluation() -> None:
     threat = AttackSettings(norm="l2", epsilon=1.5, steps=3, restarts=9, start="zero")
-    assert attack_for(threat, EvaluationSettings(steps=10, restarts=4)) == Attack("l2", 1.5, 10, 0.375, "uniform", 4)
+    assert attack_for(threat, EvaluationSettings(steps=10, restarts=4)) == PGD(
+        1.5, norm="l2", steps=10, step_size=0.375, start="uniform", restarts=4
+    )
     assert attack_for(threat, EvaluationSettings(step_size=0.01)).step_size == 0.01
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from sparring.attacks.gradient import LOSSES, input_gradient
 from torch import Tensor, nn
 
-from sparring.attacks import Attack, Norm, frozen, perturb
-from sparring.attacks.gradient import LOSSES, input_gradient
+from sparring.attacks import PGD, Norm, frozen, perturb
 from sparring.attacks.norms import l2_norms
 from sparring.commands.train import train
 from sparring.config import DataSettings, ModelSettings
@@ -65,7 +65,7 @@ def test_an_attack_in_half_precision_stays_in_its_ball_and_finds_nearly_the_same
     trained: nn.Module, digits: Dataset, precision: str, norm: Norm, epsilon: float
 ) -> None:
     x, y = some(digits)
-    attack = Attack(norm, epsilon, 5, epsilon / 2)
+    attack = PGD(epsilon, norm=norm, steps=5, step_size=epsilon / 2)
     half = for_training(trained, ModelSettings.model_validate({"precision": precision}))
     deltas = []
     for model in (trained, half):
@@ -134,7 +134,7 @@ def test_training_passes_are_cast_and_judgements_are_not(digits: Dataset) -> Non
     model = for_training(watching, ModelSettings(precision="bf16"))
     assert model(some(digits)[0]).dtype == torch.float32 and watching.seen == {torch.bfloat16}
     watching.seen.clear()
-    evaluate(model, digits, Attack("linf", 0.1, 1, 0.1), samples=20)
+    evaluate(model, digits, PGD(0.1, steps=1, step_size=0.1), samples=20)
     assert watching.seen == {torch.float32}
 
 

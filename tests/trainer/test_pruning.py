@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sparring.attacks import Attack, perturb
+from sparring.attacks import PGD, perturb
 from sparring.commands import train as training
 from sparring.commands.train import Result, train
 from sparring.config import Config, config_of, from_tree, load
@@ -104,7 +104,7 @@ def test_losses_are_those_of_the_attacked_examples_under_the_weights_as_they_are
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 36, 10)).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    attack = Attack("linf", 0.2, 2, 0.1, loss=loss)
+    attack = PGD(0.2, steps=2, step_size=0.1, loss=loss)
     attacking = attacked_losses(config, model, dataset, attack, epoch=1)
     told, losses = [], None
     while losses is None:
@@ -167,7 +167,7 @@ def test_what_is_kept_is_decided_by_the_losses_of_the_weights_at_the_boundary(wh
     experiment = build_experiment(config_of(run))
     checkpoints.load_weights(run.checkpoints / f"step-{SHARDS:09d}", experiment.model)
     epsilon = 0.2 * (SHARDS + 1) / (SHARDS + KEPT_SHARDS / 2)  # warmed up over 1.5 epochs, the second a short one
-    attack = Attack("linf", epsilon, 2, 2.5 * epsilon / 2)
+    attack = PGD(epsilon, steps=2, step_size=2.5 * epsilon / 2)
     model = experiment.model.eval().requires_grad_(False)
     losses = []
     for chunk, indices in enumerate(torch.split(torch.arange(1437), 100)):

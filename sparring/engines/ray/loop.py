@@ -22,7 +22,7 @@ from math import ceil
 import torch
 
 from sparring.attacks import frozen
-from sparring.attacks.starts import given
+from sparring.attacks.starts import unpacked
 from sparring.config import (
     depth,
     exchanges,
@@ -41,7 +41,8 @@ from sparring.trainer.checkpoints import Checkpoint
 from sparring.trainer.experiment import Experiment
 from sparring.trainer.session import Session
 from sparring.trainer.starts import LastPerturbations
-from sparring.workers.generator import Production, begin
+from sparring.workers.generator import ShrinkingBatch, begin
+from sparring.workers.task import Task
 from sparring.workers.views import Augmentation
 
 log = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ class Loop:
         self.fence = transport.open(at_least_fence)
         self.published = -1
         self.shards: dict[Key, tuple[Shard, int]] = {}  # with the step that they arrived at
-        self.own: tuple[Production | Augmentation, Lease] | None = None
+        self.own: tuple[ShrinkingBatch | Augmentation, Lease] | None = None
         self.attack_s = self.step_s = self.idle_s = 0.0  # running means; per shard, per shard, per step
         self.last_error = ""
         self.arrivals = 0
@@ -319,27 +320,17 @@ class Loop:
             ticket = lease.ticket
             controls = self.learner.controls()
             with frozen(self.learner.model):
-                production = begin(
-                    self.config,
-                    self.learner.model,
-                    self.experiment.training,
-                    ticket.key,
-                    ticket.indices,
-                    controls,
-                    self.learner.step,
-                    fence=self.fence,
-                    worker="trainer",
-                    start=given(ticket.starts, self.experiment.training.shape, controls.epsilon),
-                )
-            self.own = (production, lease)
-        production, lease = self.own
-        if not production.done:
+                start = unpacked(ticket.starts, self.experiment.training.shape, controls.epsilon)
+                task = Task(ticket.key, ticket.indices, self.fence, "trainer", start)
+                self.own = (begin(task, self.learner.context, controls, self.learner.step), lease)
+        work, lease = self.own
+        if not work.done:
             with frozen(self.learner.model):
-                production.advance(self.learner.step)
-        if production.done:
+                work.advance(self.learner.step)
+        if work.done:
             self.own = None
             if self.transport.finish_local(lease):
-                self._arrive(production.shard())
+                self._arrive(work.shard())
         return True
 
     def _keep_house(self) -> None:

@@ -50,7 +50,6 @@ class Trainer:
             lease_s=settings.lease_s,
             timeout_s=settings.timeout_s,
             wire=settings.wire,
-            norm=self.config.attack.norm,
         )
         self.device = device_for(self.config.trainer.device, self.config.trainer.num_gpus)
         self.session: Session | None = None

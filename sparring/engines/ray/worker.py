@@ -19,9 +19,8 @@ from typing import Any
 
 import torch
 
-from sparring.allocators.bullettrain import CLASSES
-from sparring.attacks.starts import given
-from sparring.config import exchanges, from_tree, tickets_at_once, with_workers, worker_threads
+from sparring.attacks.starts import unpacked
+from sparring.config import exchanges, from_tree, slots_of, tickets_at_once, with_workers, worker_threads
 from sparring.engines.ray.pushing import Pusher
 from sparring.engines.ray.snapshots import route
 from sparring.engines.ray.weights import Weights
@@ -36,6 +35,7 @@ from sparring.queue.transport import Transport
 from sparring.runs import Run
 from sparring.trainer.experiment import build_experiment
 from sparring.workers.attackers import attacker_of
+from sparring.workers.task import Task
 
 log = logging.getLogger(__name__)
 LEASE_WAIT_S = 0.5
@@ -69,7 +69,6 @@ class Worker:
                 lease_s=settings.lease_s,
                 timeout_s=settings.timeout_s,
                 wire=settings.wire,
-                norm=self.config.attack.norm,
             )
 
         self.transport, self.beating = transport(), transport()
@@ -81,7 +80,8 @@ class Worker:
         self.device = device_for("auto", self.config.workers.num_gpus)
         model = copy.deepcopy(experiment.model).to(self.device).eval().requires_grad_(False)
         self.model = for_training(model, self.config.model)
-        self.attacker = attacker_of(self.config, self.model, self.dataset, hold_back=self.config.allocator.hold_back)
+        self.context = experiment.context(self.model)
+        self.attacker = attacker_of(self.context, slots_of(self.config), hold_back=self.config.allocator.hold_back)
         self.exchange, self.most_tickets = exchanges(self.config), tickets_at_once(self.config)
         self.weights = Weights(
             route(self.config, self.model, self.beating, store),
@@ -102,7 +102,7 @@ class Worker:
             "busy_seconds": 0.0,
             "attack_seconds": 0.0,
             "wait_seconds": {"ticket": 0.0, "weights": 0.0},
-            "allocated": dict.fromkeys(CLASSES, 0),
+            "allocated": dict.fromkeys(() if experiment.allocator is None else experiment.allocator.classes, 0),
         }
 
     def serve(self) -> str:
@@ -187,7 +187,7 @@ class Worker:
             self.counts["shards"] += 1
             self.counts["gradients"] += shard.gradients
             self.counts["attack_seconds"] = shard.attack_seconds
-            for name, count in zip(CLASSES, shard.classes, strict=True):
+            for name, count in shard.classes.items():
                 self.counts["allocated"][name] += count
 
     def _may_take(self) -> bool:
@@ -231,15 +231,10 @@ class Worker:
         self.leases[lease.owner] = lease
         try:
             if self._prepared(lease):
-                self.attacker.begin(
-                    ticket.key,
-                    ticket.indices,
-                    self.weights.controls,
-                    self.weights.version,
-                    fence=ticket.fence,
-                    worker=self.name,
-                    start=given(ticket.starts, self.dataset.shape, self.weights.controls.epsilon),
-                )
+                controls = self.weights.controls
+                start = unpacked(ticket.starts, self.dataset.shape, controls.epsilon)
+                task = Task(ticket.key, ticket.indices, ticket.fence, self.name, start)
+                self.attacker.begin(task, controls, self.weights.version)
         except FAILURES as error:
             self._fail(lease, error)
         finally:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from sparring.attacks.gradient import attack_from
 
 from sparring.attacks import perturbed
-from sparring.attacks.gradient import attack_from
 from sparring.commands.train import train
 from sparring.config import from_tree, new_run
 from sparring.objectives import mart, pgd_at, trades
