@@ -24,7 +24,7 @@ from sparring.config import (
     trainer_threads,
     with_absolute_paths,
 )
-from sparring.engines import Ended
+from sparring.engines import Outcome
 from sparring.engines.ray.snapshots import bytes_of
 from sparring.errors import RollBack, SparringError, UsageError
 from sparring.machine.logs import to_file
@@ -212,7 +212,7 @@ def _execute(
         return _conclude(run, ended.phase, ended.state, ended.evaluation, watch)
 
 
-def _in_this_process(config: Config, run: Run, experiment: Experiment, watch: Watch) -> Ended:
+def _in_this_process(config: Config, run: Run, experiment: Experiment, watch: Watch) -> Outcome:
     from sparring.engines import ddp, free, simulated, sync
     from sparring.machine.devices import device_for
 
@@ -232,7 +232,7 @@ def _in_this_process(config: Config, run: Run, experiment: Experiment, watch: Wa
             except RollBack as error:
                 resumed = session.roll_back(error)
         if phase != "finished":
-            return Ended(phase, session.state)
+            return Outcome(phase, session.state)
 
         def progress(said: str) -> None:
             if session.stop_reason is not None or run.stop_requested():
@@ -243,8 +243,8 @@ def _in_this_process(config: Config, run: Run, experiment: Experiment, watch: Wa
         try:
             judged = session.judge(progress)
         except _StoppedJudging:
-            return Ended(session.stop_reason or "stopped", session.state)
-        return Ended(phase, session.state, judged)
+            return Outcome(session.stop_reason or "stopped", session.state)
+        return Outcome(phase, session.state, judged)
 
 
 class _StoppedJudging(Exception):
