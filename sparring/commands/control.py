@@ -180,7 +180,7 @@ def _queue(run: Run) -> Iterator[Transport]:
         raise UsageError(f"{run.path} is starting and has no workers yet; try again in a moment.")
     try:
         if (transport.state() or {}).get("phase") == "evaluating":
-            raise UsageError(f"{run.path} has made its last step and is being judged; it needs no workers any more.")
+            raise UsageError(f"{run.path} has made its last step and is being evaluated; it needs no workers any more.")
         yield transport
     finally:
         transport.close()

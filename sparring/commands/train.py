@@ -236,19 +236,19 @@ def _in_this_process(config: Config, run: Run, experiment: Experiment, watch: Wa
 
         def progress(said: str) -> None:
             if session.stop_reason is not None or run.stop_requested():
-                raise _StoppedJudging
+                raise _StoppedEvaluating
             session.state.phase, session.state.message = "evaluating", said
             session.report_soon()
 
         try:
-            judged = session.judge(progress)
-        except _StoppedJudging:
+            evaluation = session.evaluate(progress)
+        except _StoppedEvaluating:
             return Outcome(session.stop_reason or "stopped", session.state)
-        return Outcome(phase, session.state, judged)
+        return Outcome(phase, session.state, evaluation)
 
 
-class _StoppedJudging(Exception):
-    """The run is to stop while it is judged; a resume judges it again."""
+class _StoppedEvaluating(Exception):
+    """The run is to stop while it is evaluated; a resume evaluates it again."""
 
 
 def _conclude(
@@ -258,7 +258,7 @@ def _conclude(
     state.phase, state.message = phase, message
     watch(state)
     watch.write()
-    judged = {name: value for name, value in (evaluation or {}).items() if name != "seconds"}
-    content = summary(state, judged)
+    figures = {name: value for name, value in (evaluation or {}).items() if name != "seconds"}
+    content = summary(state, figures)
     run.write_json("summary.json", content)
     return Result(run, phase, content)

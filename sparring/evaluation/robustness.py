@@ -37,7 +37,7 @@ class Evaluation:
 
 
 def attack_for(threat: AttackSettings, settings: EvaluationSettings) -> Attack:
-    """The judging attack: the trained threat's ball, the evaluation's steps; step size 2.5·ε/steps by default."""
+    """The attack of an evaluation: the trained threat's ball, its own steps; step size 2.5·ε/steps by default."""
     size = settings.step_size if settings.step_size is not None else 2.5 * threat.epsilon / settings.steps
     return Attack(threat.norm, threat.epsilon, settings.steps, size, restarts=settings.restarts)
 
@@ -60,7 +60,7 @@ def evaluate(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Judge the model in eval mode and float32 on the first `samples` examples.
+    """Evaluate the model in eval mode and float32 on the first `samples` examples.
 
     Args:
         progress: called with the examples done and to do.
@@ -111,7 +111,7 @@ def batches(model: nn.Module, dataset: Dataset, total: int, size: int) -> Iterat
         yield first, x.to(device), y.to(device)
 
 
-def judge(
+def evaluate_by(
     model: nn.Module,
     dataset: Dataset,
     threat: AttackSettings,
@@ -119,7 +119,7 @@ def judge(
     seed: int,
     progress: Callable[[str], None] | None = None,
 ) -> Evaluation:
-    """Judge the model as the settings say: by PGD with restarts or by AutoAttack, within the trained threat's ball.
+    """Evaluate the model as the settings say: by PGD with restarts or by AutoAttack, within the trained threat's ball.
 
     Args:
         progress: called with a sentence that says how far it is.

@@ -64,8 +64,8 @@ def test_the_best_checkpoint_is_the_one_most_robust_on_heldout_training_examples
     for step in due:
         model = build(config.model, heldout.shape, heldout.classes, seed=1)
         checkpoints.load_weights(run.checkpoints / f"step-{step:09d}", model)
-        judged = evaluate(model, heldout, Attack("linf", 0.1, 10, 0.025), seed=config.train.seed)
-        accuracies[step] = judged.robust_accuracy
+        found = evaluate(model, heldout, Attack("linf", 0.1, 10, 0.025), seed=config.train.seed)
+        accuracies[step] = found.robust_accuracy
     expected = max(accuracies, key=lambda step: (accuracies[step], -step))
     assert len(accuracies) == 8 and expected != due[-1]
     best = checkpoints.best(run.checkpoints)

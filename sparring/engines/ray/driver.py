@@ -145,7 +145,7 @@ class Driver:
                 let_nodes_go(self.config)
                 evaluation = None
                 if outcome["phase"] == "finished":
-                    evaluation = self._judge(trainer)
+                    evaluation = self._evaluate(trainer)
                     outcome["phase"] = "finished" if evaluation is not None else "stopped"
             finally:
                 self._close(trainer)
@@ -259,13 +259,13 @@ class Driver:
             self.state.message = f"a worker died: {self.pool.last_error}"
         self.watch(self.state, self.transport.heartbeats())
 
-    def _judge(self, trainer: Any) -> dict[str, Any] | None:
+    def _evaluate(self, trainer: Any) -> dict[str, Any] | None:
         """The evaluation, or None where the run is stopped before it ends; a trainer that dies meanwhile starts it
         again."""
         self.pool.members.clear()
         self.transport.set_pool({})
         for deaths in range(self.config.trainer.max_restarts + 1):
-            task = trainer.judge.remote()
+            task = trainer.evaluate.remote()
             try:
                 while not ray.wait([task], timeout=POLL_S)[0]:
                     if self.interrupted or self.run.stop_requested():
@@ -274,15 +274,15 @@ class Driver:
                 evaluation: dict[str, Any] = ray.get(task)
                 return evaluation
             except ray.exceptions.RayTaskError as error:
-                raise self._not_judged(error) from error
+                raise self._evaluation_failed(error) from error
             except ray.exceptions.RayActorError as error:
-                log.warning("the trainer died while it judged (%d times): %s", deaths + 1, error)
+                log.warning("the trainer died while it evaluated (%d times): %s", deaths + 1, error)
                 last = error
             self.state.trainer_restarts += 1
             self._until_back(trainer)
-        raise self._not_judged(last)
+        raise self._evaluation_failed(last)
 
-    def _not_judged(self, error: Exception) -> SparringError:
+    def _evaluation_failed(self, error: Exception) -> SparringError:
         return SparringError(
             f"the evaluation failed: {error}. The weights are saved: `sparring evaluate {self.run.path}`."
         )
