@@ -19,6 +19,7 @@ from typing import Any
 
 from sparring.errors import SparringError, UsageError
 
+POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 NAMEABLE = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _handed: dict[str, str] = {}  # absolute path -> text that another process has sent
 
@@ -53,15 +54,33 @@ def call(
     Raises:
         UsageError: an option is unknown, missing or given twice, or the factory refuses its arguments.
     """
-    parameters = _parameters(setting, factory)
-    _check_options(setting, factory, parameters, settings, options)
-    taken = {name: value for name, value in settings.items() if name in _nameable(parameters)}
+    keywords = arguments(setting, factory, settings, options)
     try:
-        return factory(**taken, **options)
+        return factory(**keywords)
     except SparringError:
         raise
     except (TypeError, ValueError) as error:
         raise UsageError(f"{setting}: {_called(factory)} refuses its arguments: {error}.") from error
+
+
+def arguments(
+    setting: str,
+    factory: Callable[..., object],
+    settings: Mapping[str, Any],
+    options: Mapping[str, Any],
+    positional: int = 0,
+) -> dict[str, Any]:
+    """What `call` gives the factory, by name; for those who call it themselves.
+
+    Args:
+        positional: how many of its parameters the caller passes by position.
+
+    Raises:
+        UsageError: an option is unknown, missing or given twice.
+    """
+    parameters = _parameters(setting, factory, positional)
+    _check_options(setting, factory, parameters, settings, options)
+    return {name: value for name, value in settings.items() if name in _nameable(parameters)} | dict(options)
 
 
 def is_external(name: str, built_in: Collection[str]) -> bool:
@@ -147,7 +166,10 @@ def _import(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except (Exception, SystemExit) as error:  # importing runs the user's own code
-        raise _Unresolved(f"the module cannot be imported ({type(error).__name__}: {error})") from error
+        raise _Unresolved(
+            f"the module cannot be imported ({type(error).__name__}: {error}); it must be installed, or lie in the "
+            f"folder that you start in"
+        ) from error
 
 
 def _from_file(path: str) -> ModuleType:
@@ -201,11 +223,14 @@ def _importable(folder: str) -> Iterator[None]:
         sys.path.remove(folder)
 
 
-def _parameters(setting: str, factory: Callable[..., object]) -> Mapping[str, inspect.Parameter]:
+def _parameters(setting: str, factory: Callable[..., object], positional: int) -> Mapping[str, inspect.Parameter]:
+    """Those after the first `positional`."""
     try:
-        return inspect.signature(factory).parameters
+        every = inspect.signature(factory).parameters
     except (TypeError, ValueError) as error:
         raise UsageError(f"{setting}: {factory!r} is no function or class with a known signature ({error}).") from error
+    passed = [name for name, each in every.items() if each.kind in POSITIONAL][:positional]
+    return {name: each for name, each in every.items() if name not in passed}
 
 
 def _check_options(

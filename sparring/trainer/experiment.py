@@ -50,7 +50,8 @@ def prepare(config: Config) -> Parts:
         _require_both(config, plan)
         training = Concatenated(training, extra)
     sizes = {phase.size for phase in config.data.phases}
-    model = build(config.model, full.shape, full.classes, train.seed, sizes=sizes)
+    normalize = config.data.normalize
+    model = build(config.model, full.shape, full.classes, train.seed, sizes=sizes, normalize=normalize)
     return Parts(config, training, heldout, plan, model)
 
 
