@@ -13,6 +13,7 @@ from sparring.errors import UsageError
 from sparring.models import build
 from sparring.trainer.plan import Plan
 from sparring.trainer.pruning import planned
+from sparring.trainer.schedules import learning_rate
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ def prepare(config: Config) -> Parts:
     """Load the training data and build the model, with fresh weights whatever the run starts from.
 
     Raises:
-        SparringError: anything about data or model that cannot work.
+        SparringError: anything about data, model or schedule that cannot work.
     """
     full, train = load(config.data, "train"), config.train
     training, heldout = split_holdout(full, config.data.holdout)
@@ -49,6 +50,7 @@ def prepare(config: Config) -> Parts:
     if extra is not None:
         _require_both(config, plan)
         training = Concatenated(training, extra)
+    learning_rate(config.schedule, config.optimizer.lr)
     sizes = {phase.size for phase in config.data.phases}
     normalize = config.data.normalize
     model = build(config.model, full.shape, full.classes, train.seed, sizes=sizes, normalize=normalize)

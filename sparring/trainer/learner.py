@@ -89,6 +89,7 @@ class Learner:
         self.model = for_training(model.to(device), config.model)
         self.average = copy.deepcopy(model).requires_grad_(False) if config.train.ema is not None else None
         self.optimizer = make_optimizer(config.optimizer, self.model)
+        self.rate_at = learning_rate(config.schedule, config.optimizer.lr)
         self.scaler = self._fresh_scaler()
         self.step = 0
         self.robust_share = 0.0
@@ -212,8 +213,7 @@ class Learner:
         return self._step(lambda: self._objective(x, x_adv, y, weights), epoch)
 
     def _step(self, objective: Objective, epoch: int) -> StepResult:
-        rate = learning_rate(self.config.schedule, self.config.optimizer.lr, self.step / max(self.plan.total_steps, 1))
-        rate *= self.rate_scale
+        rate = self.rate_at(self.step / max(self.plan.total_steps, 1)) * self.rate_scale
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.before_change()
