@@ -13,9 +13,10 @@ from sparring.errors import SparringError, UsageError
 
 if TYPE_CHECKING:
     from sparring.commands.train import Result, resume, train
+    from sparring.models.normalize import Normalize
 
 __version__ = "0.1.0"
-__all__ = ["Config", "Result", "SparringError", "UsageError", "load", "resume", "train"]
+__all__ = ["Config", "Normalize", "Result", "SparringError", "UsageError", "load", "resume", "train"]
 
 
 def __getattr__(name: str) -> Any:
@@ -24,4 +25,8 @@ def __getattr__(name: str) -> Any:
         from sparring.commands import train as training
 
         return getattr(training, name)
+    if name == "Normalize":
+        from sparring.models.normalize import Normalize
+
+        return Normalize
     raise AttributeError(f"module 'sparring' has no attribute {name!r}")

@@ -66,7 +66,8 @@ def open_trained(run: Run, changes: dict[str, str], *, best: bool = False) -> Tr
         wanted = "best (train.evaluate_every_epochs was 0?)" if best else "whole"
         raise SparringError(f"{run.path} has no {wanted} checkpoint; train or resume it first.")
     test = load_data(config.data, "test")
-    model = build(config.model, test.shape, test.classes, config.train.seed)
+    normalize = config.data.normalize
+    model = build(config.model, test.shape, test.classes, config.train.seed, normalize=normalize)
     _load(path, model, config.evaluation.weights)
     torch.set_num_threads(config.trainer.threads or cores())
     if torch.cuda.is_available() and config.trainer.device != "cpu":

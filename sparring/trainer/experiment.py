@@ -21,6 +21,7 @@ from sparring.objectives import Helper, Objective
 from sparring.objectives.by_name import objective_of
 from sparring.trainer.plan import Plan
 from sparring.trainer.pruning import planned
+from sparring.trainer.schedules import learning_rate
 from sparring.workers.task import AttackContext
 
 
@@ -105,8 +106,10 @@ def build_experiment(config: Config) -> Experiment:
     if extra is not None:
         _require_both(config, plan)
         training = Concatenated(training, extra)
+    learning_rate(config.schedule, config.optimizer.lr)
     sizes = {phase.size for phase in config.data.phases}
-    model = build(config.model, full.shape, full.classes, train.seed, sizes=sizes)
+    normalize = config.data.normalize
+    model = build(config.model, full.shape, full.classes, train.seed, sizes=sizes, normalize=normalize)
     return Experiment(
         config,
         TrainingSet(training, config.data.augment, train.seed, partial(image_size, config)),

@@ -80,7 +80,9 @@ class Session:
 
     def _initial_model(self) -> nn.Module:
         dataset = self.learner.dataset
-        return self._load_initial(build(self.config.model, dataset.shape, dataset.classes, self.config.train.seed))
+        config, (shape, classes) = self.config, (dataset.shape, dataset.classes)
+        model = build(config.model, shape, classes, config.train.seed, normalize=config.data.normalize)
+        return self._load_initial(model)
 
     def _fresh_state(self) -> RunState:
         return RunState(

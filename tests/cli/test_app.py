@@ -148,7 +148,7 @@ def labels_outside(folder: Path) -> str:
         (["train", "--data.name", "mnits"], "data.name = 'mnits': no such dataset; the nearest is mnist"),
         (["train", "--data.name", "mnist"], "data.root is unset"),
         (["train", "--data.holdout", "1437", "--engine", "sync"], "data.holdout = 1437 leaves nothing of 1437"),
-        (["train", "--model.name", "digits"], "no such model; the nearest is digits-cnn"),
+        (["train", "--model.name", "digits"], "no such name; the nearest is digits-cnn"),
         (["train", "--model.name", "there_is_none:make"], "No module named 'there_is_none'"),
         (["train", "--staleness.max_staleness", "0", "--staleness.publish_every", "3"], "cannot make progress"),
         (["train", "--staleness.depth", "9"], "staleness.depth = 9 exceeds staleness.max_staleness = 4"),
