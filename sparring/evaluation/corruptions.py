@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from sparring.attacks import frozen
 from sparring.data import Dataset
 from sparring.errors import SparringError, UsageError
-from sparring.evaluation.robustness import interval, right_on
+from sparring.evaluation.robustness import correct_on, interval
 from sparring.randomness import generator
 
 CORRUPTIONS = (
@@ -248,5 +248,5 @@ def _right(model: nn.Module, source: Source, name: str, severity: int, total: in
     with frozen(model):
         for first in range(0, total, size):
             images, labels = source(name, severity, first, min(first + size, total))
-            found.append(right_on(model, images.to(device).float() / 255, labels.to(device)).cpu())
+            found.append(correct_on(model, images.to(device).float() / 255, labels.to(device)).cpu())
     return torch.cat(found)
