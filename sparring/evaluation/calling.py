@@ -37,8 +37,8 @@ def evaluate(
     """Clean and robust accuracy with 95 % intervals; an example is robust only if it survives every restart.
 
     Args:
-        model: logits [N, K] of float32 images in [0, 1]; it normalises inside (`sparring.Normalize`). It is evaluated in
-            eval mode on the device that it is on, and left as it was.
+        model: logits [N, K] of float32 images in [0, 1]; it normalises inside (`sparring.Normalize`). It is evaluated
+            in eval mode on the device that it is on, and left as it was.
         data: a torch Dataset or DataLoader of (image, label), or a pair (images, labels); images uint8 or in [0, 1].
         attack: "pgd", "autoattack" (Croce & Hein 2020, without steps or restarts of yours), or an attack of your own.
         epsilon: radius of the ball in pixel intensities, such as 8/255; an attack of your own has its own.

@@ -23,7 +23,7 @@ Progress = Callable[[str], None]
 
 
 class Verdicts(NamedTuple):
-    """What became of each example, bool [samples] on the CPU: correct on the clean image; there and under every attack."""
+    """What became of each example, bool [samples] on the CPU: correct on the clean image; and after every attempt."""
 
     clean: Tensor
     robust: Tensor
@@ -164,7 +164,7 @@ def evaluate_by(
     seed: int,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Evaluate the model as the settings say: by PGD with restarts or by AutoAttack, within the trained threat's ball."""
+    """Evaluate as the settings say: by PGD with restarts or by AutoAttack, within the ball of the trained threat."""
     how: dict[str, Any] = {"samples": settings.samples, "batch_size": settings.batch_size, "seed": seed}
     if settings.attack == "autoattack":
         return evaluate_by_autoattack(model, dataset, threat, progress=progress, **how)
