@@ -8,7 +8,16 @@ from math import ceil
 from torch import nn
 
 from sparring.config import Config
-from sparring.data import Concatenated, Dataset, load, load_extra, split_holdout
+from sparring.data import (
+    Concatenated,
+    Dataset,
+    TrainingSet,
+    load,
+    load_extra,
+    require_bytes,
+    split_holdout,
+    training_set,
+)
 from sparring.errors import UsageError
 from sparring.models import build
 from sparring.trainer.plan import Plan
@@ -21,7 +30,7 @@ class Parts:
     """What is trained on and what is trained; built once, before a run's folder exists."""
 
     config: Config
-    training: Dataset
+    training: TrainingSet
     heldout: Dataset
     plan: Plan
     model: nn.Module
@@ -34,6 +43,8 @@ def prepare(config: Config) -> Parts:
         SparringError: anything about data, model or schedule that cannot work.
     """
     full, train = load(config.data, "train"), config.train
+    if config.attack.name == "augmix":
+        require_bytes(full, "attack.name = 'augmix'")
     training, heldout = split_holdout(full, config.data.holdout)
     extra = None if config.data.extra is None else load_extra(config.data, full)
     plan = Plan(
@@ -54,7 +65,7 @@ def prepare(config: Config) -> Parts:
     sizes = {phase.size for phase in config.data.phases}
     normalize = config.data.normalize
     model = build(config.model, full.shape, full.classes, train.seed, sizes=sizes, normalize=normalize)
-    return Parts(config, training, heldout, plan, model)
+    return Parts(config, training_set(config, training), heldout, plan, model)
 
 
 def _require_both(config: Config, plan: Plan) -> None:

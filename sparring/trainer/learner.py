@@ -15,7 +15,7 @@ from sparring.allocators.bullettrain import updated_robust_share
 from sparring.attacks import frozen, iterate, perturbed, warmed_up
 from sparring.attacks.gradient import attack_within, targets_of
 from sparring.config import Config, OptimizerSettings, passes_of
-from sparring.data import Dataset, training_batch
+from sparring.data import TrainingSet
 from sparring.errors import NonFinite, SparringError
 from sparring.models.forward import for_training
 from sparring.objectives.awp import moved, weight_perturbation
@@ -84,7 +84,9 @@ def decay_groups(model: nn.Module, decay_norm: bool) -> list[dict[str, Any]]:
 class Learner:
     """Model, optimizer and the number of steps made, `step`; `average`: the EMA of the weights, where there is one."""
 
-    def __init__(self, config: Config, model: nn.Module, dataset: Dataset, plan: Plan, device: torch.device) -> None:
+    def __init__(
+        self, config: Config, model: nn.Module, dataset: TrainingSet, plan: Plan, device: torch.device
+    ) -> None:
         self.config, self.plan, self.dataset, self.device = config, plan, dataset, device
         self.model = for_training(model.to(device), config.model)
         self.average = copy.deepcopy(model).requires_grad_(False) if config.train.ema is not None else None
@@ -161,7 +163,7 @@ class Learner:
     def examples(self, *keys: Key) -> tuple[Tensor, Tensor]:
         """Images, float32 [N, C, H, W] in [0, 1], and labels, int64 [N], of tickets of one epoch."""
         indices = torch.tensor([index for key in keys for index in self.plan.indices(key.epoch, key.number)])
-        x, y = training_batch(self.config, self.dataset, indices, keys[0].epoch)
+        x, y = self.dataset.batch(indices, keys[0].epoch)
         return x.to(self.device), y.to(self.device)
 
     def refresh(self, shard: Shard, steps: int) -> Shard:

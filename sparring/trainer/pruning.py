@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sparring.attacks import Attack, frozen, iterate, perturbed
 from sparring.attacks.gradient import cross_entropy, targets_of
 from sparring.config import Config, PruningSettings
-from sparring.data import Dataset, training_batch
+from sparring.data import TrainingSet
 from sparring.errors import UsageError
 from sparring.randomness import generator
 from sparring.trainer.plan import Pruning
@@ -57,7 +57,7 @@ def kept_indices(name: str, share: float, losses: Tensor | None, size: int, rand
 
 
 def attacked_losses(
-    config: Config, model: nn.Module, dataset: Dataset, attack: Attack, epoch: int
+    config: Config, model: nn.Module, dataset: TrainingSet, attack: Attack, epoch: int
 ) -> Generator[int, None, Tensor]:
     """Attack every example as `epoch` would train on it, under weights that do not change.
 
@@ -67,7 +67,7 @@ def attacked_losses(
     device = next(model.parameters()).device
     losses = torch.empty(len(dataset))
     for chunk, indices in enumerate(torch.split(torch.arange(len(dataset)), config.train.batch_size)):
-        x, labels = (part.to(device) for part in training_batch(config, dataset, indices, epoch))
+        x, labels = (part.to(device) for part in dataset.batch(indices, epoch))
         random = generator(config.train.seed, "prune", epoch, chunk)
         with frozen(model):
             with torch.no_grad():

@@ -10,7 +10,7 @@ from torch import nn
 from sparring.attacks import frozen
 from sparring.attacks.starts import Given
 from sparring.config import Config, slots_of
-from sparring.data import Dataset
+from sparring.data import TrainingSet
 from sparring.queue.messages import Controls, Key, Shard
 from sparring.workers.generator import Production, begin
 from sparring.workers.slots import Slots
@@ -54,7 +54,7 @@ class Attacker(Protocol):
 class OneByOne:
     """The attack on one ticket at a time; see `Production`."""
 
-    def __init__(self, config: Config, model: nn.Module, dataset: Dataset) -> None:
+    def __init__(self, config: Config, model: nn.Module, dataset: TrainingSet) -> None:
         self.config, self.model, self.dataset = config, model, dataset
         self._production: Production | Augmentation | None = None
 
@@ -109,7 +109,7 @@ class OneByOne:
         return [shard]
 
 
-def attacker_of(config: Config, model: nn.Module, dataset: Dataset, *, hold_back: bool) -> Attacker:
+def attacker_of(config: Config, model: nn.Module, dataset: TrainingSet, *, hold_back: bool) -> Attacker:
     """What the settings ask for; `hold_back` matters to `Slots`."""
     count = slots_of(config)
     if count:
@@ -120,7 +120,7 @@ def attacker_of(config: Config, model: nn.Module, dataset: Dataset, *, hold_back
 def produce_all(
     config: Config,
     model: nn.Module,
-    dataset: Dataset,
+    dataset: TrainingSet,
     tickets: Sequence[tuple[Key, tuple[int, ...], Given | None]],
     controls: Controls,
     version: int,

@@ -13,7 +13,7 @@ from sparring.attacks import Attack, frozen, iterate, perturb, perturbed
 from sparring.attacks.gradient import attack_from, targets_of
 from sparring.attacks.starts import Given
 from sparring.config import Config
-from sparring.data import Dataset, training_batch
+from sparring.data import TrainingSet
 from sparring.queue.messages import Controls, Key, Shard
 from sparring.randomness import generator
 from sparring.workers.views import Augmentation
@@ -88,7 +88,7 @@ class Assignment:
 def assign(
     config: Config,
     model: nn.Module,
-    dataset: Dataset,
+    dataset: TrainingSet,
     key: Key,
     indices: tuple[int, ...],
     controls: Controls,
@@ -104,7 +104,7 @@ def assign(
     """
     device = next(model.parameters()).device
     began = now(device)
-    x, labels = training_batch(config, dataset, torch.tensor(indices), key.epoch)
+    x, labels = dataset.batch(torch.tensor(indices), key.epoch)
     attack = attack_from(config.attack, controls.epsilon, config.objective.name, controls.pgd_steps)
     random = generator(config.train.seed, "attack", key.epoch, key.number)
     x, on_device = x.to(device), labels.to(device)
@@ -143,7 +143,7 @@ class Production:
         self,
         config: Config,
         model: nn.Module,
-        dataset: Dataset,
+        dataset: TrainingSet,
         key: Key,
         indices: tuple[int, ...],
         controls: Controls,
@@ -227,7 +227,7 @@ class Production:
 def begin(
     config: Config,
     model: nn.Module,
-    dataset: Dataset,
+    dataset: TrainingSet,
     key: Key,
     indices: tuple[int, ...],
     controls: Controls,
@@ -246,7 +246,7 @@ def begin(
 def produce(
     config: Config,
     model: nn.Module,
-    dataset: Dataset,
+    dataset: TrainingSet,
     key: Key,
     indices: tuple[int, ...],
     controls: Controls,

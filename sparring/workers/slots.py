@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from sparring.attacks.gradient import ascended, starting_point
 from sparring.attacks.starts import Given
 from sparring.config import Config
-from sparring.data import Dataset
+from sparring.data import TrainingSet
 from sparring.queue.messages import Controls, Key, Shard
 from sparring.workers.generator import Assignment, assign, now
 
@@ -31,7 +31,7 @@ from sparring.workers.generator import Assignment, assign, now
 class Slots:
     """`count` slots of one model, which should be `frozen`; newer weights may be loaded between two calls."""
 
-    def __init__(self, config: Config, model: nn.Module, dataset: Dataset, count: int, *, hold_back: bool) -> None:
+    def __init__(self, config: Config, model: nn.Module, dataset: TrainingSet, count: int, *, hold_back: bool) -> None:
         self.config, self.model, self.dataset, self.count, self.hold_back = config, model, dataset, count, hold_back
         self._jobs: list[_Job] = []
         self._slots: list[_Slot | None] = [None] * count

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sparring.allocators.bullettrain import boundary_steps, classify, signed_variance
 from sparring.config import AllocatorSettings, Config
-from sparring.data import Dataset, augmix, training_batch
+from sparring.data import TrainingSet, augmix
 from sparring.queue.messages import Controls, Key, Shard
 
 ON = 1
@@ -42,7 +42,7 @@ class Augmentation:
         self,
         config: Config,
         model: nn.Module,
-        dataset: Dataset,
+        dataset: TrainingSet,
         key: Key,
         indices: tuple[int, ...],
         controls: Controls,
@@ -52,7 +52,7 @@ class Augmentation:
         worker: str = "",
     ) -> None:
         began = time.perf_counter()
-        x, labels = training_batch(config, dataset, torch.tensor(indices), key.epoch)
+        x, labels = dataset.batch(torch.tensor(indices), key.epoch)
         views = make_views(config, model, x, labels, indices, key.epoch, controls.robust_share)
         seconds = time.perf_counter() - began
         self._shard = Shard(
@@ -93,7 +93,7 @@ def make_views(
 ) -> Views:
     """Two views of each example that is augmented, of the others the image twice.
 
-    x: float32 [n, C, H, W], what `data.training_batch` gives for `indices` in `epoch`; labels: int64 [n]; robust_share:
+    x: float32 [n, C, H, W], what `TrainingSet.batch` gives for `indices` in `epoch`; labels: int64 [n]; robust_share:
     F_R. Tensors are on the CPU, whatever device the model is on.
     """
     images = (x * 255).round_().to(torch.uint8)
