@@ -177,8 +177,9 @@ def _no_built_in(name: str, built_in: Mapping[str, str]) -> str:
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)
-    return f"; the nearest is {close[0]}" if close else ""
+    by_letters = {each.lower(): each for each in known}
+    close = difflib.get_close_matches(name.lower(), by_letters, n=1, cutoff=0.0)
+    return f"; the nearest is {by_letters[close[0]]}" if close else ""
 
 
 def _import(name: str) -> ModuleType:

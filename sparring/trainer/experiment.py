@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from math import ceil
 
 from torch import nn
@@ -11,10 +10,19 @@ from torch import nn
 from sparring.allocators import Allocator
 from sparring.allocators.by_name import allocator_of
 from sparring.attacks import Attack
-from sparring.attacks.augmix import Threat
+from sparring.attacks.augmix import AugMix, Threat
 from sparring.attacks.by_name import attack_of, threat_of
-from sparring.config import Config, image_size
-from sparring.data import Concatenated, Dataset, TrainingSet, load, load_extra, split_holdout
+from sparring.config import Config
+from sparring.data import (
+    Concatenated,
+    Dataset,
+    TrainingSet,
+    load,
+    load_extra,
+    require_bytes,
+    split_holdout,
+    training_set,
+)
 from sparring.errors import UsageError
 from sparring.models import adopt, build
 from sparring.objectives import Helper, Objective
@@ -107,6 +115,8 @@ def build_experiment(config: Config, live: Live = Live()) -> Experiment:
     """
     methods, train = methods_of(config), config.train
     full = load(config.data, "train") if live.training is None else live.training
+    if isinstance(methods.attack, AugMix):
+        require_bytes(full, f"attack.name = {config.attack.name!r}")
     training, heldout = split_holdout(full, config.data.holdout)
     extra = None if config.data.extra is None else load_extra(config.data, full)
     plan = Plan(
@@ -132,7 +142,7 @@ def build_experiment(config: Config, live: Live = Live()) -> Experiment:
         model = adopt(live.model, full.shape, full.classes, sizes=sizes, normalize=normalize)
     return Experiment(
         config,
-        TrainingSet(training, config.data.augment, train.seed, partial(image_size, config)),
+        training_set(config, training),
         heldout,
         plan,
         model,

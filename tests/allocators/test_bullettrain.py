@@ -26,7 +26,7 @@ from sparring.allocators.bullettrain import (
 )
 from sparring.attacks import PGD, frozen, perturb
 from sparring.config import AllocatorSettings, Config, from_tree
-from sparring.data import Dataset, batch, load
+from sparring.data import TrainingSet, batch, load, training_set
 from sparring.models import build
 from sparring.observe.state import RunState
 from sparring.queue.messages import Controls, Key, Shard
@@ -138,12 +138,12 @@ def test_the_wall_clock_speed_up_counts_work_and_is_none_without_an_allocator() 
 
 
 @pytest.fixture(scope="module")
-def digits() -> Dataset:
-    return load(Config().data, "train")
+def digits() -> TrainingSet:
+    return training_set(Config(), load(Config().data, "train"))
 
 
 @pytest.fixture(scope="module")
-def model(digits: Dataset) -> nn.Module:
+def model(digits: TrainingSet) -> nn.Module:
     """Trained for a few steps: some examples are right, some wrong."""
     config = Config()
     made = build(config.model, digits.shape, digits.classes, 0)
@@ -156,13 +156,15 @@ def model(digits: Dataset) -> nn.Module:
     return made
 
 
-def made_by(allocator: dict[str, object], model: nn.Module, digits: Dataset, **groups: object) -> tuple[Config, Shard]:
+def made_by(
+    allocator: dict[str, object], model: nn.Module, digits: TrainingSet, **groups: object
+) -> tuple[Config, Shard]:
     config = from_tree({"attack": {"steps": 5, "warmup_epochs": 0}, "allocator": allocator, **groups})
     return config, produce(config, model, digits, Key(0, 0, 0), INDICES, Controls(0.1, 0.4), version=7)
 
 
 @pytest.mark.parametrize("objective", ["pgd-at", "trades", "mart"])
-def test_a_ticket_is_what_each_example_alone_would_be(model: nn.Module, digits: Dataset, objective: str) -> None:
+def test_a_ticket_is_what_each_example_alone_would_be(model: nn.Module, digits: TrainingSet, objective: str) -> None:
     config, shard = made_by({"name": "bullettrain"}, model, digits, objective={"name": objective})
     x, y = batch(digits, torch.tensor(INDICES), augment="none", seed=0, epoch=0)
     with frozen(model), torch.no_grad():
@@ -183,7 +185,9 @@ def test_a_ticket_is_what_each_example_alone_would_be(model: nn.Module, digits: 
     assert not torch.allclose(shard.delta[classes == ROBUST], whole[classes == ROBUST], atol=1e-3)
 
 
-def test_a_ticket_on_which_nothing_is_spent_is_clean_and_keeps_its_version(model: nn.Module, digits: Dataset) -> None:
+def test_a_ticket_on_which_nothing_is_spent_is_clean_and_keeps_its_version(
+    model: nn.Module, digits: TrainingSet
+) -> None:
     _, shard = made_by({"name": "bullettrain", "robust_steps": 0}, model, digits)
     config = from_tree({"allocator": {"name": "bullettrain", "robust_steps": 0}})
     every = produce(config, model, digits, Key(0, 0, 0), INDICES[:1], Controls(0.1, 1.0), version=7)
@@ -191,13 +195,13 @@ def test_a_ticket_on_which_nothing_is_spent_is_clean_and_keeps_its_version(model
     assert shard.gradients == 5 * shard.classes[BOUNDARY]
 
 
-def test_the_oracle_spends_full_steps_on_what_ten_steps_break(model: nn.Module, digits: Dataset) -> None:
+def test_the_oracle_spends_full_steps_on_what_ten_steps_break(model: nn.Module, digits: TrainingSet) -> None:
     _, shard = made_by({"name": "oracle", "robust_steps": 0}, model, digits)
     assert sum(shard.classes) == len(INDICES) and shard.classes[BOUNDARY] > 0
     assert shard.gradients == 10 * len(INDICES) + 5 * shard.classes[BOUNDARY], "ten steps to classify each"
 
 
-def test_the_oracle_goes_by_cross_entropy_whatever_is_attacked(model: nn.Module, digits: Dataset) -> None:
+def test_the_oracle_goes_by_cross_entropy_whatever_is_attacked(model: nn.Module, digits: TrainingSet) -> None:
     same_start = {"attack": {"steps": 5, "warmup_epochs": 0, "start": "uniform"}}
     found = [
         made_by({"name": "oracle"}, model, digits, **same_start, objective={"name": name})[1].classes
@@ -206,7 +210,7 @@ def test_the_oracle_goes_by_cross_entropy_whatever_is_attacked(model: nn.Module,
     assert found[0] == found[1] and found[0][BOUNDARY] > 0
 
 
-def test_every_attacked_example_ends_on_the_newest_weights(model: nn.Module, digits: Dataset) -> None:
+def test_every_attacked_example_ends_on_the_newest_weights(model: nn.Module, digits: TrainingSet) -> None:
     config = from_tree({"attack": {"steps": 5}, "allocator": {"name": "bullettrain"}})
     sizes: list[int] = []
     watch = model.register_forward_pre_hook(lambda module, images: sizes.append(len(images[0])))

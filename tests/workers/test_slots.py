@@ -17,7 +17,7 @@ from sparring.allocators import bullettrain as allocator
 from sparring.attacks.starts import Given
 from sparring.commands.combinations import check_combinations
 from sparring.config import Config, from_tree, new_run, slots_of, tickets_at_once
-from sparring.data import Dataset, load
+from sparring.data import TrainingSet, load, training_set
 from sparring.engines.ray.snapshots import QueueRoute, Snapshot, to_arrays
 from sparring.engines.ray.worker import Worker
 from sparring.errors import UsageError
@@ -36,12 +36,12 @@ WITHOUT_STARTS = [(key, indices, None) for key, indices in TICKETS]
 
 
 @pytest.fixture(scope="module")
-def digits() -> Dataset:
-    return load(Config().data, "train")
+def digits() -> TrainingSet:
+    return training_set(Config(), load(Config().data, "train"))
 
 
 @pytest.fixture(scope="module")
-def model(digits: Dataset) -> nn.Module:
+def model(digits: TrainingSet) -> nn.Module:
     """Trained for a few steps: some examples are right, some wrong."""
     made = build(Config().model, digits.shape, digits.classes, 0)
     x, y = digits.images(torch.arange(len(digits))).float() / 255, digits.labels
@@ -64,7 +64,7 @@ def configured(slots: int, **groups: Any) -> Config:
 class Stream:
     """Slots that are given the next ticket whenever they have room, as a worker does it."""
 
-    def __init__(self, config: Config, model: nn.Module, digits: Dataset, *, most: int = 3) -> None:
+    def __init__(self, config: Config, model: nn.Module, digits: TrainingSet, *, most: int = 3) -> None:
         self.slots = Slots(config, model, digits, slots_of(config), hold_back=True)
         self.waiting, self.most, self.began = list(TICKETS), most, 0
         self.at_once: list[int] = []
@@ -99,7 +99,7 @@ class InDouble(nn.Module):
         return logits.float()
 
 
-def alone(config: Config, model: nn.Module, digits: Dataset) -> dict[Key, Shard]:
+def alone(config: Config, model: nn.Module, digits: TrainingSet) -> dict[Key, Shard]:
     """The tickets in a batch that shrinks, each with the ε that `Stream` gives it."""
     return {
         key: produce(config, model, digits, key, indices, Controls(0.1 + 0.01 * key.number, 0.4), 0)
@@ -112,7 +112,7 @@ def alone(config: Config, model: nn.Module, digits: Dataset) -> dict[Key, Shard]
 @pytest.mark.parametrize("objective", ["pgd-at", "trades"])
 @pytest.mark.parametrize("name", ["none", "bullettrain"])
 def test_slots_and_the_shrinking_batch_make_the_same_perturbations(
-    model: nn.Module, digits: Dataset, slots: int, norm: str, objective: str, name: str
+    model: nn.Module, digits: TrainingSet, slots: int, norm: str, objective: str, name: str
 ) -> None:
     groups = {"attack": {"norm": norm}, "objective": {"name": objective}, "allocator": {"name": name}}
     exact = InDouble(model)
@@ -129,7 +129,7 @@ def test_slots_and_the_shrinking_batch_make_the_same_perturbations(
 
 
 def test_every_step_has_the_same_shape_and_examples_without_steps_take_no_slot(
-    model: nn.Module, digits: Dataset
+    model: nn.Module, digits: TrainingSet
 ) -> None:
     sizes: list[int] = []
     stream = Stream(configured(16), model, digits)
@@ -142,7 +142,7 @@ def test_every_step_has_the_same_shape_and_examples_without_steps_take_no_slot(
     assert gradients <= 16 * (len(sizes) - len(classifying)) < 1.35 * gradients, "few slots idled"
 
 
-def test_the_version_is_the_oldest_that_an_example_ended_on(model: nn.Module, digits: Dataset) -> None:
+def test_the_version_is_the_oldest_that_an_example_ended_on(model: nn.Module, digits: TrainingSet) -> None:
     """Steps take versions 10, 11, 12, …; which of them each example used is found by watching its slot."""
     stream = Stream(configured(16), model, digits)
     used: dict[tuple[Key, int], list[int]] = {}
@@ -164,7 +164,7 @@ def test_the_version_is_the_oldest_that_an_example_ended_on(model: nn.Module, di
     assert made[TICKETS[0][0]].start_version == 10
 
 
-def test_held_back_examples_end_together_with_their_ticket(model: nn.Module, digits: Dataset) -> None:
+def test_held_back_examples_end_together_with_their_ticket(model: nn.Module, digits: TrainingSet) -> None:
     spreads = {}
     for hold_back in (True, False):
         slots = Slots(configured(40), model, digits, 40, hold_back=hold_back)
@@ -174,7 +174,7 @@ def test_held_back_examples_end_together_with_their_ticket(model: nn.Module, dig
     assert spreads == {True: 1, False: 4}, "the two steps of robust examples are the last ones, or the first"
 
 
-def test_a_lost_ticket_frees_its_slots_and_leaves_the_others_alone(model: nn.Module, digits: Dataset) -> None:
+def test_a_lost_ticket_frees_its_slots_and_leaves_the_others_alone(model: nn.Module, digits: TrainingSet) -> None:
     config = configured(40)
     expected = alone(configured(0), model, digits)
     slots = Slots(config, model, digits, 40, hold_back=True)
@@ -188,7 +188,7 @@ def test_a_lost_ticket_frees_its_slots_and_leaves_the_others_alone(model: nn.Mod
     assert torch.allclose(made[0].delta, expected[TICKETS[1][0]].delta, atol=1e-6, rtol=0)
 
 
-def test_what_the_work_cost_is_shared_and_full_attacks_are_dearer(model: nn.Module, digits: Dataset) -> None:
+def test_what_the_work_cost_is_shared_and_full_attacks_are_dearer(model: nn.Module, digits: TrainingSet) -> None:
     for slots in (0, 16):
         config = configured(slots)
         shards = produce_all(config, model, digits, WITHOUT_STARTS, Controls(0.1, 0.4), 0)
@@ -197,7 +197,7 @@ def test_what_the_work_cost_is_shared_and_full_attacks_are_dearer(model: nn.Modu
             assert 0 < shard.cost_seconds <= shard.attack_seconds * (1 + 1e-9) and shard.full_seconds > 0
 
 
-def test_a_whole_step_of_the_synchronous_engine_goes_through_the_slots(model: nn.Module, digits: Dataset) -> None:
+def test_a_whole_step_of_the_synchronous_engine_goes_through_the_slots(model: nn.Module, digits: TrainingSet) -> None:
     deltas: list[list[Tensor]] = [
         [shard.delta for shard in produce_all(configured(slots), model, digits, WITHOUT_STARTS, Controls(0.1, 0.4), 0)]
         for slots in (0, 16)
@@ -205,7 +205,7 @@ def test_a_whole_step_of_the_synchronous_engine_goes_through_the_slots(model: nn
     assert all(torch.allclose(one, other, atol=1e-6, rtol=0) for one, other in zip(*deltas, strict=True))
 
 
-def test_slots_begin_where_the_ticket_says(model: nn.Module, digits: Dataset) -> None:
+def test_slots_begin_where_the_ticket_says(model: nn.Module, digits: TrainingSet) -> None:
     random = torch.Generator().manual_seed(0)
     deltas, known = torch.rand(40, *digits.shape, generator=random) * 0.2 - 0.1, torch.arange(40) % 2 == 0
     tickets = [(*TICKETS[0], Given(deltas, known))]

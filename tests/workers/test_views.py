@@ -10,7 +10,7 @@ import torch
 from sparring.allocators.bullettrain import BOUNDARY, OUTLIER, ROBUST, augmix_speedup, classify, signed_variance
 from sparring.attacks import frozen
 from sparring.config import AllocatorSettings, Config, from_tree
-from sparring.data import augmix, batch, load
+from sparring.data import augmix, batch, load, training_set
 from sparring.models import build
 from sparring.queue.messages import Controls, Key, Shard
 from sparring.workers.generator import begin, produce
@@ -30,7 +30,7 @@ def model_of(config: Config) -> torch.nn.Module:
 
 
 def shard_of(config: Config, robust_share: float = 0.0) -> Shard:
-    training = load(config.data, "train")
+    training = training_set(config, load(config.data, "train"))
     return produce(config, model_of(config), training, KEY, INDICES, Controls(0.0, robust_share), 7)
 
 
@@ -91,7 +91,7 @@ def test_the_speedup_counts_passes(boundary: int, robust_steps: int, passes: flo
 
 def test_views_are_made_without_steps_and_their_version_is_that_of_the_start() -> None:
     config = config_with(allocator=BULLETTRAIN)
-    training = load(config.data, "train")
+    training = training_set(config, load(config.data, "train"))
     model = model_of(config)
     with frozen(model):
         production = begin(config, model, training, KEY, INDICES, Controls(0.0), 7, worker="w")
