@@ -208,7 +208,7 @@ def _server(config: Config) -> Found:
 def _sizes(config: Config) -> tuple[tuple[int, int, int], int]:
     """Shape of an image and bytes of the weights; without data a single pixel, so that the server is looked at all
     the same."""
-    from sparring.engines.ray.snapshots import bytes_of
+    from sparring.models.arrays import bytes_of
     from sparring.trainer.experiment import build_experiment
 
     try:

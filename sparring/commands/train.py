@@ -25,11 +25,11 @@ from sparring.config import (
     with_absolute_paths,
 )
 from sparring.engines import Outcome
-from sparring.engines.ray.snapshots import bytes_of
 from sparring.errors import RollBack, SparringError, UsageError
 from sparring.machine.logs import to_file
 from sparring.machine.memory import keep_freed_memory
 from sparring.machine.signals import stopping_on_signals
+from sparring.models.arrays import bytes_of
 from sparring.models.starting import not_fresh
 from sparring.observe.discovery import announced, reachable
 from sparring.observe.exporter import Exporter

@@ -23,11 +23,12 @@ from sparring.config import MOST_WORKERS, Config, to_toml, with_workers
 from sparring.engines import Outcome
 from sparring.engines.ray.nodes import ask_for_nodes, let_nodes_go, share_of
 from sparring.engines.ray.pool import Pool
-from sparring.engines.ray.snapshots import SnapshotStore, bytes_of
+from sparring.engines.ray.snapshots import SnapshotStore
 from sparring.engines.ray.trainer import Trainer
 from sparring.engines.ray.worker import Worker
 from sparring.errors import SparringError, UsageError
 from sparring.machine.signals import stopping_on_signals
+from sparring.models.arrays import bytes_of
 from sparring.observe.state import RunState
 from sparring.queue.connection import check_server, connect, password_of, raise_limit
 from sparring.queue.messages import WorkerTarget

@@ -14,7 +14,8 @@ import pytest
 import ray
 
 from sparring.commands.train import train
-from sparring.engines.ray.snapshots import Arrays, Notice, QueueRoute, RayRoute, Route, Snapshot, SnapshotStore
+from sparring.models.arrays import Arrays
+from sparring.engines.ray.snapshots import Notice, QueueRoute, RayRoute, Route, Snapshot, SnapshotStore
 from sparring.errors import UsageError
 from sparring.queue.connection import connect
 from sparring.queue.messages import Controls
