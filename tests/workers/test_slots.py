@@ -267,7 +267,6 @@ class Scene:
     def publish(self, version: int) -> None:
         arrays = to_arrays(self.experiment.model)
         QueueRoute(self.trainer, 2).publish(Snapshot(self.fence, version, Controls(0.2, 0.4), arrays))
-        self.trainer.publish_version(self.fence, version)
 
     def issue(self, count: int) -> None:
         fingerprint = self.experiment.training.fingerprint
