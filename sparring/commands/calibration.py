@@ -16,13 +16,12 @@ import torch
 from sparring.attacks import frozen
 from sparring.attacks.norms import random_start
 from sparring.config import AllocatorSettings, Config, trainer_threads, worker_threads
-from sparring.engines.ray.snapshots import load_arrays, to_arrays
 from sparring.errors import SparringError
 from sparring.machine.threads import cores
+from sparring.models.arrays import load_arrays, to_arrays
 from sparring.models.forward import for_training
 from sparring.queue.codec import decode_shard, encode_shard
 from sparring.queue.messages import Controls, Key, Shard
-from sparring.queue.server import EmbeddedServer
 from sparring.queue.sizing import MEMORY_SLACK_BYTES
 from sparring.randomness import generator
 from sparring.trainer.experiment import Experiment
@@ -181,6 +180,8 @@ def _step_s(learner: Learner, shard: Shard, threads: int) -> float:
 
 def _round_trip_s(payload: bytes) -> float | None:
     """SET and GET of a payload at a server on this machine; None where none can be started."""
+    from sparring.queue.server import EmbeddedServer  # with it comes Redis, which other engines do without
+
     try:
         with EmbeddedServer(maxmemory=MEMORY_SLACK_BYTES + 4 * len(payload)) as server, server.client() as client:
 

@@ -25,11 +25,11 @@ from sparring.config import (
     with_absolute_paths,
 )
 from sparring.engines import Outcome
-from sparring.engines.ray.snapshots import bytes_of
 from sparring.errors import RollBack, SparringError, UsageError
 from sparring.machine.logs import to_file
 from sparring.machine.memory import keep_freed_memory
 from sparring.machine.signals import stopping_on_signals
+from sparring.models.arrays import size_bytes
 from sparring.models.starting import not_fresh
 from sparring.observe.discovery import announced, reachable
 from sparring.observe.exporter import Exporter
@@ -174,7 +174,7 @@ def _execute(
             from sparring.engines.ray import driver as ray_engine
 
             queue = stack.enter_context(
-                ray_engine.open_queue(config, experiment.training.shape, bytes_of(experiment.model))
+                ray_engine.open_queue(config, experiment.training.shape, size_bytes(experiment.model))
             )
         exporter = None
         if config.metrics.enabled:

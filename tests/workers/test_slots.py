@@ -18,10 +18,11 @@ from sparring.attacks.starts import Given
 from sparring.commands.combinations import check_combinations
 from sparring.config import Config, from_tree, new_run, slots_of, tickets_at_once
 from sparring.data import Dataset, load
-from sparring.engines.ray.snapshots import QueueRoute, Snapshot, to_arrays
+from sparring.engines.ray.snapshots import QueueRoute, Snapshot
 from sparring.engines.ray.worker import Worker
 from sparring.errors import UsageError
 from sparring.models import build
+from sparring.models.arrays import to_arrays
 from sparring.queue.messages import Controls, Key, Lease, Shard, Stop, Ticket
 from sparring.queue.server import EmbeddedServer
 from sparring.queue.transport import QueueFull, Transport

@@ -23,11 +23,12 @@ from sparring.config import MOST_WORKERS, Config, to_toml, with_workers
 from sparring.engines import Outcome
 from sparring.engines.ray.nodes import ask_for_nodes, let_nodes_go, share_of
 from sparring.engines.ray.pool import Pool
-from sparring.engines.ray.snapshots import SnapshotStore, bytes_of
+from sparring.engines.ray.snapshots import SnapshotStore
 from sparring.engines.ray.trainer import Trainer
 from sparring.engines.ray.worker import Worker
 from sparring.errors import SparringError, UsageError
 from sparring.machine.signals import stopping_on_signals
+from sparring.models.arrays import size_bytes
 from sparring.observe.state import Report, RunState
 from sparring.queue.connection import check_server, connect, password_of, raise_limit
 from sparring.queue.messages import WorkerTarget
@@ -117,7 +118,7 @@ class Driver:
         self.transport = Transport(self.client, run.id, lease_s=settings.lease_s, timeout_s=settings.timeout_s)
         # Known by name: an actor whose arguments hold a handle could not be restarted once the handle is gone.
         self.store_name = f"sparring-snapshots-{run.id}"
-        self.store = self._store() if through_object_store(config, bytes_of(model)) else None
+        self.store = self._store() if through_object_store(config, size_bytes(model)) else None
         transport = self.transport
         self.pool = Pool(self._worker, transport.drop_worker, transport.request_stop, transport.forget_worker)
         self.interrupted = False
