@@ -29,12 +29,12 @@ from sparring.errors import RollBack, SparringError, UsageError
 from sparring.machine.logs import to_file
 from sparring.machine.memory import keep_freed_memory
 from sparring.machine.signals import stopping_on_signals
-from sparring.models.arrays import bytes_of
+from sparring.models.arrays import size_bytes
 from sparring.models.starting import not_fresh
 from sparring.observe.discovery import announced, reachable
 from sparring.observe.exporter import Exporter
 from sparring.observe.report import summary
-from sparring.observe.state import RunState
+from sparring.observe.state import Heartbeats, Report, RunState
 from sparring.runs import Run, open_run, write_atomically
 from sparring.trainer import checkpoints
 from sparring.trainer.experiment import Experiment, build_experiment
@@ -57,8 +57,6 @@ RESUMABLE = (
 )
 FIXED = ("queue.wire",)
 
-Show = Callable[[RunState, dict[str, dict[str, Any]]], None]
-
 
 @dataclass(frozen=True)
 class Result:
@@ -69,16 +67,16 @@ class Result:
     summary: dict[str, Any]
 
 
-class Watch:
+class LatestState:
     """The latest state of a run, for the live view, the metrics endpoint and `state.json`."""
 
-    def __init__(self, show: Show | None) -> None:
+    def __init__(self, show: Report | None) -> None:
         self.show = show
         self.run: Run | None = None
-        self.state, self.workers = RunState(), dict[str, dict[str, Any]]()
+        self.state, self.workers = RunState(), Heartbeats()
         self._written = 0.0
 
-    def __call__(self, state: RunState, workers: dict[str, dict[str, Any]] | None = None) -> None:
+    def update(self, state: RunState, workers: Heartbeats | None = None) -> None:
         self.state, self.workers = state, workers or {}
         if self.show is not None:
             self.show(self.state, self.workers)
@@ -92,12 +90,12 @@ class Watch:
         if self.run is not None:
             self.run.write_json("state.json", {**self.state.as_dict(), "workers": self.workers})
 
-    def read(self) -> tuple[RunState, dict[str, dict[str, Any]]]:
+    def read(self) -> tuple[RunState, Heartbeats]:
         return self.state, self.workers
 
 
 def train(
-    config: Config | None = None, show: Show | None = None, on_run: Callable[[Run], None] | None = None
+    config: Config | None = None, show: Report | None = None, on_run: Callable[[Run], None] | None = None
 ) -> Result:
     """Train by `config` (the demo's digits by default) in a new run folder.
 
@@ -126,7 +124,7 @@ def attend(run: Run) -> Result:
     return _execute(config_of(run), lambda: run, None, None, starts=True)
 
 
-def resume(path: Path, changes: dict[str, Any] | None = None, show: Show | None = None) -> Result:
+def resume(path: Path, changes: dict[str, Any] | None = None, show: Report | None = None) -> Result:
     """Go on with a run from its last checkpoint; the epoch continues exactly where it was.
 
     Raises:
@@ -161,7 +159,7 @@ def _require_loadable(run: Run, config: Config) -> None:
 def _execute(
     config: Config,
     open_folder: Callable[[], Run],
-    show: Show | None,
+    show: Report | None,
     on_run: Callable[[Run], None] | None,
     *,
     starts: bool,
@@ -169,19 +167,19 @@ def _execute(
     overlapping = config.engine == "ray" and not config.staleness.lockstep
     warning = check_staleness(config.staleness) if overlapping else None
     experiment = check(config, starts=starts)
-    watch = Watch(show)
+    latest = LatestState(show)
     with ExitStack() as stack:
         queue = None
         if config.engine == "ray":
             from sparring.engines.ray import driver as ray_engine
 
             queue = stack.enter_context(
-                ray_engine.open_queue(config, experiment.training.shape, bytes_of(experiment.model))
+                ray_engine.open_queue(config, experiment.training.shape, size_bytes(experiment.model))
             )
         exporter = None
         if config.metrics.enabled:
-            exporter = stack.enter_context(Exporter(config.metrics.bind, config.metrics.port, watch.read))
-        run = watch.run = open_folder()
+            exporter = stack.enter_context(Exporter(config.metrics.bind, config.metrics.port, latest.read))
+        run = latest.run = open_folder()
         stack.enter_context(run.owned())
         run.clear_stop()
         write_atomically(run.config_file, to_toml(config))
@@ -196,30 +194,30 @@ def _execute(
                 stack.enter_context(announced(config.metrics.file_sd, run, address))
         if warning:
             log.warning("%s", warning)
-            watch.state.message = warning
+            latest.state.message = warning
         if on_run is not None:
             on_run(run)
         try:
             if queue is not None:
-                ended = ray_engine.run(config, run, queue, watch, experiment.model)
+                outcome = ray_engine.run(config, run, queue, latest.update, experiment.model)
             else:
-                ended = _in_this_process(config, run, experiment, watch)
+                outcome = _in_this_process(config, run, experiment, latest)
         except SparringError as error:
             log.error("%s", error)
-            _conclude(run, "failed", watch.state, None, watch, str(error))
+            _conclude(run, "failed", latest.state, None, latest, str(error))
             error.run = run.path
             raise
-        return _conclude(run, ended.phase, ended.state, ended.evaluation, watch)
+        return _conclude(run, outcome.phase, outcome.state, outcome.evaluation, latest)
 
 
-def _in_this_process(config: Config, run: Run, experiment: Experiment, watch: Watch) -> Outcome:
+def _in_this_process(config: Config, run: Run, experiment: Experiment, latest: LatestState) -> Outcome:
     from sparring.engines import ddp, free, simulated, sync
     from sparring.machine.devices import device_for
 
     torch.set_num_threads(trainer_threads(config))
     keep_freed_memory()
     device = device_for(config.trainer.device, float(torch.cuda.is_available()))
-    session = Session(experiment, run, device, watch)
+    session = Session(experiment, run, device, latest.update)
     synchronous = free.run if config.train.replays > 1 else sync.run
     engine = {"sync": synchronous, "ddp": ddp.run, "simulated": simulated.run}[config.engine]
     with stopping_on_signals(session.ask_to_stop):
@@ -252,12 +250,12 @@ class _StoppedEvaluating(Exception):
 
 
 def _conclude(
-    run: Run, phase: str, state: RunState, evaluation: dict[str, Any] | None, watch: Watch, message: str = ""
+    run: Run, phase: str, state: RunState, evaluation: dict[str, Any] | None, latest: LatestState, message: str = ""
 ) -> Result:
     """Last state and summary of the run's folder; `message`: why it failed."""
     state.phase, state.message = phase, message
-    watch(state)
-    watch.write()
+    latest.update(state)
+    latest.write()
     figures = {name: value for name, value in (evaluation or {}).items() if name != "seconds"}
     content = summary(state, figures)
     run.write_json("summary.json", content)

@@ -1,4 +1,4 @@
-"""Weights as arrays: what a snapshot is made of."""
+"""A model's weights as numpy arrays, the form in which snapshots of them travel."""
 
 from __future__ import annotations
 
@@ -25,14 +25,8 @@ def to_arrays(model: nn.Module, *, half: bool = False) -> Arrays:
     }
 
 
-def _array(tensor: Tensor, half: bool) -> np.ndarray[Any, Any]:
-    whole = tensor.bfloat16().cpu().contiguous().view(torch.uint16) if half else tensor.cpu().contiguous()
-    array: np.ndarray[Any, Any] = whole.numpy()
-    return array
-
-
 def load_arrays(model: nn.Module, arrays: Arrays) -> None:
-    """Copy a snapshot into the model in place; safe between two attack steps."""
+    """Copy the weights into the model in place; safe between two attack steps."""
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             half = arrays[name].dtype == np.uint16 and tensor.dtype == torch.float32
@@ -40,7 +34,13 @@ def load_arrays(model: nn.Module, arrays: Arrays) -> None:
             tensor.copy_(torch.frombuffer(arrays[name].data, dtype=dtype).view(tensor.shape))
 
 
-def bytes_of(model: nn.Module) -> int:
-    """What a snapshot of the model takes; in bf16 nearly half of it."""
+def size_bytes(model: nn.Module) -> int:
+    """Bytes of all parameters and buffers; a snapshot in bf16 takes nearly half of it."""
     size: int = sum(tensor.nbytes for tensor in model.state_dict().values())
     return size
+
+
+def _array(tensor: Tensor, half: bool) -> np.ndarray[Any, Any]:
+    whole = tensor.bfloat16().cpu().contiguous().view(torch.uint16) if half else tensor.cpu().contiguous()
+    array: np.ndarray[Any, Any] = whole.numpy()
+    return array

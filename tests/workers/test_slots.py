@@ -17,12 +17,12 @@ from sparring.allocators import bullettrain as allocator
 from sparring.attacks.starts import Given
 from sparring.commands.combinations import check_combinations
 from sparring.config import Config, from_tree, new_run, slots_of, tickets_at_once
-from sparring.data import TrainingSet, load, training_set
-from sparring.models.arrays import to_arrays
+from sparring.data import Dataset, load
 from sparring.engines.ray.snapshots import QueueRoute, Snapshot
 from sparring.engines.ray.worker import Worker
 from sparring.errors import UsageError
 from sparring.models import build
+from sparring.models.arrays import to_arrays
 from sparring.queue.messages import Controls, Key, Lease, Shard, Stop, Ticket
 from sparring.queue.server import EmbeddedServer
 from sparring.queue.transport import QueueFull, Transport
@@ -268,7 +268,6 @@ class Scene:
     def publish(self, version: int) -> None:
         arrays = to_arrays(self.experiment.model)
         QueueRoute(self.trainer, 2).publish(Snapshot(self.fence, version, Controls(0.2, 0.4), arrays))
-        self.trainer.publish_version(self.fence, version)
 
     def issue(self, count: int) -> None:
         fingerprint = self.experiment.training.fingerprint

@@ -21,7 +21,7 @@ from safetensors.numpy import load, save
 from torch import nn
 
 from sparring.config import Config
-from sparring.models.arrays import Arrays, bytes_of
+from sparring.models.arrays import Arrays, size_bytes
 from sparring.queue.messages import Controls, Weights
 from sparring.queue.sizing import kept_snapshots, through_object_store
 from sparring.queue.transport import Transport
@@ -59,7 +59,7 @@ class Route(Protocol):
 
 def route(config: Config, model: nn.Module, transport: Transport, store: str) -> Route:
     """The way that the settings and the size of `model` call for; `store` is the name of the actor."""
-    if through_object_store(config, bytes_of(model)):
+    if through_object_store(config, size_bytes(model)):
         return RayRoute(ray.get_actor(store))
     return QueueRoute(transport, kept_snapshots(config))
 
