@@ -13,7 +13,7 @@ from sparring.data.datasets import (
     split_holdout,
 )
 from sparring.data.extra import load_extra
-from sparring.data.loading import SOURCES, load
+from sparring.data.loading import SOURCES, load, prepared
 from sparring.data.training import TrainingSet, batch, scaled, training_set
 from sparring.data.wrapping import wrap
 
@@ -29,6 +29,7 @@ __all__ = [
     "batch",
     "load",
     "load_extra",
+    "prepared",
     "require_bytes",
     "scaled",
     "split_holdout",

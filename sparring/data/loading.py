@@ -34,15 +34,24 @@ def load(settings: DataSettings, split: Split) -> Dataset:
         UsageError: no such dataset, data.root or data.size is needed, or the user's own data cannot be wrapped.
         SparringError: the files are missing or wrong.
     """
+    _require_size(settings)
+    return prepared(_named(settings, split), settings, split)
+
+
+def prepared(dataset: Dataset, settings: DataSettings, split: Split) -> Dataset:
+    """A dataset with its images at `data.size`; of training data the first `data.limit` examples."""
+    dataset = framed(dataset, settings)
+    if split == "test" or settings.limit is None or settings.limit >= len(dataset):
+        return dataset
+    return Subset(dataset, torch.arange(settings.limit))
+
+
+def _require_size(settings: DataSettings) -> None:
     for name, asked in (("augment", settings.augment == "resized_crop_flip"), ("phases", bool(settings.phases))):
         if asked and settings.size is None:
             raise UsageError(
                 f"data.{name} = {getattr(settings, name)!r} needs data.size, the side of test images: set it."
             )
-    dataset = framed(_named(settings, split), settings)
-    if split == "test" or settings.limit is None or settings.limit >= len(dataset):
-        return dataset
-    return Subset(dataset, torch.arange(settings.limit))
 
 
 def framed(dataset: Dataset, settings: DataSettings) -> Dataset:

@@ -14,7 +14,7 @@ from torch import nn
 from sparring import plugins
 from sparring.config import Channels, ModelSettings
 from sparring.errors import SparringError, UsageError
-from sparring.models.normalize import Normalize
+from sparring.models.normalize import Normalize as Normalize
 
 Shape = tuple[int, int, int]
 Factory = Callable[[Shape, int], nn.Module]

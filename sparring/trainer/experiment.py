@@ -52,6 +52,9 @@ class Live:
     helper: Helper | None = None
 
 
+NOTHING_PASSED = Live()
+
+
 @dataclass(frozen=True)
 class Experiment:
     """All that a run is made of; built once, before the run's folder exists.
@@ -68,7 +71,7 @@ class Experiment:
     attack: Threat
     allocator: Allocator | None
     helper: Helper | None = None
-    live: Live = Live()
+    live: Live = NOTHING_PASSED
 
     def test(self) -> Dataset:
         """The test set, which is read when it is asked for."""
@@ -105,7 +108,7 @@ def methods_of(config: Config) -> Methods:
     return Methods(objective, attack_of(config.attack, config.augmix, objective), allocator)
 
 
-def build_experiment(config: Config, live: Live = Live()) -> Experiment:
+def build_experiment(config: Config, live: Live = NOTHING_PASSED) -> Experiment:
     """Load the training data, resolve the methods, and build the model with fresh weights whatever the run starts from.
 
     live: what takes the place of the recipe's data and model; a model keeps the weights that it has.
@@ -154,7 +157,7 @@ def build_experiment(config: Config, live: Live = Live()) -> Experiment:
     )
 
 
-def load_test(config: Config, live: Live = Live()) -> Dataset:
+def load_test(config: Config, live: Live = NOTHING_PASSED) -> Dataset:
     """The test set of a run."""
     return load(config.data, "test") if live.test is None else live.test
 
