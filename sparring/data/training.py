@@ -24,9 +24,13 @@ class TrainingSet:
     """
 
     def __init__(
-        self, dataset: Dataset, augment: str, seed: int, sizes: Callable[[int], int | None] = lambda epoch: None
+        self,
+        dataset: Dataset,
+        augment: str = "none",
+        seed: int = 0,
+        sizes: Callable[[int], int | None] = lambda epoch: None,
     ) -> None:
-        self.dataset, self._augment, self._seed, self._sizes = dataset, augment, seed, sizes
+        self.dataset, self.augment, self.seed, self.sizes = dataset, augment, seed, sizes
         self.shape: Shape = dataset.shape
         self.classes, self.labels, self.fingerprint = dataset.classes, dataset.labels, dataset.fingerprint
 
@@ -39,8 +43,7 @@ class TrainingSet:
 
     def batch(self, indices: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
         """As `epoch` trains on the examples at `indices` (int64 [n]): float32 [n, C, H, W] in [0, 1] and int64 [n]."""
-        size = self._sizes(epoch)
-        return batch(self.dataset, indices, augment=self._augment, seed=self._seed, epoch=epoch, size=size)
+        return batch(self.dataset, indices, augment=self.augment, seed=self.seed, epoch=epoch, size=self.sizes(epoch))
 
 
 def training_set(config: Config, dataset: Dataset) -> TrainingSet:
