@@ -35,9 +35,8 @@ def resolve(setting: str, name: str, built_in: Mapping[str, str]) -> object:
     try:
         return _find(built_in.get(name, name), built_in)
     except _Unresolved as problem:
-        known = f"Built in: {', '.join(built_in)}. " if built_in else ""
         raise UsageError(
-            f"{setting} = {name!r}: {problem}. {known}Your own is given as module:object or path.py:object."
+            f"{setting} = {name!r}: {problem}. Your own is given as module:object or path.py:object."
         ) from problem.__cause__
 
 
@@ -173,7 +172,8 @@ def _absolute(path: str) -> str:
 def _no_built_in(name: str, built_in: Mapping[str, str]) -> str:
     if name.endswith(".py"):
         return f"which object of the file is missing; write {name}:NAME"
-    return f"no such name{_nearest(name, built_in)}"
+    known = f". Built in: {', '.join(built_in)}" if built_in else ""
+    return f"no such name{_nearest(name, built_in)}{known}"
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
