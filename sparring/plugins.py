@@ -125,6 +125,14 @@ def source_files(names: Iterable[str]) -> dict[str, str]:
         raise UsageError(f"{problem}. Give a Python file that exists.") from problem.__cause__
 
 
+def text_of(path: str) -> str | None:
+    """What the file at an absolute path holds; None where there is none that can be read."""
+    try:
+        return Path(path).read_text()
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
 def install(sources: Mapping[str, str]) -> None:
     """Take the texts of `source_files` of another process; from now on they count, whatever the files here hold."""
     _handed.update(sources)
