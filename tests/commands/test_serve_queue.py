@@ -15,7 +15,7 @@ import redis
 from sparring.commands.serve_queue import bytes_of_size, listens
 from sparring.config import QueueSettings
 from sparring.errors import UsageError
-from sparring.queue.connection import connect, password_of
+from sparring.queue.connection import connect
 from tests.support.waiting import wait_for
 
 Serve = Callable[..., "subprocess.Popen[str]"]
@@ -86,24 +86,6 @@ def test_detached_it_prints_the_url_once_it_answers(serve: Serve, tmp_path: Path
         head.settimeout(20)
         head.accept()[0].close()
     wait_for("its end", lambda: not listens("127.0.0.1", port), 20)
-
-
-def test_a_password_comes_from_the_environment_or_else_from_the_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "secret").write_text("from the file\n")
-    settings = QueueSettings(password_env="SPARRING_TEST_PASSWORD", password_file=tmp_path / "secret")
-    assert password_of(settings) == "from the file"
-    monkeypatch.setenv("SPARRING_TEST_PASSWORD", "from the environment")
-    assert password_of(settings) == "from the environment"
-
-
-def test_a_password_file_that_is_absent_or_empty_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"queue\.password_file = .*nowhere.*No such file"):
-        password_of(QueueSettings(password_file=tmp_path / "nowhere"))
-    (tmp_path / "empty").touch()
-    with pytest.raises(UsageError, match=r"queue\.password_file = .*empty is empty"):
-        password_of(QueueSettings(password_file=tmp_path / "empty"))
 
 
 def test_a_url_is_read_from_the_environment_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
