@@ -10,7 +10,6 @@ import copy
 import logging
 import os
 import socket
-import sys
 import threading
 import time
 from collections import deque
@@ -21,6 +20,7 @@ import torch
 
 from sparring.attacks.starts import unpacked
 from sparring.config import exchanges, from_tree, slots_of, tickets_at_once, with_workers, worker_threads
+from sparring.engines.ray.passed import Passed
 from sparring.engines.ray.pushing import Pusher
 from sparring.engines.ray.snapshots import route
 from sparring.engines.ray.weights import Weights
@@ -55,9 +55,9 @@ class Worker:
         url: str,
         password: str | None,
         store: str,
-        python_path: list[str],
+        passed: Passed,
     ) -> None:
-        sys.path[:0] = [path for path in python_path if path not in sys.path]
+        live = passed.unpack()
         self.config, self.name = from_tree(tree), name
         to_file(Run(Path(run_path)).path / "logs" / f"{name}.log")
         settings = self.config.queue
@@ -75,12 +75,13 @@ class Worker:
         self.transport.check_protocol()
         self.wanted = self.transport.wanted_workers() or self.config.workers.count
         self.share_cores()
-        experiment = build_experiment(self.config)
+        experiment = build_experiment(self.config, live, with_helper=False)
         self.dataset = experiment.training
         self.device = device_for("auto", self.config.workers.num_gpus)
         model = copy.deepcopy(experiment.model).to(self.device).eval().requires_grad_(False)
         self.model = for_training(model, self.config.model)
-        self.context = experiment.context(self.model)
+        helper = None if experiment.helper is None else experiment.helper.network.to(self.device).eval()
+        self.context = experiment.context(self.model, helper)
         self.attacker = attacker_of(self.context, slots_of(self.config), hold_back=self.config.allocator.hold_back)
         self.exchange, self.most_tickets = exchanges(self.config), tickets_at_once(self.config)
         self.weights = Weights(
