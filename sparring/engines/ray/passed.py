@@ -10,13 +10,13 @@ from typing import Any
 import ray
 
 from sparring import plugins
-from sparring.trainer.experiment import Live
+from sparring.trainer.experiment import NOTHING_PASSED, Live
 
 
 @dataclass(frozen=True)
 class Passed:
     """python_path: where modules are looked for; sources: texts of the user's own files by path, for hosts that lack
-    them; live: a list of one reference to objects passed from Python, so that Ray does not resolve it."""
+    them; live: one reference to objects passed from Python, in a tuple, so that Ray does not resolve it."""
 
     python_path: tuple[str, ...]
     sources: dict[str, str]
@@ -26,10 +26,9 @@ class Passed:
         """In the actor: make the modules importable, then fetch the objects, which may need them."""
         sys.path[:0] = [path for path in self.python_path if path not in sys.path]
         plugins.install(self.sources)
-        live: Live = ray.get(self.live[0])
-        return live
+        return ray.get(self.live[0]) if self.live else NOTHING_PASSED
 
 
 def passed(sources: dict[str, str], live: Live) -> Passed:
     """In the driver, once Ray runs."""
-    return Passed((os.getcwd(), *sys.path), sources, (ray.put(live),))
+    return Passed((os.getcwd(), *sys.path), sources, () if live == NOTHING_PASSED else (ray.put(live),))
