@@ -83,10 +83,19 @@ class Experiment:
         """The attack whose ball the model is evaluated in."""
         return threat_of(self.config.attack, self.attack)
 
+    @property
+    def changing_helper(self) -> nn.Module | None:
+        """A helper network that is trained beside the model and that the attack compares with: it is published."""
+        return self.helper.network if self.helper is not None and self.helper.trained and self.needs_helper else None
+
+    @property
+    def needs_helper(self) -> bool:
+        """The attack compares with the helper network's predictions."""
+        return isinstance(self.attack, Attack) and self.attack.maximised.targets == "helper"
+
     def for_workers(self) -> Live:
         """What workers need of the objects passed from Python; the helper network where the attack compares with it."""
-        needs_helper = isinstance(self.attack, Attack) and self.attack.maximised.targets == "helper"
-        return Live(self.live.model, self.live.training, None, self.helper if needs_helper else None)
+        return Live(self.live.model, self.live.training, None, self.helper if self.needs_helper else None)
 
     def context(self, model: nn.Module | None = None, helper: nn.Module | None = None) -> AttackContext:
         """What tasks are attacked with; by default under the model and the helper that are trained."""
