@@ -33,7 +33,7 @@ class Raised:
     def __init__(self, to: int, seconds: float) -> None:
         self.to, self.seconds, self.run = to, seconds, Run(Path())
         self.seen: list[tuple[float, int, int]] = []  # time, shards, workers that have made some
-        self.wished = self.served = 0.0
+        self.asked = self.served = 0.0
 
     def on_run(self, run: Run) -> None:
         self.run = run
@@ -43,10 +43,10 @@ class Raised:
         if not serving:
             return
         self.seen.append((now, state.worker_shards + state.trainer_shards, serving))
-        if not self.wished and now > self.seen[0][0] + self.seconds:
-            self.wished = now
+        if not self.asked and now > self.seen[0][0] + self.seconds:
+            self.asked = now
             threading.Thread(target=change_workers, args=(self.run, "set", self.to)).start()
-        if self.wished and not self.served and serving == self.to:
+        if self.asked and not self.served and serving == self.to:
             self.served = now
         if self.served and now > self.served + self.seconds:
             self.run.request_stop()
@@ -72,12 +72,12 @@ def main() -> None:
         tree["train"]["shards_per_step"] = OF_STEP
         raised = Raised(options.to, options.seconds)
         result = train(from_tree(tree), raised.show, raised.on_run)
-    before = raised.rate(raised.wished - options.seconds / 2, raised.wished)
+    before = raised.rate(raised.asked - options.seconds / 2, raised.asked)
     after = raised.rate(raised.served + scaling.SETTLE_S, raised.seen[-1][0])
     print(header("workers", "shards a second", "speed-up", "ideal", "until all serve, s", "dropped"))
     print(row(1, f"{before:.1f}", "", "", "", ""))
     ideal = f"{(options.to + 1) / 2:.1f}"
-    took = f"{raised.served - raised.wished:.1f}"
+    took = f"{raised.served - raised.asked:.1f}"
     print(row(options.to, f"{after:.1f}", f"{after / before:.2f}", ideal, took, result.summary["shards_dropped"]))
 
 

@@ -132,7 +132,7 @@ def change_workers(run: Run, verb: Literal["set", "add", "drain"], value: int | 
         if verb != "drain":
             before = transport.wanted_workers() or 0
             _require_gpus(config, int(value) + (before if verb == "add" else 0))
-        count = transport.change_wish(verb, value, _least(config), MOST_WORKERS)
+        count = transport.change_worker_target(verb, value, _least(config), MOST_WORKERS)
         if count == -1:
             raise UsageError(f"{run.path} is starting and has no workers yet; try again in a moment.")
         if count == -2:
@@ -180,7 +180,7 @@ def _queue(run: Run) -> Iterator[Transport]:
         raise UsageError(f"{run.path} is starting and has no workers yet; try again in a moment.")
     try:
         if (transport.state() or {}).get("phase") == "evaluating":
-            raise UsageError(f"{run.path} has made its last step and is being judged; it needs no workers any more.")
+            raise UsageError(f"{run.path} has made its last step and is being evaluated; it needs no workers any more.")
         yield transport
     finally:
         transport.close()

@@ -41,7 +41,7 @@ class Demonstration:
 
 
 def run_demo(progress: Callable[[], AbstractContextManager[Progress]], note: Callable[[str], None]) -> Demonstration:
-    """Train and judge on this machine's cores; under 3 minutes on two.
+    """Train and evaluate on this machine's cores; under 3 minutes on two.
 
     Args:
         progress: makes the live view. note: tells one line about what is done now.
@@ -49,8 +49,8 @@ def run_demo(progress: Callable[[], AbstractContextManager[Progress]], note: Cal
     config = Config()
     torch.set_num_threads(cores())
     note("1/3 a plainly trained model, and the same attack on it and on the untrained network")
-    untrained = _judge(config, _learner(config))
-    plain = _judge(config, train_plainly(config))
+    untrained = _evaluate(config, _learner(config))
+    plain = _evaluate(config, train_plainly(config))
     note(f"2/3 the synchronous loop on {cores()} cores for {SYNC_SECONDS:.0f} s, to compare with")
     sync_rate = synchronous_rate(config, SYNC_SECONDS)
     note(f"3/3 {config.workers.count} workers, a queue and a trainer")
@@ -96,7 +96,7 @@ def _learner(config: Config) -> Learner:
     return Learner(experiment, torch.device("cpu"))
 
 
-def _judge(config: Config, learner: Learner) -> Evaluation:
+def _evaluate(config: Config, learner: Learner) -> Evaluation:
     return evaluate(
         learner.model,
         load(config.data, "test"),

@@ -1,4 +1,4 @@
-"""Judging a run that has ended, from its folder."""
+"""Evaluating a run that has ended, from its folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sparring.data import load as load_data
 from sparring.errors import SparringError, UsageError
 from sparring.evaluation.corruptions import corruptions
 from sparring.evaluation.curves import curves
-from sparring.evaluation.robustness import judge
+from sparring.evaluation.robustness import evaluate_by
 from sparring.evaluation.transfer import Member, transfer
 from sparring.machine.threads import cores
 from sparring.models import build
@@ -80,8 +80,8 @@ def evaluate_run(
     """Clean and robust accuracy; also written to the run's evaluation.json. Raises as `open_trained`."""
     made = open_trained(run, changes, best=best)
     config = made.config
-    judged = judge(made.model, made.test, made.threat, config.evaluation, config.train.seed, progress)
-    result = {**judged.as_dict(), **made.named()}
+    found = evaluate_by(made.model, made.test, made.threat, config.evaluation, config.train.seed, progress)
+    result = {**found.as_dict(), **made.named()}
     run.write_json("evaluation.json", result)
     return result
 

@@ -24,7 +24,7 @@ from sparring.config import (
     trainer_threads,
     with_absolute_paths,
 )
-from sparring.engines import Ended
+from sparring.engines import Outcome
 from sparring.engines.ray.snapshots import bytes_of
 from sparring.errors import RollBack, SparringError, UsageError
 from sparring.machine.logs import to_file
@@ -212,7 +212,7 @@ def _execute(
         return _conclude(run, ended.phase, ended.state, ended.evaluation, watch)
 
 
-def _in_this_process(config: Config, run: Run, experiment: Experiment, watch: Watch) -> Ended:
+def _in_this_process(config: Config, run: Run, experiment: Experiment, watch: Watch) -> Outcome:
     from sparring.engines import ddp, free, simulated, sync
     from sparring.machine.devices import device_for
 
@@ -232,23 +232,23 @@ def _in_this_process(config: Config, run: Run, experiment: Experiment, watch: Wa
             except RollBack as error:
                 resumed = session.roll_back(error)
         if phase != "finished":
-            return Ended(phase, session.state)
+            return Outcome(phase, session.state)
 
         def progress(said: str) -> None:
             if session.stop_reason is not None or run.stop_requested():
-                raise _StoppedJudging
+                raise _StoppedEvaluating
             session.state.phase, session.state.message = "evaluating", said
             session.report_soon()
 
         try:
-            judged = session.judge(progress)
-        except _StoppedJudging:
-            return Ended(session.stop_reason or "stopped", session.state)
-        return Ended(phase, session.state, judged)
+            evaluation = session.evaluate(progress)
+        except _StoppedEvaluating:
+            return Outcome(session.stop_reason or "stopped", session.state)
+        return Outcome(phase, session.state, evaluation)
 
 
-class _StoppedJudging(Exception):
-    """The run is to stop while it is judged; a resume judges it again."""
+class _StoppedEvaluating(Exception):
+    """The run is to stop while it is evaluated; a resume evaluates it again."""
 
 
 def _conclude(
@@ -258,7 +258,7 @@ def _conclude(
     state.phase, state.message = phase, message
     watch(state)
     watch.write()
-    judged = {name: value for name, value in (evaluation or {}).items() if name != "seconds"}
-    content = summary(state, judged)
+    figures = {name: value for name, value in (evaluation or {}).items() if name != "seconds"}
+    content = summary(state, figures)
     run.write_json("summary.json", content)
     return Result(run, phase, content)

@@ -9,8 +9,8 @@ from sparring.observe.state import RunState
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a run ended, its last state, and the evaluation where it finished."""
+class Outcome:
+    """How a run ended: its phase, its last state, and the evaluation where it finished."""
 
     phase: str
     state: RunState

@@ -1,6 +1,6 @@
 """How robust a model is: clean and attacked accuracy, always with the number of examples."""
 
-from sparring.evaluation.robustness import Evaluation, attack_for, evaluate, judge
+from sparring.evaluation.robustness import Evaluation, attack_for, evaluate, evaluate_by
 from sparring.evaluation.views import evaluate_views
 
-__all__ = ["Evaluation", "attack_for", "evaluate", "evaluate_views", "judge"]
+__all__ = ["Evaluation", "attack_for", "evaluate", "evaluate_by", "evaluate_views"]

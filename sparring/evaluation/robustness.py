@@ -59,7 +59,7 @@ def evaluate(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Judge the model in eval mode and float32 on the first `samples` examples.
+    """Evaluate the model in eval mode and float32 on the first `samples` examples.
 
     Args:
         progress: called with the examples done and to do.
@@ -110,7 +110,7 @@ def batches(model: nn.Module, dataset: Dataset, total: int, size: int) -> Iterat
         yield first, x.to(device), y.to(device)
 
 
-def judge(
+def evaluate_by(
     model: nn.Module,
     dataset: Dataset,
     threat: Attack,
@@ -118,7 +118,7 @@ def judge(
     seed: int,
     progress: Callable[[str], None] | None = None,
 ) -> Evaluation:
-    """Judge the model as the settings say: by PGD with restarts or by AutoAttack, within the trained threat's ball.
+    """Evaluate the model as the settings say: by PGD with restarts or by AutoAttack, within the trained threat's ball.
 
     Args:
         progress: called with a sentence that says how far it is.

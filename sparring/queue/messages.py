@@ -128,8 +128,8 @@ class Returned(NamedTuple):
     detail: str = ""
 
 
-class Wish(NamedTuple):
-    """How many workers the run is to have, and the names of those that are to leave or have left."""
+class WorkerTarget(NamedTuple):
+    """How many workers the run is to have; `leaving`: the names of those that are to leave or have left."""
 
     workers: int
     leaving: frozenset[str]

@@ -11,7 +11,7 @@ All keys are under `sparring:{run}:`, the braces being the hash tag:
     ready:FENCE payload:FENCE:MEMBER                     shards, MEMBER being epoch:number:attempt
     arrived:FENCE                                        wakes the trainer
     heartbeat state control meta                         what people and exporters look at
-    wish pool                                            how many workers there are to be; those there are
+    worker_target pool                                   how many workers there are to be; those there are
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from sparring.queue.messages import (
     Ticket,
     Usage,
     Weights,
-    Wish,
+    WorkerTarget,
 )
 
 T = TypeVar("T")
@@ -67,7 +67,7 @@ class FencedOut(SparringError):
 
 
 Received = Shard | Missing
-WishVerb = Literal["start", "set", "add", "drain", "leave"]
+TargetVerb = Literal["start", "set", "add", "drain", "leave"]
 
 
 class Transport:
@@ -303,23 +303,26 @@ class Transport:
             return Stop.STOP
         return None if own is None else Stop.DRAIN
 
-    def wish(self) -> Wish | None:
-        """What is wished for now; None where the run has not begun, or its server was restarted empty."""
-        fields = self._retry(lambda: self._redis.hgetall(self._key("wish")))
+    def worker_target(self) -> WorkerTarget | None:
+        """The target now; None where the run has not begun, or its server was restarted empty."""
+        fields = self._retry(lambda: self._redis.hgetall(self._key("worker_target")))
         if b"count" not in fields:
             return None
         leaving = (name.decode().removeprefix("leaving:") for name in fields if name != b"count")
-        return Wish(int(fields[b"count"]), frozenset(leaving))
+        return WorkerTarget(int(fields[b"count"]), frozenset(leaving))
 
     def wanted_workers(self) -> int | None:
         """The number alone."""
-        count = self._retry(lambda: self._redis.hget(self._key("wish"), "count"))
+        count = self._retry(lambda: self._redis.hget(self._key("worker_target"), "count"))
         return None if count is None else int(count)
 
-    def change_wish(self, verb: WishVerb, value: int | str, least: int = 0, most: int = 0) -> int:
-        """`start` at, `set` or `add` a number; `drain` a worker by name, or note that it is to `leave`, being
-        counted out already. Returns the number; -1: there is no wish, -2: it would not be within `least` to `most`."""
-        return int(self._run("wish", "wish", verb, value, least, most))
+    def change_worker_target(self, verb: TargetVerb, value: int | str, least: int = 0, most: int = 0) -> int:
+        """`start` at, `set` or `add` a number; `drain` a worker by name, or note that one which the number no longer
+        counts is to `leave`.
+
+        Returns the new number; -1: there is no target yet, -2: it would not be within `least` to `most`.
+        """
+        return int(self._run("worker_target", "worker_target", verb, value, least, most))
 
     def set_pool(self, states: Mapping[str, str]) -> None:
         """Tell which workers there are, and what each of them does."""

@@ -1,11 +1,11 @@
-"""The exponential moving average (EMA) of the weights, which is judged apart and never attacked by workers.
+"""The exponential moving average (EMA) of the weights, which is evaluated apart and never attacked by workers.
 
     mean ← d·mean + (1 − d)·weights      after every step
     d = 0 in the first 2.5 % of the steps, then min(decay, (1 + n)/(10 + n)), n steps later
 
 Decay, warm-up and buffers are those of the code of Wang et al. 2023, which is that of Rade's implementation of Gowal et
 al. 2020 and Rebuffi et al. 2021: batch norm's statistics are copied from the model, not averaged. There that is done at
-the end of an epoch, before it is judged; here at every step, which comes to the same.
+the end of an epoch, before it is evaluated; here at every step, which comes to the same.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from sparring.attacks import Attack, WarmStart
 from sparring.config import bound
 from sparring.data import load
 from sparring.errors import NonFinite, Overfitted, RollBack, SparringError
-from sparring.evaluation import evaluate, evaluate_views, judge
+from sparring.evaluation import evaluate, evaluate_by, evaluate_views
 from sparring.models import build
 from sparring.objectives import Batch
 from sparring.observe.state import RunState
@@ -35,7 +35,7 @@ from sparring.trainer.starts import starts_of
 
 log = logging.getLogger(__name__)
 STATE_EVERY_S = 0.5
-JUDGED = ("clean_accuracy", "robust_accuracy", "clean_interval", "robust_interval")
+REPORTED = ("clean_accuracy", "robust_accuracy", "clean_interval", "robust_interval")
 
 
 class Session:
@@ -328,34 +328,36 @@ class Session:
         attack, train, learner = self.experiment.attack, self.config.train, self.learner
         model, samples = learner.model if learner.average is None else learner.average, train.evaluate_samples
         if isinstance(attack, Attack):
-            judged = evaluate(model, self.heldout, attack.evaluator(10), samples=samples, seed=train.seed)
+            found = evaluate(model, self.heldout, attack.evaluator(10), samples=samples, seed=train.seed)
         else:
-            judged = evaluate_views(model, self.heldout, attack.augmix, samples=samples, seed=train.seed)
+            found = evaluate_views(model, self.heldout, attack.augmix, samples=samples, seed=train.seed)
         state = self.state
-        state.clean_accuracy, state.robust_accuracy = judged.clean_accuracy, judged.robust_accuracy
-        state.heldout_samples, state.heldout_attack = judged.samples, judged.attack
-        state.heldout_interval = judged.robust_interval
-        better = judged.robust_accuracy > self._best
-        self._best = max(self._best, judged.robust_accuracy)
+        state.clean_accuracy, state.robust_accuracy = found.clean_accuracy, found.robust_accuracy
+        state.heldout_samples, state.heldout_attack = found.samples, found.attack
+        state.heldout_interval = found.robust_interval
+        better = found.robust_accuracy > self._best
+        self._best = max(self._best, found.robust_accuracy)
         return better
 
-    def judge(self, progress: Callable[[str], None]) -> dict[str, Any]:
+    def evaluate(self, progress: Callable[[str], None]) -> dict[str, Any]:
         """The weights' figures on the test set, and apart those of their average where there is one (`ema_…`)."""
         config, test = self.config, load(self.config.data, "test")
 
         def figures(model: torch.nn.Module) -> dict[str, Any]:
-            return judge(model, test, self.experiment.threat, config.evaluation, config.train.seed, progress).as_dict()
+            return evaluate_by(
+                model, test, self.experiment.threat, config.evaluation, config.train.seed, progress
+            ).as_dict()
 
-        told = figures(self.learner.model)
+        found = figures(self.learner.model)
         if self.learner.average is not None:
             apart = figures(self.learner.average)
-            told |= {f"ema_{name}": apart[name] for name in JUDGED}
-        return told
+            found |= {f"ema_{name}": apart[name] for name in REPORTED}
+        return found
 
     def watch_staleness(self, shards: Sequence[Shard]) -> None:
         """Now and then compare what is about to be trained on with a fresh attack; act on it where the guard is on.
 
-        The oldest shard is judged, by as much as it counts among the others of its step.
+        The oldest shard is measured; its gap counts by its weight among the shards of the step.
         """
         settings, guard, step = self.config.staleness, self.config.guard, self.learner.step
         acts = guard.staleness and step % guard.staleness_every == 0
@@ -381,7 +383,7 @@ class Session:
 
     def _act_on(self, gap: Gap, weight: float) -> None:
         guard, state = self.staleness, self.state
-        decision = guard.judge(-gap.accuracy * weight)
+        decision = guard.decide(-gap.accuracy * weight)
         if decision is None:
             return
         state.staleness_level = guard.level
@@ -442,7 +444,7 @@ class Session:
     def finish(self, ledger_state: dict[str, Any]) -> str:
         """Last record and checkpoint; returns how it ended: finished, stopped or interrupted.
 
-        A run that made all its steps is told to be `evaluating`: it has finished when it has been judged.
+        A run that made all its steps is in phase `evaluating`: it has finished once it has been evaluated.
         """
         self.guard_against_overfitting(ledger_state)
         self.state.phase = self.stop_reason or "evaluating"

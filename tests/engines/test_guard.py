@@ -80,7 +80,7 @@ def test_a_fall_that_comes_again_and_again_ends_the_training_with_the_good_weigh
     assert result.phase == "finished" and result.summary["overfittings"] == 4 and result.summary["steps"] < 12
 
 
-def test_stop_ends_the_training_with_the_good_weights_and_judges_them(tmp_path: Path) -> None:
+def test_stop_ends_the_training_with_the_good_weights_and_evaluates_them(tmp_path: Path) -> None:
     guard = {**RESTLESS["guard"], "overfitting": "stop"}
     result = train(small(tmp_path, engine="sync", **{**RESTLESS, "guard": guard}))
     assert result.phase == "finished" and result.summary["overfittings"] == 1

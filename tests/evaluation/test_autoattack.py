@@ -17,7 +17,7 @@ from sparring.config import AttackSettings, EvaluationSettings
 from sparring.data import ArrayDataset
 from sparring.errors import SparringError
 from sparring.evaluation import autoattack as module
-from sparring.evaluation import judge
+from sparring.evaluation import evaluate_by
 from sparring.evaluation.autoattack import attacks_for, autoattack, describe, square
 from tests.support.models import Brightness, greys
 
@@ -313,7 +313,7 @@ def test_judging_takes_attack_ball_and_count_from_the_settings() -> None:
     threat = AttackSettings(epsilon=epsilon)
 
     def judged(**settings: Any) -> Any:
-        return judge(model, dataset, threat, EvaluationSettings(**settings), 0, told.append)
+        return evaluate_by(model, dataset, threat, EvaluationSettings(**settings), 0, told.append)
 
     pgd = judged(steps=20, samples=11)
     assert pgd.attack.startswith("PGD-20, 3 restarts") and pgd.samples == 11

@@ -21,7 +21,7 @@ import torch
 from sparring.errors import SparringError
 from sparring.queue import transport as module
 from sparring.queue.connection import QueueUnavailable, check_server, connect
-from sparring.queue.messages import Controls, Key, Lease, Missing, Shard, Sizes, Stop, Ticket, Wish
+from sparring.queue.messages import Controls, Key, Lease, Missing, Shard, Sizes, Stop, Ticket, WorkerTarget
 from sparring.queue.server import EmbeddedServer, find_server
 from sparring.queue.transport import FencedOut, QueueFull, QueueLost, Received, Transport
 from tests.support.waiting import wait_for
@@ -676,42 +676,46 @@ def test_weights_are_broadcast_even_while_memory_is_full(
         client.config_set("maxmemory", before)
 
 
-def test_a_wish_for_workers_is_set_added_to_and_falls_by_one_for_each_that_is_drained(
+def test_the_target_of_workers_is_set_added_to_and_falls_by_one_for_each_that_is_drained(
     make: Callable[..., Transport],
 ) -> None:
     driver, shell = make(), make()
-    assert shell.wish() is None and shell.wanted_workers() is None
-    assert shell.change_wish("set", 4, 0, 9) == -1, "before the run has begun"
-    assert driver.change_wish("start", 2) == 2
-    assert shell.change_wish("set", 4, 0, 9) == 4
-    assert shell.change_wish("add", 2, 0, 9) == 6
-    assert [shell.change_wish("drain", name, 0, 9) for name in ("worker-1", "worker-1", "worker-0")] == [5, 5, 4]
-    assert driver.wish() == Wish(4, frozenset({"worker-0", "worker-1"}))
-    driver.change_wish("leave", "worker-5")
-    assert shell.change_wish("drain", "worker-5", 0, 9) == 4, "it was counted out already"
-    assert driver.change_wish("start", 3) == 3
-    assert driver.wish() == Wish(3, frozenset())
+    assert shell.worker_target() is None and shell.wanted_workers() is None
+    assert shell.change_worker_target("set", 4, 0, 9) == -1, "before the run has begun"
+    assert driver.change_worker_target("start", 2) == 2
+    assert shell.change_worker_target("set", 4, 0, 9) == 4
+    assert shell.change_worker_target("add", 2, 0, 9) == 6
+    assert [shell.change_worker_target("drain", name, 0, 9) for name in ("worker-1", "worker-1", "worker-0")] == [
+        5,
+        5,
+        4,
+    ]
+    assert driver.worker_target() == WorkerTarget(4, frozenset({"worker-0", "worker-1"}))
+    driver.change_worker_target("leave", "worker-5")
+    assert shell.change_worker_target("drain", "worker-5", 0, 9) == 4, "it was counted out already"
+    assert driver.change_worker_target("start", 3) == 3
+    assert driver.worker_target() == WorkerTarget(3, frozenset())
 
 
-def test_a_wish_outside_its_bounds_changes_nothing(make: Callable[..., Transport]) -> None:
+def test_a_target_outside_its_bounds_changes_nothing(make: Callable[..., Transport]) -> None:
     driver = make()
-    driver.change_wish("start", 2)
-    assert driver.change_wish("set", 0, 1, 9) == driver.change_wish("add", 8, 1, 9) == -2
-    driver.change_wish("set", 1, 1, 9)
-    assert driver.change_wish("drain", "worker-0", 1, 9) == -2
-    assert driver.wish() == Wish(1, frozenset())
+    driver.change_worker_target("start", 2)
+    assert driver.change_worker_target("set", 0, 1, 9) == driver.change_worker_target("add", 8, 1, 9) == -2
+    driver.change_worker_target("set", 1, 1, 9)
+    assert driver.change_worker_target("drain", "worker-0", 1, 9) == -2
+    assert driver.worker_target() == WorkerTarget(1, frozenset())
 
 
-def test_a_wish_outlives_a_trainer_that_starts_again_and_is_changed_in_a_full_memory(
+def test_a_target_outlives_a_trainer_that_starts_again_and_is_changed_in_a_full_memory(
     make: Callable[..., Transport], server: EmbeddedServer
 ) -> None:
     driver = make()
-    driver.change_wish("start", 2)
+    driver.change_worker_target("start", 2)
     driver.set_pool({"worker-0": "serving"})
     driver.open()
     assert driver.wanted_workers() == 2 and driver.pool() == {"worker-0": "serving"}
     with full_memory(server):
-        assert driver.change_wish("add", 1, 0, 9) == 3
+        assert driver.change_worker_target("add", 1, 0, 9) == 3
         driver.set_pool({"worker-0": "leaving"})
     assert driver.pool() == {"worker-0": "leaving"}
 

@@ -1,4 +1,4 @@
-"""The moving average of the weights: its recurrence, that it survives, and that it is judged apart."""
+"""The moving average of the weights: its recurrence, that it survives, and that it is evaluated apart."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_rollback_takes_the_average_back_too(tmp_path: Path, saved: bool, guar
     assert all(torch.equal(tensor, before[name]) for name, tensor in average.state_dict().items())
 
 
-def test_both_are_judged_at_the_end_and_either_can_be_afterwards(tmp_path: Path) -> None:
+def test_both_are_evaluated_at_the_end_and_either_can_be_afterwards(tmp_path: Path) -> None:
     result = train(small(tmp_path, **EMA, evaluation={"steps": 2, "restarts": 1, "samples": 200}))
     summary = result.summary
     assert summary["clean_accuracy"] != summary["ema_clean_accuracy"]
@@ -104,8 +104,8 @@ def test_both_are_judged_at_the_end_and_either_can_be_afterwards(tmp_path: Path)
 def test_an_average_is_exported_with_its_own_figures(tmp_path: Path) -> None:
     run = train(small(tmp_path, **EMA)).run
     summary = run.read_json("summary.json") or {}
-    judged = {"attack": "AutoAttack", "clean_accuracy": 0.9, "robust_accuracy": 0.4, "ema_clean_accuracy": 0.8}
-    run.write_json("summary.json", {**summary, **judged, "ema_robust_accuracy": 0.5})
+    evaluation = {"attack": "AutoAttack", "clean_accuracy": 0.9, "robust_accuracy": 0.4, "ema_clean_accuracy": 0.8}
+    run.write_json("summary.json", {**summary, **evaluation, "ema_robust_accuracy": 0.5})
     for weights, figures in (("plain", ("90.00", "40.00")), ("ema", ("80.00", "50.00"))):
         made = open_trained(run, {"evaluation.weights": weights})
         info = model_info(made, run)

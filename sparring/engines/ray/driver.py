@@ -20,7 +20,7 @@ import ray
 from torch import nn
 
 from sparring.config import MOST_WORKERS, Config, to_toml, with_workers
-from sparring.engines import Ended
+from sparring.engines import Outcome
 from sparring.engines.ray.nodes import ask_for_nodes, let_nodes_go, share_of
 from sparring.engines.ray.pool import Pool
 from sparring.engines.ray.snapshots import SnapshotStore, bytes_of
@@ -30,7 +30,7 @@ from sparring.errors import SparringError, UsageError
 from sparring.machine.signals import stopping_on_signals
 from sparring.observe.state import RunState
 from sparring.queue.connection import check_server, connect, password_of, raise_limit
-from sparring.queue.messages import Wish
+from sparring.queue.messages import WorkerTarget
 from sparring.queue.server import EmbeddedServer
 from sparring.queue.sizing import kept_snapshots, needed_memory, through_object_store
 from sparring.queue.transport import Transport
@@ -125,34 +125,34 @@ class Driver:
         self.interrupted = False
         self.state = RunState(engine="ray", dataset=config.data.name, total_steps=0)
 
-    def train(self) -> Ended:
+    def train(self) -> Outcome:
         """Run to the end, restarting a dead trainer from its last checkpoint.
 
         Raises:
             SparringError: the trainer failed, or died too often without progress.
         """
-        self.transport.change_wish("start", self.config.workers.count)
+        self.transport.change_worker_target("start", self.config.workers.count)
         self._write_connection()
         with stopping_on_signals(self._interrupt):
             ask_for_nodes(self.config)
             trainer = self._trainer()
-            self._tend()
+            self._reconcile()
             try:
                 outcome = self._with_restarts(trainer)
-                self._look()
+                self._refresh_status()
                 self.transport.request_stop()
                 self.pool.stop(STOP_GRACE_S if self.interrupted else 15.0)
                 let_nodes_go(self.config)
                 evaluation = None
                 if outcome["phase"] == "finished":
-                    evaluation = self._judge(trainer)
+                    evaluation = self._evaluate(trainer)
                     outcome["phase"] = "finished" if evaluation is not None else "stopped"
             finally:
                 self._close(trainer)
         phase = "interrupted" if self.interrupted else outcome["phase"]
         state = RunState.from_dict(outcome["state"])
         state.trainer_restarts = self.state.trainer_restarts
-        return Ended(phase, state, evaluation)
+        return Outcome(phase, state, evaluation)
 
     def _with_restarts(self, trainer: Any) -> dict[str, Any]:
         deaths, last_step = 0, -1
@@ -203,8 +203,8 @@ class Driver:
             if done:
                 result: dict[str, Any] = ray.get(task)
                 return result
-            self._tend()
-            self._look()
+            self._reconcile()
+            self._refresh_status()
             if self.interrupted and asked_at is None:
                 asked_at = time.monotonic()
                 self.run.request_stop()  # in the folder: a trainer that only now opens the queue clears it there
@@ -215,20 +215,20 @@ class Driver:
                     f"{self.run.checkpoints}."
                 )
 
-    def _tend(self) -> None:
-        """Have as many workers as are wished for, and heal them."""
-        wish = self.transport.wish()
-        if wish is None:  # the server was restarted empty
-            self.transport.change_wish("start", self.config.workers.count)
-            wish = Wish(self.config.workers.count, frozenset())
-        if wish.workers != self.config.workers.count:
-            self._adopt(wish.workers)
-        for name in self.pool.follow(wish.workers, wish.leaving):
-            self.transport.change_wish("leave", name)
+    def _reconcile(self) -> None:
+        """Bring the workers to the target, and start dead ones again."""
+        target = self.transport.worker_target()
+        if target is None:  # the server was restarted empty
+            self.transport.change_worker_target("start", self.config.workers.count)
+            target = WorkerTarget(self.config.workers.count, frozenset())
+        if target.workers != self.config.workers.count:
+            self._apply_target(target.workers)
+        for name in self.pool.follow(target.workers, target.leaving):
+            self.transport.change_worker_target("leave", name)
         self.pool.heal()
         self.transport.set_pool(self.pool.states())
 
-    def _adopt(self, count: int) -> None:
+    def _apply_target(self, count: int) -> None:
         """From now on the run is one with `count` workers, and a resume goes on with as many."""
         log.info("workers.count: %d -> %d", self.config.workers.count, count)
         self.config = with_workers(self.config, count)
@@ -247,42 +247,42 @@ class Driver:
         except SparringError as error:
             log.warning("%d workers: %s", self.config.workers.count, error)
 
-    def _look(self) -> None:
-        """Show what there is."""
-        told = self.transport.state()
-        if told is not None:
+    def _refresh_status(self) -> None:
+        """Read the run's status from the queue and report it."""
+        status = self.transport.state()
+        if status is not None:
             restarts = self.state.trainer_restarts
-            self.state = RunState.from_dict(told)
+            self.state = RunState.from_dict(status)
             self.state.trainer_restarts = restarts
         self.state.workers_wanted = self.config.workers.count
         if self.pool.last_error and not self.state.message:
             self.state.message = f"a worker died: {self.pool.last_error}"
         self.watch(self.state, self.transport.heartbeats())
 
-    def _judge(self, trainer: Any) -> dict[str, Any] | None:
+    def _evaluate(self, trainer: Any) -> dict[str, Any] | None:
         """The evaluation, or None where the run is stopped before it ends; a trainer that dies meanwhile starts it
         again."""
         self.pool.members.clear()
         self.transport.set_pool({})
         for deaths in range(self.config.trainer.max_restarts + 1):
-            task = trainer.judge.remote()
+            task = trainer.evaluate.remote()
             try:
                 while not ray.wait([task], timeout=POLL_S)[0]:
                     if self.interrupted or self.run.stop_requested():
                         return None
-                    self._look()
+                    self._refresh_status()
                 evaluation: dict[str, Any] = ray.get(task)
                 return evaluation
             except ray.exceptions.RayTaskError as error:
-                raise self._not_judged(error) from error
+                raise self._evaluation_failed(error) from error
             except ray.exceptions.RayActorError as error:
-                log.warning("the trainer died while it judged (%d times): %s", deaths + 1, error)
+                log.warning("the trainer died while it evaluated (%d times): %s", deaths + 1, error)
                 last = error
             self.state.trainer_restarts += 1
             self._until_back(trainer)
-        raise self._not_judged(last)
+        raise self._evaluation_failed(last)
 
-    def _not_judged(self, error: Exception) -> SparringError:
+    def _evaluation_failed(self, error: Exception) -> SparringError:
         return SparringError(
             f"the evaluation failed: {error}. The weights are saved: `sparring evaluate {self.run.path}`."
         )
@@ -369,7 +369,7 @@ class Driver:
         )
 
 
-def run(config: Config, run: Run, queue: Queue, watch: Watch, model: nn.Module) -> Ended:
+def run(config: Config, run: Run, queue: Queue, watch: Watch, model: nn.Module) -> Outcome:
     """Train through workers, queue and trainer; see `Driver.train`."""
     with ray_cluster(config):
         return Driver(config, run, queue, watch, model).train()

@@ -1,4 +1,4 @@
-"""What Ray's autoscaler is asked for: the nodes that the trainer and the workers wished for need, and no more."""
+"""What Ray's autoscaler is asked for: the nodes that the trainer and the target number of workers need, and no more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The driver's view of its workers: start as many as are wished for, start them again when they die, let them go."""
+"""The driver's view of its workers: start up to the target, start them again when they die, let them go."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 class Trainer:
-    """Holds one session; `train` runs it to its end, `judge` evaluates the weights that came out."""
+    """Holds one session; `train` runs it to its end, `evaluate` measures the weights that came out."""
 
     def __init__(
         self, tree: dict[str, Any], run_path: str, url: str, password: str | None, store: str, python_path: list[str]
@@ -88,8 +88,8 @@ class Trainer:
             resumed=resumed,
         )
 
-    def judge(self) -> dict[str, Any]:
-        """Clean and robust accuracy on the test set; all cores are free by now. A trainer that died meanwhile judges
+    def evaluate(self) -> dict[str, Any]:
+        """Clean and robust accuracy on the test set; all cores are free by now. A trainer that died meanwhile evaluates
         its last checkpoint, which has the same weights."""
         torch.set_num_threads(cores())
         if self.session is None:
@@ -102,7 +102,7 @@ class Trainer:
             self._report(state)
 
         state.trainer_pid = os.getpid()
-        return self.session.judge(progress)
+        return self.session.evaluate(progress)
 
     def _report(self, state: RunState) -> None:
         self.transport.set_state(state.as_dict())

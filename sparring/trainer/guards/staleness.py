@@ -84,7 +84,7 @@ class StalenessGuard:
     def remedies(self) -> Remedies:
         return self.rungs[self.level]
 
-    def judge(self, gap: float) -> Literal["tightened", "relaxed"] | None:
+    def decide(self, gap: float) -> Literal["tightened", "relaxed"] | None:
         """Act on how much higher accuracy is on stale examples than on fresh ones, as a share in [-1, 1]."""
         threshold = self.settings.staleness_threshold
         self._calm = self._calm + 1 if gap < RELAX_BELOW * threshold else 0

@@ -150,10 +150,10 @@ def test_ctrl_c_before_the_first_step_is_not_forgotten(tmp_path: Path) -> None:
     assert read_status(run)["step"] < SHARDS
 
 
-def test_a_run_that_is_killed_while_it_is_judged_is_judged_when_it_is_resumed(tmp_path: Path) -> None:
+def test_a_run_that_is_killed_while_it_is_evaluated_is_evaluated_when_it_is_resumed(tmp_path: Path) -> None:
     config = small(tmp_path, evaluation={"steps": 400, "restarts": 3, "samples": None, "batch_size": 20})
     with running(config, tmp_path) as (run, process):
-        wait_for("the judgement", lambda: read_status(run)["phase"] == "evaluating")
+        wait_for("the evaluation", lambda: read_status(run)["phase"] == "evaluating")
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert not (run.path / "summary.json").exists()
@@ -169,10 +169,10 @@ def test_a_run_that_is_killed_while_it_is_judged_is_judged_when_it_is_resumed(tm
     assert told["robust_accuracy"] is not None
 
 
-def test_a_trainer_that_is_killed_while_it_judges_judges_anew(tmp_path: Path) -> None:
+def test_a_trainer_that_is_killed_while_it_evaluates_evaluates_anew(tmp_path: Path) -> None:
     config = small(tmp_path, evaluation={"steps": 40, "restarts": 2, "samples": None, "batch_size": 20})
     with running(config, tmp_path) as (run, process):
-        pid = wait_for("the judgement", lambda: read_status(run)["phase"] == "evaluating" and _trainer_at(run, 12))
+        pid = wait_for("the evaluation", lambda: read_status(run)["phase"] == "evaluating" and _trainer_at(run, 12))
         os.kill(pid, signal.SIGKILL)
         assert process.wait(timeout=TIMEOUT_S) == 0, (tmp_path / "output").read_text()
     summary = json.loads((run.path / "summary.json").read_text())

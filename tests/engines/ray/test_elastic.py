@@ -178,7 +178,7 @@ def test_a_worker_that_was_drained_gets_no_more_tickets(story: Story) -> None:
     assert late and not any("worker-0" in line["workers"] for line in late)
 
 
-def test_a_resume_goes_on_with_the_workers_that_were_wished_for_last(story: Story) -> None:
+def test_a_resume_goes_on_with_the_last_target_of_workers(story: Story) -> None:
     assert config_of(story.run).workers.count == story.most - 1
     with pytest.raises(UsageError, match=r"is not running; `sparring resume .* --workers N` goes on"):
         change_workers(story.run, "set", 2)
@@ -188,5 +188,5 @@ def test_workers_wait_for_a_node_and_serve_once_it_is_there(clustered: Story) ->
     assert sorted(clustered.waiting.values()) == ["serving", "starting", "starting", "starting"]
 
 
-def test_the_autoscaler_is_asked_for_what_is_wished_for_and_for_nothing_at_the_end(clustered: Story) -> None:
+def test_the_autoscaler_is_asked_for_the_target_and_for_nothing_at_the_end(clustered: Story) -> None:
     assert clustered.requests == [1 + 1, 1 + 4, 1 + 3, 0]

@@ -329,7 +329,7 @@ def test_permits_in_flight_and_the_trainers_own_attacks_follow_the_number_of_wor
     loop.issue()
     assert loop.attacks_itself and loop.in_flight == 2
     assert loop._attack_a_little() and loop.own is not None
-    loop.transport.change_wish("start", 8)
+    loop.transport.change_worker_target("start", 8)
     loop._keep_house()
     assert (loop.session.state.workers_wanted, loop.in_flight, loop.attacks_itself) == (8, 8, False)
     while loop._attack_a_little():

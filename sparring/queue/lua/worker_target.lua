@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
--- Changes how many workers a run is to have, and who is to leave. A worker that is drained is not replaced: the number
+-- Changes how many workers a run is to have, and which of them are to leave. A worker that is drained is not replaced: the number
 -- falls with it, once, however often it is asked for.
--- KEYS: wish. ARGV: verb value least most. Verbs: start, set, add, drain; leave (already counted).
--- Returns the number, -1 where the run has no wish (yet), -2 where it would lie outside least..most.
+-- KEYS: worker_target. ARGV: verb value least most. Verbs: start, set, add, drain; leave (already counted).
+-- Returns the number, -1 where the run has no target (yet), -2 where it would lie outside least..most.
 local verb, value = ARGV[1], ARGV[2]
 if verb == 'start' then
   redis.call('UNLINK', KEYS[1])
