@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sparring.config import ScheduleSettings
-from sparring.trainer.schedules import learning_rate
+from sparring.trainer.schedules import learning_rate, warmed_up
 
 PEAK = 0.3
 STEPS = 41
@@ -78,3 +78,10 @@ def test_no_schedule_leaves_0_to_the_peak(name: str) -> None:
     made = rates(name=name)
     assert all(math.isfinite(rate) and -1e-15 <= rate <= PEAK + 1e-15 for rate in made)
     assert max(made) == pytest.approx(PEAK)
+
+
+def test_epsilon_warms_up_linearly_to_its_full_size() -> None:
+    assert math.isclose(warmed_up(0.3, 0, 10), 0.03)
+    assert math.isclose(warmed_up(0.3, 4, 10), 0.15)
+    assert warmed_up(0.3, 9, 10) == warmed_up(0.3, 1000, 10) == 0.3
+    assert warmed_up(0.3, 0, 0) == 0.3
