@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -16,20 +17,22 @@ from sparring.trainer.experiment import methods_of
 from sparring.workers.task import AttackContext, Task
 
 
-def training_digits(augment: str = "none") -> TrainingSet:
-    return TrainingSet(load(Config().data, "train"), augment)
+@pytest.fixture(scope="session")
+def digits() -> TrainingSet:
+    return TrainingSet(load(Config().data, "train"))
 
 
-def half_trained(digits: TrainingSet) -> nn.Module:
+@pytest.fixture(scope="session")
+def model(digits: TrainingSet) -> nn.Module:
     """Trained for a few steps: some examples are classified correctly, some not. Frozen."""
-    model = build(Config().model, digits.shape, digits.classes, 0)
+    made = build(Config().model, digits.shape, digits.classes, 0)
     x, y = digits.images(torch.arange(len(digits))).float() / 255, digits.labels
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
+    optimizer = torch.optim.Adam(made.parameters(), lr=0.003)
     for _ in range(8):
         optimizer.zero_grad()
-        torch.autograd.backward(nn.functional.cross_entropy(model(x), y))
+        torch.autograd.backward(nn.functional.cross_entropy(made(x), y))
         optimizer.step()
-    return model.eval().requires_grad_(False)
+    return made.eval().requires_grad_(False)
 
 
 def recipe(**groups: Any) -> Config:
