@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor, nn
 
@@ -17,13 +16,11 @@ from sparring.trainer.experiment import methods_of
 from sparring.workers.task import AttackContext, Task
 
 
-@pytest.fixture(scope="session")
-def digits() -> TrainingSet:
+def training_digits() -> TrainingSet:
     return TrainingSet(load(Config().data, "train"))
 
 
-@pytest.fixture(scope="session")
-def model(digits: TrainingSet) -> nn.Module:
+def half_trained(digits: TrainingSet) -> nn.Module:
     """Trained for a few steps: some examples are classified correctly, some not. Frozen."""
     made = build(Config().model, digits.shape, digits.classes, 0)
     x, y = digits.images(torch.arange(len(digits))).float() / 255, digits.labels
