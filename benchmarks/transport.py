@@ -31,7 +31,8 @@ import torch
 from benchmarks.measure import header, in_turn, machine, row, spread
 from sparring.attacks.norms import project_ball
 from sparring.engines.ray.background import Publisher
-from sparring.engines.ray.snapshots import Arrays, RayRoute, Snapshot, SnapshotStore
+from sparring.engines.ray.snapshots import RayRoute, Snapshot, SnapshotStore
+from sparring.models.arrays import Arrays
 from sparring.queue.codec import Wire, decode_shard, encode_shard
 from sparring.queue.connection import connect
 from sparring.queue.messages import Controls, Key, Lease, Shard, Ticket

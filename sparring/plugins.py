@@ -19,6 +19,7 @@ from typing import Any
 
 from sparring.errors import SparringError, UsageError
 
+POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 NAMEABLE = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _handed: dict[str, str] = {}  # absolute path -> text that another process has sent
 
@@ -53,11 +54,9 @@ def call(
     Raises:
         UsageError: an option is unknown, missing or given twice, or the factory refuses its arguments.
     """
-    parameters = _parameters(setting, factory)
-    _check_options(setting, factory, parameters, settings, options)
-    taken = {name: value for name, value in settings.items() if name in _nameable(parameters)}
+    keywords = arguments(setting, factory, settings, options)
     try:
-        return factory(**taken, **options)
+        return factory(**keywords)
     except SparringError:
         raise
     except (TypeError, ValueError) as error:
@@ -74,13 +73,33 @@ def require_taken(
     Raises:
         UsageError: naming the first of them.
     """
-    parameters, group = _parameters(setting, factory), setting.rpartition(".")[0]
+    parameters, group = _parameters(setting, factory, 0), setting.rpartition(".")[0]
     takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
     for each, (value, default) in given.items():
         if value != default and each not in _nameable(parameters) and not takes_any:
             raise UsageError(
                 f"{group}.{each} = {value!r} with {setting} = {name!r}, which takes no {each}. Leave it at {default!r}."
             )
+
+
+def arguments(
+    setting: str,
+    factory: Callable[..., object],
+    settings: Mapping[str, Any],
+    options: Mapping[str, Any],
+    positional: int = 0,
+) -> dict[str, Any]:
+    """What `call` gives the factory, by name; for those who call it themselves.
+
+    Args:
+        positional: how many of its parameters the caller passes by position.
+
+    Raises:
+        UsageError: an option is unknown, missing or given twice.
+    """
+    parameters = _parameters(setting, factory, positional)
+    _check_options(setting, factory, parameters, settings, options)
+    return {name: value for name, value in settings.items() if name in _nameable(parameters)} | dict(options)
 
 
 def is_external(name: str, built_in: Collection[str]) -> bool:
@@ -158,15 +177,19 @@ def _no_built_in(name: str, built_in: Mapping[str, str]) -> str:
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)
-    return f"; the nearest is {close[0]}" if close else ""
+    by_letters = {each.lower(): each for each in known}
+    close = difflib.get_close_matches(name.lower(), by_letters, n=1, cutoff=0.0)
+    return f"; the nearest is {by_letters[close[0]]}" if close else ""
 
 
 def _import(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except (Exception, SystemExit) as error:  # importing runs the user's own code
-        raise _Unresolved(f"the module cannot be imported ({type(error).__name__}: {error})") from error
+        raise _Unresolved(
+            f"the module cannot be imported ({type(error).__name__}: {error}); it must be installed, or lie in the "
+            f"folder that you start in"
+        ) from error
 
 
 def _from_file(path: str) -> ModuleType:
@@ -220,11 +243,14 @@ def _importable(folder: str) -> Iterator[None]:
         sys.path.remove(folder)
 
 
-def _parameters(setting: str, factory: Callable[..., object]) -> Mapping[str, inspect.Parameter]:
+def _parameters(setting: str, factory: Callable[..., object], positional: int) -> Mapping[str, inspect.Parameter]:
+    """Those after the first `positional`."""
     try:
-        return inspect.signature(factory).parameters
+        every = inspect.signature(factory).parameters
     except (TypeError, ValueError) as error:
         raise UsageError(f"{setting}: {factory!r} is no function or class with a known signature ({error}).") from error
+    passed = [name for name, each in every.items() if each.kind in POSITIONAL][:positional]
+    return {name: each for name, each in every.items() if name not in passed}
 
 
 def _check_options(

@@ -55,6 +55,11 @@ class Run:
         return self.path / "kept.json"
 
     @property
+    def data(self) -> Path:
+        """What the run trains on: shape of an image, classes, examples, fingerprint."""
+        return self.path / "data.json"
+
+    @property
     def log(self) -> Path:
         return self.path / "run.log"
 

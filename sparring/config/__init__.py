@@ -17,6 +17,7 @@ from sparring.config.derived import (
 )
 from sparring.config.loading import (
     SHORT_NAMES,
+    changes_of,
     config_of,
     differences,
     flatten,
@@ -35,6 +36,7 @@ from sparring.config.schema import (
     AllocatorSettings,
     AttackSettings,
     AugmixSettings,
+    Channels,
     CheckpointSettings,
     Config,
     CorruptionsSettings,
@@ -66,6 +68,7 @@ __all__ = [
     "AllocatorSettings",
     "AttackSettings",
     "AugmixSettings",
+    "Channels",
     "CheckpointSettings",
     "Config",
     "CorruptionsSettings",
@@ -90,6 +93,7 @@ __all__ = [
     "TrainerSettings",
     "WorkersSettings",
     "bound",
+    "changes_of",
     "check_staleness",
     "config_of",
     "depth",

@@ -115,6 +115,11 @@ class DataSettings(Settings):
             raise ValueError("must be above 0")
         return std
 
+    @property
+    def normalize(self) -> tuple[Channels, Channels] | None:
+        """Mean and standard deviation that the model is put behind, where they are set."""
+        return None if self.mean is None or self.std is None else (self.mean, self.std)
+
     @model_validator(mode="after")
     def _mean_with_std(self) -> DataSettings:
         if (self.mean is None) != (self.std is None):

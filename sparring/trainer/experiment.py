@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from math import ceil
 
 from torch import nn
@@ -11,16 +10,26 @@ from torch import nn
 from sparring.allocators import Allocator
 from sparring.allocators.by_name import allocator_of
 from sparring.attacks import Attack
-from sparring.attacks.augmix import Threat
+from sparring.attacks.augmix import AugMix, Threat
 from sparring.attacks.by_name import attack_of, threat_of
-from sparring.config import Config, image_size
-from sparring.data import Concatenated, Dataset, TrainingSet, load, load_extra, split_holdout
+from sparring.config import Config
+from sparring.data import (
+    Concatenated,
+    Dataset,
+    TrainingSet,
+    load,
+    load_extra,
+    require_bytes,
+    split_holdout,
+    training_set,
+)
 from sparring.errors import UsageError
-from sparring.models import build
+from sparring.models import adopt, build
 from sparring.objectives import Helper, Objective
 from sparring.objectives.by_name import objective_of
 from sparring.trainer.plan import Plan
 from sparring.trainer.pruning import planned
+from sparring.trainer.schedules import learning_rate
 from sparring.workers.task import AttackContext
 
 
@@ -34,10 +43,23 @@ class Methods:
 
 
 @dataclass(frozen=True)
+class Live:
+    """Objects passed from Python in the place of what the recipe names; helper: that of the objective, made already."""
+
+    model: nn.Module | None = None
+    training: Dataset | None = None
+    test: Dataset | None = None
+    helper: Helper | None = None
+
+
+NOTHING_PASSED = Live()
+
+
+@dataclass(frozen=True)
 class Experiment:
     """All that a run is made of; built once, before the run's folder exists.
 
-    attack: at its full ε; helper: the objective's network, where it has one.
+    attack: at its full ε; helper: the objective's network, where it has one; live: what was passed from Python.
     """
 
     config: Config
@@ -49,6 +71,11 @@ class Experiment:
     attack: Threat
     allocator: Allocator | None
     helper: Helper | None = None
+    live: Live = NOTHING_PASSED
+
+    def test(self) -> Dataset:
+        """The test set, which is read when it is asked for."""
+        return load_test(self.config, self.live)
 
     @property
     def threat(self) -> Attack:
@@ -81,14 +108,18 @@ def methods_of(config: Config) -> Methods:
     return Methods(objective, attack_of(config.attack, config.augmix, objective), allocator)
 
 
-def build_experiment(config: Config) -> Experiment:
+def build_experiment(config: Config, live: Live = NOTHING_PASSED) -> Experiment:
     """Load the training data, resolve the methods, and build the model with fresh weights whatever the run starts from.
+
+    live: what takes the place of the recipe's data and model; a model keeps the weights that it has.
 
     Raises:
         SparringError: anything about data, model or methods that cannot work.
     """
-    methods = methods_of(config)
-    full, train = load(config.data, "train"), config.train
+    methods, train = methods_of(config), config.train
+    full = load(config.data, "train") if live.training is None else live.training
+    if isinstance(methods.attack, AugMix):
+        require_bytes(full, f"attack.name = {config.attack.name!r}")
     training, heldout = split_holdout(full, config.data.holdout)
     extra = None if config.data.extra is None else load_extra(config.data, full)
     plan = Plan(
@@ -105,19 +136,30 @@ def build_experiment(config: Config) -> Experiment:
     if extra is not None:
         _require_both(config, plan)
         training = Concatenated(training, extra)
+    learning_rate(config.schedule, config.optimizer.lr)
     sizes = {phase.size for phase in config.data.phases}
-    model = build(config.model, full.shape, full.classes, train.seed, sizes=sizes)
+    normalize = config.data.normalize
+    if live.model is None:
+        model = build(config.model, full.shape, full.classes, train.seed, sizes=sizes, normalize=normalize)
+    else:
+        model = adopt(live.model, full.shape, full.classes, sizes=sizes, normalize=normalize)
     return Experiment(
         config,
-        TrainingSet(training, config.data.augment, train.seed, partial(image_size, config)),
+        training_set(config, training),
         heldout,
         plan,
         model,
         methods.objective,
         methods.attack,
         methods.allocator,
-        methods.objective.helper(full.shape, full.classes),
+        live.helper or methods.objective.helper(full.shape, full.classes),
+        live,
     )
+
+
+def load_test(config: Config, live: Live = NOTHING_PASSED) -> Dataset:
+    """The test set of a run."""
+    return load(config.data, "test") if live.test is None else live.test
 
 
 def _require_both(config: Config, plan: Plan) -> None:

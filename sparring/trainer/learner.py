@@ -54,6 +54,7 @@ class Learner:
         self._place_helper()
         self.context = experiment.context(self.model)
         self.optimizer = make_optimizer(self.config.optimizer, self.trained)
+        self.rate_at = learning_rate(self.config.schedule, self.config.optimizer.lr)
         self.scaler = self._fresh_scaler()
         self.step = 0
         self.robust_share = 0.0
@@ -186,8 +187,7 @@ class Learner:
             self.robust_share = self.experiment.allocator.updated(self.robust_share, accuracy)
 
     def _set_rate(self) -> float:
-        progress = self.step / max(self.plan.total_steps, 1)
-        rate = learning_rate(self.config.schedule, self.config.optimizer.lr, progress) * self.rate_scale
+        rate = self.rate_at(self.step / max(self.plan.total_steps, 1)) * self.rate_scale
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         return rate

@@ -15,7 +15,6 @@ from torch import nn
 from sparring.allocators import augmix_speedup, theoretical_speedup
 from sparring.attacks import Attack, WarmStart
 from sparring.config import bound
-from sparring.data import load
 from sparring.errors import NonFinite, Overfitted, RollBack, SparringError
 from sparring.evaluation import evaluate, evaluate_by, evaluate_views
 from sparring.models import build
@@ -80,7 +79,9 @@ class Session:
 
     def _initial_model(self) -> nn.Module:
         dataset = self.learner.dataset
-        return self._load_initial(build(self.config.model, dataset.shape, dataset.classes, self.config.train.seed))
+        config, (shape, classes) = self.config, (dataset.shape, dataset.classes)
+        model = build(config.model, shape, classes, config.train.seed, normalize=config.data.normalize)
+        return self._load_initial(model)
 
     def _fresh_state(self) -> RunState:
         return RunState(
@@ -341,7 +342,7 @@ class Session:
 
     def evaluate(self, progress: Callable[[str], None]) -> dict[str, Any]:
         """The weights' figures on the test set, and apart those of their average where there is one (`ema_…`)."""
-        config, test = self.config, load(self.config.data, "test")
+        config, test = self.config, self.experiment.test()
 
         def figures(model: torch.nn.Module) -> dict[str, Any]:
             return evaluate_by(

@@ -167,7 +167,6 @@ class Run(RuleBasedStateMachine):
     @precondition(lambda self: self.training)
     @rule()
     def the_step_ends(self) -> None:
-        self.trainer.publish_version(self.fence, self.step)
         self.ledger.retire(self.training)
         self.training = ()
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparring.config import Config, from_tree
-from sparring.data import TrainingSet, load
+from sparring.data import TrainingSet, load, training_set
 from sparring.models import build
 from sparring.queue.messages import Key
 from sparring.trainer.experiment import methods_of
@@ -17,7 +17,7 @@ from sparring.workers.task import AttackContext, Task
 
 
 def training_digits() -> TrainingSet:
-    return TrainingSet(load(Config().data, "train"))
+    return training_set(Config(), load(Config().data, "train"))
 
 
 def half_trained(digits: TrainingSet) -> nn.Module:

@@ -12,7 +12,7 @@ from torch import nn
 from sparring.allocators.bullettrain import BOUNDARY, OUTLIER, ROBUST, classify, signed_variance
 from sparring.attacks import PGD, frozen
 from sparring.config import Config, from_tree
-from sparring.data import TrainingSet, augmix, batch, load
+from sparring.data import augmix, batch, load, training_set
 from sparring.errors import SparringError
 from sparring.models import build
 from sparring.queue.messages import Controls, Key, Shard
@@ -36,8 +36,7 @@ def model_of(config: Config) -> nn.Module:
 
 
 def context_with(config: Config) -> AttackContext:
-    training = TrainingSet(load(config.data, "train"), config.data.augment, config.train.seed)
-    return context_of(config, model_of(config), training)
+    return context_of(config, model_of(config), training_set(config, load(config.data, "train")))
 
 
 def shard_of(config: Config, robust_share: float = 0.0) -> Shard:

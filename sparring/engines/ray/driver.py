@@ -23,12 +23,13 @@ from sparring.config import MOST_WORKERS, Config, to_toml, with_workers
 from sparring.engines import Outcome
 from sparring.engines.ray.nodes import ask_for_nodes, let_nodes_go, share_of
 from sparring.engines.ray.pool import Pool
-from sparring.engines.ray.snapshots import SnapshotStore, bytes_of
+from sparring.engines.ray.snapshots import SnapshotStore
 from sparring.engines.ray.trainer import Trainer
 from sparring.engines.ray.worker import Worker
 from sparring.errors import SparringError, UsageError
 from sparring.machine.signals import stopping_on_signals
-from sparring.observe.state import RunState
+from sparring.models.arrays import size_bytes
+from sparring.observe.state import Report, RunState
 from sparring.queue.connection import check_server, connect, password_of, raise_limit
 from sparring.queue.messages import WorkerTarget
 from sparring.queue.server import EmbeddedServer
@@ -40,8 +41,6 @@ log = logging.getLogger(__name__)
 STOP_GRACE_S = 60.0
 POLL_S = 0.5
 STORE_CPUS = 0.1
-
-Watch = Callable[[RunState, dict[str, dict[str, Any]]], None]
 
 
 @dataclass(frozen=True)
@@ -112,14 +111,14 @@ def ray_cluster(config: Config) -> Iterator[None]:
 class Driver:
     """Starts the actors, watches them, heals them and stops them."""
 
-    def __init__(self, config: Config, run: Run, queue: Queue, watch: Watch, model: nn.Module) -> None:
-        self.config, self.run, self.queue, self.watch = config, run, queue, watch
+    def __init__(self, config: Config, run: Run, queue: Queue, report: Report, model: nn.Module) -> None:
+        self.config, self.run, self.queue, self.report = config, run, queue, report
         settings = config.queue
         self.client = connect(queue.url, queue.password, settings.timeout_s)
         self.transport = Transport(self.client, run.id, lease_s=settings.lease_s, timeout_s=settings.timeout_s)
         # Known by name: an actor whose arguments hold a handle could not be restarted once the handle is gone.
         self.store_name = f"sparring-snapshots-{run.id}"
-        self.store = self._store() if through_object_store(config, bytes_of(model)) else None
+        self.store = self._store() if through_object_store(config, size_bytes(model)) else None
         transport = self.transport
         self.pool = Pool(self._worker, transport.drop_worker, transport.request_stop, transport.forget_worker)
         self.interrupted = False
@@ -257,7 +256,7 @@ class Driver:
         self.state.workers_wanted = self.config.workers.count
         if self.pool.last_error and not self.state.message:
             self.state.message = f"a worker died: {self.pool.last_error}"
-        self.watch(self.state, self.transport.heartbeats())
+        self.report(self.state, self.transport.heartbeats())
 
     def _evaluate(self, trainer: Any) -> dict[str, Any] | None:
         """The evaluation, or None where the run is stopped before it ends; a trainer that dies meanwhile starts it
@@ -369,7 +368,7 @@ class Driver:
         )
 
 
-def run(config: Config, run: Run, queue: Queue, watch: Watch, model: nn.Module) -> Outcome:
+def run(config: Config, run: Run, queue: Queue, report: Report, model: nn.Module) -> Outcome:
     """Train through workers, queue and trainer; see `Driver.train`."""
     with ray_cluster(config):
-        return Driver(config, run, queue, watch, model).train()
+        return Driver(config, run, queue, report, model).train()

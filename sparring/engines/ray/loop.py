@@ -96,7 +96,7 @@ class Loop:
         self.attack_s = self.step_s = self.idle_s = 0.0  # running means; per shard, per shard, per step
         self.last_error = ""
         self.arrivals = 0
-        self._kept_house = self._renewed = 0.0
+        self._kept_house = 0.0
         self._inbox: queue.Queue[Shard | Missing | Exception] = queue.Queue()
         self._closing = threading.Event()
 
@@ -228,10 +228,8 @@ class Loop:
         state.publications += 1
 
     def _broadcast(self, fence: int, version: int, controls: Controls, copied: Callable[[], None]) -> int:
-        """In the publisher's thread: send them, and say so in the queue."""
-        size_bytes = self._send(fence, version, controls, copied)
-        self.transport.publish_version(fence, version)
-        return size_bytes
+        """In the publisher's thread: send them."""
+        return self._send(fence, version, controls, copied)
 
     def _settle(self, wait: bool = True) -> None:
         """Count the publication that has ended."""

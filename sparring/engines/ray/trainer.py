@@ -13,13 +13,14 @@ import torch
 
 from sparring.config import from_tree, trainer_threads
 from sparring.engines.ray.loop import Loop
-from sparring.engines.ray.snapshots import Route, Snapshot, route, to_arrays
+from sparring.engines.ray.snapshots import Route, Snapshot, route
 from sparring.errors import RollBack, SparringError
 from sparring.machine.devices import device_for
 from sparring.machine.logs import to_file
 from sparring.machine.memory import keep_freed_memory
 from sparring.machine.signals import stopping_on_signals
 from sparring.machine.threads import cores
+from sparring.models.arrays import to_arrays
 from sparring.observe.state import RunState
 from sparring.queue.connection import connect
 from sparring.queue.messages import Controls

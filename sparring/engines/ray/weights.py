@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 from torch import nn
 
-from sparring.engines.ray.snapshots import Route, Snapshot, load_arrays
+from sparring.engines.ray.snapshots import Route, Snapshot
 from sparring.errors import SparringError
+from sparring.models.arrays import load_arrays
 from sparring.queue.messages import Controls
 
 log = logging.getLogger(__name__)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from sparring.config import new_run
-from sparring.engines.ray.snapshots import QueueRoute, Snapshot, to_arrays
+from sparring.engines.ray.snapshots import QueueRoute, Snapshot
 from sparring.engines.ray.worker import Worker
+from sparring.models.arrays import to_arrays
 from sparring.queue.messages import Controls, Key, Lease, Shard, Stop, Ticket
 from sparring.queue.server import EmbeddedServer
 from sparring.queue.transport import QueueFull, Transport
@@ -45,7 +46,6 @@ class Scene:
     def publish(self, version: int) -> None:
         arrays = to_arrays(self.experiment.model)
         QueueRoute(self.trainer, 2).publish(Snapshot(self.fence, version, Controls(0.2, 0.4), arrays))
-        self.trainer.publish_version(self.fence, version)
 
     def issue(self, count: int) -> None:
         fingerprint = self.experiment.training.fingerprint
