@@ -15,11 +15,11 @@ from sparring.errors import NonFinite, SparringError
 from sparring.models.forward import plain
 from sparring.trainer import checkpoints
 from sparring.trainer.experiment import Experiment, build_experiment
-from sparring.trainer.optimizers import make_optimizer
-from sparring.trainer.learner import Learner, decay_groups, 
+from sparring.trainer.learner import Learner
+from sparring.trainer.optimizers import decay_groups, make_optimizer
 from tests.engines.test_one_process import stopped_at
-from tests.support.shards import shard_of
 from tests.support.runs import small, weights_of
+from tests.support.shards import shard_of
 
 # A small network and few attack steps: half precision is slow on most CPUs.
 HALF: dict[str, Any] = {
