@@ -16,7 +16,7 @@ from torch import nn
 from sparring.commands.checks import check
 from sparring.commands.evaluate import load_model
 from sparring.commands.live import live_objects, recorded, require_passed
-from sparring.commands.sources import record_sources, require_same_sources
+from sparring.commands.sources import record_sources, require_same_sources, sources_of
 from sparring.config import (
     Config,
     changes_of,
@@ -267,7 +267,7 @@ def _execute(
             on_run(run)
         try:
             if queue is not None:
-                outcome = ray_engine.run(config, run, queue, latest.update, experiment.model)
+                outcome = ray_engine.run(experiment, run, queue, latest.update, sources_of(config))
             else:
                 outcome = _in_this_process(config, run, experiment, latest)
         except SparringError as error:

@@ -9,7 +9,7 @@ from sparring.config import DataSettings, from_tree
 from sparring.data import ArrayDataset, Dataset, Subset, load, split_holdout
 from sparring.data.datasets import require_bytes
 from sparring.errors import UsageError
-from sparring.trainer.experiment import prepare
+from sparring.trainer.experiment import build_experiment
 
 
 def everything(dataset: Dataset) -> torch.Tensor:
@@ -29,7 +29,8 @@ def test_the_held_out_examples_are_apart_and_the_same_every_time() -> None:
 
 def test_runs_of_other_seeds_hold_out_the_same_images() -> None:
     heldout = [
-        prepare(from_tree({"data": {"holdout": 200}, "train": {"seed": seed}})).heldout.fingerprint for seed in (0, 1)
+        build_experiment(from_tree({"data": {"holdout": 200}, "train": {"seed": seed}})).heldout.fingerprint
+        for seed in (0, 1)
     ]
     assert heldout[0] == heldout[1]
 

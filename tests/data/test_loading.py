@@ -13,7 +13,7 @@ from sparring.config import DataSettings, from_tree
 from sparring.data import Dataset, load, load_extra
 from sparring.data.sources import Split
 from sparring.errors import SparringError, UsageError
-from sparring.trainer.experiment import prepare
+from sparring.trainer.experiment import build_experiment
 
 OWN = """
 import numpy as np
@@ -120,7 +120,7 @@ def test_floats_are_refused_by_the_name_of_what_needs_bytes(own: str, tmp_path: 
         given(**floats, size=12)
     augmix = {"data": floats, "attack": {"name": "augmix"}, "objective": {"name": "augmix"}}
     with pytest.raises(UsageError, match=r"attack\.name = 'augmix' works on uint8 images"):
-        prepare(from_tree(augmix))
+        build_experiment(from_tree(augmix))
     np.savez(tmp_path / "extra.npz", images=np.zeros((4, 5, 6), np.uint8), labels=np.zeros(4, int))
     settings = DataSettings.model_validate({**floats, "extra": f"npz:{tmp_path}/extra.npz"})
     with pytest.raises(SparringError, match=r"data\.extra = .* works on uint8 images"):

@@ -12,7 +12,7 @@ from sparring.commands.evaluate import open_trained
 from sparring.commands.train import resume, train
 from sparring.config import from_tree
 from sparring.errors import UsageError
-from sparring.trainer.experiment import prepare
+from sparring.trainer.experiment import build_experiment
 from tests.support.runs import small, weights_of
 
 NORMALISED = {"data": {"mean": [0.3], "std": 0.5, "holdout": 100}, "model": {"name": "mnist-16-32-100"}}
@@ -54,6 +54,6 @@ def test_what_cannot_work_is_refused_before_there_is_a_folder(
 
 
 def test_the_training_set_is_that_which_is_left_by_the_holdout() -> None:
-    parts = prepare(from_tree({"data": {"holdout": 200, "limit": 1000}}))
+    parts = build_experiment(from_tree({"data": {"holdout": 200, "limit": 1000}}))
     assert (len(parts.training), len(parts.heldout)) == (800, 200)
     assert parts.training.batch(torch.arange(3), 0)[0].shape == (3, 1, 8, 8)
