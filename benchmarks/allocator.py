@@ -29,11 +29,11 @@ from functools import partial
 from typing import Any
 
 import torch
+from sparring.attacks.gradient import ascended
 
 from benchmarks.measure import machine
 from sparring.allocators.bullettrain import BOUNDARY, OUTLIER, ROBUST, speedup_ceiling, theoretical_speedup
 from sparring.attacks import frozen
-from sparring.attacks.gradient import ascended
 from sparring.config import Config, from_tree
 from sparring.data import ArrayDataset, training_set
 from sparring.models import build

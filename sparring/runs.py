@@ -60,6 +60,11 @@ class Run:
         return self.path / "data.json"
 
     @property
+    def sources(self) -> Path:
+        """The texts of the files of the user's own that the run is made with, by path."""
+        return self.path / "sources.json"
+
+    @property
     def log(self) -> Path:
         return self.path / "run.log"
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from sparring import plugins
 from sparring.attacks import Attack
 from sparring.attacks.by_name import threat_of
 from sparring.commands.live import require_passed
@@ -63,6 +64,7 @@ def open_trained(run: Run, changes: dict[str, str], *, best: bool = False) -> Tr
         if not name.startswith(MAY_CHANGE):
             raise UsageError(f"--{name} cannot change here: it is not about how the model is evaluated.")
     require_passed(config, Live())
+    plugins.install(run.read_json(run.sources.name) or {})
     path = checkpoint_of(run, best)
     test = load_data(config.data, "test")
     model = build(config.model, test.shape, test.classes, config.train.seed, normalize=config.data.normalize)
@@ -108,6 +110,7 @@ def load_model(
     opened = open_run(Path(run))
     config, path = config_of(opened), checkpoint_of(opened, best)
     require_passed(config, Live(model), data=False)
+    plugins.install(opened.read_json(opened.sources.name) or {})
     shape, classes = _shape_of(opened, config)
     if model is None:
         made = build(config.model, shape, classes, config.train.seed, normalize=config.data.normalize)

@@ -16,6 +16,7 @@ from torch import nn
 from sparring.commands.checks import check
 from sparring.commands.evaluate import load_model
 from sparring.commands.live import live_objects, recorded, require_passed
+from sparring.commands.sources import record_sources, require_same_sources, sources_of
 from sparring.config import (
     Config,
     changes_of,
@@ -202,6 +203,7 @@ def resume(
     if run.is_alive():
         raise UsageError(f"{path} is still running; `sparring stop {path}` first.")
 
+    require_same_sources(run)
     live = live_objects(model, train_data, test_data, config)
     require_passed(config, live)
     _require_loadable(run, config, live)
@@ -249,6 +251,7 @@ def _execute(
         to_file(run.log)
         if starts:
             _note_data(run, experiment)
+            record_sources(run, config)
         if starts and (not_fresh(config.model) or live.model is not None):
             run.initial.mkdir()
             checkpoints.save_weights(run.initial, experiment.model)
@@ -264,7 +267,7 @@ def _execute(
             on_run(run)
         try:
             if queue is not None:
-                outcome = ray_engine.run(config, run, queue, latest.update, experiment.model)
+                outcome = ray_engine.run(experiment, run, queue, latest.update, sources_of(config))
             else:
                 outcome = _in_this_process(config, run, experiment, latest)
         except SparringError as error:

@@ -16,6 +16,7 @@ from sparring.config.derived import (
     worker_threads,
 )
 from sparring.config.loading import (
+    NAMED,
     SHORT_NAMES,
     changes_of,
     config_of,
@@ -64,6 +65,7 @@ from sparring.config.schema import (
 
 __all__ = [
     "MOST_WORKERS",
+    "NAMED",
     "SHORT_NAMES",
     "AllocatorSettings",
     "AttackSettings",

@@ -24,7 +24,11 @@ class TrainingSet:
     """
 
     def __init__(
-        self, dataset: Dataset, augment: str, seed: int, sizes: Callable[[int], int | None] = lambda epoch: None
+        self,
+        dataset: Dataset,
+        augment: str = "none",
+        seed: int = 0,
+        sizes: Callable[[int], int | None] = lambda epoch: None,
     ) -> None:
         self.dataset, self.augment, self.seed, self.sizes = dataset, augment, seed, sizes
         self.shape: Shape = dataset.shape

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
+import torch
 from torch import nn
 
 from sparring.allocators import Allocator
@@ -82,6 +83,20 @@ class Experiment:
         """The attack whose ball the model is evaluated in."""
         return threat_of(self.config.attack, self.attack)
 
+    @property
+    def changing_helper(self) -> nn.Module | None:
+        """A helper network that is trained beside the model and that the attack compares with: it is published."""
+        return self.helper.network if self.helper is not None and self.helper.trained and self.needs_helper else None
+
+    @property
+    def needs_helper(self) -> bool:
+        """The attack compares with the helper network's predictions."""
+        return isinstance(self.attack, Attack) and self.attack.maximised.targets == "helper"
+
+    def for_workers(self) -> Live:
+        """What workers need of the objects passed from Python; the helper network where the attack compares with it."""
+        return Live(self.live.model, self.live.training, None, self.helper if self.needs_helper else None)
+
     def context(self, model: nn.Module | None = None, helper: nn.Module | None = None) -> AttackContext:
         """What tasks are attacked with; by default under the model and the helper that are trained."""
         own_helper = None if self.helper is None else self.helper.network
@@ -108,10 +123,12 @@ def methods_of(config: Config) -> Methods:
     return Methods(objective, attack_of(config.attack, config.augmix, objective), allocator)
 
 
-def build_experiment(config: Config, live: Live = NOTHING_PASSED) -> Experiment:
+def build_experiment(config: Config, live: Live = NOTHING_PASSED, *, with_helper: bool = True) -> Experiment:
     """Load the training data, resolve the methods, and build the model with fresh weights whatever the run starts from.
 
-    live: what takes the place of the recipe's data and model; a model keeps the weights that it has.
+    Args:
+        live: what takes the place of the recipe's data and model; a model keeps the weights that it has.
+        with_helper: make the objective's helper network, where it has one and none is passed.
 
     Raises:
         SparringError: anything about data, model or methods that cannot work.
@@ -152,9 +169,16 @@ def build_experiment(config: Config, live: Live = NOTHING_PASSED) -> Experiment:
         methods.objective,
         methods.attack,
         methods.allocator,
-        live.helper or methods.objective.helper(full.shape, full.classes),
+        live.helper or (_helper(methods.objective, full, train.seed) if with_helper else None),
         live,
     )
+
+
+def _helper(objective: Objective, data: Dataset, seed: int) -> Helper | None:
+    """Initialised from `seed` without touching the global random state."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return objective.helper(data.shape, data.classes)
 
 
 def load_test(config: Config, live: Live = NOTHING_PASSED) -> Dataset:

@@ -57,7 +57,7 @@ class Route(Protocol):
         """The snapshot named `order`."""
 
 
-def route(config: Config, model: nn.Module, transport: Transport, store: str) -> Route:
+def open_route(config: Config, model: nn.Module, transport: Transport, store: str) -> Route:
     """The way that the settings and the size of `model` call for; `store` is the name of the actor."""
     if through_object_store(config, size_bytes(model)):
         return RayRoute(ray.get_actor(store))

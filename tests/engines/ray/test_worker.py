@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sparring.config import new_run
+from sparring.engines.ray.passed import Passed
 from sparring.engines.ray.snapshots import QueueRoute, Snapshot
 from sparring.engines.ray.worker import Worker
 from sparring.models.arrays import to_arrays
@@ -39,7 +40,7 @@ class Scene:
         self.fence = self.trainer.open()
         self.publish(0)
         tree = config.model_dump(mode="json", exclude_none=True)
-        self.worker = Worker(tree, "w", str(run.path), run.id, server.url, server.password, "", [])
+        self.worker = Worker(tree, "w", str(run.path), run.id, server.url, server.password, "", Passed((), {}, ()))
         self.issue(3)
         self.worker.take_tickets()
 
@@ -111,12 +112,8 @@ def test_an_attack_that_raises_costs_every_ticket_in_work_one_attempt(scene: Sce
 def test_a_shard_is_sent_beside_the_next_attack_and_its_lease_is_renewed_meanwhile(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go, commit, renew, renewed = (
-        threading.Event(),
-        scene.worker.pusher._commit,
-        scene.worker.beating.renew,
-        list[Lease](),
-    )
+    go, renewed = threading.Event(), list[Lease]()
+    commit, renew = scene.worker.transport.commit, scene.worker.beating.renew
 
     def slow(lease: Lease, shard: Shard) -> bool:
         assert shard.key != last or go.wait(10)
@@ -128,23 +125,26 @@ def test_a_shard_is_sent_beside_the_next_attack_and_its_lease_is_renewed_meanwhi
 
     while scene.worker.leases:
         scene.worker.advance()
-    last, scene.worker.pusher._commit = scene.worker.made[-1][1].key, slow
+    last = scene.worker.made[-1][1].key
+    monkeypatch.setattr(scene.worker.transport, "commit", slow)
     scene.worker.push_made()
-    push = scene.worker.pusher.under_way
+    push = scene.worker.under_way
     assert push is not None and scene.trainer.sizes().leased == 1
     before = scene.worker.counts["shards"]
     scene.worker.settle_push(wait=False)
     monkeypatch.setattr(scene.worker.beating, "renew", note)
     scene.worker.renew()
-    assert push.lease in renewed and scene.worker.counts["shards"] == before
+    assert push[0] in renewed and scene.worker.counts["shards"] == before
     go.set()
     scene.worker.settle_push()
-    assert push.accepted.result() and scene.worker.counts["shards"] == before + 1
+    assert scene.worker.under_way is None and scene.worker.counts["shards"] == before + 1
 
 
 @pytest.mark.parametrize("fault", ["refused", "lost"])
-def test_a_shard_that_is_not_taken_costs_its_own_ticket_alone(scene: Scene, fault: str) -> None:
-    commit = scene.worker.pusher._commit
+def test_a_shard_that_is_not_taken_costs_its_own_ticket_alone(
+    scene: Scene, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = scene.worker.transport.commit
     tried: list[Key] = []
 
     def faulty(lease: Lease, shard: Shard) -> bool:
@@ -156,7 +156,7 @@ def test_a_shard_that_is_not_taken_costs_its_own_ticket_alone(scene: Scene, faul
         scene.trainer.hand_back(lease)  # as the server does where a lease runs out
         return commit(lease, shard)
 
-    scene.worker.pusher._commit = faulty
+    monkeypatch.setattr(scene.worker.transport, "commit", faulty)
     committed = scene.finish()
     (back,) = scene.trainer.expired(scene.fence)
     assert back.key == tried[0] and sorted([back.key, *committed]) == [Key(0, n, 0) for n in range(3)]
