@@ -13,7 +13,6 @@ import pytest
 import redis
 
 from sparring.commands.serve_queue import bytes_of_size, listens
-from sparring.config import QueueSettings
 from sparring.errors import UsageError
 from sparring.queue.connection import connect
 from tests.support.ports import free_port
@@ -68,13 +67,6 @@ def test_it_ends_when_what_it_stands_beside_has_gone(serve: Serve) -> None:
         assert process.poll() is None
     assert process.wait(20) == 0
     assert not listens("127.0.0.1", port)
-
-
-def test_a_url_is_read_from_the_environment_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SPARRING_TEST_URL", "redis://10.0.0.1:6380/0")
-    assert QueueSettings(redis_url="$SPARRING_TEST_URL").redis_url == "redis://10.0.0.1:6380/0"
-    with pytest.raises(ValueError, match="the environment has no SPARRING_ABSENT"):
-        QueueSettings(redis_url="$SPARRING_ABSENT")
 
 
 @pytest.mark.parametrize(("text", "size"), [("512", 512), ("64mb", 64 << 20), ("4GB", 4 << 30), ("2g", 2 << 30)])
