@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from sparring.attacks import frozen
 from sparring.attacks.norms import l2_norms
 from sparring.errors import SparringError
+from sparring.machine.devices import device_of
 
 log = logging.getLogger(__name__)
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
@@ -122,7 +123,7 @@ def _attacked(
     batch_size: int,
     progress: Progress | None,
 ) -> Tensor:
-    x, device = x.float().contiguous(), next(model.parameters()).device
+    x, device = x.float().contiguous(), device_of(model)
     listener = _Listener(attacks, progress)
 
     def predict(images: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from sparring.data.training import scaled
 from sparring.data.wrapping import wrap
 from sparring.evaluation import robustness
 from sparring.evaluation.robustness import Evaluation, Progress
+from sparring.machine.devices import device_of
 
 STEPS, RESTARTS = 50, 3
 
@@ -72,7 +73,7 @@ def _outputs(model: nn.Module, dataset: Dataset) -> int:
     """
     if not isinstance(model, nn.Module):
         raise ValueError(f"model is a {type(model).__name__}: a torch.nn.Module is needed.")
-    device = next((each.device for each in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     x = scaled(dataset.images(torch.arange(1))).to(device)
     try:
         with frozen(model), torch.no_grad():
