@@ -80,7 +80,7 @@ def autoattack(
     Raises:
         SparringError: the images or classes are too few for the ensemble, or it left the ball or the image box.
     """
-    _require_room(x, norm, classes, "evaluation.attack = 'autoattack'", "Set evaluation.attack to 'pgd'")
+    require_room(x, norm, classes, "evaluation.attack = 'autoattack'", "Set evaluation.attack to 'pgd'")
     ensemble = partial(_ensemble, norm=norm, epsilon=epsilon, classes=classes, seed=seed)
     return _attacked(model, x, labels, ensemble, attacks_for(classes), norm, epsilon, batch_size, progress)
 
@@ -102,7 +102,7 @@ def square(
 
     Andriushchenko et al. 2020 (arXiv:1912.00049); its schedule is scaled to the queries. Otherwise as `autoattack`.
     """
-    _require_room(x, norm, classes, f"evaluation.square_queries = {queries}", "Set evaluation.square_queries to 0")
+    require_room(x, norm, classes, f"evaluation.square_queries = {queries}", "Set evaluation.square_queries to 0")
 
     def ensemble(predict: Predict, device: torch.device) -> AutoAttack:
         found = _custom(predict, ("square",), norm, epsilon, seed, device)
@@ -161,7 +161,12 @@ def _common(norm: str, epsilon: float, seed: int, device: torch.device) -> dict[
     return {"norm": NORMS[norm], "eps": epsilon, "seed": seed, "device": device}
 
 
-def _require_room(x: Tensor, norm: str, classes: int, setting: str, remedy: str) -> None:
+def require_room(x: Tensor, norm: str, classes: int, setting: str, remedy: str) -> None:
+    """Refuse what the ensemble cannot attack.
+
+    Raises:
+        SparringError: with `setting` and `remedy`.
+    """
     if norm not in NORMS:
         raise SparringError(
             f"{setting} with an attack of norm {norm!r}: it knows {' and '.join(NORMS)} alone. {remedy}."
