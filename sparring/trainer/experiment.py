@@ -28,8 +28,7 @@ from sparring.errors import UsageError
 from sparring.models import adopt, build
 from sparring.objectives import Helper, Objective
 from sparring.objectives.by_name import objective_of
-from sparring.trainer.plan import Plan
-from sparring.trainer.pruning import planned
+from sparring.trainer.plan import Plan, planned
 from sparring.trainer.schedules import learning_rate
 from sparring.workers.task import AttackContext
 
