@@ -1,0 +1,53 @@
+"""HAT as an example: its loss in float64, and a frozen helper read from a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from examples.hat import HAT
+from sparring.errors import UsageError
+from sparring.models.convolutional import digits_cnn
+from sparring.objectives import Batch
+from tests.support.examples import example, trained
+from tests.support.losses_in_double import assert_is, cross_entropy, divergence, probabilities
+from tests.support.runs import weights_of
+
+NAMED = {"name": example("hat.py:HAT"), "beta": 2.5}
+
+
+def written(model: nn.Module, standard: nn.Module, batch: Batch) -> Tensor:
+    """The objective of Rade & Moosavi-Dezfooli with h = 1.5, β = 2.5, γ = 0.5."""
+    helper_images = batch.x + 1.5 * (batch.x_adv - batch.x)
+    helper_labels = standard(batch.x_adv).argmax(1)
+    clean, attacked, helped = model(batch.x), model(batch.x_adv), model(helper_images)
+    robust = divergence(probabilities(clean), probabilities(attacked))
+    return cross_entropy(clean, batch.labels) + 2.5 * robust + 0.5 * cross_entropy(helped, helper_labels)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_its_loss_is_that_of_the_paper(weighted: bool) -> None:
+    objective = HAT("unread", beta=2.5, gamma=0.5, h=1.5)
+    assert_is(objective, written, weighted=weighted, trained=False)
+
+
+def test_it_is_trained_with_labels_of_the_network_that_its_option_names(tmp_path: Path) -> None:
+    runs = {}
+    for seed in (1, 2):
+        standard = trained(tmp_path / "standard", "sync", attack={"name": "fgsm"}, train={"seed": seed}).run.path
+        objective = {**NAMED, "options": {"standard": str(standard)}}
+        runs[seed] = trained(tmp_path, "sync", objective=objective)
+    assert weights_of(runs[1]) != weights_of(runs[2])
+
+
+def test_a_helper_of_other_classes_or_that_is_absent_is_refused(tmp_path: Path) -> None:
+    objective = HAT(str(tmp_path / "absent"), beta=2.5)
+    with pytest.raises(UsageError, match=r"objective\.options\.standard = .*absent' is no file"):
+        objective.helper((1, 8, 8), 10)
+    path = tmp_path / "seven.pt"
+    torch.save(digits_cnn((1, 8, 8), 7).state_dict(), path)
+    with pytest.raises(UsageError, match="does not tell 10 classes apart"):
+        HAT(str(path), beta=2.5).helper((1, 8, 8), 10)
