@@ -50,10 +50,10 @@ SPANS = {
     "sparring.trainer.session:Session.after_step": "report",
     "sparring.trainer.learner:Learner.learn": "step",
     "sparring.engines.ray.loop:Loop.issue": "issue",
-    "sparring.engines.ray.loop:Loop._keep_house": "keep house",
-    "sparring.engines.ray.loop:Loop.publish": "wait: publisher",
-    "sparring.engines.ray.background:Publisher.until_copied": "wait: copy",
-    "sparring.engines.ray.background:Publisher._send": "publish",
+    "sparring.engines.ray.loop:Loop._housekeep": "housekeeping",
+    "sparring.engines.ray.broadcaster:Broadcaster.start": "wait: broadcast",
+    "sparring.engines.ray.broadcaster:Broadcaster.until_copied": "wait: copy",
+    "sparring.engines.ray.broadcaster:Broadcaster._send": "broadcast",
 }
 Span = dict[str, Any]
 

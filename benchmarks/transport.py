@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any
 from unittest.mock import patch
 
@@ -30,8 +31,9 @@ import torch
 
 from benchmarks.measure import header, in_turn, machine, row, spread
 from sparring.attacks.norms import project_ball
-from sparring.engines.ray.background import Publisher
-from sparring.engines.ray.snapshots import Arrays, RayRoute, Snapshot, SnapshotStore
+from sparring.engines.ray.background import Background
+from sparring.engines.ray.snapshots import RayRoute, Snapshot, SnapshotStore
+from sparring.models.arrays import Arrays
 from sparring.queue.codec import Wire, decode_shard, encode_shard
 from sparring.queue.connection import connect
 from sparring.queue.messages import Controls, Key, Lease, Shard, Ticket
@@ -143,24 +145,26 @@ def snapshots(repetitions: int) -> None:
     route, version = RayRoute(store), 0
     waits: dict[float, list[float]] = {step_s: [] for step_s in STEPS_S}
 
-    def publish(fence: int, version: int, controls: Controls, copied: Any) -> int:
-        route.publish(Snapshot(fence, version, controls, arrays), copied)
-        return 0
+    def publish(version: int, copied: Callable[[], None] = lambda: None) -> None:
+        route.publish(Snapshot(1, version, Controls(EPSILON), arrays), copied)
 
     def published() -> None:
         nonlocal version
         version += 1
-        publish(1, version, Controls(EPSILON), lambda: None)
+        publish(version)
 
-    publisher = Publisher(publish, 60.0)
+    beside_the_steps: Background[None] = Background("publish")
 
     def beside_a_step(step_s: float) -> None:
         nonlocal version
         version += 1
-        publisher.start(1, version, Controls(EPSILON))
+        copied = Event()
+        beside_the_steps.start(partial(publish, version, copied.set))
         time.sleep(step_s)  # in the place of forward and backward pass, during which the weights do not change
-        waits[step_s].append(publisher.until_copied())
-        publisher.settle()
+        began = time.monotonic()
+        copied.wait()
+        waits[step_s].append(time.monotonic() - began)
+        beside_the_steps.settle()
 
     bare: list[Any] = []
 
@@ -169,7 +173,7 @@ def snapshots(repetitions: int) -> None:
 
     beside = {f"{step_s}": partial(beside_a_step, step_s) for step_s in STEPS_S}
     took = in_turn({"bare": put, "ours": published, **beside}, repetitions)
-    publisher.close()
+    beside_the_steps.close(60.0)
     ratios = [ours / alone for ours, alone in zip(took["ours"], took["bare"], strict=True)]
     print(f"\nsnapshots of {4 * NUMBERS / 1e6:.0f} MB, ms\n")
     print(

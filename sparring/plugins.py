@@ -35,9 +35,8 @@ def resolve(setting: str, name: str, built_in: Mapping[str, str]) -> object:
     try:
         return _find(built_in.get(name, name), built_in)
     except _Unresolved as problem:
-        known = f"Built in: {', '.join(built_in)}. " if built_in else ""
         raise UsageError(
-            f"{setting} = {name!r}: {problem}. {known}Your own is given as module:object or path.py:object."
+            f"{setting} = {name!r}: {problem}. Your own is given as module:object or path.py:object."
         ) from problem.__cause__
 
 
@@ -126,6 +125,14 @@ def source_files(names: Iterable[str]) -> dict[str, str]:
         raise UsageError(f"{problem}. Give a Python file that exists.") from problem.__cause__
 
 
+def text_of(path: str) -> str | None:
+    """What the file at an absolute path holds; None where there is none that can be read."""
+    try:
+        return Path(path).read_text()
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
 def install(sources: Mapping[str, str]) -> None:
     """Take the texts of `source_files` of another process; from now on they count, whatever the files here hold."""
     _handed.update(sources)
@@ -173,12 +180,14 @@ def _absolute(path: str) -> str:
 def _no_built_in(name: str, built_in: Mapping[str, str]) -> str:
     if name.endswith(".py"):
         return f"which object of the file is missing; write {name}:NAME"
-    return f"no such name{_nearest(name, built_in)}"
+    known = f". Built in: {', '.join(built_in)}" if built_in else ""
+    return f"no such name{_nearest(name, built_in)}{known}"
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)
-    return f"; the nearest is {close[0]}" if close else ""
+    by_letters = {each.lower(): each for each in known}
+    close = difflib.get_close_matches(name.lower(), by_letters, n=1, cutoff=0.0)
+    return f"; the nearest is {by_letters[close[0]]}" if close else ""
 
 
 def _import(name: str) -> ModuleType:

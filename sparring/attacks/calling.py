@@ -51,6 +51,7 @@ def require_batch(model: nn.Module, images: Tensor, labels: Tensor) -> None:
     if len(set(places.values())) > 1:
         where = ", ".join(f"{name} on {device}" for name, device in places.items())
         raise ValueError(f"devices differ: {where}. Move them to one with .to(device).")
+    _require_values(images, labels)
 
 
 def _require_images(images: Tensor) -> None:
@@ -61,18 +62,23 @@ def _require_images(images: Tensor) -> None:
         raise ValueError(
             f"images are {images.dtype}: float32 or float64 in [0, 1] is needed. Divide uint8 images by 255."
         )
-    low, high = (float(bound) for bound in torch.aminmax(images.detach()))
-    if not (low >= 0 and high <= 1):  # so that NaN is refused
-        raise ValueError(
-            f"images lie in [{low:.4g}, {high:.4g}]: [0, 1] is needed. Divide grey levels by 255; where images are "
-            f"normalised beforehand, put sparring.Normalize(mean, std) before the model instead."
-        )
 
 
 def _require_labels(labels: Tensor, count: int) -> None:
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != (count,):
         found = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
         raise ValueError(f"labels: {found}; class numbers, int64 [{count}], are needed.")
+
+
+def _require_values(images: Tensor, labels: Tensor) -> None:
+    low, high = (float(bound) for bound in torch.aminmax(images.detach()))
+    if not (low >= 0 and high <= 1):  # so that NaN is refused
+        raise ValueError(
+            f"images lie in [{low:.4g}, {high:.4g}]: [0, 1] is needed. Divide grey levels by 255; where images are "
+            f"normalised beforehand, put sparring.Normalize(mean, std) before the model instead."
+        )
+    if int(labels.min()) < 0:  # the cross-entropy ignores -100: such an example would not be attacked
+        raise ValueError(f"labels: the least is {int(labels.min())}; class numbers begin at 0.")
 
 
 def _device_of(model: nn.Module) -> dict[str, torch.device]:

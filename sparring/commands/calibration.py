@@ -5,24 +5,23 @@ Times are seconds per shard unless a name says otherwise.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from statistics import median
 
 import torch
 
 from sparring.attacks import Attack, frozen
 from sparring.config import Config, trainer_threads, worker_threads
-from sparring.engines.ray.snapshots import load_arrays, to_arrays
-from sparring.errors import SparringError
 from sparring.machine.threads import cores
+from sparring.machine.timing import BUDGET_S, median_seconds
+from sparring.models.arrays import load_arrays, to_arrays
 from sparring.models.forward import for_training
 from sparring.queue.codec import decode_shard, encode_shard
 from sparring.queue.messages import Controls, Key, Shard
-from sparring.queue.server import EmbeddedServer
-from sparring.queue.sizing import MEMORY_SLACK_BYTES
 from sparring.randomness import generator
 from sparring.trainer.experiment import Experiment
 from sparring.trainer.learner import Learner
@@ -30,8 +29,7 @@ from sparring.workers.generator import ShrinkingBatch, begin, produce
 from sparring.workers.task import AttackContext, Task
 from sparring.workers.views import Augmentation
 
-BUDGET_S = 0.5  # for each figure that is measured
-REPEATS = 15  # at most; the median of them counts
+ROUND_TRIP_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -77,10 +75,10 @@ def measure(experiment: Experiment) -> Measured:
     arrays = to_arrays(model.to("cpu"), half=config.model.precision == "bf16")
     with _threads(of_worker):
         payload = encode_shard(shard, config.queue.wire)
-        encode_s = _seconds(lambda: encode_shard(shard, config.queue.wire))
-        load_s = _seconds(lambda: load_arrays(model, arrays))
+        encode_s = median_seconds(lambda: encode_shard(shard, config.queue.wire))
+        load_s = median_seconds(lambda: load_arrays(model, arrays))
     with _threads(of_trainer):
-        decode_s = _seconds(lambda: decode_shard(payload))
+        decode_s = median_seconds(lambda: decode_shard(payload))
     return Measured(
         shape=experiment.training.shape,
         device=device.type if device == attacker else f"{device.type}, workers {attacker.type}",
@@ -141,7 +139,7 @@ def _attack_s(experiment: Experiment, device: torch.device, threads: int) -> flo
         _finish(device)
 
     with _threads(threads), frozen(model):
-        return _seconds(anew) + (current[0].steps * _seconds(advance) if current[0].steps else 0.0)
+        return median_seconds(anew) + (current[0].steps * median_seconds(advance) if current[0].steps else 0.0)
 
 
 def _without_allocator(context: AttackContext) -> AttackContext:
@@ -161,7 +159,7 @@ def _forward_s(experiment: Experiment, device: torch.device, threads: int) -> fl
         _finish(device)
 
     with _threads(threads), frozen(model), torch.no_grad():
-        return _seconds(forward)
+        return median_seconds(forward)
 
 
 def _step_s(learner: Learner, shard: Shard, threads: int) -> float:
@@ -176,33 +174,20 @@ def _step_s(learner: Learner, shard: Shard, threads: int) -> float:
             learner.learn(learner.batch([shard] * count), 0)
             _finish(learner.device)
 
-        return _seconds(step) / count
+        return median_seconds(step) / count
 
 
 def _round_trip_s(payload: bytes) -> float | None:
-    """SET and GET of a payload at a server on this machine; None where none can be started."""
+    """SET and GET of a payload at a server on this machine; None where none can be started.
+
+    Measured in a process of its own, as worker and trainer are: this one needs no Redis client.
+    """
+    command = [sys.executable, "-m", "sparring.queue.round_trip", str(len(payload))]
     try:
-        with EmbeddedServer(maxmemory=MEMORY_SLACK_BYTES + 4 * len(payload)) as server, server.client() as client:
-
-            def there_and_back() -> None:
-                client.set("payload", payload)
-                client.get("payload")
-
-            return _seconds(there_and_back)
-    except SparringError:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=ROUND_TRIP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
         return None
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    """Median time of `work` after a warm-up, within `BUDGET_S`."""
-    work()
-    times: list[float] = []
-    deadline = time.perf_counter() + BUDGET_S
-    while len(times) < REPEATS and (not times or time.perf_counter() < deadline):
-        began = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - began)
-    return median(times)
+    return float(done.stdout) if done.returncode == 0 else None
 
 
 def _finish(device: torch.device) -> None:

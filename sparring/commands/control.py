@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from sparring.config import MOST_WORKERS, Config, config_of, trainer_attacks, with_workers
 from sparring.errors import SparringError, UsageError
-from sparring.observe.state import RunState
+from sparring.observe.state import Report, RunState
 from sparring.runs import Run
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def require_going_on(run: Run) -> None:
         )
 
 
-def follow(run: Run, show: Callable[[RunState, dict[str, dict[str, Any]]], None]) -> None:
+def follow(run: Run, show: Report) -> None:
     """Show a run that goes on in another process until it has ended."""
     while True:
         try:

@@ -208,14 +208,14 @@ def _server(config: Config) -> Found:
 def _sizes(config: Config) -> tuple[tuple[int, int, int], int]:
     """Shape of an image and bytes of the weights; without data a single pixel, so that the server is looked at all
     the same."""
-    from sparring.engines.ray.snapshots import bytes_of
+    from sparring.models.arrays import size_bytes
     from sparring.trainer.experiment import build_experiment
 
     try:
         experiment = build_experiment(config)
     except SparringError:
         return (1, 1, 1), 0
-    return experiment.training.shape, bytes_of(experiment.model)
+    return experiment.training.shape, size_bytes(experiment.model)
 
 
 def _port(config: Config) -> Found:

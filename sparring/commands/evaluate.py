@@ -10,8 +10,10 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from sparring import plugins
 from sparring.attacks import Attack
 from sparring.attacks.by_name import threat_of
+from sparring.commands.live import require_passed
 from sparring.config import Config, config_of, differences, load
 from sparring.data import Dataset
 from sparring.data import load as load_data
@@ -21,10 +23,10 @@ from sparring.evaluation.curves import curves
 from sparring.evaluation.robustness import evaluate_by
 from sparring.evaluation.transfer import Member, transfer
 from sparring.machine.threads import cores
-from sparring.models import build
-from sparring.runs import Run
+from sparring.models import adopt, build
+from sparring.runs import Run, open_run
 from sparring.trainer import checkpoints
-from sparring.trainer.experiment import methods_of
+from sparring.trainer.experiment import Live, methods_of
 
 MAY_CHANGE = ("evaluation.", "corruptions.", "data.root", "trainer.device", "trainer.threads")
 
@@ -33,7 +35,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Trained:
-    """The weights of a run, ready to be judged, and the test set."""
+    """The weights of a run, ready to be evaluated, and the test set."""
 
     config: Config
     model: nn.Module
@@ -51,28 +53,81 @@ class Trained:
 
 
 def open_trained(run: Run, changes: dict[str, str], *, best: bool = False) -> Trained:
-    """Load the last (or best) checkpoint of `run`: the one place that says which weights are judged and exported.
+    """Load the last (or best) checkpoint of `run`: the one place that says which weights are evaluated and exported.
 
     Raises:
-        UsageError: a change touches more than how the model is judged, or the run has no average of its weights.
+        UsageError: a change touches more than how the model is evaluated, or the run has no average of its weights.
         SparringError: there is no such checkpoint, or it is damaged.
     """
     before, config = config_of(run), load(run.config_file, changes)
     for name in differences(before, config):
         if not name.startswith(MAY_CHANGE):
-            raise UsageError(f"--{name} cannot change here: it is not about how the model is judged.")
-    path = checkpoints.best(run.checkpoints) if best else checkpoints.latest(run.checkpoints)
-    if path is None:
-        wanted = "best (train.evaluate_every_epochs was 0?)" if best else "whole"
-        raise SparringError(f"{run.path} has no {wanted} checkpoint; train or resume it first.")
+            raise UsageError(f"--{name} cannot change here: it is not about how the model is evaluated.")
+    require_passed(config, Live())
+    plugins.install(run.read_json(run.sources.name) or {})
+    path = checkpoint_of(run, best)
     test = load_data(config.data, "test")
-    normalize = config.data.normalize
-    model = build(config.model, test.shape, test.classes, config.train.seed, normalize=normalize)
+    model = build(config.model, test.shape, test.classes, config.train.seed, normalize=config.data.normalize)
     _load(path, model, config.evaluation.weights)
     torch.set_num_threads(config.trainer.threads or cores())
     if torch.cuda.is_available() and config.trainer.device != "cpu":
         model.to("cuda")
     return Trained(config, model, test, path)
+
+
+def checkpoint_of(run: Run, best: bool) -> Path:
+    """The last, or the best, checkpoint.
+
+    Raises:
+        SparringError: there is none.
+    """
+    path = checkpoints.best(run.checkpoints) if best else checkpoints.latest(run.checkpoints)
+    if path is None:
+        wanted = "best (train.evaluate_every_epochs was 0?)" if best else "whole"
+        raise SparringError(f"{run.path} has no {wanted} checkpoint; train or resume it first.")
+    return path
+
+
+def load_model(
+    run: str | Path,
+    *,
+    best: bool = False,
+    weights: Literal["plain", "ema"] = "plain",
+    model: nn.Module | None = None,
+) -> nn.Module:
+    """The network of a run in eval mode, on the CPU; it takes float32 images in [0, 1].
+
+    Args:
+        run: the run's folder.
+        best: of the checkpoint with the best held-out robust accuracy instead of the last one.
+        weights: "ema" for their moving average.
+        model: a network like the one that the run was started with, where that was passed from Python.
+
+    Raises:
+        UsageError: it is no run, or its model was passed from Python and is not passed here.
+        SparringError: there is no such checkpoint, or it is damaged or of another network.
+    """
+    opened = open_run(Path(run))
+    config, path = config_of(opened), checkpoint_of(opened, best)
+    require_passed(config, Live(model), data=False)
+    plugins.install(opened.read_json(opened.sources.name) or {})
+    shape, classes = _shape_of(opened, config)
+    if model is None:
+        made = build(config.model, shape, classes, config.train.seed, normalize=config.data.normalize)
+    else:
+        made = adopt(model, shape, classes, normalize=config.data.normalize)
+    _load(path, made, weights)
+    return made.eval()
+
+
+def _shape_of(run: Run, config: Config) -> tuple[tuple[int, int, int], int]:
+    """Shape of an image and number of classes, as the run noted them; of its data where it did not."""
+    noted = run.read_json(run.data.name)
+    if noted is not None:
+        channels, height, width = noted["shape"]
+        return (channels, height, width), int(noted["classes"])
+    test = load_data(config.data, "test")
+    return test.shape, test.classes
 
 
 def evaluate_run(

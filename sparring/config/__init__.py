@@ -16,7 +16,9 @@ from sparring.config.derived import (
     worker_threads,
 )
 from sparring.config.loading import (
+    NAMED,
     SHORT_NAMES,
+    changes_of,
     config_of,
     differences,
     flatten,
@@ -63,6 +65,7 @@ from sparring.config.schema import (
 
 __all__ = [
     "MOST_WORKERS",
+    "NAMED",
     "SHORT_NAMES",
     "AllocatorSettings",
     "AttackSettings",
@@ -92,6 +95,7 @@ __all__ = [
     "TrainerSettings",
     "WorkersSettings",
     "bound",
+    "changes_of",
     "check_staleness",
     "config_of",
     "depth",

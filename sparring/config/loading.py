@@ -55,21 +55,37 @@ def setting_names(model: type[BaseModel] = Config, prefix: str = "") -> Iterator
             yield prefix + name
 
 
-def load(recipe: Path | None = None, overrides: Mapping[str, str] | None = None) -> Config:
-    """Defaults < recipe < overrides by dotted name.
+def load(recipe: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Defaults < recipe < overrides by dotted name; texts among them are read as the command line's.
 
     Raises:
         UsageError: unknown setting (with the nearest right one), value out of bounds, unreadable recipe.
     """
-    tree = _read_recipe(recipe) if recipe is not None else {}
+    tree = _read_recipe(Path(recipe)) if recipe is not None else {}
     origin = f"{recipe}: " if recipe is not None else ""
     for name in _leaf_names(tree):
         require_known(name, origin)
-    for name, value in (overrides or {}).items():
+    for name, value in changes_of(overrides or {}).items():
+        _put(tree, name, value)
+    return from_tree(tree)
+
+
+def changes_of(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by full dotted name; texts are read as TOML where they can be.
+
+    Raises:
+        UsageError: there is no such setting.
+    """
+    changes = {}
+    for name, value in overrides.items():
         full = SHORT_NAMES.get(name, name)
         require_known(full, "--")
-        _put(tree, full, parse(full, value))
-    return from_tree(tree)
+        changes[full] = parse(full, value) if isinstance(value, str) else _plain(value)
+    return changes
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
 
 
 def from_tree(tree: Mapping[str, Any]) -> Config:

@@ -1,17 +1,27 @@
-"""A dataset as a run trains on it: augmented, at the size of the epoch's phase."""
+"""Batches of examples as a model takes them: augmented, of one size, float32 in [0, 1]."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
+import torch
 from torch import Tensor
 
-from sparring.data.datasets import Dataset
-from sparring.data.framing import Framing
+from sparring.config import Config, image_size
+from sparring.data.augment import augment as augmented
+from sparring.data.datasets import Dataset, Shape
+from sparring.data.framing import Framing, random_framing
 
 
 class TrainingSet:
-    """Any process rebuilds the same example from its index and the epoch."""
+    """A dataset and how a run trains on it: any process makes the same batch from (indices, epoch).
+
+    Args:
+        augment: as data.augment.
+        seed: of the augmentation.
+        sizes: the side of the images by epoch; None: they stay as they are.
+    """
 
     def __init__(
         self,
@@ -21,18 +31,42 @@ class TrainingSet:
         sizes: Callable[[int], int | None] = lambda epoch: None,
     ) -> None:
         self.dataset, self.augment, self.seed, self.sizes = dataset, augment, seed, sizes
-        self.shape, self.classes = dataset.shape, dataset.classes
-        self.labels, self.fingerprint = dataset.labels, dataset.fingerprint
+        self.shape: Shape = dataset.shape
+        self.classes, self.labels, self.fingerprint = dataset.classes, dataset.labels, dataset.fingerprint
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def images(self, indices: Tensor, framing: Framing | None = None) -> Tensor:
-        """See `Dataset.images`."""
+        """Those of the dataset, before augmentation."""
         return self.dataset.images(indices, framing)
 
     def batch(self, indices: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
-        """The examples at `indices` (int64 [n]) in `epoch`: float32 [n, C, H, W] in [0, 1] and int64 [n]."""
-        from sparring.data import batch
+        """As `epoch` trains on the examples at `indices` (int64 [n]): float32 [n, C, H, W] in [0, 1] and int64 [n]."""
+        size = self.sizes(epoch)
+        return batch(self.dataset, indices, augment=self.augment, seed=self.seed, epoch=epoch, size=size)
 
-        return batch(self.dataset, indices, augment=self.augment, seed=self.seed, epoch=epoch, size=self.sizes(epoch))
+
+def training_set(config: Config, dataset: Dataset) -> TrainingSet:
+    """The dataset as a run by `config` trains on it."""
+    return TrainingSet(dataset, config.data.augment, config.train.seed, partial(image_size, config))
+
+
+def batch(
+    dataset: Dataset, indices: Tensor, *, augment: str, seed: int, epoch: int, size: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """The examples at `indices` (int64 [n]): float32 [n, C, H, W] in [0, 1] and int64 [n].
+
+    Args:
+        size: H and W; by default those of the dataset.
+    """
+    framing = None if size is None else Framing(size)
+    if augment == "resized_crop_flip":
+        framing = random_framing(size or dataset.shape[-1], seed, epoch, indices)
+    images = augmented(dataset.images(indices, framing), augment, seed=seed, epoch=epoch, indices=indices)
+    return scaled(images), dataset.labels[indices]
+
+
+def scaled(images: Tensor) -> Tensor:
+    """float32 in [0, 1] of a dataset's images: bytes are divided by 255, floats stay as they are."""
+    return images.to(torch.float32) if images.is_floating_point() else images.to(torch.float32).div_(255)

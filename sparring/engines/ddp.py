@@ -21,11 +21,12 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -60,7 +61,7 @@ def run(session: Session, experiment: Experiment, resumed: Checkpoint | None) ->
     """
     plan, learner = experiment.plan, session.learner
     consumed = consumed_by(resumed)
-    with other_ranks(experiment.config, session.run) as others, others.blamed(), others.joined(learner) as ranks:
+    with other_ranks(experiment, session.run) as others, others.blamed(), others.joined(learner) as ranks:
         ranks.begin(learner, consumed)
         session.start_clock()  # the start of the ranks is preparation
         for keys in plan.steps(consumed.epoch, consumed.done):
@@ -82,7 +83,8 @@ def follow(run_path: Path, rank: int, rendezvous: Path) -> None:
     config = config_of(Run(run_path))
     torch.set_num_threads(trainer_threads(config))
     keep_freed_memory()
-    experiment = build_experiment(config)
+    live = cloudpickle.loads(_passed(rendezvous).read_bytes())  # of our own making, in a folder that is ours alone
+    experiment = build_experiment(config, live)
     learner = Learner(experiment, device_of(config, rank))
     pruner = Pruner(learner, Run(run_path))
     _ready(rendezvous, rank).touch()
@@ -283,12 +285,14 @@ class Others:
 
 
 @contextmanager
-def other_ranks(config: Config, run: Run) -> Iterator[Others]:
+def other_ranks(experiment: Experiment, run: Run) -> Iterator[Others]:
     """Start ranks 1, 2, …; they end with the block, or with this process, whatever happens to it."""
     with ExitStack() as stack:
         rendezvous = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sparring-ddp-"))) / "meet"
-        processes = [stack.enter_context(_started(run, rank, rendezvous)) for rank in range(1, config.ddp.ranks)]
-        yield Others(config, run, rendezvous, processes)
+        _passed(rendezvous).write_bytes(cloudpickle.dumps(replace(experiment.live, helper=experiment.helper)))
+        ranks = range(1, experiment.config.ddp.ranks)
+        processes = [stack.enter_context(_started(run, rank, rendezvous)) for rank in ranks]
+        yield Others(experiment.config, run, rendezvous, processes)
 
 
 @contextmanager
@@ -317,6 +321,11 @@ def _started(run: Run, rank: int, rendezvous: Path) -> Iterator[subprocess.Popen
             process.wait()
         assert process.stdin is not None
         process.stdin.close()
+
+
+def _passed(rendezvous: Path) -> Path:
+    """The objects that were passed from Python, for the other ranks."""
+    return rendezvous.with_name("objects")
 
 
 def _ready(rendezvous: Path, rank: int) -> Path:

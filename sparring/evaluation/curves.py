@@ -85,7 +85,7 @@ def curves(
     by_epsilon = [_with(base, epsilon, base.steps) for epsilon in balls]
     by_steps = [_with(base, base.epsilon, steps) for steps in STEPS]
     standing = {attack: alive(attack) for attack in dict.fromkeys([*by_epsilon, *by_steps])}
-    points = {attack: _point(attack, describe(attack), left) for attack, left in standing.items()}
+    points = {attack: _point(attack.epsilon, attack.steps, describe(attack), left) for attack, left in standing.items()}
     warnings = [
         *masked([(f"ε = {attack.epsilon:.4g}", standing[attack]) for attack in by_epsilon]),
         *masked([(f"PGD-{attack.steps}", standing[attack]) for attack in by_steps]),
@@ -96,7 +96,7 @@ def curves(
         name, strongest = f"Square, {settings.square_queries} queries", by_steps[-1]
         left = _square(model, dataset, base, settings, seed, progress)
         warnings += masked([(name, left), (describe(strongest), standing[strongest])])
-        box = _point(replace(base, steps=0), name, left)
+        box = _point(base.epsilon, 0, name, left)
     return Curves(
         norm=threat.norm,
         trained_epsilon=base.epsilon,
@@ -156,9 +156,9 @@ def _with(attack: Attack, epsilon: float, steps: int) -> Attack:
     return replace(attack, epsilon=epsilon, steps=steps, step_size=None)
 
 
-def _point(attack: Attack, name: str, alive: Tensor) -> Point:
+def _point(epsilon: float, steps: int, name: str, alive: Tensor) -> Point:
     count, total = int(alive.sum()), len(alive)
-    return Point(attack.epsilon, attack.steps, name, count / total, interval(count, total))
+    return Point(epsilon, steps, name, count / total, interval(count, total))
 
 
 def _square(

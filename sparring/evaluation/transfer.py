@@ -17,7 +17,7 @@ from sparring.attacks import CROSS_ENTROPY, Attack, frozen, perturb, perturbed
 from sparring.config import EvaluationSettings
 from sparring.data import Dataset
 from sparring.errors import UsageError
-from sparring.evaluation.robustness import attack_for, batches, describe, interval, right_on
+from sparring.evaluation.robustness import attack_for, batches, correct_on, describe, interval
 from sparring.randomness import generator
 
 Pair = tuple[float, float]
@@ -129,7 +129,7 @@ def _survivors(
 
 def _right(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     with frozen(model):
-        return right_on(model, x, y).cpu()
+        return correct_on(model, x, y).cpu()
 
 
 def _require_alike(members: Sequence[Member]) -> None:

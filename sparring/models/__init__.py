@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -13,7 +14,7 @@ from torch import nn
 from sparring import plugins
 from sparring.config import Channels, ModelSettings
 from sparring.errors import SparringError, UsageError
-from sparring.models.normalize import Normalize
+from sparring.models.normalize import Normalize as Normalize
 
 Shape = tuple[int, int, int]
 Factory = Callable[[Shape, int], nn.Module]
@@ -67,11 +68,38 @@ def build(
                 f"model.name = {settings.name!r} cannot be built for images of {shape} and {classes} classes "
                 f"({type(error).__name__}: {error}). It is called as factory(shape, classes)."
             ) from error
-        _check_module(settings.name, model)
-        if normalize is not None:
-            model = _behind(settings.name, model, shape[0], *normalize)
-        for height, width in (shape[1:], *((size, size) for size in sizes)):
-            _check_outputs(settings.name, model, (shape[0], height, width), classes)
+        return _checked(settings.name, model, shape, classes, sizes, normalize)
+
+
+def adopt(
+    model: nn.Module,
+    shape: Shape,
+    classes: int,
+    *,
+    sizes: Iterable[int] = (),
+    normalize: tuple[Channels, Channels] | None = None,
+) -> nn.Module:
+    """A copy, on the CPU, of a model that was made already; otherwise as `build`.
+
+    Raises:
+        UsageError: it cannot take these images or tell these classes apart.
+    """
+    return _checked(type(model).__name__, copy.deepcopy(model).cpu(), shape, classes, sizes, normalize)
+
+
+def _checked(
+    name: str,
+    model: nn.Module,
+    shape: Shape,
+    classes: int,
+    sizes: Iterable[int],
+    normalize: tuple[Channels, Channels] | None,
+) -> nn.Module:
+    _check_module(name, model)
+    if normalize is not None:
+        model = _behind(name, model, shape[0], *normalize)
+    for height, width in (shape[1:], *((size, size) for size in sizes)):
+        _check_outputs(name, model, (shape[0], height, width), classes)
     return model
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -117,6 +118,10 @@ class RunState:
             if hasattr(state, name):
                 setattr(state, name, value)
         return state
+
+
+Heartbeats = dict[str, dict[str, Any]]  # what each worker last reported, by its name
+Report = Callable[[RunState, Heartbeats], None]
 
 
 def staleness_summary(histogram: dict[str, int] | Counter[int]) -> tuple[float, int]:

@@ -89,10 +89,9 @@ class Stop(Enum):
 
 @dataclass(frozen=True)
 class Lease:
-    """A ticket in one worker's hands until the deadline that Redis keeps; `version_now` is the newest published."""
+    """A ticket in one worker's hands until the deadline that Redis keeps."""
 
     ticket: Ticket
-    version_now: int
     fence: int
     worker: str
 

@@ -6,7 +6,7 @@ repeated change nothing, or the attempt's lease expires and its ticket is issued
 
 All keys are under `sparring:{run}:`, the braces being the hash tag:
 
-    fence version tickets wake leases owners returned    the queue itself; wake: for idle workers
+    fence tickets wake leases owners returned            the queue itself; wake: for idle workers
     weights                                              the last snapshots, where they travel through the queue
     ready:FENCE payload:FENCE:MEMBER                     shards, MEMBER being epoch:number:attempt
     arrived:FENCE                                        wakes the trainer
@@ -94,7 +94,7 @@ class Transport:
 
     def open(self, at_least: int = 0) -> int:
         """Raise the fence above every earlier one and `at_least`, empty the queue, and become its trainer."""
-        names = "fence version tickets wake leases owners returned control weights meta"
+        names = "fence tickets wake leases owners returned control weights meta"
         self.fence = int(self._run("open", names, at_least, PROTOCOL, self._prefix))
         self._acknowledged = []
         self._taken.clear()
@@ -115,10 +115,6 @@ class Transport:
         again = sum(ticket.key.attempt > 0 for ticket in tickets)
         request = f"{fence}:{next(self._requests)}"
         self._accepted(self._run("issue", "fence tickets wake meta", fence, request, again, *entries), fence)
-
-    def publish_version(self, fence: int, version: int) -> None:
-        """Name the newest published version; raises as `issue` does."""
-        self._accepted(self._run("publish", "fence version", fence, version), fence)
 
     def put_weights(self, fence: int, version: int, controls: Controls, arrays: bytes, keep: int) -> None:
         """Hand a snapshot to all who wait for one, and forget all but the last `keep`; raises as `issue` does."""
@@ -372,12 +368,12 @@ class Transport:
             raise QueueLost(f"Redis at {describe(self._client)} was restarted empty; the queue of this run is gone.")
 
     def _lease(self, worker: str, heed_stop: bool) -> Lease | Stop | None:
-        names = "fence tickets wake leases owners version control"
+        names = "fence tickets wake leases owners control"
         reply = self._run("lease", names, worker, _milliseconds(self.lease_s), int(heed_stop))
         if reply is None or isinstance(reply, bytes):
             return None if reply is None else Stop(reply.decode())
-        blob, version, fence = reply
-        return Lease(decode_ticket(blob), int(version), int(fence), worker)
+        blob, fence = reply
+        return Lease(decode_ticket(blob), int(fence), worker)
 
     def _release(self, lease: Lease, reason: str, detail: str) -> bool:
         payload = f"payload:{lease.fence}:{_member(lease.ticket.key)}"

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from math import ceil
 
+import torch
 from torch import nn
 
 from sparring.allocators import Allocator
 from sparring.allocators.by_name import allocator_of
 from sparring.attacks import Attack
-from sparring.attacks.augmix import Threat
+from sparring.attacks.augmix import AugMix, Threat
 from sparring.attacks.by_name import attack_of, threat_of
-from sparring.config import Config, image_size
-from sparring.data import Concatenated, Dataset, TrainingSet, load, load_extra, split_holdout
+from sparring.config import Config
+from sparring.data import (
+    Concatenated,
+    Dataset,
+    TrainingSet,
+    load,
+    load_extra,
+    require_bytes,
+    split_holdout,
+    training_set,
+)
 from sparring.errors import UsageError
-from sparring.models import build
+from sparring.models import adopt, build
 from sparring.objectives import Helper, Objective
 from sparring.objectives.by_name import objective_of
 from sparring.trainer.plan import Plan
@@ -35,10 +44,23 @@ class Methods:
 
 
 @dataclass(frozen=True)
+class Live:
+    """Objects passed from Python in the place of what the recipe names; helper: that of the objective, made already."""
+
+    model: nn.Module | None = None
+    training: Dataset | None = None
+    test: Dataset | None = None
+    helper: Helper | None = None
+
+
+NOTHING_PASSED = Live()
+
+
+@dataclass(frozen=True)
 class Experiment:
     """All that a run is made of; built once, before the run's folder exists.
 
-    attack: at its full ε; helper: the objective's network, where it has one.
+    attack: at its full ε; helper: the objective's network, where it has one; live: what was passed from Python.
     """
 
     config: Config
@@ -50,11 +72,30 @@ class Experiment:
     attack: Threat
     allocator: Allocator | None
     helper: Helper | None = None
+    live: Live = NOTHING_PASSED
+
+    def test(self) -> Dataset:
+        """The test set, which is read when it is asked for."""
+        return load_test(self.config, self.live)
 
     @property
     def threat(self) -> Attack:
         """The attack whose ball the model is evaluated in."""
         return threat_of(self.config.attack, self.attack)
+
+    @property
+    def changing_helper(self) -> nn.Module | None:
+        """A helper network that is trained beside the model and that the attack compares with: it is published."""
+        return self.helper.network if self.helper is not None and self.helper.trained and self.needs_helper else None
+
+    @property
+    def needs_helper(self) -> bool:
+        """The attack compares with the helper network's predictions."""
+        return isinstance(self.attack, Attack) and self.attack.maximised.targets == "helper"
+
+    def for_workers(self) -> Live:
+        """What workers need of the objects passed from Python; the helper network where the attack compares with it."""
+        return Live(self.live.model, self.live.training, None, self.helper if self.needs_helper else None)
 
     def context(self, model: nn.Module | None = None, helper: nn.Module | None = None) -> AttackContext:
         """What tasks are attacked with; by default under the model and the helper that are trained."""
@@ -82,14 +123,20 @@ def methods_of(config: Config) -> Methods:
     return Methods(objective, attack_of(config.attack, config.augmix, objective), allocator)
 
 
-def build_experiment(config: Config) -> Experiment:
+def build_experiment(config: Config, live: Live = NOTHING_PASSED, *, with_helper: bool = True) -> Experiment:
     """Load the training data, resolve the methods, and build the model with fresh weights whatever the run starts from.
+
+    Args:
+        live: what takes the place of the recipe's data and model; a model keeps the weights that it has.
+        with_helper: make the objective's helper network, where it has one and none is passed.
 
     Raises:
         SparringError: anything about data, model or methods that cannot work.
     """
-    methods = methods_of(config)
-    full, train = load(config.data, "train"), config.train
+    methods, train = methods_of(config), config.train
+    full = load(config.data, "train") if live.training is None else live.training
+    if isinstance(methods.attack, AugMix):
+        require_bytes(full, f"attack.name = {config.attack.name!r}")
     training, heldout = split_holdout(full, config.data.holdout)
     extra = None if config.data.extra is None else load_extra(config.data, full)
     plan = Plan(
@@ -109,18 +156,34 @@ def build_experiment(config: Config) -> Experiment:
     learning_rate(config.schedule, config.optimizer.lr)
     sizes = {phase.size for phase in config.data.phases}
     normalize = config.data.normalize
-    model = build(config.model, full.shape, full.classes, train.seed, sizes=sizes, normalize=normalize)
+    if live.model is None:
+        model = build(config.model, full.shape, full.classes, train.seed, sizes=sizes, normalize=normalize)
+    else:
+        model = adopt(live.model, full.shape, full.classes, sizes=sizes, normalize=normalize)
     return Experiment(
         config,
-        TrainingSet(training, config.data.augment, train.seed, partial(image_size, config)),
+        training_set(config, training),
         heldout,
         plan,
         model,
         methods.objective,
         methods.attack,
         methods.allocator,
-        methods.objective.helper(full.shape, full.classes),
+        live.helper or (_helper(methods.objective, full, train.seed) if with_helper else None),
+        live,
     )
+
+
+def _helper(objective: Objective, data: Dataset, seed: int) -> Helper | None:
+    """Initialised from `seed` without touching the global random state."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return objective.helper(data.shape, data.classes)
+
+
+def load_test(config: Config, live: Live = NOTHING_PASSED) -> Dataset:
+    """The test set of a run."""
+    return load(config.data, "test") if live.test is None else live.test
 
 
 def _require_both(config: Config, plan: Plan) -> None:

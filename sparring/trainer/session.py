@@ -15,7 +15,6 @@ from torch import nn
 from sparring.allocators import augmix_speedup, theoretical_speedup
 from sparring.attacks import Attack, WarmStart
 from sparring.config import bound
-from sparring.data import load
 from sparring.errors import NonFinite, Overfitted, RollBack, SparringError
 from sparring.evaluation import evaluate, evaluate_by, evaluate_views
 from sparring.models import build
@@ -343,7 +342,7 @@ class Session:
 
     def evaluate(self, progress: Callable[[str], None]) -> dict[str, Any]:
         """The weights' figures on the test set, and apart those of their average where there is one (`ema_…`)."""
-        config, test = self.config, load(self.config.data, "test")
+        config, test = self.config, self.experiment.test()
 
         def figures(model: torch.nn.Module) -> dict[str, Any]:
             return evaluate_by(

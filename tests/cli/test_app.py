@@ -145,7 +145,7 @@ def labels_outside(folder: Path) -> str:
         (["train", "--workers=-1"], "workers.count = -1: Input should be greater than or equal to 0"),
         (["train", "--engine", "magic"], "engine = 'magic': Input should be 'ray', 'sync', 'ddp' or 'simulated'"),
         (["train", "nowhere.toml"], "recipe nowhere.toml: No such file or directory"),
-        (["train", "--data.name", "mnits"], "data.name = 'mnits': no such dataset; the nearest is mnist"),
+        (["train", "--data.name", "mnits"], "data.name = 'mnits': no such name; the nearest is mnist"),
         (["train", "--data.name", "mnist"], "data.root is unset"),
         (["train", "--data.holdout", "1437", "--engine", "sync"], "data.holdout = 1437 leaves nothing of 1437"),
         (["train", "--model.name", "digits"], "no such name; the nearest is digits-cnn"),

@@ -13,7 +13,7 @@ from examples.allocator import ByMargin
 from sparring.allocators import Candidates
 from sparring.attacks import PGD
 from sparring.errors import UsageError
-from tests.support.examples import assert_workers_use_it, example, trained
+from tests.support.own_methods import assert_workers_use_it, example, trained
 from tests.support.runs import Place
 
 NAMED = {"name": example("allocator.py:ByMargin"), "options": {"near": 0.05, "certain": 0.1}}

@@ -12,8 +12,8 @@ from examples.hat import HAT
 from sparring.errors import UsageError
 from sparring.models.convolutional import digits_cnn
 from sparring.objectives import Batch
-from tests.support.examples import example, trained
 from tests.support.losses_in_double import assert_is, cross_entropy, divergence, probabilities
+from tests.support.own_methods import example, trained
 from tests.support.runs import weights_of
 
 NAMED = {"name": example("hat.py:HAT"), "beta": 2.5}

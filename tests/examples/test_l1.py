@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from examples.l1 import L1
 from sparring.errors import UsageError
-from tests.support.examples import assert_workers_use_it, example, perturbations, trained
+from tests.support.own_methods import assert_workers_use_it, example, perturbations, trained
 from tests.support.runs import Place
 
 NAMED = {"name": example("l1.py:L1"), "epsilon": 3.0}

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from examples.lbgat import LBGAT
 from sparring.objectives import Batch
-from tests.support.examples import assert_workers_use_it, example, trained
 from tests.support.losses_in_double import assert_is, cross_entropy, divergence, probabilities
+from tests.support.own_methods import assert_workers_use_it, example, trained
 from tests.support.runs import Place, weights_of
 
 NAMED = {"name": example("lbgat.py:LBGAT")}

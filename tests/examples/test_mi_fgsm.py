@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from examples.mi_fgsm import MIFGSM
 from sparring.attacks import PGD
 from sparring.errors import UsageError
-from tests.support.examples import example, perturbations, trained
+from tests.support.own_methods import example, perturbations, trained
 from tests.support.runs import weights_of
 
 NAMED = {"name": example("mi_fgsm.py:MIFGSM")}

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from examples.rslad import RSLAD
 from sparring.attacks import PGD, perturb
 from sparring.objectives import Batch
-from tests.support.examples import assert_workers_use_it, example, trained
 from tests.support.losses_in_double import assert_is, batch, divergence, network, probabilities
+from tests.support.own_methods import assert_workers_use_it, example, trained
 from tests.support.runs import Place, weights_of
 
 NAMED = {"name": example("rslad.py:RSLAD")}

@@ -12,7 +12,7 @@ from torch import nn
 
 from examples.targeted import Targeted
 from sparring.errors import UsageError
-from tests.support.examples import example, trained
+from tests.support.own_methods import example, trained
 
 NAMED = {"name": example("targeted.py:Targeted")}
 

@@ -18,6 +18,7 @@ import pytest
 import redis
 import torch
 
+from sparring.attacks import PGD
 from sparring.errors import SparringError
 from sparring.queue import transport as module
 from sparring.queue.connection import QueueUnavailable, check_server, connect
@@ -67,7 +68,7 @@ def ticket(number: int, fence: int, epoch: int = 0, attempt: int = 0) -> Ticket:
 def product(lease: Lease, version: int = 0, n: int = 2, size: int = 4) -> Shard:
     delta = torch.zeros(n, 1, size, size)
     labels = torch.zeros(n, dtype=torch.int64)
-    return Shard(lease.ticket.key, lease.fence, version, version, 0.1, delta, labels, lease.worker)
+    return Shard(lease.ticket.key, lease.fence, version, version, PGD(0.1).record, delta, labels, lease.worker)
 
 
 def leased(worker: Transport, name: str = "w") -> Lease:
@@ -105,16 +106,15 @@ def test_a_shard_travels_and_leaves_nothing_behind(make: Callable[..., Transport
     trainer, worker = make(), make()
     fence = trainer.open()
     worker.check_protocol()
-    trainer.publish_version(fence, 7)
     trainer.issue([ticket(3, fence)])
     lease = leased(worker)
-    assert (lease.ticket, lease.version_now) == (ticket(3, fence), 7)
+    assert lease.ticket == ticket(3, fence)
     assert worker.commit(lease, product(lease, version=7))
     got = received(trainer)
     assert isinstance(got, Shard) and (got.key, got.version, got.worker) == (Key(0, 3, 0), 7, "w")
     assert trainer.receive(0) is None and trainer.expired(fence) == [] and trainer.sizes() == Sizes(0, 0, 0)
     left = {key.decode().partition("}:")[2] for key in keys(server, trainer)}
-    assert left <= {"fence", "version", "meta", "wake", f"arrived:{fence}"}
+    assert left <= {"fence", "meta", "wake", f"arrived:{fence}"}
 
 
 def test_the_lowest_version_comes_first_and_an_epoch_before_the_next(make: Callable[..., Transport]) -> None:
@@ -265,7 +265,6 @@ def test_resume_raises_the_fence_and_flushes_the_queue(make: Callable[..., Trans
     assert not old.renew(running) and not old.commit(running, product(running))
     for refused in (
         lambda: old.issue([ticket(9, before)]),
-        lambda: old.publish_version(before, 3),
         lambda: old.expired(before),
     ):
         with pytest.raises(FencedOut):
@@ -411,7 +410,6 @@ def test_full_memory_is_back_pressure(make: Callable[..., Transport], server: Em
             worker.commit(second, product(second))
         assert worker.renew(second) and worker.hand_back(third)
         trainer.issue([ticket(5, fence)])
-        trainer.publish_version(fence, 1)
         trainer.set_state({"step": 1})
         trainer.heartbeat("w", {})
         assert [back.reason for back in trainer.expired(fence)] == ["handed_back"]

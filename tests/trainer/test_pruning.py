@@ -105,14 +105,9 @@ def test_losses_are_those_of_the_attacked_examples_under_the_weights_as_they_are
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 36, 10)).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     attack = PGD(0.2, steps=2, step_size=0.1, loss=loss)
-    attacking = attacked_losses(config, model, dataset, attack, epoch=1)
-    told, losses = [], None
-    while losses is None:
-        try:
-            told.append(next(attacking))
-        except StopIteration as end:
-            losses = end.value
-    assert told == [0, 0, 20, 20, 40, 40]
+    done: list[int] = []
+    losses = attacked_losses(model, dataset, attack, epoch=1, batch_size=20, before_step=done.append)
+    assert done == [0, 0, 20, 20, 40, 40]
     assert model.training and all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     model.eval().requires_grad_(False)
     expected = []

@@ -12,7 +12,7 @@ import torch
 
 from sparring.config import ScheduleSettings
 from sparring.errors import UsageError
-from sparring.trainer.schedules import learning_rate
+from sparring.trainer.schedules import learning_rate, warmed_up
 
 PEAK = 0.3
 STEPS = 41
@@ -137,3 +137,10 @@ def test_a_rate_that_is_no_number_is_refused_when_it_comes(own: str) -> None:
     assert rate(0.2) == PEAK
     with pytest.raises(UsageError, match=r"gives nan at progress 0\.3"):
         rate(0.3)
+
+
+def test_epsilon_warms_up_linearly_to_its_full_size() -> None:
+    assert math.isclose(warmed_up(0.3, 0, 10), 0.03)
+    assert math.isclose(warmed_up(0.3, 4, 10), 0.15)
+    assert warmed_up(0.3, 9, 10) == warmed_up(0.3, 1000, 10) == 0.3
+    assert warmed_up(0.3, 0, 0) == 0.3

@@ -13,16 +13,11 @@ until every epoch is consumed:
 from __future__ import annotations
 
 import logging
-import queue
-import threading
 import time
-from collections.abc import Callable
 from math import ceil
 
 import torch
 
-from sparring.attacks import frozen
-from sparring.attacks.starts import unpacked
 from sparring.config import (
     depth,
     exchanges,
@@ -32,29 +27,30 @@ from sparring.config import (
     trainer_would_idle,
     with_workers,
 )
-from sparring.engines.ray.background import Publish, Publisher
+from sparring.engines.ray.broadcaster import Broadcaster
+from sparring.engines.ray.inbox import Inbox
+from sparring.engines.ray.own_attack import OwnAttack
+from sparring.engines.ray.snapshots import Route
 from sparring.errors import SparringError
 from sparring.queue.ledger import Ledger
-from sparring.queue.messages import Controls, Key, Lease, Missing, Shard, Ticket
+from sparring.queue.messages import Key, Missing, Shard, Ticket
 from sparring.queue.transport import QueueLost, Transport
 from sparring.trainer.checkpoints import Checkpoint
 from sparring.trainer.experiment import Experiment
 from sparring.trainer.session import Session
 from sparring.trainer.starts import LastPerturbations
-from sparring.workers.generator import ShrinkingBatch, begin
-from sparring.workers.task import Task
-from sparring.workers.views import Augmentation
 
 log = logging.getLogger(__name__)
 HOUSEKEEPING_S = 0.2
+WAIT_S = 0.05
 REPUBLISH_S = 5.0
 SET_ASIDE_SHARE = 0.05
 
 
 class Loop:
-    """One trainer's life. `publish` broadcasts the learner's weights.
+    """One trainer's life, under one fence after the other; snapshots of the weights take `route`.
 
-    How many workers there are to be may change meanwhile: permits in flight, threads and whether the trainer attacks
+    The target number of workers may change meanwhile: permits in flight, threads and whether the trainer attacks
     itself follow it.
     """
 
@@ -63,20 +59,18 @@ class Loop:
         session: Session,
         experiment: Experiment,
         transport: Transport,
-        publish: Publish,
+        route: Route,
         *,
         at_least_fence: int,
         resumed: Checkpoint | None = None,
     ) -> None:
         self.session, self.experiment, self.transport = session, experiment, transport
-        self.publisher = Publisher(self._broadcast, experiment.config.trainer.wait_timeout_s)
-        self._send = publish
+        self.broadcaster = Broadcaster(session, route)
         self.config, self.plan, self.learner = experiment.config, experiment.plan, session.learner
         self.settings = experiment.config.staleness
         self.exchange = exchanges(self.config)
         self.workers = -1
         self._follow(transport.wanted_workers())
-        self.learner.before_change = self._until_copied
         self.ledger = Ledger(
             shards_by_epoch=self.plan.shards_by_epoch,
             shards_per_step=self.plan.shards_per_step,
@@ -90,32 +84,28 @@ class Loop:
             self.ledger.restore(**resumed.ledger)
             self.ledger.dropped.update(session.state.dropped)
         self.fence = transport.open(at_least_fence)
-        self.published = -1
         self.shards: dict[Key, tuple[Shard, int]] = {}  # with the step that they arrived at
-        self.own: tuple[ShrinkingBatch | Augmentation, Lease] | None = None
+        self.own = OwnAttack(experiment, self.learner, transport)
         self.attack_s = self.step_s = self.idle_s = 0.0  # running means; per shard, per shard, per step
         self.last_error = ""
         self.arrivals = 0
-        self._kept_house = self._renewed = 0.0
-        self._inbox: queue.Queue[Shard | Missing | Exception] = queue.Queue()
-        self._closing = threading.Event()
+        self._housekept_at = 0.0
+        self._inbox = Inbox(transport, lambda: self.fence)
 
     def run(self) -> str:
         """Train to the end of the run; returns how it ended: finished, stopped or interrupted."""
-        receiver = threading.Thread(target=self._receive, name="inbox", daemon=True)
-        receiver.start()
+        self._inbox.start()
         try:
-            self.publish()
+            self._publish()
             while not self.ledger.finished and not self.session.should_stop():
                 if self.ledger.held:
                     self._prune()
                 elif keys := self.collect():
                     self.step(keys)
-            self._settle()
+            self.broadcaster.settle()
         finally:
-            self._closing.set()
-            self.publisher.close()
-            receiver.join(timeout=5)
+            self._inbox.close()
+            self.broadcaster.close()
         return self.session.finish(self.ledger.state())
 
     def step(self, keys: tuple[Key, ...]) -> None:
@@ -123,9 +113,8 @@ class Loop:
         version = self.learner.step
         taken = [self.shards.pop(key) for key in keys]
         for shard, arrived_at in taken:
-            staleness = version - shard.version
-            assert staleness <= self.settings.max_staleness, f"{shard.key} is {staleness} steps stale"
-            self.session.state.consumed(staleness, arrived_at - shard.version, version - arrived_at)
+            self._require_within_bound(shard)
+            self.session.state.consumed(version - shard.version, arrived_at - shard.version, version - arrived_at)
         shards = [shard for shard, _ in taken]
         began = time.monotonic()
         shards = self._refreshed(shards)
@@ -138,7 +127,7 @@ class Loop:
         self.session.state.trainer_shards += sum(shard.worker == "trainer" for shard in shards)
         log.debug("step %d loss %.4f", self.learner.step, result.loss)
         if self.learner.step % self.session.staleness.remedies.publish_every == 0:
-            self.publish()
+            self._publish()
         epoch = self.ledger.epoch
         self.ledger.retire(keys)
         self._count()
@@ -150,11 +139,25 @@ class Loop:
             self.ledger.lift()
 
     def _meanwhile(self) -> None:
-        """Keep house while something else than collecting takes long; nothing is outstanding."""
+        """Housekeeping during long work other than collecting; nothing is outstanding then."""
         try:
-            self._keep_house()
+            self._housekeep()
         except QueueLost:
             self._start_over()
+
+    def _require_within_bound(self, shard: Shard) -> None:
+        """The ledger has dropped what is too stale; this is the backstop.
+
+        Raises:
+            SparringError: the shard is staler than staleness.max_staleness.
+        """
+        staleness, bound = self.learner.step - shard.version, self.settings.max_staleness
+        if staleness > bound:
+            raise SparringError(
+                f"shard {shard.key} of {shard.worker or 'a worker'} is {staleness} steps stale, "
+                f"staleness.max_staleness = {bound}: it must not be trained on. Please report this as a bug; "
+                f"`sparring resume` continues from the last checkpoint."
+            )
 
     @property
     def between_steps(self) -> bool:
@@ -172,7 +175,7 @@ class Loop:
         while not self.session.should_stop() and not self.ledger.finished and not self.ledger.held:
             came = self._drain(block=False)
             try:
-                self._keep_house()
+                self._housekeep()
                 self.issue()
             except QueueLost:
                 self._start_over()
@@ -192,7 +195,7 @@ class Loop:
             if busy:
                 waiting_since = time.monotonic()
             if time.monotonic() - began > REPUBLISH_S:
-                self.publish()  # in case the store of snapshots was restarted and lost them
+                self._publish()  # in case the store of snapshots was restarted and lost them
                 began = time.monotonic()
             self._give_up_after(waiting_since)
         return None
@@ -208,7 +211,7 @@ class Loop:
     def _ticket(self, key: Key) -> Ticket:
         indices, starts = self.plan.indices(key.epoch, key.number), self.session.starts
         rows = starts.rows(key, indices) if isinstance(starts, LastPerturbations) else ()
-        return Ticket(key, self.fence, self.published, indices, self.experiment.training.fingerprint, rows)
+        return Ticket(key, self.fence, self.broadcaster.published, indices, self.experiment.training.fingerprint, rows)
 
     @property
     def in_flight(self) -> int:
@@ -218,44 +221,9 @@ class Loop:
         ratio = attackers if self.arrivals < 3 or self.step_s == 0 else ceil(self.attack_s / self.step_s)
         return max(self.plan.shards_per_step, min(attackers, ratio), 1)
 
-    def publish(self) -> None:
-        """Begin to broadcast the present weights; from now on tickets name their version, and workers wait for it."""
-        self._settle()
-        state, version = self.session.state, self.learner.step
-        self.publisher.start(self.fence, version, self.learner.controls())
-        self.published = version
-        state.version, state.fence = version, self.fence
-        state.publications += 1
-
-    def _broadcast(self, fence: int, version: int, controls: Controls, copied: Callable[[], None]) -> int:
-        """In the publisher's thread: send them, and say so in the queue."""
-        size_bytes = self._send(fence, version, controls, copied)
-        self.transport.publish_version(fence, version)
-        return size_bytes
-
-    def _settle(self, wait: bool = True) -> None:
-        """Count the publication that has ended."""
-        began = time.monotonic()
-        try:
-            sent = self.publisher.settle(wait)
-        except QueueLost:
-            log.warning("the queue is gone; the next look at it starts over")
-            return
-        finally:
-            self._waited_for_snapshot(time.monotonic() - began)
-        if sent is not None:
-            self.session.state.publish_bytes += sent.size_bytes
-            self.session.state.publish_seconds += sent.seconds
-
-    def _until_copied(self) -> None:
-        """Before the weights change; called within a step, whose seconds are those of work."""
-        waited = self.publisher.until_copied()
-        self._waited_for_snapshot(waited)
-        self.session.state.step_seconds -= waited
-
-    def _waited_for_snapshot(self, seconds: float) -> None:
-        waits = self.session.state.wait_seconds
-        waits["snapshot"] = waits.get("snapshot", 0.0) + seconds
+    def _publish(self) -> None:
+        """Begin to broadcast the present weights."""
+        self.broadcaster.start(self.fence)
 
     def _refreshed(self, shards: list[Shard]) -> list[Shard]:
         wanted: int | str = self.session.staleness.remedies.refresh
@@ -271,32 +239,15 @@ class Loop:
         """What was too stale is forgotten; its next attempt shall begin with the newest weights."""
         for key in dropped:
             del self.shards[key]
-        if dropped and self.published < self.learner.step:
-            self.publish()
-
-    def _receive(self) -> None:
-        """Beside the loop: fetch and decode what workers have committed."""
-        while not self._closing.is_set():
-            try:
-                received = self.transport.receive(0.5, self.fence)
-            except Exception as error:
-                self._inbox.put(error)
-                return
-            if received is not None:
-                self._inbox.put(received)
+        if dropped and self.broadcaster.published < self.learner.step:
+            self._publish()
 
     def _drain(self, block: bool) -> bool:
-        """Take what has arrived into the ledger; waits a little for the first one if `block`."""
-        any_came = False
-        while True:
-            try:
-                received = self._inbox.get(timeout=0.05) if block and not any_came else self._inbox.get_nowait()
-            except queue.Empty:
-                return any_came
-            if isinstance(received, Exception):
-                raise received
-            any_came = True
-            self._arrive(received)
+        """Take what has arrived into the ledger; waits a little for the first one if `block`. False: nothing came."""
+        received = self._inbox.take(WAIT_S if block else 0)
+        for each in received:
+            self._arrive(each)
+        return bool(received)
 
     def _arrive(self, received: Shard | Missing) -> None:
         if received.fence != self.fence:
@@ -312,38 +263,24 @@ class Loop:
             self.attack_s = _mean(self.attack_s, received.attack_seconds)
 
     def _attack_a_little(self) -> bool:
-        """One attack step on a ticket of our own; it waits while a step can be made. False: nothing to do."""
-        if self.own is None:
-            lease = self.transport.lease_local("trainer") if self.attacks_itself else None
-            if lease is None:
-                return False
-            ticket = lease.ticket
-            controls = self.learner.controls()
-            with frozen(self.learner.model):
-                start = unpacked(ticket.starts, self.experiment.training.shape, controls.epsilon)
-                task = Task(ticket.key, ticket.indices, self.fence, "trainer", start)
-                self.own = (begin(task, self.learner.context, controls, self.learner.step), lease)
-        work, lease = self.own
-        if not work.done:
-            with frozen(self.learner.model):
-                work.advance(self.learner.step)
-        if work.done:
-            self.own = None
-            if self.transport.finish_local(lease):
-                self._arrive(work.shard())
+        """One step of the trainer's own attack; it waits while a step can be made. False: nothing to do."""
+        if self.own.lease is None and not (self.attacks_itself and self.own.begin()):
+            return False
+        shard = self.own.advance()
+        if shard is not None:
+            self._arrive(shard)
         return True
 
-    def _keep_house(self) -> None:
-        """Now and then: lost leases, our own lease, a stop that was asked for, the state for whoever watches."""
+    def _housekeep(self) -> None:
+        """Every HOUSEKEEPING_S: lost leases, the own lease, ended broadcasts, a requested stop, the report."""
         now = time.monotonic()
-        if now - self._kept_house < HOUSEKEEPING_S:
+        if now - self._housekept_at < HOUSEKEEPING_S:
             return
-        self._kept_house = now
+        self._housekept_at = now
         for key, reason, error in self.transport.expired(self.fence):
             self._lose(key, reason, error)
-        if self.own is not None:
-            self.transport.renew(self.own[1])
-        self._settle(wait=False)
+        self.own.renew()
+        self.broadcaster.settle(wait=False)
         self._follow(self.transport.wanted_workers())
         if self.transport.stop_requested():
             self.session.stop_reason = self.session.stop_reason or "stopped"
@@ -352,7 +289,7 @@ class Loop:
         self.session.report_soon()
 
     def _follow(self, wanted: int | None) -> None:
-        """So many workers there are to be from now on; None: nobody has said otherwise."""
+        """Adapt to the target number of workers; None: it is that of the settings."""
         count = self.config.workers.count if wanted is None else wanted
         self.session.state.workers_wanted = count
         if count == self.workers:
@@ -378,13 +315,13 @@ class Loop:
 
     def _start_over(self) -> None:
         """The server came back empty: a new fence, and everything that is not consumed is issued again."""
-        self._settle()  # under the new fence, a publication of the old one would seem to be another trainer's
+        self.broadcaster.settle()  # a broadcast under the old fence would be refused under the new one
         self.fence = self.transport.open(self.fence)
         self.ledger.reissue_everything()
         self.shards.clear()
-        self.own = None
+        self.own.drop()
         log.warning("the queue was lost; fence is now %d", self.fence)
-        self.publish()
+        self._publish()
 
     def _count(self) -> None:
         state, ledger = self.session.state, self.ledger

@@ -16,20 +16,17 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import ray
-import torch
 from safetensors.numpy import load, save
-from torch import Tensor, nn
+from torch import nn
 
 from sparring.config import Config
-from sparring.models.forward import plain
+from sparring.models.arrays import Arrays, size_bytes
 from sparring.queue.messages import Controls, Weights
 from sparring.queue.sizing import kept_snapshots, through_object_store
 from sparring.queue.transport import Transport
 
 log = logging.getLogger(__name__)
-Arrays = dict[str, "np.ndarray[Any, Any]"]
 FETCH_TIMEOUT_S = 60.0
 RETRY_S = 0.2
 
@@ -60,42 +57,9 @@ class Route(Protocol):
         """The snapshot named `order`."""
 
 
-def to_arrays(model: nn.Module, *, half: bool = False) -> Arrays:
-    """Parameters and buffers as contiguous CPU arrays; those of a model on the CPU are its memory, not a copy.
-
-    `half`: matrices and filters as bf16, which numpy holds as uint16. Where the attack passes them under autocast to
-    bf16, nothing is lost.
-    """
-    weights = {name for name, each in plain(model).named_parameters() if each.ndim > 1 and each.dtype == torch.float32}
-    return {
-        name: _array(tensor.detach(), half and name in weights) for name, tensor in plain(model).state_dict().items()
-    }
-
-
-def _array(tensor: Tensor, half: bool) -> np.ndarray[Any, Any]:
-    whole = tensor.bfloat16().cpu().contiguous().view(torch.uint16) if half else tensor.cpu().contiguous()
-    array: np.ndarray[Any, Any] = whole.numpy()
-    return array
-
-
-def load_arrays(model: nn.Module, arrays: Arrays) -> None:
-    """Copy a snapshot into the model in place; safe between two attack steps."""
-    with torch.no_grad():
-        for name, tensor in model.state_dict().items():
-            half = arrays[name].dtype == np.uint16 and tensor.dtype == torch.float32
-            dtype = torch.bfloat16 if half else tensor.dtype
-            tensor.copy_(torch.frombuffer(arrays[name].data, dtype=dtype).view(tensor.shape))
-
-
-def bytes_of(model: nn.Module) -> int:
-    """What a snapshot of the model takes; in bf16 nearly half of it."""
-    size: int = sum(tensor.nbytes for tensor in model.state_dict().values())
-    return size
-
-
-def route(config: Config, model: nn.Module, transport: Transport, store: str) -> Route:
+def open_route(config: Config, model: nn.Module, transport: Transport, store: str) -> Route:
     """The way that the settings and the size of `model` call for; `store` is the name of the actor."""
-    if through_object_store(config, bytes_of(model)):
+    if through_object_store(config, size_bytes(model)):
         return RayRoute(ray.get_actor(store))
     return QueueRoute(transport, kept_snapshots(config))
 

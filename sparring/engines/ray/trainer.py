@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,8 @@ import torch
 
 from sparring.config import from_tree, trainer_threads
 from sparring.engines.ray.loop import Loop
-from sparring.engines.ray.snapshots import Route, Snapshot, route, to_arrays
+from sparring.engines.ray.passed import Passed
+from sparring.engines.ray.snapshots import open_route
 from sparring.errors import RollBack, SparringError
 from sparring.machine.devices import device_for
 from sparring.machine.logs import to_file
@@ -22,11 +21,9 @@ from sparring.machine.signals import stopping_on_signals
 from sparring.machine.threads import cores
 from sparring.observe.state import RunState
 from sparring.queue.connection import connect
-from sparring.queue.messages import Controls
 from sparring.queue.transport import Transport
 from sparring.runs import Run
-from sparring.trainer.checkpoints import Checkpoint
-from sparring.trainer.experiment import Experiment, build_experiment
+from sparring.trainer.experiment import build_experiment
 from sparring.trainer.session import Session
 
 log = logging.getLogger(__name__)
@@ -36,9 +33,9 @@ class Trainer:
     """Holds one session; `train` runs it to its end, `evaluate` measures the weights that came out."""
 
     def __init__(
-        self, tree: dict[str, Any], run_path: str, url: str, password: str | None, store: str, python_path: list[str]
+        self, tree: dict[str, Any], run_path: str, url: str, password: str | None, store: str, passed: Passed
     ) -> None:
-        sys.path[:0] = [path for path in python_path if path not in sys.path]
+        self.live = passed.unpack()
         self.config, self.run, self.store = from_tree(tree), Run(Path(run_path)), store
         to_file(self.run.path / "logs" / "trainer.log")
         torch.set_num_threads(trainer_threads(self.config))
@@ -53,20 +50,19 @@ class Trainer:
         )
         self.device = device_for(self.config.trainer.device, self.config.trainer.num_gpus)
         self.session: Session | None = None
-        self.route: Route | None = None
 
     def train(self, fence: int) -> dict[str, Any]:
         """Run or go on; returns the phase it ended in and its state, or the sentence that says why it failed."""
         loop = None
         try:
-            experiment = build_experiment(self.config)
+            experiment = build_experiment(self.config, self.live)
             self.session = session = Session(experiment, self.run, self.device, self._report)
-            self.route = route(self.config, experiment.model, self.transport, self.store)
+            route = open_route(self.config, experiment.model, self.transport, self.store)
             resumed = session.restore()
             with stopping_on_signals(session.ask_to_stop):
                 while True:
                     session.state.trainer_pid = os.getpid()
-                    loop = self._loop(session, experiment, fence, resumed)
+                    loop = Loop(session, experiment, self.transport, route, at_least_fence=fence - 1, resumed=resumed)
                     try:
                         return {"phase": loop.run(), "state": session.state.as_dict()}
                     except RollBack as error:
@@ -78,22 +74,12 @@ class Trainer:
                 loop.session.save(loop.ledger.state())
             return {"phase": "failed", "error": str(error)}
 
-    def _loop(self, session: Session, experiment: Experiment, fence: int, resumed: Checkpoint | None) -> Loop:
-        return Loop(
-            session,
-            experiment,
-            self.transport,
-            self._publish,
-            at_least_fence=fence - 1,
-            resumed=resumed,
-        )
-
     def evaluate(self) -> dict[str, Any]:
         """Clean and robust accuracy on the test set; all cores are free by now. A trainer that died meanwhile evaluates
         its last checkpoint, which has the same weights."""
         torch.set_num_threads(cores())
         if self.session is None:
-            self.session = Session(build_experiment(self.config), self.run, self.device, self._report)
+            self.session = Session(build_experiment(self.config, self.live), self.run, self.device, self._report)
             self.session.restore()
         state = self.session.state
 
@@ -106,12 +92,3 @@ class Trainer:
 
     def _report(self, state: RunState) -> None:
         self.transport.set_state(state.as_dict())
-
-    def _publish(self, fence: int, version: int, controls: Controls, copied: Callable[[], None]) -> int:
-        assert self.session is not None
-        assert self.route is not None
-        arrays = to_arrays(self.session.learner.model, half=self.config.model.precision == "bf16")
-        if self.device.type != "cpu":  # on the CPU the arrays are the weights themselves, until they are sent
-            copied()
-        self.route.publish(Snapshot(fence, version, controls, arrays), copied)
-        return sum(array.nbytes for array in arrays.values())

@@ -10,10 +10,10 @@ import copy
 import logging
 import os
 import socket
-import sys
 import threading
 import time
 from collections import deque
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ import torch
 
 from sparring.attacks.starts import unpacked
 from sparring.config import exchanges, from_tree, slots_of, tickets_at_once, with_workers, worker_threads
-from sparring.engines.ray.pushing import Pusher
-from sparring.engines.ray.snapshots import route
+from sparring.engines.ray.background import Background
+from sparring.engines.ray.passed import Passed
+from sparring.engines.ray.snapshots import open_route
 from sparring.engines.ray.weights import Weights
 from sparring.errors import SparringError
 from sparring.machine.devices import device_for
@@ -55,9 +56,9 @@ class Worker:
         url: str,
         password: str | None,
         store: str,
-        python_path: list[str],
+        passed: Passed,
     ) -> None:
-        sys.path[:0] = [path for path in python_path if path not in sys.path]
+        live = passed.unpack()
         self.config, self.name = from_tree(tree), name
         to_file(Run(Path(run_path)).path / "logs" / f"{name}.log")
         settings = self.config.queue
@@ -75,23 +76,26 @@ class Worker:
         self.transport.check_protocol()
         self.wanted = self.transport.wanted_workers() or self.config.workers.count
         self.share_cores()
-        experiment = build_experiment(self.config)
+        experiment = build_experiment(self.config, live, with_helper=False)
         self.dataset = experiment.training
         self.device = device_for("auto", self.config.workers.num_gpus)
         model = copy.deepcopy(experiment.model).to(self.device).eval().requires_grad_(False)
         self.model = for_training(model, self.config.model)
-        self.context = experiment.context(self.model)
+        helper = None if experiment.helper is None else experiment.helper.network.to(self.device).eval()
+        self.context = experiment.context(self.model, helper)
         self.attacker = attacker_of(self.context, slots_of(self.config), hold_back=self.config.allocator.hold_back)
         self.exchange, self.most_tickets = exchanges(self.config), tickets_at_once(self.config)
         self.weights = Weights(
-            route(self.config, self.model, self.beating, store),
+            open_route(self.config, self.model, self.beating, store),
             self.model,
             lockstep=self.config.staleness.lockstep,
             timeout_s=self.config.trainer.wait_timeout_s,
+            helper=experiment.changing_helper,
         )
         self.leases: dict[tuple[int, Key], Lease] = {}  # of the tickets in work, by fence and key
         self.made: list[tuple[Lease, Shard]] = []  # not yet on their way
-        self.pusher = Pusher(self.transport.commit)
+        self.pushing: Background[bool] = Background("push")
+        self.under_way: tuple[Lease, Shard] | None = None  # what is being pushed
         self.lost: deque[Lease] = deque()  # what the heartbeat could not renew
         self.stopping = threading.Event()
         self.leave_by: float | None = None  # once it is to leave: until then it may finish what it has
@@ -153,7 +157,8 @@ class Worker:
         """Send what has been made, one shard after the other; the last one's way is not waited for."""
         for lease, shard in self.made:
             self.settle_push()
-            self.pusher.start(lease, shard)
+            self.under_way = lease, shard
+            self.pushing.start(partial(self.transport.commit, lease, shard))
         self.made.clear()
 
     def advance(self) -> None:
@@ -175,13 +180,14 @@ class Worker:
 
     def settle_push(self, wait: bool = True) -> None:
         """Count the shard that has been sent; a push that raises costs its ticket one attempt."""
-        push = self.pusher.settled(wait)
-        if push is None:
+        push = self.pushing.settle(wait=wait)
+        if push is None or self.under_way is None:
             return
-        error, shard = push.accepted.exception(), push.shard
+        (lease, shard), self.under_way = self.under_way, None
+        error = push.exception()
         if isinstance(error, FAILURES):
-            self._fail(push.lease, error)
-        elif not push.accepted.result():
+            self._fail(lease, error)
+        elif not push.result():
             self.counts["abandoned"] += 1
         else:
             self.counts["shards"] += 1
@@ -219,8 +225,8 @@ class Worker:
             if not self.beating.renew(lease) and self.leases.get(owner) is lease:
                 self.lost.append(lease)
         finished = [lease for lease, _ in self.made.copy()]
-        if (push := self.pusher.under_way) is not None:
-            finished.append(push.lease)
+        if (under_way := self.under_way) is not None:
+            finished.append(under_way[0])
         for lease in finished:
             self.beating.renew(lease)
 

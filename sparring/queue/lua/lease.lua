@@ -1,9 +1,9 @@
 #!lua flags=allow-oom
 -- Hands the first ticket of the current fence to one worker and records its lease in the same step, so that no ticket
 -- is ever in nobody's hands. Tickets of an older fence are thrown away. A worker that is to stop or to leave gets none.
--- KEYS: fence tickets wake leases owners version control. ARGV: worker lease_ms heed_stop.
+-- KEYS: fence tickets wake leases owners control. ARGV: worker lease_ms heed_stop.
 if ARGV[3] == '1' then
-  local stop = redis.call('HMGET', KEYS[7], 'stop', 'stop:' .. ARGV[1])
+  local stop = redis.call('HMGET', KEYS[6], 'stop', 'stop:' .. ARGV[1])
   if stop[1] then return 'stop' end
   if stop[2] then return 'drain' end
 end
@@ -19,6 +19,6 @@ while true do
     redis.call('ZADD', KEYS[4], string.format('%.0f', deadline), member)
     redis.call('HSET', KEYS[5], member, ARGV[1])
     if redis.call('LLEN', KEYS[3]) > redis.call('LLEN', KEYS[2]) then redis.call('LPOP', KEYS[3]) end
-    return {string.sub(entry, blob_at), redis.call('GET', KEYS[6]) or '0', fence}
+    return {string.sub(entry, blob_at), fence}
   end
 end

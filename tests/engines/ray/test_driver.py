@@ -14,8 +14,9 @@ import pytest
 import ray
 
 from sparring.commands.train import train
-from sparring.engines.ray.snapshots import Arrays, Notice, QueueRoute, RayRoute, Route, Snapshot, SnapshotStore
+from sparring.engines.ray.snapshots import Notice, QueueRoute, RayRoute, Route, Snapshot, SnapshotStore
 from sparring.errors import UsageError
+from sparring.models.arrays import Arrays
 from sparring.queue.connection import connect
 from sparring.queue.messages import Controls
 from sparring.queue.transport import Transport

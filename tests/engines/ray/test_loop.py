@@ -18,7 +18,9 @@ from torch import Tensor
 
 from sparring.config import new_run
 from sparring.engines.ray.loop import Loop
+from sparring.engines.ray.snapshots import Snapshot
 from sparring.errors import SparringError
+from sparring.models.arrays import size_bytes
 from sparring.observe.state import RunState
 from sparring.queue.messages import Controls, Lease
 from sparring.queue.server import EmbeddedServer
@@ -26,15 +28,15 @@ from sparring.queue.transport import Transport
 from sparring.trainer.experiment import build_experiment
 from sparring.trainer.guards.staleness import Remedies
 from sparring.trainer.session import Session
-from sparring.workers.generator import produce
 from tests.engines.ray.test_crashes import epochs_of
 from tests.support.runs import small
+from tests.support.shards import shard_of
 
 SHARDS = 15  # of 100 examples each in an epoch of the digits
 
 
 class Scene:
-    """A loop, its server, and workers that do as each test says."""
+    """A loop, its server, the route of its snapshots, and workers that do as each test says."""
 
     def __init__(self, root: Path, server: EmbeddedServer, **groups: Any) -> None:
         train = {"epochs": 1, "max_steps": None, "batch_size": 100, **groups.pop("train", {})}
@@ -47,25 +49,31 @@ class Scene:
         self.session = Session(experiment, self.run, torch.device("cpu"))
         self.weights: dict[int, dict[str, Tensor]] = {}
         self.before_copying: Callable[[], None] = lambda: None
+        self.after_sending: Callable[[Snapshot], None] = lambda snapshot: None
         self.ended = threading.Event()
         self.threads: list[threading.Thread] = []
         self.loop = Loop(
             self.session,
             experiment,
             self.transport(),
-            self.publish,
+            self,
             at_least_fence=0,
         )
 
     def transport(self) -> Transport:
         return Transport(self.server.client(), self.run.id, lease_s=5.0, timeout_s=5.0)
 
-    def publish(self, fence: int, version: int, controls: Controls, copied: Callable[[], None]) -> int:
+    def publish(self, snapshot: Snapshot, copied: Callable[[], None] = lambda: None) -> None:
         self.before_copying()
-        state = self.session.learner.model.state_dict()
-        self.weights[version] = {name: tensor.clone() for name, tensor in state.items()}
+        arrays = snapshot.arrays.items()
+        self.weights[snapshot.version] = {name: torch.from_numpy(array.copy()) for name, array in arrays}
         copied()
-        return 1
+        self.after_sending(snapshot)
+
+    def newer(self, order: tuple[int, int], timeout_s: float) -> Snapshot | None:
+        raise NotImplementedError("these workers know of the weights without asking")
+
+    exactly = newer
 
     def worker(self, name: str, attend: Callable[[Transport, Lease], None]) -> None:
         """A thread that leases tickets and lets `attend` deal with them."""
@@ -77,7 +85,11 @@ class Scene:
                 if isinstance(lease, Lease):
                     attend(transport, lease)
 
-        thread = threading.Thread(target=serve, daemon=True)
+        self.thread(serve)
+
+    def thread(self, work: Callable[[], None]) -> None:
+        """Runs beside the loop, and is waited for when that has ended."""
+        thread = threading.Thread(target=work, daemon=True)
         thread.start()
         self.threads.append(thread)
 
@@ -89,16 +101,8 @@ class Scene:
             return
         model = copy.deepcopy(self.experiment.model)
         model.load_state_dict(weights)
-        shard = produce(
-            self.config,
-            model,
-            self.experiment.training,
-            ticket.key,
-            ticket.indices,
-            Controls(0.2),
-            version=ticket.version,
-        )
-        transport.commit(lease, type(shard)(**{**shard.__dict__, "fence": ticket.fence}))
+        shard = shard_of(self.experiment, ticket.key, Controls(0.2), ticket.version, model, ticket.fence)
+        transport.commit(lease, shard)
 
     def published(self, version: int) -> dict[str, Tensor] | None:
         """The weights of `version`, which may be on their way; None where the run has ended without them."""
@@ -122,21 +126,21 @@ def server() -> Iterator[EmbeddedServer]:
 
 
 def test_a_stragglers_shard_is_dropped_and_attacked_again(tmp_path: Path, server: EmbeddedServer) -> None:
-    scene = Scene(tmp_path, server, staleness={"max_staleness": 2, "depth": 2, "exchange": False})
-    held: list[int] = []
+    staleness = {"max_staleness": 2, "depth": 1, "exchange": False, "trainer_attacks": "never"}
+    scene = Scene(tmp_path, server, staleness=staleness)
+    scene.loop.broadcaster.start(scene.loop.fence)
+    scene.loop.issue()
+    slow = scene.transport()
+    held = slow.lease("slow", 5.0)
+    assert isinstance(held, Lease)
 
-    def hold_the_first(transport: Transport, lease: Lease) -> None:
-        if not held:
-            held.append(lease.ticket.key.number)
-            while scene.session.learner.step < 6:
-                time.sleep(0.005)
-                transport.renew(lease)
-        scene.attack(transport, lease)
+    def be_late() -> None:
+        while scene.session.learner.step < 6 and not scene.ended.is_set():
+            time.sleep(0.005)
+            slow.renew(held)
+        scene.attack(slow, held)
 
-    scene.worker("slow", hold_the_first)
-    while not held:
-        scene.loop.publish()
-        scene.loop.issue()
+    scene.thread(be_late)
     scene.worker("quick", scene.attack)
     assert scene.run_to_end() == "finished"
     state = scene.session.state
@@ -236,7 +240,7 @@ def test_a_server_that_is_lost_while_the_trainer_prunes_costs_nothing(
     scene.session.report = report
     scene.worker("w", scene.attack)
     assert scene.run_to_end() == "finished"
-    assert ("pruning: 800 of 1437 training examples attacked", 2) in told, "house was kept meanwhile"
+    assert ("pruning: 800 of 1437 training examples attacked", 2) in told, "housekeeping goes on meanwhile"
     assert epochs_of(scene.run) == {0: Counter(range(SHARDS)), 1: Counter(range(6))}
 
 
@@ -282,17 +286,9 @@ def test_other_labels_than_the_trainers_are_refused(tmp_path: Path, server: Embe
 
     def mislabel(transport: Transport, lease: Lease) -> None:
         ticket = lease.ticket
-        shard = produce(
-            scene.config,
-            copy.deepcopy(scene.experiment.model),
-            scene.experiment.training,
-            ticket.key,
-            ticket.indices,
-            Controls(0.2),
-            version=0,
-        )
-        wrong = {"fence": ticket.fence, "labels": (shard.labels + 1) % 10}
-        transport.commit(lease, type(shard)(**{**shard.__dict__, **wrong}))
+        model = copy.deepcopy(scene.experiment.model)
+        shard = shard_of(scene.experiment, ticket.key, Controls(0.2), 0, model, ticket.fence)
+        transport.commit(lease, replace(shard, labels=(shard.labels + 1) % 10))
 
     scene.worker("w", mislabel)
     with pytest.raises(SparringError, match="the hosts' training sets differ"):
@@ -325,16 +321,16 @@ def test_permits_in_flight_and_the_trainers_own_attacks_follow_the_number_of_wor
     monkeypatch.setattr("sparring.engines.ray.loop.HOUSEKEEPING_S", 0.0)
     monkeypatch.setattr("sparring.config.derived.cores", lambda: 4)
     loop = Scene(tmp_path, server, workers={"count": 1}, attack={"steps": 3}).loop
-    loop.publish()
+    loop.broadcaster.start(loop.fence)
     loop.issue()
     assert loop.attacks_itself and loop.in_flight == 2
-    assert loop._attack_a_little() and loop.own is not None
+    assert loop._attack_a_little() and loop.own.lease is not None
     loop.transport.change_worker_target("start", 8)
-    loop._keep_house()
+    loop._housekeep()
     assert (loop.session.state.workers_wanted, loop.in_flight, loop.attacks_itself) == (8, 8, False)
     while loop._attack_a_little():
         pass
-    assert loop.own is None and loop.ledger.ready == 1, "what it had begun itself it has ended"
+    assert loop.own.lease is None and loop.ledger.ready == 1, "what it had begun itself it has ended"
 
 
 def test_a_snapshot_holds_the_weights_of_its_version_however_late_they_are_copied(
@@ -349,7 +345,7 @@ def test_a_snapshot_holds_the_weights_of_its_version_however_late_they_are_copie
         learner = scene.session.learner
         weights[learner.step] = {name: each.clone() for name, each in learner.model.state_dict().items()}
         arrived.set()
-        scene.loop._until_copied()
+        scene.loop.broadcaster.until_copied()
 
     def linger() -> None:
         arrived.wait(0.2)
@@ -359,9 +355,10 @@ def test_a_snapshot_holds_the_weights_of_its_version_however_late_they_are_copie
     scene.worker("w", scene.attack)
     assert scene.run_to_end() == "finished"
     assert len(weights) == SHARDS
-    for version, state in weights.items():
-        assert all(torch.equal(tensor, scene.weights[version][name]) for name, tensor in state.items()), version
-    assert scene.session.state.publish_bytes == scene.session.state.publications
+    for version, tensors in weights.items():
+        assert all(torch.equal(tensor, scene.weights[version][name]) for name, tensor in tensors.items()), version
+    state = scene.session.state
+    assert state.publish_bytes == state.publications * size_bytes(scene.session.learner.model)
 
 
 def test_a_snapshot_that_cannot_be_sent_ends_the_run(tmp_path: Path, server: EmbeddedServer) -> None:
@@ -384,17 +381,15 @@ def test_a_server_that_is_lost_while_a_snapshot_is_under_way_costs_nothing_but_t
     scene = Scene(tmp_path, server)
     sent: list[int] = []
 
-    def lose_everything(fence: int, version: int, controls: Controls, copied: Callable[[], None]) -> int:
-        size = scene.publish(fence, version, controls, copied)
-        if version == 4 and not sent:
-            sent.append(version)
+    def lose_everything(snapshot: Snapshot) -> None:
+        if snapshot.version == 4 and not sent:
+            sent.append(snapshot.version)
             server.client().flushall()
             limit = time.monotonic() + 0.5
             while scene.loop.fence == 1 and time.monotonic() < limit:  # the trainer might start over meanwhile
                 time.sleep(0.01)
-        return size
 
-    scene.loop._send = lose_everything
+    scene.after_sending = lose_everything
     scene.worker("w", scene.attack)
     assert scene.run_to_end() == "finished"
     assert sent and scene.loop.fence == 2

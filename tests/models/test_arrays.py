@@ -7,7 +7,7 @@ from safetensors.numpy import load, save
 from torch import nn
 
 from sparring.config import ModelSettings
-from sparring.engines.ray.snapshots import load_arrays, to_arrays
+from sparring.models.arrays import load_arrays, to_arrays
 from sparring.models.forward import for_training
 
 
