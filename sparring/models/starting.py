@@ -45,19 +45,18 @@ def start_from(settings: ModelSettings, model: nn.Module, shape: Shape, classes:
         load_checkpoint(settings.checkpoint, model, classes)
 
 
-def load_checkpoint(path: Path, model: nn.Module, classes: int, setting: str = "model.checkpoint") -> tuple[str, ...]:
+def load_checkpoint(path: Path, model: nn.Module, classes: int) -> tuple[str, ...]:
     """Put the weights of `path` into the model; returns the names of a head that stays fresh.
 
     Args:
         path: a run's folder (its last checkpoint), a checkpoint's folder, a .safetensors file, or a torch file of a
             state dict. Nothing in it is executed.
-        setting: what named the path; errors begin with it.
 
     Raises:
         UsageError: there is no such file, or it is of another network.
         SparringError: it cannot be read.
     """
-    told, own = f"{setting} = {str(path)!r}", model.state_dict()
+    told, own = f"model.checkpoint = {str(path)!r}", model.state_dict()
     weights = _named_as(model, _read(path, told))
     fresh = _head(own, weights, classes)
     _refuse_others(told, own, weights, fresh)
