@@ -6,7 +6,8 @@
 The wrong get one step, the near all of the attack's, the sure half and the certain a quarter of them. Few steps are
 longer ones: all but the wrong go as far together as the attack itself.
 
-    sparring train --allocator.name examples/allocator.py:ByMargin --allocator.options.near 0.5 --train.epochs 2
+    sparring train --engine sync --allocator.name examples/allocator.py:ByMargin --allocator.options.near 0.5 \
+        --attack.warmup_epochs 1 --train.epochs 2
 
 Counts are reported by these names. After Hua et al. 2021 (BulletTrain), who take three classes and other rules.
 """

@@ -6,7 +6,7 @@ The attack is that of TRADES. First a standard network, trained practically with
 
     sparring train --engine sync --name standard --attack.name fgsm --attack.epsilon 1e-6 --train.epochs 5
     sparring train --engine sync --objective.name examples/hat.py:HAT --objective.options.standard runs/standard \
-        --objective.beta 2.5 --objective.options.gamma 0.5 --train.epochs 2
+        --objective.beta 2.5 --objective.options.gamma 0.5 --attack.warmup_epochs 1 --train.epochs 2
 
 Loss and order of the passes are those of the authors' code. As there, helper examples are not clamped to [0, 1];
 h = 2, β = 2.5 and γ = 0.5 are their values for CIFAR-10.
@@ -14,38 +14,25 @@ h = 2, β = 2.5 and γ = 0.5 are their values for CIFAR-10.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
-from sparring import UsageError
+import sparring
 from sparring.attacks import DIVERGENCE
-from sparring.config import ModelSettings
-from sparring.models import build
-from sparring.models.starting import load_checkpoint
 from sparring.objectives import Batch, Helper, Objective, pgd_at, trades
 
 
 class HAT(Objective):
-    """standard: a run's folder or a file of weights; network: their model.name; beta, gamma, h: as above."""
+    """standard: the folder of the run that has trained the standard network; beta, gamma, h: as above."""
 
     attack_loss = DIVERGENCE
     attack_start = "gaussian"
 
-    def __init__(
-        self, standard: str, beta: float, gamma: float = 0.5, h: float = 2.0, network: str = "digits-cnn"
-    ) -> None:
-        self.standard, self.network = Path(standard), network
-        self.beta, self.gamma, self.h = beta, gamma, h
+    def __init__(self, standard: str, beta: float, gamma: float = 0.5, h: float = 2.0) -> None:
+        self.standard, self.beta, self.gamma, self.h = standard, beta, gamma, h
 
     def helper(self, shape: tuple[int, int, int], classes: int) -> Helper:
-        network = build(ModelSettings(name=self.network), shape, classes, seed=0)
-        if load_checkpoint(self.standard, network, classes, setting="objective.options.standard"):
-            raise UsageError(
-                f"objective.options.standard = {str(self.standard)!r} does not tell {classes} classes apart."
-            )
-        return Helper(network)
+        return Helper(sparring.load_model(self.standard))
 
     def loss(self, model: nn.Module, batch: Batch, helper: nn.Module) -> tuple[Tensor, Tensor]:
         with torch.no_grad():

@@ -5,7 +5,8 @@
 f is the robust model; g is a natural network, whose logits on clean images the model learns to give on attacked ones.
 One optimizer trains both. The attack is that of TRADES, with β = 0 too:
 
-    sparring train --engine sync --objective.name examples/lbgat.py:LBGAT --objective.beta 0 --train.epochs 2
+    sparring train --engine sync --objective.name examples/lbgat.py:LBGAT --objective.beta 0 \
+        --attack.warmup_epochs 1 --train.epochs 2
 
 Loss and order of the passes are those of the authors' code, whose MSE is a mean over examples and classes. They train
 a ResNet-18 beside a wide ResNet; here `network` is any model.name. β = 0 and β = 6 are their values for CIFAR.
@@ -13,6 +14,7 @@ a ResNet-18 beside a wide ResNet; here `network` is any model.name. β = 0 and �
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from sparring.attacks import DIVERGENCE, cross_entropy
@@ -22,16 +24,17 @@ from sparring.objectives import Batch, Helper, Objective, kl_divergence, weighte
 
 
 class LBGAT(Objective):
-    """beta: β as above; network: model.name of the natural network; seed: of its first weights."""
+    """beta: β as above; network: model.name of the natural network, which begins with weights of its own."""
 
     attack_loss = DIVERGENCE
     attack_start = "gaussian"
 
-    def __init__(self, beta: float, network: str = "digits-cnn", seed: int = 1) -> None:
-        self.beta, self.network, self.seed = beta, network, seed
+    def __init__(self, beta: float, network: str = "digits-cnn") -> None:
+        self.beta, self.network = beta, network
 
     def helper(self, shape: tuple[int, int, int], classes: int) -> Helper:
-        return Helper(build(ModelSettings(name=self.network), shape, classes, self.seed), trained=True)
+        seed = torch.initial_seed()  # follows from train.seed
+        return Helper(build(ModelSettings(name=self.network), shape, classes, seed), trained=True)
 
     def loss(self, model: nn.Module, batch: Batch, helper: nn.Module) -> tuple[Tensor, Tensor]:
         attacked, clean, natural = model(batch.x_adv), model(batch.x), helper(batch.x)

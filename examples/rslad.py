@@ -5,9 +5,9 @@
 p_T are the predictions of a robust teacher, which is frozen. The attack compares with them too: `attack_loss` says so,
 and the workers get them. First the teacher, then its student, which may be of another architecture:
 
-    sparring train --engine sync --name teacher --objective.name trades --train.epochs 5
+    sparring train --engine sync --name teacher --objective.name trades --attack.warmup_epochs 1 --train.epochs 5
     sparring train --engine sync --objective.name examples/rslad.py:RSLAD --objective.options.teacher runs/teacher \
-        --train.epochs 2
+        --attack.warmup_epochs 1 --train.epochs 2
 
 The authors' code averages the divergence over the classes too, so that its loss is K times smaller for K classes, and
 adds 1e-5 to the teacher's probabilities inside the logarithm, which changes no gradient. α = 1/6 is theirs.
@@ -15,35 +15,25 @@ adds 1e-5 to the teacher's probabilities inside the logarithm, which changes no 
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
-from sparring import UsageError
+import sparring
 from sparring.attacks import AttackLoss
-from sparring.config import ModelSettings
-from sparring.models import build
-from sparring.models.starting import load_checkpoint
 from sparring.objectives import Batch, Helper, Objective, kl_divergence, weighted_mean
 
 
 class RSLAD(Objective):
-    """teacher: a run's folder or a file of weights; network: their model.name; alpha: α as above."""
+    """teacher: the folder of the run that has trained it; alpha: α as above."""
 
     attack_loss = AttackLoss(kl_divergence, "helper")
     attack_start = "gaussian"
 
-    def __init__(self, teacher: str, alpha: float = 1 / 6, network: str = "digits-cnn") -> None:
-        self.teacher, self.alpha, self.network = Path(teacher), alpha, network
+    def __init__(self, teacher: str, alpha: float = 1 / 6) -> None:
+        self.teacher, self.alpha = teacher, alpha
 
     def helper(self, shape: tuple[int, int, int], classes: int) -> Helper:
-        network = build(ModelSettings(name=self.network), shape, classes, seed=0)
-        if load_checkpoint(self.teacher, network, classes, setting="objective.options.teacher"):
-            raise UsageError(
-                f"objective.options.teacher = {str(self.teacher)!r} does not tell {classes} classes apart."
-            )
-        return Helper(network)
+        return Helper(sparring.load_model(self.teacher))
 
     def loss(self, model: nn.Module, batch: Batch, helper: nn.Module) -> tuple[Tensor, Tensor]:
         with torch.no_grad():

@@ -13,6 +13,7 @@ from examples.allocator import ByMargin
 from sparring.allocators import Candidates
 from sparring.attacks import PGD
 from sparring.errors import UsageError
+from tests.support.examples import ROOT, run_command_of
 from tests.support.own_methods import assert_workers_use_it, example, trained
 from tests.support.runs import Place
 
@@ -60,3 +61,8 @@ def test_its_classes_are_counted_by_their_names(tmp_path: Path) -> None:
 def test_margins_that_do_not_rise_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"near = 0\.9 and certain = 0\.1"):
         trained(tmp_path, "sync", allocator={**NAMED, "options": {"near": 0.9, "certain": 0.1}})
+
+
+def test_it_trains_by_the_command_that_it_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert run_command_of(ROOT / "examples" / "allocator.py", tmp_path).summary["steps"] == 2

@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 from torch import Tensor, nn
 
 from examples.hat import HAT
-from sparring.errors import UsageError
-from sparring.models.convolutional import digits_cnn
 from sparring.objectives import Batch
+from tests.support.examples import ROOT, run_command_of
 from tests.support.losses_in_double import assert_is, cross_entropy, divergence, probabilities
 from tests.support.own_methods import example, trained
 from tests.support.runs import weights_of
@@ -43,11 +41,7 @@ def test_it_is_trained_with_labels_of_the_network_that_its_option_names(tmp_path
     assert weights_of(runs[1]) != weights_of(runs[2])
 
 
-def test_a_helper_of_other_classes_or_that_is_absent_is_refused(tmp_path: Path) -> None:
-    objective = HAT(str(tmp_path / "absent"), beta=2.5)
-    with pytest.raises(UsageError, match=r"objective\.options\.standard = .*absent' is no file"):
-        objective.helper((1, 8, 8), 10)
-    path = tmp_path / "seven.pt"
-    torch.save(digits_cnn((1, 8, 8), 7).state_dict(), path)
-    with pytest.raises(UsageError, match="does not tell 10 classes apart"):
-        HAT(str(path), beta=2.5).helper((1, 8, 8), 10)
+def test_its_commands_train_the_standard_network_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    result = run_command_of(ROOT / "examples" / "hat.py", tmp_path)
+    assert result.summary["steps"] == 2 and (tmp_path / "standard").is_dir()

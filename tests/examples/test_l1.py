@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from examples.l1 import L1
 from sparring.errors import UsageError
+from tests.support.examples import ROOT, run_command_of
 from tests.support.own_methods import assert_workers_use_it, example, perturbations, trained
 from tests.support.runs import Place
 
@@ -125,3 +126,8 @@ def test_its_perturbations_travel_from_the_workers(tmp_path: Path, shared_ray: P
 def test_another_norm_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"attack\.norm = 'l2' with attack\.name = '.*l1\.py:L1', which takes no norm"):
         trained(tmp_path, "sync", attack={**NAMED, "norm": "l2"})
+
+
+def test_it_trains_by_the_command_that_it_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert run_command_of(ROOT / "examples" / "l1.py", tmp_path).summary["steps"] == 2

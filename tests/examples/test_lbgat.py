@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from examples.lbgat import LBGAT
 from sparring.objectives import Batch
+from tests.support.examples import ROOT, run_command_of
 from tests.support.losses_in_double import assert_is, cross_entropy, divergence, probabilities
 from tests.support.own_methods import assert_workers_use_it, example, trained
 from tests.support.runs import Place, weights_of
@@ -35,6 +36,12 @@ def test_the_network_beside_is_trained_in_every_engine(tmp_path: Path, shared_ra
     assert_workers_use_it(tmp_path, shared_ray, objective={**NAMED, "beta": 0.0})
 
 
-def test_its_options_choose_the_network_beside(tmp_path: Path) -> None:
-    runs = [trained(tmp_path, "sync", objective={**NAMED, "options": {"seed": seed}}) for seed in (1, 2)]
+def test_its_option_chooses_the_network_beside(tmp_path: Path) -> None:
+    networks = ("digits-cnn", "mnist-16-32-100")
+    runs = [trained(tmp_path, "sync", objective={**NAMED, "options": {"network": name}}) for name in networks]
     assert weights_of(runs[0]) != weights_of(runs[1])
+
+
+def test_it_trains_by_the_command_that_it_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert run_command_of(ROOT / "examples" / "lbgat.py", tmp_path).summary["steps"] == 2

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from examples.mi_fgsm import MIFGSM
 from sparring.attacks import PGD
 from sparring.errors import UsageError
+from tests.support.examples import ROOT, run_command_of
 from tests.support.own_methods import example, perturbations, trained
 from tests.support.runs import weights_of
 
@@ -68,3 +69,8 @@ def test_it_is_trained_with_from_its_file_and_its_option_counts(tmp_path: Path) 
 def test_a_wrong_option_is_refused_by_name(tmp_path: Path, options: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         trained(tmp_path, "sync", attack={**NAMED, "options": options})
+
+
+def test_it_trains_by_the_command_that_it_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert run_command_of(ROOT / "examples" / "mi_fgsm.py", tmp_path).summary["steps"] == 2

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from examples.rslad import RSLAD
 from sparring.attacks import PGD, perturb
 from sparring.objectives import Batch
+from tests.support.examples import ROOT, run_command_of
 from tests.support.losses_in_double import assert_is, batch, divergence, network, probabilities
 from tests.support.own_methods import assert_workers_use_it, example, trained
 from tests.support.runs import Place, weights_of
@@ -49,3 +50,8 @@ def test_the_workers_attack_compares_with_the_teacher(tmp_path: Path, shared_ray
     assert_workers_use_it(tmp_path, shared_ray, objective=objectives[0])
     students = [trained(tmp_path, "sync", objective=objective) for objective in objectives]
     assert weights_of(students[0]) != weights_of(students[1])
+
+
+def test_it_trains_by_the_command_that_it_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert run_command_of(ROOT / "examples" / "rslad.py", tmp_path).summary["steps"] == 2

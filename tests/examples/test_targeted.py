@@ -12,6 +12,7 @@ from torch import nn
 
 from examples.targeted import Targeted
 from sparring.errors import UsageError
+from tests.support.examples import ROOT, run_command_of
 from tests.support.own_methods import example, trained
 
 NAMED = {"name": example("targeted.py:Targeted")}
@@ -48,3 +49,8 @@ def test_it_is_trained_against_from_its_file_and_evaluated_without_a_target(tmp_
 def test_what_does_not_go_with_it_is_refused(tmp_path: Path, settings: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         trained(tmp_path, "sync", attack={**NAMED, **settings})
+
+
+def test_it_trains_by_the_command_that_it_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert run_command_of(ROOT / "examples" / "targeted.py", tmp_path).summary["steps"] == 2
