@@ -44,7 +44,7 @@ from sparring.trainer.consumed import Consumed, consumed_by
 from sparring.trainer.experiment import Experiment, build_experiment
 from sparring.trainer.learner import Learner
 from sparring.trainer.peers import Objective, Totals
-from sparring.trainer.pruner import Pruner
+from sparring.trainer.pruning import Pruner
 from sparring.trainer.session import Session
 from sparring.workers.attackers import produce_all
 from sparring.workers.task import Task

@@ -29,8 +29,7 @@ from sparring.models import adopt, build, require_logits
 from sparring.objectives import Helper, Objective
 from sparring.objectives.by_name import objective_of
 from sparring.randomness import generator
-from sparring.trainer.plan import Plan
-from sparring.trainer.pruning import planned
+from sparring.trainer.plan import Plan, planned
 from sparring.trainer.schedules import learning_rate
 from sparring.workers.task import AttackContext
 

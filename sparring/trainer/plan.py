@@ -10,6 +10,8 @@ from math import ceil
 import torch
 from torch import Tensor
 
+from sparring.config import PruningSettings
+from sparring.errors import UsageError
 from sparring.queue.messages import Key
 from sparring.randomness import generator
 
@@ -119,6 +121,33 @@ class Plan:
             numbers = [number for number in range(self.shards(index)) if number not in passed]
             for first in range(0, len(numbers), self.shards_per_step):
                 yield [Key(index, number, 0) for number in numbers[first : first + self.shards_per_step]]
+
+
+def planned(settings: PruningSettings, epochs: int, size: int) -> Pruning | None:
+    """What the settings leave of `size` training examples, and from which of `epochs` epochs on; None: everything.
+
+    Raises:
+        UsageError: no epoch would come after it, or it would drop nothing or everything.
+    """
+    if settings.name == "none":
+        return None
+    if settings.epoch >= epochs:
+        raise UsageError(
+            f"pruning.epoch = {settings.epoch} of {epochs} epochs (train.epochs over train.replays): pruning.epoch < "
+            f"{epochs} fails, no epoch would be trained on what is kept. Prune earlier or train longer."
+        )
+    dropped = dropped_of(settings.share, size)
+    if not 0 < dropped < size:
+        raise UsageError(
+            f"pruning.share = {settings.share:g} of {size} training examples drops {dropped} of them: it must drop "
+            f"some and keep some. Change pruning.share, or set pruning.name to 'none'."
+        )
+    return Pruning(settings.epoch, size - dropped)
+
+
+def dropped_of(share: float, size: int) -> int:
+    """How many of `size` examples pruning drops."""
+    return round(share * size)
 
 
 @lru_cache(maxsize=8)

@@ -1,40 +1,28 @@
-"""Data pruning (Kaufmann et al.): which training examples are dropped for good, and by which losses that is decided."""
+"""Data pruning (Kaufmann et al.): which training examples are dropped for good, by which losses, and when."""
 
 from __future__ import annotations
 
+import json
+import logging
+import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sparring.attacks import Attack, cross_entropy, frozen, iterate, perturbed, result_of, targets_of
-from sparring.config import PruningSettings
+from sparring.attacks.augmix import Threat
 from sparring.data import TrainingSet
-from sparring.errors import UsageError
+from sparring.errors import NonFinite, SparringError
 from sparring.randomness import generator
-from sparring.trainer.plan import Pruning
+from sparring.runs import Run, write_atomically
+from sparring.trainer.learner import Learner
+from sparring.trainer.plan import Pruning, dropped_of
 
-
-def planned(settings: PruningSettings, epochs: int, size: int) -> Pruning | None:
-    """What the settings leave of `size` training examples, and from which of `epochs` epochs on; None: everything.
-
-    Raises:
-        UsageError: no epoch would come after it, or it would drop nothing or everything.
-    """
-    if settings.name == "none":
-        return None
-    if settings.epoch >= epochs:
-        raise UsageError(
-            f"pruning.epoch = {settings.epoch} of {epochs} epochs (train.epochs over train.replays): pruning.epoch < "
-            f"{epochs} fails, no epoch would be trained on what is kept. Prune earlier or train longer."
-        )
-    dropped = _dropped(settings.share, size)
-    if not 0 < dropped < size:
-        raise UsageError(
-            f"pruning.share = {settings.share:g} of {size} training examples drops {dropped} of them: it must drop "
-            f"some and keep some. Change pruning.share, or set pruning.name to 'none'."
-        )
-    return Pruning(settings.epoch, size - dropped)
+log = logging.getLogger(__name__)
+GoOn = Callable[[int], bool]  # given how many examples are attacked; False: stop
 
 
 def kept_indices(name: str, share: float, losses: Tensor | None, size: int, random: torch.Generator) -> Tensor:
@@ -47,7 +35,7 @@ def kept_indices(name: str, share: float, losses: Tensor | None, size: int, rand
     Args:
         losses: float [size], for every method but `random`; no NaN among them.
     """
-    dropped = _dropped(share, size)
+    dropped = dropped_of(share, size)
     lowest = {"random": 0, "low": dropped, "high": 0, "low_high": dropped // 2}[name]
     order = torch.randperm(size, generator=random)
     if losses is not None:
@@ -70,8 +58,7 @@ def attacked_losses(
     Random numbers depend on (the dataset's seed, epoch, chunk) alone. `before_step` is told the number of examples done
     before each attack step; an exception from it ends the work.
     """
-    device = next(model.parameters()).device
-    losses = torch.empty(len(dataset))
+    device, losses = next(model.parameters()).device, torch.empty(len(dataset))
     for chunk, indices in enumerate(torch.split(torch.arange(len(dataset)), batch_size)):
         x, labels = (part.to(device) for part in dataset.batch(indices, epoch))
         random, done = generator(dataset.seed, "prune", epoch, chunk), chunk * batch_size
@@ -87,5 +74,147 @@ def _before_each(before_step: Callable[[int], object], done: int) -> Callable[[i
     return lambda step: before_step(done)
 
 
-def _dropped(share: float, size: int) -> int:
-    return round(share * size)
+@dataclass(frozen=True)
+class Decision:
+    """kept.json: positions in the training set (`data.holdout` and `data.limit` taken off) that are kept, rising.
+
+    `fingerprint` names that set, `step` the weights that decided; `gradients` and `seconds` are what it cost.
+    """
+
+    name: str
+    share: float
+    epoch: int
+    step: int
+    fingerprint: str
+    gradients: int
+    seconds: float
+    indices: list[int]
+
+
+class _Stopped(Exception):
+    """The run is to stop before it is decided what is kept."""
+
+
+class Pruner:
+    """Decides once in the history of the weights which examples are kept; `decision`: what the plan goes by, if any."""
+
+    def __init__(self, learner: Learner, run: Run) -> None:
+        self.learner, self.run = learner, run
+        self.settings, self.pruning = learner.config.pruning, learner.plan.pruning
+        self.decision: Decision | None = None
+
+    @property
+    def undecided(self) -> int | None:
+        """The epoch that must not begin before it is decided what is kept."""
+        return self.pruning.epoch if self.pruning is not None and self.pruning.kept is None else None
+
+    def decide(self, go_on: GoOn) -> Decision | None:
+        """Decide by the present weights; None where `go_on`, which is asked before each attack step, said no.
+
+        Raises:
+            NonFinite: the loss of an example is not a number.
+        """
+        began, learner, settings = time.monotonic(), self.learner, self.settings
+        size, losses, gradients = len(learner.dataset), None, 0
+        if settings.name != "random":
+            attack = learner.context.attack_now(learner.controls())
+            try:
+                losses, gradients = self._losses(attack, go_on), size * attack.restarts * attack.steps
+            except _Stopped:
+                return None
+        random = generator(learner.config.train.seed, "kept", settings.epoch)
+        return Decision(
+            **settings.model_dump(),
+            step=learner.step,
+            fingerprint=learner.dataset.fingerprint,
+            gradients=gradients,
+            indices=kept_indices(settings.name, settings.share, losses, size, random).tolist(),
+            seconds=time.monotonic() - began,
+        )
+
+    def keep(self, decision: Decision) -> None:
+        """Write kept.json, which is on disk when this returns, and apply it to the plan."""
+        if self.pruning is None:
+            raise SparringError("pruning.name = 'none': there is nothing to keep a decision for.")
+        write_atomically(self.run.kept, json.dumps(asdict(decision)) + "\n", durable=True)
+        self.decision, self.pruning.kept = decision, torch.tensor(decision.indices)
+        log.info("kept %d of %d examples (%s)", len(decision.indices), len(self.learner.dataset), decision.name)
+
+    def _losses(self, attack: Threat, go_on: GoOn) -> Tensor:
+        if not isinstance(attack, Attack):
+            raise SparringError(f"pruning.name = {self.settings.name!r}: attack {attack.name!r} has no losses to rank.")
+        learner = self.learner
+
+        def look(done: int) -> None:
+            if not go_on(done):
+                raise _Stopped
+
+        losses = attacked_losses(
+            learner.model,
+            learner.dataset,
+            attack,
+            epoch=self.settings.epoch,
+            batch_size=learner.config.train.batch_size,
+            helper=learner.helper,
+            before_step=look,
+        )
+        if bool(losses.isnan().any()):
+            raise NonFinite(f"the loss of {int(losses.isnan().sum())} training examples is not a number at pruning.")
+        return losses
+
+    def recall(self, step: int) -> Decision | None:
+        """The decision that weights of `step` steps continue from; None where they have yet to decide.
+
+        One of later weights is forgotten: they did not survive.
+
+        Raises:
+            SparringError: kept.json is damaged, or of other settings or data.
+        """
+        if self.pruning is None:
+            return None
+        self.decision = self.pruning.kept = None
+        try:
+            found = Decision(**json.loads(self.run.kept.read_text()))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError) as error:
+            raise SparringError(f"{self.run.kept} is damaged ({error}). Put it back, or start a new run.") from error
+        if found.step > step:
+            self.run.kept.unlink()
+            return None
+        self._require_ours(found, self.pruning)
+        self.decision, self.pruning.kept = found, torch.tensor(found.indices)
+        return found
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: how many examples are kept, None before that is decided."""
+        return {"kept": None if self.decision is None else len(self.decision.indices)}
+
+    def restore(self, state: dict[str, Any] | None) -> None:
+        """Continue with the learner's weights; see `recall`.
+
+        Raises:
+            SparringError: kept.json is missing, though these weights were trained on what it keeps; or as `recall`.
+        """
+        kept = None if state is None else state["kept"]
+        if self.recall(self.learner.step) is None and kept is not None:
+            raise SparringError(
+                f"{self.run.kept} is gone, and with it which {kept} training examples pruning has kept. Put it back, "
+                f"or start a new run."
+            )
+
+    def _require_ours(self, found: Decision, pruning: Pruning) -> None:
+        settings, fingerprint = self.settings, self.learner.dataset.fingerprint
+        if (found.name, found.share, found.epoch, found.fingerprint) == (
+            settings.name,
+            settings.share,
+            settings.epoch,
+            fingerprint,
+        ) and len(found.indices) == pruning.size:
+            return
+        raise SparringError(
+            f"{self.run.kept} keeps {len(found.indices)} examples of training set {found.fingerprint}, by pruning.name "
+            f"= {found.name!r}, share = {found.share:g}, epoch = {found.epoch}; this run keeps {pruning.size} of "
+            f"{fingerprint}, by {settings.name!r}, {settings.share:g}, {settings.epoch}. Put the run's own file back, "
+            f"or start a new run."
+        )

@@ -15,7 +15,7 @@ from torch import nn
 from sparring.allocators import augmix_speedup, theoretical_speedup
 from sparring.attacks import Attack, WarmStart
 from sparring.config import bound
-from sparring.errors import NonFinite, Overfitted, RollBack, SparringError
+from sparring.errors import NonFinite, Overfitted, RollBack
 from sparring.evaluation import evaluate, evaluate_by, evaluate_views
 from sparring.models import build
 from sparring.objectives import Batch
@@ -29,7 +29,7 @@ from sparring.trainer.experiment import Experiment
 from sparring.trainer.guards.overfitting import OverfittingGuard
 from sparring.trainer.guards.staleness import Gap, StalenessGuard, age_weights, ladder, measure
 from sparring.trainer.learner import Learner, StepResult
-from sparring.trainer.pruner import Decision, Pruner
+from sparring.trainer.pruning import Decision, Pruner
 from sparring.trainer.starts import starts_of
 
 log = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ class Session:
         self.state.total_steps, self.state.engine = total, self.config.engine
         self.state.max_staleness = bound(self.config)
         self.learner.pgd_until, self.staleness.level = self.state.pgd_until, self.state.staleness_level
-        self._recall_pruning(checkpoint.step)
+        self._recall_pruning()
         self._best = float(checkpoint.counters.get("best_robust_accuracy", -1.0))
 
     def roll_back(self, error: RollBack) -> Checkpoint | None:
@@ -303,13 +303,9 @@ class Session:
             self.report_soon(force=True)
         return decision is not None
 
-    def _recall_pruning(self, step: int) -> None:
-        decision = self.pruner.recall(step)
-        if decision is None and self.state.kept is not None:
-            raise SparringError(
-                f"{self.run.kept} is gone, and with it which {self.state.kept} training examples pruning has kept. Put "
-                f"it back, or start a new run."
-            )
+    def _recall_pruning(self) -> None:
+        self.pruner.restore({"kept": self.state.kept})
+        decision = self.pruner.decision
         if decision is not None and self.state.kept is None:
             self._count_pruning(decision)
 

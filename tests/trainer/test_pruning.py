@@ -25,7 +25,8 @@ from sparring.randomness import generator
 from sparring.runs import Run
 from sparring.trainer import checkpoints
 from sparring.trainer.experiment import build_experiment
-from sparring.trainer.pruning import attacked_losses, kept_indices, planned
+from sparring.trainer.plan import planned
+from sparring.trainer.pruning import attacked_losses, kept_indices
 from sparring.trainer.session import Session
 from tests.engines.ray.test_crashes import epochs_of
 from tests.support.runs import small, weights_of
