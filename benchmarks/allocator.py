@@ -29,13 +29,13 @@ from functools import partial
 from typing import Any
 
 import torch
+from sparring.attacks.gradient import ascended
 
 from benchmarks.measure import machine
 from sparring.allocators.bullettrain import BOUNDARY, OUTLIER, ROBUST, speedup_ceiling, theoretical_speedup
 from sparring.attacks import frozen
-from sparring.attacks.gradient import ascended
 from sparring.config import Config, from_tree
-from sparring.data import ArrayDataset
+from sparring.data import ArrayDataset, training_set
 from sparring.models import build
 from sparring.queue.messages import Controls, Key, Shard
 from sparring.trainer.learner import Learner
@@ -59,7 +59,8 @@ class Case:
         self.full, self.spared = (configuration(network, objective, batch_size, name) for name in FULL_AND_SPARED)
         images = torch.randint(256, (size, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         model = build(self.full.model, shape, 10, 0).to(device)
-        self.data = ArrayDataset(images, labels_of(model, images, batch_size, device), 10, "random")
+        labels = labels_of(model, images, batch_size, device)
+        self.data = training_set(self.full, ArrayDataset(images, labels, 10, "random"))
         self.plan = Plan(size, batch_size, 1, 1, 0)
         self.learner = Learner(self.full, model, self.data, self.plan, device)
         self.controls = Controls(self.full.attack.epsilon, SHARES[ROBUST])

@@ -33,9 +33,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from sparring.attacks.gradient import attack_from
 
 from benchmarks.measure import header, machine, row, spread
-from sparring.attacks.gradient import attack_from
 from sparring.commands.train import train
 from sparring.config import AttackSettings, Config, config_of, from_tree
 from sparring.evaluation.robustness import evaluate

@@ -12,7 +12,7 @@ class SparringError(Exception):
     run: Path | None = None  # the folder of the run that failed, where there is one
 
 
-class UsageError(SparringError):
+class UsageError(SparringError, ValueError):
     """The request itself is wrong (unknown setting, value out of bounds); the command exits with 2."""
 
     exit_code = 2

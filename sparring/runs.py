@@ -55,6 +55,16 @@ class Run:
         return self.path / "kept.json"
 
     @property
+    def data(self) -> Path:
+        """What the run trains on: shape of an image, classes, examples, fingerprint."""
+        return self.path / "data.json"
+
+    @property
+    def sources(self) -> Path:
+        """The texts of the files of the user's own that the run is made with, by path."""
+        return self.path / "sources.json"
+
+    @property
     def log(self) -> Path:
         return self.path / "run.log"
 

@@ -1,1 +1,23 @@
 """Who gets how many attack steps."""
+
+from sparring.allocators.allocator import (
+    Allocation,
+    Allocator,
+    Budget,
+    Candidates,
+    augmix_speedup,
+    mean_steps,
+    speedup_ceiling,
+    theoretical_speedup,
+)
+
+__all__ = [
+    "Allocation",
+    "Allocator",
+    "Budget",
+    "Candidates",
+    "augmix_speedup",
+    "mean_steps",
+    "speedup_ceiling",
+    "theoretical_speedup",
+]

@@ -1,32 +1,34 @@
 """The geometry of a threat: its ball, the image box, a random start and a step uphill, under L∞ and L2.
 
 x: float32 [N, C, H, W] in [0, 1]; delta, gradient: the same shape. All arithmetic is float32, whatever the model
-computed in. `epsilon` and `step_size` are pixel intensities; where a tensor is allowed it is float32 [N], one for each
-example.
+computed in (float64 where the images are). `epsilon` and `step_size` are pixel intensities; where a tensor is allowed
+it is float32 [N], one for each example. A norm is "linf" or "l2"; another is a ValueError.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 Norm = Literal["linf", "l2"]
+NORMS: tuple[str, ...] = get_args(Norm)
 
 
-def project(delta: Tensor, x: Tensor, norm: Norm, epsilon: float | Tensor) -> Tensor:
+def project(delta: Tensor, x: Tensor, norm: str, epsilon: float | Tensor) -> Tensor:
     """The nearest perturbation inside the ball, then inside the image box (which never leaves the ball again)."""
     return (x + project_ball(delta, norm, epsilon)).clamp(0, 1) - x
 
 
-def project_ball(delta: Tensor, norm: Norm, epsilon: float | Tensor) -> Tensor:
+def project_ball(delta: Tensor, norm: str, epsilon: float | Tensor) -> Tensor:
     """Projection to the ball of radius `epsilon` alone."""
-    delta = delta.float()
+    delta = _precise(delta)
     radius: Any = per_example(epsilon) if isinstance(epsilon, Tensor) else epsilon
     if norm == "linf":
         inside: Tensor = delta.clamp(-radius, radius)
     else:
+        _require_l2(norm)
         inside = delta * (radius / per_example(l2_norms(delta)).clamp_min(1e-12)).clamp_max(1.0)
     return inside
 
@@ -36,31 +38,42 @@ def perturbed(x: Tensor, delta: Tensor) -> Tensor:
     return (x + delta).clamp_(0, 1)
 
 
-def random_start(x: Tensor, norm: Norm, epsilon: float, generator: torch.Generator) -> Tensor:
+def random_start(x: Tensor, norm: str, epsilon: float, generator: torch.Generator) -> Tensor:
     """A perturbation uniform in the ball, drawn on the generator's device, before the image box is applied."""
     device = generator.device
     if norm == "linf":
         noise = torch.rand(x.shape, generator=generator, device=device) * 2 - 1
         return (epsilon * noise).to(x.device)
+    _require_l2(norm)
     direction = torch.randn(x.shape, generator=generator, device=device)
     radius = torch.rand(len(x), generator=generator, device=device) ** (1 / x[0].numel())
     return (direction * per_example(epsilon * radius / l2_norms(direction).clamp_min(1e-12))).to(x.device)
 
 
-def ascend(delta: Tensor, gradient: Tensor, norm: Norm, step_size: float | Tensor) -> Tensor:
+def ascend(delta: Tensor, gradient: Tensor, norm: str, step_size: float | Tensor) -> Tensor:
     """One step of steepest ascent: along the sign under L∞, along the normalised gradient under L2."""
     size = per_example(step_size) if isinstance(step_size, Tensor) else step_size
     if norm == "linf":
         return delta + size * gradient.sign()
+    _require_l2(norm)
     return delta + size * gradient / per_example(l2_norms(gradient)).clamp_min(1e-12)
 
 
 def l2_norms(tensor: Tensor) -> Tensor:
-    """float32 [N]: the L2 norm of each example."""
-    norms: Tensor = torch.linalg.vector_norm(tensor.float().flatten(1), dim=1)
+    """[N]: the L2 norm of each example."""
+    norms: Tensor = torch.linalg.vector_norm(_precise(tensor).flatten(1), dim=1)
     return norms
 
 
 def per_example(values: Tensor) -> Tensor:
     """[N] as [N, 1, 1, 1], to be broadcast over images."""
     return values.view(-1, 1, 1, 1)
+
+
+def _require_l2(norm: str) -> None:
+    if norm != "l2":
+        raise ValueError(f"norm = {norm!r}: it must be {' or '.join(map(repr, NORMS))}.")
+
+
+def _precise(values: Tensor) -> Tensor:
+    return values if values.dtype == torch.float64 else values.float()

@@ -1,4 +1,4 @@
-"""Starts that an attack is given: as they are kept and travel (int8 of the radius/127), and as tensors."""
+"""Warm starts: where an attack begins that does not begin anew, as tensors and as they travel (int8 of radius/127)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from sparring.errors import SparringError
 Rows = tuple[bytes | None, ...]  # of every example its perturbation, or None where it has none yet
 
 
-class Given(NamedTuple):
+class WarmStart(NamedTuple):
     """Where a ticket's attack begins.
 
-    delta: float32 [N, C, H, W]; known: bool [N], the examples that it holds for. The others begin as the attack does.
+    delta: float32 [N, C, H, W]; known: bool [N], the examples that have one. The others begin as the attack does.
     """
 
     delta: Tensor
@@ -29,7 +29,7 @@ def packed(delta: Tensor, radius: float) -> Tensor:
     return (delta * (127 / radius)).round().clamp(-127, 127).to(torch.int8)
 
 
-def given(rows: Rows, shape: Sequence[int], radius: float) -> Given | None:
+def unpacked(rows: Rows, shape: Sequence[int], radius: float) -> WarmStart | None:
     """The rows as shares of the ball that an attack has now; None where there are no rows at all.
 
     Raises:
@@ -46,4 +46,4 @@ def given(rows: Rows, shape: Sequence[int], radius: float) -> Given | None:
     blank = bytes(prod(shape))
     joined = bytearray().join(blank if row is None else row for row in rows)
     steps = torch.frombuffer(joined, dtype=torch.int8).view(len(rows), *shape)
-    return Given(steps * (radius / 127), torch.tensor([row is not None for row in rows]))
+    return WarmStart(steps * (radius / 127), torch.tensor([row is not None for row in rows]))

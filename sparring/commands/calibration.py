@@ -5,32 +5,31 @@ Times are seconds per shard unless a name says otherwise.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from statistics import median
+from dataclasses import dataclass, replace
 
 import torch
 
-from sparring.attacks import frozen
-from sparring.attacks.norms import random_start
-from sparring.config import AllocatorSettings, Config, trainer_threads, worker_threads
-from sparring.errors import SparringError
+from sparring.attacks import Attack, frozen
+from sparring.config import Config, trainer_threads, worker_threads
 from sparring.machine.threads import cores
+from sparring.machine.timing import BUDGET_S, median_seconds
 from sparring.models.arrays import load_arrays, to_arrays
 from sparring.models.forward import for_training
 from sparring.queue.codec import decode_shard, encode_shard
 from sparring.queue.messages import Controls, Key, Shard
-from sparring.queue.sizing import MEMORY_SLACK_BYTES
 from sparring.randomness import generator
 from sparring.trainer.experiment import Experiment
 from sparring.trainer.learner import Learner
-from sparring.workers.generator import Production, begin, produce
+from sparring.workers.generator import ShrinkingBatch, begin, produce
+from sparring.workers.task import AttackContext, Task
 from sparring.workers.views import Augmentation
 
-BUDGET_S = 0.5  # for each figure that is measured
-REPEATS = 15  # at most; the median of them counts
+ROUND_TRIP_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -71,15 +70,15 @@ def measure(experiment: Experiment) -> Measured:
     model, shard = experiment.model, _example(experiment)
     attack = {n: _attack_s(experiment, attacker, n) for n in {of_worker, 1 if attacker.type == "cpu" else of_worker}}
     forward_s = _forward_s(experiment, attacker, of_worker)
-    learner = Learner(config, model, experiment.training, experiment.plan, device)
+    learner = Learner(experiment, device)
     step = {n: _step_s(learner, shard, n) for n in {of_trainer, 1 if device.type == "cpu" else of_trainer}}
     arrays = to_arrays(model.to("cpu"), half=config.model.precision == "bf16")
     with _threads(of_worker):
-        payload = encode_shard(shard, config.queue.wire, config.attack.norm)
-        encode_s = _seconds(lambda: encode_shard(shard, config.queue.wire, config.attack.norm))
-        load_s = _seconds(lambda: load_arrays(model, arrays))
+        payload = encode_shard(shard, config.queue.wire)
+        encode_s = median_seconds(lambda: encode_shard(shard, config.queue.wire))
+        load_s = median_seconds(lambda: load_arrays(model, arrays))
     with _threads(of_trainer):
-        decode_s = _seconds(lambda: decode_shard(payload))
+        decode_s = median_seconds(lambda: decode_shard(payload))
     return Measured(
         shape=experiment.training.shape,
         device=device.type if device == attacker else f"{device.type}, workers {attacker.type}",
@@ -109,14 +108,14 @@ def _device(config: Config, num_gpus: float, name: str) -> torch.device:
 
 def _example(experiment: Experiment) -> Shard:
     """A shard of the run with views, or a random perturbation: as large and as dear to encode as an attacked one."""
-    threat, indices = experiment.config.attack, experiment.plan.indices(0, 0)
-    if threat.name == "augmix":
-        config, controls = _without_allocator(experiment.config), Controls(0.0)
-        return produce(config, experiment.model, experiment.training, Key(0, 0, 0), indices, controls, 0)
-    x = torch.empty(len(indices), *experiment.training.shape)
-    delta = random_start(x, threat.norm, threat.epsilon, generator(experiment.config.train.seed, "explain"))
+    attack, indices = experiment.attack, experiment.plan.indices(0, 0)
+    if not isinstance(attack, Attack):
+        return produce(Task(Key(0, 0, 0), indices), _without_allocator(experiment.context()), Controls(0.0), 0)
+    x = torch.full((len(indices), *experiment.training.shape), 0.5)
+    random = generator(experiment.config.train.seed, "explain")
+    delta = attack.project(attack.epsilon * (2 * torch.rand(x.shape, generator=random) - 1), x, attack.radius)
     labels = experiment.training.labels[torch.tensor(indices)]
-    return Shard(Key(0, 0, 0), 0, 0, 0, threat.epsilon, delta, labels)
+    return Shard(Key(0, 0, 0), 0, 0, 0, attack.record, delta, labels)
 
 
 def _attack_s(experiment: Experiment, device: torch.device, threads: int) -> float:
@@ -124,12 +123,12 @@ def _attack_s(experiment: Experiment, device: torch.device, threads: int) -> flo
 
     Without the allocator: it would spare an untrained network nearly everything. AugMix's views are all beginning.
     """
-    config = _without_allocator(experiment.config)
-    model = for_training(experiment.model.to(device), config.model)
-    key, indices, epsilon = Key(0, 0, 0), experiment.plan.indices(0, 0), experiment.config.attack.epsilon
+    model = for_training(experiment.model.to(device), experiment.config.model)
+    context = _without_allocator(experiment.context(model))
+    task, controls = Task(Key(0, 0, 0), experiment.plan.indices(0, 0)), Controls(experiment.attack.epsilon)
 
-    def anew() -> Production | Augmentation:
-        return begin(config, model, experiment.training, key, indices, Controls(epsilon), 0)
+    def anew() -> ShrinkingBatch | Augmentation:
+        return begin(task, context, controls, 0)
 
     current = [anew()]
 
@@ -140,11 +139,11 @@ def _attack_s(experiment: Experiment, device: torch.device, threads: int) -> flo
         _finish(device)
 
     with _threads(threads), frozen(model):
-        return _seconds(anew) + (current[0].steps * _seconds(advance) if current[0].steps else 0.0)
+        return median_seconds(anew) + (current[0].steps * median_seconds(advance) if current[0].steps else 0.0)
 
 
-def _without_allocator(config: Config) -> Config:
-    return config.model_copy(update={"allocator": AllocatorSettings()})
+def _without_allocator(context: AttackContext) -> AttackContext:
+    return replace(context, allocator=None)
 
 
 def _forward_s(experiment: Experiment, device: torch.device, threads: int) -> float:
@@ -160,50 +159,35 @@ def _forward_s(experiment: Experiment, device: torch.device, threads: int) -> fl
         _finish(device)
 
     with _threads(threads), frozen(model), torch.no_grad():
-        return _seconds(forward)
+        return median_seconds(forward)
 
 
 def _step_s(learner: Learner, shard: Shard, threads: int) -> float:
     """A step's time per shard; of a step that takes longer than there is time for, fewer shards are taken."""
     with _threads(threads):
         began = time.perf_counter()
-        learner.learn([shard])
+        learner.learn(learner.batch([shard]), 0)
         alone = time.perf_counter() - began
         count = max(1, min(learner.plan.shards_per_step, int(BUDGET_S / (3 * alone))))
 
         def step() -> None:
-            learner.learn([shard] * count)
+            learner.learn(learner.batch([shard] * count), 0)
             _finish(learner.device)
 
-        return _seconds(step) / count
+        return median_seconds(step) / count
 
 
 def _round_trip_s(payload: bytes) -> float | None:
-    """SET and GET of a payload at a server on this machine; None where none can be started."""
-    from sparring.queue.server import EmbeddedServer  # with it comes Redis, which other engines do without
+    """SET and GET of a payload at a server on this machine; None where none can be started.
 
+    Measured in a process of its own, as worker and trainer are: this one needs no Redis client.
+    """
+    command = [sys.executable, "-m", "sparring.queue.round_trip", str(len(payload))]
     try:
-        with EmbeddedServer(maxmemory=MEMORY_SLACK_BYTES + 4 * len(payload)) as server, server.client() as client:
-
-            def there_and_back() -> None:
-                client.set("payload", payload)
-                client.get("payload")
-
-            return _seconds(there_and_back)
-    except SparringError:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=ROUND_TRIP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
         return None
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    """Median time of `work` after a warm-up, within `BUDGET_S`."""
-    work()
-    times: list[float] = []
-    deadline = time.perf_counter() + BUDGET_S
-    while len(times) < REPEATS and (not times or time.perf_counter() < deadline):
-        began = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - began)
-    return median(times)
+    return float(done.stdout) if done.returncode == 0 else None
 
 
 def _finish(device: torch.device) -> None:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import torch
 
 from sparring.commands.combinations import check_combinations
+from sparring.commands.live import require_passed
 from sparring.config import Config, check_staleness, trainer_attacks
-from sparring.data import load
 from sparring.errors import UsageError
 from sparring.models.forward import require_compiler
 from sparring.models.starting import start_from
 from sparring.observe.discovery import require_folder
 from sparring.observe.trackers import require_trackers
-from sparring.trainer.experiment import Experiment, build_experiment
+from sparring.trainer.experiment import NOTHING_PASSED, Experiment, Live, build_experiment
 
 
-def check(config: Config, *, starts: bool) -> Experiment:
+def check(config: Config, live: Live = NOTHING_PASSED, *, starts: bool) -> Experiment:
     """Refuse what cannot work: combinations of settings, staleness, data (the test set too), model, GPUs, compiler.
 
     Where the run `starts`, the model has the weights that it starts from; where it goes on, they are not asked for.
@@ -23,6 +23,7 @@ def check(config: Config, *, starts: bool) -> Experiment:
     Raises:
         SparringError: the first thing that is wrong.
     """
+    require_passed(config, live)
     check_combinations(config)
     require_folder(config.metrics.file_sd)
     require_trackers(config.metrics.trackers)
@@ -38,9 +39,9 @@ def check(config: Config, *, starts: bool) -> Experiment:
         check_resources(config)
     if config.model.compile:
         require_compiler()
-    experiment = build_experiment(config)
-    load(config.data, "test")
-    if starts:
+    experiment = build_experiment(config, live)
+    experiment.test()
+    if starts and live.model is None:
         start_from(
             config.model, experiment.model, experiment.training.shape, experiment.training.classes, config.train.seed
         )

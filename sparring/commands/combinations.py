@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from sparring.allocators.bullettrain import boundary_steps
-from sparring.attacks.gradient import attack_from
+from sparring.allocators.bullettrain import BOUNDARY, ROBUST, BulletTrain
+from sparring.attacks import Attack
+from sparring.attacks.augmix import AugMix
 from sparring.config import Config, flatten, slots_of
 from sparring.errors import UsageError
+from sparring.objectives.augmix import AugMixConsistency
+from sparring.trainer.experiment import Methods, methods_of
 
 AUGMIX_TAKES: dict[str, tuple[object, ...]] = {  # of what an attack has and AugMix has not, the values that say so
     "attack.step_size": (None,),
@@ -33,29 +36,31 @@ def check_combinations(config: Config) -> None:
     Raises:
         UsageError: with the settings, the reason and the remedy.
     """
-    _check_augmix(config)
-    _check_start(config)
-    _check_wire(config)
+    methods = methods_of(config)
+    _check_augmix(config, methods)
+    _check_start(config, methods)
+    _check_wire(config, methods)
     _check_replays(config)
-    _check_divergence(config)
+    _check_divergence(config, methods)
     _check_phases(config)
     _check_pruning(config)
     _check_precision(config)
-    _check_guard(config)
-    _check_allocator(config)
-    _check_slots(config)
-    _check_ranks(config)
+    _check_guard(config, methods)
+    _check_allocator(methods)
+    _check_slots(config, methods)
+    _check_ranks(config, methods)
 
 
-def _check_augmix(config: Config) -> None:
+def _check_augmix(config: Config, methods: Methods) -> None:
     """Its views and its objective go together, and what needs an attack does not go with them."""
-    attack, objective = config.attack.name, config.objective.name
-    if (attack == "augmix") != (objective == "augmix"):
+    views = isinstance(methods.attack, AugMix)
+    if views != isinstance(methods.objective, AugMixConsistency):
         raise UsageError(
-            f"attack.name = {attack!r} with objective.name = {objective!r}: AugMix's loss is a divergence between an "
+            f"attack.name = {config.attack.name!r} with objective.name = {config.objective.name!r}: AugMix's "
+            f"loss is a divergence between an "
             f"image and its two views, which only its own workers make. Set both to 'augmix', or neither."
         )
-    if attack != "augmix":
+    if not views:
         return
     flat = flatten(config)
     classes = AUGMIX_CLASSES if config.allocator.name != "none" else {}
@@ -68,11 +73,9 @@ def _check_augmix(config: Config) -> None:
             raise UsageError(f"{name} = {flat[name]!r} with attack.name = 'augmix': {why}. Set it to {values}.")
 
 
-def _check_start(config: Config) -> None:
+def _check_start(config: Config, methods: Methods) -> None:
     attack = config.attack
     told = f"attack.start = {attack.start!r}"
-    if attack.name == "n-fgsm" and attack.start != "auto":
-        raise UsageError(f"{told} with attack.name = 'n-fgsm': its start is its noise. Leave attack.start at 'auto'.")
     if attack.start not in ("previous", "last"):
         return
     if attack.restarts > 1:
@@ -89,18 +92,19 @@ def _check_start(config: Config) -> None:
             f"{told} with data.augment = {config.data.augment!r}: the pixels move between epochs, the perturbation "
             f"would not fit them. Set data.augment to 'none', or another start."
         )
-    if attack.start == "last" and attack.norm != "linf":
+    if attack.start == "last" and methods.attack.norm != "linf":
         raise UsageError(
-            f"{told} with attack.norm = {attack.norm!r}: perturbations are kept as int8 of ε/127, too coarse for most "
-            f"pixels of an L2 ball. Set attack.norm to 'linf', or another start."
+            f"{told} with attack.norm = {methods.attack.norm!r}: perturbations are kept as int8 of ε/127, too "
+            f"coarse for most pixels of another ball. Set attack.norm to 'linf', or another start."
         )
 
 
-def _check_wire(config: Config) -> None:
-    if config.engine == "ray" and config.queue.wire == "sign" and config.attack.norm == "l2":
+def _check_wire(config: Config, methods: Methods) -> None:
+    norm = methods.attack.norm
+    if config.engine == "ray" and config.queue.wire == "sign" and norm != "linf":
         raise UsageError(
-            "queue.wire = 'sign' with attack.norm = 'l2': the signs name a corner of a cube, which lies outside the "
-            "ball. Set queue.wire to 'int8'."
+            f"queue.wire = 'sign' with attack.norm = {norm!r}: the signs name a corner of a cube, which lies outside "
+            f"the ball. Set queue.wire to 'int8'."
         )
 
 
@@ -131,15 +135,14 @@ def _check_replays(config: Config) -> None:
             )
 
 
-def _check_divergence(config: Config) -> None:
+def _check_divergence(config: Config, methods: Methods) -> None:
     """The divergence from the clean prediction has its least value at the clean image."""
-    attack = config.attack
-    own = attack_from(attack, attack.epsilon, config.objective.name)
-    if attack.name != "augmix" and own.loss == "kl" and own.start == "zero" and attack.start != "previous":
+    attack = methods.attack
+    if isinstance(attack, Attack) and attack.maximised.targets == "clean" and attack.start == "zero":
         raise UsageError(
-            f"attack.name = {attack.name!r}, attack.start = {attack.start!r} with the divergence from the clean "
-            f"prediction as loss: at the clean image its gradient is 0, and the first step would follow rounding. Set "
-            f"attack.start to 'uniform' or 'gaussian', or attack.loss to 'ce'."
+            f"attack.name = {config.attack.name!r}, attack.start = {config.attack.start!r} with the divergence from "
+            f"the clean prediction as loss: at the clean image its gradient is 0, and the first step would follow "
+            f"rounding. Set attack.start to 'uniform' or 'gaussian', or attack.loss to 'ce'."
         )
 
 
@@ -178,10 +181,9 @@ def _check_precision(config: Config) -> None:
             )
 
 
-def _check_guard(config: Config) -> None:
+def _check_guard(config: Config, methods: Methods) -> None:
     """After a rollback a stronger attack takes the place of the recipe's."""
-    guard, attack = config.guard, config.attack
-    steps = attack.steps if attack.name == "pgd" else 1
+    guard, steps = config.guard, methods.attack.steps
     if guard.overfitting != "rollback":
         return
     if config.train.replays > 1:
@@ -197,23 +199,23 @@ def _check_guard(config: Config) -> None:
         )
 
 
-def _check_allocator(config: Config) -> None:
+def _check_allocator(methods: Methods) -> None:
     """Steps are moved from robust examples to those at the boundary, not the other way."""
-    settings, attack = config.allocator, config.attack
-    if settings.name == "none" or attack.name == "augmix":
+    if not isinstance(methods.allocator, BulletTrain) or isinstance(methods.attack, AugMix):
         return
-    most = boundary_steps(settings, attack.steps if attack.name == "pgd" else 1)
-    if settings.robust_steps > most:
+    budgets = methods.allocator.budgets(methods.attack)
+    most = budgets[BOUNDARY].steps
+    if budgets[ROBUST].steps > most:
         raise UsageError(
-            f"allocator.robust_steps = {settings.robust_steps} with N_B = {most} (allocator.boundary_steps, by default "
+            f"allocator.robust_steps = {budgets[ROBUST].steps} with N_B = {most} (allocator.boundary_steps, by default "
             f"the attack's own): robust examples would cost more than those at the boundary. Set robust_steps to at "
             f"most {most}."
         )
 
 
-def _check_slots(config: Config) -> None:
+def _check_slots(config: Config, methods: Methods) -> None:
     """Examples of several tickets share an attack step."""
-    slots, restarts = slots_of(config), config.attack.restarts
+    slots, restarts = slots_of(config), methods.attack.restarts
     if slots and restarts > 1:
         raise UsageError(
             f"allocator.slots = {slots} with attack.restarts = {restarts}: a slot goes to the next example when one "
@@ -224,7 +226,7 @@ def _check_slots(config: Config) -> None:
         raise UsageError(
             f"allocator.slots = {slots} with data.phases: slots hold images of one size. Set allocator.slots to 0."
         )
-    if slots and config.attack.name == "augmix":
+    if slots and isinstance(methods.attack, AugMix):
         raise UsageError(
             f"allocator.slots = {slots} with attack.name = 'augmix': there are no attack steps to put into slots. Set "
             f"allocator.slots to 0."
@@ -236,7 +238,7 @@ def _check_slots(config: Config) -> None:
         )
 
 
-def _check_ranks(config: Config) -> None:
+def _check_ranks(config: Config, methods: Methods) -> None:
     """Data parallelism: the tickets of a step are dealt to the ranks."""
     if config.engine != "ddp":
         return
@@ -247,8 +249,12 @@ def _check_ranks(config: Config) -> None:
             f"rank one. Set shards_per_step to {ranks} or a multiple, and divide train.batch_size by as much to keep "
             f"the examples of a step."
         )
+    if isinstance(methods.attack, AugMix):
+        raise UsageError(
+            f"attack.name = {config.attack.name!r} with engine = 'ddp': views are not shared out. Set attack.name to "
+            f"'pgd', or engine to 'sync' or 'ray'."
+        )
     wanted: dict[str, tuple[object, tuple[object, ...], str]] = {
-        "attack.name": (config.attack.name, ("pgd", "fgsm", "fgsm-rs", "n-fgsm"), "views are not shared out"),
         "attack.start": (config.attack.start, ("auto", "zero", "uniform"), "perturbations stay with their rank"),
         "objective.awp_gamma": (config.objective.awp_gamma, (0.0,), "each rank would move the weights its own way"),
     }

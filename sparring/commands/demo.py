@@ -16,13 +16,15 @@ from sparring.config import Config
 from sparring.data import load
 from sparring.evaluation import Evaluation, attack_for, evaluate
 from sparring.machine.threads import cores
+from sparring.objectives import Batch
 from sparring.observe.progress import Progress
 from sparring.observe.report import table
-from sparring.queue.messages import Controls, Key, Shard
+from sparring.queue.messages import Controls, Key
 from sparring.runs import Run
 from sparring.trainer.experiment import build_experiment
 from sparring.trainer.learner import Learner
 from sparring.workers.generator import produce
+from sparring.workers.task import Task
 
 PLAIN_EPOCHS = 10
 SYNC_SECONDS = 6.0
@@ -70,7 +72,8 @@ def train_plainly(config: Config) -> Learner:
     learner = _learner(config)
     for epoch in range(PLAIN_EPOCHS):
         for number in range(learner.plan.shards(0)):
-            learner.learn([_unattacked(learner, Key(epoch, number, 0))])
+            x, y = learner.examples(Key(epoch, number, 0))
+            learner.learn(Batch(x, x, y), epoch)
     return learner
 
 
@@ -82,27 +85,23 @@ def synchronous_rate(config: Config, seconds: float) -> float:
         key = Key(0, number % learner.plan.shards(0), 0)
         indices = learner.plan.indices(key.epoch, key.number)
         controls = Controls(config.attack.epsilon)
-        shard = produce(config, learner.model, learner.dataset, key, indices, controls, learner.step)
-        examples += learner.learn([shard]).examples
+        shard = produce(Task(key, indices), learner.context, controls, learner.step)
+        examples += learner.learn(learner.batch([shard]), key.epoch).examples
         number += 1
     return examples / spent
 
 
 def _learner(config: Config) -> Learner:
     experiment = build_experiment(config)
-    return Learner(config, experiment.model, experiment.training, experiment.plan, torch.device("cpu"))
-
-
-def _unattacked(learner: Learner, key: Key) -> Shard:
-    indices = torch.tensor(learner.plan.indices(key.epoch, key.number))
-    labels = learner.dataset.labels[indices]
-    delta = torch.zeros(len(indices), *learner.dataset.shape)
-    return Shard(key, 0, learner.step, learner.step, 0.0, delta, labels)
+    return Learner(experiment, torch.device("cpu"))
 
 
 def _evaluate(config: Config, learner: Learner) -> Evaluation:
     return evaluate(
-        learner.model, load(config.data, "test"), attack_for(config.attack, config.evaluation), seed=config.train.seed
+        learner.model,
+        load(config.data, "test"),
+        attack_for(learner.experiment.threat, config.evaluation),
+        seed=config.train.seed,
     )
 
 

@@ -10,7 +10,11 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from sparring.config import Config, config_of, flatten, load
+from sparring import plugins
+from sparring.attacks import Attack
+from sparring.attacks.by_name import threat_of
+from sparring.commands.live import require_passed
+from sparring.config import Config, config_of, differences, load
 from sparring.data import Dataset
 from sparring.data import load as load_data
 from sparring.errors import SparringError, UsageError
@@ -19,9 +23,10 @@ from sparring.evaluation.curves import curves
 from sparring.evaluation.robustness import evaluate_by
 from sparring.evaluation.transfer import Member, transfer
 from sparring.machine.threads import cores
-from sparring.models import build
-from sparring.runs import Run
+from sparring.models import adopt, build
+from sparring.runs import Run, open_run
 from sparring.trainer import checkpoints
+from sparring.trainer.experiment import Live, methods_of
 
 MAY_CHANGE = ("evaluation.", "corruptions.", "data.root", "trainer.device", "trainer.threads")
 
@@ -30,12 +35,17 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Trained:
-    """The weights of a run, ready to be judged, and the test set."""
+    """The weights of a run, ready to be evaluated, and the test set."""
 
     config: Config
     model: nn.Module
     test: Dataset
     checkpoint: Path
+
+    @property
+    def threat(self) -> Attack:
+        """The attack that it was trained against, at its full ε."""
+        return threat_of(self.config.attack, methods_of(self.config).attack)
 
     def named(self) -> dict[str, str]:
         """Which weights they are."""
@@ -43,28 +53,81 @@ class Trained:
 
 
 def open_trained(run: Run, changes: dict[str, str], *, best: bool = False) -> Trained:
-    """Load the last (or best) checkpoint of `run`: the one place that says which weights are judged and exported.
+    """Load the last (or best) checkpoint of `run`: the one place that says which weights are evaluated and exported.
 
     Raises:
-        UsageError: a change touches more than how the model is judged, or the run has no average of its weights.
+        UsageError: a change touches more than how the model is evaluated, or the run has no average of its weights.
         SparringError: there is no such checkpoint, or it is damaged.
     """
     before, config = config_of(run), load(run.config_file, changes)
-    old, new = flatten(before), flatten(config)
-    for name in old:
-        if old[name] != new[name] and not name.startswith(MAY_CHANGE):
-            raise UsageError(f"--{name} cannot change here: it is not about how the model is judged.")
-    path = checkpoints.best(run.checkpoints) if best else checkpoints.latest(run.checkpoints)
-    if path is None:
-        wanted = "best (train.evaluate_every_epochs was 0?)" if best else "whole"
-        raise SparringError(f"{run.path} has no {wanted} checkpoint; train or resume it first.")
+    for name in differences(before, config):
+        if not name.startswith(MAY_CHANGE):
+            raise UsageError(f"--{name} cannot change here: it is not about how the model is evaluated.")
+    require_passed(config, Live())
+    plugins.install(run.read_json(run.sources.name) or {})
+    path = checkpoint_of(run, best)
     test = load_data(config.data, "test")
-    model = build(config.model, test.shape, test.classes, config.train.seed)
+    model = build(config.model, test.shape, test.classes, config.train.seed, normalize=config.data.normalize)
     _load(path, model, config.evaluation.weights)
     torch.set_num_threads(config.trainer.threads or cores())
     if torch.cuda.is_available() and config.trainer.device != "cpu":
         model.to("cuda")
     return Trained(config, model, test, path)
+
+
+def checkpoint_of(run: Run, best: bool) -> Path:
+    """The last, or the best, checkpoint.
+
+    Raises:
+        SparringError: there is none.
+    """
+    path = checkpoints.best(run.checkpoints) if best else checkpoints.latest(run.checkpoints)
+    if path is None:
+        wanted = "best (train.evaluate_every_epochs was 0?)" if best else "whole"
+        raise SparringError(f"{run.path} has no {wanted} checkpoint; train or resume it first.")
+    return path
+
+
+def load_model(
+    run: str | Path,
+    *,
+    best: bool = False,
+    weights: Literal["plain", "ema"] = "plain",
+    model: nn.Module | None = None,
+) -> nn.Module:
+    """The network of a run in eval mode, on the CPU; it takes float32 images in [0, 1].
+
+    Args:
+        run: the run's folder.
+        best: of the checkpoint with the best held-out robust accuracy instead of the last one.
+        weights: "ema" for their moving average.
+        model: a network like the one that the run was started with, where that was passed from Python.
+
+    Raises:
+        UsageError: it is no run, or its model was passed from Python and is not passed here.
+        SparringError: there is no such checkpoint, or it is damaged or of another network.
+    """
+    opened = open_run(Path(run))
+    config, path = config_of(opened), checkpoint_of(opened, best)
+    require_passed(config, Live(model), data=False)
+    plugins.install(opened.read_json(opened.sources.name) or {})
+    shape, classes = _shape_of(opened, config)
+    if model is None:
+        made = build(config.model, shape, classes, config.train.seed, normalize=config.data.normalize)
+    else:
+        made = adopt(model, shape, classes, normalize=config.data.normalize)
+    _load(path, made, weights)
+    return made.eval()
+
+
+def _shape_of(run: Run, config: Config) -> tuple[tuple[int, int, int], int]:
+    """Shape of an image and number of classes, as the run noted them; of its data where it did not."""
+    noted = run.read_json(run.data.name)
+    if noted is not None:
+        channels, height, width = noted["shape"]
+        return (channels, height, width), int(noted["classes"])
+    test = load_data(config.data, "test")
+    return test.shape, test.classes
 
 
 def evaluate_run(
@@ -73,7 +136,7 @@ def evaluate_run(
     """Clean and robust accuracy; also written to the run's evaluation.json. Raises as `open_trained`."""
     made = open_trained(run, changes, best=best)
     config = made.config
-    found = evaluate_by(made.model, made.test, config.attack, config.evaluation, config.train.seed, progress)
+    found = evaluate_by(made.model, made.test, made.threat, config.evaluation, config.train.seed, progress)
     result = {**found.as_dict(), **made.named()}
     run.write_json("evaluation.json", result)
     return result
@@ -85,7 +148,7 @@ def curves_of_run(
     """Robust accuracy against ε and steps; also written to the run's curves.json. Raises as `open_trained`."""
     made = open_trained(run, changes, best=best)
     config = made.config
-    told = curves(made.model, made.test, config.attack, config.evaluation, config.train.seed, progress)
+    told = curves(made.model, made.test, made.threat, config.evaluation, config.train.seed, progress)
     result = {**told.as_dict(), **made.named()}
     run.write_json("curves.json", result)
     return result
@@ -136,8 +199,7 @@ def transfer_runs(
             name,
             made.model,
             made.test,
-            made.config.attack,
-            made.config.objective.name,
+            made.threat,
             made.config.data.name,
             made.checkpoint.name,
         )

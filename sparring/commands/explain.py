@@ -10,17 +10,17 @@ from dataclasses import asdict, dataclass
 from math import ceil, prod
 from typing import Any
 
-from sparring.allocators.bullettrain import speedup_ceiling, theoretical_speedup
-from sparring.attacks import attack_from
+from sparring.allocators import speedup_ceiling, theoretical_speedup
+from sparring.attacks import Attack
 from sparring.commands.calibration import Measured, measure
 from sparring.commands.combinations import check_combinations
 from sparring.config import Config, check_staleness, depth, exchanges, tickets_at_once, trainer_attacks
 from sparring.errors import UsageError
 from sparring.queue.sizing import needed_memory
-from sparring.trainer.experiment import build_experiment
+from sparring.trainer.experiment import build_experiment, methods_of
 from sparring.trainer.plan import Plan
 
-PAPER_CLASSES = (0.18, 0.28, 0.54)  # outlier, boundary and robust: TRADES on CIFAR-10, Hua et al.
+PAPER_CLASSES = {"outlier": 0.18, "boundary": 0.28, "robust": 0.54}  # TRADES on CIFAR-10, Hua et al.
 WANTED_STALENESS = 2.0  # mean, in steps: what steps should be large enough for
 LABELS = {  # of the figures that the table shows: what it is, and its unit
     "device": ("measured on", ""),
@@ -248,8 +248,8 @@ def mean_staleness(config: Config, measured: Measured) -> float:
 
 def _ageing(config: Config, in_flight: float) -> float:
     """Of shards in flight, what ages: all, or the last attack step of each."""
-    steps = (config.attack.steps if config.attack.name == "pgd" else 1) * config.attack.restarts
-    return in_flight / steps if exchanges(config) else in_flight
+    attack = methods_of(config).attack
+    return in_flight / (attack.steps * attack.restarts) if exchanges(config) else in_flight
 
 
 def _remarks(config: Config, measured: Measured, predicted: Predicted) -> list[str]:
@@ -299,17 +299,18 @@ def _of_methods(config: Config, measured: Measured, plan: Plan) -> list[str]:
 
 def _allocator_remark(config: Config, measured: Measured) -> str:
     """Speed-ups at the fractions of Hua et al.: those of a trained network cannot be told beforehand."""
-    threat = config.attack
-    steps = threat.steps if threat.name == "pgd" else 1
-    promised = theoretical_speedup(PAPER_CLASSES, config.allocator, steps, threat.restarts)
+    methods = methods_of(config)
+    attack, allocator = methods.attack, methods.allocator
+    if not isinstance(attack, Attack) or allocator is None or allocator.classes != tuple(PAPER_CLASSES):
+        return ""
+    promised = theoretical_speedup(PAPER_CLASSES, allocator, attack)
     ceiling = speedup_ceiling(
         PAPER_CLASSES,
-        config.allocator,
-        steps,
+        allocator,
+        attack,
         forward_s=measured.forward_s,
-        attack_step_s=measured.attack_s / steps,
+        attack_step_s=measured.attack_s / attack.steps,
         step_s=measured.step_s,
-        needs_clean=attack_from(threat, threat.epsilon, config.objective.name).loss == "kl",
     )
     return (
         f"At Hua et al.'s fractions (.28 boundary, .54 robust, .18 outliers) equation 7 promises {promised:.2f} times "

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from sparring.attacks import frozen
 from sparring.commands.evaluate import Trained, open_trained
+from sparring.data import scaled
 from sparring.errors import SparringError, UsageError
 from sparring.models.starting import not_fresh
 from sparring.runs import Run
@@ -84,13 +85,13 @@ def model_info(made: Trained, run: Run) -> dict[str, Any]:
         "dataset": config.data.name,
         "venue": "",
         "architecture": config.model.name,
-        "eps": fraction(config.attack.epsilon),
+        "eps": fraction(made.threat.epsilon),
         "clean_acc": clean,
         "reported": robust,
         "autoattack_acc": robust,
         "footnote": footnote,
         "unreliable": False,
-        "threat_model": NORMS[config.attack.norm],
+        "threat_model": NORMS.get(made.threat.norm, made.threat.norm),
     }
 
 
@@ -131,8 +132,8 @@ def _metadata(made: Trained, run: Run) -> dict[str, str]:
         "shape": json.dumps(made.test.shape),
         "classes": str(made.test.classes),
         "dataset": config.data.name,
-        "norm": config.attack.norm,
-        "epsilon": str(config.attack.epsilon),
+        "norm": made.threat.norm,
+        "epsilon": str(made.threat.epsilon),
         "input": "float32 in [0, 1]; normalisation is inside the model",
     }
 
@@ -147,7 +148,7 @@ def _onnx(made: Trained, path: Path) -> None:
             f"--format onnx: {error.name} is not installed. pip install 'sparring[export]', or use --format "
             f"safetensors."
         ) from error
-    x = made.test.images(torch.arange(min(2, len(made.test)))).float() / 255
+    x = scaled(made.test.images(torch.arange(min(2, len(made.test)))))
     x = x if len(x) > 1 else x.repeat(2, 1, 1, 1)  # a batch of one would become part of the graph
     with frozen(made.model), redirect_stdout(None):
         torch.onnx.export(
@@ -162,7 +163,7 @@ def _onnx(made: Trained, path: Path) -> None:
             verbose=False,
         )
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        some = made.test.images(torch.arange(min(7, len(made.test)))).float() / 255
+        some = scaled(made.test.images(torch.arange(min(7, len(made.test)))))
         with torch.no_grad():
             expected = made.model(some)
     answer = torch.from_numpy(session.run(None, {"images": some.numpy()})[0])

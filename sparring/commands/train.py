@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from sparring.commands.checks import check
+from sparring.commands.evaluate import load_model
+from sparring.commands.live import live_objects, recorded, require_passed
+from sparring.commands.sources import record_sources, require_same_sources, sources_of
 from sparring.config import (
     Config,
+    changes_of,
     check_staleness,
     config_of,
     differences,
+    load,
     new_run,
     overridden,
     to_toml,
@@ -33,11 +39,12 @@ from sparring.models.arrays import size_bytes
 from sparring.models.starting import not_fresh
 from sparring.observe.discovery import announced, reachable
 from sparring.observe.exporter import Exporter
+from sparring.observe.progress import Progress
 from sparring.observe.report import summary
 from sparring.observe.state import Heartbeats, Report, RunState
 from sparring.runs import Run, open_run, write_atomically
 from sparring.trainer import checkpoints
-from sparring.trainer.experiment import Experiment, build_experiment
+from sparring.trainer.experiment import Experiment, Live, build_experiment
 from sparring.trainer.session import Session
 
 log = logging.getLogger(__name__)
@@ -65,6 +72,12 @@ class Result:
     run: Run
     phase: str
     summary: dict[str, Any]
+    model: nn.Module | None = field(default=None, repr=False)
+    """The object that was passed to `train`, which knows how its weights are used."""
+
+    def load_model(self, *, best: bool = False, weights: Literal["plain", "ema"] = "plain") -> nn.Module:
+        """The trained network in eval mode; see `sparring.load_model`."""
+        return load_model(self.run.path, best=best, weights=weights, model=self.model)
 
 
 class LatestState:
@@ -95,22 +108,54 @@ class LatestState:
 
 
 def train(
-    config: Config | None = None, show: Report | None = None, on_run: Callable[[Run], None] | None = None
+    config: Config | str | Path | None = None,
+    show: Report | None = None,
+    on_run: Callable[[Run], None] | None = None,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    model: nn.Module | None = None,
+    train_data: object = None,
+    test_data: object = None,
+    progress: bool = True,
 ) -> Result:
     """Train by `config` (the demo's digits by default) in a new run folder.
 
     Everything that can be found wrong is found before the folder is made.
 
     Args:
-        show: called with the state and the workers' heartbeats about twice a second.
+        config: a configuration, or the path of a recipe.
+        show: called with the state and the workers' heartbeats about twice a second, instead of the progress.
         on_run: called with the run as soon as its folder is there.
+        overrides: settings by dotted name, such as {"train.epochs": 10}.
+        model: a network to train instead of what model.name names. It starts from its own weights and stays as it is;
+            `Result.load_model` gives the trained one.
+        train_data, test_data: torch Datasets, DataLoaders or pairs (images, labels) instead of what data.name names.
+        progress: show how far it is, on standard error.
 
     Raises:
         UsageError: the configuration cannot work.
         SparringError: the run failed; its folder and its last checkpoint stay.
     """
-    config = with_absolute_paths(config or Config())
-    return _execute(config, lambda: new_run(config), show, on_run, starts=True)
+    if not isinstance(config, Config):
+        config = load(None if config is None else Path(config), overrides)
+    elif overrides:
+        config = overridden(config, changes_of(overrides))
+    config = with_absolute_paths(config)
+    live = live_objects(model, train_data, test_data, config)
+    made = recorded(config, live, model, train_data)
+    with _shown(made.data.name, show, progress) as report:
+        result = _execute(made, lambda: new_run(made), report, on_run, live, starts=True)
+    return replace(result, model=model)
+
+
+@contextmanager
+def _shown(title: str, show: Report | None, progress: bool) -> Iterator[Report | None]:
+    """What the state is reported to: the caller's own, or the live view."""
+    if show is not None or not progress:
+        yield show
+        return
+    with Progress(title) as view:
+        yield view.update
 
 
 def make_run(config: Config) -> Run:
@@ -121,18 +166,32 @@ def make_run(config: Config) -> Run:
 
 def attend(run: Run) -> Result:
     """Train in a folder that `make_run` made."""
-    return _execute(config_of(run), lambda: run, None, None, starts=True)
+    return _execute(config_of(run), lambda: run, None, None, Live(), starts=True)
 
 
-def resume(path: Path, changes: dict[str, Any] | None = None, show: Report | None = None) -> Result:
+def resume(
+    path: str | Path,
+    changes: dict[str, Any] | None = None,
+    show: Report | None = None,
+    *,
+    model: nn.Module | None = None,
+    train_data: object = None,
+    test_data: object = None,
+    progress: bool = True,
+) -> Result:
     """Go on with a run from its last checkpoint; the epoch continues exactly where it was.
+
+    Args:
+        changes: settings by dotted name; those that would alter the trained function are refused.
+        model, train_data, test_data: what the run was started with, where that was passed from Python.
+        show, progress: see `train`.
 
     Raises:
         UsageError: it is no run, it runs or has finished already, or a change would alter the trained function.
     """
-    run = open_run(path)
+    run = open_run(Path(path))
     before = config_of(run)
-    config = with_absolute_paths(overridden(before, changes or {}))
+    config = with_absolute_paths(overridden(before, changes_of(changes or {})))
     for name in differences(before, config):
         if not name.startswith(RESUMABLE) or name in FIXED:
             raise UsageError(
@@ -144,16 +203,21 @@ def resume(path: Path, changes: dict[str, Any] | None = None, show: Report | Non
     if run.is_alive():
         raise UsageError(f"{path} is still running; `sparring stop {path}` first.")
 
-    _require_loadable(run, config)
-    return _execute(config, lambda: run, show, None, starts=False)
+    require_same_sources(run)
+    live = live_objects(model, train_data, test_data, config)
+    require_passed(config, live)
+    _require_loadable(run, config, live)
+    with _shown(run.path.name, show, progress) as report:
+        result = _execute(config, lambda: run, report, None, live, starts=False)
+    return replace(result, model=model)
 
 
-def _require_loadable(run: Run, config: Config) -> None:
+def _require_loadable(run: Run, config: Config, live: Live) -> None:
     """Find a damaged checkpoint before anything of the run is touched."""
     path = checkpoints.latest(run.checkpoints)
     if path is not None:
         checkpoints.load_state(path)
-        checkpoints.load_weights(path, build_experiment(config).model)
+        checkpoints.load_weights(path, build_experiment(config, live).model)
 
 
 def _execute(
@@ -161,12 +225,13 @@ def _execute(
     open_folder: Callable[[], Run],
     show: Report | None,
     on_run: Callable[[Run], None] | None,
+    live: Live,
     *,
     starts: bool,
 ) -> Result:
     overlapping = config.engine == "ray" and not config.staleness.lockstep
     warning = check_staleness(config.staleness) if overlapping else None
-    experiment = check(config, starts=starts)
+    experiment = check(config, live, starts=starts)
     latest = LatestState(show)
     with ExitStack() as stack:
         queue = None
@@ -184,7 +249,10 @@ def _execute(
         run.clear_stop()
         write_atomically(run.config_file, to_toml(config))
         to_file(run.log)
-        if starts and not_fresh(config.model):
+        if starts:
+            _note_data(run, experiment)
+            record_sources(run, config)
+        if starts and (not_fresh(config.model) or live.model is not None):
             run.initial.mkdir()
             checkpoints.save_weights(run.initial, experiment.model)
         if exporter is not None:
@@ -199,7 +267,7 @@ def _execute(
             on_run(run)
         try:
             if queue is not None:
-                outcome = ray_engine.run(config, run, queue, latest.update, experiment.model)
+                outcome = ray_engine.run(experiment, run, queue, latest.update, sources_of(config))
             else:
                 outcome = _in_this_process(config, run, experiment, latest)
         except SparringError as error:
@@ -208,6 +276,13 @@ def _execute(
             error.run = run.path
             raise
         return _conclude(run, outcome.phase, outcome.state, outcome.evaluation, latest)
+
+
+def _note_data(run: Run, experiment: Experiment) -> None:
+    """So that the network can be built again where the data are not."""
+    data = experiment.training
+    noted = {"shape": data.shape, "classes": data.classes, "examples": len(data), "fingerprint": data.fingerprint}
+    run.write_json(run.data.name, noted)
 
 
 def _in_this_process(config: Config, run: Run, experiment: Experiment, latest: LatestState) -> Outcome:

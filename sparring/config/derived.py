@@ -6,8 +6,6 @@ wait for each other by spinning, and passes take many times as long.
 
 from __future__ import annotations
 
-from typing import Literal
-
 from sparring.config.schema import Config, StalenessSettings
 from sparring.errors import UsageError
 from sparring.machine.threads import cores
@@ -37,11 +35,9 @@ def exchanges(config: Config) -> bool:
     return settings.exchange and not settings.lockstep and depth(settings) > 0
 
 
-def passes_of(config: Config) -> Literal["reference", "single_pass"]:
-    """objective.passes, `auto` resolved."""
-    if config.objective.passes != "auto":
-        return config.objective.passes
-    return "reference" if config.allocator.name == "none" else "single_pass"
+def makes_views(config: Config) -> bool:
+    """Whether views of the images take the place of perturbations."""
+    return config.attack.name == "augmix"
 
 
 def slots_of(config: Config) -> int:
@@ -50,7 +46,7 @@ def slots_of(config: Config) -> int:
     if asked != "auto":
         return asked
     streams = config.engine == "ray" and config.workers.num_gpus > 0
-    spares = config.allocator.name != "none" and config.attack.name != "augmix"
+    spares = config.allocator.name != "none" and not makes_views(config)
     possible = config.attack.restarts == 1 and not config.data.phases
     return config.train.batch_size if streams and spares and possible else 0
 

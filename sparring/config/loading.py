@@ -15,6 +15,7 @@ from typing import Any, get_args
 import tomli_w
 from pydantic import BaseModel, ValidationError
 
+from sparring import plugins
 from sparring.config.schema import Config
 from sparring.errors import UsageError
 from sparring.runs import Run, create
@@ -27,6 +28,9 @@ SHORT_NAMES = {
     "epochs": "train.epochs",
     "name": "run.name",
 }
+OPTIONS = ".options"  # ends the name of a table of keyword arguments, whose entries are settings of their own
+NAMED = ("data", "model", "attack", "objective", "allocator", "schedule")  # groups whose name may be a user's object
+FILES = ("folder", "npz")  # data by a path
 
 
 def config_of(run: Run) -> Config:
@@ -36,7 +40,8 @@ def config_of(run: Run) -> Config:
 
 def new_run(config: Config) -> Run:
     """A new folder for a run by `config`; by default named after the time, the data and the engine."""
-    default_name = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.data.name.split(':')[0]}-{config.engine}"
+    data = Path(config.data.name.split(":")[0]).name.removesuffix(".py")
+    default_name = f"{time.strftime('%Y%m%d-%H%M%S')}-{data}-{config.engine}"
     return create(config.run.root, config.run.name, default_name, to_toml(config))
 
 
@@ -50,21 +55,37 @@ def setting_names(model: type[BaseModel] = Config, prefix: str = "") -> Iterator
             yield prefix + name
 
 
-def load(recipe: Path | None = None, overrides: Mapping[str, str] | None = None) -> Config:
-    """Defaults < recipe < overrides by dotted name.
+def load(recipe: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Defaults < recipe < overrides by dotted name; texts among them are read as the command line's.
 
     Raises:
         UsageError: unknown setting (with the nearest right one), value out of bounds, unreadable recipe.
     """
-    tree = _read_recipe(recipe) if recipe is not None else {}
+    tree = _read_recipe(Path(recipe)) if recipe is not None else {}
     origin = f"{recipe}: " if recipe is not None else ""
     for name in _leaf_names(tree):
         require_known(name, origin)
-    for name, value in (overrides or {}).items():
+    for name, value in changes_of(overrides or {}).items():
+        _put(tree, name, value)
+    return from_tree(tree)
+
+
+def changes_of(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by full dotted name; texts are read as TOML where they can be.
+
+    Raises:
+        UsageError: there is no such setting.
+    """
+    changes = {}
+    for name, value in overrides.items():
         full = SHORT_NAMES.get(name, name)
         require_known(full, "--")
-        _put(tree, full, parse(full, value))
-    return from_tree(tree)
+        changes[full] = parse(full, value) if isinstance(value, str) else _plain(value)
+    return changes
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
 
 
 def from_tree(tree: Mapping[str, Any]) -> Config:
@@ -85,20 +106,21 @@ def to_toml(config: Config) -> str:
 
 
 def differences(left: Config, right: Config) -> dict[str, tuple[Any, Any]]:
-    """Settings whose values differ, by dotted name."""
+    """Settings whose values differ, by dotted name; None stands for an option that one of them lacks."""
     one, two = flatten(left), flatten(right)
-    return {name: (one[name], two[name]) for name in one if one[name] != two[name]}
+    names = dict.fromkeys([*one, *two])
+    return {name: (one.get(name), two.get(name)) for name in names if one.get(name) != two.get(name)}
 
 
 def flatten(config: Config) -> dict[str, Any]:
-    """Every setting's value by dotted name."""
+    """Every setting's value by dotted name; of a table of options, every entry's."""
     tree = config.model_dump(mode="json")
     flat: dict[str, Any] = {}
     for name in setting_names():
         value: Any = tree
         for part in name.split("."):
             value = value[part]
-        flat[name] = value
+        flat.update({f"{name}.{key}": each for key, each in value.items()} if name.endswith(OPTIONS) else {name: value})
     return flat
 
 
@@ -125,17 +147,25 @@ def _words() -> set[str]:
 
 def require_known(name: str, origin: str) -> None:
     known = list(setting_names())
-    if name in known:
+    if name in known or _is_option(name):
         return
     by_last_word = [full for full in known if full.split(".")[-1] == name.split(".")[-1]]
     candidates = by_last_word or difflib.get_close_matches(name, [*known, *SHORT_NAMES], n=1, cutoff=0.0)
     raise UsageError(f"{origin}{name}: no such setting; the nearest is {candidates[0]}. See `sparring config show`.")
 
 
+def _is_option(name: str) -> bool:
+    """Whether it is an entry of a table of options: objective.options.gamma."""
+    group, _, rest = name.partition(f"{OPTIONS}.")
+    return bool(rest) and f"{group}{OPTIONS}" in setting_names()
+
+
 def _put(tree: dict[str, Any], name: str, value: Any) -> None:
     *groups, leaf = name.split(".")
     for group in groups:
         tree = tree.setdefault(group, {})
+        if not isinstance(tree, dict):
+            raise UsageError(f"--{name}: {group} = {tree!r} is no table that could hold it. Leave one of the two out.")
     tree[leaf] = value
 
 
@@ -162,7 +192,9 @@ def parse(name: str, text: str) -> Any:
 
 
 def _kinds(name: str) -> set[Any]:
-    """The types that a setting may have."""
+    """The types that a setting may have; those of an option are its function's affair."""
+    if _is_option(name) or name.endswith(OPTIONS):
+        return {bool}
     model: type[BaseModel] = Config
     *groups, leaf = name.split(".")
     for group in groups:
@@ -177,20 +209,16 @@ def overridden(config: Config, values: dict[str, Any]) -> Config:
     """The configuration with some settings changed by dotted name, validated again."""
     tree = config.model_dump(mode="json", exclude_none=True)
     for name, value in values.items():
-        *groups, leaf = name.split(".")
-        group = tree
-        for part in groups:
-            group = group[part]
-        group[leaf] = value
+        _put(tree, name, value)
     return from_tree(tree)
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """With the paths to data, weights and the like made absolute: a run is resumed from other folders too."""
-    changes: dict[str, Any] = {}
+    """With the paths to data, weights, methods and the like made absolute: a run is resumed from other folders too."""
+    changes: dict[str, Any] = {f"{group}.name": plugins.absolute(getattr(config, group).name) for group in NAMED}
     for name, value in (("data.name", config.data.name), ("data.extra", config.data.extra or "")):
         kind, colon, path = value.partition(":")
-        if colon:
+        if colon and kind in FILES:
             changes[name] = f"{kind}:{Path(path).expanduser().resolve()}"
     places = {
         "data.root": config.data.root,

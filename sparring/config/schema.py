@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 from itertools import pairwise
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 MOST_WORKERS = 10_000
 
@@ -24,6 +25,28 @@ class Settings(BaseModel):
 def setting(default: Any, unit: str, **bounds: Any) -> Any:
     """A field with a unit; `bounds` are pydantic's (ge, gt, le, lt)."""
     return Field(default=default, json_schema_extra={"unit": unit}, **bounds)
+
+
+def _toml_values(options: dict[str, Any]) -> dict[str, Any]:
+    """What TOML can hold, so that a run's record of them is read back the same; None unsets an option."""
+    odd = [name for name in options if not name.isidentifier()]
+    if odd:
+        raise ValueError(f"{odd[0]!r} is no name of a keyword argument")
+    return {name: _toml_value(name, value) for name, value in options.items() if value is not None}
+
+
+def _toml_value(name: str, value: Any) -> Any:
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {key: _toml_value(name, inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_toml_value(name, inner) for inner in value]
+    if isinstance(value, (str, bool, int)) or (isinstance(value, float) and isfinite(value)):
+        return value
+    raise ValueError(f"{name} must be a string, flag, finite number, list or table, not {value!r}")
+
+
+Options = Annotated[dict[str, Any], AfterValidator(_toml_values)]
+Channels = float | tuple[float, ...]
 
 
 class RunSettings(Settings):
@@ -42,7 +65,11 @@ class PhaseSettings(Settings):
 
 class DataSettings(Settings):
     name: str = setting("digits", "name")
-    """digits, mnist, fashion_mnist, cifar10, cifar100, svhn, folder:PATH (ImageFolder) or npz:PATH."""
+    """digits, mnist, fashion_mnist, cifar10, cifar100, svhn, folder:PATH (ImageFolder), npz:PATH, or your own as
+    module:factory or path.py:factory. A factory is called with split ("train" or "test"), root if it takes that, and
+    data.options; it returns a torch Dataset of (image, label), or a pair of arrays (images, labels)."""
+    options: Options = setting({}, "table")
+    """Keyword arguments of that factory, as data.options.NAME."""
     root: Path | None = setting(None, "path")
     """Where torchvision's datasets lie (or are downloaded to); the digits need none."""
     download: bool = setting(True, "flag")
@@ -60,6 +87,11 @@ class DataSettings(Settings):
     phases: tuple[PhaseSettings, ...] = setting((), "list of {until, size}")
     """Training images grow with the epochs (Wong et al.): in each phase they are of its size, after the last one of
     data.size. Rising in until; the model must take every size."""
+    mean: Channels | None = setting(None, "pixel intensity, images in [0, 1]")
+    """Put the model behind (x − mean) / std: a number, or one a channel. For networks that do not normalise inside;
+    those that are built in do, but for mnist-32-64-1024 and mnist-16-32-100. By default images stay as they are."""
+    std: Channels | None = setting(None, "pixel intensity, images in [0, 1]")
+    """The standard deviation of that, set together with data.mean."""
     augment: Literal["none", "crop_flip", "crop", "resized_crop_flip"] = setting("none", "name")
     """Seeded augmentation by example: crop pads by 4 pixels and cuts at random; crop_flip mirrors half of them too;
     resized_crop_flip takes 8 to 100 % of the area at a ratio of 3/4 to 4/3 and mirrors half (needs data.size)."""
@@ -76,13 +108,33 @@ class DataSettings(Settings):
             raise ValueError("must rise in until")
         return phases
 
+    @field_validator("std")
+    @classmethod
+    def _above_zero(cls, std: Channels | None) -> Channels | None:
+        if std is not None and any(value <= 0 for value in (std if isinstance(std, tuple) else (std,))):
+            raise ValueError("must be above 0")
+        return std
+
+    @property
+    def normalize(self) -> tuple[Channels, Channels] | None:
+        """Mean and standard deviation that the model is put behind, where they are set."""
+        return None if self.mean is None or self.std is None else (self.mean, self.std)
+
+    @model_validator(mode="after")
+    def _mean_with_std(self) -> DataSettings:
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("data.mean and data.std are set together, or neither")
+        return self
+
 
 class ModelSettings(Settings):
     name: str = setting("digits-cnn", "name")
     """digits-cnn, mnist-32-64-1024 (Bhat et al.), mnist-16-32-100 (Wong et al.); for CIFAR preact-resnet-18, wrn-28-10,
-    wrn-28-10-silu, wrn-34-10 and wrn-40-2, for ImageNet resnet-50; timm:NAME (pip install 'sparring[timm]'); or
-    module:factory of your own, called as factory(shape, classes); it takes float32 in [0, 1] and normalises inside
-    forward."""
+    wrn-28-10-silu, wrn-34-10 and wrn-40-2, for ImageNet resnet-50; timm:NAME (pip install 'sparring[timm]'); or your
+    own as module:factory or path.py:factory, called as factory(shape, classes) with model.options. It takes float32 in
+    [0, 1] and normalises inside forward (sparring.Normalize, or data.mean and data.std)."""
+    options: Options = setting({}, "table")
+    """Keyword arguments of that factory, or of timm's, as model.options.NAME."""
     pretrained: bool = setting(False, "flag")
     """Start from the weights that timm downloads for timm:NAME."""
     checkpoint: Path | None = setting(None, "path")
@@ -100,10 +152,13 @@ class ModelSettings(Settings):
 
 
 class AttackSettings(Settings):
-    name: Literal["pgd", "fgsm", "fgsm-rs", "n-fgsm", "augmix"] = setting("pgd", "name")
+    name: str = setting("pgd", "name")
     """pgd: `steps` steps of 2.5·ε/steps from a random start (Bhat et al.); fgsm: one step of ε from zero (1.25·ε from
     any other start); fgsm-rs: one step of 1.25·ε from a random start (Wong et al.); n-fgsm: one step of ε from noise
-    that reaches `noise`·ε, not cut back to the ball of ε (de Jorge et al. 2022); augmix: no attack but two views."""
+    that reaches `noise`·ε, not cut back to the ball of ε (de Jorge et al. 2022); augmix: no attack but two views; or
+    module:object or path.py:object of your own (docs/extending.md)."""
+    options: Options = setting({}, "table")
+    """Keyword arguments of an attack of your own, as attack.options.NAME."""
     norm: Literal["linf", "l2"] = setting("linf", "name")
     """The ball that a perturbation stays in."""
     epsilon: float = setting(0.2, "pixel intensity, images in [0, 1]", gt=0, le=1000)
@@ -128,10 +183,13 @@ class AttackSettings(Settings):
 
 
 class ObjectiveSettings(Settings):
-    name: Literal["pgd-at", "trades", "mart", "augmix"] = setting("pgd-at", "name")
+    name: str = setting("pgd-at", "name")
     """What is minimised. pgd-at: cross-entropy on attacked examples (Bhat et al.); trades: clean cross-entropy and β
-    times the divergence between clean and attacked predictions; mart: the same weighed by misclassification; augmix:
-    clean cross-entropy and the divergence between the predictions on an image and its two views."""
+    times the divergence between clean and attacked predictions; mart: the same weighted by misclassification;
+    augmix: clean cross-entropy and the divergence between the predictions on an image and its two views; or
+    module:object or path.py:object of your own (docs/extending.md)."""
+    options: Options = setting({}, "table")
+    """Keyword arguments of an objective of your own, as objective.options.NAME."""
     beta: float = setting(6.0, "1", ge=0, le=1000)
     """β of trades and mart: 6 is usual for WRN on CIFAR-10, 1 for trades on MNIST, 5 for mart with ResNet-18."""
     passes: Literal["auto", "reference", "single_pass"] = setting("auto", "name")
@@ -159,9 +217,12 @@ class AugmixSettings(Settings):
 
 
 class AllocatorSettings(Settings):
-    name: Literal["none", "bullettrain", "oracle"] = setting("none", "name")
+    name: str = setting("none", "name")
     """Who gets how many attack steps. none: all the same; bullettrain: by signed variance (Hua et al.); oracle: by the
-    outcome of ten PGD steps, which costs more than it saves: for analysis."""
+    outcome of ten PGD steps, which costs more than it saves: for analysis; or module:object or path.py:object of your
+    own (docs/extending.md)."""
+    options: Options = setting({}, "table")
+    """Keyword arguments of an allocator of your own, as allocator.options.NAME."""
     boundary_steps: int | None = setting(None, "gradient steps", ge=1, le=1000)
     """N_B, steps on boundary examples; by default attack.steps."""
     robust_steps: int = setting(2, "gradient steps", ge=0, le=1000)
@@ -207,9 +268,13 @@ class OptimizerSettings(Settings):
 
 
 class ScheduleSettings(Settings):
-    name: Literal["constant", "piecewise", "cyclic", "one_cycle", "cosine"] = setting("one_cycle", "name")
-    """Learning rate over training. cyclic: 0 up to the peak and linearly back to 0 (Wong et al.);
-    one_cycle: cosine from peak/25 up and down to peak/250000; cosine: from the peak down to 0."""
+    name: str = setting("one_cycle", "name")
+    """Learning rate over training. constant; piecewise: lowered at each milestone; cyclic: 0 up to the peak and
+    linearly back to 0 (Wong et al.); one_cycle: cosine from peak/25 up and down to peak/250000; cosine: from the peak
+    down to 0; or your own as module:factory or path.py:factory, which returns rate(peak, progress)."""
+    options: Options = setting({}, "table")
+    """Keyword arguments of that factory, as schedule.options.NAME; peak_at, milestones and factor are passed if it
+    takes them."""
     peak_at: float = setting(0.4, "share of training", gt=0, lt=1)
     """Where cyclic and one_cycle reach the peak."""
     milestones: tuple[float, ...] = setting((0.5, 0.75), "share of training")

@@ -1,4 +1,4 @@
-"""One small interface: length, uint8 images and labels by index."""
+"""One small interface: length, images and labels by index."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ class Dataset(Protocol):
     def __len__(self) -> int: ...
 
     def images(self, indices: Tensor, framing: Framing | None = None) -> Tensor:
-        """uint8 [n, C, H, W] of the examples at `indices` (int64 [n]): of `shape`, or as `framing` shows them."""
+        """[n, C, H, W] of the examples at `indices` (int64 [n]): of `shape`, or as `framing` shows them.
+
+        uint8, or float32 in [0, 1], which cannot be framed.
+        """
         ...
 
 
@@ -160,6 +163,23 @@ class Concatenated:
 
     def _size(self, framing: Framing | None) -> Shape:
         return self.shape if framing is None else (self.shape[0], framing.size, framing.size)
+
+
+def require_bytes(dataset: Dataset, setting: str) -> None:
+    """Refuse float images for what works on uint8; `setting` names it and begins the error.
+
+    Raises:
+        UsageError: the images are floats.
+    """
+    refuse_floats(dataset.images(torch.tensor([0])), setting)
+
+
+def refuse_floats(images: Tensor, setting: str) -> None:
+    """The same of images at hand."""
+    if images.is_floating_point():
+        raise UsageError(
+            f"{setting} works on uint8 images, and the data hold floats. Give them as uint8 in 0..255, or do without."
+        )
 
 
 def check_arrays(images: Tensor, labels: Tensor, classes: int, name: str, setting: str = "data.name") -> None:

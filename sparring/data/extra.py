@@ -8,8 +8,9 @@ import numpy as np
 from torch import Tensor
 
 from sparring.config import DataSettings
-from sparring.data.datasets import ArrayDataset, Dataset
-from sparring.data.sources import channels_first, framed, read_npz, whole_numbers
+from sparring.data.datasets import ArrayDataset, Dataset, require_bytes
+from sparring.data.loading import framed
+from sparring.data.sources import channels_first, read_npz, whole_numbers
 from sparring.errors import SparringError, UsageError
 
 
@@ -17,7 +18,7 @@ def load_extra(settings: DataSettings, real: Dataset) -> Dataset:
     """The images of `data.extra`, at the size of `real` where data.size is set.
 
     Raises:
-        UsageError: it is no npz:PATH.
+        UsageError: it is no npz:PATH, or the real images are floats.
         SparringError: the files cannot be read, or hold other shapes or classes than `real`.
     """
     name = settings.extra or ""
@@ -25,6 +26,7 @@ def load_extra(settings: DataSettings, real: Dataset) -> Dataset:
     path, told = Path(rest).expanduser(), f"data.extra = {name!r}"
     if kind != "npz" or not rest:
         raise UsageError(f"{told}: it is given as npz:FILE, or npz:FOLDER with images.npy and labels.npy in it.")
+    require_bytes(real, told)
     images, labels = _mapped(path, told) if path.is_dir() else read_npz(path, told)
     stored = ArrayDataset(images, labels, real.classes, name, setting="data.extra", copy=not path.is_dir())
     extra = framed(stored, settings)

@@ -1,8 +1,7 @@
-"""Where datasets come from, by name: scikit-learn, torchvision, IDX files, folders and NPZ files."""
+"""The datasets that are built in: scikit-learn's digits, torchvision's, IDX files, folders and NPZ files."""
 
 from __future__ import annotations
 
-import difflib
 import gzip
 import sys
 import zipfile
@@ -18,8 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparring.config import DataSettings
-from sparring.data.datasets import ArrayDataset, Dataset, FolderDataset, Framed, Subset
+from sparring.data.datasets import ArrayDataset, Dataset, FolderDataset
 from sparring.errors import SparringError, UsageError
 
 Split = Literal["train", "test"]
@@ -30,60 +28,19 @@ TORCHVISION = {
     "cifar100": ("CIFAR100", 100),
     "svhn": ("SVHN", 10),
 }
-NAMES = ("digits", *TORCHVISION)
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 DIGITS_TEST = 360
 DAMAGED = (RuntimeError, OSError, ValueError, EOFError, AssertionError, LookupError, HTTPException)
 
 
-def load(settings: DataSettings, split: Split) -> Dataset:
-    """The dataset of the settings; of the training set the first `limit` examples where one is set.
-
-    Raises:
-        UsageError: no such dataset, or data.root or data.size is needed.
-        SparringError: the files are missing or wrong.
-    """
-    for name, asked in (("augment", settings.augment == "resized_crop_flip"), ("phases", bool(settings.phases))):
-        if asked and settings.size is None:
-            raise UsageError(
-                f"data.{name} = {getattr(settings, name)!r} needs data.size, the side of test images: set it."
-            )
-    dataset = framed(_load(settings, split), settings)
-    if split == "test" or settings.limit is None or settings.limit >= len(dataset):
-        return dataset
-    return Subset(dataset, torch.arange(settings.limit))
-
-
-def framed(dataset: Dataset, settings: DataSettings) -> Dataset:
-    """The dataset with its images at `data.size`, where one is set."""
-    return dataset if settings.size is None else Framed(dataset, settings.size, settings.centre_share)
-
-
-def _load(settings: DataSettings, split: Split) -> Dataset:
-    name = settings.name
-    kind, colon, path = name.partition(":")
-    if colon and kind == "folder":
-        return _folder(Path(path).expanduser(), split)
-    if colon and kind == "npz":
-        return _npz(Path(path).expanduser(), split, name)
-    if name == "digits":
-        return _digits(split)
-    if name in TORCHVISION:
-        return _torchvision(settings, split)
-    nearest = difflib.get_close_matches(name.lower(), NAMES, n=1, cutoff=0.0)[0]
-    raise UsageError(
-        f"data.name = {name!r}: no such dataset; the nearest is {nearest}. Known are {', '.join(NAMES)}, folder:PATH "
-        f"and npz:PATH."
-    )
-
-
-def _digits(split: Split) -> Dataset:
+def digits(split: Split) -> Dataset:
     """scikit-learn's handwritten digits: real scans, 8×8 in 17 shades; 1,437 for training and 360 for testing.
 
     The file alone is read: the import of scikit-learn would take each process of a run two seconds.
     """
     package = find_spec("sklearn")
-    assert package is not None and package.submodule_search_locations is not None, "scikit-learn is required"
+    if package is None or package.submodule_search_locations is None:
+        raise SparringError("data.name = 'digits': scikit-learn, which holds them, is missing: install it.")
     file = Path(package.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
     rows = np.loadtxt(file, delimiter=",", dtype=np.uint8)  # 64 shades from 0 to 16, then the label
     images = torch.from_numpy(np.round(rows[:, :-1] * (255 / 16)).astype(np.uint8)).view(-1, 1, 8, 8)
@@ -93,12 +50,41 @@ def _digits(split: Split) -> Dataset:
     return ArrayDataset(images[chosen], labels[chosen], 10, "digits")
 
 
-def _torchvision(settings: DataSettings, split: Split) -> Dataset:
-    name = settings.name
-    debian = name == "fashion_mnist" and DEBIAN_FASHION_MNIST.is_dir()
-    if settings.root is None:
-        if debian:
-            return _idx(DEBIAN_FASHION_MNIST, split, name)
+def mnist(split: Split, root: Path | None, download: bool) -> Dataset:
+    """60,000 and 10,000 handwritten digits, 28×28."""
+    return _torchvision("mnist", split, root, download)
+
+
+def fashion_mnist(split: Split, root: Path | None, download: bool) -> Dataset:
+    """60,000 and 10,000 pieces of clothing, 28×28; Debian's package of them needs no root."""
+    packaged = DEBIAN_FASHION_MNIST.is_dir()
+    if root is None and packaged:
+        return _idx(DEBIAN_FASHION_MNIST, split, "fashion_mnist")
+    try:
+        return _torchvision("fashion_mnist", split, root, download and not packaged)
+    except SparringError:
+        if not packaged:
+            raise
+        return _idx(DEBIAN_FASHION_MNIST, split, "fashion_mnist")
+
+
+def cifar10(split: Split, root: Path | None, download: bool) -> Dataset:
+    """50,000 and 10,000 photographs of ten classes, 3×32×32."""
+    return _torchvision("cifar10", split, root, download)
+
+
+def cifar100(split: Split, root: Path | None, download: bool) -> Dataset:
+    """The same of a hundred classes."""
+    return _torchvision("cifar100", split, root, download)
+
+
+def svhn(split: Split, root: Path | None, download: bool) -> Dataset:
+    """73,257 and 26,032 house numbers, 3×32×32."""
+    return _torchvision("svhn", split, root, download)
+
+
+def _torchvision(name: str, split: Split, root: Path | None, download: bool) -> Dataset:
+    if root is None:
         raise UsageError(
             f"data.root is unset and data.name = {name!r} needs it: give the folder that holds torchvision's files, or "
             f"that they shall be downloaded to (--data.root DIR)."
@@ -108,13 +94,10 @@ def _torchvision(settings: DataSettings, split: Split) -> Dataset:
 
     kind = getattr(torchvision().datasets, class_name)
     which: dict[str, Any] = {"split": split} if name == "svhn" else {"train": split == "train"}
-    root = settings.root.expanduser()
     try:
-        made = _open(kind, root, which, settings.download and not debian)
+        made = _open(kind, root, which, download)
     except DAMAGED as error:
-        if debian:
-            return _idx(DEBIAN_FASHION_MNIST, split, name)
-        tried = "and it could not be downloaded" if settings.download else "and data.download is off"
+        tried = "and it could not be downloaded" if download else "and data.download is off"
         said = next(iter(str(error).splitlines()), type(error).__name__).strip(" :.")
         raise SparringError(
             f"data.root = {str(root)!r} does not hold {name} {tried} ({said}). Put torchvision's files there, or set "
@@ -149,7 +132,8 @@ def _no_empty_folders(root: Path, class_name: str) -> Iterator[None]:
         raise
 
 
-def _folder(path: Path, split: Split) -> Dataset:
+def folder(split: Split, path: Path) -> Dataset:
+    """A folder of class folders for each split (torchvision's ImageFolder); `val` stands in for a missing `test`."""
     names = ("train",) if split == "train" else ("test", "val")
     for name in names:
         if (path / name).is_dir():
@@ -169,7 +153,9 @@ def _with_classes_of_training(dataset: FolderDataset, train: Path) -> FolderData
     return dataset
 
 
-def _npz(path: Path, split: Split, name: str) -> Dataset:
+def npz(split: Split, path: Path) -> Dataset:
+    """NPZ files with images and labels, one a split."""
+    name = f"npz:{path}"
     told = f"data.name = {name!r}"
     arrays = read_npz(_npz_file(path, split, name), told)
     train_labels = arrays[1] if split == "train" else read_npz(_npz_file(path, "train", name), told)[1]

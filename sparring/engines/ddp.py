@@ -21,20 +21,22 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sparring.config import Config, config_of, trainer_threads
+from sparring.config import Config, config_of, slots_of, trainer_threads
 from sparring.errors import SparringError
 from sparring.machine.logs import to_file
 from sparring.machine.memory import keep_freed_memory
+from sparring.objectives import Batch
 from sparring.queue.messages import Key, Shard
 from sparring.runs import Run
 from sparring.trainer.checkpoints import Checkpoint
@@ -45,11 +47,10 @@ from sparring.trainer.peers import Objective, Totals
 from sparring.trainer.pruning import Pruner
 from sparring.trainer.session import Session
 from sparring.workers.attackers import produce_all
+from sparring.workers.task import Task
 
 POLL_S = 0.1
 GRACE_S = 20.0
-
-Batch = tuple[Tensor, Tensor, Tensor]
 
 
 def run(session: Session, experiment: Experiment, resumed: Checkpoint | None) -> str:
@@ -60,7 +61,7 @@ def run(session: Session, experiment: Experiment, resumed: Checkpoint | None) ->
     """
     plan, learner = experiment.plan, session.learner
     consumed = consumed_by(resumed)
-    with other_ranks(experiment.config, session.run) as others, others.blamed(), others.joined(learner) as ranks:
+    with other_ranks(experiment, session.run) as others, others.blamed(), others.joined(learner) as ranks:
         ranks.begin(learner, consumed)
         session.start_clock()  # the start of the ranks is preparation
         for keys in plan.steps(consumed.epoch, consumed.done):
@@ -82,8 +83,9 @@ def follow(run_path: Path, rank: int, rendezvous: Path) -> None:
     config = config_of(Run(run_path))
     torch.set_num_threads(trainer_threads(config))
     keep_freed_memory()
-    experiment = build_experiment(config)
-    learner = Learner(config, experiment.model, experiment.training, experiment.plan, device_of(config, rank))
+    live = cloudpickle.loads(_passed(rendezvous).read_bytes())  # of our own making, in a folder that is ours alone
+    experiment = build_experiment(config, live)
+    learner = Learner(experiment, device_of(config, rank))
     pruner = Pruner(learner, Run(run_path))
     _ready(rendezvous, rank).touch()
     with joined(config, learner, rank, rendezvous) as ranks:
@@ -94,7 +96,7 @@ def follow(run_path: Path, rank: int, rendezvous: Path) -> None:
             if pruner.undecided is not None and keys[0].epoch >= pruner.undecided:
                 pruner.recall(learner.step)
             _, batch = ranks.attack(learner, experiment, keys)
-            learner.train_on(*batch, keys[0].epoch)
+            learner.learn(batch, keys[0].epoch)
 
 
 class _Pass(nn.Module):
@@ -143,38 +145,42 @@ class Ranks:
         """
         config, plan = experiment.config, experiment.plan
         mine = range(self.rank, len(keys), self.count)
-        tickets = [(keys[place], plan.indices(keys[place].epoch, keys[place].number), None) for place in mine]
-        made = produce_all(config, learner.model, experiment.training, tickets, learner.controls(), learner.step)
+        tasks = [Task(keys[place], plan.indices(keys[place].epoch, keys[place].number)) for place in mine]
+        made = produce_all(tasks, learner.context, learner.controls(), learner.step, slots_of(config))
         sizes = [len(plan.indices(key.epoch, key.number)) for key in keys]
         self.share = sum(sizes[place] for place in mine) * self.count / sum(sizes)
         if made:
-            batch = learner.attacked(made)
+            batch = learner.batch(made)
         else:
             x, y = learner.examples(keys[0])
-            batch = (x, x, y)
+            batch = Batch(x, x, y)
         return self._records(keys, sizes, dict(zip(mine, made, strict=True)), learner), batch
 
     def _records(self, keys: Sequence[Key], sizes: list[int], mine: dict[int, Shard], learner: Learner) -> list[Shard]:
         """The step's shards: this rank's own, and of the others' what their attacks cost."""
-        told = torch.zeros(len(keys), 6, dtype=torch.float64)
+        allocator = learner.experiment.allocator
+        names = () if allocator is None else allocator.classes
+        costs_of = torch.zeros(len(keys), 3 + len(names), dtype=torch.float64)
         for place, shard in mine.items():
-            costs = (shard.gradients, *shard.classes, shard.cost_seconds, shard.full_seconds)
-            told[place] = torch.tensor(costs, dtype=torch.float64)
-        costs_of = self._summed(told)
+            classes = [shard.classes.get(name, 0) for name in names]
+            costs = (shard.gradients, shard.cost_seconds, shard.full_seconds, *classes)
+            costs_of[place] = torch.tensor(costs, dtype=torch.float64)
+        costs_of = self._summed(costs_of)
+        attack = learner.context.attack_now(learner.controls()).record
 
         def record(place: int) -> Shard:
-            gradients, *classes, cost_s, full_s = costs_of[place].tolist()
+            gradients, cost_s, full_s, *classes = costs_of[place].tolist()
             return Shard(
                 key=keys[place],
                 fence=0,
                 version=learner.step,
                 start_version=learner.step,
-                epsilon=learner.epsilon(),
+                attack=attack,
                 delta=torch.empty(0),
                 labels=torch.zeros(sizes[place], dtype=torch.int64),
                 worker=f"rank-{place % self.count}",
                 gradients=int(gradients),
-                classes=(int(classes[0]), int(classes[1]), int(classes[2])),
+                classes=dict(zip(names, map(int, classes), strict=True)),
                 cost_seconds=cost_s,
                 full_seconds=full_s,
             )
@@ -186,16 +192,16 @@ class Ranks:
         dist.all_reduce(values)
         return values.cpu()
 
-    def passed(self, objective: Objective) -> tuple[Tensor, Tensor]:
-        loss, right = self._parallel(objective)
-        return loss, right
+    def forward(self, objective: Objective) -> tuple[Tensor, Tensor]:
+        loss, correct = self._parallel(objective)
+        return loss, correct
 
-    def totals(self, loss: Tensor, right: Tensor) -> Totals:
+    def totals(self, loss: Tensor, correct: Tensor) -> Totals:
         counts = 1 if self.share else 0
-        examples = counts * len(right)
-        own = [float(loss.detach()) * examples, counts * int(right.sum()), examples]
-        of_losses, correct, of_all = self._summed(torch.tensor(own, dtype=torch.float64)).tolist()
-        return Totals(of_losses / of_all, int(correct), int(of_all))
+        examples = counts * len(correct)
+        own = [float(loss.detach()) * examples, counts * int(correct.sum()), examples]
+        of_losses, all_correct, of_all = self._summed(torch.tensor(own, dtype=torch.float64)).tolist()
+        return Totals(of_losses / of_all, int(all_correct), int(of_all))
 
 
 @contextmanager
@@ -207,7 +213,7 @@ def joined(config: Config, learner: Learner, rank: int, rendezvous: Path) -> Ite
     dist.init_process_group(backend, store=store, rank=rank, world_size=config.ddp.ranks, timeout=waiting)
     alone = learner.peers
     try:
-        learner.peers = ranks = Ranks(learner.model, rank, learner.device)
+        learner.peers = ranks = Ranks(learner.trained, rank, learner.device)
         yield ranks
     finally:
         learner.peers = alone
@@ -279,12 +285,14 @@ class Others:
 
 
 @contextmanager
-def other_ranks(config: Config, run: Run) -> Iterator[Others]:
+def other_ranks(experiment: Experiment, run: Run) -> Iterator[Others]:
     """Start ranks 1, 2, …; they end with the block, or with this process, whatever happens to it."""
     with ExitStack() as stack:
         rendezvous = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sparring-ddp-"))) / "meet"
-        processes = [stack.enter_context(_started(run, rank, rendezvous)) for rank in range(1, config.ddp.ranks)]
-        yield Others(config, run, rendezvous, processes)
+        _passed(rendezvous).write_bytes(cloudpickle.dumps(replace(experiment.live, helper=experiment.helper)))
+        ranks = range(1, experiment.config.ddp.ranks)
+        processes = [stack.enter_context(_started(run, rank, rendezvous)) for rank in ranks]
+        yield Others(experiment.config, run, rendezvous, processes)
 
 
 @contextmanager
@@ -313,6 +321,11 @@ def _started(run: Run, rank: int, rendezvous: Path) -> Iterator[subprocess.Popen
             process.wait()
         assert process.stdin is not None
         process.stdin.close()
+
+
+def _passed(rendezvous: Path) -> Path:
+    """The objects that were passed from Python, for the other ranks."""
+    return rendezvous.with_name("objects")
 
 
 def _ready(rendezvous: Path, rank: int) -> Path:

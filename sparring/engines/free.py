@@ -20,12 +20,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparring.attacks import attack_from, perturbed, project
-from sparring.attacks.norms import ascend
+from sparring.attacks import Attack, perturbed
+from sparring.errors import SparringError
+from sparring.objectives import Batch
 from sparring.queue.messages import Key, Shard
 from sparring.trainer.checkpoints import Checkpoint
 from sparring.trainer.consumed import consumed_by
 from sparring.trainer.experiment import Experiment
+from sparring.trainer.learner import Learner
 from sparring.trainer.session import Session
 
 
@@ -39,7 +41,7 @@ class Kept:
 
 def run(session: Session, experiment: Experiment, resumed: Checkpoint | None) -> str:
     """Train to the end of the run; returns how it ended."""
-    config, plan, learner = experiment.config, experiment.plan, session.learner
+    plan, learner = experiment.plan, session.learner
     consumed = consumed_by(resumed)
     kept = _kept(experiment, resumed, learner.device)
     session.extra = lambda: {"delta": kept.delta.cpu(), "replay": kept.replay}
@@ -51,13 +53,15 @@ def run(session: Session, experiment: Experiment, resumed: Checkpoint | None) ->
         for replay in range(kept.replay, plan.replays):
             if session.should_stop():
                 return session.finish(consumed.ledger_state())
-            attack = attack_from(config.attack, learner.epsilon())
-            delta = project(kept.delta[rows], x, attack.norm, attack.epsilon)
+            attack = _attack(learner)
+            delta = attack.project(kept.delta[rows], x, attack.radius)
             x_adv = perturbed(x, delta).requires_grad_()
-            session.learn(_shards(keys, delta, y, sizes, learner.step, attack.epsilon), (x, x_adv, y))
-            assert x_adv.grad is not None
-            stepped = ascend(delta, x_adv.grad, attack.norm, attack.step_size)
-            kept.delta[rows] = project(stepped, x, attack.norm, attack.epsilon)
+            session.learn(_shards(keys, delta, y, sizes, learner.step, attack), Batch(x, x_adv, y))
+            if x_adv.grad is None:
+                raise SparringError("train.replays: the pass gave no gradient of the images.")
+            size = torch.full((len(y),), attack.alpha, device=x.device)
+            stepped = attack.step(delta, x_adv.grad, size, {})
+            kept.delta[rows] = attack.project(stepped, x, attack.radius)
             kept.replay = (replay + 1) % plan.replays
             if kept.replay == 0:
                 consumed.add(keys)
@@ -74,13 +78,23 @@ def _kept(experiment: Experiment, resumed: Checkpoint | None, device: torch.devi
     return Kept(torch.zeros(rows, *experiment.training.shape, device=device))
 
 
+def _attack(learner: Learner) -> Attack:
+    """The single step of the recipe at the present ε."""
+    attack = learner.context.attack_now(learner.controls())
+    if not isinstance(attack, Attack):
+        raise SparringError(f"train.replays: attack {attack.name!r} has no gradient step. Set attack.name to 'fgsm'.")
+    return attack
+
+
 def _batch(session: Session, keys: list[Key]) -> tuple[Tensor, Tensor, list[int]]:
     """Images and labels of the tickets put together, and how many each has."""
     x, y = session.learner.examples(*keys)
     return x, y, [len(session.plan.indices(key.epoch, key.number)) for key in keys]
 
 
-def _shards(keys: list[Key], delta: Tensor, y: Tensor, sizes: list[int], version: int, epsilon: float) -> list[Shard]:
+def _shards(keys: list[Key], delta: Tensor, y: Tensor, sizes: list[int], version: int, attack: Attack) -> list[Shard]:
     """What this step trains on, for the records: one gradient by example."""
     parts = zip(keys, torch.split(delta, sizes), torch.split(y, sizes), strict=True)
-    return [Shard(key, 0, version, version, epsilon, d, labels, gradients=len(labels)) for key, d, labels in parts]
+    return [
+        Shard(key, 0, version, version, attack.record, d, labels, gradients=len(labels)) for key, d, labels in parts
+    ]

@@ -22,6 +22,7 @@ from sparring.trainer.consumed import consumed_by
 from sparring.trainer.experiment import Experiment
 from sparring.trainer.session import Session
 from sparring.workers.generator import begin
+from sparring.workers.task import Task
 
 
 def run(session: Session, experiment: Experiment, resumed: Checkpoint | None) -> str:
@@ -58,6 +59,7 @@ class Attacker:
         self.experiment = experiment
         model = copy.deepcopy(experiment.model).eval().requires_grad_(False)
         self.model = for_training(model, experiment.config.model)
+        self.context = experiment.context(self.model)
         self.history: deque[tuple[int, dict[str, Tensor], Controls]] = deque(maxlen=staleness + 1)
 
     def remember(self, step: int, weights: dict[str, Tensor], controls: Controls) -> None:
@@ -69,15 +71,13 @@ class Attacker:
         experiment, (version, weights, controls) = self.experiment, self._at(step, settings.staleness)
         self.model.load_state_dict(weights)
         indices = experiment.plan.indices(key.epoch, key.number)
-        start = session.start_of(key, controls.epsilon)
-        production = begin(
-            experiment.config, self.model, experiment.training, key, indices, controls, version, start=start
-        )
-        for staleness in staleness_schedule(settings, production.steps):
+        task = Task(key, indices, start=session.start_of(key, controls.epsilon))
+        work = begin(task, self.context, controls, version)
+        for staleness in staleness_schedule(settings, work.steps):
             version, weights, _ = self._at(step, staleness)
             self.model.load_state_dict(weights)
-            production.advance(version)
-        return production.shard()
+            work.advance(version)
+        return work.shard()
 
     def _at(self, step: int, staleness: int) -> tuple[int, dict[str, Tensor], Controls]:
         """The remembered weights of `staleness` steps before `step`, or the oldest there are."""

@@ -9,23 +9,28 @@ Run it: sparring train RECIPE --engine sync
 
 from __future__ import annotations
 
+from sparring.config import slots_of
 from sparring.trainer.checkpoints import Checkpoint
 from sparring.trainer.consumed import consumed_by
 from sparring.trainer.experiment import Experiment
 from sparring.trainer.session import Session
 from sparring.workers.attackers import produce_all
+from sparring.workers.task import Task
 
 
 def run(session: Session, experiment: Experiment, resumed: Checkpoint | None) -> str:
     """Train to the end of the run; returns how it ended."""
-    config, plan, learner = experiment.config, experiment.plan, session.learner
+    plan, learner = experiment.plan, session.learner
     consumed = consumed_by(resumed)
     for keys in plan.steps(consumed.epoch, consumed.done):
         if session.should_stop() or not session.ready_for(keys[0].epoch, consumed.ledger_state()):
             break
         controls, version = learner.controls(), learner.step
-        tickets = [(key, plan.indices(key.epoch, key.number), session.start_of(key, controls.epsilon)) for key in keys]
-        shards = produce_all(config, learner.model, experiment.training, tickets, controls, version)
+        tasks = [
+            Task(key, plan.indices(key.epoch, key.number), start=session.start_of(key, controls.epsilon))
+            for key in keys
+        ]
+        shards = produce_all(tasks, learner.context, controls, version, slots_of(experiment.config))
         session.learn(shards)
         for shard in shards:
             session.state.consumed(staleness=version - shard.version)

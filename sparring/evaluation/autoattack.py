@@ -20,12 +20,13 @@ import torch
 from pyautoattack import AutoAttack
 from torch import Tensor, nn
 
-from sparring.attacks import Norm, frozen
+from sparring.attacks import frozen
 from sparring.attacks.norms import l2_norms
 from sparring.errors import SparringError
 
 log = logging.getLogger(__name__)
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
+NORMS = {"linf": "Linf", "l2": "L2"}
 STANDARD_CLASSES = 10  # the standard version has 9 target classes
 SQUARE_QUERIES = 5000
 SMALLEST_SIDE = 5  # Square under L2 lays 5 tiles along a side
@@ -46,7 +47,7 @@ def attacks_for(classes: int) -> tuple[str, ...]:
     return ("apgd-ce", "fab-t", "square") if classes == 3 else ("apgd-ce", "fab", "square")
 
 
-def describe(norm: Norm, epsilon: float, classes: int) -> str:
+def describe(norm: str, epsilon: float, classes: int) -> str:
     """AutoAttack standard (apgd-ce, apgd-t, fab-t, square), linf 0.3; what fewer classes left out is not listed."""
     kind = "standard" if classes >= STANDARD_CLASSES else f"for {classes} classes"
     return f"AutoAttack {kind} ({', '.join(attacks_for(classes))}), {norm} {epsilon:.4g}"
@@ -57,7 +58,7 @@ def autoattack(
     x: Tensor,
     labels: Tensor,
     *,
-    norm: Norm,
+    norm: str,
     epsilon: float,
     classes: int,
     seed: int,
@@ -88,7 +89,7 @@ def square(
     x: Tensor,
     labels: Tensor,
     *,
-    norm: Norm,
+    norm: str,
     epsilon: float,
     classes: int,
     seed: int,
@@ -116,7 +117,7 @@ def _attacked(
     labels: Tensor,
     make: Callable[[Predict, torch.device], AutoAttack],
     attacks: tuple[str, ...],
-    norm: Norm,
+    norm: str,
     epsilon: float,
     batch_size: int,
     progress: Progress | None,
@@ -138,7 +139,7 @@ def _attacked(
 
 
 def _ensemble(
-    predict: Predict, device: torch.device, *, norm: Norm, epsilon: float, classes: int, seed: int
+    predict: Predict, device: torch.device, *, norm: str, epsilon: float, classes: int, seed: int
 ) -> AutoAttack:
     if classes >= STANDARD_CLASSES:
         return AutoAttack(predict, version="standard", **_common(norm, epsilon, seed, device))
@@ -150,16 +151,20 @@ def _ensemble(
 
 
 def _custom(
-    predict: Predict, attacks: tuple[str, ...], norm: Norm, epsilon: float, seed: int, device: torch.device
+    predict: Predict, attacks: tuple[str, ...], norm: str, epsilon: float, seed: int, device: torch.device
 ) -> AutoAttack:
     return AutoAttack(predict, version="custom", attacks=list(attacks), **_common(norm, epsilon, seed, device))
 
 
-def _common(norm: Norm, epsilon: float, seed: int, device: torch.device) -> dict[str, Any]:
-    return {"norm": {"linf": "Linf", "l2": "L2"}[norm], "eps": epsilon, "seed": seed, "device": device}
+def _common(norm: str, epsilon: float, seed: int, device: torch.device) -> dict[str, Any]:
+    return {"norm": NORMS[norm], "eps": epsilon, "seed": seed, "device": device}
 
 
-def _require_room(x: Tensor, norm: Norm, classes: int, setting: str, remedy: str) -> None:
+def _require_room(x: Tensor, norm: str, classes: int, setting: str, remedy: str) -> None:
+    if norm not in NORMS:
+        raise SparringError(
+            f"{setting} with an attack of norm {norm!r}: it knows {' and '.join(NORMS)} alone. {remedy}."
+        )
     if classes < 2:
         raise SparringError(
             f"{setting} on data of {classes} class: it needs another class to lead to. {remedy}, or data.name to data "
@@ -173,7 +178,7 @@ def _require_room(x: Tensor, norm: Norm, classes: int, setting: str, remedy: str
         )
 
 
-def _require_inside(images: Tensor, x: Tensor, norm: Norm, epsilon: float) -> None:
+def _require_inside(images: Tensor, x: Tensor, norm: str, epsilon: float) -> None:
     """A robust accuracy under a larger threat than asked for would be no robust accuracy."""
     delta = (images - x).flatten(1)
     size = float((delta.abs().amax(1) if norm == "linf" else l2_norms(delta)).max())

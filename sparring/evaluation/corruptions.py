@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from sparring.attacks import frozen
-from sparring.data import Dataset
+from sparring.data import Dataset, require_bytes, scaled
 from sparring.errors import SparringError, UsageError
-from sparring.evaluation.robustness import interval, right_on
+from sparring.evaluation.robustness import correct_on, interval
 from sparring.randomness import generator
 
 CORRUPTIONS = (
@@ -151,6 +151,7 @@ def read(folder: Path) -> Source:
 
 def made(test: Dataset, seed: int) -> Source:
     """Corrupted images made here; one depends on the seed, its index, corruption and severity, on nothing else."""
+    require_bytes(test, "sparring corruptions")
 
     def source(name: str, severity: int, first: int, last: int) -> tuple[Tensor, Tensor]:
         indices = torch.arange(first, last)
@@ -248,5 +249,5 @@ def _right(model: nn.Module, source: Source, name: str, severity: int, total: in
     with frozen(model):
         for first in range(0, total, size):
             images, labels = source(name, severity, first, min(first + size, total))
-            found.append(right_on(model, images.to(device).float() / 255, labels.to(device)).cpu())
+            found.append(correct_on(model, scaled(images.to(device)), labels.to(device)).cpu())
     return torch.cat(found)

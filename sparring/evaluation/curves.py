@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparring.attacks import Attack, Norm
-from sparring.config import AttackSettings, EvaluationSettings
+from sparring.attacks import Attack
+from sparring.config import EvaluationSettings
 from sparring.data import Dataset
 from sparring.evaluation.autoattack import square
 from sparring.evaluation.robustness import attack_for, batches, counted, describe, interval, outcomes
@@ -48,7 +48,7 @@ class Point:
 class Curves:
     """Two curves over the same `samples` test examples, the black-box attack's point, and what looks masked."""
 
-    norm: Norm
+    norm: str
     trained_epsilon: float
     samples: int
     by_epsilon: list[Point]
@@ -64,7 +64,7 @@ class Curves:
 def curves(
     model: nn.Module,
     dataset: Dataset,
-    threat: AttackSettings,
+    threat: Attack,
     settings: EvaluationSettings,
     seed: int,
     progress: Progress | None = None,
@@ -85,7 +85,7 @@ def curves(
     by_epsilon = [_with(base, epsilon, base.steps) for epsilon in balls]
     by_steps = [_with(base, base.epsilon, steps) for steps in STEPS]
     standing = {attack: alive(attack) for attack in dict.fromkeys([*by_epsilon, *by_steps])}
-    points = {attack: _point(attack, describe(attack), left) for attack, left in standing.items()}
+    points = {attack: _point(attack.epsilon, attack.steps, describe(attack), left) for attack, left in standing.items()}
     warnings = [
         *masked([(f"ε = {attack.epsilon:.4g}", standing[attack]) for attack in by_epsilon]),
         *masked([(f"PGD-{attack.steps}", standing[attack]) for attack in by_steps]),
@@ -96,7 +96,7 @@ def curves(
         name, strongest = f"Square, {settings.square_queries} queries", by_steps[-1]
         left = _square(model, dataset, base, settings, seed, progress)
         warnings += masked([(name, left), (describe(strongest), standing[strongest])])
-        box = _point(replace(base, steps=0), name, left)
+        box = _point(base.epsilon, 0, name, left)
     return Curves(
         norm=threat.norm,
         trained_epsilon=base.epsilon,
@@ -153,12 +153,12 @@ def sign_test(more: int, less: int) -> float:
 
 
 def _with(attack: Attack, epsilon: float, steps: int) -> Attack:
-    return replace(attack, epsilon=epsilon, steps=steps, step_size=2.5 * epsilon / steps)
+    return replace(attack, epsilon=epsilon, steps=steps, step_size=None)
 
 
-def _point(attack: Attack, name: str, alive: Tensor) -> Point:
+def _point(epsilon: float, steps: int, name: str, alive: Tensor) -> Point:
     count, total = int(alive.sum()), len(alive)
-    return Point(attack.epsilon, attack.steps, name, count / total, interval(count, total))
+    return Point(epsilon, steps, name, count / total, interval(count, total))
 
 
 def _square(

@@ -5,19 +5,28 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from sparring.attacks import Attack, frozen, perturb, perturbed
-from sparring.config import AttackSettings, EvaluationSettings
+from sparring.config import EvaluationSettings
 from sparring.data import Dataset, batch
 from sparring.evaluation.autoattack import autoattack
 from sparring.evaluation.autoattack import describe as describe_autoattack
 from sparring.models.forward import plain
 from sparring.randomness import generator
+
+Progress = Callable[[str], None]
+
+
+class Verdicts(NamedTuple):
+    """What became of each example, bool [samples] on the CPU: correct on the clean image; and after every attempt."""
+
+    clean: Tensor
+    robust: Tensor
 
 
 @dataclass(frozen=True)
@@ -31,22 +40,27 @@ class Evaluation:
     seconds: float
     clean_interval: tuple[float, float]
     robust_interval: tuple[float, float]
+    verdicts: Verdicts | None = field(default=None, repr=False, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Plain types, for JSON; without the verdicts."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "verdicts"}
+
+    def without_verdicts(self) -> Evaluation:
+        """The figures alone."""
+        return replace(self, verdicts=None)
 
 
-def attack_for(threat: AttackSettings, settings: EvaluationSettings) -> Attack:
-    """The attack of an evaluation: the trained threat's ball, its own steps; step size 2.5·ε/steps by default."""
-    size = settings.step_size if settings.step_size is not None else 2.5 * threat.epsilon / settings.steps
-    return Attack(threat.norm, threat.epsilon, settings.steps, size, restarts=settings.restarts)
+def attack_for(threat: Attack, settings: EvaluationSettings) -> Attack:
+    """The evaluating attack: the ball of `threat`, the evaluation's steps; step size 2.5·ε/steps by default."""
+    return threat.evaluator(settings.steps, step_size=settings.step_size, restarts=settings.restarts)
 
 
 def describe(attack: Attack) -> str:
     """PGD-50, 3 restarts, step 0.01, linf 0.2."""
     return (
         f"PGD-{attack.steps}, {attack.restarts} restart{'s' if attack.restarts > 1 else ''}, "
-        f"step {attack.step_size:.4g}, {attack.norm} {attack.epsilon:.4g}"
+        f"step {attack.alpha:.4g}, {attack.norm} {attack.epsilon:.4g}"
     )
 
 
@@ -60,17 +74,48 @@ def evaluate(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Evaluate the model in eval mode and float32 on the first `samples` examples.
+    """Evaluate the model in eval mode and float32 on the first `samples` examples, by an attack with restarts.
 
     Args:
         progress: called with the examples done and to do.
     """
     began = time.perf_counter()
-    right, alive = outcomes(
+    clean, robust = outcomes(
         model, dataset, attack, samples=samples, batch_size=batch_size, seed=seed, progress=progress
     )
-    seconds = time.perf_counter() - began
-    return _evaluation(int(right.sum()), int(alive.sum()), len(right), describe(attack), seconds)
+    return evaluation_of(Verdicts(clean, robust), describe(attack), time.perf_counter() - began)
+
+
+def evaluate_by_autoattack(
+    model: nn.Module,
+    dataset: Dataset,
+    threat: Attack,
+    *,
+    samples: int | None = None,
+    batch_size: int = 500,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """The same by AutoAttack within the ball of `threat`; see `autoattack`."""
+    began, model = time.perf_counter(), plain(model)
+    total = len(dataset) if samples is None else min(samples, len(dataset))
+    x, y = batch(dataset, torch.arange(total), augment="none", seed=seed, epoch=0)
+    if progress is not None:
+        progress(f"AutoAttack on {total} test examples")
+    alive = autoattack(
+        model,
+        x,
+        y,
+        norm=threat.norm,
+        epsilon=threat.epsilon,
+        classes=dataset.classes,
+        seed=seed,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    verdicts = Verdicts(_clean_verdicts(model, x, y, batch_size), alive.cpu())
+    attack = describe_autoattack(threat.norm, threat.epsilon, dataset.classes)
+    return evaluation_of(verdicts, attack, time.perf_counter() - began)
 
 
 def outcomes(
@@ -95,7 +140,7 @@ def outcomes(
         progress(0, total)
     with frozen(model):
         for first, x, y in batches(model, dataset, total, batch_size):
-            right = right_on(model, x, y)
+            right = correct_on(model, x, y)
             rights.append(right.cpu())
             survivors.append(_survivors(model, x, y, right, attack, seed, first).cpu())
             if progress is not None:
@@ -114,45 +159,16 @@ def batches(model: nn.Module, dataset: Dataset, total: int, size: int) -> Iterat
 def evaluate_by(
     model: nn.Module,
     dataset: Dataset,
-    threat: AttackSettings,
+    threat: Attack,
     settings: EvaluationSettings,
     seed: int,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
 ) -> Evaluation:
-    """Evaluate the model as the settings say: by PGD with restarts or by AutoAttack, within the trained threat's ball.
-
-    Args:
-        progress: called with a sentence that says how far it is.
-    """
-    if settings.attack == "pgd":
-        return evaluate(
-            model,
-            dataset,
-            attack_for(threat, settings),
-            samples=settings.samples,
-            batch_size=settings.batch_size,
-            seed=seed,
-            progress=counted(progress),
-        )
-    began, model = time.perf_counter(), plain(model)
-    total = len(dataset) if settings.samples is None else min(settings.samples, len(dataset))
-    x, y = batch(dataset, torch.arange(total), augment="none", seed=seed, epoch=0)
-    if progress is not None:
-        progress(f"AutoAttack on {total} test examples")
-    alive = autoattack(
-        model,
-        x,
-        y,
-        norm=threat.norm,
-        epsilon=threat.epsilon,
-        classes=dataset.classes,
-        seed=seed,
-        batch_size=settings.batch_size,
-        progress=progress,
-    )
-    clean = _clean_count(model, x, y, settings.batch_size)
-    attack = describe_autoattack(threat.norm, threat.epsilon, dataset.classes)
-    return _evaluation(clean, int(alive.sum()), total, attack, time.perf_counter() - began)
+    """Evaluate as the settings say: by PGD with restarts or by AutoAttack, within the ball of the trained threat."""
+    how: dict[str, Any] = {"samples": settings.samples, "batch_size": settings.batch_size, "seed": seed}
+    if settings.attack == "autoattack":
+        return evaluate_by_autoattack(model, dataset, threat, progress=progress, **how)
+    return evaluate(model, dataset, attack_for(threat, settings), progress=counted(progress), **how)
 
 
 def counted(progress: Callable[[str], None] | None, what: str = "") -> Callable[[int, int], None] | None:
@@ -171,32 +187,36 @@ def interval(successes: int, total: int) -> tuple[float, float]:
     return max(0.0, (middle - reach) / scale), min(1.0, (middle + reach) / scale)
 
 
-def _evaluation(clean: int, robust: int, total: int, attack: str, seconds: float) -> Evaluation:
+def evaluation_of(verdicts: Verdicts, attack: str, seconds: float) -> Evaluation:
+    """The figures of the verdicts; `attack` says how they were made."""
+    total = len(verdicts.clean)
+    clean, robust = (int(each.sum()) for each in verdicts)
     intervals = interval(clean, total), interval(robust, total)
-    return Evaluation(clean / total, robust / total, total, attack, seconds, *intervals)
+    return Evaluation(clean / total, robust / total, total, attack, seconds, *intervals, verdicts)
 
 
-def _clean_count(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> int:
+def _clean_verdicts(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
+    """bool [N], on the CPU."""
     device = next(model.parameters()).device
     parts = zip(torch.split(x, batch_size), torch.split(y, batch_size), strict=True)
     with frozen(model):
-        return sum(int(right_on(model, some.to(device), labels.to(device)).sum()) for some, labels in parts)
+        return torch.cat([correct_on(model, some.to(device), labels.to(device)).cpu() for some, labels in parts])
 
 
 def _survivors(model: nn.Module, x: Tensor, y: Tensor, right: Tensor, attack: Attack, seed: int, first: int) -> Tensor:
     """bool [N]: right on the clean image and after every restart; what has fallen is not attacked again."""
     alive = right.clone()
-    once = Attack(attack.norm, attack.epsilon, attack.steps, attack.step_size, attack.start)
+    once = replace(attack, restarts=1)
     for restart in range(attack.restarts):
         where = alive.nonzero().flatten()
         if len(where) == 0:
             break
         delta = perturb(model, x[where], y[where], once, generator(seed, "evaluate", first, restart))
-        alive[where] = right_on(model, perturbed(x[where], delta), y[where])
+        alive[where] = correct_on(model, perturbed(x[where], delta), y[where])
     return alive
 
 
-def right_on(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+def correct_on(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """bool [N]: the prediction is the label."""
     with torch.no_grad():
         prediction: Tensor = model(x).argmax(1)

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparring.attacks import Attack, attack_from, frozen, perturb, perturbed
-from sparring.config import AttackSettings, EvaluationSettings
+from sparring.attacks import CROSS_ENTROPY, Attack, frozen, perturb, perturbed
+from sparring.config import EvaluationSettings
 from sparring.data import Dataset
 from sparring.errors import UsageError
-from sparring.evaluation.robustness import attack_for, batches, describe, interval, right_on
+from sparring.evaluation.robustness import attack_for, batches, correct_on, describe, interval
 from sparring.randomness import generator
 
 Pair = tuple[float, float]
@@ -30,8 +30,7 @@ class Member:
     name: str
     model: nn.Module
     test: Dataset
-    threat: AttackSettings
-    objective: str
+    threat: Attack
     data: str
     checkpoint: str
 
@@ -105,7 +104,7 @@ def _attack_of(member: Member, settings: EvaluationSettings, as_trained: bool) -
     """Cross-entropy in either case: TRADES' divergence is no attack on the label."""
     if not as_trained:
         return attack_for(member.threat, settings)
-    return replace(attack_from(member.threat, member.threat.epsilon, member.objective), loss="ce")
+    return replace(member.threat, loss=CROSS_ENTROPY)
 
 
 def _survivors(
@@ -130,7 +129,7 @@ def _survivors(
 
 def _right(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     with frozen(model):
-        return right_on(model, x, y).cpu()
+        return correct_on(model, x, y).cpu()
 
 
 def _require_alike(members: Sequence[Member]) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sparring.attacks import frozen
 from sparring.config import AugmixSettings
-from sparring.data import Dataset, augmix
+from sparring.data import Dataset, augmix, scaled
 from sparring.evaluation.robustness import Evaluation, interval
 from sparring.models.forward import plain
 
@@ -43,6 +43,6 @@ def evaluate_views(
 
 def _right(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """bool [N], on the CPU."""
-    x = images.float().div_(255).to(next(model.parameters()).device)
+    x = scaled(images).to(next(model.parameters()).device)
     predictions: Tensor = model(x).argmax(1)
     return predictions.cpu() == labels

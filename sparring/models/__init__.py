@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
+import copy
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import nn
 
-from sparring.config import ModelSettings
+from sparring import plugins
+from sparring.config import Channels, ModelSettings
 from sparring.errors import SparringError, UsageError
-from sparring.models.convolutional import digits_cnn, mnist_16_32_100, mnist_32_64_1024
-from sparring.models.pretrained import timm_model
-from sparring.models.residual import preact_resnet_18, resnet_50, wide_resnet
+from sparring.models.normalize import Normalize as Normalize
 
 Shape = tuple[int, int, int]
 Factory = Callable[[Shape, int], nn.Module]
 
-MODELS: dict[str, Factory] = {
-    "digits-cnn": digits_cnn,
-    "mnist-32-64-1024": mnist_32_64_1024,
-    "mnist-16-32-100": mnist_16_32_100,
-    "preact-resnet-18": preact_resnet_18,
-    "wrn-28-10": partial(wide_resnet, depth=28, width=10),
-    "wrn-28-10-silu": partial(wide_resnet, depth=28, width=10, activation=nn.SiLU),
-    "wrn-34-10": partial(wide_resnet, depth=34, width=10),
-    "wrn-40-2": partial(wide_resnet, depth=40, width=2),
-    "resnet-50": resnet_50,
+MODELS = {
+    "digits-cnn": "sparring.models.convolutional:digits_cnn",
+    "mnist-32-64-1024": "sparring.models.convolutional:mnist_32_64_1024",
+    "mnist-16-32-100": "sparring.models.convolutional:mnist_16_32_100",
+    "preact-resnet-18": "sparring.models.residual:preact_resnet_18",
+    "wrn-28-10": "sparring.models.residual:wrn_28_10",
+    "wrn-28-10-silu": "sparring.models.residual:wrn_28_10_silu",
+    "wrn-34-10": "sparring.models.residual:wrn_34_10",
+    "wrn-40-2": "sparring.models.residual:wrn_40_2",
+    "resnet-50": "sparring.models.residual:resnet_50",
+    "timm:NAME": "sparring.models.pretrained:timm_model",
 }
 
 
@@ -40,6 +41,7 @@ def build(
     *,
     pretrained: bool = False,
     sizes: Iterable[int] = (),
+    normalize: tuple[Channels, Channels] | None = None,
 ) -> nn.Module:
     """The network of the settings, initialised from `seed` without touching the global random state.
 
@@ -47,12 +49,14 @@ def build(
         shape: (C, H, W) of the images.
         pretrained: with the weights that timm downloads.
         sizes: other sides of images that it must take.
+        normalize: mean and standard deviation (data.mean, data.std) that the network is put behind; its parameters are
+            then named `network.*`.
 
     Raises:
         UsageError: no such model, or it cannot take these images or tell these classes apart.
         SparringError: the weights cannot be downloaded.
     """
-    factory = _factory(settings.name, pretrained)
+    factory = _factory(settings, pretrained)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs too
         try:
@@ -64,8 +68,38 @@ def build(
                 f"model.name = {settings.name!r} cannot be built for images of {shape} and {classes} classes "
                 f"({type(error).__name__}: {error}). It is called as factory(shape, classes)."
             ) from error
-        for height, width in (shape[1:], *((size, size) for size in sizes)):
-            _check(settings.name, model, (shape[0], height, width), classes)
+        return _checked(settings.name, model, shape, classes, sizes, normalize)
+
+
+def adopt(
+    model: nn.Module,
+    shape: Shape,
+    classes: int,
+    *,
+    sizes: Iterable[int] = (),
+    normalize: tuple[Channels, Channels] | None = None,
+) -> nn.Module:
+    """A copy, on the CPU, of a model that was made already; otherwise as `build`.
+
+    Raises:
+        UsageError: it cannot take these images or tell these classes apart.
+    """
+    return _checked(type(model).__name__, copy.deepcopy(model).cpu(), shape, classes, sizes, normalize)
+
+
+def _checked(
+    name: str,
+    model: nn.Module,
+    shape: Shape,
+    classes: int,
+    sizes: Iterable[int],
+    normalize: tuple[Channels, Channels] | None,
+) -> nn.Module:
+    _check_module(name, model)
+    if normalize is not None:
+        model = _behind(name, model, shape[0], *normalize)
+    for height, width in (shape[1:], *((size, size) for size in sizes)):
+        _check_outputs(name, model, (shape[0], height, width), classes)
     return model
 
 
@@ -74,41 +108,45 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _factory(name: str, pretrained: bool) -> Factory:
-    if name.startswith("timm:"):
-        return partial(timm_model, name=name.removeprefix("timm:"), pretrained=pretrained)
-    if pretrained:
+def _factory(settings: ModelSettings, pretrained: bool) -> Factory:
+    """What is called with shape and classes; model.options are checked and bound."""
+    kind, colon, rest = settings.name.partition(":")
+    from_timm = bool(colon) and kind == "timm"
+    if pretrained and not from_timm:
         raise UsageError(
-            f"model.pretrained = true with model.name = {name!r}: only timm:NAME has weights to download. Give a file "
-            f"of weights as model.checkpoint."
+            f"model.pretrained = true with model.name = {settings.name!r}: only timm:NAME has weights to download. "
+            f"Give a file of weights as model.checkpoint."
         )
-    if name in MODELS:
-        return MODELS[name]
-    module_name, colon, attribute = name.partition(":")
-    if not colon:
-        nearest = difflib.get_close_matches(name, MODELS, n=1, cutoff=0.0)[0]
-        raise UsageError(
-            f"model.name = {name!r}: no such model; the nearest is {nearest}. Your own is given as module:factory."
-        )
-    try:
-        found = getattr(importlib.import_module(module_name), attribute)
-    except Exception as error:  # importing runs the user's own code
-        raise UsageError(
-            f"model.name = {name!r}: {type(error).__name__}: {error}. The module must be importable from the folder "
-            f"that you start in."
-        ) from error
+    given: dict[str, Any] = {"name": rest, "pretrained": pretrained} if from_timm else {}
+    found = plugins.resolve("model.name", "timm:NAME" if from_timm else settings.name, MODELS)
     if not callable(found):
-        raise UsageError(f"model.name = {name!r} is no function; it is called as factory(shape, classes).")
-    factory: Factory = found
-    return factory
+        raise UsageError(f"model.name = {settings.name!r} is no function; it is called as factory(shape, classes).")
+    factory = cast(Factory, found)
+    return partial(factory, **plugins.arguments("model.name", factory, given, settings.options, positional=2))
 
 
-def _check(name: str, model: object, shape: Shape, classes: int) -> None:
-    """One forward pass on a black image."""
+def _check_module(name: str, model: object) -> None:
     if not isinstance(model, nn.Module):
         raise UsageError(f"model.name = {name!r} made a {type(model).__name__}, not a torch.nn.Module.")
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UsageError(f"model.name = {name!r} has no parameters to train.")
+
+
+def _behind(name: str, network: nn.Module, channels: int, mean: Channels, std: Channels) -> nn.Module:
+    """The network behind (x − mean) / std; refuses to normalise twice."""
+    told = f"data.mean = {mean} and data.std = {std}"
+    if any(isinstance(module, Normalize) for module in network.modules()):
+        raise UsageError(
+            f"{told}: model.name = {name!r} normalises its images itself, they would be normalised twice. Unset both, "
+            f"or choose a network that does not."
+        )
+    if any(isinstance(value, tuple) and len(value) != channels for value in (mean, std)):
+        raise UsageError(f"{told}: images have {channels} channels. Give one number, or {channels}.")
+    return nn.Sequential(OrderedDict(normalize=Normalize(mean, std), network=network))
+
+
+def _check_outputs(name: str, model: nn.Module, shape: Shape, classes: int) -> None:
+    """One forward pass on a black image."""
     training = model.training
     try:
         with torch.no_grad():

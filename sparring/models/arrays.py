@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sparring.models.forward import plain
 
 Arrays = dict[str, "np.ndarray[Any, Any]"]
+HELPER = "helper:"  # begins the names of a helper network's weights; no module has a colon in its name
 
 
 def to_arrays(model: nn.Module, *, half: bool = False) -> Arrays:
@@ -23,6 +24,18 @@ def to_arrays(model: nn.Module, *, half: bool = False) -> Arrays:
     return {
         name: _array(tensor.detach(), half and name in weights) for name, tensor in plain(model).state_dict().items()
     }
+
+
+def with_helper(arrays: Arrays, helper: nn.Module | None) -> Arrays:
+    """The weights of a model, and those of its helper network under names of their own, where there is one."""
+    if helper is None:
+        return arrays
+    return arrays | {f"{HELPER}{name}": array for name, array in to_arrays(helper).items()}
+
+
+def helper_of(arrays: Arrays) -> Arrays:
+    """The helper network's weights among them, by its own names."""
+    return {name.removeprefix(HELPER): array for name, array in arrays.items() if name.startswith(HELPER)}
 
 
 def load_arrays(model: nn.Module, arrays: Arrays) -> None:

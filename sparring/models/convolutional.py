@@ -2,36 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from torch import nn
 
-import torch
-from torch import Tensor, nn
-
-
-class Normalize(nn.Module):
-    """(x − mean) / std, inside the model, so that ε is always a pixel intensity.
-
-    Args:
-        mean, std: one number for all channels, or one a channel.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: float | Sequence[float], std: float | Sequence[float]) -> None:
-        super().__init__()
-        self.register_buffer("mean", _by_channel(mean))
-        self.register_buffer("std", _by_channel(std))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x: float32 [N, C, H, W] in [0, 1]."""
-        return (x - self.mean) / self.std
-
-
-def _by_channel(value: float | Sequence[float]) -> Tensor:
-    """A number as it is, numbers of channels as [C, 1, 1]."""
-    tensor = torch.tensor(value)
-    return tensor.view(-1, 1, 1) if tensor.ndim else tensor
+from sparring.models.normalize import Normalize
 
 
 def digits_cnn(shape: tuple[int, int, int], classes: int) -> nn.Module:

@@ -12,13 +12,13 @@ from torch import nn
 
 from sparring.data.torchvision_import import torchvision
 from sparring.errors import SparringError, UsageError
-from sparring.models.convolutional import Normalize
+from sparring.models.normalize import Normalize
 
 
-def timm_model(shape: tuple[int, int, int], classes: int, *, name: str, pretrained: bool) -> nn.Module:
+def timm_model(shape: tuple[int, int, int], classes: int, *, name: str, pretrained: bool, **options: Any) -> nn.Module:
     """timm's network `name` for images of `shape` in [0, 1], with a head for `classes`.
 
-    The normalisation is inside, so that ε is a pixel intensity.
+    The normalisation is inside, so that ε is a pixel intensity. `options` are those of timm.create_model.
 
     Raises:
         UsageError: timm is not there, or has no such network.
@@ -30,7 +30,7 @@ def timm_model(shape: tuple[int, int, int], classes: int, *, name: str, pretrain
         raise UsageError(
             f"model.name = 'timm:{name}': timm {timm.__version__} has no such model; the nearest is {nearest}."
         )
-    network = _created(timm, name, pretrained, num_classes=classes, in_chans=shape[0])
+    network = _created(timm, name, pretrained, **{"num_classes": classes, "in_chans": shape[0]} | options)
     if hasattr(network, "set_input_size"):  # transformers have positions for one size of images
         network.set_input_size(img_size=shape[1:])
     given = network.pretrained_cfg
@@ -45,7 +45,7 @@ def _timm(name: str) -> ModuleType:
         raise UsageError(f"model.name = 'timm:{name}' needs timm ({error}): pip install 'sparring[timm]'.") from error
 
 
-def _created(timm: ModuleType, name: str, pretrained: bool, **how: int) -> Any:
+def _created(timm: ModuleType, name: str, pretrained: bool, **how: Any) -> Any:
     try:
         return timm.create_model(name, pretrained=pretrained, **how)
     except Exception as error:  # the hub's client raises errors of a dozen kinds

@@ -15,7 +15,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from sparring.data.torchvision_import import torchvision
-from sparring.models.convolutional import Normalize
+from sparring.models.normalize import Normalize
 
 Activation = Callable[[], nn.Module]
 
@@ -111,6 +111,26 @@ def wide_resnet(
         raise ValueError(f"depth = {depth}, but a wide ResNet has depth 6n + 4 with n ≥ 1: 10, 16, 22, 28, 34, 40, ...")
     widths = (16, 16 * width, 32 * width, 64 * width)
     return PreActivationResNet(shape[0], classes, widths=widths, depth=blocks, activation=activation)
+
+
+def wrn_28_10(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """36.5 million weights."""
+    return wide_resnet(shape, classes, depth=28, width=10)
+
+
+def wrn_28_10_silu(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """The same with nn.SiLU, as Gowal et al. 2020 and Wang et al. 2023 train it."""
+    return wide_resnet(shape, classes, depth=28, width=10, activation=nn.SiLU)
+
+
+def wrn_34_10(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """46.2 million weights: TRADES' network."""
+    return wide_resnet(shape, classes, depth=34, width=10)
+
+
+def wrn_40_2(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """2.2 million weights."""
+    return wide_resnet(shape, classes, depth=40, width=2)
 
 
 def resnet_50(shape: tuple[int, int, int], classes: int) -> nn.Module:

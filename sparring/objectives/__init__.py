@@ -1,6 +1,12 @@
-"""What training minimises: pure functions of logits, and the forward passes they need."""
+"""What training minimises: losses as pure functions of logits, and objectives, which make the passes that they need.
+
+TRADES in a loop of your own:
+
+    adv = PGD(epsilon=8 / 255, steps=10, start="gaussian", loss="kl")(model, images, labels)
+    loss = trades(model(images), model(adv), labels, beta=6.0)
+"""
 
 from sparring.objectives.losses import jsd, kl_divergence, mart, pgd_at, trades
-from sparring.objectives.passes import augmix_loss, training_loss
+from sparring.objectives.objective import Batch, Helper, Objective, weighted_mean
 
-__all__ = ["augmix_loss", "jsd", "kl_divergence", "mart", "pgd_at", "trades", "training_loss"]
+__all__ = ["Batch", "Helper", "Objective", "jsd", "kl_divergence", "mart", "pgd_at", "trades", "weighted_mean"]

@@ -1,11 +1,11 @@
-"""Adversarial weight perturbation (Wu et al. 2020): any objective, minimised at weights moved uphill.
+"""Adversarial weight perturbation (Wu et al. 2020): any objective, minimised at weights perturbed uphill.
 
     g = ∇_w loss(w)
     v = ‖w‖ / (‖lr·g‖ + 1e-20) · lr·g     layer by layer, matrices and filters only
     w ← w + γ·v;  one optimizer step with the gradient there;  w ← w − γ·v
 
-That is the order of the authors' code: the step is made at the moved weights, so that weight decay is of these too, and
-the move is taken back afterwards. Restored before the step, only the decay would differ.
+That is the order of the authors' code: the step is made at the perturbed weights, so that weight decay is of these too,
+and the perturbation is taken off afterwards. Restored before the step, only the decay would differ.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def weight_perturbation(model: nn.Module, loss: Callable[[], Tensor], gamma: flo
 
     As in the authors' code: parameters of more than one dimension with 'weight' in their name. `loss` passes the
     objective's batches through `model`, which is in train mode; they pass a proxy copy of it, whose buffers are thrown
-    away, here the model's own are put back: running statistics see the passes at the moved weights only.
+    away, here the model's own are put back: running statistics see the passes at the perturbed weights only.
     """
     weights = {
         name: parameter
@@ -46,8 +46,8 @@ def weight_perturbation(model: nn.Module, loss: Callable[[], Tensor], gamma: flo
 
 
 @contextmanager
-def moved(model: nn.Module, by: Mapping[str, Tensor]) -> Iterator[None]:
-    """The weights moved by `by` inside the context, moved back at its end, whatever was done to them meanwhile."""
+def perturbed_weights(model: nn.Module, by: Mapping[str, Tensor]) -> Iterator[None]:
+    """`by` is added to the weights inside the context and taken off at its end, whatever was done to them meanwhile."""
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, difference in by.items():

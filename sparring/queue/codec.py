@@ -19,21 +19,23 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sparring.attacks.norms import Norm, per_example, project_ball
+from sparring.attacks import AttackRecord
+from sparring.attacks.norms import NORMS, per_example, project_ball
 from sparring.errors import SparringError
 from sparring.queue.messages import Key, Shard, Ticket
 
 Wire = Literal["int8", "exact", "sign", "uint8"]  # uint8: AugMix's views, whatever perturbations travel as
 Array = npt.NDArray[Any]
 
-PROTOCOL = 4
+PROTOCOL = 5
 MAX_HEADER_BYTES = 1 << 20
 RANKS = {"labels": 1, "scales": 1, "delta": 4, "views": 5}  # δ is [n, C, H, W], views are [2, n, C, H, W]
 VIEWS = 2
-MAX_WORKER_CHARACTERS = 128
-HEADER_ALLOWANCE_BYTES = 512
+MAX_WORKER_CHARACTERS = MAX_NAME_CHARACTERS = 128
+MAX_CLASSES = 64  # of an allocator
+HEADER_ALLOWANCE_BYTES = 1024
 MAX_EPSILON = 1000.0  # that of attack.epsilon
-SLACK = 1e-6  # how far rounding may carry a perturbation out of its ball (design, invariant 6)
+SLACK = 1e-6  # how far rounding may carry a perturbation out of its ball (docs/architecture.md, invariant 6)
 
 _LENGTH = struct.Struct(">I")
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -106,22 +108,23 @@ def _starts(rows: object, count: int) -> tuple[bytes | None, ...]:
     return tuple(rows)
 
 
-def encode_shard(shard: Shard, wire: Wire, norm: Norm) -> bytes:
+def encode_shard(shard: Shard, wire: Wire) -> bytes:
     """A shard as one buffer.
 
-    int8 rounds to ε/127 under L∞ (error ≤ ε/254) and to max|δ|/127 of each example under L2; exact is bit-for-bit;
-    sign keeps max|δ| of each example and one bit a value, so that values between come out at the ball's corner.
-    Views travel as they are, whatever `wire` says.
+    int8 rounds to ε/127 under L∞ (error ≤ ε/254) and to max|δ|/127 of each example under L2; under any other norm it
+    rounds towards zero, so that a perturbation cannot leave the ball of an attack of the user's own. exact is
+    bit-for-bit; sign keeps max|δ| of each example and one bit a value, so that values between come out at the ball's
+    corner. Views travel as they are, whatever `wire` says.
 
     Raises:
         CodecError: δ is not finite or outside its ball, or a tensor has a shape or dtype that does not travel.
     """
-    wire = wire if shard.views is None else "uint8"
-    arrays = {"labels": shard.labels.detach().cpu().numpy(), **_product(shard, wire, norm)}
+    wire, norm = wire if shard.views is None else "uint8", shard.attack.norm
+    arrays = {"labels": shard.labels.detach().cpu().numpy(), **_product(shard, wire)}
     slots = [_Slot(name, array.dtype.name, array.shape) for name, array in arrays.items()]
     _check_slots(slots, wire, norm)
     raw = [_bytes(array) for array in arrays.values()]
-    return b"".join([_header(shard, wire, norm, slots), *raw])
+    return b"".join([_header(shard, wire, slots), *raw])
 
 
 def decode_shard(payload: bytes | memoryview) -> Shard:
@@ -135,39 +138,39 @@ def decode_shard(payload: bytes | memoryview) -> Shard:
     view = memoryview(payload).cast("B")
     header, start = _read_header(view)
     slots = _slots(header["tensors"])
-    wire, norm, epsilon = header["wire"], header["norm"], header["epsilon"]
-    if wire not in _OF_WIRE or norm not in ("linf", "l2"):
-        raise CodecError(f"a shard from the queue has wire {wire!r:.20} and norm {norm!r:.20}; both are unknown here")
-    _check_slots(slots, wire, norm)
+    wire, attack = header["wire"], _attack(header["attack"])
+    if wire not in _OF_WIRE:
+        raise CodecError(f"a shard from the queue has wire {wire!r:.20}, which is unknown here")
+    _check_slots(slots, wire, attack.norm)
     arrays = _arrays(view, start, slots)
     labels = torch.from_numpy(arrays["labels"].astype(np.int64))
     if wire == "uint8":
-        if not isinstance(epsilon, float) or epsilon != 0:
-            raise CodecError(f"a shard of views has epsilon {epsilon!r:.20}, not 0")
+        if attack.radius != 0:
+            raise CodecError(f"a shard of views has the radius {attack.radius}, not 0")
         views = torch.from_numpy(arrays["views"].copy())
-        return Shard(**_fields(header), epsilon=0.0, delta=torch.empty(0), labels=labels, views=views)
-    if not _is_radius(epsilon):
-        raise CodecError(f"a shard's epsilon is not a number between 0 and {MAX_EPSILON:g}")
-    delta = _dequantise(arrays, float(epsilon), wire, norm)
-    return Shard(**_fields(header), epsilon=float(epsilon), delta=delta, labels=labels)
+        return Shard(**_fields(header), attack=attack, delta=torch.empty(0), labels=labels, views=views)
+    if not _is_radius(attack.radius):
+        raise CodecError(f"a shard's radius is not a number between 0 and {MAX_EPSILON:g}")
+    delta = _dequantise(arrays, attack.radius, wire, attack.norm)
+    return Shard(**_fields(header), attack=attack, delta=delta, labels=labels)
 
 
-def payload_bytes(n: int, shape: Sequence[int], wire: Wire, norm: Norm) -> int:
+def payload_bytes(n: int, shape: Sequence[int], wire: Wire, norm: str) -> int:
     """What a shard of `n` examples of `shape` [C, H, W] takes at most, header included."""
     scales = 4 * n if _has_scales(wire, norm) else 0
     per_value = {"int8": 1, "exact": 4, "sign": 1 / 8, "uint8": VIEWS}[wire]
     return HEADER_ALLOWANCE_BYTES + 8 * n + scales + math.ceil(n * math.prod(shape) * per_value)
 
 
-def _product(shard: Shard, wire: Wire, norm: Norm) -> dict[str, Array]:
+def _product(shard: Shard, wire: Wire) -> dict[str, Array]:
     """What was made of the examples, as it travels."""
     if shard.views is not None:
-        if shard.epsilon != 0:
-            raise CodecError(f"a shard of views has epsilon {shard.epsilon}, not 0")
+        if shard.radius != 0:
+            raise CodecError(f"a shard of views has the radius {shard.radius}, not 0")
         return {"views": shard.views.detach().cpu().numpy()}
     delta = shard.delta.detach().cpu().float()
-    _check_perturbation(delta, shard.epsilon)
-    return _quantise(delta, shard.epsilon, wire, norm)
+    _check_perturbation(delta, shard.radius)
+    return _quantise(delta, shard.radius, wire, shard.attack.norm)
 
 
 def ticket_bytes(n: int, shape: Sequence[int]) -> int:
@@ -175,31 +178,32 @@ def ticket_bytes(n: int, shape: Sequence[int]) -> int:
     return HEADER_ALLOWANCE_BYTES + n * (9 + 5 + math.prod(shape))
 
 
-def _quantise(delta: Tensor, epsilon: float, wire: Wire, norm: Norm) -> dict[str, Array]:
+def _quantise(delta: Tensor, radius: float, wire: Wire, norm: str) -> dict[str, Array]:
     if wire == "exact":
         return {"delta": delta.numpy()}
     if wire == "sign":
         return {"scales": delta.flatten(1).abs().amax(dim=1).numpy(), "delta": (delta > 0).numpy()}
     if norm == "linf":
-        return {"delta": (delta * (127 / epsilon)).round_().to(torch.int8).numpy()}
+        return {"delta": (delta * (127 / radius)).round_().to(torch.int8).numpy()}
     scales = delta.flatten(1).abs().amax(dim=1).clamp_min(1e-30)
-    steps = (delta * per_example(127 / scales)).round_()
+    steps = delta * per_example(127 / scales)
+    steps = steps.round_() if norm in NORMS else steps.trunc_()
     return {"scales": scales.numpy(), "delta": steps.to(torch.int8).numpy()}
 
 
-def _dequantise(arrays: Mapping[str, Array], epsilon: float, wire: Wire, norm: Norm) -> Tensor:
+def _dequantise(arrays: Mapping[str, Array], radius: float, wire: Wire, norm: str) -> Tensor:
     raw = arrays["delta"]
     if wire == "exact":
-        return _exact(torch.from_numpy(raw.copy()), epsilon, norm)
+        return _exact(torch.from_numpy(raw.copy()), radius, norm)
     if wire == "sign":
         scales = _scales(arrays, zero=True).copy().reshape(-1, 1, 1, 1)
         signs = torch.from_numpy(raw.view(np.int8)).float().mul_(2).sub_(1)
-        return signs.mul_(torch.from_numpy(scales)).clamp_(-epsilon, epsilon)
-    step: Array | np.float32 = np.float32(epsilon / 127)
-    if norm == "l2":
+        return signs.mul_(torch.from_numpy(scales)).clamp_(-radius, radius)
+    step: Array | np.float32 = np.float32(radius / 127)
+    if norm != "linf":
         step = (_scales(arrays, zero=False) / np.float32(127)).reshape(-1, 1, 1, 1)
     delta = torch.from_numpy(np.multiply(raw, step, dtype=np.float32))
-    return delta.clamp_(-epsilon, epsilon) if norm == "linf" else project_ball(delta, norm, epsilon)
+    return project_ball(delta, norm, radius) if norm == "l2" else delta.clamp_(-radius, radius)
 
 
 def _scales(arrays: Mapping[str, Array], *, zero: bool) -> Array:
@@ -211,8 +215,8 @@ def _scales(arrays: Mapping[str, Array], *, zero: bool) -> Array:
     return scales
 
 
-def _has_scales(wire: Wire, norm: Norm) -> bool:
-    return wire == "sign" or (wire == "int8" and norm == "l2")
+def _has_scales(wire: Wire, norm: str) -> bool:
+    return wire == "sign" or (wire == "int8" and norm != "linf")
 
 
 def _bytes(array: Array) -> memoryview:
@@ -220,30 +224,31 @@ def _bytes(array: Array) -> memoryview:
     return packed.data.cast("B")
 
 
-def _exact(delta: Tensor, epsilon: float, norm: Norm) -> Tensor:
+def _exact(delta: Tensor, radius: float, norm: str) -> Tensor:
     """δ as it came where it is inside the ball; what is outside by more than rounding is projected."""
     if not _finite(delta):
         raise CodecError("a shard's perturbation is not finite")
-    if norm == "linf":
-        return delta.clamp_(-epsilon, epsilon)
-    outside = delta.flatten(1).norm(dim=1) > epsilon * (1 + SLACK)
-    return torch.where(per_example(outside), project_ball(delta, norm, epsilon), delta) if outside.any() else delta
+    if norm != "l2":
+        return delta.clamp_(-radius, radius)
+    outside = delta.flatten(1).norm(dim=1) > radius * (1 + SLACK)
+    return torch.where(per_example(outside), project_ball(delta, norm, radius), delta) if outside.any() else delta
 
 
-def _check_perturbation(delta: Tensor, epsilon: float) -> None:
-    if not _is_radius(epsilon):
-        raise CodecError(f"a shard's epsilon is {epsilon}; it must be above 0 and at most {MAX_EPSILON:g}")
+def _check_perturbation(delta: Tensor, radius: float) -> None:
+    """Under every norm the largest entry is no larger than the radius."""
+    if not _is_radius(radius):
+        raise CodecError(f"a shard's radius is {radius}; it must be above 0 and at most {MAX_EPSILON:g}")
     low, high = torch.aminmax(delta)
     largest = max(-low.item(), high.item())
-    if not (math.isfinite(low.item()) and largest <= epsilon * 1.001 + SLACK):
-        raise CodecError(f"a perturbation reaches {largest:.6g}, outside its ball of radius {epsilon:.6g}")
+    if not (math.isfinite(low.item()) and largest <= radius * 1.001 + SLACK):
+        raise CodecError(f"a perturbation reaches {largest:.6g}, outside its ball of radius {radius:.6g}")
 
 
 def _finite(tensor: Tensor) -> bool:
     return all(math.isfinite(bound.item()) for bound in torch.aminmax(tensor))
 
 
-def _header(shard: Shard, wire: Wire, norm: Norm, slots: list[_Slot]) -> bytes:
+def _header(shard: Shard, wire: Wire, slots: list[_Slot]) -> bytes:
     """Length, header and padding: the raw tensors begin at a multiple of 8 bytes."""
     packed = msgpack.packb(
         {
@@ -252,13 +257,12 @@ def _header(shard: Shard, wire: Wire, norm: Norm, slots: list[_Slot]) -> bytes:
             "fence": shard.fence,
             "version": shard.version,
             "start_version": shard.start_version,
-            "epsilon": float(shard.epsilon),
-            "norm": norm,
+            "attack": shard.attack,
             "wire": wire,
             "worker": shard.worker[:MAX_WORKER_CHARACTERS],
             **{name: float(getattr(shard, name)) for name in _SECONDS},
             "gradients": shard.gradients,
-            "classes": shard.classes,
+            "classes": dict(shard.classes),
             "tensors": slots,
         }
     )
@@ -286,7 +290,7 @@ def _read_header(view: memoryview) -> tuple[dict[str, Any], int]:
 
 _SECONDS = ("attack_seconds", "cost_seconds", "full_seconds")
 _NAMES = {
-    *("key", "fence", "version", "start_version", "epsilon", "norm", "wire"),
+    *("key", "fence", "version", "start_version", "attack", "wire"),
     *("worker", *_SECONDS, "gradients", "classes", "tensors"),
 }
 
@@ -303,16 +307,35 @@ def _fields(header: Mapping[str, Any]) -> dict[str, Any]:
             raise CodecError(f"a shard's {name} is not a number")
     counts = {name: _count(header[name], name) for name in ("fence", "version", "start_version", "gradients")}
     epoch, number, attempt = (_count(part, "a key's part") for part in key)
-    classes = header["classes"]
-    if not isinstance(classes, list) or len(classes) != 3:
-        raise CodecError("a shard's classes are not three counts")
     return {
         "key": Key(epoch, number, attempt),
         "worker": worker,
         **seconds,
-        "classes": tuple(_count(count, "a class's count") for count in classes),
+        "classes": _classes(header["classes"]),
         **counts,
     }
+
+
+def _attack(fields: object) -> AttackRecord:
+    """The attack that a shard names: two short words, two radii and a number of steps."""
+    if not isinstance(fields, list) or len(fields) != 5:
+        raise CodecError("a shard's attack is not (name, norm, epsilon, radius, steps)")
+    name, norm, epsilon, radius, steps = fields
+    if not all(isinstance(word, str) and len(word) <= MAX_NAME_CHARACTERS for word in (name, norm)):
+        raise CodecError("a shard's attack and norm are not names")
+    for value in (epsilon, radius):
+        if not isinstance(value, float) or not 0 <= value <= MAX_EPSILON:
+            raise CodecError(f"a shard's epsilon and radius are not numbers from 0 to {MAX_EPSILON:g}")
+    return AttackRecord(name, norm, epsilon, radius, _count(steps, "the steps of an attack"))
+
+
+def _classes(found: object) -> dict[str, int]:
+    if not isinstance(found, dict) or len(found) > MAX_CLASSES:
+        raise CodecError("a shard's classes are not counts by name")
+    for name in found:
+        if not isinstance(name, str) or len(name) > MAX_NAME_CHARACTERS:
+            raise CodecError("a shard's classes are not counts by name")
+    return {name: _count(count, "a class's count") for name, count in found.items()}
 
 
 def _slots(entries: object) -> list[_Slot]:
@@ -330,10 +353,10 @@ def _slot(entry: object) -> _Slot:
     return _Slot(name, dtype, tuple(_count(dim, "a dimension") for dim in shape[: max(RANKS.values()) + 1]))
 
 
-def _check_slots(slots: list[_Slot], wire: Wire, norm: Norm) -> None:
+def _check_slots(slots: list[_Slot], wire: Wire, norm: str) -> None:
     """Exactly the tensors of this wire and norm, of permitted dtypes, one row an example (of each view)."""
-    if wire == "sign" and norm == "l2":
-        raise CodecError("a shard's signs name a corner of a cube, which is outside an L2 ball")
+    if wire == "sign" and norm != "linf":
+        raise CodecError("a shard's signs name a corner of a cube, which is outside every ball but that of L∞")
     names = ["labels", "views"] if wire == "uint8" else ["labels", "delta"]
     if _has_scales(wire, norm):
         names.insert(1, "scales")

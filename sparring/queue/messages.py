@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
 from torch import Tensor
+
+from sparring.attacks import AttackRecord
 
 
 class Key(NamedTuple):
@@ -47,20 +50,20 @@ class Ticket:
 class Shard:
     """One worker's product: perturbations δ of the ticket's examples, or AugMix's views of them.
 
-    delta: float32 [n, C, H, W] inside the ball of radius `epsilon`; labels: int64 [n]; views: uint8 [2, n, C, H, W],
-    with which delta is empty and epsilon 0. `version` is the older of the versions of the last two attack steps, and
-    the oldest such over the examples (of views, the one at the start), `start_version` that of the first.
-    `attack_seconds` lie between the first moment of the attack and its last, `cost_seconds` of work is its own share of
-    them (less where several tickets were attacked together), `full_seconds` would have gone into all steps on all
-    examples (0: unknown, there was no step to go by). `gradients` counts gradient evaluations (one example, one step);
-    `classes` how many examples the allocator took for outliers, boundary and robust ones (all 0 without one).
+    attack: the one that made it, at its ε. delta: float32 [n, C, H, W] inside the ball of `radius`; labels: int64 [n];
+    views: uint8 [2, n, C, H, W], with which delta is empty and the radius 0. `version` is the older of the versions of
+    the last two attack steps, and the oldest such over the examples (of views, the one at the start), `start_version`
+    that of the first. `attack_seconds` lie between the first moment of the attack and its last, `cost_seconds` of work
+    is its own share of them (less where several tickets were attacked together), `full_seconds` would have gone into
+    all steps on all examples (0: unknown, there was no step to go by). `gradients` counts gradient evaluations (one
+    example, one step); `classes` how many examples the allocator put into each of its classes (empty without one).
     """
 
     key: Key
     fence: int
     version: int
     start_version: int
-    epsilon: float
+    attack: AttackRecord
     delta: Tensor = field(repr=False)
     labels: Tensor = field(repr=False)
     worker: str = ""
@@ -68,8 +71,13 @@ class Shard:
     cost_seconds: float = 0.0
     full_seconds: float = 0.0
     gradients: int = 0
-    classes: tuple[int, int, int] = (0, 0, 0)
+    classes: Mapping[str, int] = field(default_factory=dict)
     views: Tensor | None = field(default=None, repr=False)
+
+    @property
+    def radius(self) -> float:
+        """Radius of the ball that bounds every perturbation, in pixel intensities."""
+        return self.attack.radius
 
 
 class Stop(Enum):

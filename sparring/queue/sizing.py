@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sparring.config import Config, depth, tickets_at_once
+from sparring.config import Config, depth, makes_views, tickets_at_once
 from sparring.errors import UsageError
 from sparring.queue.codec import payload_bytes, ticket_bytes
 
@@ -48,5 +48,5 @@ def outstanding_bytes(config: Config, shape: tuple[int, int, int]) -> int:
     shards = (depth(config.staleness) + 1) * config.train.shards_per_step + in_flight
     size = config.train.batch_size
     starts = ticket_bytes(size, largest) if config.attack.start == "last" else 0
-    wire = "uint8" if config.attack.name == "augmix" else config.queue.wire
-    return shards * (payload_bytes(size, largest, wire, config.attack.norm) + starts)
+    wire = "uint8" if makes_views(config) else config.queue.wire
+    return shards * (payload_bytes(size, largest, wire, "l2") + starts)

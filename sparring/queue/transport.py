@@ -28,7 +28,6 @@ import msgpack  # type: ignore[import-untyped]
 import redis
 from redis import exceptions as failures
 
-from sparring.attacks.norms import Norm
 from sparring.errors import SparringError
 from sparring.queue.codec import PROTOCOL, CodecError, Wire, decode_shard, decode_ticket, encode_shard, encode_ticket
 from sparring.queue.connection import describe, with_retries
@@ -82,9 +81,8 @@ class Transport:
         lease_s: float,
         timeout_s: float,
         wire: Wire = "int8",
-        norm: Norm = "linf",
     ) -> None:
-        self.lease_s, self.timeout_s, self.wire, self.norm = lease_s, timeout_s, wire, norm
+        self.lease_s, self.timeout_s, self.wire = lease_s, timeout_s, wire
         self.fence = 0
         self._client = client
         self._redis: Any = client  # its methods are typed for the asynchronous client too
@@ -241,7 +239,7 @@ class Transport:
         Raises:
             QueueFull: memory stayed full for queue.timeout_s.
         """
-        payload = encode_shard(shard, self.wire, self.norm)
+        payload = encode_shard(shard, self.wire)
         score = shard.key.epoch * VERSIONS_PER_EPOCH + shard.version
         deadline, pause_s = time.monotonic() + self.timeout_s, 0.01
         while True:

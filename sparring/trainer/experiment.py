@@ -1,38 +1,141 @@
-"""A recipe resolved into data, plan and model."""
+"""A recipe resolved into data, plan, model, attack, objective and allocator."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil
 
+import torch
 from torch import nn
 
+from sparring.allocators import Allocator
+from sparring.allocators.by_name import allocator_of
+from sparring.attacks import Attack
+from sparring.attacks.augmix import AugMix, Threat
+from sparring.attacks.by_name import attack_of, threat_of
 from sparring.config import Config
-from sparring.data import Concatenated, Dataset, load, load_extra, split_holdout
+from sparring.data import (
+    Concatenated,
+    Dataset,
+    TrainingSet,
+    load,
+    load_extra,
+    require_bytes,
+    split_holdout,
+    training_set,
+)
 from sparring.errors import UsageError
-from sparring.models import build
-from sparring.trainer.plan import Plan
-from sparring.trainer.pruning import planned
+from sparring.models import adopt, build
+from sparring.objectives import Helper, Objective
+from sparring.objectives.by_name import objective_of
+from sparring.trainer.plan import Plan, planned_pruning
+from sparring.trainer.schedules import learning_rate
+from sparring.workers.task import AttackContext
+
+
+@dataclass(frozen=True)
+class Methods:
+    """What a recipe names beside data and model."""
+
+    objective: Objective
+    attack: Threat
+    allocator: Allocator | None
+
+
+@dataclass(frozen=True)
+class Live:
+    """Objects passed from Python in the place of what the recipe names; helper: that of the objective, made already."""
+
+    model: nn.Module | None = None
+    training: Dataset | None = None
+    test: Dataset | None = None
+    helper: Helper | None = None
+
+
+NOTHING_PASSED = Live()
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """The data, plan and model of a run; built once, before the run's folder exists."""
+    """All that a run is made of; built once, before the run's folder exists.
+
+    attack: at its full ε; helper: the objective's network, where it has one; live: what was passed from Python.
+    """
 
     config: Config
-    training: Dataset
+    training: TrainingSet
     heldout: Dataset
     plan: Plan
     model: nn.Module
+    objective: Objective
+    attack: Threat
+    allocator: Allocator | None
+    helper: Helper | None = None
+    live: Live = NOTHING_PASSED
+
+    def test(self) -> Dataset:
+        """The test set, which is read when it is asked for."""
+        return load_test(self.config, self.live)
+
+    @property
+    def threat(self) -> Attack:
+        """The attack whose ball the model is evaluated in."""
+        return threat_of(self.config.attack, self.attack)
+
+    @property
+    def changing_helper(self) -> nn.Module | None:
+        """A helper network that is trained beside the model and that the attack compares with: it is published."""
+        return self.helper.network if self.helper is not None and self.helper.trained and self.needs_helper else None
+
+    @property
+    def needs_helper(self) -> bool:
+        """The attack compares with the helper network's predictions."""
+        return isinstance(self.attack, Attack) and self.attack.maximised.targets == "helper"
+
+    def for_workers(self) -> Live:
+        """What workers need of the objects passed from Python; the helper network where the attack compares with it."""
+        return Live(self.live.model, self.live.training, None, self.helper if self.needs_helper else None)
+
+    def context(self, model: nn.Module | None = None, helper: nn.Module | None = None) -> AttackContext:
+        """What tasks are attacked with; by default under the model and the helper that are trained."""
+        own_helper = None if self.helper is None else self.helper.network
+        return AttackContext(
+            self.model if model is None else model,
+            self.training,
+            self.attack,
+            self.allocator,
+            self.config.train.seed,
+            own_helper if helper is None else helper,
+        )
 
 
-def build_experiment(config: Config) -> Experiment:
-    """Load the training data and build the model, with fresh weights whatever the run starts from.
+def methods_of(config: Config) -> Methods:
+    """The objective, attack and allocator that the recipe names.
 
     Raises:
-        SparringError: anything about data or model that cannot work.
+        UsageError: one of them cannot be had.
     """
-    full, train = load(config.data, "train"), config.train
+    allocator, passes = allocator_of(config.allocator), config.objective.passes
+    if passes == "auto":
+        passes = "reference" if allocator is None else "single_pass"
+    objective = objective_of(config.objective, config.augmix, passes=passes)
+    return Methods(objective, attack_of(config.attack, config.augmix, objective), allocator)
+
+
+def build_experiment(config: Config, live: Live = NOTHING_PASSED, *, with_helper: bool = True) -> Experiment:
+    """Load the training data, resolve the methods, and build the model with fresh weights whatever the run starts from.
+
+    Args:
+        live: what takes the place of the recipe's data and model; a model keeps the weights that it has.
+        with_helper: make the objective's helper network, where it has one and none is passed.
+
+    Raises:
+        SparringError: anything about data, model or methods that cannot work.
+    """
+    methods, train = methods_of(config), config.train
+    full = load(config.data, "train") if live.training is None else live.training
+    if isinstance(methods.attack, AugMix):
+        require_bytes(full, f"attack.name = {config.attack.name!r}")
     training, heldout = split_holdout(full, config.data.holdout)
     extra = None if config.data.extra is None else load_extra(config.data, full)
     plan = Plan(
@@ -41,7 +144,7 @@ def build_experiment(config: Config) -> Experiment:
         train.shards_per_step,
         ceil(train.epochs / train.replays),
         train.seed,
-        planned(config.pruning, ceil(train.epochs / train.replays), len(training)),
+        planned_pruning(config.pruning, ceil(train.epochs / train.replays), len(training)),
         train.replays,
         extra=0 if extra is None else len(extra),
         extra_fraction=config.data.extra_fraction,
@@ -49,9 +152,37 @@ def build_experiment(config: Config) -> Experiment:
     if extra is not None:
         _require_both(config, plan)
         training = Concatenated(training, extra)
+    learning_rate(config.schedule, config.optimizer.lr)
     sizes = {phase.size for phase in config.data.phases}
-    model = build(config.model, full.shape, full.classes, train.seed, sizes=sizes)
-    return Experiment(config, training, heldout, plan, model)
+    normalize = config.data.normalize
+    if live.model is None:
+        model = build(config.model, full.shape, full.classes, train.seed, sizes=sizes, normalize=normalize)
+    else:
+        model = adopt(live.model, full.shape, full.classes, sizes=sizes, normalize=normalize)
+    return Experiment(
+        config,
+        training_set(config, training),
+        heldout,
+        plan,
+        model,
+        methods.objective,
+        methods.attack,
+        methods.allocator,
+        live.helper or (_helper(methods.objective, full, train.seed) if with_helper else None),
+        live,
+    )
+
+
+def _helper(objective: Objective, data: Dataset, seed: int) -> Helper | None:
+    """Initialised from `seed` without touching the global random state."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return objective.helper(data.shape, data.classes)
+
+
+def load_test(config: Config, live: Live = NOTHING_PASSED) -> Dataset:
+    """The test set of a run."""
+    return load(config.data, "test") if live.test is None else live.test
 
 
 def _require_both(config: Config, plan: Plan) -> None:

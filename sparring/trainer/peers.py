@@ -11,7 +11,7 @@ Objective = Callable[[], tuple[Tensor, Tensor]]  # the mean loss of a step, and 
 
 
 class Totals(NamedTuple):
-    """Mean loss, right ones and number of the examples of a step, over all who share it."""
+    """Mean loss, number classified correctly and number of the examples of a step, over all who share it."""
 
     loss: float
     correct: int
@@ -25,10 +25,10 @@ class Peers(Protocol):
     """What the own mean loss is multiplied by, so that the mean gradient over all is that of the mean loss over all
     examples: 1 where everybody has as many."""
 
-    def passed(self, objective: Objective) -> tuple[Tensor, Tensor]:
+    def forward(self, objective: Objective) -> tuple[Tensor, Tensor]:
         """objective(), so that the gradients of its loss become the mean over all."""
 
-    def totals(self, loss: Tensor, right: Tensor) -> Totals:
+    def totals(self, loss: Tensor, correct: Tensor) -> Totals:
         """Of the own loss (a scalar) and bool [n], those of all."""
 
 
@@ -37,8 +37,8 @@ class Alone:
 
     share = 1.0
 
-    def passed(self, objective: Objective) -> tuple[Tensor, Tensor]:
+    def forward(self, objective: Objective) -> tuple[Tensor, Tensor]:
         return objective()
 
-    def totals(self, loss: Tensor, right: Tensor) -> Totals:
-        return Totals(float(loss.detach()), int(right.sum()), len(right))
+    def totals(self, loss: Tensor, correct: Tensor) -> Totals:
+        return Totals(float(loss.detach()), int(correct.sum()), len(correct))

@@ -10,6 +10,8 @@ from math import ceil
 import torch
 from torch import Tensor
 
+from sparring.config import PruningSettings
+from sparring.errors import SparringError, UsageError
 from sparring.queue.messages import Key
 from sparring.randomness import generator
 
@@ -21,6 +23,33 @@ class Pruning:
     epoch: int
     size: int
     kept: Tensor | None = None
+
+
+def planned_pruning(settings: PruningSettings, epochs: int, size: int) -> Pruning | None:
+    """What the settings leave of `size` training examples, and from which of `epochs` epochs on; None: everything.
+
+    Raises:
+        UsageError: no epoch would come after it, or it would drop nothing or everything.
+    """
+    if settings.name == "none":
+        return None
+    if settings.epoch >= epochs:
+        raise UsageError(
+            f"pruning.epoch = {settings.epoch} of {epochs} epochs (train.epochs over train.replays): pruning.epoch < "
+            f"{epochs} fails, no epoch would be trained on what is kept. Prune earlier or train longer."
+        )
+    dropped = dropped_of(settings.share, size)
+    if not 0 < dropped < size:
+        raise UsageError(
+            f"pruning.share = {settings.share:g} of {size} training examples drops {dropped} of them: it must drop "
+            f"some and keep some. Change pruning.share, or set pruning.name to 'none'."
+        )
+    return Pruning(settings.epoch, size - dropped)
+
+
+def dropped_of(share: float, size: int) -> int:
+    """How many of `size` examples pruning drops."""
+    return round(share * size)
 
 
 @dataclass(frozen=True)
@@ -93,7 +122,8 @@ class Plan:
         start = number * self.real_per_ticket
         places = _order(self.examples(epoch), self.seed, epoch)[start : start + self.real_per_ticket]
         if self.pruning is not None and epoch >= self.pruning.epoch:
-            assert self.pruning.kept is not None, f"a ticket of epoch {epoch} before it is decided what is kept"
+            if self.pruning.kept is None:
+                raise SparringError(f"a ticket of epoch {epoch} before pruning has decided which examples are kept")
             places = self.pruning.kept[places]
         return (*places.tolist(), *self._extra_indices(epoch, number, len(places)))
 

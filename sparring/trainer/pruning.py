@@ -12,40 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparring.attacks import Attack, attack_from, frozen, iterate, perturbed
-from sparring.attacks.gradient import cross_entropy, targets_of
-from sparring.config import Config, PruningSettings
-from sparring.data import Dataset, training_batch
-from sparring.errors import NonFinite, SparringError, UsageError
+from sparring.attacks import Attack, cross_entropy, frozen, iterate, perturbed, result_of, targets_of
+from sparring.data import TrainingSet
+from sparring.errors import NonFinite, SparringError
 from sparring.randomness import generator
 from sparring.runs import Run, write_atomically
 from sparring.trainer.learner import Learner
-from sparring.trainer.plan import Pruning
+from sparring.trainer.plan import Pruning, dropped_of
 
 log = logging.getLogger(__name__)
-GoOn = Callable[[int], bool]  # given how many examples are attacked; False: stop
-
-
-def planned(settings: PruningSettings, epochs: int, size: int) -> Pruning | None:
-    """What the settings leave of `size` training examples, and from which of `epochs` epochs on; None: everything.
-
-    Raises:
-        UsageError: no epoch would come after it, or it would drop nothing or everything.
-    """
-    if settings.name == "none":
-        return None
-    if settings.epoch >= epochs:
-        raise UsageError(
-            f"pruning.epoch = {settings.epoch} of {epochs} epochs (train.epochs over train.replays): pruning.epoch < "
-            f"{epochs} fails, no epoch would be trained on what is kept. Prune earlier or train longer."
-        )
-    dropped = _dropped(settings.share, size)
-    if not 0 < dropped < size:
-        raise UsageError(
-            f"pruning.share = {settings.share:g} of {size} training examples drops {dropped} of them: it must drop "
-            f"some and keep some. Change pruning.share, or set pruning.name to 'none'."
-        )
-    return Pruning(settings.epoch, size - dropped)
 
 
 def kept_indices(name: str, share: float, losses: Tensor | None, size: int, random: torch.Generator) -> Tensor:
@@ -58,7 +33,7 @@ def kept_indices(name: str, share: float, losses: Tensor | None, size: int, rand
     Args:
         losses: float [size], for every method but `random`; no NaN among them.
     """
-    dropped = _dropped(share, size)
+    dropped = dropped_of(share, size)
     lowest = {"random": 0, "low": dropped, "high": 0, "low_high": dropped // 2}[name]
     order = torch.randperm(size, generator=random)
     if losses is not None:
@@ -67,55 +42,35 @@ def kept_indices(name: str, share: float, losses: Tensor | None, size: int, rand
 
 
 def attacked_losses(
-    config: Config, model: nn.Module, dataset: Dataset, attack: Attack, epoch: int, go_on: GoOn
-) -> Tensor | None:
-    """The cross-entropy of every example, attacked as `epoch` would train on it, under weights that do not change.
+    model: nn.Module,
+    dataset: TrainingSet,
+    attack: Attack,
+    *,
+    epoch: int,
+    batch_size: int,
+    helper: nn.Module | None = None,
+    before_step: Callable[[int], object] = lambda done: None,
+) -> Tensor:
+    """float32 [N], on the CPU: the cross-entropy of every example, attacked as `epoch` would train on it.
 
-    Random numbers depend on (seed, epoch, chunk) alone.
-
-    Args:
-        go_on: asked before each attack step.
-
-    Returns:
-        float32 [N] on the CPU; None where `go_on` said no.
+    Random numbers depend on (the dataset's seed, epoch, chunk) alone. `before_step` is told the number of examples done
+    before each attack step; an exception from it ends the work.
     """
+    device = next(model.parameters()).device
     losses = torch.empty(len(dataset))
-    for chunk, indices in enumerate(torch.split(torch.arange(len(dataset)), config.train.batch_size)):
-        random = generator(config.train.seed, "prune", epoch, chunk)
-        found = _losses_of(config, model, dataset, attack, epoch, indices, random, go_on)
-        if found is None:
-            return None
-        losses[indices] = found.cpu()
+    for chunk, indices in enumerate(torch.split(torch.arange(len(dataset)), batch_size)):
+        x, labels = (part.to(device) for part in dataset.batch(indices, epoch))
+        random, done = generator(dataset.seed, "prune", epoch, chunk), chunk * batch_size
+        with frozen(model):
+            steps = iterate(model, x, targets_of(model, x, labels, attack, helper), attack, random)
+            delta = result_of(steps, _before_each(before_step, done))
+            with torch.no_grad():
+                losses[indices] = cross_entropy(model(perturbed(x, delta)), labels).cpu()
     return losses
 
 
-def _losses_of(
-    config: Config,
-    model: nn.Module,
-    dataset: Dataset,
-    attack: Attack,
-    epoch: int,
-    indices: Tensor,
-    random: torch.Generator,
-    go_on: GoOn,
-) -> Tensor | None:
-    """The same of one chunk, float32 [n] on the model's device."""
-    device = next(model.parameters()).device
-    x, labels = (part.to(device) for part in training_batch(config, dataset, indices, epoch))
-    with frozen(model):
-        with torch.no_grad():
-            clean = model(x) if attack.loss == "kl" else None
-        steps = iterate(model, x, targets_of(attack, labels, clean), attack, random)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                delta = end.value
-                break
-            if not go_on(int(indices[0])):
-                return None
-        with torch.no_grad():
-            return cross_entropy(model(perturbed(x, delta)), labels)
+def _before_each(before_step: Callable[[int], object], done: int) -> Callable[[int], object]:
+    return lambda step: before_step(done)
 
 
 @dataclass(frozen=True)
@@ -135,6 +90,10 @@ class Decision:
     indices: list[int]
 
 
+class _Stopped(Exception):
+    """The run is to stop before it is decided which examples are kept."""
+
+
 class Pruner:
     """Decides once in the history of the weights which examples are kept; `decision`: what the plan goes by, if any."""
 
@@ -148,8 +107,10 @@ class Pruner:
         """The epoch that must not begin before it is decided what is kept."""
         return self.pruning.epoch if self.pruning is not None and self.pruning.kept is None else None
 
-    def decide(self, go_on: GoOn) -> Decision | None:
-        """Decide by the present weights; None where `go_on`, which is asked before each attack step, said no.
+    def decide(self, go_on: Callable[[int], bool]) -> Decision | None:
+        """Decide by the present weights; None where the run is to stop.
+
+        go_on: called with the number of examples done before each attack step; False where the run is to stop.
 
         Raises:
             NonFinite: the loss of an example is not a number.
@@ -158,8 +119,9 @@ class Pruner:
         size, losses, gradients = len(learner.dataset), None, 0
         if settings.name != "random":
             attack = self._attack()
-            losses, gradients = self._losses(attack, go_on), size * attack.restarts * attack.steps
-            if losses is None:
+            try:
+                losses, gradients = self._losses(attack, go_on), size * attack.restarts * attack.steps
+            except _Stopped:
                 return None
         random = generator(learner.config.train.seed, "kept", settings.epoch)
         return Decision(
@@ -180,13 +142,28 @@ class Pruner:
         log.info("kept %d of %d examples (%s)", len(decision.indices), len(self.learner.dataset), decision.name)
 
     def _attack(self) -> Attack:
-        config, now = self.learner.config, self.learner.controls()
-        return attack_from(config.attack, now.epsilon, config.objective.name, now.pgd_steps)
+        attack = self.learner.context.attack_now(self.learner.controls())
+        if not isinstance(attack, Attack):
+            raise SparringError(f"pruning.name = {self.settings.name!r}: attack {attack.name!r} has no losses to rank.")
+        return attack
 
-    def _losses(self, attack: Attack, go_on: GoOn) -> Tensor | None:
-        learner, epoch = self.learner, self.settings.epoch
-        losses = attacked_losses(learner.config, learner.model, learner.dataset, attack, epoch, go_on)
-        if losses is not None and bool(losses.isnan().any()):
+    def _losses(self, attack: Attack, go_on: Callable[[int], bool]) -> Tensor:
+        learner = self.learner
+
+        def stop_or_go_on(done: int) -> None:
+            if not go_on(done):
+                raise _Stopped
+
+        losses = attacked_losses(
+            learner.model,
+            learner.dataset,
+            attack,
+            epoch=self.settings.epoch,
+            batch_size=learner.config.train.batch_size,
+            helper=learner.helper,
+            before_step=stop_or_go_on,
+        )
+        if bool(losses.isnan().any()):
             raise NonFinite(f"the loss of {int(losses.isnan().sum())} training examples is not a number at pruning.")
         return losses
 
@@ -246,7 +223,3 @@ class Pruner:
             f"{fingerprint}, by {settings.name!r}, {settings.share:g}, {settings.epoch}. Put the run's own file back, "
             f"or start a new run."
         )
-
-
-def _dropped(share: float, size: int) -> int:
-    return round(share * size)

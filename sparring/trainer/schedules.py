@@ -1,31 +1,121 @@
-"""Learning rate as a pure function of the share of training done."""
+"""Learning rate and ε as pure functions of how far training is.
+
+A schedule is named by a factory, which its settings and options are given to once. What it returns is called as
+(peak rate, progress in [0, 1]) at every step, and gives the rate.
+"""
 
 from __future__ import annotations
 
-from math import cos, pi
+from collections.abc import Callable, Sequence
+from math import cos, isfinite, pi
 
+from sparring import plugins
 from sparring.config import ScheduleSettings
+from sparring.errors import UsageError
+
+Schedule = Callable[[float, float], float]
+
+SCHEDULES = {
+    "constant": "sparring.trainer.schedules:constant",
+    "piecewise": "sparring.trainer.schedules:piecewise",
+    "cyclic": "sparring.trainer.schedules:cyclic",
+    "one_cycle": "sparring.trainer.schedules:one_cycle",
+    "cosine": "sparring.trainer.schedules:cosine",
+}
+PROBED = (0.0, 0.25, 0.5, 0.75, 1.0)
+ROUNDING = 1e-12  # relative to the peak: a rate that falls to 0 may end just below it
 
 
-def learning_rate(settings: ScheduleSettings, peak: float, progress: float) -> float:
-    """The rate at `progress` in [0, 1] (steps made over all steps).
+def learning_rate(settings: ScheduleSettings, peak: float) -> Callable[[float], float]:
+    """The rate by progress (steps made over all steps), for a schedule that reaches `peak`.
 
-    cyclic is Wong et al.'s: linear from 0 to the peak and linear back to 0. one_cycle is Smith's with cosine
-    annealing (from peak/25, to peak/250000), as in torch.optim.lr_scheduler.OneCycleLR.
+    Raises:
+        UsageError: there is no such schedule, its options do not fit, or a rate is negative or not finite; the rates at
+            a few points are looked at here, the others when they are asked for.
     """
-    if settings.name == "constant":
-        return peak
-    if settings.name == "piecewise":
-        passed = sum(progress >= milestone for milestone in settings.milestones)
-        return float(peak * settings.factor**passed)
-    if settings.name == "cosine":
-        return _cosine(peak, 0.0, progress)
-    rising = progress < settings.peak_at
-    share = progress / settings.peak_at if rising else (progress - settings.peak_at) / (1 - settings.peak_at)
-    if settings.name == "cyclic":
+    given = {"peak_at": settings.peak_at, "milestones": settings.milestones, "factor": settings.factor}
+    found = plugins.resolve("schedule.name", settings.name, SCHEDULES)
+    schedule = plugins.call("schedule.name", found, given, settings.options)  # type: ignore[arg-type]
+    told = f"schedule.name = {settings.name!r}"
+    if not callable(schedule):
+        raise UsageError(f"{told} made a {type(schedule).__name__}; a function of (peak, progress) is needed.")
+
+    def rate(progress: float) -> float:
+        return _checked(told, peak, progress, schedule(peak, progress))
+
+    for progress in PROBED:
+        try:
+            rate(progress)
+        except UsageError:
+            raise
+        except Exception as error:  # whatever the user's own code raises
+            raise UsageError(
+                f"{told} fails at progress {progress:g} ({type(error).__name__}: {error}). It is called with the peak "
+                f"rate and the share of training done."
+            ) from error
+    return rate
+
+
+def constant() -> Schedule:
+    """The peak throughout."""
+    return lambda peak, progress: peak
+
+
+def piecewise(milestones: Sequence[float], factor: float) -> Schedule:
+    """Multiplied by `factor` at each of `milestones`, shares of training."""
+
+    def rate(peak: float, progress: float) -> float:
+        passed = sum(progress >= milestone for milestone in milestones)
+        return float(peak * factor**passed)
+
+    return rate
+
+
+def cyclic(peak_at: float) -> Schedule:
+    """Wong et al.'s: linear from 0 to the peak and linear back to 0."""
+
+    def rate(peak: float, progress: float) -> float:
+        rising, share = _part(progress, peak_at)
         return peak * share if rising else peak * (1 - share)
-    return _cosine(peak / 25, peak, share) if rising else _cosine(peak, peak / 250_000, share)
+
+    return rate
+
+
+def one_cycle(peak_at: float) -> Schedule:
+    """Smith's with cosine annealing, from peak/25 and to peak/250000, as in torch.optim.lr_scheduler.OneCycleLR."""
+
+    def rate(peak: float, progress: float) -> float:
+        rising, share = _part(progress, peak_at)
+        return _cosine(peak / 25, peak, share) if rising else _cosine(peak, peak / 250_000, share)
+
+    return rate
+
+
+def cosine() -> Schedule:
+    """From the peak down to 0."""
+    return lambda peak, progress: _cosine(peak, 0.0, progress)
+
+
+def _part(progress: float, peak_at: float) -> tuple[bool, float]:
+    """Whether the rate rises, and how much of that part has passed."""
+    if progress < peak_at:
+        return True, progress / peak_at
+    return False, (progress - peak_at) / (1 - peak_at)
+
+
+def warmed_up(epsilon: float, step: int, warmup_steps: float) -> float:
+    """ε at step `step`: linear from ε/warmup to ε over `warmup_steps` steps."""
+    return epsilon * min(1.0, (step + 1) / max(warmup_steps, 1.0))
 
 
 def _cosine(start: float, end: float, share: float) -> float:
     return end + (start - end) * (1 + cos(pi * min(share, 1.0))) / 2
+
+
+def _checked(told: str, peak: float, progress: float, rate: object) -> float:
+    if not isinstance(rate, (int, float)) or not isfinite(rate) or rate < -ROUNDING * peak:
+        raise UsageError(
+            f"{told} gives {rate!r} at progress {progress:g} with a peak of {peak:g}; a finite rate of at least 0 is "
+            f"needed."
+        )
+    return rate

@@ -10,16 +10,15 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from sparring.allocators.bullettrain import CLASSES, augmix_speedup, theoretical_speedup
-from sparring.attacks import Attack
-from sparring.attacks.starts import Given
+from sparring.allocators import augmix_speedup, theoretical_speedup
+from sparring.attacks import Attack, WarmStart
 from sparring.config import bound
-from sparring.data import load
 from sparring.errors import NonFinite, Overfitted, RollBack
 from sparring.evaluation import evaluate, evaluate_by, evaluate_views
 from sparring.models import build
+from sparring.objectives import Batch
 from sparring.observe.state import RunState
 from sparring.observe.trackers import Tracking
 from sparring.queue.messages import Key, Shard
@@ -52,10 +51,11 @@ class Session:
         device: torch.device,
         report: Callable[[RunState], None] = lambda state: None,
     ) -> None:
+        self.experiment = experiment
         self.config, self.run, self.plan, self.report = experiment.config, run, experiment.plan, report
         self.heldout = experiment.heldout
         self._load_initial(experiment.model)
-        self.learner = Learner(experiment.config, experiment.model, experiment.training, experiment.plan, device)
+        self.learner = Learner(experiment, device)
         self.starts = starts_of(experiment.config, experiment.plan, len(experiment.training), experiment.training.shape)
         self.pruner = Pruner(self.learner, run)
         self.overfitting = OverfittingGuard(experiment.config, self.learner)
@@ -79,7 +79,9 @@ class Session:
 
     def _initial_model(self) -> nn.Module:
         dataset = self.learner.dataset
-        return self._load_initial(build(self.config.model, dataset.shape, dataset.classes, self.config.train.seed))
+        config, (shape, classes) = self.config, (dataset.shape, dataset.classes)
+        model = build(config.model, shape, classes, config.train.seed, normalize=config.data.normalize)
+        return self._load_initial(model)
 
     def _fresh_state(self) -> RunState:
         return RunState(
@@ -185,19 +187,19 @@ class Session:
         self._began = time.monotonic() - self.state.seconds - already
         self.state.phase = "training"
 
-    def start_of(self, key: Key, radius: float) -> Given | None:
+    def start_of(self, key: Key, radius: float) -> WarmStart | None:
         """Where the attack on ticket `key` begins in a ball of `radius`; None: as the attack does."""
         return None if self.starts is None else self.starts.given(key, self.plan.indices(key.epoch, key.number), radius)
 
-    def learn(self, shards: Sequence[Shard], batch: tuple[Tensor, Tensor, Tensor] | None = None) -> StepResult:
-        """One step, counted; see `Learner.learn`. `batch`: what `Learner.train_on` takes, where the engine has it."""
+    def learn(self, shards: Sequence[Shard], batch: Batch | None = None) -> StepResult:
+        """One step, counted; see `Learner.learn`. `batch`: the shards put together, where the engine has them so."""
         state, before = self.state, self.learner.step
         began = time.monotonic()
         epsilon = self.learner.epsilon()
         epoch = shards[0].key.epoch
         ages, sizes = [before - shard.version for shard in shards], [len(shard.labels) for shard in shards]
         weights = age_weights(ages, sizes, self.staleness.remedies.half_life)
-        result = self.learner.learn(shards, weights) if batch is None else self.learner.train_on(*batch, epoch)
+        result = self.learner.learn(self.learner.batch(shards, weights) if batch is None else batch, epoch)
         state.step_seconds += time.monotonic() - began
         state.step, state.epoch = self.learner.step, shards[-1].key.epoch
         state.examples += result.examples
@@ -214,7 +216,7 @@ class Session:
         state.attack_seconds += sum(shard.cost_seconds for shard in known)
         state.full_attack_seconds += sum(shard.full_seconds for shard in known)
         for shard in shards:
-            state.allocated.update({name: n for name, n in zip(CLASSES, shard.classes, strict=True) if n})
+            state.allocated.update({name: count for name, count in shard.classes.items() if count})
             state.drift_sum += self.learner.drift(min(shard.version, before))
             if self.starts is not None:
                 self.starts.remember(shard, self.plan.indices(shard.key.epoch, shard.key.number))
@@ -223,14 +225,14 @@ class Session:
         self._write_history(shards)
         return result
 
-    def _theoretical_speedup(self) -> float:
+    def _theoretical_speedup(self) -> float | None:
         """Equation 7 of Hua et al., of all that has been allocated in the run; of AugMix in passes instead of steps."""
-        outliers, boundary, robust = (self.state.allocated[name] for name in CLASSES)
-        threat = self.config.attack
-        if threat.name == "augmix":
-            return augmix_speedup((outliers, boundary, robust), self.config.allocator)
-        steps = threat.steps if threat.name == "pgd" else 1
-        return theoretical_speedup((outliers, boundary, robust), self.config.allocator, steps, threat.restarts)
+        allocator, attack = self.experiment.allocator, self.experiment.attack
+        if allocator is None:
+            return None
+        if isinstance(attack, Attack):
+            return theoretical_speedup(self.state.allocated, allocator, attack)
+        return augmix_speedup(self.state.allocated, allocator, attack)
 
     def _write_history(self, shards: Sequence[Shard]) -> None:
         """What the step trained on. After a resume a step number stands here again: its last line is what survives."""
@@ -320,13 +322,12 @@ class Session:
         Of the weights' average where there is one: then the best checkpoint is that with the best average. Of AugMix
         the robust one is the share of examples of which both views are classified right.
         """
-        threat, train, learner = self.config.attack, self.config.train, self.learner
+        attack, train, learner = self.experiment.attack, self.config.train, self.learner
         model, samples = learner.model if learner.average is None else learner.average, train.evaluate_samples
-        if threat.name == "augmix":
-            found = evaluate_views(model, self.heldout, self.config.augmix, samples=samples, seed=train.seed)
+        if isinstance(attack, Attack):
+            found = evaluate(model, self.heldout, attack.evaluator(10), samples=samples, seed=train.seed)
         else:
-            attack = Attack(threat.norm, threat.epsilon, 10, threat.epsilon / 4)
-            found = evaluate(model, self.heldout, attack, samples=samples, seed=train.seed)
+            found = evaluate_views(model, self.heldout, attack.augmix, samples=samples, seed=train.seed)
         state = self.state
         state.clean_accuracy, state.robust_accuracy = found.clean_accuracy, found.robust_accuracy
         state.heldout_samples, state.heldout_attack = found.samples, found.attack
@@ -337,10 +338,12 @@ class Session:
 
     def evaluate(self, progress: Callable[[str], None]) -> dict[str, Any]:
         """The weights' figures on the test set, and apart those of their average where there is one (`ema_…`)."""
-        config, test = self.config, load(self.config.data, "test")
+        config, test = self.config, self.experiment.test()
 
         def figures(model: torch.nn.Module) -> dict[str, Any]:
-            return evaluate_by(model, test, config.attack, config.evaluation, config.train.seed, progress).as_dict()
+            return evaluate_by(
+                model, test, self.experiment.threat, config.evaluation, config.train.seed, progress
+            ).as_dict()
 
         found = figures(self.learner.model)
         if self.learner.average is not None:
@@ -358,7 +361,7 @@ class Session:
         if not acts and not (settings.gap_every and step % settings.gap_every == 0):
             return
         oldest = min(range(len(shards)), key=lambda number: shards[number].version)
-        gap = measure(self.config, self.learner, shards[oldest], self._start_again(shards[oldest]))
+        gap = measure(self.learner, shards[oldest], self._start_again(shards[oldest]))
         if gap is None:
             return
         self.state.fresh_minus_stale, self.state.fresh_minus_stale_loss = gap.accuracy, gap.loss
@@ -366,9 +369,9 @@ class Session:
             self.state.gradients += gap.gradients
             self._act_on(gap, self._age_weight(shards, oldest))
 
-    def _start_again(self, shard: Shard) -> Given | None:
+    def _start_again(self, shard: Shard) -> WarmStart | None:
         """Where the attack on a shard began that has not been trained on yet."""
-        return self.start_of(shard.key, shard.epsilon)
+        return self.start_of(shard.key, shard.radius)
 
     def _age_weight(self, shards: Sequence[Shard], number: int) -> float:
         ages = [self.learner.step - shard.version for shard in shards]

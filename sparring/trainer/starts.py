@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from sparring.attacks.starts import Given, Rows, given, packed
+from sparring.attacks.starts import Rows, WarmStart, packed, unpacked
 from sparring.config import Config
 from sparring.queue.messages import Key, Shard
 from sparring.trainer.plan import Plan
@@ -25,9 +25,9 @@ class PreviousBatch:
         self.batch_size, self.shards_per_step = plan.batch_size, plan.shards_per_step
         self.delta = torch.zeros(plan.batch_size * plan.shards_per_step, *shape)
 
-    def given(self, key: Key, indices: Sequence[int], radius: float) -> Given:
+    def given(self, key: Key, indices: Sequence[int], radius: float) -> WarmStart:
         """Where the attack on ticket `key` begins; it is projected there to the image and the ball of now."""
-        return Given(self.delta[self._rows(key, len(indices))], torch.ones(len(indices), dtype=torch.bool))
+        return WarmStart(self.delta[self._rows(key, len(indices))], torch.ones(len(indices), dtype=torch.bool))
 
     def remember(self, shard: Shard, indices: Sequence[int]) -> None:
         """`shard` is trained on."""
@@ -69,9 +69,9 @@ class LastPerturbations:
             self._issued[ticket] = tuple(row.tobytes() if has else None for row, has in zip(steps, known, strict=True))
         return self._issued[ticket]
 
-    def given(self, key: Key, indices: Sequence[int], radius: float) -> Given | None:
+    def given(self, key: Key, indices: Sequence[int], radius: float) -> WarmStart | None:
         """The same for an attack in this process, whose ball has `radius`."""
-        return given(self.rows(key, indices), self.shape, radius)
+        return unpacked(self.rows(key, indices), self.shape, radius)
 
     def remember(self, shard: Shard, indices: Sequence[int]) -> None:
         """`shard` is trained on. Where it was not attacked (δ = 0) the example keeps what it had."""
@@ -79,7 +79,7 @@ class LastPerturbations:
         delta = shard.delta.detach().cpu()
         attacked = delta.flatten(1).any(1)
         at = torch.tensor(indices)[attacked]
-        self.steps[at] = packed(delta[attacked], shard.epsilon)
+        self.steps[at] = packed(delta[attacked], shard.radius)
         self.known[at] = True
 
     def state(self) -> dict[str, Any]:

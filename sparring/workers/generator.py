@@ -1,56 +1,41 @@
-"""A ticket and weights become a shard, one attack step at a time. Pure but for the clock that it reports."""
+"""A task and weights become a shard, one attack step at a time. Pure but for the clock that it reports."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from sparring.allocators.bullettrain import Allocation, allocate, classify, classify_by_attack, signed_variance
-from sparring.attacks import Attack, frozen, iterate, perturb, perturbed
-from sparring.attacks.gradient import attack_from, targets_of
-from sparring.attacks.starts import Given
-from sparring.config import Config
-from sparring.data import Dataset, training_batch
-from sparring.queue.messages import Controls, Key, Shard
+from sparring.allocators import Allocation, Candidates
+from sparring.attacks import Attack, frozen, iterate
+from sparring.errors import SparringError
+from sparring.queue.messages import Controls, Shard
 from sparring.randomness import generator
+from sparring.workers.task import AttackContext, Task
 from sparring.workers.views import Augmentation
-
-ORACLE_STEPS = 10
 
 
 @dataclass(frozen=True)
-class Assignment:
-    """A ticket made ready under the weights of `version`: all that its attack needs.
+class PreparedTask:
+    """A task made ready under the weights of `version`: all that its attack needs.
 
-    x: float32 [N, C, H, W] and targets (int64 [N] or float32 [N, K]) on the model's device, labels: int64 [N]; `start`
-    and `known`: where the attack begins, see `iterate`; `allocation` is None where all examples get the attack's own
-    steps. `seconds` is what making it ready took, `classifying_seconds` the part of it that an attack without allocator
-    would not need, and `classifying_gradients` are the oracle's.
+    x: float32 [N, C, H, W] and targets (int64 [N] or float32 [N, K]) on the model's device, labels: int64 [N]; attack:
+    at the present ε; `allocation` is None where all examples get the attack's own steps. `seconds` is what making it
+    ready took, `classifying_seconds` the part of it that an attack without allocator would not need.
     """
 
-    key: Key
-    fence: int
-    worker: str
+    task: Task
     version: int
     x: Tensor
     labels: Tensor
     targets: Tensor
     attack: Attack
     random: torch.Generator
-    start: Tensor | None
-    known: Tensor | None
     allocation: Allocation | None
     seconds: float
     classifying_seconds: float
-    classifying_gradients: int
-
-    @property
-    def owner(self) -> tuple[int, Key]:
-        """What tells tickets apart, across resumes too."""
-        return self.fence, self.key
 
     def step_counts(self) -> list[int]:
         """Attack steps of each example, in one attempt."""
@@ -66,95 +51,67 @@ class Assignment:
 
     def shard(self, delta: Tensor, *, version: int, seconds: float, cost_seconds: float, gradient_s: float) -> Shard:
         """The product; `gradient_s` is what one gradient evaluation takes in a full batch, 0 where that is unknown."""
-        gradients = self.attack.restarts * sum(self.step_counts()) + self.classifying_gradients
+        classifying = 0 if self.allocation is None else self.allocation.gradients
         ready = self.seconds - self.classifying_seconds
         return Shard(
-            key=self.key,
-            fence=self.fence,
+            key=self.task.key,
+            fence=self.task.fence,
             version=version,
             start_version=self.version,
-            epsilon=self.attack.radius,
+            attack=self.attack.record,
             delta=delta,
             labels=self.labels,
-            worker=self.worker,
+            worker=self.task.worker,
             attack_seconds=seconds,
             cost_seconds=cost_seconds,
             full_seconds=ready + self.full_steps * gradient_s if gradient_s else 0.0,
-            gradients=gradients,
-            classes=(0, 0, 0) if self.allocation is None else self.allocation.classes,
+            gradients=self.attack.restarts * sum(self.step_counts()) + classifying,
+            classes={} if self.allocation is None else self.allocation.counts,
         )
 
 
-def assign(
-    config: Config,
-    model: nn.Module,
-    dataset: Dataset,
-    key: Key,
-    indices: tuple[int, ...],
-    controls: Controls,
-    version: int,
-    *,
-    fence: int = 0,
-    worker: str = "",
-    start: Given | None = None,
-) -> Assignment:
-    """Rebuild the examples of a ticket and allocate their attack steps; `version` is that of the model's weights.
+def prepare_task(task: Task, context: AttackContext, controls: Controls, version: int) -> PreparedTask:
+    """Rebuild the examples of a task and allocate their attack steps; `version` is that of the model's weights.
 
-    Random numbers depend on the ticket alone. `start`: where the attack begins, by default where its settings say.
+    Random numbers depend on the ticket alone.
     """
-    device = next(model.parameters()).device
+    device = next(context.model.parameters()).device
     began = now(device)
-    x, labels = training_batch(config, dataset, torch.tensor(indices), key.epoch)
-    attack = attack_from(config.attack, controls.epsilon, config.objective.name, controls.pgd_steps)
-    random = generator(config.train.seed, "attack", key.epoch, key.number)
+    x, labels = context.dataset.batch(torch.tensor(task.indices), task.key.epoch)
+    attack = context.attack_now(controls)
+    if not isinstance(attack, Attack):
+        raise SparringError(f"attack {attack.name!r} makes no perturbation; it is no attack in steps.")
+    random = generator(context.seed, "attack", task.key.epoch, task.key.number)
     x, on_device = x.to(device), labels.to(device)
     rebuilt = time.perf_counter()
-    clean = _clean_logits(config, model, x, attack)
-    classified_from = now(device) if attack.loss == "kl" else rebuilt
-    allocation = _allocation(config, model, x, on_device, clean, controls, attack, random)
+    clean = _clean_logits(context, x, attack)
+    classified_from = now(device) if attack.maximised.targets == "clean" else rebuilt
+    allocation = _allocation(context, x, on_device, clean, controls, attack, random)
     ended = now(device)
-    return Assignment(
-        key=key,
-        fence=fence,
-        worker=worker,
+    return PreparedTask(
+        task=task,
         version=version,
         x=x,
         labels=labels,
-        targets=targets_of(attack, on_device, clean),
+        targets=attack.maximised.targets_of(on_device, clean, _helper_logits(context, x, attack)),
         attack=attack,
         random=random,
-        start=None if start is None else start.delta.to(device),
-        known=None if start is None else start.known.to(device),
         allocation=allocation,
         seconds=ended - began,
         classifying_seconds=0.0 if allocation is None else ended - classified_from,
-        classifying_gradients=ORACLE_STEPS * len(labels) if config.allocator.name == "oracle" else 0,
     )
 
 
-class Production:
-    """A shard in the making, of one ticket: its batch shrinks and grows with the examples that have steps left.
+class ShrinkingBatch:
+    """A shard in the making, of one task: its batch shrinks and grows with the examples that have steps left.
 
     `advance` makes one attack step with the model as it is (it should be `frozen`), and notes the version of its
     weights; between two calls the caller may load newer weights, or do something else.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        model: nn.Module,
-        dataset: Dataset,
-        key: Key,
-        indices: tuple[int, ...],
-        controls: Controls,
-        version: int,
-        *,
-        fence: int = 0,
-        worker: str = "",
-        start: Given | None = None,
-    ) -> None:
-        ready = assign(config, model, dataset, key, indices, controls, version, fence=fence, worker=worker, start=start)
-        self.assignment = ready
+    def __init__(self, task: Task, context: AttackContext, controls: Controls, version: int) -> None:
+        ready = prepare_task(task, context, controls, version)
+        self.prepared = ready
         self.versions: list[int] = [version]
         self.delta: Tensor | None = None
         self.seconds = ready.seconds
@@ -164,13 +121,12 @@ class Production:
         self.steps = ready.attack.restarts * self._longest
         counts, sizes = (None, None) if ready.allocation is None else ready.allocation[:2]
         self._iteration = iterate(
-            model,
+            context.model,
             ready.x,
             ready.targets,
             ready.attack,
             ready.random,
-            start=ready.start,
-            known=ready.known,
+            start=task.start,
             step_counts=counts,
             step_sizes=sizes,
         )
@@ -181,16 +137,16 @@ class Production:
         return self.delta is not None
 
     @property
-    def owner(self) -> tuple[int, Key]:
-        return self.assignment.owner
+    def task(self) -> Task:
+        return self.prepared.task
 
     def advance(self, version: int) -> None:
         """Make the next attack step; `version` is that of the weights the model holds now."""
         began = time.perf_counter()
         self.versions.append(version)
         self._next()
-        if self.delta is not None or self.assignment.allocation is not None:
-            _finish(self.assignment.x.device)  # steps of different sizes are told apart; equal ones need not wait
+        if self.delta is not None or self.prepared.allocation is not None:
+            _finish(self.prepared.x.device)  # steps of different sizes are told apart; equal ones need not wait
         self.step_seconds.append(time.perf_counter() - began)
         self.seconds += self.step_seconds[-1]
 
@@ -202,9 +158,14 @@ class Production:
             self.delta = end.value
 
     def shard(self) -> Shard:
-        """The product. Its version is the older one of the last two attack steps (docs/architecture.md)."""
-        assert self.delta is not None, "the attack has steps left"
-        return self.assignment.shard(
+        """The product. Its version is the older one of the last two attack steps (docs/architecture.md).
+
+        Raises:
+            SparringError: the attack has steps left.
+        """
+        if self.delta is None:
+            raise SparringError(f"the attack on ticket {self.task.key} has steps left.")
+        return self.prepared.shard(
             self.delta,
             version=min(self.versions[1:][-2:] or self.versions),
             seconds=self.seconds,
@@ -224,41 +185,19 @@ class Production:
         return sum(taken) / (largest * len(taken)) if taken and 2 * largest >= len(self._counts) else 0.0
 
 
-def begin(
-    config: Config,
-    model: nn.Module,
-    dataset: Dataset,
-    key: Key,
-    indices: tuple[int, ...],
-    controls: Controls,
-    version: int,
-    *,
-    fence: int = 0,
-    worker: str = "",
-    start: Given | None = None,
-) -> Production | Augmentation:
-    """The shard of one ticket in the making, of whatever kind the recipe asks for."""
-    if config.attack.name == "augmix":
-        return Augmentation(config, model, dataset, key, indices, controls, version, fence=fence, worker=worker)
-    return Production(config, model, dataset, key, indices, controls, version, fence=fence, worker=worker, start=start)
+def begin(task: Task, context: AttackContext, controls: Controls, version: int) -> ShrinkingBatch | Augmentation:
+    """The shard of one task in the making, of whatever kind the attack makes."""
+    kind = ShrinkingBatch if isinstance(context.attack, Attack) else Augmentation
+    return kind(task, context, controls, version)
 
 
-def produce(
-    config: Config,
-    model: nn.Module,
-    dataset: Dataset,
-    key: Key,
-    indices: tuple[int, ...],
-    controls: Controls,
-    version: int,
-    start: Given | None = None,
-) -> Shard:
+def produce(task: Task, context: AttackContext, controls: Controls, version: int) -> Shard:
     """The whole attack under weights that do not change."""
-    with frozen(model):
-        production = begin(config, model, dataset, key, indices, controls, version, start=start)
-        while not production.done:
-            production.advance(version)
-    return production.shard()
+    with frozen(context.model):
+        work = begin(task, context, controls, version)
+        while not work.done:
+            work.advance(version)
+    return work.shard()
 
 
 def now(device: torch.device) -> float:
@@ -272,18 +211,28 @@ def _finish(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _clean_logits(config: Config, model: nn.Module, x: Tensor, attack: Attack) -> Tensor | None:
+def _clean_logits(context: AttackContext, x: Tensor, attack: Attack) -> Tensor | None:
     """[N, K] of the clean images, where the allocator or the attack's loss asks for them; passed once for both."""
-    if config.allocator.name == "none" and attack.loss == "ce":
+    if context.allocator is None and attack.maximised.targets != "clean":
         return None
+    return _passed(context.model, x)
+
+
+def _helper_logits(context: AttackContext, x: Tensor, attack: Attack) -> Tensor | None:
+    if attack.maximised.targets != "helper" or context.helper is None:
+        return None
+    with frozen(context.helper):
+        return _passed(context.helper, x)
+
+
+def _passed(model: nn.Module, x: Tensor) -> Tensor:
     with torch.no_grad():
         logits: Tensor = model(x)
     return logits
 
 
 def _allocation(
-    config: Config,
-    model: nn.Module,
+    context: AttackContext,
     x: Tensor,
     labels: Tensor,
     clean: Tensor | None,
@@ -292,19 +241,7 @@ def _allocation(
     random: torch.Generator,
 ) -> Allocation | None:
     """Steps by example, or None where all get the same."""
-    if clean is None or config.allocator.name == "none":
+    allocator = context.allocator_now(controls)
+    if clean is None or allocator is None:
         return None
-    if config.allocator.name == "bullettrain":
-        classes = classify(signed_variance(clean, labels), controls.robust_share)
-    else:
-        judge = replace(
-            attack, steps=ORACLE_STEPS, step_size=2.5 * attack.epsilon / ORACLE_STEPS, loss="ce", restarts=1, noise=0.0
-        )
-        delta = perturb(model, x, labels, judge, random)
-        with torch.no_grad():
-            attacked = model(perturbed(x, delta))
-        classes = classify_by_attack(clean.argmax(1) == labels, attacked.argmax(1) == labels)
-    settings = config.allocator
-    if controls.pgd_steps:
-        settings = settings.model_copy(update={"boundary_steps": None})
-    return allocate(classes, settings, attack)
+    return allocator.allocate(Candidates(context.model, x, labels, clean, attack, controls.robust_share, random))

@@ -20,22 +20,20 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from sparring.attacks.gradient import ascended, starting_point
-from sparring.attacks.starts import Given
-from sparring.config import Config
-from sparring.data import Dataset
+from sparring.attacks.iteration import ascended, starting_point
 from sparring.queue.messages import Controls, Key, Shard
-from sparring.workers.generator import Assignment, assign, now
+from sparring.workers.generator import PreparedTask, now, prepare_task
+from sparring.workers.task import AttackContext, Task
 
 
 class Slots:
     """`count` slots of one model, which should be `frozen`; newer weights may be loaded between two calls."""
 
-    def __init__(self, config: Config, model: nn.Module, dataset: Dataset, count: int, *, hold_back: bool) -> None:
-        self.config, self.model, self.dataset, self.count, self.hold_back = config, model, dataset, count, hold_back
+    def __init__(self, context: AttackContext, count: int, *, hold_back: bool) -> None:
+        self.context, self.count, self.hold_back = context, count, hold_back
         self._jobs: list[_Job] = []
         self._slots: list[_Slot | None] = [None] * count
-        self._batch: _Batch | None = None
+        self._batches: dict[str, _Batch] = {}  # by the attack's name: a guard may put another in its place
         self._previous_version = 0
 
     @property
@@ -53,40 +51,19 @@ class Slots:
         """There are tickets in work."""
         return bool(self._jobs)
 
-    def begin(
-        self,
-        key: Key,
-        indices: tuple[int, ...],
-        controls: Controls,
-        version: int,
-        *,
-        fence: int = 0,
-        worker: str = "",
-        start: Given | None = None,
-    ) -> None:
-        """Take a ticket in; `version` is that of the weights the model holds now."""
+    def begin(self, task: Task, controls: Controls, version: int) -> None:
+        """Take a task in; `version` is that of the weights the model holds now."""
         began = time.perf_counter()
-        ready = assign(
-            self.config,
-            self.model,
-            self.dataset,
-            key,
-            indices,
-            controls,
-            version,
-            fence=fence,
-            worker=worker,
-            start=start,
-        )
+        ready = prepare_task(task, self.context, controls, version)
         self._jobs.append(_Job(ready, began))
-        self._batch = self._batch or _Batch(ready, self.count)
+        self._batches.setdefault(ready.attack.name, _Batch(ready, self.count))
         self._fill()
 
     def drop(self, owner: tuple[int, Key]) -> None:
         """Forget a ticket (its fence and key) and give its slots to others."""
-        self._jobs = [job for job in self._jobs if job.ready.owner != owner]
+        self._jobs = [job for job in self._jobs if job.ready.task.owner != owner]
         for number, slot in enumerate(self._slots):
-            if slot is not None and slot.job.ready.owner == owner:
+            if slot is not None and slot.job.ready.task.owner == owner:
                 self._slots[number] = None
         self._fill()
 
@@ -96,19 +73,19 @@ class Slots:
 
     def advance(self, version: int) -> list[Shard]:
         """Make one attack step with the model as it is, whose weights are those of `version`; the shards it ends."""
-        if self._batch is not None and any(self._slots):
+        if any(self._slots):
             began = time.perf_counter()
-            self._batch.step(self.model)
+            for name in {slot.job.ready.attack.name for _, slot in self._taken()}:
+                self._batches[name].step(self.context.model)
             self._count_step(version)
             self._fill()
-            self._share(now(self._batch.x.device) - began)
+            self._share(now(next(self.context.model.parameters()).device) - began)
         ended = [job for job in self._jobs if job.done]
         self._jobs = [job for job in self._jobs if not job.done]
         return [job.shard() for job in ended]
 
     def _count_step(self, version: int) -> None:
         """Take out what has had its steps. The last two of an example were the last two of all slots."""
-        assert self._batch is not None
         for job in self._jobs:
             job.active = job.horizon = 0
         for _, slot in self._taken():
@@ -122,7 +99,7 @@ class Slots:
                 job.version = oldest if job.version is None else min(job.version, oldest)
                 self._slots[number] = None
             job.ended += len(ended)
-            self._batch.take_out(job, [number for number, _ in ended], [slot.example for _, slot in ended])
+            self._batch_of(job).take_out(job, [number for number, _ in ended], [slot.example for _, slot in ended])
         self._previous_version = version
 
     def _fill(self) -> None:
@@ -135,8 +112,8 @@ class Slots:
                 examples.append(job.waiting.popleft())
                 self._slots[numbers[-1]] = _Slot(job, examples[-1], job.counts[examples[-1]])
                 job.horizon = max(job.horizon, job.counts[examples[-1]])
-            if numbers and self._batch is not None:
-                self._batch.put_in(job, numbers, examples)
+            if numbers:
+                self._batch_of(job).put_in(job, numbers, examples)
 
     def _share(self, seconds: float) -> None:
         """A step's time is paid by the tickets that had slots in it, idle slots and all."""
@@ -147,6 +124,9 @@ class Slots:
                 job.steps_seconds += seconds / self.count
                 job.steps += 1
 
+    def _batch_of(self, job: _Job) -> _Batch:
+        return self._batches[job.ready.attack.name]
+
     def _taken(self) -> Iterator[tuple[int, _Slot]]:
         return ((number, slot) for number, slot in enumerate(self._slots) if slot is not None)
 
@@ -155,10 +135,11 @@ class _Job:
     """A ticket in work. `waiting`: examples without a slot, `longest`: how many have the most steps, `horizon`: most
     steps left in a slot, `active`: slots that it had in the last step."""
 
-    def __init__(self, ready: Assignment, began: float) -> None:
+    def __init__(self, ready: PreparedTask, began: float) -> None:
         self.ready, self.began = ready, began
         self.counts = ready.step_counts()
-        self.delta = starting_point(ready.x, ready.attack, ready.random, ready.start, ready.known)
+        self.delta = starting_point(ready.x, ready.attack, ready.random, ready.task.start)
+        self.state = ready.attack.state(ready.x)
         attacked = [example for example, count in enumerate(self.counts) if count]
         clean = [example for example, count in enumerate(self.counts) if not count]
         self.delta[torch.tensor(clean, dtype=torch.int64, device=self.delta.device)] = 0
@@ -181,7 +162,7 @@ class _Job:
         """float32 [N], on the device of the examples."""
         if self.ready.allocation is not None:
             return self.ready.allocation.step_sizes
-        return torch.full((len(self.counts),), self.ready.attack.step_size, device=self.ready.x.device)
+        return torch.full((len(self.counts),), self.ready.attack.alpha, device=self.ready.x.device)
 
     def shard(self) -> Shard:
         """The product; its version is the oldest that one of its examples ended on."""
@@ -204,23 +185,26 @@ class _Slot:
 class _Batch:
     """The tensors of all slots; their shapes never change."""
 
-    def __init__(self, ready: Assignment, count: int) -> None:
+    def __init__(self, ready: PreparedTask, count: int) -> None:
         x, targets = ready.x, ready.targets
         self.attack = ready.attack
         self.x = x.new_zeros(count, *x.shape[1:])
         self.delta = torch.zeros_like(self.x)
+        self.state = self.attack.state(self.x)
         self.targets = targets.new_zeros(count, *targets.shape[1:])
         self.sizes, self.radii = x.new_zeros(count), x.new_ones(count)
 
     def step(self, model: nn.Module) -> None:
         """One attack step on every slot."""
-        self.delta = ascended(model, self.x, self.delta, self.targets, self.attack, self.sizes, self.radii)
+        self.delta = ascended(model, self.x, self.delta, self.targets, self.attack, self.sizes, self.radii, self.state)
 
     def put_in(self, job: _Job, numbers: list[int], examples: list[int]) -> None:
         """Examples of a ticket into the slots of these numbers."""
         to, at = self._indices(numbers), self._indices(examples)
         self.x[to], self.delta[to], self.targets[to] = job.ready.x[at], job.delta[at], job.ready.targets[at]
         self.sizes[to], self.radii[to] = job.step_sizes()[at], job.ready.attack.radius
+        for name, kept in job.state.items():
+            self.state[name][to] = kept[at]
 
     def take_out(self, job: _Job, numbers: list[int], examples: list[int]) -> None:
         """The perturbations in these slots to their ticket."""

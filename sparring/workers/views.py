@@ -1,7 +1,7 @@
 """AugMix on a worker: which examples of a ticket are augmented, and their views.
 
-Without an allocator all are. BulletTrain augments boundary examples alone (Hua et al.: N_B = 1, N_R = N_O = 0), told
-from one clean forward pass; the others' views are the images themselves.
+Without an allocator all are. BulletTrain augments boundary examples alone (Hua et al.: N_B = 1, N_R = N_O = 0), found
+by one clean forward pass; the others' views are the images themselves.
 """
 
 from __future__ import annotations
@@ -10,69 +10,54 @@ import time
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from sparring.allocators.bullettrain import boundary_steps, classify, signed_variance
-from sparring.config import AllocatorSettings, Config
-from sparring.data import Dataset, augmix, training_batch
-from sparring.queue.messages import Controls, Key, Shard
-
-ON = 1
+from sparring.allocators import Candidates
+from sparring.attacks.augmix import AugMix, as_views, pixels
+from sparring.errors import SparringError
+from sparring.queue.messages import Controls, Shard
+from sparring.randomness import generator
+from sparring.workers.task import AttackContext, Task
 
 
 class Views(NamedTuple):
     """Of a ticket's examples.
 
-    images: uint8 [2, n, C, H, W], on the CPU; classes: how many are outlier, boundary, robust (0 without allocator).
+    images: uint8 [2, n, C, H, W], on the CPU; classes: how many examples are in each of the allocator's classes.
     """
 
     images: Tensor
-    classes: tuple[int, int, int]
+    classes: dict[str, int]
 
 
 class Augmentation:
     """A shard of views: made at once, without attack steps or gradients, and done from the start.
 
-    The views do not depend on weights; `version` is that of those which BulletTrain classified with.
+    The views do not depend on weights; `version` is that of those which an allocator classified with.
     """
 
     done, steps = True, 0
 
-    def __init__(
-        self,
-        config: Config,
-        model: nn.Module,
-        dataset: Dataset,
-        key: Key,
-        indices: tuple[int, ...],
-        controls: Controls,
-        version: int,
-        *,
-        fence: int = 0,
-        worker: str = "",
-    ) -> None:
+    def __init__(self, task: Task, context: AttackContext, controls: Controls, version: int) -> None:
         began = time.perf_counter()
-        x, labels = training_batch(config, dataset, torch.tensor(indices), key.epoch)
-        views = make_views(config, model, x, labels, indices, key.epoch, controls.robust_share)
+        self.task = task
+        x, labels = context.dataset.batch(torch.tensor(task.indices), task.key.epoch)
+        views = make_views(task, context, x, labels, controls.robust_share)
         seconds = time.perf_counter() - began
         self._shard = Shard(
-            key=key,
-            fence=fence,
+            key=task.key,
+            fence=task.fence,
             version=version,
             start_version=version,
-            epsilon=0.0,
+            attack=context.attack.record,
             delta=torch.empty(0),
             labels=labels,
-            worker=worker,
+            worker=task.worker,
             attack_seconds=seconds,
             cost_seconds=seconds,
             classes=views.classes,
             views=views.images,
         )
-
-    @property
-    def owner(self) -> tuple[int, Key]:
-        return self._shard.fence, self._shard.key
 
     def advance(self, version: int) -> None:
         """There are no steps to make."""
@@ -82,42 +67,34 @@ class Augmentation:
         return self._shard
 
 
-def make_views(
-    config: Config,
-    model: nn.Module,
-    x: Tensor,
-    labels: Tensor,
-    indices: tuple[int, ...],
-    epoch: int,
-    robust_share: float,
-) -> Views:
+def make_views(task: Task, context: AttackContext, x: Tensor, labels: Tensor, robust_share: float) -> Views:
     """Two views of each example that is augmented, of the others the image twice.
 
-    x: float32 [n, C, H, W], what `data.training_batch` gives for `indices` in `epoch`; labels: int64 [n]; robust_share:
-    F_R. Tensors are on the CPU, whatever device the model is on.
+    x: float32 [n, C, H, W], the task's examples; labels: int64 [n]; robust_share: F_R. Tensors are on the CPU, whatever
+    device the model is on.
     """
-    images = (x * 255).round_().to(torch.uint8)
-    augmented, classes = torch.ones(len(x), dtype=torch.bool), (0, 0, 0)
-    if config.allocator.name != "none":
-        augmented, classes = _allocated(config.allocator, model, x, labels, robust_share)
-    made = images.repeat(augmix.VIEWS, 1, 1, 1, 1)
-    made[:, augmented] = augmix.views(
-        images[augmented],
-        config.augmix,
-        seed=config.train.seed,
-        epoch=epoch,
-        indices=torch.tensor(indices)[augmented],
+    if not isinstance(context.attack, AugMix):
+        raise SparringError(f"attack {context.attack.name!r} makes no views.")
+    images = pixels(x)
+    augmented, classes = _allocated(task, context, x, labels, robust_share)
+    made = as_views(images)
+    chosen = torch.tensor(task.indices)[augmented]
+    made[:, augmented] = context.attack.views(
+        images[augmented], seed=context.seed, epoch=task.key.epoch, indices=chosen
     )
     return Views(made, classes)
 
 
 def _allocated(
-    settings: AllocatorSettings, model: nn.Module, x: Tensor, labels: Tensor, robust_share: float
-) -> tuple[Tensor, tuple[int, int, int]]:
+    task: Task, context: AttackContext, x: Tensor, labels: Tensor, robust_share: float
+) -> tuple[Tensor, dict[str, int]]:
     """bool [n]: whose class gets a step; and how many there are of each."""
+    if context.allocator is None:
+        return torch.ones(len(x), dtype=torch.bool), {}
+    on_device = x.to(next(context.model.parameters()).device)
     with torch.no_grad():
-        logits = model(x.to(next(model.parameters()).device)).cpu()
-    classes = classify(signed_variance(logits, labels), robust_share)
-    steps = torch.tensor([settings.outlier_steps, boundary_steps(settings, ON), settings.robust_steps])
-    outlier, boundary, robust = torch.bincount(classes, minlength=3).tolist()
-    return steps[classes] > 0, (outlier, boundary, robust)
+        logits = context.model(on_device).cpu()
+    random = generator(context.seed, "attack", task.key.epoch, task.key.number)
+    candidates = Candidates(context.model, on_device, labels, logits, context.attack, robust_share, random)
+    allocation = context.allocator.allocate(candidates)
+    return allocation.step_counts.cpu() > 0, allocation.counts

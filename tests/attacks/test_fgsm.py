@@ -9,17 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparring.attacks import Attack, attack_from, frozen, iterate
-from sparring.attacks.gradient import attack_within
-from sparring.attacks.norms import random_start
-from sparring.config import AttackSettings
-from sparring.data import batch
+from sparring.attacks import FGSM, FGSMRS, NFGSM, Attack, frozen, perturb
 from sparring.queue.codec import decode_shard, encode_shard
 from sparring.queue.messages import Controls, Shard
 from sparring.randomness import generator
 from sparring.trainer.experiment import Experiment, build_experiment
 from sparring.trainer.starts import PreviousBatch
 from sparring.workers.generator import produce
+from sparring.workers.task import Task
+from tests.support.batches import images, linear_model, margin, seeded
 from tests.support.runs import small
 
 EPSILON = 0.2
@@ -46,15 +44,15 @@ def clamp(delta: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
 
 def shards_and_images(experiment: Experiment) -> list[tuple[Shard, Tensor, Tensor]]:
     """Every ticket attacked in order by the weights as they are, with its images (float64) and labels."""
-    settings, previous = experiment.config, PreviousBatch(experiment.plan, experiment.training.shape)
-    made = []
+    previous, context = PreviousBatch(experiment.plan, experiment.training.shape), experiment.context()
+    carried, made = experiment.config.attack.start == "previous", []
     for keys in experiment.plan.steps():
         for key in keys:
             indices = experiment.plan.indices(key.epoch, key.number)
-            start = previous.given(key, indices, EPSILON) if settings.attack.start == "previous" else None
-            shard = produce(settings, experiment.model, experiment.training, key, indices, Controls(EPSILON), 0, start)
+            start = previous.given(key, indices, EPSILON) if carried else None
+            shard = produce(Task(key, tuple(indices), start=start), context, Controls(EPSILON), 0)
             previous.remember(shard, indices)
-            x, y = batch(experiment.training, torch.tensor(indices), augment="none", seed=0, epoch=key.epoch)
+            x, y = experiment.training.batch(torch.tensor(indices), key.epoch)
             made.append((shard, x.double(), y))
     return made
 
@@ -93,7 +91,7 @@ def test_after_a_shorter_batch_the_other_rows_go_on_from_the_batch_before(tmp_pa
     for number, size in ((0, 64), (1, 64), (2, 22)):
         key = next(key for keys in experiment.plan.steps() for key in keys if key.number == number)
         delta = torch.full((size, *experiment.training.shape), 0.1 * (number + 1))
-        previous.remember(Shard(key, 0, 0, 0, EPSILON, delta, torch.zeros(size)), range(size))
+        previous.remember(Shard(key, 0, 0, 0, experiment.threat.record, delta, torch.zeros(size)), range(size))
     begun = previous.given(key._replace(epoch=1, number=0), range(64), EPSILON).delta.flatten(1)[:, 0]
     assert torch.allclose(begun, torch.tensor([0.3] * 22 + [0.2] * 42))
 
@@ -107,35 +105,42 @@ def test_n_fgsm_steps_from_noise_and_is_not_cut_back(tmp_path: Path, k: float) -
         eta = clamp(k * EPSILON * (torch.rand(x.shape, generator=random) * 2 - 1).double(), 0 - x, 1 - x)
         delta = clamp(eta + EPSILON * signed_gradient(experiment, x + eta, y), 0 - x, 1 - x)
         assert ((shard.delta - delta).abs() > 1e-6).double().mean() < 0.002
-        assert shard.epsilon == pytest.approx((1 + k) * EPSILON), "the codec's ball is the attack's"
-        got = decode_shard(encode_shard(shard, "int8", "linf"))
-        assert (got.delta - shard.delta).abs().max() <= shard.epsilon / 254 + 1e-6
+        assert shard.radius == pytest.approx((1 + k) * EPSILON), "the codec's ball is the attack's"
+        got = decode_shard(encode_shard(shard, "int8"))
+        assert (got.delta - shard.delta).abs().max() <= shard.radius / 254 + 1e-6
         largest = max(largest, float(shard.delta.abs().max()))
     assert EPSILON * 1.2 < largest <= (1 + k) * EPSILON + 1e-6
 
 
-def test_a_shards_radius_gives_its_attack_back() -> None:
-    settings = AttackSettings(name="n-fgsm", epsilon=0.1, noise=2.0)
-    attack = attack_from(settings, 0.05, "trades")
-    assert (attack.start, attack.loss) == ("uniform", "kl") and attack.step_size == pytest.approx(0.05)
-    again = attack_within(settings, attack.radius, "trades")
-    assert again.epsilon == pytest.approx(0.05) and again.noise == 2.0
-    plain = AttackSettings(name="pgd", epsilon=0.1)
-    assert attack_within(plain, 0.05) == attack_from(plain, 0.05), "of other attacks the radius is epsilon"
+def test_on_a_linear_model_fgsm_reaches_the_known_optimum() -> None:
+    model, (x, y) = linear_model(), images(low=0.4, high=0.6)
+    delta = perturb(model, x, y, FGSM(0.1), seeded())
+    assert torch.allclose(delta, 0.1 * margin(model, y).sign().view_as(x), atol=1e-6)
 
 
-def test_where_a_start_is_known_it_is_taken_and_elsewhere_the_attacks_own() -> None:
-    x = torch.full((4, 1, 2, 2), 0.5)
-    x[0] = 0.0
-    attack = Attack("linf", 0.1, 1, 1e-12)
-    given = torch.full_like(x, -0.3)
-    known = torch.tensor([True, True, False, False])
-    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
-    steps = iterate(model, x, torch.zeros(4, dtype=torch.int64), attack, generator(0, "t"), start=given, known=known)
-    next(steps)
-    with pytest.raises(StopIteration) as end:
-        next(steps)
-    delta = end.value.value
-    own = random_start(x, "linf", 0.1, generator(0, "t"))
-    assert torch.allclose(delta[2:], own[2:]) and torch.allclose(delta[1], torch.tensor(-0.1))
-    assert torch.allclose(delta[0], torch.tensor(0.0)), "projected to the image"
+@pytest.mark.parametrize(
+    ("attack", "alpha"),
+    [
+        (FGSM(0.3), 0.3),
+        (FGSM(0.3, start="given"), 1.25 * 0.3),
+        (FGSM(0.3, step_size=0.1), 0.1),
+        (FGSMRS(0.3), 1.25 * 0.3),
+        (FGSMRS(0.3, start="zero"), 0.3),
+        (NFGSM(0.3, noise=0.5), 0.3),
+    ],
+)
+def test_one_step_is_as_long_as_its_paper_says(attack: Attack, alpha: float) -> None:
+    assert attack.steps == 1 and attack.alpha == pytest.approx(alpha)
+    assert attack.at(0.15).alpha == pytest.approx(alpha / 2)
+
+
+def test_they_take_one_step_and_n_fgsm_its_own_start() -> None:
+    for wrong in (lambda: FGSM(0.3, steps=2), lambda: NFGSM(0.3, start="zero")):  # type: ignore[call-arg]
+        with pytest.raises(TypeError):
+            wrong()
+
+
+@pytest.mark.parametrize("noise", [0.0, -1.0, float("nan")])
+def test_noise_that_is_none_is_refused(noise: float) -> None:
+    with pytest.raises(ValueError, match=r"^noise = "):
+        NFGSM(0.3, noise=noise)

@@ -24,7 +24,7 @@ FREE: dict[str, Any] = {"engine": "sync", "train": {"replays": 4}, "attack": {"n
         ({"attack": {"norm": "l2"}, "queue": {"wire": "sign"}}, "queue.wire = 'sign'", "outside the ball"),
         ({"model": {"precision": "fp16"}, "objective": {"awp_gamma": 0.01}}, "objective.awp_gamma = 0.01", "bf16"),
         ({**FREE, "model": {"precision": "fp16"}}, "train.replays = 4", "bf16"),
-        ({"attack": {"name": "n-fgsm", "start": "zero"}}, "attack.name = 'n-fgsm'", "noise"),
+        ({"attack": {"name": "n-fgsm", "start": "zero"}}, "attack.name = 'n-fgsm'", "takes no start"),
         ({**FREE, "engine": "ray"}, "engine = 'ray'", "nothing to send away"),
         ({**FREE, "engine": "simulated"}, "engine = 'simulated'", "nothing to send away"),
         ({**FREE, "objective": {"name": "trades"}}, "objective.name = 'trades'", "pass that trains"),
@@ -62,3 +62,20 @@ def test_what_cannot_work_is_refused(tree: dict[str, Any], named: str, why: str)
 )
 def test_what_can_work_is_not(tree: dict[str, Any]) -> None:
     check_combinations(from_tree(tree))
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        ({"attack": {"restarts": 2}}, r"allocator\.slots = 16 with attack\.restarts = 2"),
+        ({"engine": "simulated"}, r"allocator\.slots = 16 with engine = 'simulated'"),
+        ({"data": {"phases": [{"until": 0.5, "size": 8}]}}, r"allocator\.slots = 16 with data\.phases"),
+        (
+            {"attack": {"name": "augmix"}, "objective": {"name": "augmix"}},
+            r"allocator\.slots = 16 with attack\.name = 'augmix'",
+        ),
+    ],
+)
+def test_slots_are_refused_where_there_can_be_none(groups: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        check_combinations(from_tree({"allocator": {"slots": 16}, "engine": "sync", **groups}))

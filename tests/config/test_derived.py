@@ -34,3 +34,13 @@ def test_the_cores_are_used_once(
     assert (derived.worker_threads(config), derived.trainer_threads(config)) == (of_worker, of_trainer)
     if config.engine == "ray" and cores > config.workers.count > 0:
         assert config.workers.count * of_worker + of_trainer <= cores or config.trainer.threads is not None
+
+
+def test_slots_are_for_workers_with_gpus_unless_set() -> None:
+    bullettrain = {"allocator": {"name": "bullettrain"}, "train": {"batch_size": 50}}
+    assert derived.slots_of(from_tree(bullettrain)) == 0
+    assert derived.slots_of(from_tree({**bullettrain, "workers": {"num_gpus": 0.5}})) == 50
+    assert derived.slots_of(from_tree({**bullettrain, "workers": {"num_gpus": 1}, "attack": {"restarts": 2}})) == 0
+    assert derived.slots_of(from_tree({**bullettrain, "workers": {"num_gpus": 1}, "engine": "sync"})) == 0
+    assert derived.tickets_at_once(from_tree({"allocator": {"slots": 8}})) == 3
+    assert derived.tickets_at_once(from_tree({"allocator": {"slots": 8}, "staleness": {"exchange": False}})) == 1

@@ -18,8 +18,11 @@ from sparring.config import (
     flatten,
     from_tree,
     load,
+    new_run,
+    overridden,
     setting_names,
     to_toml,
+    with_absolute_paths,
 )
 from sparring.errors import UsageError
 
@@ -198,7 +201,7 @@ def test_every_setting_has_a_description_a_unit_and_a_default_in_the_schema(name
         node = schema["$defs"][node["properties"][group]["$ref"].rsplit("/", 1)[1]]
     described = node["properties"][leaf]
     assert described["description"].strip() and described["unit"].strip()
-    assert described["default"] == at(Config(), name)
+    assert described["default"] == ({} if leaf == "options" else at(Config(), name))
 
 
 def test_the_schema_is_json() -> None:
@@ -229,6 +232,98 @@ def test_every_recipe_loads_and_can_make_progress(path: Path) -> None:
 
 def test_there_are_recipes() -> None:
     assert list(RECIPES.glob("*.toml"))
+
+
+OPTIONS = '[objective.options]\ngamma = 0.5\nlayers = [1, 2]\n[objective.options.inner]\nkind = "deep"\n'
+
+
+def test_options_come_from_the_recipe_and_the_command_line_and_are_settings_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(OPTIONS)
+    config = load(path, {"objective.options.gamma": "0.25", "model.options.wide": "true", "data.options.kind": "x-1"})
+    assert config.objective.options == {"gamma": 0.25, "layers": [1, 2], "inner": {"kind": "deep"}}
+    assert (config.model.options, config.data.options) == ({"wide": True}, {"kind": "x-1"})
+    assert set(differences(Config(), config)) == {
+        "objective.options.gamma",
+        "objective.options.layers",
+        "objective.options.inner",
+        "model.options.wide",
+        "data.options.kind",
+    }
+    assert differences(config, load(path))["objective.options.gamma"] == (0.25, 0.5)
+    assert load(path, {"objective.options": "{depth = 3}"}).objective.options == {"depth": 3}
+
+
+def test_options_are_recorded_and_read_back_the_same(tmp_path: Path) -> None:
+    tree = {"a": 1, "b": -0.5, "c": "none", "d": False, "e": (1, [2.5]), "f": {"g": [{"h": 1}]}}
+    config, path = from_tree({"attack": {"options": tree}}), tmp_path / "config.toml"
+    path.write_text(to_toml(config))
+    assert load(path) == config and config.attack.options["e"] == [1, [2.5]]
+
+
+def test_none_unsets_an_option(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(OPTIONS)
+    assert "gamma" not in load(path, {"objective.options.gamma": "none"}).objective.options
+    assert "gamma" not in overridden(load(path), {"objective.options.gamma": None}).objective.options
+    assert overridden(Config(), {"objective.options.gamma": 1}).objective.options == {"gamma": 1}
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"gamma": float("nan")}, "gamma must be a string, flag, finite number, list or table, not nan"),
+        ({"paths": [Path("a")]}, "paths must be a string"),
+        ({"inner": {"gamma": None}}, "inner must be a string"),
+        ({"a-b": 1}, "'a-b' is no name of a keyword argument"),
+        (3, "valid dictionary"),
+    ],
+)
+def test_options_that_toml_or_a_function_cannot_hold_are_refused(options: Any, told: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        from_tree({"objective": {"options": options}})
+    assert str(raised.value).startswith("objective.options = ") and told in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["optimizer.options.gamma", "objective.options.", "objective.option.gamma"])
+def test_only_groups_with_a_table_of_options_have_some(name: str) -> None:
+    with pytest.raises(UsageError, match=f"--{name}: no such setting"):
+        load(None, {name: "1"})
+
+
+def test_an_option_beside_a_table_that_is_none_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"--data.options.a: options = 3 is no table"):
+        load(None, {"data.options": "3", "data.options.a": "1"})
+
+
+def test_paths_are_made_absolute_and_other_names_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = {"data": "mydata.py:make", "model": "models/mine.py:make", "schedule": "package.rates:warm"}
+    config = with_absolute_paths(from_tree({group: {"name": name} for group, name in names.items()}))
+    assert config.data.name == f"{tmp_path}/mydata.py:make" and config.model.name == f"{tmp_path}/models/mine.py:make"
+    assert config.schedule.name == "package.rates:warm"
+    trees = [{"data": {"name": name}} for name in ("folder:a", "a:b", "mnist")]
+    named = [with_absolute_paths(from_tree(tree)).data.name for tree in trees]
+    assert named == [f"folder:{tmp_path}/a", "a:b", "mnist"]
+    assert with_absolute_paths(from_tree({"model": {"name": "timm:resnet"}})).model.name == "timm:resnet"
+
+
+def test_a_run_on_data_of_ones_own_is_named_after_their_file(tmp_path: Path) -> None:
+    config = from_tree({"data": {"name": "/somewhere/else/mydata.py:make"}, "run": {"root": str(tmp_path)}})
+    assert new_run(config).path.name.endswith("-mydata-ray")
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ({"mean": 0.5}, "data.mean and data.std are set together"),
+        ({"mean": 0.5, "std": 0.0}, "must be above 0"),
+        ({"mean": [0.5], "std": [1.0, -1.0]}, "must be above 0"),
+    ],
+)
+def test_a_normalisation_that_cannot_be_is_refused(data: dict[str, Any], told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        from_tree({"data": data})
 
 
 def test_differences_name_each_setting_with_both_values() -> None:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from sparring.config import Config, DataSettings, from_tree, image_size
-from sparring.data import ArrayDataset, Framed, Subset, batch, load, training_batch
+from sparring.data import ArrayDataset, Framed, Subset, batch, load, training_set
 from sparring.data.framing import AREA, RATIO, Framing, centred, random_framing
 from sparring.errors import UsageError
 
@@ -70,15 +70,15 @@ def test_an_array_and_a_folder_of_the_same_images_show_the_same(folder: Path) ->
 
 def test_an_example_is_the_same_in_any_batch_and_another_in_another_epoch(folder: Path) -> None:
     config = given(folder, size=16, augment="resized_crop_flip")
-    dataset = load(config.data, "train")
-    together, _ = training_batch(config, dataset, torch.arange(8), 2)
+    dataset = training_set(config, load(config.data, "train"))
+    together, _ = dataset.batch(torch.arange(8), 2)
     for index in (5, 0, 7):
-        alone, _ = training_batch(config, load(config.data, "train"), torch.tensor([index]), 2)
+        alone, _ = training_set(config, load(config.data, "train")).batch(torch.tensor([index]), 2)
         assert torch.equal(alone[0], together[index])
     # Other parts too, not only mirrored otherwise.
-    turned = training_batch(config, dataset, torch.arange(8), 3)[0].flip(-1)
+    turned = dataset.batch(torch.arange(8), 3)[0].flip(-1)
     assert not any(torch.equal(one, other) for one, other in zip(turned, together, strict=True))
-    again = training_batch(config, dataset, torch.arange(8), 3)[0]
+    again = dataset.batch(torch.arange(8), 3)[0]
     assert not any(torch.equal(one, other) for one, other in zip(again, together, strict=True))
 
 
@@ -120,8 +120,8 @@ def test_a_phase_lasts_for_its_share_of_the_epochs() -> None:
 
 def test_images_are_of_the_phases_size_and_test_images_of_the_last(folder: Path) -> None:
     config = given(folder, size=24, phases=[{"until": 0.5, "size": 12}], augment="crop_flip")
-    dataset = load(config.data, "train")
-    sizes = [training_batch(config, dataset, torch.arange(3), epoch)[0].shape[2:] for epoch in (0, 14, 15, 29)]
+    dataset = training_set(config, load(config.data, "train"))
+    sizes = [dataset.batch(torch.arange(3), epoch)[0].shape[2:] for epoch in (0, 14, 15, 29)]
     assert sizes == [(12, 12), (12, 12), (24, 24), (24, 24)]
     assert load(config.data, "test").shape == (3, 24, 24)
 

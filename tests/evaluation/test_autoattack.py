@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparring.attacks import Norm
-from sparring.config import AttackSettings, EvaluationSettings
+from sparring.attacks import PGD, Norm
+from sparring.config import EvaluationSettings
 from sparring.data import ArrayDataset
 from sparring.errors import SparringError
 from sparring.evaluation import autoattack as module
@@ -306,11 +306,11 @@ def test_what_the_ensemble_cannot_attack_is_refused_by_name() -> None:
 
 
 @pytest.mark.usefixtures("few_queries")
-def test_judging_takes_attack_ball_and_count_from_the_settings() -> None:
+def test_an_evaluation_takes_attack_ball_and_count_from_the_settings() -> None:
     model, x, labels, epsilon, _ = case(3)
     dataset = ArrayDataset((x * 255).round().to(torch.uint8), labels, 3, "greys")
     told: list[str] = []
-    threat = AttackSettings(epsilon=epsilon)
+    threat = PGD(epsilon)
 
     def judged(**settings: Any) -> Any:
         return evaluate_by(model, dataset, threat, EvaluationSettings(**settings), 0, told.append)

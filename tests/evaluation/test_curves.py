@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparring.config import AttackSettings, EvaluationSettings
+from sparring.attacks import PGD
+from sparring.config import EvaluationSettings
 from sparring.errors import UsageError
 from sparring.evaluation.curves import EPSILONS, STEPS, Curves, curves, masked, sign_test, unlimited
 from sparring.evaluation.plots import draw, require_drawable
@@ -22,7 +23,7 @@ MARGINS = torch.linspace(0.03, 0.41, 20).repeat(3)  # none lies on a ball of the
 
 def judged(model: nn.Module, queries: int = 0, margins: Tensor = MARGINS) -> Curves:
     settings = EvaluationSettings(steps=5, restarts=1, square_queries=queries)
-    return curves(model, greys(margins), AttackSettings(epsilon=0.1), settings, seed=0)
+    return curves(model, greys(margins), PGD(0.1), settings, seed=0)
 
 
 def bools(*counts: tuple[int, bool]) -> Tensor:

@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from sparring.attacks import Attack
-from sparring.attacks.gradient import Start
-from sparring.config import AttackSettings, DataSettings, EvaluationSettings, ModelSettings
+from sparring.attacks import PGD, Attack, Start
+from sparring.config import DataSettings, EvaluationSettings, ModelSettings
 from sparring.data import ArrayDataset, Dataset, load
 from sparring.evaluation import Evaluation, attack_for, evaluate
 from sparring.evaluation.robustness import describe, interval
@@ -35,7 +34,7 @@ def model(digits: Dataset) -> nn.Module:
 
 
 def attack(epsilon: float = 0.15, steps: int = 2, restarts: int = 1, start: Start = "uniform") -> Attack:
-    return Attack("linf", epsilon, steps, epsilon / 2, start, restarts)
+    return PGD(epsilon, steps=steps, step_size=epsilon / 2, start=start, restarts=restarts)
 
 
 class Constant(nn.Module):
@@ -59,8 +58,7 @@ class Constant(nn.Module):
 def test_robust_accuracy_is_at_most_clean_accuracy(
     model: nn.Module, digits: Dataset, norm: str, epsilon: float
 ) -> None:
-    settings = AttackSettings.model_validate({"norm": norm, "epsilon": epsilon})
-    judged = evaluate(model, digits, attack_for(settings, EvaluationSettings(steps=3, restarts=2)))
+    judged = evaluate(model, digits, attack_for(PGD(epsilon, norm=norm), EvaluationSettings(steps=3, restarts=2)))
     assert judged.robust_accuracy <= judged.clean_accuracy and judged.clean_accuracy > 0.8
 
 
@@ -137,10 +135,11 @@ def test_judging_is_repeatable_and_leaves_model_and_random_state_as_they_were(
     assert all(torch.equal(old, new) for old, new in zip(weights, model.parameters(), strict=True))
 
 
-def test_the_judging_attack_takes_the_ball_of_training_and_the_steps_of_the_evaluation() -> None:
-    threat = AttackSettings(norm="l2", epsilon=1.5, steps=3, restarts=9, start="zero")
-    assert attack_for(threat, EvaluationSettings(steps=10, restarts=4)) == Attack("l2", 1.5, 10, 0.375, "uniform", 4)
-    assert attack_for(threat, EvaluationSettings(step_size=0.01)).step_size == 0.01
+def test_the_evaluating_attack_takes_the_ball_of_training_and_the_steps_of_the_evaluation() -> None:
+    threat = PGD(1.5, norm="l2", steps=3, restarts=9, start="zero", loss="kl")
+    found = attack_for(threat, EvaluationSettings(steps=10, restarts=4))
+    assert found == PGD(1.5, norm="l2", steps=10, start="uniform", restarts=4) and found.alpha == 0.375
+    assert attack_for(threat, EvaluationSettings(step_size=0.01)).alpha == 0.01
 
 
 @pytest.mark.parametrize(("restarts", "text"), [(1, "1 restart,"), (3, "3 restarts,")])

@@ -7,21 +7,20 @@ from typing import Any
 import pytest
 import torch
 
-from sparring.config import AttackSettings, EvaluationSettings
+from sparring.attacks import FGSM, PGD, Attack
+from sparring.config import EvaluationSettings
 from sparring.data import ArrayDataset
 from sparring.errors import UsageError
 from sparring.evaluation.robustness import interval
 from sparring.evaluation.transfer import Matrix, Member, transfer
 from tests.support.models import Brightness, Shattered, distances, greys
 
+PGD_3 = PGD(0.1, steps=3)
 MARGINS = torch.cat([torch.linspace(0.03, 0.41, 20), -torch.linspace(0.03, 0.41, 20)])
 
 
-def member(
-    called: str, model: Brightness, test: ArrayDataset | None = None, objective: str = "pgd-at", **threat: Any
-) -> Member:
-    settings = AttackSettings.model_validate({"epsilon": 0.1, "steps": 3, **threat})
-    return Member(called, model, test or greys(MARGINS), settings, objective, "greys", "step-000000001")
+def member(called: str, model: Brightness, test: ArrayDataset | None = None, threat: Attack = PGD_3) -> Member:
+    return Member(called, model, test or greys(MARGINS), threat, "greys", "step-000000001")
 
 
 def matrix(*members: Member, as_trained: bool = False, **settings: Any) -> Matrix:
@@ -60,8 +59,9 @@ def test_the_count_and_the_intervals_are_told() -> None:
 
 
 def test_as_trained_each_source_attacks_as_it_was_trained() -> None:
-    one, two = member("a", Brightness(), name="fgsm"), member("b", Brightness(), steps=4)
-    found = matrix(one, two, member("c", Brightness(), objective="trades", steps=4), as_trained=True)
+    threats = [FGSM(0.1), PGD(0.1, steps=4), PGD(0.1, steps=4, start="gaussian", loss="kl")]
+    sources = [member(name, Brightness(), threat=threat) for name, threat in zip("abc", threats, strict=True)]
+    found = matrix(*sources, as_trained=True)
     assert found.attacks == [
         "PGD-1, 1 restart, step 0.1, linf 0.1, zero start",
         "PGD-4, 1 restart, step 0.0625, linf 0.1",
@@ -73,8 +73,8 @@ def test_as_trained_each_source_attacks_as_it_was_trained() -> None:
 @pytest.mark.parametrize(
     ("other", "told"),
     [
-        ({"epsilon": 0.2}, "attack.epsilon = 0.1 in a and 0.2 in b"),
-        ({"norm": "l2"}, "attack.norm = 'linf' in a and 'l2' in b"),
+        ({"threat": PGD(0.2, steps=3)}, "attack.epsilon = 0.1 in a and 0.2 in b"),
+        ({"threat": PGD(0.1, norm="l2", steps=3)}, "attack.norm = 'linf' in a and 'l2' in b"),
         ({"test": greys(MARGINS[:5])}, "data.name = 'greys' in a and 'greys' in b"),
     ],
 )

@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparring.attacks import Attack, Norm, frozen, perturb
-from sparring.attacks.gradient import LOSSES, input_gradient
+from sparring.attacks import PGD, Norm, cross_entropy, frozen, input_gradient, perturb
 from sparring.attacks.norms import l2_norms
 from sparring.commands.train import train
 from sparring.config import DataSettings, ModelSettings
@@ -65,7 +64,7 @@ def test_an_attack_in_half_precision_stays_in_its_ball_and_finds_nearly_the_same
     trained: nn.Module, digits: Dataset, precision: str, norm: Norm, epsilon: float
 ) -> None:
     x, y = some(digits)
-    attack = Attack(norm, epsilon, 5, epsilon / 2)
+    attack = PGD(epsilon, norm=norm, steps=5, step_size=epsilon / 2)
     half = for_training(trained, ModelSettings.model_validate({"precision": precision}))
     deltas = []
     for model in (trained, half):
@@ -93,12 +92,12 @@ def confident(model: nn.Module) -> nn.Module:
 def test_a_confident_example_still_has_a_gradient_in_fp16(trained: nn.Module, digits: Dataset) -> None:
     model, (x, y) = confident(trained), some(digits)
     half = for_training(model, ModelSettings(precision="fp16"))
-    exact = input_gradient(model, x, y, LOSSES["ce"])
+    exact = input_gradient(model, x, y, cross_entropy)
     sure = exact.flatten(1).abs().amax(1).gt(1e-20) & F.cross_entropy(model(x), y, reduction="none").lt(1e-7)
     assert int(sure.sum()) >= 5
-    unscaled = input_gradient(half._cast, x[sure], y[sure], LOSSES["ce"])  # type: ignore[arg-type]
+    unscaled = input_gradient(half._cast, x[sure], y[sure], cross_entropy)  # type: ignore[arg-type]
     assert not unscaled.any(), "this would show nothing if fp16 held the gradient as it is"
-    scaled = input_gradient(half, x[sure], y[sure], LOSSES["ce"])
+    scaled = input_gradient(half, x[sure], y[sure], cross_entropy)
     similarity = F.cosine_similarity(scaled.flatten(1) / 1e-10, exact[sure].flatten(1) / 1e-10)
     assert float(similarity.min()) > 0.99
     ratio = l2_norms(scaled.flatten(1)) / l2_norms(exact[sure].flatten(1))
@@ -129,12 +128,12 @@ class Watching(nn.Module):
         return logits
 
 
-def test_training_passes_are_cast_and_judgements_are_not(digits: Dataset) -> None:
+def test_training_passes_are_cast_and_evaluations_are_not(digits: Dataset) -> None:
     watching = Watching()
     model = for_training(watching, ModelSettings(precision="bf16"))
     assert model(some(digits)[0]).dtype == torch.float32 and watching.seen == {torch.bfloat16}
     watching.seen.clear()
-    evaluate(model, digits, Attack("linf", 0.1, 1, 0.1), samples=20)
+    evaluate(model, digits, PGD(0.1, steps=1, step_size=0.1), samples=20)
     assert watching.seen == {torch.float32}
 
 
@@ -174,8 +173,8 @@ def test_a_compiled_model_gives_the_same_logits_and_gradients() -> None:
     compiled = for_training(model, ModelSettings(compile=True)).eval()
     x, y = torch.rand(6, 1, 4, 4), torch.arange(6) % 3
     with frozen(compiled):
-        gradient = input_gradient(compiled, x, y, LOSSES["ce"])
-        assert torch.allclose(gradient, input_gradient(model, x, y, LOSSES["ce"]), atol=1e-6)
+        gradient = input_gradient(compiled, x, y, cross_entropy)
+        assert torch.allclose(gradient, input_gradient(model, x, y, cross_entropy), atol=1e-6)
         with torch.no_grad():
             model.linear.weight.mul_(2)  # type: ignore[union-attr, operator]
             model.linear.bias.add_(1)  # type: ignore[union-attr, operator]

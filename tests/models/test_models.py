@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,6 +28,9 @@ def batch_norm(shape, classes):
 
 def no_module(shape, classes):
     return [shape, classes]
+
+def wide(image_shape, outputs, width, bias=True):
+    return nn.Sequential(nn.Flatten(), nn.Linear(image_shape[1] ** 2, width), nn.Linear(width, outputs, bias=bias))
 
 def empty(shape, classes):
     return nn.Flatten()
@@ -123,15 +127,64 @@ def test_a_model_of_ones_own_is_called_with_shape_and_classes(own: str, factory:
     assert one.training and one(torch.rand(2, *CIFAR)).shape == (2, 7)
 
 
+def test_a_model_may_stand_in_a_file_and_take_options(own: str, tmp_path: Path) -> None:
+    for name in (f"{own}:wide", f"{tmp_path / own}.py:wide"):
+        options = {"width": 7, "bias": False}
+        model = build(ModelSettings(name=name, options=options), DIGITS, 10, 0)
+        assert count_parameters(model) == 64 * 7 + 7 + 7 * 10
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "told"),
+    [
+        ("{own}:wide", {}, "model.options.width is missing: set it; wide takes width, bias = True."),
+        ("{own}:wide", {"width": 2, "depth": 3}, "model.options.depth = 3: no such option; wide takes"),
+        ("digits-cnn", {"width": 2}, "model.options.width = 2: no such option; digits_cnn takes no options."),
+        ("timm:test_resnet", {"name": "x"}, "model.options.name = 'x': the run passes name already"),
+        ("timm:test_resnet", {"no_such_option": 1}, "model.name = 'timm:test_resnet' cannot be built .*no_such_option"),
+    ],
+)
+def test_options_that_no_factory_takes_are_refused(own: str, name: str, options: dict[str, Any], told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        build(ModelSettings(name=name.format(own=own), options=options), DIGITS, 10, 0)
+
+
+def test_options_of_timm_are_passed_on() -> None:
+    settings = ModelSettings(name="timm:test_resnet", options={"drop_rate": 0.25})
+    assert build(settings, CIFAR, 10, 0).get_submodule("network").drop_rate == 0.25
+
+
+def test_data_mean_and_std_stand_before_a_network_that_does_not_normalise(own: str) -> None:
+    settings, mean, std = ModelSettings(name=f"{own}:linear"), (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
+    plain, model = (build(settings, CIFAR, 10, 0, normalize=each) for each in (None, (mean, std)))
+    assert set(model.state_dict()) == {"normalize.mean", "normalize.std", "network.1.weight", "network.1.bias"}
+    x = torch.rand(2, *CIFAR)
+    standardised = (x - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    torch.testing.assert_close(model(x), plain(standardised), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "normalize", "told"),
+    [
+        ("digits-cnn", (0.5, 0.5), "data.mean = 0.5 and data.std = 0.5: model.name = 'digits-cnn' normalises"),
+        ("mnist-16-32-100", ((0.5, 0.5), 0.5), r"data.mean = \(0.5, 0.5\) .* images have 1 channels"),
+    ],
+)
+def test_normalising_twice_or_by_other_channels_is_refused(name: str, normalize: Any, told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        build(ModelSettings(name=name), DIGITS, 10, 0, normalize=normalize)
+
+
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("mnist-16-32", "no such model; the nearest is mnist-16-32-100. Your own is given as module:factory"),
+        ("mnist-16-32", "no such name; the nearest is mnist-16-32-100. Built in: .* given as module:object"),
         ("digits", "the nearest is digits-cnn"),
-        ("no_such_module_here:make", "No module named 'no_such_module_here'. The module must be importable"),
-        (":make", "ValueError"),
+        ("no_such_module_here:make", "No module named 'no_such_module_here'.* must be installed, or lie in the folder"),
+        ("timm", "the nearest is timm:NAME"),
+        (":make", "no such name"),
         ("{own}_broken:made", "SyntaxError"),
-        ("{own}:nothing", "has no attribute 'nothing'"),
+        ("{own}:nothing", "has no 'nothing'"),
         ("{own}:constant", r"is no function; it is called as factory\(shape, classes\)"),
         ("{own}:no_module", "made a list, not a torch.nn.Module"),
         ("{own}:empty", "has no parameters to train"),

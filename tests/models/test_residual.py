@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sparring import plugins
 from sparring.config import ModelSettings
 from sparring.errors import UsageError
 from sparring.models import MODELS, Shape, build, count_parameters
@@ -23,7 +25,9 @@ RESIDUAL = [*RUN, "wrn-28-10", "wrn-28-10-silu", "wrn-34-10", "resnet-50"]
 def on_meta(name: str, shape: Shape = CIFAR, classes: int = 10) -> nn.Module:
     """The network without its numbers: shapes only, at no cost."""
     with torch.device("meta"):
-        return MODELS[name](shape, classes)
+        factory: Any = plugins.resolve("model.name", name, MODELS)
+        model: nn.Module = factory(shape, classes)
+        return model
 
 
 def made(name: str, shape: Shape = CIFAR, classes: int = 10, seed: int = 0) -> nn.Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparring.config import Config
-from sparring.objectives.awp import moved
+from sparring.objectives import Batch
+from sparring.objectives.awp import perturbed_weights
 from sparring.trainer.experiment import build_experiment
 from sparring.trainer.learner import Learner
 from tests.support.runs import small
@@ -93,12 +95,11 @@ def add(model: nn.Module, difference: dict[str, Tensor], factor: float) -> None:
 
 
 def learned(config: Config, epoch: int = 0) -> nn.Module:
-    experiment = build_experiment(config)
-    model = network()
-    learner = Learner(config, model, experiment.training, experiment.plan, torch.device("cpu"))
+    experiment = replace(build_experiment(config), model=network())
+    learner = Learner(experiment, torch.device("cpu"))
     for x, x_adv, y in batches():
-        learner.train_on(x, x_adv, y, epoch)
-    return model
+        learner.learn(Batch(x, x_adv, y), epoch)
+    return experiment.model
 
 
 def configuration(root: Path, objective: str, **values: Any) -> Config:
@@ -134,10 +135,10 @@ def test_the_first_epochs_go_without_it(tmp_path: Path) -> None:
     assert farthest(learned(late, epoch=2), learned(configuration(tmp_path, "pgd-at"))) == 0.0
 
 
-def test_weights_are_moved_back_where_the_step_fails() -> None:
+def test_the_perturbation_is_taken_off_where_the_step_fails() -> None:
     model = network()
     before = copy.deepcopy(model)
-    with pytest.raises(ZeroDivisionError), moved(model, {"4.weight": torch.ones(10, 108)}):
+    with pytest.raises(ZeroDivisionError), perturbed_weights(model, {"4.weight": torch.ones(10, 108)}):
         assert farthest(model, before) == pytest.approx(1.0)
         raise ZeroDivisionError
     assert farthest(model, before) < 1e-12

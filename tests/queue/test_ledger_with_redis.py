@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from sparring.attacks import PGD
 from sparring.queue.ledger import Ledger
 from sparring.queue.messages import Key, Lease, Shard, Ticket
 from sparring.queue.server import EmbeddedServer
@@ -237,7 +238,7 @@ class Run(RuleBasedStateMachine):
 def shard(lease: Lease, version: int) -> Shard:
     """A product of one pixel."""
     delta, labels = torch.zeros(1, 1, 1, 1), torch.zeros(1, dtype=torch.int64)
-    return Shard(lease.ticket.key, lease.fence, version, version, 0.1, delta, labels, lease.worker)
+    return Shard(lease.ticket.key, lease.fence, version, version, PGD(0.1).record, delta, labels, lease.worker)
 
 
 Run.TestCase.settings = settings(

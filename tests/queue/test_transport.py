@@ -18,6 +18,7 @@ import pytest
 import redis
 import torch
 
+from sparring.attacks import PGD
 from sparring.errors import SparringError
 from sparring.queue import transport as module
 from sparring.queue.connection import QueueUnavailable, check_server, connect
@@ -67,7 +68,7 @@ def ticket(number: int, fence: int, epoch: int = 0, attempt: int = 0) -> Ticket:
 def product(lease: Lease, version: int = 0, n: int = 2, size: int = 4) -> Shard:
     delta = torch.zeros(n, 1, size, size)
     labels = torch.zeros(n, dtype=torch.int64)
-    return Shard(lease.ticket.key, lease.fence, version, version, 0.1, delta, labels, lease.worker)
+    return Shard(lease.ticket.key, lease.fence, version, version, PGD(0.1).record, delta, labels, lease.worker)
 
 
 def leased(worker: Transport, name: str = "w") -> Lease:

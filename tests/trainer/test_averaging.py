@@ -19,9 +19,9 @@ from sparring.errors import NonFinite, Overfitted, UsageError
 from sparring.trainer import averaging, checkpoints
 from sparring.trainer.experiment import build_experiment
 from sparring.trainer.session import Session
-from sparring.workers.generator import produce
 from tests.engines.test_one_process import stopped_at
 from tests.support.runs import small
+from tests.support.shards import shard_of
 
 EMA: dict[str, Any] = {"engine": "sync", "train": {"epochs": 1, "max_steps": 12, "batch_size": 64, "ema": 0.9}}
 
@@ -66,9 +66,7 @@ def made(session: Session, number: int) -> None:
     """One step of the session on its `number`-th ticket."""
     learner, plan = session.learner, session.plan
     key = plan.steps(0, {}).__next__()[0]._replace(number=number)
-    indices = plan.indices(key.epoch, key.number)
-    controls = learner.controls()
-    session.learn([produce(session.config, learner.model, learner.dataset, key, indices, controls, learner.step)])
+    session.learn([shard_of(session.experiment, key, learner.controls(), learner.step, learner.model)])
 
 
 @pytest.mark.parametrize(("saved", "guard"), [(True, "off"), (False, "off"), (True, "rollback")])

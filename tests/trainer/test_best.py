@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparring.attacks import Attack
+from sparring.attacks import PGD
 from sparring.commands.evaluate import open_trained
 from sparring.config import DataSettings, new_run
 from sparring.data import Dataset, load, split_holdout
@@ -64,8 +64,8 @@ def test_the_best_checkpoint_is_the_one_most_robust_on_heldout_training_examples
     for step in due:
         model = build(config.model, heldout.shape, heldout.classes, seed=1)
         checkpoints.load_weights(run.checkpoints / f"step-{step:09d}", model)
-        found = evaluate(model, heldout, Attack("linf", 0.1, 10, 0.025), seed=config.train.seed)
-        accuracies[step] = found.robust_accuracy
+        judged = evaluate(model, heldout, PGD(0.1, steps=10, step_size=0.025), seed=config.train.seed)
+        accuracies[step] = judged.robust_accuracy
     expected = max(accuracies, key=lambda step: (accuracies[step], -step))
     assert len(accuracies) == 8 and expected != due[-1]
     best = checkpoints.best(run.checkpoints)

@@ -15,10 +15,11 @@ from sparring.errors import NonFinite, SparringError
 from sparring.models.forward import plain
 from sparring.trainer import checkpoints
 from sparring.trainer.experiment import Experiment, build_experiment
-from sparring.trainer.learner import Learner, decay_groups, make_optimizer
-from sparring.workers.generator import produce
+from sparring.trainer.learner import Learner
+from sparring.trainer.optimizers import decay_groups, make_optimizer
 from tests.engines.test_one_process import stopped_at
 from tests.support.runs import small, weights_of
+from tests.support.shards import shard_of
 
 # A small network and few attack steps: half precision is slow on most CPUs.
 HALF: dict[str, Any] = {
@@ -62,16 +63,13 @@ def test_decay_moves_what_it_should(name: str, decay_norm: bool) -> None:
 
 
 def learner_of(experiment: Experiment) -> Learner:
-    return Learner(experiment.config, experiment.model, experiment.training, experiment.plan, torch.device("cpu"))
+    return Learner(experiment, torch.device("cpu"))
 
 
 def learn(learner: Learner, experiment: Experiment, number: int) -> Any:
     key = next(keys for i, keys in enumerate(experiment.plan.steps(0, {})) if i == number)[0]
-    indices = experiment.plan.indices(key.epoch, key.number)
-    shard = produce(
-        experiment.config, learner.model, experiment.training, key, indices, learner.controls(), learner.step
-    )
-    return learner.learn([shard])
+    shard = shard_of(experiment, key, learner.controls(), learner.step, learner.model)
+    return learner.learn(learner.batch([shard]), key.epoch)
 
 
 def test_a_step_whose_scaled_gradients_overflow_is_skipped_and_the_next_one_is_made(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from sparring.runs import Run
 from sparring.trainer import checkpoints
 from sparring.trainer.experiment import build_experiment
 from sparring.trainer.learner import Learner
-from sparring.workers.generator import produce
 from tests.support.runs import small
+from tests.support.shards import shard_of
 
 METHOD: dict[str, Any] = {"attack": {"name": "augmix"}, "objective": {"name": "augmix"}}
 BULLETTRAIN = {"name": "bullettrain", "robust_steps": 0}
@@ -30,21 +30,18 @@ def learner_with(**groups: Any) -> Learner:
     tree = {**METHOD, "train": {"batch_size": SIZE}}
     for name, values in groups.items():
         tree[name] = {**tree.get(name, {}), **values}
-    config = from_tree(tree)
-    experiment = build_experiment(config)
-    return Learner(config, experiment.model, experiment.training, experiment.plan, torch.device("cpu"))
+    return Learner(build_experiment(from_tree(tree)), torch.device("cpu"))
 
 
 def shard_for(learner: Learner, number: int = 0) -> Shard:
-    indices = learner.plan.indices(0, number)
-    return produce(learner.config, learner.model, learner.dataset, Key(0, number, 0), indices, learner.controls(), 0)
+    return shard_of(learner.experiment, Key(0, number, 0), learner.controls(), 0, learner.model)
 
 
 def passed(learner: Learner, shards: list[Shard]) -> list[Tensor]:
     """What the model was given in a step on `shards`."""
     seen: list[Tensor] = []
     handle = learner.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    learner.learn(shards)
+    learner.learn(learner.batch(shards), 0)
     handle.remove()
     return seen
 
@@ -84,7 +81,9 @@ def test_weight_perturbation_wraps_it_as_any_objective() -> None:
 def test_the_shards_of_a_step_are_put_together_view_by_view() -> None:
     learner = learner_with(train={"shards_per_step": 2})
     shards = [shard_for(learner, number) for number in (0, 1)]
-    x, views, labels = learner.augmented(shards)
+    batch = learner.batch(shards)
+    x, views, labels = batch.x, batch.views, batch.labels
+    assert views is not None
     assert views.shape == (2, *x.shape) and len(labels) == 2 * SIZE
     for at, shard in enumerate(shards):
         assert shard.views is not None
@@ -97,13 +96,13 @@ def test_shards_without_views_or_with_those_of_other_images_are_refused() -> Non
     assert shard.views is not None
     for views in (None, shard.views[..., :4], shard.views[:, :5]):
         with pytest.raises(SparringError, match="has no views of images of shape"):
-            learner.learn([replace(shard, views=views)])
+            learner.batch([replace(shard, views=views)])
 
 
 def test_the_robust_share_follows_the_share_of_which_both_views_are_right() -> None:
     learner = learner_with(allocator=BULLETTRAIN)
     shard = shard_for(learner_with())
-    result = learner.learn([shard])
+    result = learner.learn(learner.batch([shard]), 0)
     assert 0 < result.correct < SIZE
     assert learner.robust_share == pytest.approx(0.1 * 0.8 * result.correct / SIZE)
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sparring.config import OptimizerSettings
-from sparring.trainer.learner import make_optimizer
+from sparring.trainer.optimizers import make_optimizer
 
 
 @pytest.mark.parametrize("nesterov", [False, True])

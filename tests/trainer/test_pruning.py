@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sparring.attacks import Attack, perturb
+from sparring.attacks import PGD, perturb
 from sparring.commands import train as training
 from sparring.commands.train import Result, train
 from sparring.config import Config, config_of, from_tree, load
@@ -25,7 +25,7 @@ from sparring.randomness import generator
 from sparring.runs import Run
 from sparring.trainer import checkpoints
 from sparring.trainer.experiment import build_experiment
-from sparring.trainer.pruning import attacked_losses, kept_indices, planned
+from sparring.trainer.pruning import attacked_losses, kept_indices
 from sparring.trainer.session import Session
 from tests.engines.ray.test_crashes import epochs_of
 from tests.support.runs import small, weights_of
@@ -71,20 +71,6 @@ def test_equal_losses_are_not_dropped_by_their_position_but_by_the_seed() -> Non
         assert 200 < int((kept < 500).sum()) < 300
 
 
-@pytest.mark.parametrize(
-    ("changes", "size", "said"),
-    [
-        ({"epoch": 3}, 100, r"pruning.epoch = 3 of 3 epochs .*: pruning.epoch < 3 fails"),
-        ({"share": 0.9}, 3, r"pruning.share = 0.9 of 3 training examples drops 3 of them"),
-        ({"share": 0.1}, 3, r"pruning.share = 0.1 of 3 training examples drops 0 of them"),
-    ],
-)
-def test_what_cannot_work_is_refused_by_name(changes: dict[str, Any], size: int, said: str) -> None:
-    config = from_tree({"pruning": {"name": "low", **changes}})
-    with pytest.raises(UsageError, match=said):
-        planned(config.pruning, 3, size)
-
-
 @pytest.mark.parametrize(("value", "name"), [(0, "epoch"), (0.0, "share"), (1.0, "share"), ("middle", "name")])
 def test_settings_out_of_bounds_are_refused_by_name(value: Any, name: str) -> None:
     with pytest.raises(UsageError, match=f"pruning.{name}"):
@@ -104,16 +90,10 @@ def test_losses_are_those_of_the_attacked_examples_under_the_weights_as_they_are
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 36, 10)).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    attack = Attack("linf", 0.2, 2, 0.1, loss=loss)
+    attack = PGD(0.2, steps=2, step_size=0.1, loss=loss)
     done: list[int] = []
-
-    def go_on(attacked: int) -> bool:
-        done.append(attacked)
-        return len(done) != 9
-
-    losses = attacked_losses(config, model, dataset, attack, 1, go_on)
-    assert losses is not None and done == [0, 0, 20, 20, 40, 40]
-    assert attacked_losses(config, model, dataset, attack, 1, go_on) is None and len(done) == 9, "it was to stop"
+    losses = attacked_losses(model, dataset, attack, epoch=1, batch_size=20, before_step=done.append)
+    assert done == [0, 0, 20, 20, 40, 40]
     assert model.training and all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     model.eval().requires_grad_(False)
     expected = []
@@ -168,7 +148,7 @@ def test_what_is_kept_is_decided_by_the_losses_of_the_weights_at_the_boundary(wh
     experiment = build_experiment(config_of(run))
     checkpoints.load_weights(run.checkpoints / f"step-{SHARDS:09d}", experiment.model)
     epsilon = 0.2 * (SHARDS + 1) / (SHARDS + KEPT_SHARDS / 2)  # warmed up over 1.5 epochs, the second a short one
-    attack = Attack("linf", epsilon, 2, 2.5 * epsilon / 2)
+    attack = PGD(epsilon, steps=2, step_size=2.5 * epsilon / 2)
     model = experiment.model.eval().requires_grad_(False)
     losses = []
     for chunk, indices in enumerate(torch.split(torch.arange(1437), 100)):

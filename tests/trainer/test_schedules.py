@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from sparring.config import ScheduleSettings
-from sparring.trainer.schedules import learning_rate
+from sparring.errors import UsageError
+from sparring.trainer.schedules import learning_rate, warmed_up
 
 PEAK = 0.3
 STEPS = 41
 
 
 def rates(steps: int = STEPS, **settings: object) -> list[float]:
-    schedule = ScheduleSettings.model_validate(settings)
-    return [learning_rate(schedule, PEAK, step / (steps - 1)) for step in range(steps)]
+    rate = learning_rate(ScheduleSettings.model_validate(settings), PEAK)
+    return [rate(step / (steps - 1)) for step in range(steps)]
 
 
 def torch_rates(scheduler: torch.optim.lr_scheduler.LRScheduler, optimizer: torch.optim.Optimizer) -> list[float]:
@@ -66,7 +69,7 @@ def test_cyclic_goes_straight_up_to_the_peak_and_straight_down_to_0(peak_at: flo
 )
 def test_piecewise_lowers_the_rate_at_each_milestone(progress: float, passed: int) -> None:
     settings = ScheduleSettings(name="piecewise", milestones=(0.5, 0.75), factor=0.1)
-    assert learning_rate(settings, PEAK, progress) == pytest.approx(PEAK * 0.1**passed)
+    assert learning_rate(settings, PEAK)(progress) == pytest.approx(PEAK * 0.1**passed)
 
 
 def test_constant_is_constant() -> None:
@@ -78,3 +81,66 @@ def test_no_schedule_leaves_0_to_the_peak(name: str) -> None:
     made = rates(name=name)
     assert all(math.isfinite(rate) and -1e-15 <= rate <= PEAK + 1e-15 for rate in made)
     assert max(made) == pytest.approx(PEAK)
+
+
+OWN = """
+from functools import partial
+
+def warm(until, peak_at):
+    return lambda peak, progress: peak * min(1.0, progress / until) * (1 if progress < peak_at else 0.5)
+
+def never():
+    return 3
+
+def made_of(value, after=0.0):
+    return lambda peak, progress: float(value) if progress >= after else peak
+
+def fails():
+    return lambda peak: peak
+
+def late():
+    return lambda peak, progress: float("nan") if progress == 0.3 else peak
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> str:
+    (tmp_path / "rates.py").write_text(OWN)
+    return f"{tmp_path}/rates.py"
+
+
+def test_a_schedule_of_ones_own_takes_options_and_the_settings_that_it_names(own: str) -> None:
+    made = rates(5, name=f"{own}:warm", options={"until": 0.5}, peak_at=0.75)
+    assert made == pytest.approx([0, PEAK / 2, PEAK, PEAK / 2, PEAK / 2])
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "told"),
+    [
+        ("one-cycle", {}, "schedule.name = 'one-cycle': no such name; the nearest is one_cycle. Built in: constant, "),
+        ("constant", {"until": 1}, "schedule.options.until = 1: no such option; constant takes no options"),
+        ("{own}:warm", {}, "schedule.options.until is missing: set it; warm takes until"),
+        ("{own}:never", {}, "made a int; a function of (peak, progress) is needed"),
+        ("{own}:made_of", {"value": -1}, "gives -1.0 at progress 0 with a peak of 0.3; a finite rate of at least 0"),
+        ("{own}:made_of", {"value": "inf", "after": 0.6}, "gives inf at progress 0.75"),
+        ("{own}:fails", {}, "fails at progress 0 (TypeError: "),
+    ],
+)
+def test_what_is_no_schedule_is_refused_at_once(own: str, name: str, options: dict[str, Any], told: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        rates(name=name.format(own=own), options=options)
+    assert told in str(raised.value)
+
+
+def test_a_rate_that_is_no_number_is_refused_when_it_comes(own: str) -> None:
+    rate = learning_rate(ScheduleSettings(name=f"{own}:late"), PEAK)
+    assert rate(0.2) == PEAK
+    with pytest.raises(UsageError, match=r"gives nan at progress 0\.3"):
+        rate(0.3)
+
+
+def test_epsilon_warms_up_linearly_to_its_full_size() -> None:
+    assert math.isclose(warmed_up(0.3, 0, 10), 0.03)
+    assert math.isclose(warmed_up(0.3, 4, 10), 0.15)
+    assert warmed_up(0.3, 9, 10) == warmed_up(0.3, 1000, 10) == 0.3
+    assert warmed_up(0.3, 0, 0) == 0.3

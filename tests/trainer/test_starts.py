@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparring.attacks.starts import given, packed
+from sparring.attacks import PGD
+from sparring.attacks.starts import packed, unpacked
 from sparring.errors import SparringError
 from sparring.queue.messages import Key, Shard
 from sparring.trainer.starts import LastPerturbations
@@ -16,7 +17,7 @@ EPSILON = 0.1
 
 
 def shard(key: Key, delta: Tensor, epsilon: float = EPSILON) -> Shard:
-    return Shard(key, 0, 0, 0, epsilon, delta, torch.zeros(len(delta), dtype=torch.int64))
+    return Shard(key, 0, 0, 0, PGD(epsilon).record, delta, torch.zeros(len(delta), dtype=torch.int64))
 
 
 def random_delta(count: int, seed: int = 0) -> Tensor:
@@ -80,8 +81,8 @@ def test_it_goes_on_from_a_checkpoint_and_without_one_from_nothing() -> None:
 def test_packed_rows_come_back_and_another_shape_is_refused() -> None:
     delta = random_delta(3)
     rows = tuple(row.tobytes() for row in packed(delta, EPSILON).numpy())
-    start = given(rows, SHAPE, EPSILON)
+    start = unpacked(rows, SHAPE, EPSILON)
     assert start is not None and torch.equal(packed(start.delta, EPSILON), packed(delta, EPSILON))
-    assert given((), SHAPE, EPSILON) is None
+    assert unpacked((), SHAPE, EPSILON) is None
     with pytest.raises(SparringError, match="4 bytes for images of"):
-        given(rows, (1, 3, 3), EPSILON)
+        unpacked(rows, (1, 3, 3), EPSILON)

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
-from sparring.allocators.bullettrain import BOUNDARY, OUTLIER, ROBUST, augmix_speedup, classify, signed_variance
-from sparring.attacks import frozen
-from sparring.config import AllocatorSettings, Config, from_tree
-from sparring.data import augmix, batch, load
+from sparring.allocators.bullettrain import BOUNDARY, OUTLIER, ROBUST, classify, signed_variance
+from sparring.attacks import PGD, frozen
+from sparring.config import Config, from_tree
+from sparring.data import augmix, batch, load, training_set
+from sparring.errors import SparringError
 from sparring.models import build
 from sparring.queue.messages import Controls, Key, Shard
 from sparring.workers.generator import begin, produce
+from sparring.workers.task import AttackContext, Task
+from sparring.workers.views import make_views
+from tests.support.digits import context_of
 
 INDICES = tuple(range(100, 140))
-KEY = Key(2, 5, 0)
+TASK = Task(Key(2, 5, 0), INDICES, worker="w")
 METHOD = {"attack": {"name": "augmix"}, "objective": {"name": "augmix"}, "data": {"augment": "crop_flip"}}
 BULLETTRAIN = {"name": "bullettrain", "robust_steps": 0}
 
@@ -25,13 +31,16 @@ def config_with(**groups: Any) -> Config:
     return from_tree({**METHOD, **groups})
 
 
-def model_of(config: Config) -> torch.nn.Module:
+def model_of(config: Config) -> nn.Module:
     return build(config.model, (1, 8, 8), 10, seed=0)
 
 
+def context_with(config: Config) -> AttackContext:
+    return context_of(config, model_of(config), training_set(config, load(config.data, "train")))
+
+
 def shard_of(config: Config, robust_share: float = 0.0) -> Shard:
-    training = load(config.data, "train")
-    return produce(config, model_of(config), training, KEY, INDICES, Controls(0.0, robust_share), 7)
+    return produce(TASK, context_with(config), Controls(0.0, robust_share), 7)
 
 
 def expected_views(config: Config) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -49,7 +58,8 @@ def test_without_an_allocator_every_example_gets_two_views_of_its_seeded_image()
     _, labels, views = expected_views(config)
     assert shard.views is not None and torch.equal(shard.views, views)
     assert torch.equal(shard.labels, labels)
-    assert (shard.epsilon, shard.gradients, shard.classes, shard.delta.numel()) == (0.0, 0, (0, 0, 0), 0)
+    assert shard.attack == ("augmix", "linf", 0.0, 0.0, 1)
+    assert (shard.gradients, shard.classes, shard.delta.numel()) == (0, {}, 0)
 
 
 @pytest.mark.parametrize("robust_share", [0.0, 0.05])
@@ -64,7 +74,8 @@ def test_under_bullettrain_boundary_examples_alone_are_augmented(robust_share: f
     assert shard.views is not None and 0 < int(boundary.sum()) < len(INDICES)
     assert torch.equal(shard.views[:, boundary], views[:, boundary])
     assert torch.equal(shard.views[:, ~boundary], images[~boundary].expand(2, -1, -1, -1, -1))
-    assert shard.classes == tuple(int((classes == one).sum()) for one in (OUTLIER, BOUNDARY, ROBUST))
+    numbers = {"outlier": OUTLIER, "boundary": BOUNDARY, "robust": ROBUST}
+    assert shard.classes == {name: int((classes == each).sum()) for name, each in numbers.items()}
 
 
 @pytest.mark.parametrize("name", ["robust_steps", "outlier_steps"])
@@ -80,21 +91,17 @@ def test_a_class_whose_step_is_on_is_augmented_too(name: str) -> None:
     assert torch.equal(shard.views[:, also], views[:, also])
 
 
-@pytest.mark.parametrize(
-    ("boundary", "robust_steps", "passes"), [(35, 0, 1.7), (100, 0, 3.0), (0, 0, 1.0), (35, 1, 2.6)]
-)
-def test_the_speedup_counts_passes(boundary: int, robust_steps: int, passes: float) -> None:
-    classes = (min(20, 100 - boundary), boundary, 100 - boundary - min(20, 100 - boundary))
-    settings = AllocatorSettings(name="bullettrain", robust_steps=robust_steps)
-    assert augmix_speedup(classes, settings) == pytest.approx(3 / passes)
-
-
 def test_views_are_made_without_steps_and_their_version_is_that_of_the_start() -> None:
-    config = config_with(allocator=BULLETTRAIN)
-    training = load(config.data, "train")
-    model = model_of(config)
-    with frozen(model):
-        production = begin(config, model, training, KEY, INDICES, Controls(0.0), 7, worker="w")
-    assert production.done and production.steps == 0
-    shard = production.shard()
+    context = context_with(config_with(allocator=BULLETTRAIN))
+    with frozen(context.model):
+        work = begin(TASK, context, Controls(0.0), 7)
+    assert work.done and work.steps == 0
+    shard = work.shard()
     assert (shard.version, shard.start_version, shard.worker) == (7, 7, "w")
+
+
+def test_an_attack_with_a_ball_makes_no_views() -> None:
+    context = context_with(config_with())
+    x, labels = context.dataset.batch(torch.tensor(INDICES), 2)
+    with pytest.raises(SparringError, match="'pgd' makes no views"):
+        make_views(TASK, replace(context, attack=PGD(0.1)), x, labels, 0.0)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from sparring.engines.ray.background import Background
 from sparring.engines.ray.snapshots import Route, Snapshot
 from sparring.errors import SparringError
-from sparring.models.arrays import to_arrays
+from sparring.models.arrays import to_arrays, with_helper
 from sparring.queue.messages import Controls
 from sparring.queue.transport import QueueLost
 from sparring.trainer.session import Session
@@ -99,7 +99,8 @@ class Broadcaster:
         """In the thread. On the CPU the arrays are the weights themselves until the route has taken them."""
         began = time.monotonic()
         try:
-            arrays = to_arrays(self._learner.model, half=self._half)
+            own = to_arrays(self._learner.model, half=self._half)
+            arrays = with_helper(own, self._learner.experiment.changing_helper)
             if self._learner.device.type != "cpu":
                 copied.set()
             self._route.publish(Snapshot(fence, version, controls, arrays), copied.set)

@@ -8,20 +8,19 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import ray
-from torch import nn
 
 from sparring.config import MOST_WORKERS, Config, to_toml, with_workers
 from sparring.engines import Outcome
 from sparring.engines.ray.nodes import ask_for_nodes, let_nodes_go, share_of
+from sparring.engines.ray.passed import passed
 from sparring.engines.ray.pool import Pool
 from sparring.engines.ray.snapshots import SnapshotStore
 from sparring.engines.ray.trainer import Trainer
@@ -36,6 +35,7 @@ from sparring.queue.server import EmbeddedServer
 from sparring.queue.sizing import kept_snapshots, needed_memory, through_object_store
 from sparring.queue.transport import Transport
 from sparring.runs import Run, write_atomically
+from sparring.trainer.experiment import Experiment
 
 log = logging.getLogger(__name__)
 STOP_GRACE_S = 60.0
@@ -111,14 +111,17 @@ def ray_cluster(config: Config) -> Iterator[None]:
 class Driver:
     """Starts the actors, watches them, heals them and stops them."""
 
-    def __init__(self, config: Config, run: Run, queue: Queue, report: Report, model: nn.Module) -> None:
+    def __init__(self, experiment: Experiment, run: Run, queue: Queue, report: Report, sources: dict[str, str]) -> None:
+        config = experiment.config
         self.config, self.run, self.queue, self.report = config, run, queue, report
+        self.for_trainer = passed(sources, replace(experiment.live, helper=experiment.helper))
+        self.for_workers = passed(sources, experiment.for_workers())
         settings = config.queue
         self.client = connect(queue.url, queue.password, settings.timeout_s)
         self.transport = Transport(self.client, run.id, lease_s=settings.lease_s, timeout_s=settings.timeout_s)
         # Known by name: an actor whose arguments hold a handle could not be restarted once the handle is gone.
         self.store_name = f"sparring-snapshots-{run.id}"
-        self.store = self._store() if through_object_store(config, size_bytes(model)) else None
+        self.store = self._store() if through_object_store(config, size_bytes(experiment.model)) else None
         transport = self.transport
         self.pool = Pool(self._worker, transport.drop_worker, transport.request_stop, transport.forget_worker)
         self.interrupted = False
@@ -338,7 +341,7 @@ class Driver:
                 self.queue.url,
                 self.queue.password,
                 self.store_name,
-                [os.getcwd(), *sys.path],
+                self.for_trainer,
             )
         )
 
@@ -363,12 +366,12 @@ class Driver:
                 self.queue.url,
                 self.queue.password,
                 self.store_name,
-                [os.getcwd(), *sys.path],
+                self.for_workers,
             )
         )
 
 
-def run(config: Config, run: Run, queue: Queue, report: Report, model: nn.Module) -> Outcome:
-    """Train through workers, queue and trainer; see `Driver.train`."""
-    with ray_cluster(config):
-        return Driver(config, run, queue, report, model).train()
+def run(experiment: Experiment, run: Run, queue: Queue, report: Report, sources: dict[str, str]) -> Outcome:
+    """Train through workers, queue and trainer; see `Driver.train`. `sources`: texts of the user's files by path."""
+    with ray_cluster(experiment.config):
+        return Driver(experiment, run, queue, report, sources).train()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from sparring.attacks import frozen
-from sparring.attacks.starts import given
+from sparring.attacks.starts import unpacked
 from sparring.queue.messages import Lease, Shard
 from sparring.queue.transport import Transport
 from sparring.trainer.experiment import Experiment
 from sparring.trainer.learner import Learner
-from sparring.workers.generator import Production, begin
+from sparring.workers.generator import ShrinkingBatch, begin
+from sparring.workers.task import Task
 from sparring.workers.views import Augmentation
 
 
@@ -18,7 +19,7 @@ class OwnAttack:
     def __init__(self, experiment: Experiment, learner: Learner, transport: Transport) -> None:
         self._experiment, self._learner, self._transport = experiment, learner, transport
         self.lease: Lease | None = None
-        self._production: Production | Augmentation | None = None
+        self._work: ShrinkingBatch | Augmentation | None = None
 
     def begin(self) -> bool:
         """Take a ticket into work; False: there is none."""
@@ -27,33 +28,24 @@ class OwnAttack:
             return False
         ticket, learner, training = self.lease.ticket, self._learner, self._experiment.training
         controls = learner.controls()
+        start = unpacked(ticket.starts, training.shape, controls.epsilon)
+        task = Task(ticket.key, ticket.indices, ticket.fence, "trainer", start)
         with frozen(learner.model):
-            self._production = begin(
-                self._experiment.config,
-                learner.model,
-                training,
-                ticket.key,
-                ticket.indices,
-                controls,
-                learner.step,
-                fence=ticket.fence,
-                worker="trainer",
-                start=given(ticket.starts, training.shape, controls.epsilon),
-            )
+            self._work = begin(task, learner.context, controls, learner.step)
         return True
 
     def advance(self) -> Shard | None:
         """One attack step; the shard, once it is finished and its lease is still live."""
-        production, lease = self._production, self.lease
-        if production is None or lease is None:
+        work, lease = self._work, self.lease
+        if work is None or lease is None:
             return None
-        if not production.done:
+        if not work.done:
             with frozen(self._learner.model):
-                production.advance(self._learner.step)
-        if not production.done:
+                work.advance(self._learner.step)
+        if not work.done:
             return None
         self.drop()
-        return production.shard() if self._transport.finish_local(lease) else None
+        return work.shard() if self._transport.finish_local(lease) else None
 
     def renew(self) -> None:
         """Renew the lease, where there is one."""
@@ -62,4 +54,4 @@ class OwnAttack:
 
     def drop(self) -> None:
         """Forget the ticket in work."""
-        self.lease = self._production = None
+        self.lease = self._work = None

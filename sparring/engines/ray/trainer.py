@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 
 from sparring.config import from_tree, trainer_threads
 from sparring.engines.ray.loop import Loop
+from sparring.engines.ray.passed import Passed
 from sparring.engines.ray.snapshots import open_route
 from sparring.errors import RollBack, SparringError
 from sparring.machine.devices import device_for
@@ -33,9 +33,9 @@ class Trainer:
     """Holds one session; `train` runs it to its end, `evaluate` measures the weights that came out."""
 
     def __init__(
-        self, tree: dict[str, Any], run_path: str, url: str, password: str | None, store: str, python_path: list[str]
+        self, tree: dict[str, Any], run_path: str, url: str, password: str | None, store: str, passed: Passed
     ) -> None:
-        sys.path[:0] = [path for path in python_path if path not in sys.path]
+        self.live = passed.unpack()
         self.config, self.run, self.store = from_tree(tree), Run(Path(run_path)), store
         to_file(self.run.path / "logs" / "trainer.log")
         torch.set_num_threads(trainer_threads(self.config))
@@ -47,7 +47,6 @@ class Trainer:
             lease_s=settings.lease_s,
             timeout_s=settings.timeout_s,
             wire=settings.wire,
-            norm=self.config.attack.norm,
         )
         self.device = device_for(self.config.trainer.device, self.config.trainer.num_gpus)
         self.session: Session | None = None
@@ -56,7 +55,7 @@ class Trainer:
         """Run or go on; returns the phase it ended in and its state, or the sentence that says why it failed."""
         loop = None
         try:
-            experiment = build_experiment(self.config)
+            experiment = build_experiment(self.config, self.live)
             self.session = session = Session(experiment, self.run, self.device, self._report)
             route = open_route(self.config, experiment.model, self.transport, self.store)
             resumed = session.restore()
@@ -80,7 +79,7 @@ class Trainer:
         its last checkpoint, which has the same weights."""
         torch.set_num_threads(cores())
         if self.session is None:
-            self.session = Session(build_experiment(self.config), self.run, self.device, self._report)
+            self.session = Session(build_experiment(self.config, self.live), self.run, self.device, self._report)
             self.session.restore()
         state = self.session.state
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from sparring.engines.ray.snapshots import Route, Snapshot
 from sparring.errors import SparringError
-from sparring.models.arrays import load_arrays
+from sparring.models.arrays import helper_of, load_arrays
 from sparring.queue.messages import Controls
 
 log = logging.getLogger(__name__)
@@ -21,14 +21,16 @@ FETCH_SHARE = 0.05  # of a worker's time at most goes into fetching snapshots th
 
 
 class Weights:
-    """Loads snapshots into `model`; `version` is what the model holds.
+    """Loads snapshots into `model`, and into a `helper` that changes; `version` is what they hold.
 
     `begin` waits for a snapshot that a ticket allows, `swap` takes a newer one between two attack steps if it has
     arrived. Neither ever goes back within a fence.
     """
 
-    def __init__(self, route: Route, model: nn.Module, *, lockstep: bool, timeout_s: float) -> None:
-        self.route, self.model, self.lockstep, self.timeout_s = route, model, lockstep, timeout_s
+    def __init__(
+        self, route: Route, model: nn.Module, *, lockstep: bool, timeout_s: float, helper: nn.Module | None = None
+    ) -> None:
+        self.route, self.model, self.helper, self.lockstep, self.timeout_s = route, model, helper, lockstep, timeout_s
         self.loaded = (0, -1)
         self.controls = Controls(0.0)
         self.swaps = 0
@@ -80,6 +82,8 @@ class Weights:
     def _load(self, snapshot: Snapshot) -> None:
         if snapshot.order != self.loaded:
             load_arrays(self.model, snapshot.arrays)
+            if self.helper is not None:
+                load_arrays(self.helper, helper_of(snapshot.arrays))
             self.loaded, self.controls = snapshot.order, snapshot.controls
 
     def _at_least(self, fence: int, version: int) -> Snapshot | None:

@@ -10,7 +10,6 @@ import copy
 import logging
 import os
 import socket
-import sys
 import threading
 import time
 from collections import deque
@@ -20,10 +19,10 @@ from typing import Any
 
 import torch
 
-from sparring.allocators.bullettrain import CLASSES
-from sparring.attacks.starts import given
-from sparring.config import exchanges, from_tree, tickets_at_once, with_workers, worker_threads
+from sparring.attacks.starts import unpacked
+from sparring.config import exchanges, from_tree, slots_of, tickets_at_once, with_workers, worker_threads
 from sparring.engines.ray.background import Background
+from sparring.engines.ray.passed import Passed
 from sparring.engines.ray.snapshots import open_route
 from sparring.engines.ray.weights import Weights
 from sparring.errors import SparringError
@@ -37,6 +36,7 @@ from sparring.queue.transport import Transport
 from sparring.runs import Run
 from sparring.trainer.experiment import build_experiment
 from sparring.workers.attackers import attacker_of
+from sparring.workers.task import Task
 
 log = logging.getLogger(__name__)
 LEASE_WAIT_S = 0.5
@@ -56,9 +56,9 @@ class Worker:
         url: str,
         password: str | None,
         store: str,
-        python_path: list[str],
+        passed: Passed,
     ) -> None:
-        sys.path[:0] = [path for path in python_path if path not in sys.path]
+        live = passed.unpack()
         self.config, self.name = from_tree(tree), name
         to_file(Run(Path(run_path)).path / "logs" / f"{name}.log")
         settings = self.config.queue
@@ -70,25 +70,27 @@ class Worker:
                 lease_s=settings.lease_s,
                 timeout_s=settings.timeout_s,
                 wire=settings.wire,
-                norm=self.config.attack.norm,
             )
 
         self.transport, self.beating = transport(), transport()
         self.transport.check_protocol()
         self.wanted = self.transport.wanted_workers() or self.config.workers.count
         self.share_cores()
-        experiment = build_experiment(self.config)
+        experiment = build_experiment(self.config, live, with_helper=False)
         self.dataset = experiment.training
         self.device = device_for("auto", self.config.workers.num_gpus)
         model = copy.deepcopy(experiment.model).to(self.device).eval().requires_grad_(False)
         self.model = for_training(model, self.config.model)
-        self.attacker = attacker_of(self.config, self.model, self.dataset, hold_back=self.config.allocator.hold_back)
+        helper = None if experiment.helper is None else experiment.helper.network.to(self.device).eval()
+        self.context = experiment.context(self.model, helper)
+        self.attacker = attacker_of(self.context, slots_of(self.config), hold_back=self.config.allocator.hold_back)
         self.exchange, self.most_tickets = exchanges(self.config), tickets_at_once(self.config)
         self.weights = Weights(
             open_route(self.config, self.model, self.beating, store),
             self.model,
             lockstep=self.config.staleness.lockstep,
             timeout_s=self.config.trainer.wait_timeout_s,
+            helper=experiment.changing_helper,
         )
         self.leases: dict[tuple[int, Key], Lease] = {}  # of the tickets in work, by fence and key
         self.made: list[tuple[Lease, Shard]] = []  # not yet on their way
@@ -104,7 +106,7 @@ class Worker:
             "busy_seconds": 0.0,
             "attack_seconds": 0.0,
             "wait_seconds": {"ticket": 0.0, "weights": 0.0},
-            "allocated": dict.fromkeys(CLASSES, 0),
+            "allocated": dict.fromkeys(() if experiment.allocator is None else experiment.allocator.classes, 0),
         }
 
     def serve(self) -> str:
@@ -191,7 +193,7 @@ class Worker:
             self.counts["shards"] += 1
             self.counts["gradients"] += shard.gradients
             self.counts["attack_seconds"] = shard.attack_seconds
-            for name, count in zip(CLASSES, shard.classes, strict=True):
+            for name, count in shard.classes.items():
                 self.counts["allocated"][name] += count
 
     def _may_take(self) -> bool:
@@ -235,15 +237,10 @@ class Worker:
         self.leases[lease.owner] = lease
         try:
             if self._prepared(lease):
-                self.attacker.begin(
-                    ticket.key,
-                    ticket.indices,
-                    self.weights.controls,
-                    self.weights.version,
-                    fence=ticket.fence,
-                    worker=self.name,
-                    start=given(ticket.starts, self.dataset.shape, self.weights.controls.epsilon),
-                )
+                controls = self.weights.controls
+                start = unpacked(ticket.starts, self.dataset.shape, controls.epsilon)
+                task = Task(ticket.key, ticket.indices, ticket.fence, self.name, start)
+                self.attacker.begin(task, controls, self.weights.version)
         except FAILURES as error:
             self._fail(lease, error)
         finally:

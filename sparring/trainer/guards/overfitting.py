@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from sparring.attacks import Attack, Norm, frozen, perturb, perturbed
+from sparring.attacks import Attack, frozen, perturb, perturbed
 from sparring.config import Config
-from sparring.errors import Overfitted
+from sparring.errors import Overfitted, SparringError
 from sparring.queue.messages import Shard
 from sparring.randomness import generator
 from sparring.trainer.checkpoints import Checkpoint
@@ -67,12 +67,13 @@ class OverfittingGuard:
             return None
         self._checked_at = learner.step
         x, y = learner.clean(batch)
-        threat = (self.config.attack.norm, learner.epsilon(), self.config.train.seed, learner.step)
-        now = pgd_accuracy(learner.model, x, y, *threat)
+        attack = self._attack()
+        random = (self.config.train.seed, learner.step)
+        now = pgd_accuracy(learner.model, x, y, attack, *random)
         if self.good is None:
             self.take(checkpoint())
             return Check(now, PGD_STEPS * len(y))
-        before = pgd_accuracy(self.good.model, x, y, *threat)
+        before = pgd_accuracy(self.good.model, x, y, attack, *random)
         if before - now > allowed:
             raise Overfitted(
                 f"robust accuracy (PGD-{PGD_STEPS}) on {len(y)} training examples is {now:.1%} at step {learner.step}, "
@@ -83,6 +84,13 @@ class OverfittingGuard:
         if before - now <= allowed / 2:
             self.take(checkpoint())
         return Check(now, 2 * PGD_STEPS * len(y))
+
+    def _attack(self) -> Attack:
+        """PGD-5 in the ball of the recipe's attack, at the present ε."""
+        threat = self.learner.experiment.attack
+        if not isinstance(threat, Attack):
+            raise SparringError(f"guard.overfitting: attack {threat.name!r} has no ball for PGD. Set it to 'off'.")
+        return threat.at(self.learner.epsilon()).evaluator(PGD_STEPS)
 
     def take(self, checkpoint: Checkpoint) -> None:
         """The present weights are good; `checkpoint` goes with them."""
@@ -100,13 +108,12 @@ class OverfittingGuard:
         return copy.deepcopy(self.good.checkpoint)
 
 
-def pgd_accuracy(model: nn.Module, x: Tensor, y: Tensor, norm: Norm, epsilon: float, seed: int, step: int) -> float:
-    """Share of a training batch that is classified right after PGD-5 with steps of 2.5·ε/5 from a random start.
+def pgd_accuracy(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, seed: int, step: int) -> float:
+    """Share of a training batch that is classified correctly under attack.
 
-    x: float32 [N, C, H, W] in [0, 1]; y: int64 [N]; epsilon: pixel intensity.
+    x: float32 [N, C, H, W] in [0, 1]; y: int64 [N].
     """
-    attack = Attack(norm, epsilon, PGD_STEPS, 2.5 * epsilon / PGD_STEPS)
     with frozen(model):
         delta = perturb(model, x, y, attack, generator(seed, "guard", step))
-        right: Tensor = model(perturbed(x, delta)).argmax(1) == y
-    return float(right.float().mean())
+        correct: Tensor = model(perturbed(x, delta)).argmax(1) == y
+    return float(correct.float().mean())

@@ -19,13 +19,12 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from sparring.attacks import frozen, perturbed
-from sparring.attacks.gradient import cross_entropy, noise_of
-from sparring.attacks.starts import Given
+from sparring.attacks import Attack, WarmStart, cross_entropy, frozen, perturbed
 from sparring.config import Config, GuardSettings, depth
 from sparring.queue.messages import Shard
 from sparring.trainer.learner import Learner
 from sparring.workers.generator import produce
+from sparring.workers.task import Task
 
 HALF_LIFE = 8.0  # steps: a shard of 16 weighs a quarter, as in the measurement that the remedy comes from
 RELAX_BELOW = 0.5  # of the threshold
@@ -111,18 +110,20 @@ def age_weights(ages: Sequence[int], sizes: Sequence[int], half_life: float | No
     return weights / weights.mean()
 
 
-def measure(config: Config, learner: Learner, shard: Shard, start: Given | None = None) -> Gap | None:
+def measure(learner: Learner, shard: Shard, start: WarmStart | None = None) -> Gap | None:
     """Make the shard anew under the present weights, as a worker that has them would, and compare what was attacked.
 
-    The same start (`start`: where one is given), random numbers and allocator: with weights that are not stale the gap
-    is 0. Past the cliff of staleness that of accuracy is far below 0 (Bhat et al., Fig. 5). None: nothing was attacked,
-    or views, which do not depend on weights.
+    The attack that the shard names, the same start (`start`: where one is given), random numbers and allocator: with
+    weights that are not stale the gap is 0. Past the cliff of staleness that of accuracy is far below 0 (Bhat et al.,
+    Fig. 5). None: nothing was attacked, or the shard has views, which do not depend on weights.
     """
-    if shard.views is not None:
+    attack = learner.experiment.attack
+    if shard.views is not None or not isinstance(attack, Attack):
         return None
-    now = learner.controls()._replace(epsilon=shard.epsilon / (1 + noise_of(config.attack)))
-    indices = learner.plan.indices(shard.key.epoch, shard.key.number)
-    renewed = produce(config, learner.model, learner.dataset, shard.key, indices, now, learner.step, start)
+    guarded = shard.attack.name != attack.name
+    now = learner.controls()._replace(epsilon=shard.attack.epsilon, pgd_steps=shard.attack.steps if guarded else 0)
+    task = Task(shard.key, learner.plan.indices(shard.key.epoch, shard.key.number), start=start)
+    renewed = produce(task, learner.context, now, learner.step)
     x, y = learner.clean(shard)
     deltas = [one.delta.to(x.device) for one in (renewed, shard)]
     attacked = (deltas[0] != 0).flatten(1).any(1) | (deltas[1] != 0).flatten(1).any(1)
@@ -131,6 +132,6 @@ def measure(config: Config, learner: Learner, shard: Shard, start: Given | None 
     with frozen(learner.model), torch.no_grad():
         fresh, stale = (learner.model(perturbed(x, delta))[attacked] for delta in deltas)
     y = y[attacked]
-    right = [(logits.argmax(1) == y).float().mean() for logits in (fresh, stale)]
+    correct = [(logits.argmax(1) == y).float().mean() for logits in (fresh, stale)]
     losses = [cross_entropy(logits, y).mean() for logits in (fresh, stale)]
-    return Gap(float(right[0] - right[1]), float(losses[0] - losses[1]), renewed.gradients)
+    return Gap(float(correct[0] - correct[1]), float(losses[0] - losses[1]), renewed.gradients)

@@ -28,9 +28,9 @@ from sparring.queue.transport import Transport
 from sparring.trainer.experiment import build_experiment
 from sparring.trainer.guards.staleness import Remedies
 from sparring.trainer.session import Session
-from sparring.workers.generator import produce
 from tests.engines.ray.test_crashes import epochs_of
 from tests.support.runs import small
+from tests.support.shards import shard_of
 
 SHARDS = 15  # of 100 examples each in an epoch of the digits
 
@@ -101,16 +101,8 @@ class Scene:
             return
         model = copy.deepcopy(self.experiment.model)
         model.load_state_dict(weights)
-        shard = produce(
-            self.config,
-            model,
-            self.experiment.training,
-            ticket.key,
-            ticket.indices,
-            Controls(0.2),
-            version=ticket.version,
-        )
-        transport.commit(lease, type(shard)(**{**shard.__dict__, "fence": ticket.fence}))
+        shard = shard_of(self.experiment, ticket.key, Controls(0.2), ticket.version, model, ticket.fence)
+        transport.commit(lease, shard)
 
     def published(self, version: int) -> dict[str, Tensor] | None:
         """The weights of `version`, which may be on their way; None where the run has ended without them."""
@@ -294,17 +286,9 @@ def test_other_labels_than_the_trainers_are_refused(tmp_path: Path, server: Embe
 
     def mislabel(transport: Transport, lease: Lease) -> None:
         ticket = lease.ticket
-        shard = produce(
-            scene.config,
-            copy.deepcopy(scene.experiment.model),
-            scene.experiment.training,
-            ticket.key,
-            ticket.indices,
-            Controls(0.2),
-            version=0,
-        )
-        wrong = {"fence": ticket.fence, "labels": (shard.labels + 1) % 10}
-        transport.commit(lease, type(shard)(**{**shard.__dict__, **wrong}))
+        model = copy.deepcopy(scene.experiment.model)
+        shard = shard_of(scene.experiment, ticket.key, Controls(0.2), 0, model, ticket.fence)
+        transport.commit(lease, replace(shard, labels=(shard.labels + 1) % 10))
 
     scene.worker("w", mislabel)
     with pytest.raises(SparringError, match="the hosts' training sets differ"):

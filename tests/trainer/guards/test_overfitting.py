@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from sparring.attacks import PGD
 from sparring.commands.combinations import check_combinations
 from sparring.config import from_tree, new_run
 from sparring.engines import sync
@@ -54,8 +55,8 @@ def test_pgd_accuracy_is_the_share_that_survives_five_steps() -> None:
     x = torch.tensor([0.05, 0.35, 0.45, 0.55, 0.65, 0.95]).view(6, 1, 1, 1)
     y = torch.tensor([0, 0, 0, 1, 1, 0])
     # At ε = 0.2 only 0.05 stays on its side: the last is wrong without an attack.
-    assert pgd_accuracy(Threshold(), x, y, "linf", 0.2, seed=0, step=0) == pytest.approx(1 / 6)
-    assert pgd_accuracy(Threshold(), x, y, "linf", 0.1, seed=0, step=0) == pytest.approx(3 / 6)
+    assert pgd_accuracy(Threshold(), x, y, PGD(0.2, steps=5), seed=0, step=0) == pytest.approx(1 / 6)
+    assert pgd_accuracy(Threshold(), x, y, PGD(0.1, steps=5), seed=0, step=0) == pytest.approx(3 / 6)
 
 
 def test_a_fall_goes_back_to_the_last_good_weights_and_a_stronger_attack(tmp_path: Path) -> None:

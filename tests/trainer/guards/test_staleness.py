@@ -12,16 +12,15 @@ import torch
 import torch.nn.functional as F
 
 from sparring.attacks import perturbed
-from sparring.attacks.gradient import attack_from
 from sparring.commands.train import train
 from sparring.config import from_tree, new_run
-from sparring.objectives import mart, pgd_at, trades
+from sparring.objectives import Batch, mart, pgd_at, trades
 from sparring.queue.messages import Controls, Key
 from sparring.trainer.experiment import build_experiment
 from sparring.trainer.guards.staleness import Remedies, StalenessGuard, age_weights, ladder, measure
 from sparring.trainer.session import Session
-from sparring.workers.generator import produce
 from tests.support.runs import Place, small
+from tests.support.shards import shard_of
 
 GUARD = {"staleness": True, "staleness_threshold": 0.1, "staleness_patience": 2}
 
@@ -106,28 +105,17 @@ def test_the_gap_is_fresh_minus_stale_under_the_present_weights(tmp_path: Path) 
     config = small(tmp_path, engine="sync", attack={"warmup_epochs": 0})
     experiment = build_experiment(config)
     session = Session(experiment, new_run(config), torch.device("cpu"))
-    key, indices = Key(0, 0, 0), experiment.plan.indices(0, 0)
-    shard = produce(config, experiment.model, experiment.training, key, indices, Controls(0.2), 0)
-    same = measure(config, session.learner, shard)
+    key = Key(0, 0, 0)
+    shard = shard_of(experiment, key, Controls(0.2), 0)
+    same = measure(session.learner, shard)
     assert same is not None and same.accuracy == 0 and same.loss == pytest.approx(0, abs=1e-6)
-    assert same.gradients == attack_from(config.attack, 0.2).steps * 64
+    assert same.gradients == config.attack.steps * 64
     for number in range(1, 9):
-        session.learner.learn(
-            [
-                produce(
-                    config,
-                    experiment.model,
-                    experiment.training,
-                    Key(0, number, 0),
-                    experiment.plan.indices(0, number),
-                    Controls(0.2),
-                    0,
-                )
-            ]
-        )
+        stale = shard_of(experiment, Key(0, number, 0), Controls(0.2), 0)
+        session.learner.learn(session.learner.batch([stale]), 0)
     x, y = session.learner.clean(shard)
-    whole = measure(config, session.learner, shard)
-    fresh = produce(config, session.learner.model, experiment.training, key, indices, Controls(0.2), 8)
+    whole = measure(session.learner, shard)
+    fresh = shard_of(experiment, key, Controls(0.2), 8, session.learner.model)
     model = session.learner.model.eval()
     with torch.no_grad():
         losses = [F.cross_entropy(model(perturbed(x, one.delta)), y).item() for one in (fresh, shard)]
@@ -140,24 +128,13 @@ def test_a_step_weighs_its_shards_as_the_remedies_say(tmp_path: Path, monkeypatc
     experiment = build_experiment(config)
     session = Session(experiment, new_run(config), torch.device("cpu"))
     keys = [Key(0, number, 0) for number in (0, 1)]
-    shards = [
-        produce(
-            config,
-            experiment.model,
-            experiment.training,
-            key,
-            experiment.plan.indices(0, key.number),
-            Controls(0.2),
-            version,
-        )
-        for key, version in zip(keys, (0, 8), strict=True)
-    ]
+    shards = [shard_of(experiment, key, Controls(0.2), version) for key, version in zip(keys, (0, 8), strict=True)]
     seen: list[torch.Tensor | None] = []
     learn = session.learner.learn
 
-    def spied(shards: Any, weights: torch.Tensor | None = None) -> Any:
-        seen.append(weights)
-        return learn(shards, weights)
+    def spied(batch: Batch, epoch: int) -> Any:
+        seen.append(batch.weights)
+        return learn(batch, epoch)
 
     monkeypatch.setattr(session.learner, "learn", spied)
     for half_life in (None, 8.0):

@@ -1,0 +1,40 @@
+"""The oracle: classes by the outcome of ten PGD steps. It costs more than it saves: for analysis."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from sparring.allocators.allocator import Allocator, Candidates
+from sparring.allocators.bullettrain import BOUNDARY, OUTLIER, ROBUST, BulletTrain
+from sparring.attacks import CROSS_ENTROPY, Attack, perturb, perturbed
+from sparring.errors import SparringError
+
+STEPS = 10
+
+
+class Oracle(BulletTrain):
+    """BulletTrain's budgets by the definitions: correct and attacked wrong is boundary, both correct robust."""
+
+    def classify(self, candidates: Candidates) -> Tensor:
+        x, labels = candidates.x, candidates.labels
+        if not isinstance(candidates.attack, Attack):
+            raise SparringError("allocator.name = 'oracle' goes by the outcome of PGD; it takes no views.")
+        attack = replace(candidates.attack.stronger(STEPS), restarts=1, loss=CROSS_ENTROPY)
+        delta = perturb(candidates.model, x, labels, attack, candidates.generator)
+        with torch.no_grad():
+            attacked = candidates.model(perturbed(x, delta)).argmax(1) == labels
+        return classify_by_attack(candidates.clean_logits.argmax(1) == labels, attacked)
+
+    def gradients(self, examples: int) -> int:
+        return STEPS * examples
+
+    def with_full_steps(self) -> Allocator:
+        return Oracle(None, self.robust_steps, self.outlier_steps, self.gamma, self.momentum)
+
+
+def classify_by_attack(clean_correct: Tensor, attacked_correct: Tensor) -> Tensor:
+    """int64 [N]; both bool [N]."""
+    return torch.where(~clean_correct, OUTLIER, torch.where(attacked_correct, ROBUST, BOUNDARY))

@@ -1,0 +1,74 @@
+"""The attack that a recipe names."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, cast
+
+from sparring.attacks.attack import PGD, Attack
+from sparring.attacks.augmix import AugMix, Threat
+from sparring.config import AttackSettings, AugmixSettings
+from sparring.errors import UsageError
+from sparring.objectives import Objective
+from sparring.plugins import call, require_taken, resolve
+
+BUILT_IN = {
+    "pgd": "sparring.attacks.attack:PGD",
+    "fgsm": "sparring.attacks.fgsm:FGSM",
+    "fgsm-rs": "sparring.attacks.fgsm:FGSMRS",
+    "n-fgsm": "sparring.attacks.fgsm:NFGSM",
+    "augmix": "sparring.attacks.augmix:AugMix",
+}
+TAKEN = ("epsilon", "norm", "steps", "step_size", "restarts", "noise")
+STRICT = ("norm", "step_size", "start", "loss")  # not to be set where the attack does not take them
+
+
+def attack_of(settings: AttackSettings, augmix: AugmixSettings, objective: Objective) -> Threat:
+    """The attack of the settings at their full ε.
+
+    What the settings leave to it (`auto`) and the attack does not say itself, the objective decides: where PGD begins,
+    and what is maximised. A factory of your own is called with `attack.options`, and with those of epsilon, norm,
+    steps, step_size, restarts, noise, start and loss that it takes.
+
+    Raises:
+        UsageError: there is no such attack, it refuses its arguments, or does not take what is set.
+    """
+    factory = cast(Any, resolve("attack.name", settings.name, BUILT_IN))
+    default = AttackSettings.model_fields
+    strict = {name: (getattr(settings, name), default[name].default) for name in STRICT}
+    require_taken("attack.name", settings.name, factory, strict)
+    given: dict[str, Any] = {name: getattr(settings, name) for name in TAKEN}
+    made = call(
+        "attack.name",
+        factory,
+        {**given, **_left_open(settings, factory, objective), "augmix": augmix},
+        settings.options,
+    )
+    if not isinstance(made, Attack | AugMix):
+        raise UsageError(
+            f"attack.name = {settings.name!r} made a {type(made).__name__}: a sparring.attacks.Attack is needed."
+        )
+    return made
+
+
+def threat_of(settings: AttackSettings, attack: Threat) -> Attack:
+    """The ball that a model is evaluated in: the attack's; where views take its place, that of the settings."""
+    return attack if isinstance(attack, Attack) else PGD(settings.epsilon, norm=settings.norm)
+
+
+def _left_open(settings: AttackSettings, factory: Any, objective: Objective) -> dict[str, Any]:
+    """Start and loss: what is set, else what the attack says itself, else the objective's."""
+    chosen = {"start": _start(settings), "loss": None if settings.loss == "auto" else settings.loss}
+    of_objective = {"start": objective.attack_start, "loss": objective.attack_loss}
+    parameters = inspect.signature(factory).parameters
+    for name, value in chosen.items():
+        if value is None and name in parameters:
+            own = parameters[name].default
+            chosen[name] = of_objective[name] if own in (None, inspect.Parameter.empty) else own
+    return chosen
+
+
+def _start(settings: AttackSettings) -> Any:
+    if settings.start == "previous":
+        return "given"
+    return None if settings.start in ("auto", "last") else settings.start

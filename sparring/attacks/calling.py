@@ -1,0 +1,96 @@
+"""An attack called by its user: what is wrong with the arguments is said, and the model is left as it was."""
+
+from __future__ import annotations
+
+import math
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from sparring.attacks.iteration import frozen, perturb
+from sparring.attacks.norms import perturbed
+
+if TYPE_CHECKING:
+    from sparring.attacks.attack import Attack
+
+
+def attacked(
+    attack: Attack,
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    generator: torch.Generator | None,
+    return_delta: bool,
+) -> Tensor:
+    """See `Attack.__call__`."""
+    require_batch(model, images, labels)
+    _require_ball(attack, images)
+    if generator is None:
+        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+    with torch.inference_mode(False), torch.enable_grad(), frozen(model):
+        x, y = images.detach().clone(), labels.clone()  # a tensor of inference mode takes part in no graph
+        delta = perturb(model, x, y, attack, generator).to(images.dtype)
+        result = delta if return_delta else perturbed(x, delta)
+    return result.detach()
+
+
+def require_batch(model: nn.Module, images: Tensor, labels: Tensor) -> None:
+    """Refuse what is no batch of images for the model.
+
+    Raises:
+        ValueError: an argument is wrong; it is named.
+    """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model is a {type(model).__name__}: a torch.nn.Module is needed.")
+    _require_images(images)
+    _require_labels(labels, len(images))
+    places = {"images": images.device, "labels": labels.device, **_device_of(model)}
+    if len(set(places.values())) > 1:
+        where = ", ".join(f"{name} on {device}" for name, device in places.items())
+        raise ValueError(f"devices differ: {where}. Move them to one with .to(device).")
+    _require_values(images, labels)
+
+
+def _require_images(images: Tensor) -> None:
+    if not isinstance(images, Tensor) or images.ndim != 4 or len(images) == 0:
+        found = f"of shape {tuple(images.shape)}" if isinstance(images, Tensor) else f"a {type(images).__name__}"
+        raise ValueError(f"images: {found}; a tensor [N, C, H, W] with N ≥ 1 is needed.")
+    if images.dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"images are {images.dtype}: float32 or float64 in [0, 1] is needed. Divide uint8 images by 255."
+        )
+
+
+def _require_labels(labels: Tensor, count: int) -> None:
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != (count,):
+        found = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
+        raise ValueError(f"labels: {found}; class numbers, int64 [{count}], are needed.")
+
+
+def _require_values(images: Tensor, labels: Tensor) -> None:
+    low, high = (float(bound) for bound in torch.aminmax(images.detach()))
+    if not (low >= 0 and high <= 1):  # so that NaN is refused
+        raise ValueError(
+            f"images lie in [{low:.4g}, {high:.4g}]: [0, 1] is needed. Divide grey levels by 255; where images are "
+            f"normalised beforehand, put sparring.Normalize(mean, std) before the model instead."
+        )
+    if int(labels.min()) < 0:  # the cross-entropy ignores -100: such an example would not be attacked
+        raise ValueError(f"labels: the least is {int(labels.min())}; class numbers begin at 0.")
+
+
+def _device_of(model: nn.Module) -> dict[str, torch.device]:
+    first = next(chain(model.parameters(), model.buffers()), None)
+    return {} if first is None else {"model": first.device}
+
+
+def _require_ball(attack: Attack, images: Tensor) -> None:
+    """Under L2 how large a ball may be depends on the images."""
+    largest = math.sqrt(images[0].numel())
+    if attack.norm == "l2" and attack.epsilon > largest * (1 + 1e-6):
+        raise ValueError(
+            f"epsilon = {attack.epsilon:g} under l2: two images of shape {tuple(images.shape[1:])} in [0, 1] are at "
+            f"most {largest:.4g} apart. Divide by 255 what is counted in grey levels."
+        )

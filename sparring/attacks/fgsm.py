@@ -1,0 +1,69 @@
+"""Attacks of one step: FGSM, FGSM-RS (Wong et al. 2020) and N-FGSM (de Jorge et al. 2022)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from sparring.attacks.attack import Attack, Start
+from sparring.attacks.norms import random_start
+
+
+@dataclass(frozen=True, kw_only=True)
+class FGSM(Attack):
+    """One step of ε from the image itself; of 1.25·ε from any other start, where the ball cuts what is too much."""
+
+    steps: int = field(default=1, init=False)
+    start: Start | None = "zero"
+
+    name: ClassVar[str] = "fgsm"
+
+    @property
+    def relative_step(self) -> float:
+        """1 from zero, else 1.25 (Wong et al.)."""
+        return 1.0 if self.start == "zero" else 1.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class FGSMRS(FGSM):
+    """FGSM-RS (Wong et al. 2020): one step of 1.25·ε from a start uniform in the ball, put into the image."""
+
+    start: Start | None = "uniform"
+
+    name: ClassVar[str] = "fgsm-rs"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NFGSM(Attack):
+    """N-FGSM (de Jorge et al. 2022): one step of ε from noise that reaches `noise`·ε and is not cut back to the ball.
+
+    Args:
+        noise: k; perturbations reach (1 + k)·ε.
+    """
+
+    noise: float = 2.0
+    steps: int = field(default=1, init=False)
+    start: Start | None = field(default="uniform", init=False)
+
+    name: ClassVar[str] = "n-fgsm"
+
+    @property
+    def radius(self) -> float:
+        """(1 + k)·ε."""
+        return (1 + self.noise) * self.epsilon
+
+    @property
+    def relative_step(self) -> float:
+        return 1.0
+
+    def initial(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Uniform within k·ε, put into the image."""
+        return self.project(random_start(x, self.norm, self.noise * self.epsilon, generator), x, self.radius)
+
+    def _check(self) -> None:
+        super()._check()
+        if not self.noise > 0:
+            raise ValueError(f"noise = {self.noise!r}: a number above 0 is needed.")

@@ -1,0 +1,175 @@
+"""The iteration that all attacks share, as a generator that stops before every step.
+
+    δ ← start
+    κ times: δ ← into the image, into the ball (δ + α·direction(∇ loss))
+
+Its caller may load newer weights between two steps, note their version, or let other work go first; `perturb` runs it
+to the end. The model is used as it is found: put it in eval mode and switch its parameters' gradients off with
+`frozen`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from sparring.attacks.norms import per_example, perturbed
+from sparring.attacks.starts import WarmStart
+
+if TYPE_CHECKING:
+    from sparring.attacks.attack import Attack, State
+
+Loss = Callable[[Tensor, Tensor], Tensor]  # logits [N, K], targets [N, ...] -> [N]
+T = TypeVar("T")
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Eval mode and no parameter gradients, as an attack wants it; both are restored."""
+    modes = [(module, module.training) for module in model.modules()]
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    model.eval()
+    model.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+
+
+def input_gradient(model: nn.Module, point: Tensor, targets: Tensor, loss: Loss) -> Tensor:
+    """The gradient of the summed loss with respect to the attacked images; parameters get none."""
+    point = point.detach().requires_grad_(True)
+    return torch.autograd.grad(loss(model(point), targets).sum(), point)[0]
+
+
+def iterate(
+    model: nn.Module,
+    x: Tensor,
+    targets: Tensor,
+    attack: Attack,
+    generator: torch.Generator,
+    *,
+    start: WarmStart | None = None,
+    step_counts: Tensor | None = None,
+    step_sizes: Tensor | None = None,
+) -> Generator[int, None, Tensor]:
+    """Yield the number of each attack step before it is made; return the perturbation.
+
+    Args:
+        x: float32 [N, C, H, W] in [0, 1]. targets: see `AttackLoss.targets_of`.
+        start: where to begin instead of the attack's own start.
+        step_counts: int64 [N], steps of each example (default: `attack.steps` for all). All end together: an example
+            with few steps joins the batch late, so that its last steps see the newest weights too; one with 0 is never
+            attacked and keeps δ = 0.
+        step_sizes: float32 [N], step size of each example (default: `attack.alpha`).
+
+    Returns:
+        float32 [N, C, H, W], inside the ball and, added to x, inside [0, 1]; of several restarts the one with the
+        highest loss, example by example.
+    """
+    counts = [attack.steps] * len(x) if step_counts is None else step_counts.tolist()
+    longest, attacked = max(counts), sum(count > 0 for count in counts)
+    sizes = torch.full((len(x),), attack.alpha, device=x.device) if step_sizes is None else step_sizes
+    # Longest first, so that those that take part in a step are a slice: a mask would have to be read back from a GPU.
+    order = None if min(counts) == longest else torch.tensor(counts).argsort(descending=True).to(x.device)
+    images, goals, sizes = (x, targets, sizes) if order is None else (x[order], targets[order], sizes[order])
+    best, best_loss = torch.zeros_like(x), torch.full((len(x),), -torch.inf, device=x.device, dtype=x.dtype)
+    for restart in range(attack.restarts):
+        delta = starting_point(x, attack, generator, start)
+        delta = delta if order is None else delta[order]
+        delta[attacked:] = 0
+        state = attack.state(images)
+        for step in range(longest):
+            yield restart * longest + step
+            active = sum(count >= longest - step for count in counts)  # few steps are the last ones, on new weights
+            stepped = ascended(
+                model,
+                images[:active],
+                delta[:active],
+                goals[:active],
+                attack,
+                sizes[:active],
+                attack.radius,
+                {name: kept[:active] for name, kept in state.items()},
+            )
+            delta = stepped if active == len(x) else torch.cat([stepped, delta[active:]])
+        if attack.restarts == 1:
+            return _in_order(delta, order)
+        with torch.no_grad():
+            final = attack.maximised(model(perturbed(images, delta)), goals)
+        better = final > best_loss
+        best[better], best_loss[better] = delta[better], final[better].to(best_loss.dtype)
+    return _in_order(best, order)
+
+
+def perturb(
+    model: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    attack: Attack,
+    generator: torch.Generator,
+    helper: nn.Module | None = None,
+) -> Tensor:
+    """Run the attack to its end with the model as it is; see `iterate`. `helper`: see `AttackLoss`."""
+    return result_of(iterate(model, x, targets_of(model, x, labels, attack, helper), attack, generator))
+
+
+def targets_of(model: nn.Module, x: Tensor, labels: Tensor, attack: Attack, helper: nn.Module | None = None) -> Tensor:
+    """What the attack's loss compares with, by a clean pass where it needs one."""
+    loss = attack.maximised
+    with torch.no_grad():
+        clean = model(x) if loss.targets == "clean" else None
+        helped = helper(x) if loss.targets == "helper" and helper is not None else None
+    return loss.targets_of(labels, clean, helped)
+
+
+def result_of(steps: Generator[int, None, T], before_step: Callable[[int], object] = lambda step: None) -> T:
+    """Run a generator to its end and return its result; `before_step` is told what it yields."""
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        before_step(step)
+
+
+def starting_point(x: Tensor, attack: Attack, generator: torch.Generator, start: WarmStart | None = None) -> Tensor:
+    """Where the attack on x begins; see `iterate`. Drawn on the generator's device."""
+    if start is None:
+        return attack.initial(x, generator)
+    warm = attack.project(start.delta.to(x.device), x, attack.radius)
+    known = start.known.to(x.device)
+    if bool(known.all()):
+        return warm
+    return torch.where(per_example(known), warm, attack.initial(x, generator))
+
+
+def ascended(
+    model: nn.Module,
+    x: Tensor,
+    delta: Tensor,
+    targets: Tensor,
+    attack: Attack,
+    sizes: Tensor,
+    radius: float | Tensor,
+    state: State,
+) -> Tensor:
+    """δ after one attack step; `sizes` float32 [N], `radius` for all or float32 [N], both pixel intensities.
+
+    `state` is what the attack's step rule keeps of these examples; it is changed in place.
+    """
+    gradient = input_gradient(model, x + delta, targets, attack.maximised)
+    return attack.project(attack.step(delta, gradient, sizes, state), x, radius)
+
+
+def _in_order(delta: Tensor, order: Tensor | None) -> Tensor:
+    """Back in the order of the examples: delta[i] is that of example order[i]."""
+    return delta if order is None else torch.empty_like(delta).index_copy_(0, order, delta)

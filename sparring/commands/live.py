@@ -1,0 +1,63 @@
+"""Objects that are passed from Python instead of being named by the recipe: a model, data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from sparring.config import Config, overridden
+from sparring.data import Dataset, prepared, wrap
+from sparring.errors import UsageError
+from sparring.trainer.experiment import Live
+
+PREFIX = "python:"  # how a run records that an object was passed: what it is called follows
+
+
+def live_objects(model: nn.Module | None, train_data: object, test_data: object, config: Config) -> Live:
+    """What was passed, checked and wrapped.
+
+    Raises:
+        UsageError: one of the two data sets is missing, or an object is not what it should be.
+    """
+    if model is not None and not isinstance(model, nn.Module):
+        raise UsageError(f"model is a {type(model).__name__}: a torch.nn.Module is needed.")
+    if (train_data is None) != (test_data is None):
+        missing = "train_data" if train_data is None else "test_data"
+        raise UsageError(f"{missing} is missing: data are passed for training and for testing, or not at all.")
+    if train_data is None:
+        return Live(model)
+    training = wrap(train_data, "train_data")
+    return Live(model, _set(training, config, "train"), _set(wrap(test_data, "test_data", training.classes), config))
+
+
+def _set(data: Dataset, config: Config, split: Any = "test") -> Dataset:
+    """Of the size and the number of examples that the settings ask for."""
+    return prepared(data, config.data, split)
+
+
+def recorded(config: Config, live: Live, model: object, data: object) -> Config:
+    """The configuration with the names of what was passed, so that a run says what it needs to go on."""
+    changes = {}
+    if live.model is not None:
+        changes["model.name"] = f"{PREFIX}{type(model).__name__}"
+    if live.training is not None:
+        changes["data.name"] = f"{PREFIX}{type(data).__name__}"
+    return overridden(config, changes)
+
+
+def require_passed(config: Config, live: Live, *, data: bool = True) -> None:
+    """Refuse to go on without the objects that a run was started with; without its data only where they are needed.
+
+    Raises:
+        UsageError: one of them is missing.
+    """
+    for name, value, passed, argument in (
+        ("model.name", config.model.name, live.model, "model=…"),
+        ("data.name", config.data.name, live.training, "train_data=…, test_data=…"),
+    ):
+        if value.startswith(PREFIX) and passed is None and (data or name == "model.name"):
+            raise UsageError(
+                f"{name} = {value!r}: the run was started from Python with an object, which no file holds. Pass it "
+                f"again, from Python: {argument}."
+            )

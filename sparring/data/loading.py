@@ -1,0 +1,95 @@
+"""The dataset that the settings name: built in, or the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from sparring import plugins
+from sparring.config import DataSettings
+from sparring.data.datasets import Dataset, Framed, Subset, require_bytes
+from sparring.data.sources import Split
+from sparring.data.wrapping import declared_classes, wrap
+from sparring.errors import UsageError
+
+SOURCES = {
+    "digits": "sparring.data.sources:digits",
+    "mnist": "sparring.data.sources:mnist",
+    "fashion_mnist": "sparring.data.sources:fashion_mnist",
+    "cifar10": "sparring.data.sources:cifar10",
+    "cifar100": "sparring.data.sources:cifar100",
+    "svhn": "sparring.data.sources:svhn",
+    "folder:PATH": "sparring.data.sources:folder",
+    "npz:PATH": "sparring.data.sources:npz",
+}
+
+
+def load(settings: DataSettings, split: Split) -> Dataset:
+    """The dataset of the settings; of the training set the first `limit` examples where one is set.
+
+    Raises:
+        UsageError: no such dataset, data.root or data.size is needed, or the user's own data cannot be wrapped.
+        SparringError: the files are missing or wrong.
+    """
+    _require_size(settings)
+    return prepared(_named(settings, split), settings, split)
+
+
+def prepared(dataset: Dataset, settings: DataSettings, split: Split) -> Dataset:
+    """A dataset with its images at `data.size`; of training data the first `data.limit` examples."""
+    dataset = framed(dataset, settings)
+    if split == "test" or settings.limit is None or settings.limit >= len(dataset):
+        return dataset
+    return Subset(dataset, torch.arange(settings.limit))
+
+
+def _require_size(settings: DataSettings) -> None:
+    for name, asked in (("augment", settings.augment == "resized_crop_flip"), ("phases", bool(settings.phases))):
+        if asked and settings.size is None:
+            raise UsageError(
+                f"data.{name} = {getattr(settings, name)!r} needs data.size, the side of test images: set it."
+            )
+
+
+def framed(dataset: Dataset, settings: DataSettings) -> Dataset:
+    """The dataset with its images at `data.size`, where one is set."""
+    if settings.size is None:
+        return dataset
+    require_bytes(dataset, f"data.size = {settings.size}")
+    return Framed(dataset, settings.size, settings.centre_share)
+
+
+def _named(settings: DataSettings, split: Split) -> Dataset:
+    kind, _, path = settings.name.partition(":")
+    by_path = f"{kind}:PATH"
+    name = by_path if by_path in SOURCES and ":" in settings.name else settings.name
+    factory = cast(Callable[..., object], plugins.resolve("data.name", name, SOURCES))
+    if plugins.is_external(name, SOURCES):
+        return _own(settings, factory, split)
+    root = None if settings.root is None else settings.root.expanduser()
+    given = {"split": split, "root": root, "download": settings.download, "path": Path(path).expanduser()}
+    return cast(Dataset, plugins.call("data.name", factory, given, settings.options))
+
+
+def _own(settings: DataSettings, factory: Callable[..., object], split: Split) -> Dataset:
+    """The user's own data; those for testing have the classes of training."""
+    setting = f"data.name = {settings.name!r}"
+
+    def made(which: Split) -> object:
+        root = {} if settings.root is None else {"root": settings.root.expanduser()}
+        given = {"split": which, **root}
+        if "split" not in plugins.arguments("data.name", factory, given, settings.options):
+            raise UsageError(
+                f"{setting} takes no argument `split`: it is called with split='train' and with split='test'. Let it "
+                f"return the data of each."
+            )
+        return plugins.call("data.name", factory, given, settings.options)
+
+    data = made(split)
+    classes = declared_classes(data)
+    if classes is None and split == "test":
+        classes = wrap(made("train"), setting).classes
+    return wrap(data, setting, classes)

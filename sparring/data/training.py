@@ -1,0 +1,72 @@
+"""Batches of examples as a model takes them: augmented, of one size, float32 in [0, 1]."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from sparring.config import Config, image_size
+from sparring.data.augment import augment as augmented
+from sparring.data.datasets import Dataset, Shape
+from sparring.data.framing import Framing, random_framing
+
+
+class TrainingSet:
+    """A dataset and how a run trains on it: any process makes the same batch from (indices, epoch).
+
+    Args:
+        augment: as data.augment.
+        seed: of the augmentation.
+        sizes: the side of the images by epoch; None: they stay as they are.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        augment: str = "none",
+        seed: int = 0,
+        sizes: Callable[[int], int | None] = lambda epoch: None,
+    ) -> None:
+        self.dataset, self.augment, self.seed, self.sizes = dataset, augment, seed, sizes
+        self.shape: Shape = dataset.shape
+        self.classes, self.labels, self.fingerprint = dataset.classes, dataset.labels, dataset.fingerprint
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def images(self, indices: Tensor, framing: Framing | None = None) -> Tensor:
+        """Those of the dataset, before augmentation."""
+        return self.dataset.images(indices, framing)
+
+    def batch(self, indices: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+        """As `epoch` trains on the examples at `indices` (int64 [n]): float32 [n, C, H, W] in [0, 1] and int64 [n]."""
+        size = self.sizes(epoch)
+        return batch(self.dataset, indices, augment=self.augment, seed=self.seed, epoch=epoch, size=size)
+
+
+def training_set(config: Config, dataset: Dataset) -> TrainingSet:
+    """The dataset as a run by `config` trains on it."""
+    return TrainingSet(dataset, config.data.augment, config.train.seed, partial(image_size, config))
+
+
+def batch(
+    dataset: Dataset, indices: Tensor, *, augment: str, seed: int, epoch: int, size: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """The examples at `indices` (int64 [n]): float32 [n, C, H, W] in [0, 1] and int64 [n].
+
+    Args:
+        size: H and W; by default those of the dataset.
+    """
+    framing = None if size is None else Framing(size)
+    if augment == "resized_crop_flip":
+        framing = random_framing(size or dataset.shape[-1], seed, epoch, indices)
+    images = augmented(dataset.images(indices, framing), augment, seed=seed, epoch=epoch, indices=indices)
+    return scaled(images), dataset.labels[indices]
+
+
+def scaled(images: Tensor) -> Tensor:
+    """float32 in [0, 1] of a dataset's images: bytes are divided by 255, floats stay as they are."""
+    return images.to(torch.float32) if images.is_floating_point() else images.to(torch.float32).div_(255)

@@ -1,0 +1,193 @@
+"""Data of the user's own, read by index as ours are: torch Datasets and DataLoaders, pairs of arrays."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sized
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import (
+    BatchSampler,
+    ConcatDataset,
+    DataLoader,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    TensorDataset,
+    default_collate,
+    default_convert,
+)
+
+from sparring.data.datasets import Dataset, Shape, refuse_floats
+from sparring.data.framing import Framing, to_image
+from sparring.data.reading import Arrays, Items, Reader, evenly_spaced, labels_of
+from sparring.errors import UsageError
+
+INTERFACE = ("shape", "classes", "fingerprint", "labels", "images")
+
+
+def wrap(data: object, setting: str, classes: int | None = None) -> Dataset:
+    """`data` as a Dataset: images, uint8 or float32 in [0, 1], and labels by index.
+
+    Args:
+        data: a torch Dataset whose items are (image, label); a DataLoader of one; a pair (images, labels) of arrays or
+            tensors; or an object with the interface of our Dataset, which is returned as it is. Images are [H, W],
+            [C, H, W] or [H, W, C] with 1 or 3 channels, uint8 or floats in [0, 1], or PIL images.
+        setting: what errors begin with, such as `data.name = 'mydata.py:make'`.
+        classes: how many there are; by default what the data declare, else the greatest label and one.
+
+    Raises:
+        UsageError: it is no such data, or images or labels are not what they should be.
+    """
+    if all(hasattr(data, name) for name in INTERFACE):
+        return _checked(cast(Dataset, data), setting)
+    if isinstance(data, DataLoader):
+        data = _of_loader(data, setting)
+    pair = data.tensors if isinstance(data, TensorDataset) else data
+    if isinstance(pair, (tuple, list)) and len(pair) == 2 and all(hasattr(part, "__array__") for part in pair):
+        images, labels = pair
+        return Wrapped(Arrays(images, setting), len(images), labels, classes, setting)
+    if not hasattr(data, "__getitem__") or not hasattr(data, "__len__") or isinstance(data, tuple):
+        raise UsageError(
+            f"{setting}: a {type(data).__name__} is no data. Give a torch Dataset with a length and items (image, "
+            f"label) by index, or a pair of arrays (images, labels)."
+        )
+    items = Items(data, setting)
+    return Wrapped(items, len(data), labels_of(data, items), classes or declared_classes(data), setting)
+
+
+def declared_classes(data: object) -> int | None:
+    """How many classes the data say they have: `classes` is a number, or a list of names as in torchvision."""
+    if isinstance(data, (DataLoader, Subset)):
+        return declared_classes(data.dataset)
+    if isinstance(data, ConcatDataset):
+        return max(filter(None, map(declared_classes, data.datasets)), default=None)
+    found = getattr(data, "classes", None)
+    if isinstance(found, int):
+        return found
+    return len(found) if isinstance(found, Sized) else None
+
+
+class Wrapped:
+    """Images that are read when they are asked for, and checked each time; a few of them before the first."""
+
+    def __init__(self, read: Reader, length: int, labels: Any, classes: int | None, setting: str) -> None:
+        self._read, self._setting = read, setting
+        self.labels = _labels(labels, length, classes, setting)
+        self.classes = int(self.labels.max()) + 1 if classes is None else classes
+        samples = evenly_spaced(length)
+        images = read(samples)
+        self.shape: Shape = (images.shape[1], images.shape[2], images.shape[3])
+        self._dtype = images.dtype
+        self._check(images)
+        if not torch.equal(images, read(samples)):
+            raise UsageError(
+                f"{setting}: images are others when they are read again, so that no two processes would have the same. "
+                f"Take the random transform out of the data and use data.augment."
+            )
+        self.fingerprint = _fingerprint(self.labels, images)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def images(self, indices: Tensor, framing: Framing | None = None) -> Tensor:
+        """uint8 or float32 [n, C, H, W]; only uint8 images can be framed."""
+        if len(indices) == 0:
+            return torch.empty(0, *self.shape, dtype=self._dtype)
+        images = self._read(indices.tolist())
+        self._check(images)
+        if framing is None:
+            return images
+        refuse_floats(images, f"{self._setting}: data.size")
+        return torch.stack([framing.shown(to_image(image), position) for position, image in enumerate(images)])
+
+    def _check(self, images: Tensor) -> None:
+        if images.shape[1:] != self.shape or images.dtype != self._dtype:
+            raise UsageError(
+                f"{self._setting}: some images are {self._dtype} of {self.shape}, others {images.dtype} of "
+                f"{tuple(images.shape[1:])} (C, H, W). Bring all images to one size and type."
+            )
+        if images.is_floating_point():
+            check_range(images, self._setting)
+
+
+def check_range(images: Tensor, setting: str) -> None:
+    """Refuse float images that are not in [0, 1], and say what they look like.
+
+    Raises:
+        UsageError: there is a NaN or a value outside.
+    """
+    low, high = (float(value) for value in images.aminmax())
+    if low >= 0 and high <= 1:
+        return
+    if low != low:
+        raise UsageError(f"{setting}: images hold NaN. Remove or mend them.")
+    if low >= 0 and high <= 255:
+        remedy = "They look like bytes: give them as uint8, or divide by 255"
+    else:
+        remedy = (
+            "They look normalised: leave them in [0, 1] and let the model normalise (sparring.Normalize in it, or "
+            "data.mean and data.std)"
+        )
+    raise UsageError(f"{setting}: images go from {low:.4g} to {high:.4g}; floats must be in [0, 1]. {remedy}.")
+
+
+def _labels(labels: Any, length: int, classes: int | None, setting: str) -> Tensor:
+    """int64 [length]; refuses others than 0..classes-1."""
+    if length == 0:
+        raise UsageError(f"{setting} holds no examples.")
+    array = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    if array.shape != (length,) or not np.issubdtype(array.dtype, np.integer):
+        raise UsageError(
+            f"{setting}: labels are {array.dtype} of shape {array.shape}; whole numbers of shape ({length},) are "
+            f"needed, one for each image."
+        )
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or (classes is not None and high >= classes):
+        known = "" if classes is None else f", and there are {classes} classes"
+        raise UsageError(f"{setting}: labels go from {low} to {high}{known}. Number the classes from 0.")
+    return torch.from_numpy(array.astype(np.int64))
+
+
+def _of_loader(loader: DataLoader[Any], setting: str) -> object:
+    """The loader's dataset; batches, order and processes are the run's affair."""
+    plain = isinstance(loader.sampler, (SequentialSampler, RandomSampler))
+    plain = plain and (loader.batch_sampler is None or type(loader.batch_sampler) is BatchSampler)
+    if not plain or len(cast(Sized, loader.sampler)) != len(cast(Sized, loader.dataset)):
+        raise UsageError(
+            f"{setting}: the DataLoader's sampler chooses among the examples, which a run would not see. Give the "
+            f"Dataset, or a torch.utils.data.Subset of it."
+        )
+    if loader.collate_fn not in (default_collate, default_convert):
+        raise UsageError(
+            f"{setting}: the DataLoader has a collate_fn of its own, which a run would not see. Give a Dataset whose "
+            f"items are (image, label)."
+        )
+    return loader.dataset
+
+
+def _checked(data: Dataset, setting: str) -> Dataset:
+    """An object with our own interface, once its first image and its labels have been looked at."""
+    if not isinstance(data.labels, Tensor) or data.labels.dtype != torch.int64:
+        raise UsageError(f"{setting}: labels must be a tensor, int64 [{len(data)}].")
+    _labels(data.labels, len(data), data.classes, setting)
+    images = data.images(torch.tensor([0]))
+    known = isinstance(images, Tensor) and images.dtype in (torch.uint8, torch.float32)
+    if not known or images.shape != (1, *data.shape):
+        found = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        raise UsageError(
+            f"{setting}: images() gives {found} for one index; uint8 or float32 {(1, *data.shape)} is needed."
+        )
+    if images.is_floating_point():
+        check_range(images, setting)
+    return data
+
+
+def _fingerprint(labels: Tensor, images: Tensor) -> str:
+    digest = hashlib.blake2b(f"{len(labels)} {images.dtype} {tuple(images.shape)}".encode(), digest_size=8)
+    digest.update(labels.numpy().tobytes())
+    digest.update(images.numpy().tobytes())
+    return digest.hexdigest()

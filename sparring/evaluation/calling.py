@@ -1,0 +1,101 @@
+"""`sparring.evaluate`: how robust a model of the user's own is, on data of the user's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from sparring.attacks import PGD, Attack, frozen
+from sparring.data import Dataset
+from sparring.data.training import scaled
+from sparring.data.wrapping import wrap
+from sparring.evaluation import robustness
+from sparring.evaluation.robustness import Evaluation, Progress
+
+STEPS, RESTARTS = 50, 3
+
+
+def evaluate(
+    model: nn.Module,
+    data: Any,
+    attack: str | Attack = "pgd",
+    epsilon: float | None = None,
+    *,
+    norm: str = "linf",
+    steps: int = STEPS,
+    step_size: float | None = None,
+    restarts: int = RESTARTS,
+    samples: int | None = None,
+    classes: int | None = None,
+    batch_size: int = 500,
+    seed: int = 0,
+    per_example: bool = False,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Clean and robust accuracy with 95 % intervals; an example is robust only if it survives every restart.
+
+    Args:
+        model: logits [N, K] of float32 images in [0, 1]; it normalises inside (`sparring.Normalize`). It is evaluated
+            in eval mode on the device that it is on, and left as it was.
+        data: a torch Dataset or DataLoader of (image, label), or a pair (images, labels); images uint8 or in [0, 1].
+        attack: "pgd", "autoattack" (Croce & Hein 2020, without steps or restarts of yours), or an attack of your own.
+        epsilon: radius of the ball in pixel intensities, such as 8/255; an attack of your own has its own.
+        norm: "linf" or "l2". steps, step_size, restarts: of PGD; step size 2.5·ε/steps by default.
+        samples: the first so many examples; by default all. classes: by default what the data say.
+        per_example: keep what became of each example in `Evaluation.verdicts`.
+        progress: called with a sentence that says how far it is.
+
+    Raises:
+        ValueError: an argument is wrong; it is named.
+    """
+    outputs = _outputs(model, wrap(data, "data", classes))
+    dataset = wrap(data, "data", outputs if classes is None else classes)
+    threat = _threat(attack, epsilon, norm, steps, step_size, restarts)
+    if samples is not None and samples < 1:
+        raise ValueError(f"samples = {samples}: a whole number from 1 on is needed, or None for all.")
+    how: dict[str, Any] = {"samples": samples, "batch_size": batch_size, "seed": seed}
+    with torch.inference_mode(False), torch.enable_grad():
+        if attack == "autoattack":
+            found = robustness.evaluate_by_autoattack(model, dataset, threat, progress=progress, **how)
+        else:
+            found = robustness.evaluate(model, dataset, threat, progress=robustness.counted(progress), **how)
+    return found if per_example else found.without_verdicts()
+
+
+def _outputs(model: nn.Module, dataset: Dataset) -> int:
+    """Logits that the model gives for an image; at least as many as there are classes.
+
+    Raises:
+        ValueError: it is no model of such images.
+    """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model is a {type(model).__name__}: a torch.nn.Module is needed.")
+    device = next((each.device for each in model.parameters()), torch.device("cpu"))
+    x = scaled(dataset.images(torch.arange(1))).to(device)
+    try:
+        with frozen(model), torch.no_grad():
+            logits = model(x)
+    except Exception as error:  # whatever the user's own code raises
+        raise ValueError(f"model cannot take images of {dataset.shape} ({type(error).__name__}: {error}).") from error
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != 1:
+        found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise ValueError(f"model gives {found} for one image: logits of shape (1, classes) are needed.")
+    if logits.shape[1] < dataset.classes:
+        raise ValueError(f"model gives {logits.shape[1]} logits and data has {dataset.classes} classes.")
+    return logits.shape[1]
+
+
+def _threat(
+    attack: str | Attack, epsilon: float | None, norm: str, steps: int, step_size: float | None, restarts: int
+) -> Attack:
+    if isinstance(attack, Attack):
+        if epsilon is not None:
+            raise ValueError(f"epsilon = {epsilon}: the attack has its own, {attack.epsilon}. Give one of the two.")
+        return attack
+    if attack not in ("pgd", "autoattack"):
+        raise ValueError(f"attack = {attack!r}: it must be 'pgd', 'autoattack', or a sparring.attacks.Attack.")
+    if epsilon is None:
+        raise ValueError("epsilon is missing: the radius of the ball in pixel intensities, such as 8/255.")
+    return PGD(epsilon, norm=norm, steps=steps, step_size=step_size, restarts=restarts)

@@ -1,0 +1,22 @@
+"""How long something takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from statistics import median
+
+BUDGET_S = 0.5  # for each figure that is measured
+REPEATS = 15  # at most; the median of them counts
+
+
+def median_seconds(work: Callable[[], object]) -> float:
+    """Median time of `work` after a warm-up, within `BUDGET_S`."""
+    work()
+    times: list[float] = []
+    deadline = time.perf_counter() + BUDGET_S
+    while len(times) < REPEATS and (not times or time.perf_counter() < deadline):
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return median(times)

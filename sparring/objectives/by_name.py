@@ -1,0 +1,39 @@
+"""The objective that a recipe names."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from sparring.config import AugmixSettings, ObjectiveSettings
+from sparring.errors import UsageError
+from sparring.objectives.objective import Objective
+from sparring.plugins import call, require_taken, resolve
+
+BUILT_IN = {
+    "pgd-at": "sparring.objectives.methods:PGDAT",
+    "trades": "sparring.objectives.methods:TRADES",
+    "mart": "sparring.objectives.methods:MART",
+    "augmix": "sparring.objectives.augmix:AugMixConsistency",
+}
+
+
+def objective_of(settings: ObjectiveSettings, augmix: AugmixSettings, *, passes: str) -> Objective:
+    """The objective of the settings; `passes` is objective.passes with "auto" resolved.
+
+    A factory of your own is called with `objective.options`, and with those of beta, passes and label_smoothing that it
+    takes.
+
+    Raises:
+        UsageError: there is no such objective, it refuses its arguments, or does not take what is set.
+    """
+    factory = cast(Any, resolve("objective.name", settings.name, BUILT_IN))
+    smoothing = {"label_smoothing": (settings.label_smoothing, 0.0)}
+    require_taken("objective.name", settings.name, factory, smoothing)
+    given = {"beta": settings.beta, "passes": passes, "label_smoothing": settings.label_smoothing}
+    made = call("objective.name", factory, {**given, "augmix": augmix}, settings.options)
+    if not isinstance(made, Objective):
+        raise UsageError(
+            f"objective.name = {settings.name!r} made a {type(made).__name__}: a sparring.objectives.Objective is "
+            f"needed."
+        )
+    return made

@@ -1,0 +1,300 @@
+"""What a setting names: a built-in, `module:object` or `path.py:object`. Built-ins are such strings themselves."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import inspect
+import os
+import re
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.abc import ExecutionLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from sparring.errors import SparringError, UsageError
+
+POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+NAMEABLE = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+_handed: dict[str, str] = {}  # absolute path -> text that another process has sent
+
+
+def resolve(setting: str, name: str, built_in: Mapping[str, str]) -> object:
+    """What `name` stands for: a key of `built_in`, whose values are `module:object`, or a user's own object.
+
+    A file is executed once, under a module name of its own, and again only when its text has changed.
+
+    Raises:
+        UsageError: there is no such built-in, module, file or object, or it cannot be imported.
+    """
+    try:
+        return _find(built_in.get(name, name), built_in)
+    except _Unresolved as problem:
+        raise UsageError(
+            f"{setting} = {name!r}: {problem}. Your own is given as module:object or path.py:object."
+        ) from problem.__cause__
+
+
+def call(
+    setting: str, factory: Callable[..., object], settings: Mapping[str, Any], options: Mapping[str, Any]
+) -> object:
+    """The factory's result, given those of `settings` that it names and all `options`.
+
+    Args:
+        setting: that which names the factory, as `objective.name`; errors speak of `objective.options.NAME`.
+        settings: values by name; the factory's signature says which of them it takes.
+        options: what the user gives beside them.
+
+    Raises:
+        UsageError: an option is unknown, missing or given twice, or the factory refuses its arguments.
+    """
+    keywords = arguments(setting, factory, settings, options)
+    try:
+        return factory(**keywords)
+    except SparringError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{setting}: {_called(factory)} refuses its arguments: {error}.") from error
+
+
+def require_taken(
+    setting: str, name: str, factory: Callable[..., object], given: Mapping[str, tuple[Any, Any]]
+) -> None:
+    """Refuse settings that differ from their defaults and that the factory does not take.
+
+    given: (value, default) by name.
+
+    Raises:
+        UsageError: naming the first of them.
+    """
+    parameters, group = _parameters(setting, factory, 0), setting.rpartition(".")[0]
+    takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
+    for each, (value, default) in given.items():
+        if value != default and each not in _nameable(parameters) and not takes_any:
+            raise UsageError(
+                f"{group}.{each} = {value!r} with {setting} = {name!r}, which takes no {each}. Leave it at {default!r}."
+            )
+
+
+def arguments(
+    setting: str,
+    factory: Callable[..., object],
+    settings: Mapping[str, Any],
+    options: Mapping[str, Any],
+    positional: int = 0,
+) -> dict[str, Any]:
+    """What `call` gives the factory, by name; for those who call it themselves.
+
+    Args:
+        positional: how many of its parameters the caller passes by position.
+
+    Raises:
+        UsageError: an option is unknown, missing or given twice.
+    """
+    parameters = _parameters(setting, factory, positional)
+    _check_options(setting, factory, parameters, settings, options)
+    return {name: value for name, value in settings.items() if name in _nameable(parameters)} | dict(options)
+
+
+def is_external(name: str, built_in: Collection[str]) -> bool:
+    """Whether `name` is a user's own object."""
+    return name not in built_in and ":" in name
+
+
+def absolute(name: str) -> str:
+    """`path.py:object` with an absolute path, links kept; any other name as it is."""
+    path, attribute = _split(name)
+    return f"{_absolute(path)}:{attribute}" if path.endswith(".py") else name
+
+
+def source_files(names: Iterable[str]) -> dict[str, str]:
+    """Absolute path -> text of the files among `names`, as this process has loaded them.
+
+    Raises:
+        UsageError: a file cannot be read.
+    """
+    paths = [_absolute(path) for path, _ in map(_split, names) if path.endswith(".py")]
+    try:
+        return {path: _loaded_text(path) or _text(path) for path in paths}
+    except _Unresolved as problem:
+        raise UsageError(f"{problem}. Give a Python file that exists.") from problem.__cause__
+
+
+def text_of(path: str) -> str | None:
+    """What the file at an absolute path holds; None where there is none that can be read."""
+    try:
+        return Path(path).read_text()
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def install(sources: Mapping[str, str]) -> None:
+    """Take the texts of `source_files` of another process; from now on they count, whatever the files here hold."""
+    _handed.update(sources)
+
+
+class _Unresolved(Exception):
+    """Why a name leads to no object; its cause is what the import raised."""
+
+
+class _Text(ExecutionLoader):
+    """Loads a module from a text; tracebacks show its lines where the file is absent too."""
+
+    def __init__(self, path: str, text: str) -> None:
+        self.path, self.text = path, text
+
+    def get_source(self, fullname: str) -> str:
+        return self.text
+
+    def get_filename(self, fullname: str) -> str:
+        return self.path
+
+
+def _find(name: str, built_in: Mapping[str, str]) -> object:
+    source, attribute = _split(name)
+    if not source or not attribute:
+        raise _Unresolved(_no_built_in(name, built_in))
+    module = _from_file(_absolute(source)) if source.endswith(".py") else _import(source)
+    found: object = getattr(module, attribute, _Unresolved)
+    if found is _Unresolved:
+        public = [each for each in vars(module) if not each.startswith("_")]
+        raise _Unresolved(f"{source} has no {attribute!r}{_nearest(attribute, public)}")
+    return found
+
+
+def _split(name: str) -> tuple[str, str]:
+    source, _, attribute = name.rpartition(":")
+    return source, attribute
+
+
+def _absolute(path: str) -> str:
+    """Links are kept: the same path is looked for on other hosts."""
+    return os.path.abspath(Path(path).expanduser())
+
+
+def _no_built_in(name: str, built_in: Mapping[str, str]) -> str:
+    if name.endswith(".py"):
+        return f"which object of the file is missing; write {name}:NAME"
+    known = f". Built in: {', '.join(built_in)}" if built_in else ""
+    return f"no such name{_nearest(name, built_in)}{known}"
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    by_letters = {each.lower(): each for each in known}
+    close = difflib.get_close_matches(name.lower(), by_letters, n=1, cutoff=0.0)
+    return f"; the nearest is {by_letters[close[0]]}" if close else ""
+
+
+def _import(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except (Exception, SystemExit) as error:  # importing runs the user's own code
+        raise _Unresolved(
+            f"the module cannot be imported ({type(error).__name__}: {error}); it must be installed, or lie in the "
+            f"folder that you start in"
+        ) from error
+
+
+def _from_file(path: str) -> ModuleType:
+    name, text = _module_name(path), _text(path)
+    if _loaded_text(path) != text:
+        _execute(name, path, text)
+    return sys.modules[name]
+
+
+def _module_name(path: str) -> str:
+    """The same in every process, so that what is pickled in one is found in another."""
+    stem = re.sub(r"\W", "_", Path(path).stem)
+    return f"sparring_plugin_{stem}_{hashlib.blake2b(path.encode(), digest_size=4).hexdigest()}"
+
+
+def _text(path: str) -> str:
+    if path in _handed:
+        return _handed[path]
+    try:
+        return Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise _Unresolved(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})") from error
+
+
+def _loaded_text(path: str) -> str | None:
+    loader = getattr(sys.modules.get(_module_name(path)), "__loader__", None)
+    return loader.text if isinstance(loader, _Text) else None
+
+
+def _execute(name: str, path: str, text: str) -> None:
+    loader = _Text(path, text)
+    spec = spec_from_loader(name, loader)
+    if spec is None:
+        raise _Unresolved(f"{path} cannot be loaded")
+    module = sys.modules[name] = module_from_spec(spec)  # before it runs: dataclasses and pickle look there
+    try:
+        with _importable(str(Path(path).parent)):
+            loader.exec_module(module)
+    except (Exception, SystemExit) as error:  # it is the user's own code
+        del sys.modules[name]
+        raise _Unresolved(f"{path} cannot be imported ({type(error).__name__}: {error})") from error
+
+
+@contextmanager
+def _importable(folder: str) -> Iterator[None]:
+    """A plugin may import its neighbours."""
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+
+
+def _parameters(setting: str, factory: Callable[..., object], positional: int) -> Mapping[str, inspect.Parameter]:
+    """Those after the first `positional`."""
+    try:
+        every = inspect.signature(factory).parameters
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{setting}: {factory!r} is no function or class with a known signature ({error}).") from error
+    passed = [name for name, each in every.items() if each.kind in POSITIONAL][:positional]
+    return {name: each for name, each in every.items() if name not in passed}
+
+
+def _check_options(
+    setting: str,
+    factory: Callable[..., object],
+    parameters: Mapping[str, inspect.Parameter],
+    settings: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> None:
+    prefix = f"{setting.rpartition('.')[0]}.options."
+    takes = f"{_called(factory)} takes {_shown(parameters, settings)}"
+    takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
+    for name, value in options.items():
+        if name in settings:
+            raise UsageError(f"{prefix}{name} = {value!r}: the run passes {name} already. Remove the option; {takes}.")
+        if name not in _nameable(parameters) and not takes_any:
+            raise UsageError(f"{prefix}{name} = {value!r}: no such option; {takes}.")
+    for name in _nameable(parameters):
+        if parameters[name].default is inspect.Parameter.empty and name not in settings and name not in options:
+            raise UsageError(f"{prefix}{name} is missing: set it; {takes}.")
+
+
+def _nameable(parameters: Mapping[str, inspect.Parameter]) -> list[str]:
+    return [name for name, each in parameters.items() if each.kind in NAMEABLE]
+
+
+def _shown(parameters: Mapping[str, inspect.Parameter], settings: Mapping[str, Any]) -> str:
+    """The options of a factory as a sentence has them."""
+    own = (parameters[name] for name in _nameable(parameters) if name not in settings)
+    options = [
+        each.name if each.default is inspect.Parameter.empty else f"{each.name} = {each.default!r}" for each in own
+    ]
+    return ", ".join(options) or "no options"
+
+
+def _called(factory: Callable[..., object]) -> str:
+    while hasattr(factory, "func"):  # a partial
+        factory = factory.func
+    return getattr(factory, "__qualname__", None) or repr(factory)

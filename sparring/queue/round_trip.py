@@ -1,0 +1,39 @@
+"""How long a payload takes to a server on this machine and back: python -m sparring.queue.round_trip BYTES"""
+
+from __future__ import annotations
+
+import sys
+
+from sparring.errors import SparringError
+from sparring.machine.timing import median_seconds
+from sparring.queue.server import EmbeddedServer
+from sparring.queue.sizing import MEMORY_SLACK_BYTES
+
+
+def round_trip_s(size_bytes: int) -> float:
+    """Median seconds of one SET and one GET.
+
+    Raises:
+        SparringError: no server can be started here.
+    """
+    payload = bytes(size_bytes)
+    with EmbeddedServer(maxmemory=MEMORY_SLACK_BYTES + 4 * size_bytes) as server, server.client() as client:
+
+        def there_and_back() -> None:
+            client.set("payload", payload)
+            client.get("payload")
+
+        return median_seconds(there_and_back)
+
+
+def main() -> None:
+    """Print it on standard output; exit with 1 where there is no server."""
+    try:
+        sys.stdout.write(f"{round_trip_s(int(sys.argv[1]))}\n")
+    except SparringError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
