@@ -25,28 +25,33 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-from sparring.attacks.gradient import ascended
 
 from benchmarks.measure import machine
-from sparring.allocators.bullettrain import BOUNDARY, OUTLIER, ROBUST, speedup_ceiling, theoretical_speedup
+from sparring.allocators import speedup_ceiling, theoretical_speedup
+from sparring.allocators.bullettrain import BulletTrain
 from sparring.attacks import frozen
+from sparring.attacks.iteration import ascended
 from sparring.config import Config, from_tree
 from sparring.data import ArrayDataset, training_set
 from sparring.models import build
 from sparring.queue.messages import Controls, Key, Shard
+from sparring.trainer.experiment import Experiment, methods_of
 from sparring.trainer.learner import Learner
 from sparring.trainer.plan import Plan
-from sparring.workers.generator import assign, now, produce
+from sparring.workers.generator import now, prepare_task, produce
 from sparring.workers.slots import Slots
+from sparring.workers.task import Task
 
-SHARES = {BOUNDARY: 0.28, ROBUST: 0.54, OUTLIER: 0.18}
+SHARES = {"boundary": 0.28, "robust": 0.54, "outlier": 0.18}
 SHAPES = {"mnist": (1, 28, 28), "wrn": (3, 32, 32), "preact": (3, 32, 32)}
 STEPS, TICKETS, WINDOW = 10, 8, 6  # of the attack; in the data set; timed at once in slots, where tickets end in bursts
 MOST_TICKETS = 3  # of a worker
+SPARING = BulletTrain(boundary_steps=STEPS, robust_steps=2, outlier_steps=0)
 Seconds = tuple[float, float]  # by the clock, by the processor
 
 
@@ -56,61 +61,62 @@ class Case:
     def __init__(self, network: str, objective: str, batch_size: int, device: torch.device) -> None:
         shape, size = SHAPES[network.split("-")[0]], TICKETS * batch_size
         self.device, self.batch_size, self.turn = device, batch_size, 0
-        self.full, self.spared = (configuration(network, objective, batch_size, name) for name in FULL_AND_SPARED)
+        config = configuration(network, objective, batch_size)
         images = torch.randint(256, (size, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-        model = build(self.full.model, shape, 10, 0).to(device)
-        labels = labels_of(model, images, batch_size, device)
-        self.data = training_set(self.full, ArrayDataset(images, labels, 10, "random"))
+        model = build(config.model, shape, 10, 0).to(device)
+        dataset = ArrayDataset(images, labels_of(model, images, batch_size, device), 10, "random")
         self.plan = Plan(size, batch_size, 1, 1, 0)
-        self.learner = Learner(self.full, model, self.data, self.plan, device)
-        self.controls = Controls(self.full.attack.epsilon, SHARES[ROBUST])
-        self.slots = {
-            hold_back: Slots(self.spared, model, self.data, batch_size, hold_back=hold_back)
-            for hold_back in (True, False)
-        }
-        self.ready = assign(self.full, model, self.data, *self.ticket(), self.controls, 0)
-        self.shard = produce(self.full, model, self.data, *self.ticket(), self.controls, 0)
-        self.classes: tuple[float, float, float] = (0, 0, 0)
+        self.learner = Learner(experiment_of(config, model, dataset, self.plan), device)
+        self.model, self.full = self.learner.model, self.learner.context
+        self.spared = replace(self.full, allocator=SPARING)
+        self.controls = Controls(config.attack.epsilon, SHARES["robust"])
+        self.slots = {hold_back: Slots(self.spared, batch_size, hold_back=hold_back) for hold_back in (True, False)}
+        self.ready = prepare_task(self.task(), self.full, self.controls, 0)
+        self.shard = produce(self.task(), self.full, self.controls, 0)
+        self.classes: dict[str, int] = {}
 
-    def ticket(self) -> tuple[Key, tuple[int, ...]]:
+    def task(self) -> Task:
         """The next one; its labels belong to the tickets' order, so each is a slice of the data set."""
         self.turn = (self.turn + 1) % TICKETS
-        return Key(0, self.turn, 0), tuple(self.plan.indices(0, self.turn))
+        return Task(Key(0, self.turn, 0), self.plan.indices(0, self.turn))
+
+    def learn(self, shard: Shard) -> None:
+        self.learner.learn(self.learner.batch([shard]), epoch=0)
 
     def with_full_attack(self) -> None:
-        self.learner.learn([produce(self.full, self.learner.model, self.data, *self.ticket(), self.controls, 0)])
+        self.learn(produce(self.task(), self.full, self.controls, 0))
 
     def in_a_shrinking_batch(self) -> None:
-        shard = produce(self.spared, self.learner.model, self.data, *self.ticket(), self.controls, 0)
-        self.classes = shard.classes
-        self.learner.learn([shard])
+        shard = produce(self.task(), self.spared, self.controls, 0)
+        self.classes = dict(shard.classes)
+        self.learn(shard)
 
     def in_slots(self, hold_back: bool) -> None:
         """A few more tickets of an endless stream."""
         slots, done = self.slots[hold_back], list[Shard]()
         while len(done) < WINDOW:
-            with frozen(self.learner.model):
+            with frozen(self.model):
                 while slots.room and len(slots._jobs) < MOST_TICKETS:
-                    slots.begin(*self.ticket(), self.controls, 0)
+                    slots.begin(self.task(), self.controls, 0)
                 ended = slots.advance(0)
             for shard in ended:
-                self.learner.learn([shard])
+                self.learn(shard)
             done += ended
 
     def forward(self) -> None:
-        with frozen(self.learner.model), torch.no_grad():
-            self.learner.model(self.ready.x)
+        with frozen(self.model), torch.no_grad():
+            self.model(self.ready.x)
 
     def attack_step(self) -> None:
-        attack, x = self.ready.attack, self.ready.x
-        sizes = x.new_full((len(x),), attack.step_size)
+        attack, x, targets = self.ready.attack, self.ready.x, self.ready.targets
+        sizes, state = x.new_full((len(x),), attack.alpha), attack.state(x)
         delta = torch.zeros_like(x)
-        with frozen(self.learner.model):
+        with frozen(self.model):
             for _ in range(STEPS):
-                delta = ascended(self.learner.model, x, delta, self.ready.targets, attack, sizes, attack.epsilon)
+                delta = ascended(self.model, x, delta, targets, attack, sizes, attack.radius, state)
 
     def step(self) -> None:
-        self.learner.learn([self.shard])
+        self.learn(self.shard)
 
     def timed(self) -> dict[str, Seconds]:
         """Seconds of each for one ticket, all in turn."""
@@ -127,22 +133,27 @@ class Case:
         }
 
 
-FULL_AND_SPARED = ("none", "bullettrain")
-
-
-def configuration(network: str, objective: str, batch_size: int, allocator: str) -> Config:
+def configuration(network: str, objective: str, batch_size: int) -> Config:
     """The attack of Hua et al.'s recipes; only its cost matters here."""
     return from_tree(
         {
             "engine": "sync",
             "model": {"name": network},
             "attack": {"epsilon": 0.031, "steps": STEPS, "step_size": 0.007, "warmup_epochs": 0},
-            "objective": {"name": objective, "passes": "reference"},  # the same training step for both
-            "allocator": {"name": allocator, "boundary_steps": STEPS, "robust_steps": 2, "outlier_steps": 0},
+            "objective": {
+                "name": objective,
+                "passes": "reference",
+            },  # the same training step either way
             "optimizer": {"name": "sgd", "lr": 1e-12},
             "train": {"batch_size": batch_size, "epochs": 1},
         }
     )
+
+
+def experiment_of(config: Config, model: torch.nn.Module, dataset: ArrayDataset, plan: Plan) -> Experiment:
+    """The recipe on data that no name leads to."""
+    methods, training = methods_of(config), training_set(config, dataset)
+    return Experiment(config, training, dataset, plan, model, methods.objective, methods.attack, methods.allocator)
 
 
 def labels_of(model: torch.nn.Module, images: torch.Tensor, batch_size: int, device: torch.device) -> torch.Tensor:
@@ -153,7 +164,7 @@ def labels_of(model: torch.nn.Module, images: torch.Tensor, batch_size: int, dev
     size = len(labels)
     plan = Plan(size, batch_size, 1, 1, 0)
     for number in range(plan.shards(0)):
-        wrong = list(plan.indices(0, number))[: round(SHARES[OUTLIER] * batch_size)]
+        wrong = list(plan.indices(0, number))[: round(SHARES["outlier"] * batch_size)]
         labels[wrong] = (labels[wrong] + 1) % 10
     return labels
 
@@ -176,7 +187,6 @@ def row(network: str, objective: str, case: Case, times: list[dict[str, Seconds]
     middle = [{n: statistics.median(each[n][clock] for each in times) for n in times[0]} for clock in (0, 1)]
     least = {name: min(each[name][0] for each in times) for name in times[0]}
     shares = [share(of(0, each)) for each in times]
-    allocator = case.spared.allocator
     cells = [
         network,
         objective,
@@ -185,7 +195,7 @@ def row(network: str, objective: str, case: Case, times: list[dict[str, Seconds]
         " / ".join(f"{case.classes[each] / case.batch_size:.2f}" for each in SHARES),
         " / ".join(f"{1000 * middle[0][name]:.3g}" for name in ("forward", "attack", "step")),
         f"{1000 * middle[0]['full']:.4g} / {1000 * middle[0][way]:.4g}",
-        f"{theoretical_speedup(case.classes, allocator, STEPS):.2f}",
+        f"{theoretical_speedup(case.classes, SPARING, case.ready.attack):.2f}",
         f"{ceiling(case, middle[0]):.2f}",
         f"{middle[0]['full'] / middle[0][way]:.2f}",
         f"{share(middle[0]):.3f} ({min(shares):.2f} to {max(shares):.2f})",
@@ -199,12 +209,11 @@ def ceiling(case: Case, found: dict[str, float]) -> float:
     """What these times allow."""
     return speedup_ceiling(
         case.classes,
-        case.spared.allocator,
-        STEPS,
+        SPARING,
+        case.ready.attack,
         forward_s=found["forward"],
         attack_step_s=found["attack"],
         step_s=found["step"],
-        needs_clean=case.full.objective.name == "trades",
     )
 
 

@@ -33,11 +33,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sparring.attacks.gradient import attack_from
 
 from benchmarks.measure import header, machine, row, spread
+from sparring.attacks import PGD
 from sparring.commands.train import train
-from sparring.config import AttackSettings, Config, config_of, from_tree
+from sparring.config import Config, config_of, from_tree
 from sparring.evaluation.robustness import evaluate
 from sparring.machine.threads import cores
 from sparring.runs import Run
@@ -46,7 +46,7 @@ from sparring.trainer.experiment import build_experiment
 
 Tree = dict[str, Any]
 TARGET, HELD_OUT, BATCH, TRAINING = 0.84, 1000, 128, 59_000
-JUDGE = AttackSettings(epsilon=0.3, steps=40, step_size=0.02, restarts=2)
+EVALUATED_BY = PGD(0.3, steps=40, step_size=0.02, restarts=2)
 FILE, DONE, CHECKPOINTS = "headline.json", "trained.json", 50
 
 COLUMNS = (
@@ -172,14 +172,13 @@ def measured(config: Config) -> Outcome:
 
 def _outcome(run: Run) -> Tree:
     experiment = build_experiment(config_of(run))
-    attack = attack_from(JUDGE, JUDGE.epsilon)
     torch.set_num_threads(cores())
     paths = sorted(run.checkpoints.glob("step-*"))
     judged = MODEL if experiment.config.train.ema is None else AVERAGE
 
     def accuracy(index: int) -> float:
         load_weights(paths[index], experiment.model, judged)
-        return evaluate(experiment.model, experiment.heldout, attack, samples=HELD_OUT).robust_accuracy
+        return evaluate(experiment.model, experiment.heldout, EVALUATED_BY, samples=HELD_OUT).robust_accuracy
 
     lines = {line["step"]: line for line in map(json.loads, run.metrics.read_text().splitlines())}
     at_end, whole_s = accuracy(len(paths) - 1), float(lines[max(lines)]["seconds"])

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.measure import header, in_turn, machine, row, spread
-from sparring.attacks.gradient import ascended, attack_from
+from sparring.attacks import PGD
+from sparring.attacks.iteration import ascended
 from sparring.config import Config, from_tree
 from sparring.models import build
 from sparring.models.forward import for_training
@@ -52,8 +53,7 @@ class Case:
         self.model = build(self.config().model, shape, 10, 0).to(device).eval().requires_grad_(False)
 
     def config(self, **model: Any) -> Config:
-        attack = {"epsilon": EPSILON, "step_size": STEP_SIZE, "steps": STEPS}
-        return from_tree({"model": {"name": self.network, **model}, "attack": attack})
+        return from_tree({"model": {"name": self.network, **model}})
 
     def bare(self) -> None:
         for _ in range(STEPS):
@@ -61,15 +61,15 @@ class Case:
             torch.autograd.grad(F.cross_entropy(self.model(point), self.labels, reduction="sum"), point)
 
     def ours(self, variant: dict[str, Any]) -> Work:
-        config = self.config(**variant)
-        attack = attack_from(config.attack, EPSILON)
-        model = for_training(copy.deepcopy(self.model), config.model)  # channels_last lays the weights out anew
-        sizes = torch.full((len(self.x),), STEP_SIZE, device=self.device)
+        attack = PGD(EPSILON, steps=STEPS, step_size=STEP_SIZE)
+        # channels_last lays the weights out anew
+        model = for_training(copy.deepcopy(self.model), self.config(**variant).model)
+        sizes, state = torch.full((len(self.x),), STEP_SIZE, device=self.device), attack.state(self.x)
 
         def work() -> None:
             delta = torch.zeros_like(self.x)
             for _ in range(STEPS):
-                delta = ascended(model, self.x, delta, self.labels, attack, sizes, EPSILON)
+                delta = ascended(model, self.x, delta, self.labels, attack, sizes, EPSILON, state)
 
         return work
 

@@ -43,11 +43,12 @@ from sparring.commands.train import train
 from sparring.config import Config, from_tree
 from sparring.machine.threads import cores
 from sparring.observe.state import RunState, staleness_summary
-from sparring.queue.messages import Controls
+from sparring.queue.messages import Controls, Key
 from sparring.runs import Run
 from sparring.trainer.experiment import build_experiment
 from sparring.trainer.learner import Learner
 from sparring.workers.generator import produce
+from sparring.workers.task import Task
 
 STEP_MS, BOUND, EXAMPLES, ATTACK_STEPS = 10.0, 4, 8192, 8
 START_TIMEOUT_S, SETTLE_S, LEAST_STEPS = 600.0, 3.0, 8
@@ -129,22 +130,14 @@ def arithmetic_s(row: Row) -> tuple[float, float]:
     """Processor seconds of a shard's attack and its step without any wait, one thread: medians."""
     torch.set_num_threads(1)
     experiment = build_experiment(row.config())
-    learner = Learner(experiment.config, experiment.model, experiment.training, experiment.plan, torch.device("cpu"))
+    learner = Learner(experiment, torch.device("cpu"))
     took: list[tuple[float, float]] = []
     for number in range(40):
-        key = next(iter(experiment.plan.steps()))[0]._replace(number=number)
+        task = Task(Key(0, number, 0), experiment.plan.indices(0, number))
         began = time.process_time()
-        shard = produce(
-            experiment.config,
-            learner.model,
-            experiment.training,
-            key,
-            experiment.plan.indices(0, number),
-            Controls(8 / 255),
-            learner.step,
-        )
+        shard = produce(task, learner.context, Controls(8 / 255), learner.step)
         attacked = time.process_time()
-        learner.learn([shard])
+        learner.learn(learner.batch([shard]), epoch=0)
         took.append((attacked - began, time.process_time() - attacked))
     attacks, steps = zip(*took[10:], strict=True)
     return statistics.median(attacks), statistics.median(steps)

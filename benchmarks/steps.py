@@ -28,6 +28,7 @@ from sparring.queue.messages import Controls
 from sparring.trainer.experiment import build_experiment
 from sparring.trainer.learner import Learner
 from sparring.workers.generator import produce
+from sparring.workers.task import Task
 
 STEPS, WARM_UP, EPSILON = 12, 3, 8 / 255
 
@@ -46,23 +47,20 @@ def step_ms(shards: int) -> float:
             "train": {"epochs": STEPS, "batch_size": BATCH, "shards_per_step": shards},
         }
         experiment = build_experiment(from_tree(tree))
-    learner = Learner(experiment.config, experiment.model, experiment.training, experiment.plan, torch.device("cpu"))
+    learner = Learner(experiment, torch.device("cpu"))
     took: list[float] = []
     for keys in experiment.plan.steps():
         made = [
             produce(
-                experiment.config,
-                learner.model,
-                experiment.training,
-                key,
-                experiment.plan.indices(key.epoch, key.number),
+                Task(key, experiment.plan.indices(key.epoch, key.number)),
+                learner.context,
                 Controls(EPSILON),
                 learner.step,
             )
             for key in keys
         ]
         began = time.perf_counter()
-        learner.learn(made)
+        learner.learn(learner.batch(made), keys[0].epoch)
         took.append(1000 * (time.perf_counter() - began))
     return statistics.median(took[WARM_UP:])
 

@@ -30,6 +30,7 @@ import redis
 import torch
 
 from benchmarks.measure import header, in_turn, machine, row, spread
+from sparring.attacks import PGD
 from sparring.attacks.norms import project_ball
 from sparring.engines.ray.background import Background
 from sparring.engines.ray.snapshots import RayRoute, Snapshot, SnapshotStore
@@ -50,7 +51,7 @@ def shard_of(key: Key, fence: int) -> Shard:
     """Most values at the surface of the ball, as PGD leaves them."""
     noise = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
     delta = project_ball(noise * EPSILON, "linf", EPSILON)
-    return Shard(key, fence, 0, 0, EPSILON, delta, torch.arange(SHAPE[0]) % 10, worker="worker-0")
+    return Shard(key, fence, 0, 0, PGD(EPSILON).record, delta, torch.arange(SHAPE[0]) % 10, worker="worker-0")
 
 
 class Queue:
@@ -61,7 +62,7 @@ class Queue:
         self.transport = Transport(client, "benchmark-transport", lease_s=60, timeout_s=10, wire=wire)
         self.fence, self.number = self.transport.open(), 0
         self.shard = shard_of(Key(0, 0, 0), self.fence)
-        self.payload = encode_shard(self.shard, wire, "linf")
+        self.payload = encode_shard(self.shard, wire)
         self.lease: Lease
 
     def bare(self) -> None:
@@ -108,9 +109,9 @@ def shards(options: argparse.Namespace) -> None:
     print(header("wire", "bytes per pixel", "encode, ms", "decode, ms"))
     for wire in WIRES:
         shard = shard_of(Key(0, 0, 0), 1)
-        payload = encode_shard(shard, wire, "linf")
+        payload = encode_shard(shard, wire)
         works: dict[str, Callable[[], object]] = {
-            "encode": partial(encode_shard, shard, wire, "linf"),
+            "encode": partial(encode_shard, shard, wire),
             "decode": partial(decode_shard, payload),
         }
         took = in_turn(works, options.repetitions)

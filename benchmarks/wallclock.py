@@ -29,6 +29,7 @@ from sparring.queue.messages import Controls
 from sparring.trainer.experiment import build_experiment
 from sparring.trainer.learner import Learner
 from sparring.workers.generator import produce
+from sparring.workers.task import Task
 
 LIMIT_STEPS = 60
 
@@ -61,7 +62,7 @@ def engine_seconds(engine: str, options: argparse.Namespace) -> dict[str, Any]:
 def bare_seconds(threads: int, options: argparse.Namespace) -> dict[str, Any]:
     """Seconds of LIMIT_STEPS attacks and steps with so many threads, nothing else around them."""
     experiment = build_experiment(configuration("sync", options))
-    learner = Learner(experiment.config, experiment.model, experiment.training, experiment.plan, torch.device("cpu"))
+    learner = Learner(experiment, torch.device("cpu"))
     torch.set_num_threads(threads)
     began = time.perf_counter()
     for number, (key,) in enumerate(experiment.plan.steps()):
@@ -69,10 +70,9 @@ def bare_seconds(threads: int, options: argparse.Namespace) -> dict[str, Any]:
             began = time.perf_counter()
         if number == LIMIT_STEPS + LIMIT_STEPS // 3:
             break
-        indices = experiment.plan.indices(*key[:2])
-        learner.learn(
-            [produce(experiment.config, learner.model, experiment.training, key, indices, Controls(0.3), number)]
-        )
+        task = Task(key, experiment.plan.indices(key.epoch, key.number))
+        shard = produce(task, learner.context, Controls(0.3), number)
+        learner.learn(learner.batch([shard]), key.epoch)
     return {"seconds": time.perf_counter() - began}
 
 

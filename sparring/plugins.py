@@ -77,7 +77,8 @@ def require_taken(
     for each, (value, default) in given.items():
         if value != default and each not in _nameable(parameters) and not takes_any:
             raise UsageError(
-                f"{group}.{each} = {value!r} with {setting} = {name!r}, which takes no {each}. Leave it at {default!r}."
+                f"{group}.{each} = {value!r} with {setting} = {name!r}, which takes no {each}. Set it to "
+                f"{'none' if default is None else default}."
             )
 
 

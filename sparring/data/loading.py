@@ -34,12 +34,12 @@ def load(settings: DataSettings, split: Split) -> Dataset:
         UsageError: no such dataset, data.root or data.size is needed, or the user's own data cannot be wrapped.
         SparringError: the files are missing or wrong.
     """
-    _require_size(settings)
     return prepared(_named(settings, split), settings, split)
 
 
 def prepared(dataset: Dataset, settings: DataSettings, split: Split) -> Dataset:
     """A dataset with its images at `data.size`; of training data the first `data.limit` examples."""
+    _require_size(settings)
     dataset = framed(dataset, settings)
     if split == "test" or settings.limit is None or settings.limit >= len(dataset):
         return dataset

@@ -28,7 +28,7 @@ from sparring.errors import UsageError
 from sparring.models import adopt, build
 from sparring.objectives import Helper, Objective
 from sparring.objectives.by_name import objective_of
-from sparring.trainer.plan import Plan, planned_pruning
+from sparring.trainer.plan import Plan, planned
 from sparring.trainer.schedules import learning_rate
 from sparring.workers.task import AttackContext
 
@@ -144,7 +144,7 @@ def build_experiment(config: Config, live: Live = NOTHING_PASSED, *, with_helper
         train.shards_per_step,
         ceil(train.epochs / train.replays),
         train.seed,
-        planned_pruning(config.pruning, ceil(train.epochs / train.replays), len(training)),
+        planned(config.pruning, ceil(train.epochs / train.replays), len(training)),
         train.replays,
         extra=0 if extra is None else len(extra),
         extra_fraction=config.data.extra_fraction,

@@ -25,7 +25,7 @@ class Pruning:
     kept: Tensor | None = None
 
 
-def planned_pruning(settings: PruningSettings, epochs: int, size: int) -> Pruning | None:
+def planned(settings: PruningSettings, epochs: int, size: int) -> Pruning | None:
     """What the settings leave of `size` training examples, and from which of `epochs` epochs on; None: everything.
 
     Raises:

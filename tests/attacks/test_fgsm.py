@@ -50,7 +50,7 @@ def shards_and_images(experiment: Experiment) -> list[tuple[Shard, Tensor, Tenso
         for key in keys:
             indices = experiment.plan.indices(key.epoch, key.number)
             start = previous.given(key, indices, EPSILON) if carried else None
-            shard = produce(Task(key, tuple(indices), start=start), context, Controls(EPSILON), 0)
+            shard = produce(Task(key, indices, start=start), context, Controls(EPSILON), 0)
             previous.remember(shard, indices)
             x, y = experiment.training.batch(torch.tensor(indices), key.epoch)
             made.append((shard, x.double(), y))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sparring.config import from_tree
 from sparring.errors import SparringError, UsageError
-from sparring.trainer.plan import Plan, Pruning, planned_pruning
+from sparring.trainer.plan import Plan, Pruning, planned
 
 SIZES = [(10, 3, 1), (12, 3, 2), (13, 4, 3), (5, 8, 1), (64, 8, 8), (1, 1, 1), (1437, 64, 4)]
 TABLE = pytest.mark.parametrize(("size", "batch_size", "shards_per_step"), SIZES)
@@ -192,4 +192,4 @@ def test_a_ticket_of_a_pruned_epoch_has_no_examples_before_it_is_decided_which()
 def test_pruning_that_cannot_work_is_refused_by_name(changes: dict[str, Any], size: int, said: str) -> None:
     config = from_tree({"pruning": {"name": "low", **changes}})
     with pytest.raises(UsageError, match=said):
-        planned_pruning(config.pruning, 3, size)
+        planned(config.pruning, 3, size)
