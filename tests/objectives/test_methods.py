@@ -49,7 +49,7 @@ def test_batch_norm_sees_the_passes_of_the_method_in_its_order(
 ) -> None:
     batch = batch_where(attacked)
     model, by_hand = network(batch_norm=True), network(batch_norm=True)
-    METHODS[name](passes).loss(model, batch)
+    METHODS[name](passes).loss(model, batch, None)
     expected = pass_inputs(sequence, batch, attacked)
     for one in expected:
         by_hand(one)
