@@ -10,7 +10,6 @@ import time
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import NoneType
 from typing import Any, get_args
 
 import tomli_w
@@ -171,7 +170,7 @@ def _put(tree: dict[str, Any], name: str, value: Any) -> None:
 
 
 def parse(name: str, text: str) -> Any:
-    """The command-line value of setting `name` as TOML would read it; `none` unsets a setting that may be unset.
+    """The command-line value of setting `name` as TOML would read it; `none` unsets what may be unset.
 
     What is no TOML value is a string, and so is what a name or a path looks like by chance (2026-01-01).
 
@@ -179,7 +178,7 @@ def parse(name: str, text: str) -> Any:
         UsageError: the value of a setting that is no flag was left out, or given as true or false.
     """
     kinds = _kinds(name)
-    if text == "none" and NoneType in kinds:
+    if text == "none" and type(None) in kinds:
         return None
     try:
         value = tomllib.loads(f"value = {text}")["value"]
@@ -195,7 +194,7 @@ def parse(name: str, text: str) -> Any:
 def _kinds(name: str) -> set[Any]:
     """The types that a setting may have; those of an option are its function's affair."""
     if _is_option(name) or name.endswith(OPTIONS):
-        return {bool, NoneType}
+        return {bool, type(None)}
     model: type[BaseModel] = Config
     *groups, leaf = name.split(".")
     for group in groups:
