@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from sparring.data.torchvision_import import torchvision
+from sparring.machine.torchvision_import import torchvision
 from sparring.errors import SparringError, UsageError
 from sparring.models.normalize import Normalize
 

@@ -27,7 +27,7 @@ from torch.utils.data import (
 from sparring.config import DataSettings
 from sparring.data import ArrayDataset, batch, load
 from sparring.data.framing import Framing, to_image
-from sparring.data.torchvision_import import torchvision
+from sparring.machine.torchvision_import import torchvision
 from sparring.data.wrapping import declared_classes, wrap
 from sparring.errors import UsageError
 from tests.support.data import require_data

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sparring.config import ModelSettings
-from sparring.data.torchvision_import import torchvision
+from sparring.machine.torchvision_import import torchvision
 from sparring.errors import SparringError, UsageError
 from sparring.models import build
 from sparring.models.starting import load_checkpoint
