@@ -170,20 +170,20 @@ def _put(tree: dict[str, Any], name: str, value: Any) -> None:
 
 
 def parse(name: str, text: str) -> Any:
-    """The command-line value of setting `name` as TOML would read it; `none` unsets, where it is no choice itself.
+    """The command-line value of setting `name` as TOML would read it; `none` unsets what may be unset.
 
     What is no TOML value is a string, and so is what a name or a path looks like by chance (2026-01-01).
 
     Raises:
         UsageError: the value of a setting that is no flag was left out, or given as true or false.
     """
-    if text == "none" and "none" not in _kinds(name):
+    kinds = _kinds(name)
+    if text == "none" and type(None) in kinds:
         return None
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
-    kinds = _kinds(name)
     if kinds & {str, Path}:
         return value if isinstance(value, str) else text
     if isinstance(value, bool) and bool not in kinds:
@@ -194,7 +194,7 @@ def parse(name: str, text: str) -> Any:
 def _kinds(name: str) -> set[Any]:
     """The types that a setting may have; those of an option are its function's affair."""
     if _is_option(name) or name.endswith(OPTIONS):
-        return {bool}
+        return {bool, type(None)}
     model: type[BaseModel] = Config
     *groups, leaf = name.split(".")
     for group in groups:

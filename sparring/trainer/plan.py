@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sparring.config import PruningSettings
-from sparring.errors import UsageError
+from sparring.errors import SparringError, UsageError
 from sparring.queue.messages import Key
 from sparring.randomness import generator
 
@@ -23,6 +23,33 @@ class Pruning:
     epoch: int
     size: int
     kept: Tensor | None = None
+
+
+def planned(settings: PruningSettings, epochs: int, size: int) -> Pruning | None:
+    """What the settings leave of `size` training examples, and from which of `epochs` epochs on; None: everything.
+
+    Raises:
+        UsageError: no epoch would come after it, or it would drop nothing or everything.
+    """
+    if settings.name == "none":
+        return None
+    if settings.epoch >= epochs:
+        raise UsageError(
+            f"pruning.epoch = {settings.epoch} of {epochs} epochs (train.epochs over train.replays): pruning.epoch < "
+            f"{epochs} fails, no epoch would be trained on what is kept. Prune earlier or train longer."
+        )
+    dropped = dropped_of(settings.share, size)
+    if not 0 < dropped < size:
+        raise UsageError(
+            f"pruning.share = {settings.share:g} of {size} training examples drops {dropped} of them: it must drop "
+            f"some and keep some. Change pruning.share, or set pruning.name to 'none'."
+        )
+    return Pruning(settings.epoch, size - dropped)
+
+
+def dropped_of(share: float, size: int) -> int:
+    """How many of `size` examples pruning drops."""
+    return round(share * size)
 
 
 @dataclass(frozen=True)
@@ -95,7 +122,8 @@ class Plan:
         start = number * self.real_per_ticket
         places = _order(self.examples(epoch), self.seed, epoch)[start : start + self.real_per_ticket]
         if self.pruning is not None and epoch >= self.pruning.epoch:
-            assert self.pruning.kept is not None, f"a ticket of epoch {epoch} before it is decided what is kept"
+            if self.pruning.kept is None:
+                raise SparringError(f"a ticket of epoch {epoch} before pruning has decided which examples are kept")
             places = self.pruning.kept[places]
         return (*places.tolist(), *self._extra_indices(epoch, number, len(places)))
 
@@ -121,33 +149,6 @@ class Plan:
             numbers = [number for number in range(self.shards(index)) if number not in passed]
             for first in range(0, len(numbers), self.shards_per_step):
                 yield [Key(index, number, 0) for number in numbers[first : first + self.shards_per_step]]
-
-
-def planned(settings: PruningSettings, epochs: int, size: int) -> Pruning | None:
-    """What the settings leave of `size` training examples, and from which of `epochs` epochs on; None: everything.
-
-    Raises:
-        UsageError: no epoch would come after it, or it would drop nothing or everything.
-    """
-    if settings.name == "none":
-        return None
-    if settings.epoch >= epochs:
-        raise UsageError(
-            f"pruning.epoch = {settings.epoch} of {epochs} epochs (train.epochs over train.replays): pruning.epoch < "
-            f"{epochs} fails, no epoch would be trained on what is kept. Prune earlier or train longer."
-        )
-    dropped = dropped_of(settings.share, size)
-    if not 0 < dropped < size:
-        raise UsageError(
-            f"pruning.share = {settings.share:g} of {size} training examples drops {dropped} of them: it must drop "
-            f"some and keep some. Change pruning.share, or set pruning.name to 'none'."
-        )
-    return Pruning(settings.epoch, size - dropped)
-
-
-def dropped_of(share: float, size: int) -> int:
-    """How many of `size` examples pruning drops."""
-    return round(share * size)
 
 
 @lru_cache(maxsize=8)

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from sparring.attacks import Attack, cross_entropy, frozen, iterate, perturbed, result_of, targets_of
-from sparring.attacks.augmix import Threat
 from sparring.data import TrainingSet
 from sparring.errors import NonFinite, SparringError
 from sparring.randomness import generator
@@ -22,7 +21,6 @@ from sparring.trainer.learner import Learner
 from sparring.trainer.plan import Pruning, dropped_of
 
 log = logging.getLogger(__name__)
-GoOn = Callable[[int], bool]  # given how many examples are attacked; False: stop
 
 
 def kept_indices(name: str, share: float, losses: Tensor | None, size: int, random: torch.Generator) -> Tensor:
@@ -58,7 +56,8 @@ def attacked_losses(
     Random numbers depend on (the dataset's seed, epoch, chunk) alone. `before_step` is told the number of examples done
     before each attack step; an exception from it ends the work.
     """
-    device, losses = next(model.parameters()).device, torch.empty(len(dataset))
+    device = next(model.parameters()).device
+    losses = torch.empty(len(dataset))
     for chunk, indices in enumerate(torch.split(torch.arange(len(dataset)), batch_size)):
         x, labels = (part.to(device) for part in dataset.batch(indices, epoch))
         random, done = generator(dataset.seed, "prune", epoch, chunk), chunk * batch_size
@@ -92,7 +91,7 @@ class Decision:
 
 
 class _Stopped(Exception):
-    """The run is to stop before it is decided what is kept."""
+    """The run is to stop before it is decided which examples are kept."""
 
 
 class Pruner:
@@ -108,8 +107,10 @@ class Pruner:
         """The epoch that must not begin before it is decided what is kept."""
         return self.pruning.epoch if self.pruning is not None and self.pruning.kept is None else None
 
-    def decide(self, go_on: GoOn) -> Decision | None:
-        """Decide by the present weights; None where `go_on`, which is asked before each attack step, said no.
+    def decide(self, go_on: Callable[[int], bool]) -> Decision | None:
+        """Decide by the present weights; None where the run is to stop.
+
+        go_on: called with the number of examples done before each attack step; False where the run is to stop.
 
         Raises:
             NonFinite: the loss of an example is not a number.
@@ -117,7 +118,7 @@ class Pruner:
         began, learner, settings = time.monotonic(), self.learner, self.settings
         size, losses, gradients = len(learner.dataset), None, 0
         if settings.name != "random":
-            attack = learner.context.attack_now(learner.controls())
+            attack = self._attack()
             try:
                 losses, gradients = self._losses(attack, go_on), size * attack.restarts * attack.steps
             except _Stopped:
@@ -140,12 +141,16 @@ class Pruner:
         self.decision, self.pruning.kept = decision, torch.tensor(decision.indices)
         log.info("kept %d of %d examples (%s)", len(decision.indices), len(self.learner.dataset), decision.name)
 
-    def _losses(self, attack: Threat, go_on: GoOn) -> Tensor:
+    def _attack(self) -> Attack:
+        attack = self.learner.context.attack_now(self.learner.controls())
         if not isinstance(attack, Attack):
             raise SparringError(f"pruning.name = {self.settings.name!r}: attack {attack.name!r} has no losses to rank.")
+        return attack
+
+    def _losses(self, attack: Attack, go_on: Callable[[int], bool]) -> Tensor:
         learner = self.learner
 
-        def look(done: int) -> None:
+        def stop_or_go_on(done: int) -> None:
             if not go_on(done):
                 raise _Stopped
 
@@ -156,7 +161,7 @@ class Pruner:
             epoch=self.settings.epoch,
             batch_size=learner.config.train.batch_size,
             helper=learner.helper,
-            before_step=look,
+            before_step=stop_or_go_on,
         )
         if bool(losses.isnan().any()):
             raise NonFinite(f"the loss of {int(losses.isnan().sum())} training examples is not a number at pruning.")

@@ -16,7 +16,8 @@ from sparring.engines import sync
 from sparring.evaluation import evaluate
 from sparring.models import build
 from sparring.queue.messages import Shard
-from sparring.trainer import checkpoints, session
+from sparring.trainer import checkpoints
+from sparring.trainer import experiment as experiment_module
 from sparring.trainer.experiment import build_experiment
 from sparring.trainer.learner import StepResult
 from sparring.trainer.session import Session
@@ -32,7 +33,7 @@ def test_the_best_checkpoint_is_the_one_most_robust_on_heldout_training_examples
         assert split == "train", "the test set has no say in this"
         return load(settings, "train")
 
-    monkeypatch.setattr(session, "load", training_alone)
+    monkeypatch.setattr(experiment_module, "load", training_alone)
     config = small(
         tmp_path,
         engine="sync",

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparring.trainer.plan import Plan, Pruning
+from sparring.config import from_tree
+from sparring.errors import SparringError, UsageError
+from sparring.trainer.plan import Plan, Pruning, planned
 
 SIZES = [(10, 3, 1), (12, 3, 2), (13, 4, 3), (5, 8, 1), (64, 8, 8), (1, 1, 1), (1437, 64, 4)]
 TABLE = pytest.mark.parametrize(("size", "batch_size", "shards_per_step"), SIZES)
@@ -174,5 +177,19 @@ def test_the_steps_of_a_pruned_run_are_known_before_it_is_decided_what_is_kept(
 def test_a_ticket_of_a_pruned_epoch_has_no_examples_before_it_is_decided_which() -> None:
     made = Plan(100, 8, 2, 4, 0, Pruning(2, 40))
     assert len(made.indices(1, 0)) == 8
-    with pytest.raises(AssertionError, match="before it is decided"):
+    with pytest.raises(SparringError, match="before pruning has decided"):
         made.indices(2, 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "size", "said"),
+    [
+        ({"epoch": 3}, 100, r"pruning.epoch = 3 of 3 epochs .*: pruning.epoch < 3 fails"),
+        ({"share": 0.9}, 3, r"pruning.share = 0.9 of 3 training examples drops 3 of them"),
+        ({"share": 0.1}, 3, r"pruning.share = 0.1 of 3 training examples drops 0 of them"),
+    ],
+)
+def test_pruning_that_cannot_work_is_refused_by_name(changes: dict[str, Any], size: int, said: str) -> None:
+    config = from_tree({"pruning": {"name": "low", **changes}})
+    with pytest.raises(UsageError, match=said):
+        planned(config.pruning, 3, size)

@@ -25,7 +25,6 @@ from sparring.randomness import generator
 from sparring.runs import Run
 from sparring.trainer import checkpoints
 from sparring.trainer.experiment import build_experiment
-from sparring.trainer.plan import planned
 from sparring.trainer.pruning import attacked_losses, kept_indices
 from sparring.trainer.session import Session
 from tests.engines.ray.test_crashes import epochs_of
@@ -70,20 +69,6 @@ def test_equal_losses_are_not_dropped_by_their_position_but_by_the_seed() -> Non
     assert not torch.equal(one, other)
     for kept in (one, other):
         assert 200 < int((kept < 500).sum()) < 300
-
-
-@pytest.mark.parametrize(
-    ("changes", "size", "said"),
-    [
-        ({"epoch": 3}, 100, r"pruning.epoch = 3 of 3 epochs .*: pruning.epoch < 3 fails"),
-        ({"share": 0.9}, 3, r"pruning.share = 0.9 of 3 training examples drops 3 of them"),
-        ({"share": 0.1}, 3, r"pruning.share = 0.1 of 3 training examples drops 0 of them"),
-    ],
-)
-def test_what_cannot_work_is_refused_by_name(changes: dict[str, Any], size: int, said: str) -> None:
-    config = from_tree({"pruning": {"name": "low", **changes}})
-    with pytest.raises(UsageError, match=said):
-        planned(config.pruning, 3, size)
 
 
 @pytest.mark.parametrize(("value", "name"), [(0, "epoch"), (0.0, "share"), (1.0, "share"), ("middle", "name")])
