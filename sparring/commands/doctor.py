@@ -91,7 +91,7 @@ def _torch(config: Config) -> Found:
 
 
 def _torchvision(config: Config) -> Found:
-    from sparring.data.torchvision_import import torchvision
+    from sparring.machine.torchvision_import import torchvision
 
     return Found(True, str(torchvision().__version__))
 

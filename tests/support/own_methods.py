@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparring.attacks import Attack
 from sparring.commands.train import Result, train
 from sparring.config import config_of
-from sparring.queue.messages import Controls, Key
-from sparring.trainer.experiment import build_experiment
+from sparring.queue.messages import Controls
 from sparring.workers.attackers import produce_all
-from sparring.workers.task import Task
+from tests.support.digits import InDouble, context_of, half_trained, recipe, task, training_digits
 from tests.support.examples import ROOT
 from tests.support.runs import Place, small, weights_of
 
@@ -50,23 +49,11 @@ def assert_workers_use_it(root: Path, shared_ray: Place, **groups: Any) -> None:
     assert weights_of(by_workers) == weights_of(sync)
 
 
-class InDouble(nn.Module):
-    """A model that computes in float64, so that the order of a batch alone changes no sign of a gradient."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model.double()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x: float32 or float64 [N, C, H, W]."""
-        logits: Tensor = self.model(x.double())
-        return logits
-
-
-def perturbations(root: Path, attack: Attack, slots: int, **groups: Any) -> Tensor:
+def perturbations(attack: Attack, slots: int, allocator: str) -> Tensor:
     """float32 [N, C, H, W]: those of two tickets; in so many slots, or one after the other (0)."""
-    experiment = build_experiment(small(root, **groups))
-    context = replace(experiment.context(InDouble(experiment.model)), attack=attack)
-    tasks = [Task(Key(0, number, 0), tuple(range(30 * number, 30 * number + 30))) for number in range(2)]
-    shards = produce_all(tasks, context, Controls(attack.epsilon, 0.5), 0, slots)
+    digits = training_digits()
+    model = InDouble(half_trained(digits))
+    context = replace(context_of(recipe(allocator={"name": allocator}), model, digits), attack=attack)
+    tasks = [task(number, tuple(range(30 * number, 30 * number + 30))) for number in range(2)]
+    shards = produce_all(tasks, context, Controls(attack.epsilon, robust_share=0.5), 0, slots)
     return torch.cat([shard.delta for shard in shards])
