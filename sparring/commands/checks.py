@@ -40,12 +40,22 @@ def check(config: Config, live: Live = NOTHING_PASSED, *, starts: bool) -> Exper
     if config.model.compile:
         require_compiler()
     experiment = build_experiment(config, live)
-    experiment.test()
+    _require_one_shape(config, experiment)
     if starts and live.model is None:
         start_from(
             config.model, experiment.model, experiment.training.shape, experiment.training.classes, config.train.seed
         )
     return experiment
+
+
+def _require_one_shape(config: Config, experiment: Experiment) -> None:
+    """Read the test set too, whose images the model must take as well."""
+    training, test = experiment.training.shape, experiment.test().shape
+    if test != training:
+        raise UsageError(
+            f"data.name = {config.data.name!r}: test images are {test} and training images {training} (C, H, W). Bring "
+            f"them to one size, as data.size does."
+        )
 
 
 def check_resources(config: Config) -> None:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from sparring.attacks import frozen
 from sparring.attacks.norms import l2_norms
 from sparring.errors import SparringError
+from sparring.machine.devices import device_of
 
 log = logging.getLogger(__name__)
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
@@ -79,7 +80,7 @@ def autoattack(
     Raises:
         SparringError: the images or classes are too few for the ensemble, or it left the ball or the image box.
     """
-    _require_room(x, norm, classes, "evaluation.attack = 'autoattack'", "Set evaluation.attack to 'pgd'")
+    require_room(x, norm, classes, "evaluation.attack = 'autoattack'", "Set evaluation.attack to 'pgd'")
     ensemble = partial(_ensemble, norm=norm, epsilon=epsilon, classes=classes, seed=seed)
     return _attacked(model, x, labels, ensemble, attacks_for(classes), norm, epsilon, batch_size, progress)
 
@@ -101,7 +102,7 @@ def square(
 
     Andriushchenko et al. 2020 (arXiv:1912.00049); its schedule is scaled to the queries. Otherwise as `autoattack`.
     """
-    _require_room(x, norm, classes, f"evaluation.square_queries = {queries}", "Set evaluation.square_queries to 0")
+    require_room(x, norm, classes, f"evaluation.square_queries = {queries}", "Set evaluation.square_queries to 0")
 
     def ensemble(predict: Predict, device: torch.device) -> AutoAttack:
         found = _custom(predict, ("square",), norm, epsilon, seed, device)
@@ -122,7 +123,7 @@ def _attacked(
     batch_size: int,
     progress: Progress | None,
 ) -> Tensor:
-    x, device = x.float().contiguous(), next(model.parameters()).device
+    x, device = x.float().contiguous(), device_of(model)
     listener = _Listener(attacks, progress)
 
     def predict(images: Tensor) -> Tensor:
@@ -160,7 +161,12 @@ def _common(norm: str, epsilon: float, seed: int, device: torch.device) -> dict[
     return {"norm": NORMS[norm], "eps": epsilon, "seed": seed, "device": device}
 
 
-def _require_room(x: Tensor, norm: str, classes: int, setting: str, remedy: str) -> None:
+def require_room(x: Tensor, norm: str, classes: int, setting: str, remedy: str) -> None:
+    """Refuse what the ensemble cannot attack.
+
+    Raises:
+        SparringError: with `setting` and `remedy`.
+    """
     if norm not in NORMS:
         raise SparringError(
             f"{setting} with an attack of norm {norm!r}: it knows {' and '.join(NORMS)} alone. {remedy}."

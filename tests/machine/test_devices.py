@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from sparring.errors import SparringError
-from sparring.machine.devices import device_for
+from sparring.machine.devices import device_for, device_of
 
 
 @pytest.mark.parametrize(
@@ -28,3 +29,10 @@ def test_a_gpu_that_is_not_there_is_refused_with_both_settings(
     with pytest.raises(SparringError, match=rf"trainer\.device = '{name}' with num_gpus = {num_gpus:g}: CUDA is not"):
         device_for(name, num_gpus)
     assert device_for("auto", 0.0) == torch.device("cpu")
+
+
+def test_a_model_is_where_its_weights_are_and_one_without_any_is_on_the_cpu() -> None:
+    assert device_of(nn.Linear(2, 2, device="meta")) == torch.device("meta")
+    buffers_alone = nn.BatchNorm1d(2, affine=False, device="meta")
+    assert device_of(buffers_alone) == torch.device("meta")
+    assert device_of(nn.Flatten()) == torch.device("cpu")
