@@ -58,9 +58,9 @@ def attack_for(threat: Attack, settings: EvaluationSettings) -> Attack:
 
 
 def describe(attack: Attack) -> str:
-    """PGD-50, 3 restarts, step 0.01, linf 0.2."""
+    """By the attack's own name: PGD-50, 3 restarts, step 0.01, linf 0.2."""
     return (
-        f"PGD-{attack.steps}, {attack.restarts} restart{'s' if attack.restarts > 1 else ''}, "
+        f"{attack.name.upper()}-{attack.steps}, {attack.restarts} restart{'s' if attack.restarts > 1 else ''}, "
         f"step {attack.alpha:.4g}, {attack.norm} {attack.epsilon:.4g}"
     )
 
