@@ -82,9 +82,9 @@ def test_staleness_settings_that_cannot_make_progress_are_refused(
     ("bound", "every", "deep", "dropped"),
     [
         (4, 1, 3, None),
-        (4, 1, 4, "expect up to 1 of 6 shards dropped"),
-        (1, 1, 1, "expect up to 1 of 3 shards dropped"),
-        (4, 4, 1, "expect up to 1 of 6 shards dropped"),
+        (4, 1, 4, "expect up to 1 of 6 shards to be dropped"),
+        (1, 1, 1, "expect up to 1 of 3 shards to be dropped"),
+        (4, 4, 1, "expect up to 1 of 6 shards to be dropped"),
         (4, 4, 0, None),
         (5, 4, 1, None),
         (1, 2, 0, None),

@@ -139,7 +139,7 @@ def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["train.epochs", "attack.epsilon", "workers"])
 def test_a_number_whose_value_was_left_out_is_refused(name: str) -> None:
-    with pytest.raises(UsageError, match="it is no flag, a value is needed"):
+    with pytest.raises(UsageError, match="not a flag, a value is needed"):
         load(None, {name: "true"})
 
 
@@ -211,7 +211,7 @@ def test_only_groups_with_a_table_of_options_have_some(name: str) -> None:
 
 
 def test_an_option_beside_a_table_that_is_none_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"--data.options.a: options = 3 is no table"):
+    with pytest.raises(UsageError, match=r"--data.options.a: options = 3 is not a table"):
         load(None, {"data.options": "3", "data.options.a": "1"})
 
 

@@ -73,7 +73,7 @@ def test_the_schema_is_json() -> None:
         ({"gamma": float("nan")}, "gamma must be a string, flag, finite number, list or table, not nan"),
         ({"paths": [Path("a")]}, "paths must be a string"),
         ({"inner": {"gamma": None}}, "inner must be a string"),
-        ({"a-b": 1}, "'a-b' is no name of a keyword argument"),
+        ({"a-b": 1}, "'a-b' is not a valid name of a keyword argument"),
         (3, "valid dictionary"),
     ],
 )
@@ -86,7 +86,7 @@ def test_options_that_toml_or_a_function_cannot_hold_are_refused(options: Any, t
 @pytest.mark.parametrize(
     ("data", "told"),
     [
-        ({"mean": 0.5}, "data.mean and data.std are set together"),
+        ({"mean": 0.5}, "data.mean and data.std must be set together"),
         ({"mean": 0.5, "std": 0.0}, "must be above 0"),
         ({"mean": [0.5], "std": [1.0, -1.0]}, "must be above 0"),
     ],
@@ -99,7 +99,7 @@ def test_a_normalisation_that_cannot_be_is_refused(data: dict[str, Any], told: s
 def test_a_url_is_read_from_the_environment_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPARRING_TEST_URL", "redis://10.0.0.1:6380/0")
     assert QueueSettings(redis_url="$SPARRING_TEST_URL").redis_url == "redis://10.0.0.1:6380/0"
-    with pytest.raises(ValueError, match="the environment has no SPARRING_ABSENT"):
+    with pytest.raises(ValueError, match="the environment variable SPARRING_ABSENT is not set"):
         QueueSettings(redis_url="$SPARRING_ABSENT")
 
 
