@@ -19,8 +19,7 @@ from sparring.trainer import checkpoints
 from sparring.trainer.experiment import Experiment, build_experiment
 from sparring.trainer.learner import Learner
 from sparring.trainer.optimizers import decay_groups, make_optimizer
-from tests.engines.test_one_process import stopped_at
-from tests.support.runs import small, weights_of
+from tests.support.runs import small, stopped_at, weights_of
 from tests.support.shards import shard_of
 
 # A small network and few attack steps: half precision is slow on most CPUs.
