@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from sparring import plugins
-from sparring.commands.checks import check
+from sparring.commands.checks import check, require_new_folder
 from sparring.commands.evaluate import load_model
 from sparring.commands.live import live_objects, recorded, require_passed
 from sparring.commands.sources import record_sources, require_same_sources, sources_of
@@ -45,6 +45,7 @@ from sparring.observe.report import summary
 from sparring.observe.state import Heartbeats, Report, RunState
 from sparring.runs import Run, open_run, write_atomically
 from sparring.trainer import checkpoints
+from sparring.trainer.evaluating import evaluate_on_test
 from sparring.trainer.experiment import Experiment, Live, build_experiment
 from sparring.trainer.session import Session
 
@@ -143,6 +144,7 @@ def train(
         config = overridden(config, changes_of(overrides))
     config = with_absolute_paths(config)
     plugins.forget_installed()
+    require_new_folder(config)
     live = live_objects(model, train_data, test_data, config)
     made = recorded(config, live, model, train_data)
     with _shown(made.data.name, show, progress) as report:
@@ -162,8 +164,10 @@ def _shown(title: str, show: Report | None, progress: bool) -> Iterator[Report |
 
 def make_run(config: Config) -> Run:
     """A run folder for a background process to train in; what can be found wrong is found now."""
+    config = with_absolute_paths(config)
+    require_new_folder(config)
     check(config, starts=True)
-    return new_run(with_absolute_paths(config))
+    return new_run(config)
 
 
 def attend(run: Run) -> Result:
@@ -239,10 +243,9 @@ def _execute(
         queue = None
         if config.engine == "ray":
             from sparring.engines.ray import driver as ray_engine
+            from sparring.queue.opening import open_queue
 
-            queue = stack.enter_context(
-                ray_engine.open_queue(config, experiment.training.shape, size_bytes(experiment.model))
-            )
+            queue = stack.enter_context(open_queue(config, experiment.training.shape, size_bytes(experiment.model)))
         exporter = None
         if config.metrics.enabled:
             exporter = stack.enter_context(Exporter(config.metrics.bind, config.metrics.port, latest.read))
@@ -316,7 +319,7 @@ def _in_this_process(config: Config, run: Run, experiment: Experiment, latest: L
             session.report_soon()
 
         try:
-            evaluation = session.evaluate(progress)
+            evaluation = evaluate_on_test(session.learner, progress)
         except _StoppedEvaluating:
             return Outcome(session.stop_reason or "stopped", session.state)
         return Outcome(phase, session.state, evaluation)

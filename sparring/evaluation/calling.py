@@ -91,7 +91,7 @@ def _require_possible(threat: Attack, dataset: Dataset, *, by_autoattack: bool) 
     require_ball(threat, x)
     if by_autoattack:
         try:
-            require_room(x, threat.norm, dataset.classes, "attack = 'autoattack'", "Set attack to 'pgd'")
+            require_room(x.shape, threat.norm, dataset.classes, "attack = 'autoattack'", "Set attack to 'pgd'")
         except SparringError as error:
             raise ValueError(str(error)) from error
 
