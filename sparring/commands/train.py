@@ -44,6 +44,7 @@ from sparring.observe.report import summary
 from sparring.observe.state import Heartbeats, Report, RunState
 from sparring.runs import Run, open_run, write_atomically
 from sparring.trainer import checkpoints
+from sparring.trainer.evaluating import evaluate_on_test
 from sparring.trainer.experiment import Experiment, Live, build_experiment
 from sparring.trainer.session import Session
 
@@ -314,7 +315,7 @@ def _in_this_process(config: Config, run: Run, experiment: Experiment, latest: L
             session.report_soon()
 
         try:
-            evaluation = session.evaluate(progress)
+            evaluation = evaluate_on_test(session.learner, progress)
         except _StoppedEvaluating:
             return Outcome(session.stop_reason or "stopped", session.state)
         return Outcome(phase, session.state, evaluation)

@@ -76,6 +76,14 @@ class Learner:
         helper = self.experiment.helper
         return self.model if helper is None or not helper.trained else nn.ModuleList([self.model, helper.network])
 
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """What a checkpoint keeps, by name: the model, the EMA of its weights, a helper that is trained beside it."""
+        helper = self.experiment.helper
+        trained = None if helper is None or not helper.trained else helper.network
+        named = {"model": self.model, "ema": self.average, "helper": trained}
+        return {name: network for name, network in named.items() if network is not None}
+
     def drift(self, version: int) -> float:
         """How far the weights have moved since `version` (path length over their norm); 0 where it is unknown."""
         moved = self._path[self.step] - self._path.get(version, self._path[self.step])
@@ -234,6 +242,14 @@ class Learner:
         self.scaler = self._fresh_scaler()
         self.step, self.robust_share = 0, 0.0
         self._path, self._before = {0: 0.0}, self._flat()
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside the networks: what `restore` takes."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "robust_share": self.robust_share,
+            "scaler": self.scaler.state_dict(),
+        }
 
     def restore(
         self,

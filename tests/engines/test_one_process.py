@@ -58,7 +58,7 @@ def stopped_at(step: int, root: Path, **groups: Any) -> Run:
 def test_a_resume_goes_on_to_the_same_weights_and_the_same_staleness(
     tmp_path: Path, groups: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sparring.trainer.session.STATE_EVERY_S", 0.0)
+    monkeypatch.setattr("sparring.trainer.recorder.REPORT_EVERY_S", 0.0)
     whole = train(small(tmp_path / "whole", **groups))
     run = stopped_at(6, tmp_path / "stopped", **groups)
     path = checkpoints.latest(run.checkpoints)
@@ -72,7 +72,7 @@ def test_a_resume_goes_on_to_the_same_weights_and_the_same_staleness(
 def test_a_damaged_checkpoint_is_found_before_the_run_is_touched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sparring.trainer.session.STATE_EVERY_S", 0.0)
+    monkeypatch.setattr("sparring.trainer.recorder.REPORT_EVERY_S", 0.0)
     run = stopped_at(3, tmp_path, engine="sync")
     path = checkpoints.latest(run.checkpoints)
     assert path is not None
@@ -108,7 +108,7 @@ def test_a_run_that_fails_says_so_in_its_folder(tmp_path: Path) -> None:
 
 
 def test_paths_that_a_resume_changes_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sparring.trainer.session.STATE_EVERY_S", 0.0)
+    monkeypatch.setattr("sparring.trainer.recorder.REPORT_EVERY_S", 0.0)
     monkeypatch.chdir(tmp_path)
     run = stopped_at(3, tmp_path, engine="sync")
     training.resume(run.path, {"data.root": "there"})

@@ -109,11 +109,11 @@ def test_the_gradient_of_an_fp16_step_is_nearly_that_of_float32(tmp_path: Path) 
 
 
 def test_an_fp16_run_resumes_to_the_same_weights_and_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sparring.trainer.session.STATE_EVERY_S", 0.0)
+    monkeypatch.setattr("sparring.trainer.recorder.REPORT_EVERY_S", 0.0)
     whole = train(small(tmp_path / "whole", **HALF))
     run = stopped_at(6, tmp_path / "stopped", **HALF)
     resumed = resume(run.path)
     assert weights_of(resumed) == weights_of(whole)
     states = [checkpoints.load_state(checkpoints.latest(each.run.checkpoints)) for each in (whole, resumed)]  # type: ignore
-    assert states[0].scaler == states[1].scaler and states[0].scaler["scale"] > 0  # type: ignore[index]
+    assert states[0].learner["scaler"] == states[1].learner["scaler"] and states[0].learner["scaler"]["scale"] > 0
     assert resumed.summary["rollbacks"] == 0 and resumed.summary["skipped_steps"] == whole.summary["skipped_steps"]

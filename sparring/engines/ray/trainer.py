@@ -23,6 +23,7 @@ from sparring.observe.state import RunState
 from sparring.queue.connection import connect
 from sparring.queue.transport import Transport
 from sparring.runs import Run
+from sparring.trainer.evaluating import evaluate_on_test
 from sparring.trainer.experiment import build_experiment
 from sparring.trainer.session import Session
 
@@ -71,7 +72,7 @@ class Trainer:
         except SparringError as error:
             log.exception("training failed")
             if loop is not None and loop.between_steps:
-                loop.session.save(loop.ledger.state())
+                loop.session.save()
             return {"phase": "failed", "error": str(error)}
 
     def evaluate(self) -> dict[str, Any]:
@@ -88,7 +89,7 @@ class Trainer:
             self._report(state)
 
         state.trainer_pid = os.getpid()
-        return self.session.evaluate(progress)
+        return evaluate_on_test(self.session.learner, progress)
 
     def _report(self, state: RunState) -> None:
         self.transport.set_state(state.as_dict())
