@@ -328,26 +328,27 @@ class PruningSettings(Settings):
 
 class StalenessSettings(Settings):
     max_staleness: int = setting(4, "steps", ge=0, le=10_000)
-    """The bound: no step trains on a shard staler than this."""
+    """Upper bound on staleness: a shard that is staler is dropped, and its examples are attacked again."""
     depth: int | None = setting(None, "steps", ge=0, le=10_000)
-    """Steps' worth of shards that may be outstanding beside the current one, d; by default the deepest that
-    is free of drops: max_staleness − publish_every, at least 0 and at most 3."""
+    """Steps' worth of shards that may be outstanding beside those of the current step, d. Default: the largest with
+    which no shard is dropped, max_staleness − publish_every, but at least 0 and at most 3."""
     publish_every: int = setting(1, "steps", ge=1, le=10_000)
-    """Steps between broadcasts of the weights, K."""
+    """Steps between two broadcasts of the weights, K."""
     exchange: bool = setting(True, "flag")
-    """Workers swap newer weights in between two attack steps (in-flight exchange)."""
+    """In-flight exchange: workers load newer weights between two attack steps."""
     refresh: Literal[0, 1, 2, "auto"] = setting(0, "attack steps")
-    """Fresh attack steps r that the trainer adds to consumed shards; auto: as many as fit its idle time."""
+    """Attack steps r that the trainer adds to a shard with its own weights before it trains on it; auto: as many as fit
+    into its idle time."""
     trainer_attacks: Literal["auto", "always", "never"] = setting("auto", "name")
-    """The trainer makes shards itself while it would wait; auto: only where its device would idle."""
+    """Whether the trainer attacks while it waits for shards; auto: only if its device would be idle."""
     lockstep: bool = setting(False, "flag")
-    """For tests: workers use exactly the version that a ticket was issued at and shards are consumed in order,
-    so that the weights do not depend on timing. Switches exchange and the trainer's own attacks off."""
+    """For tests: workers attack with exactly the version that the ticket names, and shards are consumed in order, so
+    that the trained weights do not depend on timing. Turns exchange and the trainer's own attacks off."""
     age_half_life: float | None = setting(None, "steps", gt=0)
-    """The loss of a shard counts half after so many steps of staleness, relative to the others of its step; by default
-    all count the same."""
+    """Half-life of a shard's weight in the loss of its step: one that is staler than another by so many steps counts
+    half as much. Default: all shards count the same."""
     gap_every: int = setting(200, "steps", ge=0)
-    """Measure fresh-minus-stale robust accuracy on one shard so often; 0: never."""
+    """Steps between two measurements of fresh-minus-stale robust accuracy on one shard; 0: never."""
 
 
 class SimulatedSettings(Settings):
@@ -383,45 +384,45 @@ class WorkersSettings(Settings):
 
 class TrainerSettings(Settings):
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "name")
-    """Where the step runs; auto: CUDA where a GPU is reserved."""
+    """Device of the training step; auto: CUDA if a GPU is reserved for the trainer, else the CPU."""
     num_gpus: float = setting(0.0, "GPUs", ge=0)
-    """What Ray reserves for the trainer."""
+    """GPUs that Ray reserves for the trainer."""
     num_cpus: float = setting(1.0, "cores", gt=0)
-    """What Ray reserves for the trainer."""
+    """Cores that Ray reserves for the trainer."""
     threads: int | None = setting(None, "threads", ge=1)
-    """torch threads; by default all cores for sync and simulated, what workers leave, or a share beside
-    other ranks."""
+    """torch threads. Default: all cores with sync and simulated, the cores that workers leave with ray, an equal share
+    with ddp."""
     resource: str | None = setting(None, "name")
-    """Custom resource of Ray that the trainer's node must have; run.root must be reachable from there."""
+    """Custom resource of Ray that the trainer's node must have. run.root must be reachable from that node."""
     max_restarts: int = setting(3, "restarts", ge=0)
-    """How often in a row without progress a dead trainer is started again from its last checkpoint."""
+    """Maximum restarts of a dead trainer from its last checkpoint, counted since it last made a step."""
     wait_timeout_s: float = setting(300.0, "seconds", gt=0)
-    """How long a step may wait for shards before the run ends with the reason."""
+    """Maximum wait for the shards of a step before the run fails."""
 
 
 class QueueSettings(Settings):
     redis_url: str | None = setting(None, "URL")
-    """redis://HOST:PORT/DB of a server with maxmemory-policy noeviction; by default an embedded server is started.
-    $NAME is read from the environment. Give the password in the environment variable that password_env names or in
-    password_file, never in the URL."""
+    """redis://HOST:PORT/DB of a server with maxmemory-policy noeviction, or $NAME of an environment variable that holds
+    it. The password belongs into password_env or password_file, never into the URL. Default: an embedded server is
+    started."""
     password_env: str = setting("SPARRING_REDIS_PASSWORD", "environment variable")
-    """Where the password is read from."""
+    """Name of the environment variable that holds the server's password."""
     password_file: Path | None = setting(None, "path")
-    """File that holds the password, read where that variable is not set: a secret of Docker or Kubernetes."""
+    """File that holds the password, such as a secret of Docker or Kubernetes; read if that variable is not set."""
     wire: Literal["int8", "exact", "sign"] = setting("int8", "name")
-    """How perturbations travel: int8 of ε/127 (L2: of max|δ|/127), exact float32, or one bit a value and max|δ| of each
-    example, which moves values between to the ball's corner (L∞ alone)."""
+    """Encoding of perturbations. int8: rounded to ε/127 (L2: to max|δ|/127 of the example); exact: float32; sign: one
+    bit per value and max|δ| of the example, which moves values in between to a corner of the ball (L∞ only)."""
     weights: Literal["auto", "redis", "object_store"] = setting("auto", "name")
-    """How snapshots of the weights reach the workers: through this queue's Redis, or Ray's object store with one copy
-    per node; auto: Redis up to 4 MiB."""
+    """Route of weight snapshots to the workers. redis: through this queue's server; object_store: through Ray's object
+    store, with one copy per node; auto: redis up to 4 MiB, else object_store."""
     lease_s: float = setting(15.0, "seconds", gt=0, le=3600)
-    """A lease that is not renewed for so long is lost and its ticket is issued again."""
+    """Time after which a lease that is not renewed expires and its ticket is issued again."""
     attempts: int = setting(3, "attempts", ge=1, le=100)
-    """A ticket whose workers died so often is set aside, counted and reported."""
+    """Maximum attempts at a ticket. After as many failures it is set aside, counted and reported."""
     timeout_s: float = setting(30.0, "seconds", gt=0)
-    """How long an unreachable or full server is waited for."""
+    """Maximum wait for a server that cannot be reached or whose memory is full."""
     maxmemory_mb: int | None = setting(None, "MiB", ge=1)
-    """Memory of the embedded server; by default 1.3 × the outstanding payload and 64 MiB."""
+    """Memory limit of the embedded server. Default: 1.3 × the payload that may be outstanding, plus 64 MiB."""
 
     @field_validator("redis_url")
     @classmethod
@@ -443,41 +444,42 @@ class RaySettings(Settings):
 
 class GuardSettings(Settings):
     non_finite: Literal["rollback", "stop"] = setting("rollback", "name")
-    """What happens when loss, gradient or weights are no number. Such weights are never published. rollback: go on
-    from the last checkpoint with a lower rate; stop: end the run, which keeps that checkpoint."""
+    """Action when the loss, its gradient or a weight is not finite. Such weights are never published. rollback:
+    continue from the last checkpoint at a lower learning rate; stop: the run fails and keeps its last checkpoint."""
     rate_factor: float = setting(0.5, "1", gt=0, le=1)
-    """What every rollback multiplies the learning rate by, for the rest of the run."""
+    """Factor on the learning rate at every rollback, for the rest of the run."""
     max_rollbacks: int = setting(3, "rollbacks", ge=1, le=1000)
-    """After so many for numbers that are none, the run ends with the reason. Where it has overfitted so often from the
-    same good weights, training ends with these."""
+    """Maximum rollbacks for non-finite values before the run fails. Also the maximum returns from overfitting to the
+    same good weights before training ends with them."""
     overfitting: Literal["off", "rollback", "stop"] = setting("off", "name")
-    """Catastrophic overfitting (Wong et al.): now and then PGD-5 on the training batch, under the present weights and
-    the last good ones. Where robust accuracy has fallen, back to the good ones; rollback: go on, with PGD for a while;
-    stop: training ends with them."""
+    """Guard against catastrophic overfitting (Wong et al.): PGD-5 on the training batch, with the present weights and
+    with the last good ones. If robust accuracy has fallen: rollback: continue from the good weights, with PGD for a
+    while; stop: training ends with the good weights."""
     overfitting_every: int = setting(50, "steps", ge=1)
-    """How often; before every checkpoint too."""
+    """Steps between two checks for overfitting. There is a check before every checkpoint, too."""
     overfitting_fall: float = setting(0.2, "share of examples", gt=0, lt=1)
-    """How far robust accuracy may fall."""
+    """Largest fall of robust accuracy that is not overfitting."""
     overfitting_steps: int = setting(2, "gradient steps", ge=2, le=1000)
-    """Steps of the PGD that takes the attack's place for a while."""
+    """Steps of the PGD that replaces the attack for a while after a rollback."""
     overfitting_for: int = setting(200, "steps", ge=1)
-    """For how long, from the good weights on; twice as long after every further fall."""
+    """Duration of that replacement, from the good weights on. It doubles with every further fall."""
     staleness: bool = setting(False, "flag")
-    """Attack a consumed shard anew now and then. Where stale perturbations have become weak, switch remedies on, the
-    cheapest first: age weights, refresh, broadcasts twice as often, half the depth; and off again when it helped."""
+    """Guard against weak stale perturbations: attack a shard again with the present weights. If the stale perturbations
+    are weaker, turn one remedy on, the cheapest first: age weights, refresh, broadcasts twice as often, half the depth.
+    Turned off again when they are as strong."""
     staleness_every: int = setting(20, "steps", ge=1)
-    """How often."""
+    """Steps between two checks of the staleness guard."""
     staleness_threshold: float = setting(0.05, "share of examples", gt=0, lt=1)
-    """How much lower accuracy may be under the fresh attack than under the stale one."""
+    """Largest difference of accuracy under the stale attack and under the fresh one that is accepted."""
     staleness_patience: int = setting(5, "checks", ge=1)
-    """After so many in a row below half of that, the last remedy is switched off."""
+    """Checks in a row below half of that threshold after which the last remedy is turned off."""
 
 
 class CheckpointSettings(Settings):
     every_steps: int = setting(500, "steps", ge=1)
-    """Steps between checkpoints; one more is written at the end, on SIGTERM and on Ctrl-C."""
+    """Steps between two checkpoints. One more is written at the end, on SIGTERM and on Ctrl-C."""
     keep: int = setting(2, "checkpoints", ge=1, le=1000)
-    """The last so many are kept, and the best where held-out accuracy is measured."""
+    """Number of latest checkpoints to keep, beside the best one if held-out accuracy is measured."""
 
 
 class EvaluationSettings(Settings):
