@@ -187,8 +187,8 @@ def _redis(config: Config) -> Found:
 
 
 def _server(config: Config) -> Found:
-    from sparring.engines.ray.driver import open_queue
     from sparring.queue.connection import check_server, connect, describe, password_of
+    from sparring.queue.opening import open_queue
 
     settings = config.queue
     if settings.redis_url is not None:  # reached in vain, it is not waited for as long as a run would

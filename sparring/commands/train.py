@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from sparring.commands.checks import check
+from sparring.commands.checks import check, require_new_folder
 from sparring.commands.evaluate import load_model
 from sparring.commands.live import live_objects, recorded, require_passed
 from sparring.commands.sources import record_sources, require_same_sources, sources_of
@@ -142,6 +142,7 @@ def train(
     elif overrides:
         config = overridden(config, changes_of(overrides))
     config = with_absolute_paths(config)
+    require_new_folder(config)
     live = live_objects(model, train_data, test_data, config)
     made = recorded(config, live, model, train_data)
     with _shown(made.data.name, show, progress) as report:
@@ -161,8 +162,10 @@ def _shown(title: str, show: Report | None, progress: bool) -> Iterator[Report |
 
 def make_run(config: Config) -> Run:
     """A run folder for a background process to train in; what can be found wrong is found now."""
+    config = with_absolute_paths(config)
+    require_new_folder(config)
     check(config, starts=True)
-    return new_run(with_absolute_paths(config))
+    return new_run(config)
 
 
 def attend(run: Run) -> Result:
@@ -238,10 +241,9 @@ def _execute(
         queue = None
         if config.engine == "ray":
             from sparring.engines.ray import driver as ray_engine
+            from sparring.queue.opening import open_queue
 
-            queue = stack.enter_context(
-                ray_engine.open_queue(config, experiment.training.shape, size_bytes(experiment.model))
-            )
+            queue = stack.enter_context(open_queue(config, experiment.training.shape, size_bytes(experiment.model)))
         exporter = None
         if config.metrics.enabled:
             exporter = stack.enter_context(Exporter(config.metrics.bind, config.metrics.port, latest.read))

@@ -11,7 +11,7 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -79,7 +79,7 @@ def autoattack(
     Raises:
         SparringError: the images or classes are too few for the ensemble, or it left the ball or the image box.
     """
-    _require_room(x, norm, classes, "evaluation.attack = 'autoattack'", "Set evaluation.attack to 'pgd'")
+    require_autoattack(x.shape, norm, classes)
     ensemble = partial(_ensemble, norm=norm, epsilon=epsilon, classes=classes, seed=seed)
     return _attacked(model, x, labels, ensemble, attacks_for(classes), norm, epsilon, batch_size, progress)
 
@@ -101,7 +101,9 @@ def square(
 
     Andriushchenko et al. 2020 (arXiv:1912.00049); its schedule is scaled to the queries. Otherwise as `autoattack`.
     """
-    _require_room(x, norm, classes, f"evaluation.square_queries = {queries}", "Set evaluation.square_queries to 0")
+    _require_room(
+        x.shape, norm, classes, f"evaluation.square_queries = {queries}", "Set evaluation.square_queries to 0"
+    )
 
     def ensemble(predict: Predict, device: torch.device) -> AutoAttack:
         found = _custom(predict, ("square",), norm, epsilon, seed, device)
@@ -160,7 +162,16 @@ def _common(norm: str, epsilon: float, seed: int, device: torch.device) -> dict[
     return {"norm": NORMS[norm], "eps": epsilon, "seed": seed, "device": device}
 
 
-def _require_room(x: Tensor, norm: str, classes: int, setting: str, remedy: str) -> None:
+def require_autoattack(shape: Sequence[int], norm: str, classes: int) -> None:
+    """Refuse what the ensemble cannot attack. shape: [..., H, W].
+
+    Raises:
+        SparringError: a norm that it does not know, or too few pixels or classes.
+    """
+    _require_room(shape, norm, classes, "evaluation.attack = 'autoattack'", "Set evaluation.attack to 'pgd'")
+
+
+def _require_room(shape: Sequence[int], norm: str, classes: int, setting: str, remedy: str) -> None:
     if norm not in NORMS:
         raise SparringError(
             f"{setting} with an attack of norm {norm!r}: it knows {' and '.join(NORMS)} alone. {remedy}."
@@ -170,7 +181,7 @@ def _require_room(x: Tensor, norm: str, classes: int, setting: str, remedy: str)
             f"{setting} on data of {classes} class: it needs another class to lead to. {remedy}, or data.name to data "
             f"of 2 classes or more."
         )
-    side = min(x.shape[-2:])
+    side = min(shape[-2:])
     if norm == "l2" and side < SMALLEST_SIDE:
         raise SparringError(
             f"{setting} with attack.norm = 'l2' on images of {side} pixels a side: the Square attack needs "
