@@ -3,7 +3,8 @@
 # make bench DATA=DIR: every benchmark, one after the other; hours, on a machine with nothing else to do. DIR has MNIST
 # in torchvision's layout. With QUICK=1: a look at each. docs/benchmarks.md and docs/results.md have the commands one by
 # one.
-# Needs Python 3.11 and make; everything else is installed into .venv from constraints.txt.
+# Needs Python 3.11 and make; everything else is installed into .venv from constraints.txt. With PYTHON=python3.12 or
+# python3.13, which CI does not run, torch is the CUDA build of several gigabytes.
 
 DATA ?= data
 PYTHON ?= $(shell command -v python3.11 2>/dev/null)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparring.config import Config, load
 from sparring.errors import SparringError, UsageError
+from sparring.machine import torchvision_import
 
 if TYPE_CHECKING:
     from sparring.commands.evaluate import load_model
@@ -45,6 +46,7 @@ _PLACES = {
     "resume": "sparring.commands.train",
     "train": "sparring.commands.train",
 }
+torchvision_import.install()
 _MODULES = ("allocators", "attacks", "objectives")
 
 

@@ -139,6 +139,11 @@ def install(sources: Mapping[str, str]) -> None:
     _handed.update(sources)
 
 
+def forget_installed() -> None:
+    """From now on the files of this machine count again, as they are."""
+    _handed.clear()
+
+
 class _Unresolved(Exception):
     """Why a name leads to no object; its cause is what the import raised."""
 

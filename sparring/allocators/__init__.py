@@ -10,12 +10,14 @@ from sparring.allocators.allocator import (
     speedup_ceiling,
     theoretical_speedup,
 )
+from sparring.attacks.augmix import Threat
 
 __all__ = [
     "Allocation",
     "Allocator",
     "Budget",
     "Candidates",
+    "Threat",
     "augmix_speedup",
     "mean_steps",
     "speedup_ceiling",

@@ -116,7 +116,8 @@ class Attack:
     def step(self, delta: Tensor, gradient: Tensor, step_size: Tensor, state: State) -> Tensor:
         """δ after one step uphill, before it is projected.
 
-        delta, gradient: [N, C, H, W]; step_size: float32 [N]; state: see `state`, to be changed in place.
+        delta, gradient: [N, C, H, W]; step_size: float32 [N]; state: see `state`, to be changed in place. Go by these
+        alone: in slots the examples of several ε share a step, and `epsilon` is that of one of them.
         """
         return ascend(delta, gradient, self.norm, step_size)
 

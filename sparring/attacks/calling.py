@@ -27,7 +27,7 @@ def attacked(
 ) -> Tensor:
     """See `Attack.__call__`."""
     require_batch(model, images, labels)
-    _require_ball(attack, images)
+    require_ball(attack, images)
     if generator is None:
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
     with torch.inference_mode(False), torch.enable_grad(), frozen(model):
@@ -86,8 +86,12 @@ def _device_of(model: nn.Module) -> dict[str, torch.device]:
     return {} if first is None else {"model": first.device}
 
 
-def _require_ball(attack: Attack, images: Tensor) -> None:
-    """Under L2 how large a ball may be depends on the images."""
+def require_ball(attack: Attack, images: Tensor) -> None:
+    """Refuse an L2 ball that no two images are far enough apart for.
+
+    Raises:
+        ValueError: it names epsilon.
+    """
     largest = math.sqrt(images[0].numel())
     if attack.norm == "l2" and attack.epsilon > largest * (1 + 1e-6):
         raise ValueError(

@@ -82,8 +82,13 @@ def _check_device(config: Config) -> None:
 
 
 def _check_evaluation(experiment: Experiment) -> None:
-    """The test set can be read, and attacked as the run's end will attack it."""
-    test = experiment.test()
+    """The test set can be read, has the training images' shape and can be attacked as the run's end will attack it."""
+    test, training = experiment.test(), experiment.training.shape
+    if test.shape != training:
+        raise UsageError(
+            f"data.name = {experiment.config.data.name!r}: test images are {test.shape} and training images {training} "
+            f"(C, H, W). Bring them to one size, as data.size does."
+        )
     if experiment.config.evaluation.attack == "autoattack":
         require_autoattack(test.shape, experiment.threat.norm, test.classes)
 

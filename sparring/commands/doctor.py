@@ -55,7 +55,7 @@ class Found(NamedTuple):
 def examine(config: Config) -> list[Check]:
     """Look at everything that a run by `config` needs; never raises, never waits without an end."""
     looks: list[tuple[str, Callable[[Config], Found], str]] = [
-        ("python", _python, "Make the environment anew with Python 3.11."),
+        ("python", _python, "Make the environment anew with Python 3.11, 3.12 or 3.13."),
         ("torch", _torch, "Install a build of torch for CUDA, or set num_gpus to 0 and trainer.device to auto."),
         ("torchvision", _torchvision, "Install the torchvision that belongs to the installed torch."),
         ("cuda in ray", _cuda_in_ray, "Set trainer.num_gpus and workers.num_gpus to what is there, or to 0."),
@@ -79,7 +79,7 @@ def _check(name: str, look: Callable[[Config], Found], remedy: str, config: Conf
 
 
 def _python(config: Config) -> Found:
-    return Found(sys.version_info[:2] == (3, 11), f"{platform.python_version()}; 3.11 is needed")
+    return Found((3, 11) <= sys.version_info[:2] <= (3, 13), f"{platform.python_version()}; 3.11 to 3.13 are supported")
 
 
 def _torch(config: Config) -> Found:
@@ -91,7 +91,7 @@ def _torch(config: Config) -> Found:
 
 
 def _torchvision(config: Config) -> Found:
-    from sparring.data.torchvision_import import torchvision
+    from sparring.machine.torchvision_import import torchvision
 
     return Found(True, str(torchvision().__version__))
 

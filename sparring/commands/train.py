@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from sparring import plugins
 from sparring.commands.checks import check, require_new_folder
 from sparring.commands.evaluate import load_model
 from sparring.commands.live import live_objects, recorded, require_passed
@@ -142,6 +143,7 @@ def train(
     elif overrides:
         config = overridden(config, changes_of(overrides))
     config = with_absolute_paths(config)
+    plugins.forget_installed()
     require_new_folder(config)
     live = live_objects(model, train_data, test_data, config)
     made = recorded(config, live, model, train_data)

@@ -1,4 +1,4 @@
-"""The settings of a run: what there are, how they are read, and what follows from them."""
+"""The settings of a run: their definition, how they are loaded, and values derived from them."""
 
 from sparring.config.derived import (
     bound,

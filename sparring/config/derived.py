@@ -1,7 +1,7 @@
-"""What follows from the settings; each rule stands here once.
+"""Values that are derived from the settings. Each rule is written here once.
 
-Threads: together the processes use the cores once. More threads than cores are worse than idle cores: those of one pass
-wait for each other by spinning, and passes take many times as long.
+Threads: all processes together use as many threads as there are cores. More threads than cores are worse than idle
+cores: the threads of a forward pass wait for each other by spinning, and the pass takes many times as long.
 """
 
 from __future__ import annotations
@@ -12,90 +12,92 @@ from sparring.machine.threads import cores
 
 
 def depth(settings: StalenessSettings) -> int:
-    """Steps' worth of shards that may be outstanding beside the current step (docs/architecture.md, invariant 3)."""
+    """Number of steps whose shards may be outstanding beside the current step (docs/architecture.md, invariant 3)."""
     if settings.depth is not None:
         return settings.depth
     return max(0, min(3, settings.max_staleness - settings.publish_every))
 
 
 def with_workers(config: Config, count: int) -> Config:
-    """The same with `count` workers, which may change while a run goes on."""
+    """The same configuration with `count` workers. The count may change while a run goes on."""
     return config.model_copy(update={"workers": config.workers.model_copy(update={"count": count})})
 
 
 def image_size(config: Config, epoch: int) -> int | None:
-    """Pixels of a training image's side in `epoch`; None: what the dataset has."""
+    """Side of a training image in `epoch`, in pixels; None: the size that the dataset has."""
     sizes = (phase.size for phase in config.data.phases if epoch < round(phase.until * config.train.epochs))
     return next(sizes, config.data.size)
 
 
 def exchanges(config: Config) -> bool:
-    """Whether workers swap newer weights in between two attack steps."""
+    """Whether workers load newer weights between two attack steps (in-flight exchange)."""
     settings = config.staleness
     return settings.exchange and not settings.lockstep and depth(settings) > 0
 
 
 def makes_views(config: Config) -> bool:
-    """Whether views of the images take the place of perturbations."""
+    """Whether workers make AugMix views of the images instead of perturbations."""
     return config.attack.name == "augmix"
 
 
 def slots_of(config: Config) -> int:
-    """Slots that each attacker has; 0: it attacks ticket by ticket, in a batch that shrinks."""
-    asked = config.allocator.slots
-    if asked != "auto":
-        return asked
-    streams = config.engine == "ray" and config.workers.num_gpus > 0
-    spares = config.allocator.name != "none" and not makes_views(config)
+    """Number of slots of each attacker; 0: it attacks each ticket alone, in a batch that shrinks."""
+    setting = config.allocator.slots
+    if setting != "auto":
+        return setting
+    on_gpu_workers = config.engine == "ray" and config.workers.num_gpus > 0
+    steps_differ = config.allocator.name != "none" and not makes_views(config)
     possible = config.attack.restarts == 1 and not config.data.phases
-    return config.train.batch_size if streams and spares and possible else 0
+    return config.train.batch_size if on_gpu_workers and steps_differ and possible else 0
 
 
 def tickets_at_once(config: Config) -> int:
-    """Tickets that one worker has in work at most.
+    """Largest number of tickets that one worker attacks at the same time.
 
-    Without exchange each ticket has weights of its own, which slots cannot share. Three about fill a batch's worth of
-    slots: at Hua et al.'s fractions (.28 of 10 steps, .54 of 2) a ticket keeps 39 % of them busy for its 10 steps.
+    Without exchange each ticket has its own weights, so tickets cannot share slots. With exchange three tickets about
+    fill `batch_size` slots: at Hua et al.'s fractions (.28 with 10 steps, .54 with 2) one ticket keeps 39 % of the
+    slots busy during its 10 steps.
     """
     return 3 if slots_of(config) and exchanges(config) else 1
 
 
 def bound(config: Config) -> int:
-    """The staleness that no step of the run exceeds."""
+    """The staleness that no step of the run may exceed."""
     bounds = {"sync": 0, "ddp": 0, "simulated": config.simulated.staleness, "ray": config.staleness.max_staleness}
     return bounds[config.engine]
 
 
 def check_staleness(settings: StalenessSettings) -> str | None:
-    """Refuse what cannot make progress; return a warning where shards will be dropped, else None.
+    """Refuse settings that cannot make progress. Return a warning if shards will be dropped, else None.
 
     Raises:
         UsageError: with the inequality that fails.
     """
-    bound, every, deep = settings.max_staleness, settings.publish_every, depth(settings)
-    if bound < every - 1:
+    bound, publish_every, run_depth = settings.max_staleness, settings.publish_every, depth(settings)
+    if bound < publish_every - 1:
         raise UsageError(
-            f"staleness.max_staleness = {bound} with staleness.publish_every = {every} cannot make progress: "
-            f"max_staleness >= publish_every - 1 fails ({bound} < {every - 1}), every step would force an extra "
-            f"publication. Set max_staleness to at least {every - 1}, or publish more often."
+            f"staleness.max_staleness = {bound} with staleness.publish_every = {publish_every} cannot make progress: "
+            f"max_staleness >= publish_every - 1 fails ({bound} < {publish_every - 1}), so every step would need an "
+            f"extra publication. Set max_staleness to at least {publish_every - 1}, or lower publish_every."
         )
-    if deep > bound:
+    if run_depth > bound:
         raise UsageError(
-            f"staleness.depth = {deep} exceeds staleness.max_staleness = {bound}: depth <= max_staleness fails, "
-            f"shards would be out of date before they are consumed. Set depth to at most {bound}."
+            f"staleness.depth = {run_depth} exceeds staleness.max_staleness = {bound}: depth <= max_staleness fails, "
+            f"shards would be too stale before they are consumed. Set depth to at most {bound}."
         )
-    expected = deep + every - 1 + (1 if deep else 0)
+    expected = run_depth + publish_every - 1 + (1 if run_depth else 0)
     if expected > bound:
         return (
-            f"staleness.depth = {deep} and publish_every = {every} reach a staleness of {expected}, the bound is "
-            f"{bound}: expect up to {expected - bound} of {expected + 1} shards dropped and attacked again when "
-            f"all permits are in use. depth + publish_every <= max_staleness is free of drops."
+            f"staleness.depth = {run_depth} and publish_every = {publish_every} lead to a staleness of {expected}, "
+            f"above max_staleness = {bound}: expect up to {expected - bound} of {expected + 1} shards to be dropped "
+            f"and attacked again when all permits are in use. No shard is dropped if depth + publish_every <= "
+            f"max_staleness."
         )
     return None
 
 
 def worker_threads(config: Config) -> int:
-    """An equal share of the cores for each worker on CPU, one core being left to the trainer; one on GPU."""
+    """Threads of a worker: on CPU an equal share of all cores but one, which the trainer has; on GPU one."""
     if config.workers.threads is not None:
         return config.workers.threads
     if config.workers.num_gpus > 0:
@@ -104,7 +106,8 @@ def worker_threads(config: Config) -> int:
 
 
 def trainer_threads(config: Config) -> int:
-    """All cores for one process; what workers on CPU leave, or as many as another rank has; one beside GPUs."""
+    """Threads of the trainer: all cores if it is the only process, an equal share for each rank under ddp, one if the
+    workers have GPUs, else the cores that the workers leave."""
     if config.trainer.threads is not None:
         return config.trainer.threads
     if config.engine == "ddp":
@@ -117,14 +120,14 @@ def trainer_threads(config: Config) -> int:
 
 
 def trainer_attacks(config: Config) -> bool:
-    """Whether the trainer makes shards itself while it would wait."""
+    """Whether the trainer attacks shards itself while it would wait."""
     settings = config.staleness
     allowed = {"auto": trainer_would_idle(config), "always": True, "never": False}[settings.trainer_attacks]
     return allowed and not settings.lockstep
 
 
 def trainer_would_idle(config: Config) -> bool:
-    """The trainer's device is not filled by workers: it has a GPU of its own, or cores are left over."""
+    """Whether the trainer's device would be idle: it has its own GPU, or the workers leave cores free."""
     if config.trainer.num_gpus > 0:
         return True
     on_cpu = config.workers.count if config.workers.num_gpus == 0 else 0

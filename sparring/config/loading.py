@@ -1,4 +1,4 @@
-"""A recipe (TOML) changes what it names, the command line changes single settings by their dotted names:
+"""Load settings: a recipe (TOML) overrides defaults, the command line overrides both by dotted names:
 
 load(Path("recipes/mnist-async.toml"), {"data.root": "~/data", "workers.count": "4"})
 """
@@ -20,7 +20,7 @@ from sparring.config.schema import Config
 from sparring.errors import UsageError
 from sparring.runs import Run, create
 
-# What people type most, beside the dotted names.
+# Short forms of the settings that are typed most.
 SHORT_NAMES = {
     "workers": "workers.count",
     "staleness": "simulated.staleness",
@@ -28,9 +28,9 @@ SHORT_NAMES = {
     "epochs": "train.epochs",
     "name": "run.name",
 }
-OPTIONS = ".options"  # ends the name of a table of keyword arguments, whose entries are settings of their own
+OPTIONS = ".options"  # last part of the name of a table of keyword arguments; each entry is a setting
 NAMED = ("data", "model", "attack", "objective", "allocator", "schedule")  # groups whose name may be a user's object
-FILES = ("folder", "npz")  # data by a path
+FILES = ("folder", "npz")  # kinds of data that are named by a path
 
 
 def config_of(run: Run) -> Config:
@@ -39,14 +39,14 @@ def config_of(run: Run) -> Config:
 
 
 def new_run(config: Config) -> Run:
-    """A new folder for a run by `config`; by default named after the time, the data and the engine."""
+    """Create the folder of a new run; its default name is made of the time, the data and the engine."""
     data = Path(config.data.name.split(":")[0]).name.removesuffix(".py")
     default_name = f"{time.strftime('%Y%m%d-%H%M%S')}-{data}-{config.engine}"
     return create(config.run.root, config.run.name, default_name, to_toml(config))
 
 
 def setting_names(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
-    """Dotted names of every setting."""
+    """The dotted names of all settings."""
     for name, field in model.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
@@ -56,10 +56,12 @@ def setting_names(model: type[BaseModel] = Config, prefix: str = "") -> Iterator
 
 
 def load(recipe: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
-    """Defaults < recipe < overrides by dotted name; texts among them are read as the command line's.
+    """Load a configuration: the recipe overrides the defaults, `overrides` (by dotted name) override the recipe.
+
+    Overrides that are strings are parsed as on the command line.
 
     Raises:
-        UsageError: unknown setting (with the nearest right one), value out of bounds, unreadable recipe.
+        UsageError: unknown setting (the nearest known one is named), value out of bounds, unreadable recipe.
     """
     tree = _read_recipe(Path(recipe)) if recipe is not None else {}
     origin = f"{recipe}: " if recipe is not None else ""
@@ -71,7 +73,7 @@ def load(recipe: str | Path | None = None, overrides: Mapping[str, Any] | None =
 
 
 def changes_of(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by full dotted name; texts are read as TOML where they can be.
+    """The overrides by full dotted name; strings are parsed as TOML values where possible.
 
     Raises:
         UsageError: there is no such setting.
@@ -89,31 +91,35 @@ def _plain(value: Any) -> Any:
 
 
 def from_tree(tree: Mapping[str, Any]) -> Config:
-    """Validate a nested mapping; one sentence for the first thing that is wrong."""
+    """Validate a nested mapping of settings.
+
+    Raises:
+        UsageError: about the first setting that is wrong.
+    """
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
-        known = [str(part) for part in first["loc"] if str(part) in set(_words())]
+        known = [str(part) for part in first["loc"] if str(part) in _name_parts()]
         name = ".".join(known or map(str, first["loc"]))
-        said = first["msg"].removeprefix("Value error, ")
-        raise UsageError(f"{name} = {first['input']!r}: {said}. See `sparring config schema`.") from error
+        reason = first["msg"].removeprefix("Value error, ")
+        raise UsageError(f"{name} = {first['input']!r}: {reason}. See `sparring config schema`.") from error
 
 
 def to_toml(config: Config) -> str:
-    """The whole resolved configuration; settings that are unset are left out."""
+    """The whole resolved configuration as TOML, without the settings that are unset."""
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
 
 
 def differences(left: Config, right: Config) -> dict[str, tuple[Any, Any]]:
-    """Settings whose values differ, by dotted name; None stands for an option that one of them lacks."""
+    """Settings whose values differ: (left, right) by dotted name; None where one of them lacks an option."""
     one, two = flatten(left), flatten(right)
     names = dict.fromkeys([*one, *two])
     return {name: (one.get(name), two.get(name)) for name in names if one.get(name) != two.get(name)}
 
 
 def flatten(config: Config) -> dict[str, Any]:
-    """Every setting's value by dotted name; of a table of options, every entry's."""
+    """The value of every setting by dotted name; a table of options gives one value per entry."""
     tree = config.model_dump(mode="json")
     flat: dict[str, Any] = {}
     for name in setting_names():
@@ -141,11 +147,16 @@ def _leaf_names(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield prefix + name
 
 
-def _words() -> set[str]:
+def _name_parts() -> set[str]:
     return {part for name in setting_names() for part in name.split(".")}
 
 
 def require_known(name: str, origin: str) -> None:
+    """Check that a setting exists; `origin` begins the message.
+
+    Raises:
+        UsageError: there is no such setting; the nearest one is named.
+    """
     known = list(setting_names())
     if name in known or _is_option(name):
         return
@@ -155,7 +166,7 @@ def require_known(name: str, origin: str) -> None:
 
 
 def _is_option(name: str) -> bool:
-    """Whether it is an entry of a table of options: objective.options.gamma."""
+    """Whether `name` is an entry of a table of options, such as objective.options.gamma."""
     group, _, rest = name.partition(f"{OPTIONS}.")
     return bool(rest) and f"{group}{OPTIONS}" in setting_names()
 
@@ -165,36 +176,37 @@ def _put(tree: dict[str, Any], name: str, value: Any) -> None:
     for group in groups:
         tree = tree.setdefault(group, {})
         if not isinstance(tree, dict):
-            raise UsageError(f"--{name}: {group} = {tree!r} is no table that could hold it. Leave one of the two out.")
+            raise UsageError(f"--{name}: {group} = {tree!r} is not a table. Remove one of the two settings.")
     tree[leaf] = value
 
 
 def parse(name: str, text: str) -> Any:
-    """The command-line value of setting `name` as TOML would read it; `none` unsets, where it is no choice itself.
+    """Parse a value of the command line as TOML. `none` unsets a setting that may be unset.
 
-    What is no TOML value is a string, and so is what a name or a path looks like by chance (2026-01-01).
+    A text that is not TOML is a string. The value of a string or path setting stays a string even if it looks like
+    another TOML value (2026-01-01).
 
     Raises:
-        UsageError: the value of a setting that is no flag was left out, or given as true or false.
+        UsageError: the setting is not a flag, but its value is missing, true or false.
     """
-    if text == "none" and "none" not in _kinds(name):
+    kinds = _kinds(name)
+    if text == "none" and type(None) in kinds:
         return None
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
-    kinds = _kinds(name)
     if kinds & {str, Path}:
         return value if isinstance(value, str) else text
     if isinstance(value, bool) and bool not in kinds:
-        raise UsageError(f"--{name} {text}: it is no flag, a value is needed. See `sparring config schema`.")
+        raise UsageError(f"--{name} {text}: not a flag, a value is needed. See `sparring config schema`.")
     return value
 
 
 def _kinds(name: str) -> set[Any]:
-    """The types that a setting may have; those of an option are its function's affair."""
+    """The types that a setting may have. An option may have any; its function checks it."""
     if _is_option(name) or name.endswith(OPTIONS):
-        return {bool}
+        return {bool, type(None)}
     model: type[BaseModel] = Config
     *groups, leaf = name.split(".")
     for group in groups:
@@ -206,7 +218,7 @@ def _kinds(name: str) -> set[Any]:
 
 
 def overridden(config: Config, values: dict[str, Any]) -> Config:
-    """The configuration with some settings changed by dotted name, validated again."""
+    """The configuration with some settings changed (by dotted name), validated again."""
     tree = config.model_dump(mode="json", exclude_none=True)
     for name, value in values.items():
         _put(tree, name, value)
@@ -214,20 +226,21 @@ def overridden(config: Config, values: dict[str, Any]) -> Config:
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """With the paths to data, weights, methods and the like made absolute: a run is resumed from other folders too."""
+    """The configuration with absolute paths to data, weights, methods and secrets, so that a run can be resumed from
+    any folder."""
     changes: dict[str, Any] = {f"{group}.name": plugins.absolute(getattr(config, group).name) for group in NAMED}
     for name, value in (("data.name", config.data.name), ("data.extra", config.data.extra or "")):
         kind, colon, path = value.partition(":")
         if colon and kind in FILES:
             changes[name] = f"{kind}:{Path(path).expanduser().resolve()}"
-    places = {
+    paths = {
         "data.root": config.data.root,
         "model.checkpoint": config.model.checkpoint,
         "corruptions.root": config.corruptions.root,
         "metrics.file_sd": config.metrics.file_sd,
         "queue.password_file": config.queue.password_file,
     }
-    for name, place in places.items():
-        if place is not None:
-            changes[name] = str(place.expanduser().resolve())
+    for name, setting in paths.items():
+        if setting is not None:
+            changes[name] = str(setting.expanduser().resolve())
     return overridden(config, changes)

@@ -1,6 +1,6 @@
-"""Every setting of a run, with its unit, its bounds and its default; nothing is configured anywhere else.
+"""Every setting of a run, with its unit, bounds and default. Nothing is configured anywhere else.
 
-The defaults are the demo: handwritten digits, a small network, two workers.
+The defaults are those of the demo: handwritten digits, a small network, two workers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MOST_WORKERS = 10_000
 
 
 class Settings(BaseModel):
-    """A group of settings: unknown names are refused, values are fixed once made."""
+    """A group of settings. Unknown names are refused; an instance is immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
@@ -28,10 +28,10 @@ def setting(default: Any, unit: str, **bounds: Any) -> Any:
 
 
 def _toml_values(options: dict[str, Any]) -> dict[str, Any]:
-    """What TOML can hold, so that a run's record of them is read back the same; None unsets an option."""
-    odd = [name for name in options if not name.isidentifier()]
-    if odd:
-        raise ValueError(f"{odd[0]!r} is no name of a keyword argument")
+    """The options as values that TOML can hold, so that a recorded run reads back the same. None unsets an option."""
+    invalid = [name for name in options if not name.isidentifier()]
+    if invalid:
+        raise ValueError(f"{invalid[0]!r} is not a valid name of a keyword argument")
     return {name: _toml_value(name, value) for name, value in options.items() if value is not None}
 
 
@@ -51,55 +51,61 @@ Channels = float | tuple[float, ...]
 
 class RunSettings(Settings):
     root: Path = setting(Path("runs"), "path")
-    """Folder that run folders are made in."""
+    """Folder in which run folders are created."""
     name: str | None = setting(None, "name", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,80}$")
-    """The run's folder; by default the time and the dataset. An existing one is refused, never overwritten."""
+    """Name of the run's folder; by default the time, the dataset and the engine. An existing folder is refused, never
+    overwritten."""
 
 
 class PhaseSettings(Settings):
     until: float = setting(..., "share of training", gt=0, lt=1)
-    """How much of training has passed when the phase ends, rounded to whole epochs."""
+    """End of the phase, as a share of all epochs, rounded to whole epochs."""
     size: int = setting(..., "pixels", ge=1, le=4096)
-    """Images of these epochs are size × size."""
+    """Training images of the phase are size × size."""
 
 
 class DataSettings(Settings):
     name: str = setting("digits", "name")
     """digits, mnist, fashion_mnist, cifar10, cifar100, svhn, folder:PATH (ImageFolder), npz:PATH, or your own as
-    module:factory or path.py:factory. A factory is called with split ("train" or "test"), root if it takes that, and
-    data.options; it returns a torch Dataset of (image, label), or a pair of arrays (images, labels)."""
+    module:factory or path.py:factory. The factory is called with split ("train" or "test"), with root if it has such a
+    parameter, and with data.options. It returns a torch Dataset of (image, label), or a pair of arrays (images,
+    labels)."""
     options: Options = setting({}, "table")
     """Keyword arguments of that factory, as data.options.NAME."""
     root: Path | None = setting(None, "path")
-    """Where torchvision's datasets lie (or are downloaded to); the digits need none."""
+    """Folder that holds torchvision's datasets, or into which they are downloaded. The digits need none."""
     download: bool = setting(True, "flag")
-    """Let torchvision download what is missing."""
+    """Let torchvision download missing files."""
     holdout: int = setting(0, "examples", ge=0)
-    """Training examples set aside and never trained on, the same for every seed: to tune on, and to choose the best
-    checkpoint by."""
+    """Number of training examples that are held out and never trained on: for tuning, and for choosing the best
+    checkpoint. They are the same for every seed."""
     limit: int | None = setting(None, "examples", ge=1)
-    """Use the first so many training examples only, for a quick look."""
+    """Use only the first `limit` training examples, for a quick try."""
     size: int | None = setting(None, "pixels", ge=1, le=4096)
-    """Bring every image to size × size: a centred square of it where it is judged, what augment says in training.
-    By default images stay as they are, and those of a folder are brought to the size of the first one."""
+    """Bring every image to size × size. Test images: a centred square is cut out and resized. Training images: see
+    data.augment. By default images keep their size; those of a folder are resized to the size of the first."""
     centre_share: float = setting(1.0, "share of the shorter side", gt=0, le=1)
-    """How much of an image that centred square takes; 0.875 is usual on ImageNet."""
+    """Side of the centred square, relative to the shorter side of the image. 0.875 is usual on ImageNet."""
     phases: tuple[PhaseSettings, ...] = setting((), "list of {until, size}")
-    """Training images grow with the epochs (Wong et al.): in each phase they are of its size, after the last one of
-    data.size. Rising in until; the model must take every size."""
+    """Training images that grow during training (Wong et al.): each phase has its own size; after the last phase the
+    size is data.size. `until` must rise from phase to phase. The model must accept every size."""
     mean: Channels | None = setting(None, "pixel intensity, images in [0, 1]")
-    """Put the model behind (x − mean) / std: a number, or one a channel. For networks that do not normalise inside;
-    those that are built in do, but for mnist-32-64-1024 and mnist-16-32-100. By default images stay as they are."""
+    """Normalise the input of the model: (x − mean) / std. One number, or one per channel. For networks that do not
+    normalise inside. Of the built-in networks only mnist-32-64-1024 and mnist-16-32-100 do not. By default the input
+    is not changed."""
     std: Channels | None = setting(None, "pixel intensity, images in [0, 1]")
-    """The standard deviation of that, set together with data.mean."""
+    """Standard deviation of that normalisation. Set it together with data.mean."""
     augment: Literal["none", "crop_flip", "crop", "resized_crop_flip"] = setting("none", "name")
-    """Seeded augmentation by example: crop pads by 4 pixels and cuts at random; crop_flip mirrors half of them too;
-    resized_crop_flip takes 8 to 100 % of the area at a ratio of 3/4 to 4/3 and mirrors half (needs data.size)."""
+    """Seeded augmentation per example. crop: pad by 4 pixels and crop at random; crop_flip: also mirror half of the
+    images; resized_crop_flip: crop 8 to 100 % of the area with an aspect ratio of 3/4 to 4/3, resize, and mirror half
+    (needs data.size)."""
     extra: str | None = setting(None, "name")
-    """Synthetic or pseudo-labelled images that every batch holds a share of. npz:FILE is read into the memory of each
-    process; npz:FOLDER with images.npy and labels.npy stays on disk, read as needed, once for all of a host."""
+    """Synthetic or pseudo-labelled images that are mixed into every batch. npz:FILE is loaded into the memory of each
+    process. npz:FOLDER with images.npy and labels.npy is memory-mapped: it stays on disk and all processes of a host
+    share it."""
     extra_fraction: float = setting(0.7, "share of a batch", gt=0, lt=1)
-    """How much of every batch is data.extra: round(share · b) of b examples. An epoch is one pass over the others."""
+    """Share of every batch that comes from data.extra: round(share · b) of b examples. An epoch is one pass over the
+    other examples."""
 
     @field_validator("phases")
     @classmethod
@@ -117,13 +123,13 @@ class DataSettings(Settings):
 
     @property
     def normalize(self) -> tuple[Channels, Channels] | None:
-        """Mean and standard deviation that the model is put behind, where they are set."""
+        """Mean and standard deviation of the model's input normalisation; None where they are not set."""
         return None if self.mean is None or self.std is None else (self.mean, self.std)
 
     @model_validator(mode="after")
     def _mean_with_std(self) -> DataSettings:
         if (self.mean is None) != (self.std is None):
-            raise ValueError("data.mean and data.std are set together, or neither")
+            raise ValueError("data.mean and data.std must be set together, or neither of them")
         return self
 
 
@@ -131,134 +137,143 @@ class ModelSettings(Settings):
     name: str = setting("digits-cnn", "name")
     """digits-cnn, mnist-32-64-1024 (Bhat et al.), mnist-16-32-100 (Wong et al.); for CIFAR preact-resnet-18, wrn-28-10,
     wrn-28-10-silu, wrn-34-10 and wrn-40-2, for ImageNet resnet-50; timm:NAME (pip install 'sparring[timm]'); or your
-    own as module:factory or path.py:factory, called as factory(shape, classes) with model.options. It takes float32 in
-    [0, 1] and normalises inside forward (sparring.Normalize, or data.mean and data.std)."""
+    own as module:factory or path.py:factory, called as factory(shape, classes) with model.options. The model takes
+    float32 images in [0, 1] and normalises inside forward (sparring.Normalize, or data.mean and data.std)."""
     options: Options = setting({}, "table")
     """Keyword arguments of that factory, or of timm's, as model.options.NAME."""
     pretrained: bool = setting(False, "flag")
-    """Start from the weights that timm downloads for timm:NAME."""
+    """Start from the pretrained weights that timm downloads for timm:NAME."""
     checkpoint: Path | None = setting(None, "path")
-    """Start from these weights: a run's folder (its last checkpoint), a checkpoint's folder, a .safetensors file or a
-    torch file of a state dict. Read once, where the run starts; a head of another number of classes stays fresh."""
+    """Start from these weights: a run folder (its last checkpoint), a checkpoint folder, a .safetensors file, or a
+    torch file that holds a state dict. It is read once, on the host where the run starts. A classification head with
+    another number of classes is not loaded: it is initialised at random."""
     precision: Literal["fp32", "bf16", "fp16"] = setting("fp32", "name")
-    """What training and attacks compute their passes in, under torch.autocast; weights, losses and projections stay
-    float32, and every judgement is. fp16 scales its gradients. Meant for GPUs: most CPUs are slower at both."""
+    """Precision of the forward and backward passes of training and attacks, under torch.autocast. Weights, losses,
+    projections and every evaluation stay in float32. fp16 uses gradient scaling. Meant for GPUs: on most CPUs bf16 and
+    fp16 are slower than fp32."""
     channels_last: bool = setting(False, "flag")
-    """Weights and images of training and attacks lie in memory with their channels last, as GPUs like them in bf16 and
-    fp16."""
+    """Use the channels-last memory format for weights and images in training and attacks. GPUs are faster with it in
+    bf16 and fp16."""
     compile: bool = setting(False, "flag")
-    """Pass the model through torch.compile in training and attacks; each process takes a minute or so at its start.
+    """Use torch.compile for the model in training and attacks. Each process needs about a minute more at its start.
     Needs a C++ compiler."""
 
 
 class AttackSettings(Settings):
     name: str = setting("pgd", "name")
     """pgd: `steps` steps of 2.5·ε/steps from a random start (Bhat et al.); fgsm: one step of ε from zero (1.25·ε from
-    any other start); fgsm-rs: one step of 1.25·ε from a random start (Wong et al.); n-fgsm: one step of ε from noise
-    that reaches `noise`·ε, not cut back to the ball of ε (de Jorge et al. 2022); augmix: no attack but two views; or
-    module:object or path.py:object of your own (docs/extending.md)."""
+    any other start); fgsm-rs: one step of 1.25·ε from a random start (Wong et al.); n-fgsm: one step of ε from uniform
+    noise of radius `noise`·ε, without projection to the ball of ε (de Jorge et al. 2022); augmix: two AugMix views of
+    each image instead of an attack; or your own as module:object or path.py:object (docs/extending.md)."""
     options: Options = setting({}, "table")
     """Keyword arguments of an attack of your own, as attack.options.NAME."""
     norm: Literal["linf", "l2"] = setting("linf", "name")
-    """The ball that a perturbation stays in."""
+    """Norm of the ball that bounds every perturbation."""
     epsilon: float = setting(0.2, "pixel intensity, images in [0, 1]", gt=0, le=1000)
     """Radius ε of the ball."""
     steps: int = setting(8, "gradient steps", ge=1, le=1000)
-    """κ, the attacker's power; FGSM takes one whatever this says."""
+    """Number of attack steps κ. The FGSM attacks always take one."""
     noise: float = setting(2.0, "1", gt=0, le=10)
-    """k of n-fgsm: it begins uniform within k·ε, and its perturbations reach (1 + k)·ε."""
+    """k of n-fgsm: its start is uniform within k·ε, so its perturbations have a radius of up to (1 + k)·ε."""
     step_size: float | None = setting(None, "pixel intensity", gt=0, le=1000)
-    """Step α at the full ε (it warms up with ε); by default the paper's rule for the attack."""
+    """Step size α at the full ε; during the warm-up of ε it grows with ε. By default the rule of the attack's
+    paper."""
     start: Literal["auto", "zero", "uniform", "gaussian", "previous", "last"] = setting("auto", "name")
-    """Where the attack begins. uniform: in the ball; gaussian: 0.001·N(0, 1) beside the image, as trades and mart do;
-    previous: where the previous batch's perturbations ended, row by row (Wong et al.; not with ray); last: where the
-    example's own last perturbation ended; auto: as the paper of the attack or the objective does."""
+    """Starting point of the attack. zero: the image itself; uniform: uniform in the ball; gaussian: the image plus
+    0.001·N(0, 1), as in trades and mart; previous: the final perturbations of the previous batch, row by row (Wong et
+    al.; not with engine ray); last: the final perturbation of the same example in the epoch before; auto: as in the
+    paper of the attack or objective."""
     loss: Literal["auto", "ce", "kl"] = setting("auto", "name")
-    """What the attack maximises. ce: cross-entropy with the label; kl: divergence from the prediction on the clean
-    image; auto: kl for trades, else ce."""
+    """Loss that the attack maximises. ce: cross-entropy with the label; kl: KL divergence from the prediction on the
+    clean image; auto: kl for trades, ce for the others."""
     restarts: int = setting(1, "attempts", ge=1, le=100)
-    """Independent starts; the perturbation with the highest loss of each example is kept."""
+    """Number of independent starts. For each example the perturbation with the highest loss is kept."""
     warmup_epochs: float = setting(10.0, "epochs", ge=0)
-    """ε grows linearly from 0 over so many epochs; without it a small network can stay at loss ln(classes)."""
+    """Number of epochs over which ε grows linearly from 0. Without a warm-up a small network can stay at a loss of
+    ln(classes)."""
 
 
 class ObjectiveSettings(Settings):
     name: str = setting("pgd-at", "name")
-    """What is minimised. pgd-at: cross-entropy on attacked examples (Bhat et al.); trades: clean cross-entropy and β
-    times the divergence between clean and attacked predictions; mart: the same weighted by misclassification;
-    augmix: clean cross-entropy and the divergence between the predictions on an image and its two views; or
-    module:object or path.py:object of your own (docs/extending.md)."""
+    """Training objective. pgd-at: cross-entropy on attacked examples (Bhat et al.); trades: clean cross-entropy plus β
+    times the KL divergence between clean and attacked predictions; mart: the same, weighted by misclassification;
+    augmix: clean cross-entropy plus the Jensen-Shannon divergence between the predictions on an image and on its two
+    views; or your own as module:object or path.py:object (docs/extending.md)."""
     options: Options = setting({}, "table")
     """Keyword arguments of an objective of your own, as objective.options.NAME."""
     beta: float = setting(6.0, "1", ge=0, le=1000)
     """β of trades and mart: 6 is usual for WRN on CIFAR-10, 1 for trades on MNIST, 5 for mart with ResNet-18."""
     passes: Literal["auto", "reference", "single_pass"] = setting("auto", "name")
-    """reference: forward passes in the order and number of the authors' code, which batch norm sees; single_pass: the
-    clean batch once, and of the attacked one only what an attack has changed (of augmix's views, what is not the
-    image); auto: single_pass where an allocator spares examples, else reference."""
+    """Forward passes of a training step. reference: as many and in the same order as in the authors' code, which
+    matters for batch norm; single_pass: one pass over the clean batch, and one over those attacked images (or views)
+    that differ from the clean ones; auto: single_pass with an allocator that leaves examples clean, else reference."""
     label_smoothing: float = setting(0.0, "1", ge=0, lt=1)
-    """Of the cross-entropy of pgd-at, and of that on clean images of trades."""
+    """Label smoothing of the cross-entropy of pgd-at, and of the clean cross-entropy of trades."""
     awp_gamma: float = setting(0.0, "1", ge=0, le=1)
-    """γ of adversarial weight perturbation (Wu et al. 2020), relative to each layer's norm; 0: off. Its authors take
-    0.01 for pgd-at and 0.005 for trades."""
+    """γ of adversarial weight perturbation (Wu et al. 2020), relative to each layer's norm. 0 switches it off. Its
+    authors use 0.01 for pgd-at and 0.005 for trades."""
     awp_warmup_epochs: int = setting(0, "epochs", ge=0)
-    """The first so many epochs go without it; its authors take 10 for trades and 0 for pgd-at."""
+    """Number of epochs before adversarial weight perturbation begins. Its authors use 10 for trades and 0 for
+    pgd-at."""
 
 
 class AugmixSettings(Settings):
     width: int = setting(3, "chains", ge=1, le=10)
-    """Chains of operations that a view mixes."""
+    """Number of chains of operations that are mixed into a view."""
     depth: int | None = setting(None, "operations", ge=1, le=10)
-    """Operations of a chain; by default 1, 2 or 3 are drawn for each."""
+    """Operations per chain; by default 1, 2 or 3, drawn for each chain."""
     severity: float = setting(3.0, "levels", ge=1, le=10)
-    """An operation's level is uniform in [0.1, severity]; 10 is its whole range."""
+    """The level of an operation is uniform in [0.1, severity]. 10 is its whole range."""
     weight: float = setting(12.0, "1", ge=0, le=1000)
     """Weight of the Jensen-Shannon divergence in the loss."""
 
 
 class AllocatorSettings(Settings):
     name: str = setting("none", "name")
-    """Who gets how many attack steps. none: all the same; bullettrain: by signed variance (Hua et al.); oracle: by the
-    outcome of ten PGD steps, which costs more than it saves: for analysis; or module:object or path.py:object of your
-    own (docs/extending.md)."""
+    """How attack steps are divided among the examples. none: all get the same; bullettrain: by signed variance (Hua et
+    al.); oracle: by the outcome of ten PGD steps, for analysis only because it costs more than it saves; or your own
+    as module:object or path.py:object (docs/extending.md)."""
     options: Options = setting({}, "table")
     """Keyword arguments of an allocator of your own, as allocator.options.NAME."""
     boundary_steps: int | None = setting(None, "gradient steps", ge=1, le=1000)
-    """N_B, steps on boundary examples; by default attack.steps."""
+    """N_B, attack steps on boundary examples; by default attack.steps."""
     robust_steps: int = setting(2, "gradient steps", ge=0, le=1000)
-    """N_R, steps of 1.7·ε/N_R on robust examples; 0 leaves them clean."""
+    """N_R, attack steps on robust examples, each of size 1.7·ε/N_R. 0 leaves them clean."""
     outlier_steps: int = setting(0, "gradient steps", ge=0, le=1000)
-    """N_O, steps on examples that are misclassified without an attack; 0 leaves them clean."""
+    """N_O, attack steps on outliers: examples that are misclassified without an attack. 0 leaves them clean."""
     gamma: float = setting(0.8, "1", gt=0, le=1)
-    """γ: F_R follows γ times the robust accuracy of the training batches."""
+    """γ: the share of examples that are treated as robust, F_R, follows γ times the robust accuracy of the training
+    batches."""
     momentum: float = setting(0.9, "1", ge=0, lt=1)
     """p, the momentum of F_R (the paper does not state it)."""
     slots: Literal["auto"] | Annotated[int, Field(ge=0, le=65536)] = setting("auto", "slots")
-    """Attack in a batch of so many slots of fixed shape, each refilled from the next ticket once its example has had
-    its steps; 0: ticket by ticket, in a batch that shrinks; auto: train.batch_size slots on GPU workers, else 0."""
+    """Number of slots of the attack batch, which has a fixed shape: when an example has finished its steps, its slot is
+    refilled from the next ticket. 0: each ticket is attacked alone, in a batch that shrinks; auto: train.batch_size
+    slots on GPU workers, else 0."""
     hold_back: bool = setting(True, "flag")
-    """Slots of workers: let few steps wait for their ticket's last ones, so that they see as new weights. It leaves
-    about an eighth of the slots idle; without it a shard is as old as its first example that had its steps."""
+    """With slots: examples with few steps start late, so that they finish together with the other examples of their
+    ticket and use equally new weights. About an eighth of the slots is then idle. Without it a shard is as old as its
+    example that finished first."""
 
 
 class OptimizerSettings(Settings):
     name: Literal["sgd", "adam", "adamw"] = setting("adam", "name")
-    """Optimizer of the weights."""
+    """Optimizer."""
     lr: float = setting(0.002, "1", gt=0, le=100)
     """Peak learning rate."""
     momentum: float = setting(0.9, "1", ge=0, lt=1)
-    """SGD's momentum."""
+    """Momentum of SGD."""
     nesterov: bool = setting(False, "flag")
-    """Nesterov's form of that momentum, where there is one."""
+    """Use Nesterov momentum (sgd only, with momentum above 0)."""
     weight_decay: float = setting(0.0, "1", ge=0, le=10)
     """Weight decay (L2 for sgd and adam, decoupled for adamw)."""
     decay_norm: bool = setting(True, "flag")
-    """Decay the scales and shifts of normalisation layers too; false: they are left out, as in Wong et al.'s ImageNet
-    recipe. Biases of other layers decay either way."""
+    """Apply weight decay also to the scales and shifts of normalisation layers. false: do not, as in Wong et al.'s
+    ImageNet recipe. Biases of other layers decay in both cases."""
     beta1: float = setting(0.9, "1", ge=0, lt=1)
-    """Adam's first decay."""
+    """β₁ of Adam and AdamW."""
     beta2: float = setting(0.999, "1", ge=0, lt=1)
-    """Adam's second decay."""
+    """β₂ of Adam and AdamW."""
 
     @model_validator(mode="after")
     def _nesterov_has_momentum(self) -> OptimizerSettings:
@@ -269,160 +284,163 @@ class OptimizerSettings(Settings):
 
 class ScheduleSettings(Settings):
     name: str = setting("one_cycle", "name")
-    """Learning rate over training. constant; piecewise: lowered at each milestone; cyclic: 0 up to the peak and
-    linearly back to 0 (Wong et al.); one_cycle: cosine from peak/25 up and down to peak/250000; cosine: from the peak
-    down to 0; or your own as module:factory or path.py:factory, which returns rate(peak, progress)."""
+    """Learning-rate schedule. constant; piecewise: lowered at each milestone; cyclic: linear from 0 to the peak and
+    back to 0 (Wong et al.); one_cycle: cosine from peak/25 to the peak, then to peak/250000; cosine: from the peak to
+    0; or your own as module:factory or path.py:factory, which returns rate(peak, progress)."""
     options: Options = setting({}, "table")
-    """Keyword arguments of that factory, as schedule.options.NAME; peak_at, milestones and factor are passed if it
-    takes them."""
+    """Keyword arguments of that factory, as schedule.options.NAME. peak_at, milestones and factor are passed too if
+    the factory has such parameters."""
     peak_at: float = setting(0.4, "share of training", gt=0, lt=1)
-    """Where cyclic and one_cycle reach the peak."""
+    """When cyclic and one_cycle reach the peak."""
     milestones: tuple[float, ...] = setting((0.5, 0.75), "share of training")
-    """Where piecewise lowers the rate."""
+    """When piecewise lowers the learning rate."""
 
     @field_validator("milestones")
     @classmethod
     def _rising(cls, milestones: tuple[float, ...]) -> tuple[float, ...]:
         if any(not 0 < share < 1 for share in milestones) or list(milestones) != sorted(set(milestones)):
-            raise ValueError("must be shares of training between 0 and 1, rising")
+            raise ValueError("must be shares of training between 0 and 1, in rising order")
         return milestones
 
     factor: float = setting(0.1, "1", gt=0, le=1)
-    """What piecewise multiplies the rate by at each milestone."""
+    """Factor by which piecewise multiplies the learning rate at each milestone."""
 
 
 class TrainSettings(Settings):
     epochs: int = setting(30, "epochs", ge=1, le=100_000)
-    """Passes over the training set; each example is trained on exactly once in each (see replays)."""
+    """Number of passes over the training set. In each epoch every example is trained on exactly once (but see
+    train.replays)."""
     max_steps: int | None = setting(None, "steps", ge=1)
-    """Stop after so many steps, wherever the epoch is; schedules do not change by it."""
+    """Stop after this number of steps, even inside an epoch. Schedules do not depend on it."""
     batch_size: int = setting(64, "examples per shard", ge=1, le=65536)
-    """Examples that one attack works on, b."""
+    """Number of examples b that are attacked together: the size of a shard."""
     shards_per_step: int = setting(1, "shards", ge=1, le=4096)
-    """Shards that one step is made of, M: a step trains on M·b examples."""
+    """Number of shards M per training step: a step trains on M·b examples."""
     replays: int = setting(1, "steps per batch", ge=1, le=1000)
-    """m of Free adversarial training: above 1 every batch is trained on m times in a row, each pass serving attack and
-    weights, and epochs are divided by m, rounded up. Needs engine sync, pgd-at and attack fgsm."""
+    """m of Free adversarial training. Above 1 every batch is trained on m times in a row, each backward pass updates
+    both the perturbation and the weights, and the number of epochs is divided by m, rounded up. Needs engine sync,
+    objective pgd-at and attack fgsm."""
     seed: int = setting(0, "1", ge=0, lt=2**31)
-    """All randomness is keyed by it, the epoch and the ticket, never by worker or time."""
+    """Seed. Random numbers depend on the seed, the epoch and the ticket, never on the worker or on time."""
     gradient_clip: float | None = setting(None, "L2 norm", gt=0)
-    """Clip the gradient of the weights to this norm."""
+    """Largest norm of the gradient of the weights; a longer one is clipped."""
     ema: float | None = setting(None, "1", gt=0, lt=1)
-    """Decay of an exponential moving average of the weights, after a warm-up; it is judged apart, and chooses the best
-    checkpoint. Wang et al. 2023 take 0.995. By default there is none."""
+    """Decay of an exponential moving average of the weights, after a warm-up. The average is evaluated separately, and
+    the best checkpoint is chosen by it. Wang et al. 2023 use 0.995. By default there is no average."""
     evaluate_every_epochs: float = setting(0.0, "epochs", ge=0)
-    """Clean and PGD-10 accuracy on held-out examples so often; 0: never. Needs data.holdout."""
+    """Epochs between evaluations of clean and PGD-10 accuracy on held-out examples. 0: never. Needs data.holdout."""
     evaluate_samples: int = setting(512, "examples", ge=1)
-    """How many held-out examples at most."""
+    """Largest number of held-out examples in these evaluations."""
 
 
 class PruningSettings(Settings):
     name: Literal["none", "random", "low", "high", "low_high"] = setting("none", "name")
-    """Drop training examples for good (Kaufmann et al.). random: any; low: those of the lowest loss when attacked;
-    high: those of the highest; low_high: of both evenly."""
+    """Remove training examples for the rest of the run (Kaufmann et al.). random: chosen at random; low: those with the
+    lowest loss under attack; high: those with the highest; low_high: half of each."""
     epoch: int = setting(1, "epochs", ge=1)
-    """p_e: so many epochs are trained on all examples before (the paper: 3 in its text, 1 in its figures)."""
+    """p_e: number of epochs on all examples before the pruning (the paper: 3 in its text, 1 in its figures)."""
     share: float = setting(0.2, "share of the training set", gt=0, lt=1)
-    """d, what is dropped."""
+    """d: the share of training examples that is removed."""
 
 
 class StalenessSettings(Settings):
     max_staleness: int = setting(4, "steps", ge=0, le=10_000)
     """Upper bound on staleness: a shard that is staler is dropped, and its examples are attacked again."""
     depth: int | None = setting(None, "steps", ge=0, le=10_000)
-    """Steps' worth of shards that may be outstanding beside those of the current step, d. Default: the largest with
-    which no shard is dropped, max_staleness − publish_every, but at least 0 and at most 3."""
+    """Depth d: number of steps whose shards may be outstanding beside the current step. By default the largest value
+    at which no shard is dropped: max_staleness − publish_every, at least 0 and at most 3."""
     publish_every: int = setting(1, "steps", ge=1, le=10_000)
-    """Steps between two broadcasts of the weights, K."""
+    """Number of steps K between two publications of the weights."""
     exchange: bool = setting(True, "flag")
     """In-flight exchange: workers load newer weights between two attack steps."""
     refresh: Literal[0, 1, 2, "auto"] = setting(0, "attack steps")
-    """Attack steps r that the trainer adds to a shard with its own weights before it trains on it; auto: as many as fit
-    into its idle time."""
+    """Number r of further attack steps that the trainer makes on consumed shards with its current weights. auto: as
+    many as fit into the time in which it would wait."""
     trainer_attacks: Literal["auto", "always", "never"] = setting("auto", "name")
-    """Whether the trainer attacks while it waits for shards; auto: only if its device would be idle."""
+    """Let the trainer attack shards itself while it would wait. auto: only where its device would be idle."""
     lockstep: bool = setting(False, "flag")
-    """For tests: workers attack with exactly the version that the ticket names, and shards are consumed in order, so
-    that the trained weights do not depend on timing. Turns exchange and the trainer's own attacks off."""
+    """For tests: workers use exactly the weights of the version at which a ticket was issued, and shards are consumed
+    in order. The trained weights then do not depend on timing. Switches off exchange and trainer_attacks."""
     age_half_life: float | None = setting(None, "steps", gt=0)
-    """Half-life of a shard's weight in the loss of its step: one that is staler than another by so many steps counts
-    half as much. Default: all shards count the same."""
+    """Weight the loss of stale shards less: the weight halves with each `age_half_life` steps of staleness, relative to
+    the other shards of the same step. By default all have the same weight."""
     gap_every: int = setting(200, "steps", ge=0)
-    """Steps between two measurements of fresh-minus-stale robust accuracy on one shard; 0: never."""
+    """Steps between measurements of the gap between robust accuracy on a fresh and on a stale attack of one shard.
+    0: never."""
 
 
 class SimulatedSettings(Settings):
     staleness: int = setting(0, "steps", ge=0, le=10_000)
-    """Every batch after the first so many has exactly this staleness."""
+    """Exact staleness of every batch; the first `staleness` batches have less."""
     exchange: bool = setting(False, "flag")
-    """The attack starts at `staleness`, newer weights are swapped in evenly and its last step has `final_staleness`."""
+    """Simulate in-flight exchange: staleness falls evenly from `staleness` at the first attack step to
+    `final_staleness` at the last."""
     final_staleness: int = setting(0, "steps", ge=0)
-    """Staleness of the last attack step under exchange."""
+    """Staleness of the last attack step with simulated.exchange."""
 
 
 class DdpSettings(Settings):
     ranks: int = setting(2, "processes", ge=1, le=1024)
-    """Processes of this host that share each step's tickets, each on a GPU of its own where there are GPUs."""
+    """Number of processes on this host. They share the tickets of each step. With GPUs, each has its own."""
     timeout_s: float = setting(600.0, "seconds", gt=0)
-    """How long the ranks wait for one another: for the start, for a slow one, for the first while it judges."""
+    """How long the ranks wait for each other: at the start, for a slow rank, and for rank 0 while it evaluates."""
 
 
 class WorkersSettings(Settings):
     count: int = setting(2, "workers", ge=0, le=MOST_WORKERS)
-    """Ray actors that attack."""
+    """Number of workers: Ray actors that attack."""
     num_gpus: float = setting(0.0, "GPUs per worker", ge=0)
-    """Fractions share a GPU."""
+    """GPUs that Ray reserves per worker. With a fraction several workers share a GPU."""
     num_cpus: float = setting(1.0, "cores per worker", gt=0)
-    """What Ray reserves for a worker."""
+    """Cores that Ray reserves per worker."""
     threads: int | None = setting(None, "threads per worker", ge=1)
-    """torch threads; by default an equal share of the cores but one on CPU, 1 on GPU."""
+    """torch threads. By default 1 on GPU; on CPU an equal share of all cores but one."""
     resource: str | None = setting(None, "name")
-    """Custom resource of Ray that a node must have for workers to run there: `ray start --resources '{"NAME": 1}'`."""
+    """Custom Ray resource that a node must have to run workers: `ray start --resources '{"NAME": 1}'`."""
     start_timeout_s: float = setting(120.0, "seconds", gt=0)
-    """How long the first worker may take to appear before the run says so and ends."""
+    """How long to wait for the first worker before the run fails."""
 
 
 class TrainerSettings(Settings):
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "name")
-    """Device of the training step; auto: CUDA if a GPU is reserved for the trainer, else the CPU."""
+    """Device of the training step. auto: CUDA if a GPU is reserved for the trainer."""
     num_gpus: float = setting(0.0, "GPUs", ge=0)
     """GPUs that Ray reserves for the trainer."""
     num_cpus: float = setting(1.0, "cores", gt=0)
     """Cores that Ray reserves for the trainer."""
     threads: int | None = setting(None, "threads", ge=1)
-    """torch threads. Default: all cores with sync and simulated, the cores that workers leave with ray, an equal share
-    with ddp."""
+    """torch threads. By default all cores (sync, simulated), an equal share for each rank (ddp), or the cores that the
+    workers leave (ray; 1 if the workers have GPUs)."""
     resource: str | None = setting(None, "name")
-    """Custom resource of Ray that the trainer's node must have. run.root must be reachable from that node."""
+    """Custom Ray resource that the trainer's node must have. That node must have access to run.root."""
     max_restarts: int = setting(3, "restarts", ge=0)
-    """Maximum restarts of a dead trainer from its last checkpoint, counted since it last made a step."""
+    """How many times in a row without progress a trainer that died is restarted from its last checkpoint."""
     wait_timeout_s: float = setting(300.0, "seconds", gt=0)
-    """Maximum wait for the shards of a step before the run fails."""
+    """How long a step may wait for shards before the run fails."""
 
 
 class QueueSettings(Settings):
     redis_url: str | None = setting(None, "URL")
-    """redis://HOST:PORT/DB of a server with maxmemory-policy noeviction, or $NAME of an environment variable that holds
-    it. The password belongs into password_env or password_file, never into the URL. Default: an embedded server is
-    started."""
+    """redis://HOST:PORT/DB of a server with maxmemory-policy noeviction. $NAME is read from the environment. By default
+    an embedded server is started. Give the password by password_env or password_file, never in the URL."""
     password_env: str = setting("SPARRING_REDIS_PASSWORD", "environment variable")
-    """Name of the environment variable that holds the server's password."""
+    """Name of the environment variable that holds the password."""
     password_file: Path | None = setting(None, "path")
-    """File that holds the password, such as a secret of Docker or Kubernetes; read if that variable is not set."""
+    """File that holds the password, such as a secret of Docker or Kubernetes. Used if that variable is not set."""
     wire: Literal["int8", "exact", "sign"] = setting("int8", "name")
-    """Encoding of perturbations. int8: rounded to ε/127 (L2: to max|δ|/127 of the example); exact: float32; sign: one
-    bit per value and max|δ| of the example, which moves values in between to a corner of the ball (L∞ only)."""
+    """Encoding of perturbations in the queue. int8: multiples of ε/127 (L2: of max|δ|/127); exact: float32; sign: one
+    bit per value and max|δ| per example, so every value becomes ±max|δ| (L∞ only)."""
     weights: Literal["auto", "redis", "object_store"] = setting("auto", "name")
-    """Route of weight snapshots to the workers. redis: through this queue's server; object_store: through Ray's object
-    store, with one copy per node; auto: redis up to 4 MiB, else object_store."""
+    """Transport of weight snapshots to the workers. redis: through the Redis of the queue; object_store: through Ray's
+    object store, one copy per node; auto: redis up to 4 MiB."""
     lease_s: float = setting(15.0, "seconds", gt=0, le=3600)
-    """Time after which a lease that is not renewed expires and its ticket is issued again."""
+    """A lease that is not renewed within this time is lost, and its ticket is issued again."""
     attempts: int = setting(3, "attempts", ge=1, le=100)
-    """Maximum attempts at a ticket. After as many failures it is set aside, counted and reported."""
+    """After this number of failed attempts a ticket is set aside, counted and reported."""
     timeout_s: float = setting(30.0, "seconds", gt=0)
-    """Maximum wait for a server that cannot be reached or whose memory is full."""
+    """How long to wait for a server that cannot be reached or is full."""
     maxmemory_mb: int | None = setting(None, "MiB", ge=1)
-    """Memory limit of the embedded server. Default: 1.3 × the payload that may be outstanding, plus 64 MiB."""
+    """Memory limit of the embedded server; by default 1.3 × the outstanding payload + 64 MiB."""
 
     @field_validator("redis_url")
     @classmethod
@@ -431,105 +449,106 @@ class QueueSettings(Settings):
             return url
         found = os.environ.get(url[1:])
         if not found:
-            raise ValueError(f"the environment has no {url[1:]}; set it to redis://HOST:PORT/DB")
+            raise ValueError(f"the environment variable {url[1:]} is not set; set it to redis://HOST:PORT/DB")
         return found
 
 
 class RaySettings(Settings):
     address: str = setting("local", "address")
-    """local starts a Ray of this run's own; auto or HOST:PORT joins a cluster."""
+    """Ray cluster of the run. local: start one for this run alone; auto or HOST:PORT: join a running cluster."""
     object_store_mb: int = setting(256, "MiB", ge=80)
-    """Object store of a local Ray."""
+    """Size of the object store of a local Ray."""
 
 
 class GuardSettings(Settings):
     non_finite: Literal["rollback", "stop"] = setting("rollback", "name")
-    """Action when the loss, its gradient or a weight is not finite. Such weights are never published. rollback:
-    continue from the last checkpoint at a lower learning rate; stop: the run fails and keeps its last checkpoint."""
+    """Reaction to a non-finite loss, gradient or weight. Such weights are never published. rollback: continue from the
+    last checkpoint with a lower learning rate; stop: end the run and keep that checkpoint."""
     rate_factor: float = setting(0.5, "1", gt=0, le=1)
-    """Factor on the learning rate at every rollback, for the rest of the run."""
+    """Factor by which every rollback multiplies the learning rate for the rest of the run."""
     max_rollbacks: int = setting(3, "rollbacks", ge=1, le=1000)
-    """Maximum rollbacks for non-finite values before the run fails. Also the maximum returns from overfitting to the
-    same good weights before training ends with them."""
+    """Maximum rollbacks for non-finite values before the run fails. For overfitting: maximum rollbacks to the same good
+    weights before training ends with those weights."""
     overfitting: Literal["off", "rollback", "stop"] = setting("off", "name")
-    """Guard against catastrophic overfitting (Wong et al.): PGD-5 on the training batch, with the present weights and
-    with the last good ones. If robust accuracy has fallen: rollback: continue from the good weights, with PGD for a
-    while; stop: training ends with the good weights."""
+    """Guard against catastrophic overfitting (Wong et al.). It attacks a training batch by PGD-5 and compares the
+    robust accuracy of the current weights with that of the last good weights. When it has fallen, the good weights are
+    restored. rollback: then train on, for some time with PGD; stop: then end training."""
     overfitting_every: int = setting(50, "steps", ge=1)
-    """Steps between two checks for overfitting. There is a check before every checkpoint, too."""
+    """Steps between checks for overfitting. There is also a check before every checkpoint."""
     overfitting_fall: float = setting(0.2, "share of examples", gt=0, lt=1)
-    """Largest fall of robust accuracy that is not overfitting."""
+    """Fall of robust accuracy above which the weights count as overfitted."""
     overfitting_steps: int = setting(2, "gradient steps", ge=2, le=1000)
-    """Steps of the PGD that replaces the attack for a while after a rollback."""
+    """Steps of the PGD attack that is used after a rollback for overfitting."""
     overfitting_for: int = setting(200, "steps", ge=1)
-    """Duration of that replacement, from the good weights on. It doubles with every further fall."""
+    """Number of training steps with that PGD attack after the rollback. It doubles with every further rollback."""
     staleness: bool = setting(False, "flag")
-    """Guard against weak stale perturbations: attack a shard again with the present weights. If the stale perturbations
-    are weaker, turn one remedy on, the cheapest first: age weights, refresh, broadcasts twice as often, half the depth.
-    Turned off again when they are as strong."""
+    """Guard against weak stale attacks. It attacks some consumed shards again with the current weights. When the stale
+    perturbations are too weak, it switches on remedies one by one: age weights, refresh, publication twice as often,
+    half the depth. When they are strong again, it switches the remedies off."""
     staleness_every: int = setting(20, "steps", ge=1)
-    """Steps between two checks of the staleness guard."""
+    """Steps between these checks."""
     staleness_threshold: float = setting(0.05, "share of examples", gt=0, lt=1)
-    """Largest difference of accuracy under the stale attack and under the fresh one that is accepted."""
+    """Largest accepted difference between accuracy under the stale attack and accuracy under the fresh attack."""
     staleness_patience: int = setting(5, "checks", ge=1)
-    """Checks in a row below half of that threshold after which the last remedy is turned off."""
+    """Number of consecutive checks below half of the threshold after which the last remedy is switched off."""
 
 
 class CheckpointSettings(Settings):
     every_steps: int = setting(500, "steps", ge=1)
-    """Steps between two checkpoints. One more is written at the end, on SIGTERM and on Ctrl-C."""
+    """Steps between checkpoints. Another one is written at the end, on SIGTERM and on Ctrl-C."""
     keep: int = setting(2, "checkpoints", ge=1, le=1000)
-    """Number of latest checkpoints to keep, beside the best one if held-out accuracy is measured."""
+    """Number of latest checkpoints that are kept. If held-out accuracy is measured, the best one is kept too."""
 
 
 class EvaluationSettings(Settings):
     weights: Literal["plain", "ema"] = setting("plain", "name")
-    """What `sparring evaluate` judges: the trained weights, or their moving average (train.ema). A run that ends judges
-    both."""
+    """Weights that `sparring evaluate` evaluates. plain: the trained weights; ema: their moving average (train.ema).
+    At the end of a run both are evaluated."""
     attack: Literal["pgd", "autoattack"] = setting("pgd", "name")
-    """pgd: with restarts; autoattack: the standard ensemble of four attacks, which has steps and restarts of its own
-    and takes minutes for a thousand small images."""
+    """pgd: PGD with restarts; autoattack: the standard ensemble of four attacks, with its own steps and restarts. It
+    takes minutes for a thousand small images."""
     steps: int = setting(50, "gradient steps", ge=1, le=10_000)
     """PGD steps."""
     step_size: float | None = setting(None, "pixel intensity", gt=0)
-    """Step α; by default 2.5·ε/steps."""
+    """PGD step size α; by default 2.5·ε/steps."""
     restarts: int = setting(3, "attempts", ge=1, le=1000)
-    """Random starts; an example counts as robust only if it survives all."""
+    """Number of random starts. An example is robust only if it stays correct under all of them."""
     samples: int | None = setting(None, "examples", ge=1)
-    """The first so many test examples; by default all."""
+    """Evaluate only the first `samples` test examples; by default all."""
     batch_size: int = setting(500, "examples", ge=1, le=65536)
     """Examples per forward pass."""
     square_queries: int = setting(500, "forward passes", ge=0, le=100_000)
-    """What `sparring curves` gives the black-box Square attack; 0 leaves it out. AutoAttack's own takes 5000."""
+    """Queries of the black-box Square attack in `sparring curves`. 0: leave it out. AutoAttack uses 5000."""
 
 
 class CorruptionsSettings(Settings):
     root: Path | None = setting(None, "path")
-    """Folder that holds CIFAR-10-C or CIFAR-100-C with their .npy files; without it `sparring corruptions` makes the
-    corruptions of the test images itself."""
+    """Folder with the .npy files of CIFAR-10-C or CIFAR-100-C. By default `sparring corruptions` corrupts the test
+    images itself."""
 
 
 class MetricsSettings(Settings):
     bind: str = setting("127.0.0.1", "address")
-    """Where the Prometheus endpoint listens."""
+    """Address of the Prometheus endpoint."""
     port: int = setting(0, "port", ge=0, le=65535)
-    """Its port; 0 picks a free one. Written to the run's folder."""
+    """Port of the Prometheus endpoint. 0: a free port. The port is written to the run folder."""
     enabled: bool = setting(True, "flag")
-    """Serve metrics."""
+    """Serve metrics for Prometheus."""
     file_sd: Path | None = setting(None, "path")
-    """Folder that Prometheus watches (file_sd_configs): while the run goes on, a file there names its endpoint."""
+    """Folder that Prometheus watches (file_sd_configs). While the run goes on, a file there holds its endpoint."""
     every_steps: int = setting(20, "steps", ge=1)
     """Steps between lines of metrics.jsonl."""
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = setting((), "list of names")
-    """Who is told of these lines too; each is an extra of its name (pip install 'sparring[tensorboard]')."""
+    """Experiment trackers that get these lines too. Each needs the extra of its name: pip install
+    'sparring[tensorboard]'."""
 
 
 class Config(Settings):
     """One run."""
 
     engine: Literal["ray", "sync", "ddp", "simulated"] = setting("ray", "name")
-    """ray: workers, queue and trainer; sync: the textbook's loop in one process; ddp: the same on several, which
-    average their gradients; simulated: exact staleness in one process."""
+    """ray: workers, queue and trainer; sync: the textbook loop in one process; ddp: the same loop in several processes
+    that average their gradients; simulated: one process with an exact staleness."""
     run: RunSettings = RunSettings()
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()

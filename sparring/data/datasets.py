@@ -61,7 +61,7 @@ class FolderDataset:
     """torchvision's ImageFolder, decoded by index; without a framing images are brought to the first one's size."""
 
     def __init__(self, path: Path) -> None:
-        from sparring.data.torchvision_import import torchvision
+        from sparring.machine.torchvision_import import torchvision
 
         self.path = path
         try:

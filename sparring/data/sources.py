@@ -90,7 +90,7 @@ def _torchvision(name: str, split: Split, root: Path | None, download: bool) -> 
             f"that they shall be downloaded to (--data.root DIR)."
         )
     class_name, classes = TORCHVISION[name]
-    from sparring.data.torchvision_import import torchvision
+    from sparring.machine.torchvision_import import torchvision
 
     kind = getattr(torchvision().datasets, class_name)
     which: dict[str, Any] = {"split": split} if name == "svhn" else {"train": split == "train"}

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from sparring.attacks import frozen
 from sparring.attacks.norms import l2_norms
 from sparring.errors import SparringError
+from sparring.machine.devices import device_of
 
 log = logging.getLogger(__name__)
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
@@ -101,9 +102,7 @@ def square(
 
     Andriushchenko et al. 2020 (arXiv:1912.00049); its schedule is scaled to the queries. Otherwise as `autoattack`.
     """
-    _require_room(
-        x.shape, norm, classes, f"evaluation.square_queries = {queries}", "Set evaluation.square_queries to 0"
-    )
+    require_room(x.shape, norm, classes, f"evaluation.square_queries = {queries}", "Set evaluation.square_queries to 0")
 
     def ensemble(predict: Predict, device: torch.device) -> AutoAttack:
         found = _custom(predict, ("square",), norm, epsilon, seed, device)
@@ -124,7 +123,7 @@ def _attacked(
     batch_size: int,
     progress: Progress | None,
 ) -> Tensor:
-    x, device = x.float().contiguous(), next(model.parameters()).device
+    x, device = x.float().contiguous(), device_of(model)
     listener = _Listener(attacks, progress)
 
     def predict(images: Tensor) -> Tensor:
@@ -168,10 +167,10 @@ def require_autoattack(shape: Sequence[int], norm: str, classes: int) -> None:
     Raises:
         SparringError: a norm that it does not know, or too few pixels or classes.
     """
-    _require_room(shape, norm, classes, "evaluation.attack = 'autoattack'", "Set evaluation.attack to 'pgd'")
+    require_room(shape, norm, classes, "evaluation.attack = 'autoattack'", "Set evaluation.attack to 'pgd'")
 
 
-def _require_room(shape: Sequence[int], norm: str, classes: int, setting: str, remedy: str) -> None:
+def require_room(shape: Sequence[int], norm: str, classes: int, setting: str, remedy: str) -> None:
     if norm not in NORMS:
         raise SparringError(
             f"{setting} with an attack of norm {norm!r}: it knows {' and '.join(NORMS)} alone. {remedy}."

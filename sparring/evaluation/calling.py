@@ -7,12 +7,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from sparring.attacks import PGD, Attack, frozen
+from sparring.attacks import PGD, Attack
+from sparring.attacks.calling import require_ball
 from sparring.data import Dataset
 from sparring.data.training import scaled
 from sparring.data.wrapping import wrap
+from sparring.errors import SparringError
 from sparring.evaluation import robustness
+from sparring.evaluation.autoattack import require_room
 from sparring.evaluation.robustness import Evaluation, Progress
+from sparring.models.outputs import outputs_of
 
 STEPS, RESTARTS = 50, 3
 
@@ -50,11 +54,14 @@ def evaluate(
     Raises:
         ValueError: an argument is wrong; it is named.
     """
-    outputs = _outputs(model, wrap(data, "data", classes))
+    declared = wrap(data, "data", classes)
+    outputs = outputs_of(model, scaled(declared.images(torch.arange(1))), declared.classes)
     dataset = wrap(data, "data", outputs if classes is None else classes)
     threat = _threat(attack, epsilon, norm, steps, step_size, restarts)
-    if samples is not None and samples < 1:
-        raise ValueError(f"samples = {samples}: a whole number from 1 on is needed, or None for all.")
+    _require_possible(threat, dataset, by_autoattack=attack == "autoattack")
+    _require_count("batch_size", batch_size)
+    if samples is not None:
+        _require_count("samples", samples)
     how: dict[str, Any] = {"samples": samples, "batch_size": batch_size, "seed": seed}
     with torch.inference_mode(False), torch.enable_grad():
         if attack == "autoattack":
@@ -62,29 +69,6 @@ def evaluate(
         else:
             found = robustness.evaluate(model, dataset, threat, progress=robustness.counted(progress), **how)
     return found if per_example else found.without_verdicts()
-
-
-def _outputs(model: nn.Module, dataset: Dataset) -> int:
-    """Logits that the model gives for an image; at least as many as there are classes.
-
-    Raises:
-        ValueError: it is no model of such images.
-    """
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"model is a {type(model).__name__}: a torch.nn.Module is needed.")
-    device = next((each.device for each in model.parameters()), torch.device("cpu"))
-    x = scaled(dataset.images(torch.arange(1))).to(device)
-    try:
-        with frozen(model), torch.no_grad():
-            logits = model(x)
-    except Exception as error:  # whatever the user's own code raises
-        raise ValueError(f"model cannot take images of {dataset.shape} ({type(error).__name__}: {error}).") from error
-    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != 1:
-        found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise ValueError(f"model gives {found} for one image: logits of shape (1, classes) are needed.")
-    if logits.shape[1] < dataset.classes:
-        raise ValueError(f"model gives {logits.shape[1]} logits and data has {dataset.classes} classes.")
-    return logits.shape[1]
 
 
 def _threat(
@@ -99,3 +83,19 @@ def _threat(
     if epsilon is None:
         raise ValueError("epsilon is missing: the radius of the ball in pixel intensities, such as 8/255.")
     return PGD(epsilon, norm=norm, steps=steps, step_size=step_size, restarts=restarts)
+
+
+def _require_possible(threat: Attack, dataset: Dataset, *, by_autoattack: bool) -> None:
+    """Refuse a ball that is too large for the images, and images or classes that AutoAttack cannot attack."""
+    x = scaled(dataset.images(torch.arange(1)))
+    require_ball(threat, x)
+    if by_autoattack:
+        try:
+            require_room(x.shape, threat.norm, dataset.classes, "attack = 'autoattack'", "Set attack to 'pgd'")
+        except SparringError as error:
+            raise ValueError(str(error)) from error
+
+
+def _require_count(name: str, count: int) -> None:
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise ValueError(f"{name} = {count!r}: a whole number from 1 on is needed.")

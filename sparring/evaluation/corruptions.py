@@ -23,6 +23,7 @@ from sparring.attacks import frozen
 from sparring.data import Dataset, require_bytes, scaled
 from sparring.errors import SparringError, UsageError
 from sparring.evaluation.robustness import correct_on, interval
+from sparring.machine.devices import device_of
 from sparring.randomness import generator
 
 CORRUPTIONS = (
@@ -245,7 +246,7 @@ def _clean(test: Dataset, first: int, last: int) -> tuple[Tensor, Tensor]:
 
 
 def _right(model: nn.Module, source: Source, name: str, severity: int, total: int, size: int) -> Tensor:
-    device, found = next(model.parameters()).device, []
+    device, found = device_of(model), []
     with frozen(model):
         for first in range(0, total, size):
             images, labels = source(name, severity, first, min(first + size, total))

@@ -16,6 +16,7 @@ from sparring.config import EvaluationSettings
 from sparring.data import Dataset, batch
 from sparring.evaluation.autoattack import autoattack
 from sparring.evaluation.autoattack import describe as describe_autoattack
+from sparring.machine.devices import device_of
 from sparring.models.forward import plain
 from sparring.randomness import generator
 
@@ -57,9 +58,9 @@ def attack_for(threat: Attack, settings: EvaluationSettings) -> Attack:
 
 
 def describe(attack: Attack) -> str:
-    """PGD-50, 3 restarts, step 0.01, linf 0.2."""
+    """By the attack's own name: PGD-50, 3 restarts, step 0.01, linf 0.2."""
     return (
-        f"PGD-{attack.steps}, {attack.restarts} restart{'s' if attack.restarts > 1 else ''}, "
+        f"{attack.name.upper()}-{attack.steps}, {attack.restarts} restart{'s' if attack.restarts > 1 else ''}, "
         f"step {attack.alpha:.4g}, {attack.norm} {attack.epsilon:.4g}"
     )
 
@@ -150,7 +151,7 @@ def outcomes(
 
 def batches(model: nn.Module, dataset: Dataset, total: int, size: int) -> Iterator[tuple[int, Tensor, Tensor]]:
     """The first `total` examples by `size`: index of the first, images in [0, 1] and labels on the model's device."""
-    device = next(model.parameters()).device
+    device = device_of(model)
     for first in range(0, total, size):
         x, y = batch(dataset, torch.arange(first, min(first + size, total)), augment="none", seed=0, epoch=0)
         yield first, x.to(device), y.to(device)
@@ -197,7 +198,7 @@ def evaluation_of(verdicts: Verdicts, attack: str, seconds: float) -> Evaluation
 
 def _clean_verdicts(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
     """bool [N], on the CPU."""
-    device = next(model.parameters()).device
+    device = device_of(model)
     parts = zip(torch.split(x, batch_size), torch.split(y, batch_size), strict=True)
     with frozen(model):
         return torch.cat([correct_on(model, some.to(device), labels.to(device)).cpu() for some, labels in parts])

@@ -11,6 +11,7 @@ from sparring.attacks import frozen
 from sparring.config import AugmixSettings
 from sparring.data import Dataset, augmix, scaled
 from sparring.evaluation.robustness import Evaluation, interval
+from sparring.machine.devices import device_of
 from sparring.models.forward import plain
 
 
@@ -43,6 +44,6 @@ def evaluate_views(
 
 def _right(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """bool [N], on the CPU."""
-    x = scaled(images).to(next(model.parameters()).device)
+    x = scaled(images).to(device_of(model))
     predictions: Tensor = model(x).argmax(1)
     return predictions.cpu() == labels

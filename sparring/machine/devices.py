@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import torch
+from torch import nn
 
 from sparring.errors import SparringError
 
@@ -20,3 +23,9 @@ def device_for(name: str, num_gpus: float) -> torch.device:
             f"Install a CUDA build of torch, or set trainer.device to 'cpu' and num_gpus to 0."
         )
     return torch.device(wanted)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's weights lie; the CPU where it has none."""
+    first = next(chain(model.parameters(), model.buffers()), None)
+    return torch.device("cpu") if first is None else first.device

@@ -99,8 +99,30 @@ def _checked(
     if normalize is not None:
         model = _behind(name, model, shape[0], *normalize)
     for height, width in (shape[1:], *((size, size) for size in sizes)):
-        _check_outputs(name, model, (shape[0], height, width), classes)
+        require_logits(f"model.name = {name!r}", model, (shape[0], height, width), classes)
     return model
+
+
+def require_logits(named: str, model: nn.Module, shape: Shape, classes: int) -> None:
+    """One forward pass on a black image; `named` begins what errors say.
+
+    Raises:
+        UsageError: the model does not take images of `shape`, or gives no logits of so many classes.
+    """
+    training = model.training
+    try:
+        with torch.no_grad():
+            logits = model.eval()(torch.zeros(1, *shape))
+    except Exception as error:  # whatever the user's own code raises
+        raise UsageError(f"{named} cannot take images of shape {shape} ({type(error).__name__}: {error}).") from error
+    finally:
+        model.train(training)
+    if not isinstance(logits, torch.Tensor):
+        raise UsageError(f"{named} gives a {type(logits).__name__}; a tensor of logits is needed.")
+    if tuple(logits.shape) != (1, classes):
+        raise UsageError(
+            f"{named} gives outputs of shape {tuple(logits.shape)} for one image; (1, {classes}) is needed."
+        )
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -143,24 +165,3 @@ def _behind(name: str, network: nn.Module, channels: int, mean: Channels, std: C
     if any(isinstance(value, tuple) and len(value) != channels for value in (mean, std)):
         raise UsageError(f"{told}: images have {channels} channels. Give one number, or {channels}.")
     return nn.Sequential(OrderedDict(normalize=Normalize(mean, std), network=network))
-
-
-def _check_outputs(name: str, model: nn.Module, shape: Shape, classes: int) -> None:
-    """One forward pass on a black image."""
-    training = model.training
-    try:
-        with torch.no_grad():
-            logits = model.eval()(torch.zeros(1, *shape))
-    except Exception as error:  # whatever the user's own code raises
-        raise UsageError(
-            f"model.name = {name!r} cannot take images of shape {shape} ({type(error).__name__}: {error})."
-        ) from error
-    finally:
-        model.train(training)
-    if not isinstance(logits, torch.Tensor):
-        raise UsageError(f"model.name = {name!r} gives a {type(logits).__name__}; a tensor of logits is needed.")
-    if tuple(logits.shape) != (1, classes):
-        raise UsageError(
-            f"model.name = {name!r} gives outputs of shape {tuple(logits.shape)} for one image; (1, {classes}) is "
-            f"needed."
-        )

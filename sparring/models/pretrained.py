@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from sparring.data.torchvision_import import torchvision
 from sparring.errors import SparringError, UsageError
+from sparring.machine.torchvision_import import torchvision
 from sparring.models.normalize import Normalize
 
 

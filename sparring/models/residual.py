@@ -14,7 +14,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from sparring.data.torchvision_import import torchvision
+from sparring.machine.torchvision_import import torchvision
 from sparring.models.normalize import Normalize
 
 Activation = Callable[[], nn.Module]

@@ -6,7 +6,7 @@ A method of your own is a subclass of `Objective` with a `loss`:
         def __init__(self, share: float = 0.1) -> None:
             self.share = share
 
-        def loss(self, model, batch, helper=None):
+        def loss(self, model, batch, helper):
             logits = model(batch.x_adv)
             return pgd_at(logits, batch.labels, label_smoothing=self.share, weights=batch.weights), logits
 """
@@ -14,7 +14,7 @@ A method of your own is a subclass of `Objective` with a `loss`:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -65,8 +65,12 @@ class Objective:
         """The network that it wants beside a model of images of `shape` (C, H, W); made once, where a run starts."""
         return None
 
-    def loss(self, model: nn.Module, batch: Batch, helper: nn.Module | None = None) -> tuple[Tensor, Tensor]:
-        """The scalar loss of a batch under a model in train mode, and the logits [N, K] of the attacked images."""
+    def loss(self, model: nn.Module, batch: Batch, helper: Any) -> tuple[Tensor, Tensor]:
+        """The scalar loss of a batch under a model in train mode, and the logits [N, K] of the attacked images.
+
+        helper: the network that `helper` has made, None where there is none; `Any`, so that an objective that has one
+        may say that it takes an nn.Module.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no loss")
 
     def __call__(self, model: nn.Module, batch: Batch, helper: nn.Module | None = None) -> tuple[Tensor, Tensor]:

@@ -24,10 +24,11 @@ from sparring.data import (
     split_holdout,
     training_set,
 )
-from sparring.errors import UsageError
-from sparring.models import adopt, build
+from sparring.errors import SparringError, UsageError
+from sparring.models import adopt, build, require_logits
 from sparring.objectives import Helper, Objective
 from sparring.objectives.by_name import objective_of
+from sparring.randomness import generator
 from sparring.trainer.plan import Plan, planned
 from sparring.trainer.schedules import learning_rate
 from sparring.workers.task import AttackContext
@@ -168,16 +169,29 @@ def build_experiment(config: Config, live: Live = NOTHING_PASSED, *, with_helper
         methods.objective,
         methods.attack,
         methods.allocator,
-        live.helper or (_helper(methods.objective, full, train.seed) if with_helper else None),
+        live.helper or (_helper(config, methods.objective, full) if with_helper else None),
         live,
     )
 
 
-def _helper(objective: Objective, data: Dataset, seed: int) -> Helper | None:
-    """Initialised from `seed` without touching the global random state."""
+def _helper(config: Config, objective: Objective, data: Dataset) -> Helper | None:
+    """Initialised from the seed, but not as the model is; the global random state stays as it was.
+
+    Raises:
+        UsageError: it cannot be made, or gives no logits of the data's classes.
+    """
+    named = f"objective.name = {config.objective.name!r}: its helper network"
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        return objective.helper(data.shape, data.classes)
+        torch.default_generator.manual_seed(generator(config.train.seed, "helper").initial_seed())
+        try:
+            helper = objective.helper(data.shape, data.classes)
+        except SparringError:
+            raise
+        except Exception as error:  # whatever the user's own code raises
+            raise UsageError(f"{named} cannot be made ({type(error).__name__}: {error}).") from error
+    if helper is not None:
+        require_logits(named, helper.network, data.shape, data.classes)
+    return helper
 
 
 def load_test(config: Config, live: Live = NOTHING_PASSED) -> Dataset:

@@ -129,12 +129,13 @@ class Learner:
         """The examples of a step's shards without the perturbation.
 
         Raises:
-            SparringError: a worker's labels are others than ours, so its data are.
+            SparringError: a worker has another attack than we, or other labels and so other data.
         """
         keys = [shard.key for shard in shards]
         x, y = self.examples(*keys)
         ours = torch.split(y.cpu(), [len(self.plan.indices(key.epoch, key.number)) for key in keys])
         for shard, labels in zip(shards, ours, strict=True):
+            self._require_own(shard)
             if not torch.equal(labels, shard.labels.cpu()):
                 raise SparringError(
                     f"shard {shard.key} of {shard.worker or 'a worker'} carries other labels than data.name = "
@@ -142,6 +143,17 @@ class Learner:
                     f"files."
                 )
         return x, y
+
+    def _require_own(self, shard: Shard) -> None:
+        """Refuse what this recipe's attack, at an ε up to its full one, or a guard's in its place cannot have made."""
+        attack, made = self.experiment.attack, shard.attack
+        known = made.epsilon <= attack.epsilon and attack.as_recorded(made).record == made
+        if not known:
+            raise SparringError(
+                f"shard {shard.key} of {shard.worker or 'a worker'} was made by {made}, attack.name = "
+                f"{self.config.attack.name!r} is {attack.record} here. Give every host the same recipe, version and "
+                f"files."
+            )
 
     def examples(self, *keys: Key) -> tuple[Tensor, Tensor]:
         """Images, float32 [N, C, H, W] in [0, 1], and labels, int64 [N], of tickets of one epoch."""

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,78 +21,9 @@ from sparring.config import Config, config_of, from_tree, setting_names, to_toml
 from sparring.queue.server import EmbeddedServer
 from sparring.runs import open_run
 from sparring.trainer import checkpoints
-from tests.support.runs import small, weights_of
+from tests.support.commands import CHEAP, TIMEOUT_S, Say, command, newest, phase, run_command
+from tests.support.runs import weights_of
 from tests.support.waiting import wait_for
-
-CHEAP = ["--evaluation.steps", "2", "--evaluation.restarts", "1", "--evaluation.samples", "50", "--attack.steps", "2"]
-TIMEOUT_S = 120.0
-
-
-@dataclass(frozen=True)
-class Said:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def complaint(self) -> str:
-        """The one sentence on standard error."""
-        line = self.err.splitlines()[-1]
-        assert line.startswith("sparring: "), self.err
-        return line.removeprefix("sparring: ")
-
-
-Say = Callable[..., Said]
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Each test starts in an empty folder of its own."""
-    before, path = torch.get_num_threads(), list(sys.path)
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    yield folder
-    torch.set_num_threads(before)
-    sys.path[:] = path
-
-
-@pytest.fixture
-def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Say:
-    """The command in this process; a traceback without --debug fails the test."""
-
-    def command(*words: object) -> Said:
-        monkeypatch.setattr("sys.argv", ["sparring", *map(str, words)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err and "fault of Sparring" not in err
-        return Said(stop.value.code if isinstance(stop.value.code, int) else 0, out, err)
-
-    return command
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run that no test changes."""
-    root = tmp_path_factory.mktemp("finished")
-    return train(small(root, engine="sync", run={"name": "finished"}, train={"max_steps": 3})).run.path
-
-
-@pytest.fixture
-def finished(made: Path, tmp_path: Path) -> Path:
-    """A copy of a finished run."""
-    return Path(shutil.copytree(made, tmp_path / "finished"))
-
-
-@pytest.fixture
-def stopped(finished: Path) -> Path:
-    """The same, as if it had been stopped."""
-    state = json.loads((finished / "state.json").read_text())
-    (finished / "state.json").write_text(json.dumps({**state, "phase": "stopped"}))
-    config = (finished / "config.toml").read_text()
-    (finished / "config.toml").write_text(config.replace("max_steps = 3", "max_steps = 5"))
-    return finished
 
 
 @pytest.fixture
@@ -107,20 +36,6 @@ def listening() -> Iterator[int]:
 def server() -> Iterator[EmbeddedServer]:
     with EmbeddedServer(maxmemory=512 << 20) as running:
         yield running
-
-
-def phase(run: Path) -> str | None:
-    try:
-        told: str = json.loads((run / "state.json").read_text())["phase"]
-    except FileNotFoundError:
-        return None
-    return told
-
-
-def newest(run: Path) -> Path:
-    path = checkpoints.latest(run / "checkpoints")
-    assert path is not None
-    return path
 
 
 def cut(file: Path) -> None:
@@ -176,22 +91,6 @@ def test_a_wrong_request_is_refused_in_one_sentence_and_leaves_nothing(
     said = say(*words)
     assert said.code == 2 and told in said.complaint and len(said.err.splitlines()) == 1
     assert said.out == "" and os.listdir(elsewhere) == []
-
-
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        ([], "engine = 'sync': "),
-        (["set", "2"], "trains in one process and has no workers"),
-        (["set"], "set : a whole number of workers is needed, 0 or more"),
-        (["set", "two"], "set two: a whole number of workers is needed, 0 or more"),
-        (["add", "0"], "add 0: a whole number of workers is needed, 1 or more"),
-        (["drain"], "drain: which worker? `sparring workers RUN` lists them"),
-    ],
-)
-def test_workers_that_cannot_be_are_refused(say: Say, finished: Path, words: list[str], told: str) -> None:
-    said = say("workers", finished, *words)
-    assert said.code == 2 and told in said.complaint and said.out == ""
 
 
 def test_missing_data_are_told_with_the_folder(say: Say, elsewhere: Path) -> None:
@@ -332,95 +231,9 @@ def test_a_checkpoint_of_another_model_is_told(say: Say, stopped: Path, words: l
 
 def test_a_damaged_configuration_of_a_run_is_told(say: Say, finished: Path) -> None:
     (finished / "config.toml").write_text("[attack\n")
-    for command in ("resume", "evaluate"):
-        said = say(command, finished)
+    for verb in ("resume", "evaluate"):
+        said = say(verb, finished)
         assert said.code == 2 and "is not TOML" in said.complaint
-
-
-def test_evaluate_prints_json_alone_on_standard_output(say: Say, finished: Path) -> None:
-    said = say("evaluate", finished, "--evaluation.samples", "30", "--evaluation.steps", "3", "--json")
-    told = json.loads(said.out)
-    assert said.code == 0 and told["samples"] == 30 and told["attack"].startswith("PGD-3, 1 restart")
-    assert 0 <= told["robust_accuracy"] <= told["clean_accuracy"] <= 1 and told["checkpoint"] == "step-000000003"
-    assert json.loads((finished / "evaluation.json").read_text()) == told
-
-
-def test_evaluate_shows_a_table_with_the_number_of_examples(say: Say, finished: Path) -> None:
-    said = say("evaluate", finished)
-    assert said.code == 0 and "robust accuracy" in said.out and "samples" in said.out and "50" in said.out
-
-
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        (["--attack.epsilon", "0.01"], "--attack.epsilon cannot change here: it is not about how the model is judged"),
-        (["--best"], "has no best (train.evaluate_every_epochs was 0?) checkpoint"),
-    ],
-)
-def test_evaluate_refuses_what_is_not_about_judging(say: Say, finished: Path, words: list[str], told: str) -> None:
-    said = say("evaluate", finished, *words)
-    assert said.code in (1, 2) and told in said.complaint
-
-
-def test_a_run_without_a_checkpoint_cannot_be_judged(say: Say, finished: Path) -> None:
-    shutil.rmtree(finished / "checkpoints")
-    said = say("evaluate", finished)
-    assert said.code == 1 and "has no whole checkpoint; train or resume it first" in said.complaint
-
-
-def test_transfer_prints_the_matrix_with_its_counts(say: Say, finished: Path, tmp_path: Path) -> None:
-    other = Path(shutil.copytree(finished, tmp_path / "other"))
-    words = ["transfer", finished, other, "--evaluation.samples", "20"]
-    said = say(*words, "--json")
-    told = json.loads(said.out)
-    assert said.code == 0 and told["samples"] == 20 and told["names"] == ["finished", "other"]
-    assert told["accuracy"][0][0] == told["accuracy"][0][1], "the same weights"
-    shown = say(*words)
-    assert "20 test examples" in shown.out and "PGD-2" in shown.out and "95 %" in shown.out
-
-
-@pytest.mark.parametrize(
-    ("words", "told"), [(["finished"], "needs two runs or more"), (["finished", "finished"], "is given twice")]
-)
-def test_transfer_needs_different_runs(say: Say, finished: Path, words: list[str], told: str) -> None:
-    said = say("transfer", *(finished for _ in words))
-    assert said.code == 2 and told in said.complaint
-
-
-def test_transfer_of_other_threats_is_refused(say: Say, finished: Path, tmp_path: Path) -> None:
-    other = Path(shutil.copytree(finished, tmp_path / "other"))
-    config = other / "config.toml"
-    config.write_text(config.read_text().replace("epsilon = 0.2", "epsilon = 0.1"))
-    said = say("transfer", finished, other)
-    assert said.code == 2 and "attack.epsilon = 0.2 in finished and 0.1 in other" in said.complaint
-
-
-def test_curves_keep_their_figures_and_say_the_rule(say: Say, finished: Path) -> None:
-    said = say("curves", finished, "--evaluation.samples", "10", "--evaluation.square_queries", "0")
-    kept = json.loads((finished / "curves.json").read_text())
-    assert said.code == 0 and "10 test examples" in said.out and "sign test" in said.out
-    assert kept["samples"] == 10 and kept["black_box"] is None and len(kept["by_steps"]) == 7
-
-
-def test_curves_refuse_a_picture_that_cannot_be_drawn(say: Say, finished: Path) -> None:
-    said = say("curves", finished, "--plot", "curves.pdf")
-    assert (
-        said.code == 2 and "give the path of a .png file" in said.complaint and not (finished / "curves.json").exists()
-    )
-
-
-def test_corruptions_of_data_without_files_are_refused(say: Say, finished: Path) -> None:
-    said = say("corruptions", finished, "--corruptions.root", ".")
-    assert said.code == 2 and "files exist for cifar10 and cifar100" in said.complaint
-
-
-def test_export_prints_what_it_wrote_and_overwrites_nothing(say: Say, finished: Path, elsewhere: Path) -> None:
-    words = ["export", finished, "--format", "safetensors", "--out", "model.safetensors"]
-    said = say(*words)
-    assert said.code == 0 and said.out == "model.safetensors\n" and (elsewhere / "model.safetensors").is_file()
-    again = say(*words)
-    assert again.code == 2 and "nothing is overwritten" in again.complaint
-    assert say("export", finished, "--format", "onnx").code == 2, "--out is missing"
 
 
 def test_config_show_is_the_whole_configuration_as_a_recipe(say: Say, elsewhere: Path) -> None:
@@ -534,16 +347,6 @@ def test_with_debug_the_traceback_is_shown(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 # Where signals, the background and standard streams matter: processes of their own.
-
-
-def command(*words: object) -> list[str]:
-    return [sys.executable, "-m", "sparring", *map(str, words)]
-
-
-def run_command(*words: object) -> Said:
-    done = subprocess.run(command(*words), capture_output=True, text=True, timeout=TIMEOUT_S)
-    assert "Traceback" not in done.stdout + done.stderr
-    return Said(done.returncode, done.stdout, done.stderr)
 
 
 def test_ctrl_c_leaves_a_checkpoint_that_resume_goes_on_from_to_the_same_weights(elsewhere: Path) -> None:

@@ -13,18 +13,12 @@ import pytest
 import redis
 
 from sparring.commands.serve_queue import bytes_of_size, listens
-from sparring.config import QueueSettings
 from sparring.errors import UsageError
-from sparring.queue.connection import connect, password_of
+from sparring.queue.connection import connect
+from tests.support.ports import free_port
 from tests.support.waiting import wait_for
 
 Serve = Callable[..., "subprocess.Popen[str]"]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture
@@ -73,44 +67,6 @@ def test_it_ends_when_what_it_stands_beside_has_gone(serve: Serve) -> None:
         assert process.poll() is None
     assert process.wait(20) == 0
     assert not listens("127.0.0.1", port)
-
-
-def test_detached_it_prints_the_url_once_it_answers(serve: Serve, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as head:
-        beside = ["--beside-port", str(head.getsockname()[1])]
-        starter = serve(port := free_port(), "--detach", "--log", str(tmp_path / "log"), *beside)
-        told, errors = starter.communicate(timeout=30)
-        assert (starter.returncode, told) == (0, f"redis://127.0.0.1:{port}/0\n"), errors
-        with client(port, (tmp_path / "secret").read_text()) as known:
-            assert known.ping()
-        head.settimeout(20)
-        head.accept()[0].close()
-    wait_for("its end", lambda: not listens("127.0.0.1", port), 20)
-
-
-def test_a_password_comes_from_the_environment_or_else_from_the_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "secret").write_text("from the file\n")
-    settings = QueueSettings(password_env="SPARRING_TEST_PASSWORD", password_file=tmp_path / "secret")
-    assert password_of(settings) == "from the file"
-    monkeypatch.setenv("SPARRING_TEST_PASSWORD", "from the environment")
-    assert password_of(settings) == "from the environment"
-
-
-def test_a_password_file_that_is_absent_or_empty_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"queue\.password_file = .*nowhere.*No such file"):
-        password_of(QueueSettings(password_file=tmp_path / "nowhere"))
-    (tmp_path / "empty").touch()
-    with pytest.raises(UsageError, match=r"queue\.password_file = .*empty is empty"):
-        password_of(QueueSettings(password_file=tmp_path / "empty"))
-
-
-def test_a_url_is_read_from_the_environment_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SPARRING_TEST_URL", "redis://10.0.0.1:6380/0")
-    assert QueueSettings(redis_url="$SPARRING_TEST_URL").redis_url == "redis://10.0.0.1:6380/0"
-    with pytest.raises(ValueError, match="the environment has no SPARRING_ABSENT"):
-        QueueSettings(redis_url="$SPARRING_ABSENT")
 
 
 @pytest.mark.parametrize(("text", "size"), [("512", 512), ("64mb", 64 << 20), ("4GB", 4 << 30), ("2g", 2 << 30)])

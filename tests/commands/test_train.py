@@ -5,18 +5,22 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
+import sparring
 from sparring.commands import train as training
 from sparring.commands.train import train
-from sparring.config import Config, config_of
-from sparring.errors import UsageError
+from sparring.config import Config, DataSettings, ModelSettings, config_of
+from sparring.data import load as load_data
+from sparring.errors import SparringError, UsageError
+from sparring.models import build
 from sparring.runs import Run
 from sparring.trainer import checkpoints
 from sparring.trainer.experiment import build_experiment
@@ -169,3 +173,133 @@ print({"ray", "redis"} & sys.modules.keys())
 def test_a_run_in_one_process_imports_neither_ray_nor_redis_nor_do_explain_and_evaluate(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", ONE_PROCESS, tmp_path], stdout=subprocess.PIPE, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "set()"
+
+
+# Live objects: a model and data passed from Python.
+
+
+SYNC: dict[str, Any] = {"engine": "sync", "train": {"max_steps": 6, "epochs": 1, "batch_size": 32}}
+
+
+def arrays(split: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
+    """The digits as a pair (images, labels)."""
+    data = load_data(DataSettings(), split)
+    return data.images(torch.arange(len(data))), data.labels
+
+
+def network(seed: int = 0) -> nn.Module:
+    """The recipe's own, as a user might have made it."""
+    return build(ModelSettings(), (1, 8, 8), 10, seed)
+
+
+def stopped_at_once(config: Config, **objects: Any) -> Run:
+    """A run that ends after its first report."""
+    runs: list[Run] = []
+    result = train(config, lambda state, workers: runs[0].request_stop(), runs.append, **objects)
+    assert result.phase == "stopped" and 0 < result.summary["steps"] < 6
+    return result.run
+
+
+def test_live_objects_train_as_the_same_things_by_name_and_the_model_passed_stays_as_it_is(tmp_path: Path) -> None:
+    by_name = train(small(tmp_path / "named", **SYNC), progress=False)
+    model = network().eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    live = train(
+        small(tmp_path / "live", **SYNC),
+        model=model,
+        train_data=arrays("train"),
+        test_data=DataLoader(TensorDataset(*arrays("test")), batch_size=7),
+        progress=False,
+    )
+    assert weights_of(live) == weights_of(by_name) and live.summary["examples"] == 6 * 32
+    assert live.summary["robust_accuracy"] == by_name.summary["robust_accuracy"]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert not model.training and all(each.grad is None for each in model.parameters())
+
+
+def test_the_trained_model_is_that_of_the_last_checkpoint_in_eval_mode(tmp_path: Path) -> None:
+    model = network().train()
+    config, training, test = small(tmp_path, **SYNC), arrays("train"), arrays("test")
+    result = train(config, model=model, train_data=training, test_data=test, progress=False)
+    path = checkpoints.latest(result.run.checkpoints)
+    assert path is not None
+    expected = load_file(path / "model.safetensors")
+    for trained in (result.load_model(), sparring.load_model(str(result.run.path), model=network(seed=9))):
+        assert not trained.training and trained is not model
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in trained.state_dict().items())
+    assert model.training and not torch.equal(model.state_dict()["9.bias"], expected["9.bias"])
+    with pytest.raises(UsageError, match=r"model\.name = 'python:Sequential': .* from Python: model=…"):
+        sparring.load_model(result.run.path)
+    with pytest.raises(SparringError, match="another model"):
+        sparring.load_model(result.run.path, model=nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
+
+
+def test_a_run_by_name_is_loaded_without_its_data(tmp_path: Path) -> None:
+    training, test = arrays("train"), arrays("test")
+    result = train(small(tmp_path, **SYNC), train_data=training, test_data=test, progress=False)
+    x = torch.rand(3, 1, 8, 8)
+    assert torch.equal(sparring.load_model(result.run.path)(x), result.load_model()(x))
+
+
+def test_a_resume_needs_the_objects_and_reaches_the_same_weights_with_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparring.trainer.session.STATE_EVERY_S", 0.0)
+    objects: dict[str, Any] = {"train_data": arrays("train"), "test_data": arrays("test")}
+    whole = train(small(tmp_path / "whole", **SYNC), model=network(), **objects, progress=False)
+    run = stopped_at_once(small(tmp_path / "stopped", **SYNC), model=network(), **objects)
+    before = sorted(path.name for path in run.path.rglob("*"))
+    with pytest.raises(UsageError, match=r"model\.name = 'python:Sequential': .* Pass it again"):
+        sparring.resume(run.path, **objects)
+    with pytest.raises(UsageError, match=r"data\.name = 'python:tuple': .* Pass it again"):
+        sparring.resume(run.path, model=network())
+    assert sorted(path.name for path in run.path.rglob("*")) == before
+    resumed = sparring.resume(str(run.path), model=network(seed=9), **objects, progress=False)
+    assert resumed.phase == "finished" and weights_of(resumed) == weights_of(whole)
+    assert not resumed.load_model().training
+
+
+def test_paths_may_be_strings_and_overrides_numbers_flags_lists_and_paths(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('engine = "sync"\n[train]\nmax_steps = 9\n[attack]\nsteps = 2\n')
+    overrides = {
+        "train.max_steps": 2,
+        "attack.epsilon": 0.1,
+        "metrics.enabled": False,
+        "schedule.milestones": [0.25, 0.5],
+        "run.root": tmp_path,
+        "evaluation.samples": "20",
+        "evaluation.steps": 1,
+        "seed": 3,
+    }
+    result = sparring.train(str(recipe), overrides=overrides, progress=False)
+    config = config_of(result.run)
+    assert (result.summary["steps"], config.attack.steps, config.attack.epsilon) == (2, 2, 0.1)
+    assert config.schedule.milestones == (0.25, 0.5) and not config.metrics.enabled and config.train.seed == 3
+    assert result.run.path.parent == tmp_path and result.summary["samples"] == 20
+    with pytest.raises(UsageError, match=r"train\.max_step: no such setting; the nearest is train\.max_steps"):
+        sparring.train(recipe, overrides={"train.max_step": 2})
+
+
+def test_progress_is_shown_on_standard_error_unless_it_is_switched_off(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    train(small(tmp_path / "silent", **SYNC), progress=False)
+    assert capfd.readouterr() == ("", "")
+    train(small(tmp_path / "shown", **SYNC))
+    output, shown = capfd.readouterr()
+    assert output == "" and "digits: " in shown and "step 6/6" in shown
+
+
+def test_what_cannot_be_trained_is_refused_before_a_folder_is_made(tmp_path: Path) -> None:
+    config = small(tmp_path / "runs", **SYNC)
+    images, labels = arrays("train")
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"model": nn.Linear(3, 10)}, r"model.* cannot take images of .*\(1, 8, 8\)"),
+        ({"train_data": (images, labels)}, "test_data is missing"),
+        ({"train_data": (images, labels), "test_data": (images[:, :, :6, :6], labels)}, r"test images are \(1, 6, 6\)"),
+    ]
+    for objects, reason in cases:
+        with pytest.raises(UsageError, match=reason):
+            train(config, **objects)
+    assert not (tmp_path / "runs").exists()

@@ -1,4 +1,4 @@
-"""Processes of one machine share its cores and do not take more threads than there are, where that can be."""
+"""What follows from the settings: threads, slots, bound and depth; and what cannot make progress."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from sparring.config import derived, from_tree
+from sparring.config import StalenessSettings, bound, check_staleness, depth, derived, from_tree
+from sparring.errors import UsageError
 
 
 @pytest.mark.parametrize(
@@ -44,3 +45,51 @@ def test_slots_are_for_workers_with_gpus_unless_set() -> None:
     assert derived.slots_of(from_tree({**bullettrain, "workers": {"num_gpus": 1}, "engine": "sync"})) == 0
     assert derived.tickets_at_once(from_tree({"allocator": {"slots": 8}})) == 3
     assert derived.tickets_at_once(from_tree({"allocator": {"slots": 8}, "staleness": {"exchange": False}})) == 1
+
+
+def test_the_bound_is_that_of_the_engine() -> None:
+    tree = {"staleness": {"max_staleness": 5}, "simulated": {"staleness": 9}}
+    assert [bound(from_tree({"engine": engine, **tree})) for engine in ("ray", "sync", "simulated")] == [5, 0, 9]
+
+
+@pytest.mark.parametrize(
+    ("bound", "every", "deep"),
+    [(4, 1, 3), (3, 1, 2), (1, 1, 0), (0, 1, 0), (10, 1, 3), (10, 8, 2), (4, 5, 0)],
+)
+def test_by_default_the_depth_is_the_deepest_without_drops(bound: int, every: int, deep: int) -> None:
+    settings = StalenessSettings(max_staleness=bound, publish_every=every)
+    assert depth(settings) == deep
+    assert check_staleness(settings) is None
+
+
+@pytest.mark.parametrize(
+    ("bound", "every", "deep", "told"),
+    [
+        (0, 2, None, r"max_staleness >= publish_every - 1 fails \(0 < 1\).*Set max_staleness to at least 1"),
+        (3, 5, 0, r"\(3 < 4\).*at least 4"),
+        (2, 1, 3, r"staleness.depth = 3 exceeds staleness.max_staleness = 2.*Set depth to at most 2"),
+        (0, 1, 1, "depth <= max_staleness fails"),
+    ],
+)
+def test_staleness_settings_that_cannot_make_progress_are_refused(
+    bound: int, every: int, deep: int | None, told: str
+) -> None:
+    with pytest.raises(UsageError, match=told):
+        check_staleness(StalenessSettings(max_staleness=bound, publish_every=every, depth=deep))
+
+
+@pytest.mark.parametrize(
+    ("bound", "every", "deep", "dropped"),
+    [
+        (4, 1, 3, None),
+        (4, 1, 4, "expect up to 1 of 6 shards to be dropped"),
+        (1, 1, 1, "expect up to 1 of 3 shards to be dropped"),
+        (4, 4, 1, "expect up to 1 of 6 shards to be dropped"),
+        (4, 4, 0, None),
+        (5, 4, 1, None),
+        (1, 2, 0, None),
+    ],
+)
+def test_settings_that_will_drop_shards_are_warned_of(bound: int, every: int, deep: int, dropped: str | None) -> None:
+    told = check_staleness(StalenessSettings(max_staleness=bound, publish_every=every, depth=deep))
+    assert (told is None) if dropped is None else (told is not None and dropped in told)

@@ -27,9 +27,9 @@ from torch.utils.data import (
 from sparring.config import DataSettings
 from sparring.data import ArrayDataset, batch, load
 from sparring.data.framing import Framing, to_image
-from sparring.data.torchvision_import import torchvision
 from sparring.data.wrapping import declared_classes, wrap
 from sparring.errors import UsageError
+from sparring.machine.torchvision_import import torchvision
 from tests.support.data import require_data
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 5, 4), dtype=np.uint8)

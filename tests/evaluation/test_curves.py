@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from fractions import Fraction
 from math import comb
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,9 +11,7 @@ from torch import Tensor, nn
 
 from sparring.attacks import PGD
 from sparring.config import EvaluationSettings
-from sparring.errors import UsageError
 from sparring.evaluation.curves import EPSILONS, STEPS, Curves, curves, masked, sign_test, unlimited
-from sparring.evaluation.plots import draw, require_drawable
 from sparring.evaluation.robustness import interval
 from tests.support.models import Brightness, Shattered, distances, greys
 
@@ -78,17 +75,3 @@ def test_a_shattered_model_is_found_out_without_limits_and_by_the_black_box() ->
     found = judged(Shattered(), queries=200, margins=MARGINS / 4)
     assert any("ε = 1 reaches every image" in each for each in found.warnings)
     assert any("leaves" in each and "Square, 200 queries only" in each for each in found.warnings)
-
-
-def test_the_picture_is_a_png(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    path = tmp_path / "curves.png"
-    require_drawable(path)
-    draw(judged(Brightness()).as_dict(), "smooth", path)
-    assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000
-
-
-@pytest.mark.parametrize("name", ["curves.svg", "nowhere/curves.png"])
-def test_a_picture_that_cannot_be_written_is_told_before_the_attacks(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UsageError, match=r"--plot .*give the path of a \.png file in a folder that exists"):
-        require_drawable(tmp_path / name)

@@ -13,8 +13,7 @@ from sparring.config import ModelSettings
 from sparring.errors import UsageError
 from sparring.models import Shape, build, count_parameters
 
-DIGITS, MNIST, CIFAR = (1, 8, 8), (1, 28, 28), (3, 32, 32)
-CONVOLUTIONAL = ["digits-cnn", "mnist-32-64-1024", "mnist-16-32-100"]  # the others: test_residual.py
+DIGITS, CIFAR = (1, 8, 8), (3, 32, 32)
 
 OWN = """
 import torch
@@ -80,28 +79,7 @@ def made(name: str, shape: Shape = DIGITS, classes: int = 10, seed: int = 0) -> 
     return build(ModelSettings(name=name), shape, classes, seed)
 
 
-@pytest.mark.parametrize(
-    ("name", "shape", "parameters"),
-    [
-        ("digits-cnn", DIGITS, 320 + 18_496 + 131_200 + 1_290),
-        ("mnist-16-32-100", MNIST, 166_406),
-        ("mnist-32-64-1024", MNIST, 3_274_634),
-    ],
-)
-def test_the_named_networks_have_the_size_of_the_papers(name: str, shape: Shape, parameters: int) -> None:
-    assert count_parameters(made(name, shape)) == parameters
-
-
-@pytest.mark.parametrize("name", CONVOLUTIONAL)
-@pytest.mark.parametrize("shape", [DIGITS, MNIST, CIFAR, (1, 13, 18)])
-@pytest.mark.parametrize("classes", [2, 10])
-def test_every_network_takes_every_shape_to_its_classes(name: str, shape: Shape, classes: int) -> None:
-    model = made(name, shape, classes)
-    assert model(torch.rand(5, *shape)).shape == (5, classes)
-    assert model.training
-
-
-@pytest.mark.parametrize("name", CONVOLUTIONAL)
+@pytest.mark.parametrize("name", ["digits-cnn", "mnist-16-32-100"])
 def test_the_same_seed_gives_the_same_weights_and_the_global_random_state_is_untouched(name: str) -> None:
     torch.manual_seed(99)
     before = torch.get_rng_state()
@@ -111,13 +89,6 @@ def test_the_same_seed_gives_the_same_weights_and_the_global_random_state_is_unt
     two, other = made(name, seed=5).state_dict(), made(name, seed=6).state_dict()
     assert all(torch.equal(one[key], two[key]) for key in one)
     assert any(not torch.equal(one[key], other[key]) for key in one)
-
-
-def test_the_digits_network_normalises_inside() -> None:
-    model = made("digits-cnn")
-    assert isinstance(model, nn.Sequential)
-    assert torch.allclose(model[0](torch.tensor([0.0, 0.3, 1.0])), torch.tensor([-0.3, 0.0, 0.7]) / 0.38)
-    assert {"0.mean", "0.std"} <= set(model.state_dict())
 
 
 @pytest.mark.parametrize("factory", ["linear", "batch_norm"])
@@ -200,10 +171,3 @@ def test_what_cannot_be_used_is_refused_by_its_name(own: str, name: str, told: s
     with pytest.raises(UsageError, match=told) as raised:
         made(full)
     assert str(raised.value).startswith(f"model.name = {full!r}")
-
-
-@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
-@pytest.mark.parametrize("name", CONVOLUTIONAL)
-def test_images_that_are_too_small_are_refused(name: str) -> None:
-    with pytest.raises(UsageError, match=f"model.name = '{name}' cannot"):
-        made(name, (1, 1, 1))

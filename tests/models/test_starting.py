@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sparring.config import ModelSettings
-from sparring.data.torchvision_import import torchvision
 from sparring.errors import SparringError, UsageError
+from sparring.machine.torchvision_import import torchvision
 from sparring.models import build
 from sparring.models.starting import load_checkpoint
 

@@ -49,7 +49,7 @@ def test_batch_norm_sees_the_passes_of_the_method_in_its_order(
 ) -> None:
     batch = batch_where(attacked)
     model, by_hand = network(batch_norm=True), network(batch_norm=True)
-    METHODS[name](passes).loss(model, batch)
+    METHODS[name](passes).loss(model, batch, None)
     expected = pass_inputs(sequence, batch, attacked)
     for one in expected:
         by_hand(one)
@@ -68,7 +68,7 @@ def test_without_batch_norm_single_equals_reference_in_value_logits_and_gradient
     results = []
     for each in passes:
         model = network()
-        loss, logits = METHODS[name](each).loss(model, batch_where(attacked))
+        loss, logits = METHODS[name](each).loss(model, batch_where(attacked), None)
         results.append((loss, logits, *torch.autograd.grad(loss, list(model.parameters()))))
     for reference, single in zip(*results, strict=True):
         torch.testing.assert_close(single, reference, rtol=1e-12, atol=1e-12)
@@ -85,7 +85,7 @@ def test_with_batch_norm_the_loss_is_that_of_the_logits_of_its_passes(
     if passes == "single_pass":
         adv = clean.clone()
         adv[SOME] = by_hand(batch.x_adv[SOME]).detach()
-    loss, logits = METHODS[name](passes).loss(network(batch_norm=True), batch)
+    loss, logits = METHODS[name](passes).loss(network(batch_norm=True), batch, None)
     torch.testing.assert_close(logits, adv)
     assert loss.item() == pytest.approx(expected(batch.labels.numpy(), clean.numpy(), adv.numpy()), abs=1e-11)
 
@@ -131,8 +131,8 @@ def test_each_example_counts_by_its_weight(name: str) -> None:
     alone: list[Array] = []
     for row in range(len(weights)):
         one = Batch(*(part[row : row + 1] for part in (batch.x, batch.x_adv, batch.labels)))
-        alone.append(objective.loss(network(), one)[0].detach().numpy())
-    loss, _ = objective.loss(network(), batch)
+        alone.append(objective.loss(network(), one, None)[0].detach().numpy())
+    loss, _ = objective.loss(network(), batch, None)
     assert loss.item() == pytest.approx(float(np.mean(np.array(alone) * weights.numpy())), abs=1e-11)
 
 

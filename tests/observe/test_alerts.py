@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,11 @@ from prometheus_client.registry import Collector
 
 from sparring.observe.exporter import family
 from sparring.observe.metrics import METRICS
-from tests.observe.test_dashboards import named, samples
+from tests.support.dashboards import named, samples, with_promtool
 from tests.support.states import full_state, heartbeats
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"
-with_promtool = pytest.mark.skipif(
-    shutil.which("promtool") is None, reason="promtool (Debian's prometheus) is not installed"
-)
 
 
 def rules() -> list[dict[str, Any]]:

@@ -57,14 +57,6 @@ def test_every_metric_of_the_table_is_exported_and_nothing_else(full: Samples) -
     assert names == {metric.name for metric in METRICS}
 
 
-def test_names_follow_the_conventions() -> None:
-    assert len({metric.name for metric in METRICS}) == len(METRICS)
-    for metric in METRICS:
-        assert metric.name.startswith("sparring_")
-        assert metric.name.endswith("_total") == (metric.type == "counter")
-        assert metric.help.endswith(".")
-
-
 def test_mean_staleness_is_exact(full: Samples) -> None:
     total, count = value(full, "sparring_staleness_steps_sum"), value(full, "sparring_staleness_steps_count")
     assert (total, count) == (17.0, 10.0)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -9,6 +10,8 @@ from rich.console import Console
 from sparring.observe.report import SUMMARY_KEYS, summary, table
 from sparring.observe.state import RunState
 from tests.support.states import full_state
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.mark.parametrize("state", [RunState(), full_state()])
@@ -62,3 +65,8 @@ def test_the_table_shows_shares_as_percentages_and_gaps_as_dashes() -> None:
         ["ray", "50.0 %", "–", "2"],
     ]
     assert "Results" in text and "robust accuracy" in text
+
+
+def test_every_key_of_a_summary_is_documented() -> None:
+    told = (DOCS / "operations.md").read_text()
+    assert [key for key in SUMMARY_KEYS if f"`{key}`" not in told] == []

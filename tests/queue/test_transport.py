@@ -1,17 +1,12 @@
-"""Leases, shards and fences over real servers: the bundled valkey-server and, where there is one, redis-server."""
+"""Leases, shards and fences over real servers."""
 
 from __future__ import annotations
 
-import shutil
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,28 +16,12 @@ import torch
 from sparring.attacks import PGD
 from sparring.errors import SparringError
 from sparring.queue import transport as module
-from sparring.queue.connection import QueueUnavailable, check_server, connect
 from sparring.queue.messages import Controls, Key, Lease, Missing, Shard, Sizes, Stop, Ticket, WorkerTarget
-from sparring.queue.server import EmbeddedServer, find_server
+from sparring.queue.server import EmbeddedServer
 from sparring.queue.transport import FencedOut, QueueFull, QueueLost, Received, Transport
 from tests.support.waiting import wait_for
 
 MIB = 1 << 20
-
-
-def binary(name: str) -> Path:
-    if name == "valkey":
-        return find_server()
-    found = shutil.which("redis-server")
-    if found is None:
-        pytest.skip("no redis-server on PATH")
-    return Path(found)
-
-
-@pytest.fixture(scope="module", params=["valkey", "redis"])
-def server(request: pytest.FixtureRequest) -> Iterator[EmbeddedServer]:
-    with EmbeddedServer(32 * MIB, binary=binary(request.param)) as started:
-        yield started
 
 
 @pytest.fixture
@@ -480,122 +459,6 @@ def test_an_outage_is_survived() -> None:
         thread.join(20)
         assert lost == [QueueLost] and trainer.open(fence) == fence + 1
     trainer.close()
-
-
-def test_a_server_that_is_down_is_named() -> None:
-    with EmbeddedServer(16 * MIB) as server:
-        client = server.client()
-    down = Transport(client, "run", lease_s=1, timeout_s=0.3)
-    with pytest.raises(QueueUnavailable, match=rf"127\.0\.0\.1:{server.port} .*queue\.redis_url") as caught:
-        down.open()
-    assert server.password not in str(caught.value)
-
-
-@pytest.mark.parametrize("password", [None, "wrong-secret"])
-def test_a_wrong_password_is_not_tried_again(server: EmbeddedServer, password: str | None) -> None:
-    side = Transport(connect(server.url, password, 5), "run", lease_s=1, timeout_s=30)
-    began = time.monotonic()
-    with pytest.raises(QueueUnavailable, match=r"queue\.password_env") as caught:
-        side.open()
-    assert time.monotonic() - began < 5 and "wrong-secret" not in str(caught.value)
-
-
-def test_a_password_in_the_url_is_never_shown() -> None:
-    side = Transport(connect("redis://:hunter2@127.0.0.1:1/0", None, 1), "run", lease_s=1, timeout_s=0.1)
-    with pytest.raises(QueueUnavailable) as caught:
-        side.open()
-    assert "hunter2" not in str(caught.value)
-    with pytest.raises(SparringError, match=r"queue\.redis_url") as refused:
-        connect("http://:hunter2@host", None, 1)
-    assert "hunter2" not in str(refused.value)
-
-
-def test_a_server_that_could_lose_shards_is_refused(server: EmbeddedServer) -> None:
-    with server.client() as client:
-        check_server(client, 16 * MIB)
-        with pytest.raises(SparringError, match=r"maxmemory = 32 MiB .* 64 MiB"):
-            check_server(client, 64 * MIB)
-        client.config_set("maxmemory-policy", "allkeys-lru")
-        try:
-            with pytest.raises(SparringError, match=r"maxmemory-policy = allkeys-lru.*noeviction"):
-                check_server(client, 1)
-        finally:
-            client.config_set("maxmemory-policy", "noeviction")
-
-
-def test_a_user_who_may_not_read_all_keys_is_refused(server: EmbeddedServer) -> None:
-    """SORT_RO's GET may not name keys for it: better said at the start than at the first shard."""
-    with server.client() as client:
-        client.acl_setuser("narrow", enabled=True, passwords=["+word"], keys=["sparring:*"], commands=["+@all"])
-        narrow = redis.Redis.from_url(server.url, username="narrow", password="word")
-        try:
-            with pytest.raises(SparringError, match=r"SORT_RO.*ACL SETUSER NAME ~\*"):
-                check_server(narrow, 1)
-        finally:
-            narrow.close()
-            client.acl_deluser("narrow")
-
-
-def test_an_old_server_is_refused(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    with server.client() as client:
-        info: dict[str, Any] = dict(client.info())
-        info.pop("valkey_version", None)
-        monkeypatch.setattr(client, "info", lambda: {**info, "redis_version": "6.2.1"})
-        with pytest.raises(SparringError, match=r"Redis 6\.2\.1 is too old"):
-            check_server(client, 1)
-
-
-def test_two_servers_run_side_by_side_and_keep_their_passwords(tmp_path: Path) -> None:
-    log = tmp_path / "logs" / "server.log"
-    with EmbeddedServer(16 * MIB, log) as one, EmbeddedServer(16 * MIB) as other:
-        assert one.port != other.port and one.password != other.password and log.exists()
-        for server in (one, other):
-            assert server.alive and server.password not in Path(f"/proc/{server.pid}/cmdline").read_text()
-        with connect(other.url, one.password, 1) as stranger, pytest.raises(redis.AuthenticationError):
-            stranger.ping()
-    assert not one.alive and not other.alive
-    one.stop()
-
-
-def test_a_port_in_use_and_rays_are_refused() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        for bad in (port, 6379):
-            with pytest.raises(SparringError, match=f"port {bad} .*Choose another"):
-                EmbeddedServer(16 * MIB, port=bad)
-
-
-def test_a_binary_that_is_no_server_is_named() -> None:
-    with pytest.raises(SparringError, match="/bin/false did not start"):
-        EmbeddedServer(16 * MIB, binary=Path("/bin/false"))
-
-
-def test_no_server_at_all_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(SparringError, match=r"queue\.redis_url"):
-        find_server()
-
-
-def test_the_server_dies_with_its_parent() -> None:
-    program = (
-        "from sparring.queue.server import EmbeddedServer\nprint(EmbeddedServer(1 << 24).pid, flush=True)\ninput()\n"
-    )
-    with subprocess.Popen([sys.executable, "-c", program], stdin=-1, stdout=-1, text=True) as parent:
-        assert parent.stdout is not None
-        pid = int(parent.stdout.readline())
-        assert running(pid)
-        parent.kill()
-    wait_for("its end", lambda: not running(pid), 5, 0.005)
-
-
-def running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def run(side: Transport) -> str:

@@ -19,8 +19,7 @@ from sparring.errors import NonFinite, Overfitted, UsageError
 from sparring.trainer import averaging, checkpoints
 from sparring.trainer.experiment import build_experiment
 from sparring.trainer.session import Session
-from tests.engines.test_one_process import stopped_at
-from tests.support.runs import small
+from tests.support.runs import small, stopped_at
 from tests.support.shards import shard_of
 
 EMA: dict[str, Any] = {"engine": "sync", "train": {"epochs": 1, "max_steps": 12, "batch_size": 64, "ema": 0.9}}

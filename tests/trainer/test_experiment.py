@@ -16,6 +16,15 @@ from sparring.trainer.experiment import build_experiment
 from tests.support.runs import small, weights_of
 
 NORMALISED = {"data": {"mean": [0.3], "std": 0.5, "holdout": 100}, "model": {"name": "mnist-16-32-100"}}
+HELPED = """
+import torch
+from sparring.models.convolutional import digits_cnn
+from sparring.objectives import Helper, Objective
+
+class Helped(Objective):
+    def helper(self, shape, classes):
+        return {helper}
+"""
 
 
 def test_data_mean_and_std_are_a_part_of_what_is_trained_resumed_and_evaluated(tmp_path: Path) -> None:
@@ -57,3 +66,34 @@ def test_the_training_set_is_that_which_is_left_by_the_holdout() -> None:
     parts = build_experiment(from_tree({"data": {"holdout": 200, "limit": 1000}}))
     assert (len(parts.training), len(parts.heldout)) == (800, 200)
     assert parts.training.batch(torch.arange(3), 0)[0].shape == (3, 1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("helper", "problem"),
+    [
+        ("Helper(digits_cnn(shape, 7))", "gives outputs of shape (1, 7) for one image; (1, 10) is needed"),
+        ("Helper(torch.nn.Linear(3, 10))", "cannot take images of shape (1, 8, 8) (RuntimeError: "),
+        ("1 / 0", "cannot be made (ZeroDivisionError: division by zero)"),
+    ],
+)
+def test_a_helper_network_that_does_not_fit_is_refused(tmp_path: Path, helper: str, problem: str) -> None:
+    objective = tmp_path / "own.py"
+    objective.write_text(HELPED.format(helper=helper))
+    config = from_tree({"objective": {"name": f"{objective}:Helped"}})
+    with pytest.raises(UsageError) as raised:
+        build_experiment(config)
+    assert str(raised.value).startswith(f"objective.name = '{objective}:Helped': its helper network {problem}")
+
+
+def test_a_helper_network_begins_with_weights_of_its_own_that_follow_from_the_seed(tmp_path: Path) -> None:
+    objective = tmp_path / "own.py"
+    objective.write_text(HELPED.format(helper="Helper(digits_cnn(shape, classes), trained=True)"))
+    made = []
+    for seed in (1, 1, 2):
+        before = torch.get_rng_state()
+        tree = {"objective": {"name": f"{objective}:Helped"}, "train": {"seed": seed}}
+        experiment = build_experiment(from_tree(tree))
+        assert torch.equal(torch.get_rng_state(), before) and experiment.helper is not None
+        made += [next(network.parameters()) for network in (experiment.helper.network, experiment.model)]
+    assert torch.equal(made[0], made[2]) and not torch.equal(made[0], made[4])
+    assert not torch.equal(made[0], made[1])

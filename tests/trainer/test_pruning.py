@@ -27,7 +27,7 @@ from sparring.trainer import checkpoints
 from sparring.trainer.experiment import build_experiment
 from sparring.trainer.pruning import attacked_losses, kept_indices
 from sparring.trainer.session import Session
-from tests.engines.ray.test_crashes import epochs_of
+from tests.support.processes import epochs_of
 from tests.support.runs import small, weights_of
 
 METHODS = ("random", "low", "high", "low_high")

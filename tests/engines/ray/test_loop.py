@@ -28,7 +28,7 @@ from sparring.queue.transport import Transport
 from sparring.trainer.experiment import build_experiment
 from sparring.trainer.guards.staleness import Remedies
 from sparring.trainer.session import Session
-from tests.engines.ray.test_crashes import epochs_of
+from tests.support.processes import epochs_of
 from tests.support.runs import small
 from tests.support.shards import shard_of
 

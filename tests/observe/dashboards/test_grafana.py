@@ -1,11 +1,9 @@
-"""The dashboards name what is exported and nothing else, and the files are what the code writes."""
+"""The files are what the code writes, and what Grafana reads."""
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
@@ -17,30 +15,12 @@ from grafana_foundation_sdk.cog import plugins
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard as GrafanaDashboard
 
-from sparring.observe.dashboards import DASHBOARDS, LEFT_OUT, RUNS
-from sparring.observe.dashboards.grafana import SOURCE, dashboard_json, file_name
-from sparring.observe.dashboards.queries import Dashboard, Panel, Query
-from sparring.observe.metrics import METRICS
+from sparring.observe.dashboards import DASHBOARDS
+from sparring.observe.dashboards.grafana import SOURCE, dashboard_json, file_name, write
+from sparring.observe.dashboards.queries import Dashboard
 
-GRAFANA = Path(__file__).parents[2] / "deploy" / "grafana"
+GRAFANA = Path(__file__).parents[3] / "deploy" / "grafana"
 each_dashboard = pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda each: each.uid)
-
-
-def panels() -> Iterator[tuple[Panel, Query]]:
-    for dashboard in DASHBOARDS:
-        for panel in dashboard.panels:
-            for query in panel.queries:
-                yield panel, query
-
-
-def samples() -> set[str]:
-    """Every name that a scrape may hold: of a histogram there are three."""
-    ends = {"histogram": ("_bucket", "_sum", "_count")}
-    return {metric.name + end for metric in METRICS for end in ends.get(metric.type, ("",))}
-
-
-def named(text: str) -> set[str]:
-    return set(re.findall(r"sparring_\w+", text))
 
 
 def written(dashboard: Dashboard) -> dict[str, Any]:
@@ -107,34 +87,7 @@ def test_the_data_source_that_all_ask_is_the_one_that_is_provisioned() -> None:
         assert len(asked) > len(dashboard.panels) and {json.loads(each)["uid"] for each in asked} == {SOURCE["uid"]}
 
 
-def test_every_metric_that_a_query_names_is_exported() -> None:
-    for panel, query in panels():
-        assert named(query.expr) and named(query.expr) <= samples(), panel.title
-    assert named(RUNS) <= samples()
-
-
-def test_every_exported_metric_is_on_a_panel_or_left_out_for_a_reason() -> None:
-    asked = named(RUNS).union(*(named(query.expr) for _, query in panels()))
-    ends = re.compile(r"_(bucket|sum|count)$")
-    names = {metric.name for metric in METRICS}
-    shown = {name if name in names else ends.sub("", name) for name in asked}
-    assert names - shown == set(LEFT_OUT)
-    assert all(LEFT_OUT.values())
-
-
-def test_every_query_asks_for_the_chosen_run_alone() -> None:
-    for panel, query in panels():
-        selectors = re.findall(r"sparring_\w+(\{[^}]*\})?", query.expr)
-        assert selectors and set(selectors) == {'{run="$run"}'}, panel.title
-
-
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (Debian's prometheus) is not installed")
-def test_every_query_parses(tmp_path: Path) -> None:
-    rules = [
-        {"record": f"panel:{number}", "expr": query.expr.replace("$__rate_interval", "1m")}
-        for number, (_, query) in enumerate(panels())
-    ]
-    path = tmp_path / "rules.yml"
-    path.write_text(json.dumps({"groups": [{"name": "panels", "rules": rules}]}))
-    told = subprocess.run(["promtool", "check", "rules", path], capture_output=True, text=True, timeout=60)
-    assert told.returncode == 0 and f"{len(rules)} rules found" in told.stdout, told.stderr
+def test_writing_makes_one_file_a_dashboard_and_the_folder(tmp_path: Path) -> None:
+    write(tmp_path / "made" / "here")
+    found = {path.name: path.read_text() for path in (tmp_path / "made" / "here").iterdir()}
+    assert found == {file_name(dashboard): dashboard_json(dashboard) for dashboard in DASHBOARDS}

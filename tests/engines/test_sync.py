@@ -1,4 +1,4 @@
-"""The engines of one process: what a stop in the middle and a resume leave unchanged."""
+"""Synchronous training: a stop in the middle and a resume change nothing, and a run says what became of it."""
 
 from __future__ import annotations
 
@@ -11,62 +11,26 @@ from sparring.commands import train as training
 from sparring.commands.train import train
 from sparring.config import config_of
 from sparring.errors import SparringError
-from sparring.observe.state import RunState
 from sparring.runs import Run
 from sparring.trainer import checkpoints
-from tests.support.runs import small, weights_of
+from tests.support.runs import assert_a_resume_changes_nothing, small, stopped_at
 
 FEW: dict[str, Any] = {"data": {"limit": 256}, "train": {"epochs": 3}}  # 4 steps an epoch
-ENGINES: list[dict[str, Any]] = [
-    {"engine": "sync"},
-    {"engine": "sync", "allocator": {"name": "bullettrain"}, "objective": {"name": "trades"}},
-    {"engine": "simulated", "simulated": {"staleness": 3}, "allocator": {"name": "bullettrain"}},
-    {"engine": "simulated", "simulated": {"staleness": 3, "exchange": True}},
-    {"engine": "sync", "attack": {"name": "fgsm-rs", "start": "previous"}, "train": {"shards_per_step": 2}},
-    {"engine": "simulated", "simulated": {"staleness": 2}, "attack": {"name": "fgsm", "start": "previous"}},
-    {"engine": "sync", "attack": {"start": "last"}, **FEW, "allocator": {"name": "bullettrain"}},
-    {"engine": "simulated", "simulated": {"staleness": 2}, "attack": {"start": "last"}, **FEW},
-    {"engine": "sync", "attack": {"name": "fgsm"}, "train": {"replays": 4, "epochs": 4}},
-    {"engine": "sync", "objective": {"awp_gamma": 0.01}, "attack": {"name": "n-fgsm"}},
-    {
-        "engine": "simulated",
-        "simulated": {"staleness": 3, "exchange": True},
-        "attack": {"name": "augmix"},
-        "objective": {"name": "augmix"},
-        "allocator": {"name": "bullettrain", "robust_steps": 0},
-    },
+RUNS: list[dict[str, Any]] = [
+    {},
+    {"allocator": {"name": "bullettrain"}, "objective": {"name": "trades"}},
+    {"attack": {"name": "fgsm-rs", "start": "previous"}, "train": {"shards_per_step": 2}},
+    {"attack": {"start": "last"}, **FEW, "allocator": {"name": "bullettrain"}},
+    {"attack": {"name": "fgsm"}, "train": {"replays": 4, "epochs": 4}},
+    {"objective": {"awp_gamma": 0.01}, "attack": {"name": "n-fgsm"}},
 ]
 
 
-def stopped_at(step: int, root: Path, **groups: Any) -> Run:
-    """A run that was asked to stop once it had made `step` steps."""
-    runs: list[Run] = []
-    made = 0
-
-    def show(state: RunState, workers: dict[str, dict[str, Any]]) -> None:
-        nonlocal made
-        made = state.step
-        if made >= step:
-            runs[0].request_stop()
-
-    result = train(small(root, **groups), show, runs.append)
-    assert result.phase == "stopped" and made >= step
-    return result.run
-
-
-@pytest.mark.parametrize("groups", ENGINES)
-def test_a_resume_goes_on_to_the_same_weights_and_the_same_staleness(
+@pytest.mark.parametrize("groups", RUNS)
+def test_a_resume_goes_on_to_the_same_weights(
     tmp_path: Path, groups: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sparring.trainer.recorder.REPORT_EVERY_S", 0.0)
-    whole = train(small(tmp_path / "whole", **groups))
-    run = stopped_at(6, tmp_path / "stopped", **groups)
-    path = checkpoints.latest(run.checkpoints)
-    assert path is not None and 6 <= checkpoints.load_state(path).step < 12
-    resumed = training.resume(run.path)
-    assert weights_of(resumed) == weights_of(whole)
-    histograms = [(result.run.read_json("state.json") or {})["staleness"] for result in (whole, resumed)]
-    assert histograms[0] == histograms[1]
+    assert_a_resume_changes_nothing(tmp_path, monkeypatch, engine="sync", **groups)
 
 
 def test_a_damaged_checkpoint_is_found_before_the_run_is_touched(

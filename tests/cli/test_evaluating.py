@@ -1,0 +1,116 @@
+"""The commands that evaluate a run: figures with the number of examples, or one sentence why not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.support.commands import Say
+
+
+def test_evaluate_prints_json_alone_on_standard_output(say: Say, finished: Path) -> None:
+    said = say("evaluate", finished, "--evaluation.samples", "30", "--evaluation.steps", "3", "--json")
+    told = json.loads(said.out)
+    assert said.code == 0 and told["samples"] == 30 and told["attack"].startswith("PGD-3, 1 restart")
+    assert 0 <= told["robust_accuracy"] <= told["clean_accuracy"] <= 1 and told["checkpoint"] == "step-000000003"
+    assert json.loads((finished / "evaluation.json").read_text()) == told
+
+
+def test_evaluate_shows_a_table_with_the_number_of_examples(say: Say, finished: Path) -> None:
+    said = say("evaluate", finished)
+    assert said.code == 0 and "robust accuracy" in said.out and "samples" in said.out and "50" in said.out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ["--attack.epsilon", "0.01"],
+            "--attack.epsilon cannot change here: it is not about how the model is evaluated",
+        ),
+        (["--best"], "has no best (train.evaluate_every_epochs was 0?) checkpoint"),
+    ],
+)
+def test_evaluate_refuses_what_is_not_about_evaluating(say: Say, finished: Path, words: list[str], told: str) -> None:
+    said = say("evaluate", finished, *words)
+    assert said.code in (1, 2) and told in said.complaint
+
+
+def test_a_run_without_a_checkpoint_cannot_be_evaluated(say: Say, finished: Path) -> None:
+    shutil.rmtree(finished / "checkpoints")
+    said = say("evaluate", finished)
+    assert said.code == 1 and "has no whole checkpoint; train or resume it first" in said.complaint
+
+
+def test_transfer_prints_the_matrix_with_its_counts(say: Say, finished: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(finished, tmp_path / "other"))
+    words = ["transfer", finished, other, "--evaluation.samples", "20"]
+    said = say(*words, "--json")
+    told = json.loads(said.out)
+    assert said.code == 0 and told["samples"] == 20 and told["names"] == ["finished", "other"]
+    assert told["accuracy"][0][0] == told["accuracy"][0][1], "the same weights"
+    shown = say(*words)
+    assert "20 test examples" in shown.out and "PGD-2" in shown.out and "95 %" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"), [(["finished"], "needs two runs or more"), (["finished", "finished"], "is given twice")]
+)
+def test_transfer_needs_different_runs(say: Say, finished: Path, words: list[str], told: str) -> None:
+    said = say("transfer", *(finished for _ in words))
+    assert said.code == 2 and told in said.complaint
+
+
+def test_transfer_of_other_threats_is_refused(say: Say, finished: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(finished, tmp_path / "other"))
+    config = other / "config.toml"
+    config.write_text(config.read_text().replace("epsilon = 0.2", "epsilon = 0.1"))
+    said = say("transfer", finished, other)
+    assert said.code == 2 and "attack.epsilon = 0.2 in finished and 0.1 in other" in said.complaint
+
+
+def test_curves_keep_their_figures_and_say_the_rule(say: Say, finished: Path) -> None:
+    said = say("curves", finished, "--evaluation.samples", "10", "--evaluation.square_queries", "0")
+    kept = json.loads((finished / "curves.json").read_text())
+    assert said.code == 0 and "10 test examples" in said.out and "sign test" in said.out
+    assert kept["samples"] == 10 and kept["black_box"] is None and len(kept["by_steps"]) == 7
+
+
+def test_curves_refuse_a_picture_that_cannot_be_drawn(say: Say, finished: Path) -> None:
+    said = say("curves", finished, "--plot", "curves.pdf")
+    assert (
+        said.code == 2 and "give the path of a .png file" in said.complaint and not (finished / "curves.json").exists()
+    )
+
+
+def test_corruptions_of_data_without_files_are_refused(say: Say, finished: Path) -> None:
+    said = say("corruptions", finished, "--corruptions.root", ".")
+    assert said.code == 2 and "files exist for cifar10 and cifar100" in said.complaint
+
+
+def test_export_prints_what_it_wrote_and_overwrites_nothing(say: Say, finished: Path, elsewhere: Path) -> None:
+    words = ["export", finished, "--format", "safetensors", "--out", "model.safetensors"]
+    said = say(*words)
+    assert said.code == 0 and said.out == "model.safetensors\n" and (elsewhere / "model.safetensors").is_file()
+    again = say(*words)
+    assert again.code == 2 and "nothing is overwritten" in again.complaint
+    assert say("export", finished, "--format", "onnx").code == 2, "--out is missing"
+
+
+def test_curves_draw_the_picture_that_is_asked_for(say: Say, finished: Path, elsewhere: Path) -> None:
+    pytest.importorskip("matplotlib")
+    words = ["--evaluation.samples", "5", "--evaluation.square_queries", "0", "--plot", "curves.png", "--json"]
+    said = say("curves", finished, *words)
+    assert said.code == 0 and json.loads(said.out)["samples"] == 5 and (elsewhere / "curves.png").is_file()
+
+
+def test_corruptions_show_every_severity_and_the_mean(say: Say, finished: Path) -> None:
+    pytest.importorskip("imagecorruptions")
+    said = say("corruptions", finished, "--evaluation.samples", "4")
+    assert said.code == 0 and "4 test examples, severities 1 to 5 and their mean" in " ".join(said.out.split())
+    found = json.loads((finished / "corruptions.json").read_text())
+    assert all(each["corruption"] in said.out and len(each["accuracy"]) == 5 for each in found["corruptions"])
+    assert f"{100 * found['corrupted_accuracy']:.1f} %" in said.out

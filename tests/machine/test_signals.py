@@ -1,0 +1,40 @@
+"""The first signal asks for a stop in good order, a second Ctrl-C does not wait for it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import pytest
+
+from sparring.machine.signals import stopping_on_signals
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_asks_for_a_stop_and_the_handlers_of_before_come_back(number: signal.Signals) -> None:
+    before, reasons = signal.getsignal(number), list[str]()
+    with stopping_on_signals(reasons.append):
+        signal.raise_signal(number)
+        assert reasons == ["interrupted"]
+    assert signal.getsignal(number) == before
+
+
+def test_a_second_ctrl_c_interrupts_at_once() -> None:
+    before, reasons = signal.getsignal(signal.SIGINT), list[str]()
+    with pytest.raises(KeyboardInterrupt), stopping_on_signals(reasons.append):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+    assert reasons == ["interrupted"] and signal.getsignal(signal.SIGINT) == before
+
+
+def test_another_thread_leaves_the_handlers_alone_as_python_demands() -> None:
+    before, seen = signal.getsignal(signal.SIGINT), list[object]()
+
+    def work() -> None:
+        with stopping_on_signals(lambda reason: None):
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [before]

@@ -1,0 +1,150 @@
+"""A server is reached or refused in one sentence, which names the setting and never the password."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from sparring.config import QueueSettings
+from sparring.errors import SparringError, UsageError
+from sparring.queue.connection import (
+    QueueUnavailable,
+    check_server,
+    connect,
+    describe,
+    password_of,
+    raise_limit,
+    with_retries,
+)
+from sparring.queue.server import EmbeddedServer
+from sparring.queue.transport import Transport
+
+MIB = 1 << 20
+
+
+def test_a_server_that_is_down_is_named() -> None:
+    with EmbeddedServer(16 * MIB) as server:
+        client = server.client()
+    down = Transport(client, "run", lease_s=1, timeout_s=0.3)
+    with pytest.raises(QueueUnavailable, match=rf"127\.0\.0\.1:{server.port} .*queue\.redis_url") as caught:
+        down.open()
+    assert server.password not in str(caught.value)
+
+
+@pytest.mark.parametrize("password", [None, "wrong-secret"])
+def test_a_wrong_password_is_not_tried_again(server: EmbeddedServer, password: str | None) -> None:
+    side = Transport(connect(server.url, password, 5), "run", lease_s=1, timeout_s=30)
+    began = time.monotonic()
+    with pytest.raises(QueueUnavailable, match=r"queue\.password_env") as caught:
+        side.open()
+    assert time.monotonic() - began < 5 and "wrong-secret" not in str(caught.value)
+
+
+def test_a_password_in_the_url_is_never_shown() -> None:
+    side = Transport(connect("redis://:hunter2@127.0.0.1:1/0", None, 1), "run", lease_s=1, timeout_s=0.1)
+    with pytest.raises(QueueUnavailable) as caught:
+        side.open()
+    assert "hunter2" not in str(caught.value)
+    with pytest.raises(SparringError, match=r"queue\.redis_url") as refused:
+        connect("http://:hunter2@host", None, 1)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_server_that_could_lose_shards_is_refused(server: EmbeddedServer) -> None:
+    with server.client() as client:
+        check_server(client, 16 * MIB)
+        with pytest.raises(SparringError, match=r"maxmemory = 32 MiB .* 64 MiB"):
+            check_server(client, 64 * MIB)
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        try:
+            with pytest.raises(SparringError, match=r"maxmemory-policy = allkeys-lru.*noeviction"):
+                check_server(client, 1)
+        finally:
+            client.config_set("maxmemory-policy", "noeviction")
+
+
+def test_a_user_who_may_not_read_all_keys_is_refused(server: EmbeddedServer) -> None:
+    """SORT_RO's GET may not name keys for it: better said at the start than at the first shard."""
+    with server.client() as client:
+        client.acl_setuser("narrow", enabled=True, passwords=["+word"], keys=["sparring:*"], commands=["+@all"])
+        narrow = redis.Redis.from_url(server.url, username="narrow", password="word")
+        try:
+            with pytest.raises(SparringError, match=r"SORT_RO.*ACL SETUSER NAME ~\*"):
+                check_server(narrow, 1)
+        finally:
+            narrow.close()
+            client.acl_deluser("narrow")
+
+
+def test_an_old_server_is_refused(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with server.client() as client:
+        info: dict[str, Any] = dict(client.info())
+        info.pop("valkey_version", None)
+        monkeypatch.setattr(client, "info", lambda: {**info, "redis_version": "6.2.1"})
+        with pytest.raises(SparringError, match=r"Redis 6\.2\.1 is too old"):
+            check_server(client, 1)
+
+
+def test_a_password_comes_from_the_environment_or_else_from_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secret").write_text("from the file\n")
+    settings = QueueSettings(password_env="SPARRING_TEST_PASSWORD", password_file=tmp_path / "secret")
+    assert password_of(settings) == "from the file"
+    monkeypatch.setenv("SPARRING_TEST_PASSWORD", "from the environment")
+    assert password_of(settings) == "from the environment"
+
+
+def test_a_password_file_that_is_absent_or_empty_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"queue\.password_file = .*nowhere.*No such file"):
+        password_of(QueueSettings(password_file=tmp_path / "nowhere"))
+    (tmp_path / "empty").touch()
+    with pytest.raises(UsageError, match=r"queue\.password_file = .*empty is empty"):
+        password_of(QueueSettings(password_file=tmp_path / "empty"))
+
+
+def test_an_operation_is_tried_again_until_the_server_answers_and_its_own_errors_are_not() -> None:
+    client, calls = connect("redis://127.0.0.1:1/0", None, 1), list[int]()
+
+    def answers_at_the_third() -> str:
+        calls.append(1)
+        if len(calls) < 3:
+            raise redis.TimeoutError("no answer")
+        return "answered"
+
+    assert with_retries(client, answers_at_the_third, timeout_s=20) == "answered" and len(calls) == 3
+
+    def fails() -> None:
+        calls.append(1)
+        raise redis.ResponseError("no such command")
+
+    with pytest.raises(redis.ResponseError, match="no such command"):
+        with_retries(client, fails, timeout_s=20)
+    assert len(calls) == 4
+
+
+def test_a_limit_is_raised_where_it_is_too_low_and_never_lowered(server: EmbeddedServer) -> None:
+    def limit(needed_bytes: int) -> int:
+        raise_limit(client, needed_bytes, 5)
+        return int(client.config_get("maxmemory")["maxmemory"])
+
+    with server.client() as client:
+        before = str(client.config_get("maxmemory")["maxmemory"])
+        try:
+            assert [limit(40 * MIB), limit(16 * MIB)] == [40 * MIB, 40 * MIB]
+            client.config_set("maxmemory", 0)
+            assert limit(40 * MIB) == 0, "there was no limit"
+        finally:
+            client.config_set("maxmemory", before)
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [("redis://:hunter2@10.0.0.1:6380/0", "10.0.0.1:6380"), ("unix://:hunter2@/run/redis.sock", "/run/redis.sock")],
+)
+def test_a_server_is_described_by_its_place_alone(url: str, place: str) -> None:
+    assert describe(connect(url, None, 1)) == place

@@ -1,0 +1,34 @@
+"""An error says with which code the command ends, and loses nothing between two processes."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from sparring.errors import NonFinite, Overfitted, RollBack, SparringError, UsageError
+
+EVERY_KIND = (SparringError, UsageError, RollBack, NonFinite, Overfitted)
+
+
+@pytest.mark.parametrize("kind", EVERY_KIND)
+def test_only_a_wrong_request_ends_with_2(kind: type[SparringError]) -> None:
+    assert kind("attack.steps = 0: too few.").exit_code == (2 if kind is UsageError else 1)
+
+
+def test_a_wrong_request_is_a_value_error_to_whoever_calls_from_python() -> None:
+    assert issubclass(UsageError, ValueError) and not issubclass(SparringError, ValueError)
+
+
+@pytest.mark.parametrize("kind", EVERY_KIND)
+def test_an_error_of_another_process_says_the_same_here(kind: type[SparringError]) -> None:
+    error = kind("robust accuracy has fallen to 0.1")
+    error.run = Path("runs/mine")
+    there = pickle.loads(pickle.dumps(error))
+    assert (type(there), str(there), there.run) == (kind, "robust accuracy has fallen to 0.1", Path("runs/mine"))
+
+
+def test_what_it_took_to_notice_overfitting_is_not_lost_either() -> None:
+    there = pickle.loads(pickle.dumps(Overfitted("robust accuracy has fallen", gradients=640)))
+    assert there.gradients == 640 and isinstance(there, RollBack)

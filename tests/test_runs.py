@@ -1,0 +1,122 @@
+"""A run's folder belongs to one run and one process, and whoever reads a file sees the old one or the new one."""
+
+from __future__ import annotations
+
+import json
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sparring.errors import SparringError, UsageError
+from sparring.runs import PACKAGES, Run, create, open_run, write_atomically
+
+HOLD = """
+import sys
+from pathlib import Path
+from sparring.runs import Run
+with Run(Path(sys.argv[1])).owned():
+    print("held", flush=True)
+    input()
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return create(tmp_path / "runs", "mine", "default", 'engine = "sync"\n')
+
+
+@pytest.fixture
+def holder(run: Run) -> Iterator[subprocess.Popen[str]]:
+    """Another process, which holds the run until its input ends."""
+    command = [sys.executable, "-c", HOLD, str(run.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_a_new_run_has_its_configuration_and_what_it_runs_on(run: Run) -> None:
+    assert run.config_file.read_text() == 'engine = "sync"\n'
+    environment = run.read_json("environment.json") or {}
+    assert set(environment["packages"]) == set(PACKAGES) and environment["packages"]["torch"]
+    assert environment["python"].startswith(f"{sys.version_info.major}.{sys.version_info.minor}.")
+    assert environment["cores"] >= 1 and environment["processor"]
+
+
+def test_a_name_that_is_taken_is_refused_and_a_default_name_gets_a_number(run: Run) -> None:
+    with pytest.raises(UsageError, match=r"run\.name = 'mine': .* exists; two runs never share a folder"):
+        create(run.path.parent, "mine", "default", "")
+    names = [create(run.path.parent, None, "mine", "").path.name for _ in range(2)]
+    assert names == ["mine-2", "mine-3"] and run.config_file.read_text() == 'engine = "sync"\n'
+
+
+def test_a_folder_that_cannot_be_made_is_refused_by_its_setting(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SparringError, match=r"run\.root = .*file: cannot make .*file/mine \(Not a directory\)"):
+        create(tmp_path / "file", "mine", "default", "")
+
+
+def test_runs_of_the_same_name_have_different_ids(tmp_path: Path) -> None:
+    ids = {create(tmp_path / root, "mine", "default", "").id for root in ("one", "other")}
+    assert len(ids) == 2 and all(each.startswith("mine-") for each in ids)
+
+
+def test_only_a_folder_with_a_configuration_is_a_run(run: Run, tmp_path: Path) -> None:
+    assert open_run(run.path / ".." / "mine") == run
+    with pytest.raises(UsageError, match=r"is no run folder: it has no config\.toml"):
+        open_run(tmp_path)
+
+
+def test_every_start_and_resume_has_a_greater_fence_than_those_before(run: Run) -> None:
+    assert [run.next_fence(), Run(run.path).next_fence(), run.next_fence()] == [1, 2, 3]
+    assert run.read_json("fence.json") == 3
+
+
+def test_a_run_is_held_by_one_process_until_that_ends_however_it_ends(run: Run, holder: subprocess.Popen[str]) -> None:
+    assert run.is_alive() and (run.path / "lock").read_text() == str(holder.pid)
+    with pytest.raises(UsageError, match="is running already"), run.owned():
+        pass
+    holder.kill()
+    holder.wait()
+    assert not run.is_alive()
+    with run.owned():
+        assert run.is_alive()
+    assert not run.is_alive()
+
+
+def test_a_stop_that_is_asked_for_lasts_until_it_is_taken_back(run: Run) -> None:
+    assert not run.stop_requested()
+    run.request_stop()
+    run.request_stop()
+    assert Run(run.path).stop_requested()
+    run.clear_stop()
+    run.clear_stop()
+    assert not run.stop_requested()
+
+
+def test_a_file_that_is_not_there_reads_as_nothing(run: Run) -> None:
+    assert run.read_json("state.json") is None
+    run.write_json("state.json", {"step": 3})
+    assert run.read_json("state.json") == {"step": 3}
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_file_is_replaced_whole_with_its_mode_and_nothing_beside_it(tmp_path: Path, durable: bool) -> None:
+    path = tmp_path / "connection.json"
+    for text in ("a longer text than the next", "short"):
+        assert write_atomically(path, text, mode=0o600, durable=durable) == path
+    assert path.read_text() == "short" and stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(run: Run) -> None:
+    run.write_json("state.json", {"step": 3})
+    before = sorted(run.path.iterdir())
+    with pytest.raises(UnicodeEncodeError):
+        write_atomically(run.path / "state.json", "\ud800")
+    assert json.loads((run.path / "state.json").read_text()) == {"step": 3}
+    assert sorted(run.path.iterdir()) == before
