@@ -66,7 +66,7 @@ def test_a_new_run_takes_the_file_as_it_is_now_and_an_old_one_keeps_its_text(own
 
 
 def test_a_run_goes_on_without_its_file_and_not_with_a_changed_one(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sparring.trainer.session.STATE_EVERY_S", 0.0)
+    monkeypatch.setattr("sparring.trainer.recorder.REPORT_EVERY_S", 0.0)
     whole, run = train(recipe(own, "whole"), progress=False), stopped(recipe(own, "stopped"))
     own.write_text(NETWORK.format(width=16))
     with pytest.raises(UsageError, match=rf"{own} has changed since the run began"):

@@ -244,7 +244,7 @@ def test_a_run_by_name_is_loaded_without_its_data(tmp_path: Path) -> None:
 def test_a_resume_needs_the_objects_and_reaches_the_same_weights_with_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sparring.trainer.session.STATE_EVERY_S", 0.0)
+    monkeypatch.setattr("sparring.trainer.recorder.REPORT_EVERY_S", 0.0)
     objects: dict[str, Any] = {"train_data": arrays("train"), "test_data": arrays("test")}
     whole = train(small(tmp_path / "whole", **SYNC), model=network(), **objects, progress=False)
     run = stopped_at_once(small(tmp_path / "stopped", **SYNC), model=network(), **objects)
