@@ -80,7 +80,7 @@ def test_root_is_passed_to_what_takes_it(own: str) -> None:
     shades = [given(f"{own}:Rooted", split, root="/ab").images(torch.tensor([0])) for split in SPLITS]
     assert [int(shade.float().mean()) for shade in shades] == [3, 103]
     assert len(given(f"{own}:arrays", root="/ab")) == 12
-    with pytest.raises(UsageError, match=r"data\.options\.root is missing: set it; Rooted takes root"):
+    with pytest.raises(UsageError, match=r"data\.options\.root is missing. Set it; Rooted takes root"):
         given(f"{own}:Rooted")
 
 
@@ -89,7 +89,7 @@ def test_root_is_passed_to_what_takes_it(own: str) -> None:
     [
         ("no_split", {}, "takes no argument `split`: it is called with split='train' and with split='test'"),
         ("arrays", {"size": 3}, "data.options.size = 3: no such option; arrays takes count = 12"),
-        ("arrays", {"split": "train"}, "data.options.split = 'train': the run passes split already"),
+        ("arrays", {"split": "train"}, "data.options.split = 'train': the run already passes split"),
         ("refused", {}, "data.name: refused refuses its arguments: size must be even"),
         ("nothing", {}, "a NoneType is no data"),
         ("array", {}, "mydata.py has no 'array'; the nearest is arrays"),
