@@ -193,7 +193,7 @@ class Attack:
             )
         for name, count in (("steps", self.steps), ("restarts", self.restarts)):
             if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-                raise ValueError(f"{name} = {count!r}: a whole number from 1 on is needed.")
+                raise ValueError(f"{name} = {count!r}: an integer of at least 1 is needed.")
         if self.step_size is not None and not (_is_number(self.step_size) and self.step_size >= 0):
             raise ValueError(f"step_size = {self.step_size!r}: a number from 0 on is needed, or None for the default.")
         if self.start not in get_args(Start):

@@ -16,7 +16,7 @@ from typing import Any
 
 import ray
 
-from sparring.config import MOST_WORKERS, Config, to_toml, with_workers
+from sparring.config import MAX_WORKERS, Config, to_toml, with_workers
 from sparring.engines import Outcome
 from sparring.engines.ray.nodes import ask_for_nodes, let_nodes_go, share_of
 from sparring.engines.ray.passed import passed
@@ -291,7 +291,7 @@ class Driver:
                 num_cpus=STORE_CPUS,
                 resources=share_of(self.config.trainer.resource),
                 max_restarts=-1,
-                max_concurrency=1000 + MOST_WORKERS,
+                max_concurrency=1000 + MAX_WORKERS,
             )
             .remote(kept_snapshots(self.config))
         )
