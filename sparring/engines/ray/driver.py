@@ -26,7 +26,6 @@ from sparring.engines.ray.trainer import Trainer
 from sparring.engines.ray.worker import Worker
 from sparring.errors import SparringError, UsageError
 from sparring.machine.signals import stopping_on_signals
-from sparring.models.arrays import size_bytes
 from sparring.observe.state import Report, RunState
 from sparring.queue.connection import check_server, connect, raise_limit
 from sparring.queue.messages import WorkerTarget
@@ -93,7 +92,7 @@ class Driver:
         self.transport = Transport(self.client, run.id, lease_s=settings.lease_s, timeout_s=settings.timeout_s)
         # Known by name: an actor whose arguments hold a handle could not be restarted once the handle is gone.
         self.store_name = f"sparring-snapshots-{run.id}"
-        self.store = self._store() if through_object_store(config, size_bytes(experiment.model)) else None
+        self.store = self._store() if through_object_store(config, experiment.snapshot_bytes) else None
         transport = self.transport
         self.pool = Pool(self._worker, transport.drop_worker, transport.request_stop, transport.forget_worker)
         self.interrupted = False
