@@ -28,10 +28,13 @@ def attacked(
     """See `Attack.__call__`."""
     require_batch(model, images, labels)
     require_ball(attack, images)
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise ValueError(f"generator is a {type(generator).__name__}: a torch.Generator is needed, or None.")
     if generator is None:
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
     with torch.inference_mode(False), torch.enable_grad(), frozen(model):
         x, y = images.detach().clone(), labels.clone()  # a tensor made in inference mode cannot be in a graph
+        _require_classes(model, x, y)
         delta = perturb(model, x, y, attack, generator).to(images.dtype)
         result = delta if return_delta else perturbed(x, delta)
     return result.detach()
@@ -79,6 +82,22 @@ def _require_values(images: Tensor, labels: Tensor) -> None:
         )
     if int(labels.min()) < 0:  # cross_entropy ignores -100: such an example would not be attacked
         raise ValueError(f"labels: the smallest is {int(labels.min())}; class numbers begin at 0.")
+
+
+def _require_classes(model: nn.Module, x: Tensor, labels: Tensor) -> None:
+    """Check on the first image that the model takes such images and tells all classes of the labels apart."""
+    try:
+        with torch.no_grad():
+            logits = model(x[:1])
+    except Exception as error:  # whatever the user's own code raises
+        raise ValueError(
+            f"images: model cannot take {x.dtype} images of {tuple(x.shape[1:])} ({type(error).__name__}: {error})."
+        ) from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 1:
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"model returns {found} for one image: logits of shape (1, classes) are needed.")
+    if int(labels.max()) >= logits.shape[1]:
+        raise ValueError(f"labels: the largest is {int(labels.max())}, but model returns {logits.shape[1]} logits.")
 
 
 def _device_of(model: nn.Module) -> dict[str, torch.device]:

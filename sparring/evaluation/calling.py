@@ -27,10 +27,10 @@ def evaluate(
     attack: str | Attack = "pgd",
     epsilon: float | None = None,
     *,
-    norm: str = "linf",
-    steps: int = STEPS,
+    norm: str | None = None,
+    steps: int | None = None,
     step_size: float | None = None,
-    restarts: int = RESTARTS,
+    restarts: int | None = None,
     samples: int | None = None,
     classes: int | None = None,
     batch_size: int = 500,
@@ -45,8 +45,9 @@ def evaluate(
             evaluated in eval mode on its device and restored afterwards.
         data: a torch Dataset or DataLoader of (image, label), or a pair (images, labels); images uint8 or in [0, 1].
         attack: "pgd", "autoattack" (Croce & Hein 2020, with its own steps and restarts), or an Attack.
-        epsilon: radius of the ball in pixel intensities, such as 8/255. An Attack has its own radius.
-        norm: "linf" or "l2". steps, step_size, restarts: of PGD; the step size is 2.5·ε/steps by default.
+        epsilon: radius of the ball in pixel intensities, such as 8/255.
+        norm: "linf" (default) or "l2". steps (50), step_size (2.5·ε/steps), restarts (3): of "pgd". An Attack has its
+            own epsilon, norm and steps; what it would ignore is refused.
         samples: evaluate only the first `samples` examples; by default all. classes: by default as the data declare.
         per_example: also return the result of each example, in `Evaluation.verdicts`.
         progress: called with a sentence about the progress.
@@ -57,9 +58,11 @@ def evaluate(
     declared = wrap(data, "data", classes)
     outputs = outputs_of(model, scaled(declared.images(torch.arange(1))), declared.classes)
     dataset = wrap(data, "data", outputs if classes is None else classes)
-    threat = _threat(attack, epsilon, norm, steps, step_size, restarts)
+    threat = _threat(attack, epsilon, norm, {"steps": steps, "step_size": step_size, "restarts": restarts})
     _require_possible(threat, dataset, by_autoattack=attack == "autoattack")
     _require_count("batch_size", batch_size)
+    if not isinstance(seed, int):
+        raise ValueError(f"seed = {seed!r}: an integer is needed.")
     if samples is not None:
         _require_count("samples", samples)
     how: dict[str, Any] = {"samples": samples, "batch_size": batch_size, "seed": seed}
@@ -71,18 +74,22 @@ def evaluate(
     return found if per_example else found.without_verdicts()
 
 
-def _threat(
-    attack: str | Attack, epsilon: float | None, norm: str, steps: int, step_size: float | None, restarts: int
-) -> Attack:
+def _threat(attack: str | Attack, epsilon: float | None, norm: str | None, pgd: dict[str, Any]) -> Attack:
+    """The attack whose ball is evaluated. pgd: arguments that are for attack="pgd" alone."""
+    pgd = {name: value for name, value in pgd.items() if value is not None}
     if isinstance(attack, Attack):
-        if epsilon is not None:
-            raise ValueError(f"epsilon = {epsilon}: the attack has its own, {attack.epsilon}. Give one of the two.")
+        given = {name: value for name, value in {"epsilon": epsilon, "norm": norm, **pgd}.items() if value is not None}
+        for name, value in given.items():
+            raise ValueError(f"{name} = {value!r}: the attack has its own. Set it there, or give attack='pgd'.")
         return attack
     if attack not in ("pgd", "autoattack"):
         raise ValueError(f"attack = {attack!r}: it must be 'pgd', 'autoattack', or a sparring.attacks.Attack.")
+    if attack == "autoattack":
+        for name, value in pgd.items():
+            raise ValueError(f"{name} = {value!r}: AutoAttack has its own. Leave it out, or give attack='pgd'.")
     if epsilon is None:
         raise ValueError("epsilon is missing: the radius of the ball in pixel intensities, such as 8/255.")
-    return PGD(epsilon, norm=norm, steps=steps, step_size=step_size, restarts=restarts)
+    return PGD(epsilon, norm=norm or "linf", **{"steps": STEPS, "restarts": RESTARTS, **pgd})
 
 
 def _require_possible(threat: Attack, dataset: Dataset, *, by_autoattack: bool) -> None:

@@ -173,3 +173,23 @@ def test_a_refused_call_changes_nothing() -> None:
     with pytest.raises(ValueError, match="images are in"):
         PGD(0.1)(model, 2 * X, Y)
     assert equal(state_of(model), before) and torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_label_that_the_model_has_no_logit_for_is_refused() -> None:
+    model, (x, y) = small_network(), images()
+    y[-1] = 10
+    with pytest.raises(ValueError, match="labels: the largest is 10, but model returns 10 logits"):
+        PGD(0.2)(model, x, y)
+
+
+def test_images_that_the_model_cannot_take_are_refused() -> None:
+    model, (x, y) = small_network(), images()
+    for wrong, what in ((x.double(), "torch.float64"), (x[..., 1:], "torch.float32")):
+        with pytest.raises(ValueError, match=f"images: model cannot take {what} images of "):
+            PGD(0.2)(model, wrong, y)
+
+
+def test_a_generator_is_a_generator() -> None:
+    model, (x, y) = small_network(), images()
+    with pytest.raises(ValueError, match="generator is a int"):
+        PGD(0.2)(model, x, y, generator=0)  # type: ignore[arg-type]

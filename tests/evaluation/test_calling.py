@@ -19,6 +19,7 @@ from tests.support.digits import half_trained, training_digits
 
 EPSILON, STEPS, RESTARTS, COUNT = 0.1, 4, 2, 60
 HOW: dict[str, Any] = {"epsilon": EPSILON, "steps": STEPS, "restarts": RESTARTS}
+OWN: dict[str, Any] = {"steps": None, "restarts": None}  # AutoAttack has its own
 
 
 class Pictures:
@@ -209,7 +210,11 @@ ONE_CLASS = {
         ({"data": (torch.zeros(0, 1, 8, 8), torch.zeros(0).long())}, "data has no examples"),
         ({"attack": "pdg"}, "attack = 'pdg': it must be 'pgd', 'autoattack', or a sparring.attacks.Attack"),
         ({"attack": PGD}, "attack = <class .*PGD'>: it must be"),
-        ({"attack": PGD(0.1)}, "epsilon = 0.1: the attack has its own, 0.1"),
+        ({"attack": PGD(0.1)}, "epsilon = 0.1: the attack has its own"),
+        ({"attack": PGD(0.1), "epsilon": None, "norm": "l2"}, "norm = 'l2': the attack has its own"),
+        ({"attack": PGD(0.1), "epsilon": None, "steps": 7}, "steps = 7: the attack has its own"),
+        ({"attack": "autoattack", "steps": None, "restarts": 2}, "restarts = 2: AutoAttack has its own"),
+        ({"seed": "a"}, "seed = 'a': an integer is needed"),
         ({"epsilon": None}, "epsilon is missing"),
         ({"epsilon": -0.1}, "epsilon = -0.1"),
         ({"epsilon": 8}, "epsilon = 8: a radius in pixel intensities"),
@@ -224,8 +229,8 @@ ONE_CLASS = {
         ({"batch_size": 0}, "batch_size = 0: an integer of at least 1"),
         ({"classes": 3}, "data: labels range from 0 to 9, and there are 3 classes"),
         ({"classes": 11}, "model returns 10 logits, but data has 11 classes"),
-        ({"attack": "autoattack", **ONE_CLASS}, "attack = 'autoattack' on data of 1 class"),
-        ({"attack": "autoattack", "norm": "l2", **SMALL}, "attack = 'autoattack' with .* 'l2' on images of 4 pixels"),
+        ({"attack": "autoattack", **OWN, **ONE_CLASS}, "attack = 'autoattack' on data of 1 class"),
+        ({"attack": "autoattack", **OWN, "norm": "l2", **SMALL}, "attack = 'autoattack' .* 'l2' on images of 4 pixels"),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused_by_the_arguments_name(
