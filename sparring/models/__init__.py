@@ -107,7 +107,7 @@ def require_logits(named: str, model: nn.Module, shape: Shape, classes: int) -> 
     """Check the model's output by one forward pass on a black image; `named` begins error messages.
 
     Raises:
-        UsageError: the model does not take images of `shape`, or gives no logits of so many classes.
+        UsageError: the model does not take images of `shape`, or its logits do not match the number of classes.
     """
     training = model.training
     try:
