@@ -55,7 +55,7 @@ def labels_outside(folder: Path) -> str:
         (["train", "--attack.epsilom", "0.1"], "--attack.epsilom: no such setting; the nearest is attack.epsilon"),
         (["train", "--worker", "2"], "--worker: no such setting; the nearest is workers"),
         (["explain", "--atack.steps=2"], "--atack.steps: no such setting; the nearest is attack.steps"),
-        (["train", "--epochs"], "--train.epochs true: it is no flag, a value is needed"),
+        (["train", "--epochs"], "--train.epochs true: not a flag, a value is needed"),
         (["train", "--attack.epsilon", "-1"], "attack.epsilon = -1: Input should be greater than 0"),
         (["train", "--workers=-1"], "workers.count = -1: Input should be greater than or equal to 0"),
         (["train", "--engine", "magic"], "engine = 'magic': Input should be 'ray', 'sync', 'ddp' or 'simulated'"),
