@@ -149,6 +149,11 @@ def install(sources: Mapping[str, str]) -> None:
     _installed.update(sources)
 
 
+def forget_installed() -> None:
+    """Use the files on this host again."""
+    _installed.clear()
+
+
 class _Unresolved(Exception):
     """Why a name cannot be resolved. Its cause is the exception of the import."""
 

@@ -147,20 +147,44 @@ def create(root: Path, name: str | None, default_name: str, config: str) -> Run:
     try:
         path.mkdir(parents=True)
     except FileExistsError as error:
-        raise UsageError(
-            f"run.name = {name!r}: {path} exists, and two runs never share a folder. Choose another run.name, or "
-            f"continue that run: `sparring resume {path}`."
-        ) from error
+        raise _taken(name, path) from error
     except OSError as error:
-        raise SparringError(
-            f"run.root = {root}: cannot create {path} ({error.strerror}). Set run.root to a folder that you may write "
-            f"to."
-        ) from error
+        raise _cannot_make(root, path, error.strerror) from error
     run = Run(path)
     run.write_json("id.json", secrets.token_hex(4))
     run.write_json("environment.json", environment())
     write_atomically(run.config_file, config)
     return run
+
+
+def require_new(root: Path, name: str | None) -> None:
+    """Refuse a run folder that `create` could not make; nothing is made.
+
+    Raises:
+        UsageError: the folder `name` exists.
+        SparringError: there is no folder to make it in.
+    """
+    path = (root.expanduser() / (name or "run")).resolve()
+    if name is not None and path.exists():
+        raise _taken(name, path)
+    above = next(each for each in path.parents if each.exists())
+    if not above.is_dir():
+        raise _cannot_make(root, path, f"{above} is no folder")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise _cannot_make(root, path, f"{above} may not be written to")
+
+
+def _taken(name: str | None, path: Path) -> UsageError:
+    return UsageError(
+        f"run.name = {name!r}: {path} exists, and two runs never share a folder. Choose another run.name, or "
+        f"continue that run: `sparring resume {path}`."
+    )
+
+
+def _cannot_make(root: Path, path: Path, why: str | None) -> SparringError:
+    return SparringError(
+        f"run.root = {root}: cannot create {path} ({why}). Set run.root to a folder that you may write to."
+    )
 
 
 def open_run(path: Path) -> Run:

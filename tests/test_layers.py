@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -73,6 +74,13 @@ def test_every_module_has_a_test_file_that_mirrors_it() -> None:
 
     bare = [name for name, path in modules("sparring") if path.name != "__init__.py" and not mirror(path).exists()]
     assert bare == []
+
+
+def test_architecture_page_names_every_module() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    named = set(re.findall(r"^\| `([\w/]+\.py)` \|", page, re.MULTILINE))
+    there = {str(path.relative_to(ROOT / "sparring")) for _, path in modules("sparring")}
+    assert named == {name for name in there if not Path(name).name.startswith("__")}
 
 
 def test_no_test_module_imports_another() -> None:

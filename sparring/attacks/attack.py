@@ -116,7 +116,8 @@ class Attack:
     def step(self, delta: Tensor, gradient: Tensor, step_size: Tensor, state: State) -> Tensor:
         """δ after one ascent step, before the projection.
 
-        delta, gradient: [N, C, H, W]; step_size: float32 [N]; state: see `state`, changed in place.
+        delta, gradient: [N, C, H, W]; step_size: float32 [N]; state: see `state`, changed in place. Use these
+        alone: in slots examples of several ε share a step, and `epsilon` is that of one of them.
         """
         return ascend(delta, gradient, self.norm, step_size)
 

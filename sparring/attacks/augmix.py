@@ -36,6 +36,10 @@ class AugMix:
         """The same, because AugMix has no ε."""
         return self
 
+    def as_recorded(self, record: AttackRecord) -> AugMix:
+        """What a shard was made with: this."""
+        return self
+
     def views(self, images: Tensor, *, seed: int, epoch: int, indices: Tensor) -> Tensor:
         """uint8 [2, N, C, H, W]: two views of each image.
 

@@ -8,15 +8,19 @@ from sparring.commands.combinations import check_combinations
 from sparring.commands.live import require_passed
 from sparring.config import Config, check_staleness, trainer_attacks
 from sparring.errors import UsageError
+from sparring.evaluation.autoattack import require_autoattack
+from sparring.machine.devices import device_for
 from sparring.models.forward import require_compiler
 from sparring.models.starting import start_from
 from sparring.observe.discovery import require_folder
 from sparring.observe.trackers import require_trackers
+from sparring.runs import require_new
 from sparring.trainer.experiment import NOTHING_PASSED, Experiment, Live, build_experiment
 
 
 def check(config: Config, live: Live = NOTHING_PASSED, *, starts: bool) -> Experiment:
-    """Refuse what cannot work: combinations of settings, staleness, data (the test set too), model, GPUs, compiler.
+    """Refuse what cannot work: combinations of settings, devices, packages, data (the test set too), model, evaluation,
+    staleness, workers, the queue's server.
 
     Where the run `starts`, the model has the weights that it starts from; where it goes on, they are not asked for.
 
@@ -28,34 +32,73 @@ def check(config: Config, live: Live = NOTHING_PASSED, *, starts: bool) -> Exper
     require_folder(config.metrics.file_sd)
     require_trackers(config.metrics.trackers)
     if config.engine == "ray":
-        if config.workers.count == 0 and not trainer_attacks(config):
-            raise UsageError(
-                f"workers.count = 0 with staleness.trainer_attacks = {config.staleness.trainer_attacks!r}"
-                f"{' and staleness.lockstep' if config.staleness.lockstep else ''}: nobody would attack. Start at "
-                f"least one worker, or set staleness.trainer_attacks to 'always'."
-            )
-
+        _check_workers(config)
         check_staleness(config.staleness)
         check_resources(config)
+    _check_device(config)
     if config.model.compile:
         require_compiler()
     experiment = build_experiment(config, live)
-    _require_one_shape(config, experiment)
+    _check_evaluation(experiment)
+    if config.engine == "ray":
+        _check_cluster(experiment)
+    training = experiment.training
     if starts and live.model is None:
-        start_from(
-            config.model, experiment.model, experiment.training.shape, experiment.training.classes, config.train.seed
-        )
+        start_from(config.model, experiment.model, training.shape, training.classes, config.train.seed)
     return experiment
 
 
-def _require_one_shape(config: Config, experiment: Experiment) -> None:
-    """Read the test set too, whose images the model must take as well."""
-    training, test = experiment.training.shape, experiment.test().shape
-    if test != training:
+def require_new_folder(config: Config) -> None:
+    """Refuse a run folder that exists or cannot be made.
+
+    Raises:
+        SparringError: with the folder and the remedy.
+    """
+    require_new(config.run.root, config.run.name)
+
+
+def _check_workers(config: Config) -> None:
+    """Somebody must attack."""
+    if config.workers.count == 0 and not trainer_attacks(config):
         raise UsageError(
-            f"data.name = {config.data.name!r}: test images are {test} and training images {training} (C, H, W). Bring "
-            f"them to one size, as data.size does."
+            f"workers.count = 0 with staleness.trainer_attacks = {config.staleness.trainer_attacks!r}"
+            f"{' and staleness.lockstep' if config.staleness.lockstep else ''}: nobody would attack. Start at "
+            f"least one worker, or set staleness.trainer_attacks to 'always'."
         )
+
+
+def _check_device(config: Config) -> None:
+    """The trainer's device, where this machine has it; each rank of a data-parallel run needs a GPU of its own."""
+    if config.engine == "ray" and config.ray.address != "local":
+        return
+    reserved = config.trainer.num_gpus if config.engine == "ray" else float(torch.cuda.is_available())
+    device, there = device_for(config.trainer.device, reserved), torch.cuda.device_count()
+    if config.engine == "ddp" and device.type == "cuda" and config.ddp.ranks > there:
+        raise UsageError(
+            f"ddp.ranks = {config.ddp.ranks} with trainer.device = {config.trainer.device!r}: each rank needs a GPU, "
+            f"this machine has {there}. Set ddp.ranks to at most {there}, or trainer.device to 'cpu'."
+        )
+
+
+def _check_evaluation(experiment: Experiment) -> None:
+    """The test set can be read, has the training images' shape and can be attacked as the run's end will attack it."""
+    test, training = experiment.test(), experiment.training.shape
+    if test.shape != training:
+        raise UsageError(
+            f"data.name = {experiment.config.data.name!r}: test images are {test.shape} and training images {training} "
+            f"(C, H, W). Bring them to one size, as data.size does."
+        )
+    if experiment.config.evaluation.attack == "autoattack":
+        require_autoattack(test.shape, experiment.threat.norm, test.classes)
+
+
+def _check_cluster(experiment: Experiment) -> None:
+    """Ray can be started here, and the queue's server holds what the run puts into it."""
+    from sparring.engines.ray.driver import require_no_ray  # other engines need neither Ray nor Redis
+    from sparring.queue.opening import require_queue
+
+    require_no_ray()
+    require_queue(experiment.config, experiment.training.shape, experiment.snapshot_bytes)
 
 
 def check_resources(config: Config) -> None:

@@ -190,8 +190,8 @@ def _redis(config: Config) -> Found:
 
 
 def _server(config: Config) -> Found:
-    from sparring.engines.ray.driver import open_queue
     from sparring.queue.connection import check_server, connect, describe, password_of
+    from sparring.queue.opening import open_queue
 
     settings = config.queue
     if settings.redis_url is not None:  # checked first, with a shorter timeout than a run has
@@ -210,14 +210,13 @@ def _server(config: Config) -> Found:
 
 def _sizes(config: Config) -> tuple[tuple[int, int, int], int]:
     """Shape of an image and bytes of the weights. Without data a single pixel, so that the server is still checked."""
-    from sparring.models.arrays import size_bytes
     from sparring.trainer.experiment import build_experiment
 
     try:
         experiment = build_experiment(config)
     except SparringError:
         return (1, 1, 1), 0
-    return experiment.training.shape, size_bytes(experiment.model)
+    return experiment.training.shape, experiment.snapshot_bytes
 
 
 def _port(config: Config) -> Found:

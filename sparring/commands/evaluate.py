@@ -104,9 +104,11 @@ def load_model(
         model: a network like the one that the run was started with, where that was passed from Python.
 
     Raises:
-        UsageError: it is no run, or its model was passed from Python and is not passed here.
+        UsageError: it is no run, has no such weights, or its model was passed from Python and is not passed here.
         SparringError: there is no such checkpoint, or it is damaged or of another network.
     """
+    if weights not in ("plain", "ema"):
+        raise UsageError(f"weights = {weights!r}: it must be 'plain' or 'ema'.")
     opened = open_run(Path(run))
     config, path = config_of(opened), checkpoint_of(opened, best)
     require_passed(config, Live(model), data=False)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+import torch
 from torch import nn
 
 from sparring.config import Config, overridden
-from sparring.data import Dataset, prepared, wrap
+from sparring.data import prepared, scaled, wrap
 from sparring.errors import UsageError
+from sparring.models.outputs import outputs_of
 from sparring.trainer.experiment import Live
 
 PREFIX = "python:"  # how a run records that an object was passed: what it is called follows
@@ -27,13 +27,17 @@ def live_objects(model: nn.Module | None, train_data: object, test_data: object,
         raise UsageError(f"{missing} is missing: data are passed for training and for testing, or not at all.")
     if train_data is None:
         return Live(model)
-    training = wrap(train_data, "train_data")
-    return Live(model, _set(training, config, "train"), _set(wrap(test_data, "test_data", training.classes), config))
+    classes = _classes(model, train_data, config)
+    training = prepared(wrap(train_data, "train_data", classes), config.data, "train")
+    return Live(model, training, prepared(wrap(test_data, "test_data", classes), config.data, "test"))
 
 
-def _set(data: Dataset, config: Config, split: Any = "test") -> Dataset:
-    """Of the size and the number of examples that the settings ask for."""
-    return prepared(data, config.data, split)
+def _classes(model: nn.Module | None, train_data: object, config: Config) -> int:
+    """Those that the model tells apart: of a few examples the last classes may be missing."""
+    training = prepared(wrap(train_data, "train_data"), config.data, "train")
+    if model is None:
+        return training.classes
+    return outputs_of(model, scaled(training.images(torch.arange(1))), training.classes)
 
 
 def recorded(config: Config, live: Live, model: object, data: object) -> Config:

@@ -13,7 +13,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from sparring.commands.checks import check
+from sparring import plugins
+from sparring.commands.checks import check, require_new_folder
 from sparring.commands.evaluate import load_model
 from sparring.commands.live import live_objects, recorded, require_passed
 from sparring.commands.sources import record_sources, require_same_sources, sources_of
@@ -35,7 +36,6 @@ from sparring.errors import RollBack, SparringError, UsageError
 from sparring.machine.logs import to_file
 from sparring.machine.memory import keep_freed_memory
 from sparring.machine.signals import stopping_on_signals
-from sparring.models.arrays import size_bytes
 from sparring.models.starting import not_fresh
 from sparring.observe.discovery import announced, reachable
 from sparring.observe.exporter import Exporter
@@ -44,8 +44,10 @@ from sparring.observe.report import summary
 from sparring.observe.state import Heartbeats, Report, RunState
 from sparring.runs import Run, open_run, write_atomically
 from sparring.trainer import checkpoints
+from sparring.trainer.evaluating import evaluate_on_test
 from sparring.trainer.experiment import Experiment, Live, build_experiment
 from sparring.trainer.session import Session
+from sparring.trainer.training_state import keep_frozen
 
 log = logging.getLogger(__name__)
 STATE_FILE_EVERY_S = 1.0
@@ -141,6 +143,8 @@ def train(
     elif overrides:
         config = overridden(config, changes_of(overrides))
     config = with_absolute_paths(config)
+    plugins.forget_installed()
+    require_new_folder(config)
     live = live_objects(model, train_data, test_data, config)
     made = recorded(config, live, model, train_data)
     with _shown(made.data.name, show, progress) as report:
@@ -160,8 +164,10 @@ def _shown(title: str, show: Report | None, progress: bool) -> Iterator[Report |
 
 def make_run(config: Config) -> Run:
     """A run folder for a background process to train in; what can be found wrong is found now."""
+    config = with_absolute_paths(config)
+    require_new_folder(config)
     check(config, starts=True)
-    return new_run(with_absolute_paths(config))
+    return new_run(config)
 
 
 def attend(run: Run) -> Result:
@@ -237,10 +243,9 @@ def _execute(
         queue = None
         if config.engine == "ray":
             from sparring.engines.ray import driver as ray_engine
+            from sparring.queue.opening import open_queue
 
-            queue = stack.enter_context(
-                ray_engine.open_queue(config, experiment.training.shape, size_bytes(experiment.model))
-            )
+            queue = stack.enter_context(open_queue(config, experiment.training.shape, experiment.snapshot_bytes))
         exporter = None
         if config.metrics.enabled:
             exporter = stack.enter_context(Exporter(config.metrics.bind, config.metrics.port, latest.read))
@@ -255,6 +260,7 @@ def _execute(
         if starts and (not_fresh(config.model) or live.model is not None):
             run.initial.mkdir()
             checkpoints.save_weights(run.initial, experiment.model)
+        keep_frozen(run, experiment.helper)
         if exporter is not None:
             address = reachable(config.metrics.bind, exporter.port)
             run.write_json("metrics.json", {"url": f"http://{address}/metrics"})
@@ -314,7 +320,7 @@ def _in_this_process(config: Config, run: Run, experiment: Experiment, latest: L
             session.report_soon()
 
         try:
-            evaluation = session.evaluate(progress)
+            evaluation = evaluate_on_test(session.learner, progress)
         except _StoppedEvaluating:
             return Outcome(session.stop_reason or "stopped", session.state)
         return Outcome(phase, session.state, evaluation)

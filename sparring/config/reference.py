@@ -29,7 +29,7 @@ def _lines(model: type[BaseModel], prefix: str) -> Iterator[str]:
         extra = field.json_schema_extra
         unit = extra.get("unit", "") if isinstance(extra, dict) else ""
         alias = f" (or `--{short[prefix + name]}`)" if prefix + name in short else ""
-        meaning = " ".join((field.description or "").split())
+        meaning = " ".join((field.description or "").split()).replace("|", r"\|")
         yield f"| `{prefix}{name}`{alias} | {_shown(field.default)} | {unit} | {meaning} |"
     for name, kind in groups:
         yield from _lines(kind, f"{prefix}{name}.")

@@ -345,7 +345,7 @@ class PruningSettings(Settings):
 
 class StalenessSettings(Settings):
     max_staleness: int = setting(4, "steps", ge=0, le=10_000)
-    """The bound: no step trains on a shard staler than this."""
+    """Upper bound on staleness: a shard that is staler is dropped, and its examples are attacked again."""
     depth: int | None = setting(None, "steps", ge=0, le=10_000)
     """Depth d: number of steps whose shards may be outstanding beside the current step. By default the largest value
     at which no shard is dropped: max_staleness − publish_every, at least 0 and at most 3."""

@@ -40,12 +40,12 @@ from sparring.objectives import Batch
 from sparring.queue.messages import Key, Shard
 from sparring.runs import Run
 from sparring.trainer.checkpoints import Checkpoint
-from sparring.trainer.consumed import Consumed, consumed_by
 from sparring.trainer.experiment import Experiment, build_experiment
 from sparring.trainer.learner import Learner
 from sparring.trainer.peers import Objective, Totals
 from sparring.trainer.pruning import Pruner
 from sparring.trainer.session import Session
+from sparring.trainer.steps import Consumed, consumed_by
 from sparring.workers.attackers import produce_all
 from sparring.workers.task import Task
 
@@ -59,27 +59,20 @@ def run(session: Session, experiment: Experiment, resumed: Checkpoint | None) ->
     Raises:
         SparringError: another rank has died or did not answer in time.
     """
-    plan, learner = experiment.plan, session.learner
-    consumed = consumed_by(resumed)
+    learner = session.learner
     with other_ranks(experiment, session.run) as others, others.blamed(), others.joined(learner) as ranks:
-        ranks.begin(learner, consumed)
+        ranks.begin(learner, consumed_by(resumed))
         session.start_clock()  # the start of the ranks is preparation
-        for keys in plan.steps(consumed.epoch, consumed.done):
-            going_on = not session.should_stop() and session.ready_for(keys[0].epoch, consumed.ledger_state())
-            if not ranks.agree(going_on):
-                break
-            shards, batch = ranks.attack(learner, experiment, keys)
+        for step in session.steps(resumed):
+            ranks.agree(True)
+            shards, batch = ranks.attack(learner, experiment, step.keys)
             session.learn(shards, batch)
-            for shard in shards:
-                session.state.consumed(staleness=learner.step - 1 - shard.version)
-            consumed.add(keys)
-            ends = keys[-1].number == plan.shards(keys[0].epoch) - 1
-            session.after_step(consumed.ledger_state(), last_of_epoch=ends)
-    return session.finish(consumed.ledger_state())
+        ranks.agree(False)
+    return session.finish()
 
 
 def follow(run_path: Path, rank: int, rendezvous: Path) -> None:
-    """The same as another rank, which keeps none."""
+    """Train as another rank, which keeps no records, until rank 0 has made its last step."""
     config = config_of(Run(run_path))
     torch.set_num_threads(trainer_threads(config))
     keep_freed_memory()
@@ -90,9 +83,9 @@ def follow(run_path: Path, rank: int, rendezvous: Path) -> None:
     _ready(rendezvous, rank).touch()
     with joined(config, learner, rank, rendezvous) as ranks:
         consumed = ranks.begin(learner)
-        for keys in experiment.plan.steps(consumed.epoch, consumed.done):
-            if not ranks.agree(True):
-                break
+        batches = experiment.plan.steps(consumed.epoch, consumed.done)
+        while ranks.agree(True):
+            keys = next(batches)
             if pruner.undecided is not None and keys[0].epoch >= pruner.undecided:
                 pruner.recall(learner.step)
             _, batch = ranks.attack(learner, experiment, keys)
@@ -119,18 +112,17 @@ class Ranks:
         self._parallel = DistributedDataParallel(_Pass(model))
 
     def begin(self, learner: Learner, consumed: Consumed | None = None) -> Consumed:
-        """Start all from where rank 0 is; DistributedDataParallel has told the weights."""
-        told: list[Any] = [None]
+        """Start all from where rank 0 is; DistributedDataParallel has sent the weights."""
+        sent: list[Any] = [None]
         if self.rank == 0:
-            controls = (learner.robust_share, learner.rate_scale, learner.pgd_until)
-            told = [(learner.step, learner.optimizer.state_dict(), learner.scaler.state_dict(), controls, consumed)]
-        dist.broadcast_object_list(told, src=0)
-        step, optimizer, scaler, controls, begun = told[0]
+            sent = [(learner.step, learner.state(), learner.rate_scale, learner.pgd_until, consumed or Consumed())]
+        dist.broadcast_object_list(sent, src=0)
+        step, state, rate_scale, pgd_until, begun = sent[0]
         if self.rank > 0:
-            learner.restore(step, optimizer, controls[0], scaler)
-            _, learner.rate_scale, learner.pgd_until = controls
-        assert isinstance(begun, Consumed)
-        return begun
+            learner.restore(step, **state)
+            learner.rate_scale, learner.pgd_until = rate_scale, pgd_until
+        started: Consumed = begun
+        return started
 
     def agree(self, going_on: bool) -> bool:
         """What rank 0 says."""

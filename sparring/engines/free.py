@@ -15,7 +15,7 @@ Run it: sparring train recipes/cifar10-free.toml
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,57 +25,45 @@ from sparring.errors import SparringError
 from sparring.objectives import Batch
 from sparring.queue.messages import Key, Shard
 from sparring.trainer.checkpoints import Checkpoint
-from sparring.trainer.consumed import consumed_by
 from sparring.trainer.experiment import Experiment
 from sparring.trainer.learner import Learner
 from sparring.trainer.session import Session
 
 
-@dataclass
 class Kept:
-    """What goes on from step to step: δ of the last batches, float32 [M·b, C, H, W], and the next replay's number."""
+    """The perturbations that go from batch to batch: float32 [M·b, C, H, W]."""
 
-    delta: Tensor
-    replay: int = 0
+    def __init__(self, experiment: Experiment, device: torch.device) -> None:
+        rows = experiment.plan.batch_size * experiment.plan.shards_per_step
+        self.delta = torch.zeros(rows, *experiment.training.shape, device=device)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"delta": self.delta.cpu()}
+
+    def restore(self, state: dict[str, Any] | None) -> None:
+        """Continue from `state()`; without one, from zero."""
+        self.delta.copy_(torch.zeros_like(self.delta) if state is None else state["delta"])
 
 
 def run(session: Session, experiment: Experiment, resumed: Checkpoint | None) -> str:
     """Train to the end of the run; returns how it ended."""
-    plan, learner = experiment.plan, session.learner
-    consumed = consumed_by(resumed)
-    kept = _kept(experiment, resumed, learner.device)
-    session.extra = lambda: {"delta": kept.delta.cpu(), "replay": kept.replay}
-    for keys in plan.steps(consumed.epoch, consumed.done):
-        if session.should_stop() or not session.ready_for(keys[0].epoch, consumed.ledger_state()):
-            break
-        x, y, sizes = _batch(session, keys)
-        rows = slice(0, len(y))
-        for replay in range(kept.replay, plan.replays):
-            if session.should_stop():
-                return session.finish(consumed.ledger_state())
-            attack = _attack(learner)
-            delta = attack.project(kept.delta[rows], x, attack.radius)
-            x_adv = perturbed(x, delta).requires_grad_()
-            session.learn(_shards(keys, delta, y, sizes, learner.step, attack), Batch(x, x_adv, y))
-            if x_adv.grad is None:
-                raise SparringError("train.replays: the pass gave no gradient of the images.")
-            size = torch.full((len(y),), attack.alpha, device=x.device)
-            stepped = attack.step(delta, x_adv.grad, size, {})
-            kept.delta[rows] = attack.project(stepped, x, attack.radius)
-            kept.replay = (replay + 1) % plan.replays
-            if kept.replay == 0:
-                consumed.add(keys)
-            ends = kept.replay == 0 and keys[-1].number == plan.shards(keys[0].epoch) - 1
-            session.after_step(consumed.ledger_state(), last_of_epoch=ends)
-    return session.finish(consumed.ledger_state())
-
-
-def _kept(experiment: Experiment, resumed: Checkpoint | None, device: torch.device) -> Kept:
-    """As it was at the checkpoint, or δ = 0."""
-    if resumed is not None and resumed.extra is not None:
-        return Kept(resumed.extra["delta"].to(device), int(resumed.extra["replay"]))
-    rows = experiment.plan.batch_size * experiment.plan.shards_per_step
-    return Kept(torch.zeros(rows, *experiment.training.shape, device=device))
+    learner, kept = session.learner, Kept(experiment, session.learner.device)
+    session.training.register("free", kept, resumed)
+    keys: tuple[Key, ...] = ()
+    for step in session.steps(resumed):
+        if step.keys != keys:
+            keys = step.keys
+            x, y = learner.examples(*keys)
+        attack, rows = _attack(learner), slice(0, len(y))
+        delta = attack.project(kept.delta[rows], x, attack.radius)
+        x_adv = perturbed(x, delta).requires_grad_()
+        session.learn(_shards(session, keys, delta, y, attack), Batch(x, x_adv, y))
+        if x_adv.grad is None:
+            raise SparringError("train.replays: the pass gave no gradient of the images.")
+        size = torch.full((len(y),), attack.alpha, device=x.device)
+        kept.delta[rows] = attack.project(attack.step(delta, x_adv.grad, size, {}), x, attack.radius)
+    return session.finish()
 
 
 def _attack(learner: Learner) -> Attack:
@@ -86,14 +74,9 @@ def _attack(learner: Learner) -> Attack:
     return attack
 
 
-def _batch(session: Session, keys: list[Key]) -> tuple[Tensor, Tensor, list[int]]:
-    """Images and labels of the tickets put together, and how many each has."""
-    x, y = session.learner.examples(*keys)
-    return x, y, [len(session.plan.indices(key.epoch, key.number)) for key in keys]
-
-
-def _shards(keys: list[Key], delta: Tensor, y: Tensor, sizes: list[int], version: int, attack: Attack) -> list[Shard]:
+def _shards(session: Session, keys: tuple[Key, ...], delta: Tensor, y: Tensor, attack: Attack) -> list[Shard]:
     """What this step trains on, for the records: one gradient by example."""
+    sizes, version = [len(session.plan.indices(key.epoch, key.number)) for key in keys], session.learner.step
     parts = zip(keys, torch.split(delta, sizes), torch.split(y, sizes), strict=True)
     return [
         Shard(key, 0, version, version, attack.record, d, labels, gradients=len(labels)) for key, d, labels in parts

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import copy
 from collections import deque
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparring.config import SimulatedSettings
 from sparring.models.forward import for_training
 from sparring.queue.messages import Controls, Key, Shard
 from sparring.trainer.checkpoints import Checkpoint
-from sparring.trainer.consumed import consumed_by
 from sparring.trainer.experiment import Experiment
 from sparring.trainer.session import Session
 from sparring.workers.generator import begin
@@ -27,55 +27,58 @@ from sparring.workers.task import Task
 
 def run(session: Session, experiment: Experiment, resumed: Checkpoint | None) -> str:
     """Train to the end of the run; returns how it ended."""
-    plan, learner, settings = experiment.plan, session.learner, experiment.config.simulated
-    consumed = consumed_by(resumed)
+    learner, settings = session.learner, experiment.config.simulated
     attacker = Attacker(experiment, settings.staleness)
-    if resumed is not None:
-        attacker.history.extend((step, weights, Controls(*controls)) for step, weights, controls in resumed.extra)
-    session.extra = lambda: [(step, weights, tuple(controls)) for step, weights, controls in attacker.history]
-    for keys in plan.steps(consumed.epoch, consumed.done):
-        if session.should_stop() or not session.ready_for(keys[0].epoch, consumed.ledger_state()):
-            break
-        attacker.remember(learner.step, learner.model.state_dict(), learner.controls())
-        step = learner.step
+    session.training.register("simulated", attacker, resumed)
+    trained = _networks(learner.model, experiment.changing_helper)
+    for step in session.steps(resumed):
+        attacker.remember(learner.step, trained.state_dict(), learner.controls())
         remedies = session.staleness.remedies
         exactly = settings.model_copy(update={"staleness": remedies.depth})
-        shards = [attacker.attack(key, step, exactly, session) for key in keys]
-        for shard in shards:
-            session.state.consumed(staleness=step - shard.version)
+        shards = [attacker.attack(key, learner.step, exactly, session) for key in step.keys]
         if remedies.refresh not in (0, "auto"):
             shards = [learner.refresh(shard, int(remedies.refresh)) for shard in shards]
         session.watch_staleness(shards)
         session.learn(shards)
-        consumed.add(keys)
-        session.after_step(consumed.ledger_state(), last_of_epoch=keys[-1].number == plan.shards(keys[0].epoch) - 1)
-    return session.finish(consumed.ledger_state())
+    return session.finish()
 
 
 class Attacker:
-    """A worker's model and the weights of the last s + 1 steps."""
+    """A worker's model, with a helper network that changes, and their weights at the last s + 1 steps."""
 
     def __init__(self, experiment: Experiment, staleness: int) -> None:
         self.experiment = experiment
         model = copy.deepcopy(experiment.model).eval().requires_grad_(False)
-        self.model = for_training(model, experiment.config.model)
-        self.context = experiment.context(self.model)
+        model = for_training(model, experiment.config.model)
+        helper = copy.deepcopy(experiment.changing_helper)
+        self.networks = _networks(model, None if helper is None else helper.eval().requires_grad_(False))
+        self.context = experiment.context(model, helper)
         self.history: deque[tuple[int, dict[str, Tensor], Controls]] = deque(maxlen=staleness + 1)
 
     def remember(self, step: int, weights: dict[str, Tensor], controls: Controls) -> None:
         """Keep a copy of the weights and controls of `step`; the oldest is forgotten."""
         self.history.append((step, {name: tensor.clone() for name, tensor in weights.items()}, controls))
 
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"history": [(step, weights, tuple(controls)) for step, weights, controls in self.history]}
+
+    def restore(self, state: dict[str, Any] | None) -> None:
+        """Continue from `state()`; without one, with nothing remembered."""
+        self.history.clear()
+        for step, weights, controls in () if state is None else state["history"]:
+            self.history.append((step, weights, Controls(*controls)))
+
     def attack(self, key: Key, step: int, settings: SimulatedSettings, session: Session) -> Shard:
-        """Attack a ticket that is consumed at `step`; of a start that is given, `session` knows where."""
+        """Attack a ticket that is consumed at `step`; `session` knows where it begins, where that is given."""
         experiment, (version, weights, controls) = self.experiment, self._at(step, settings.staleness)
-        self.model.load_state_dict(weights)
+        self.networks.load_state_dict(weights)
         indices = experiment.plan.indices(key.epoch, key.number)
         task = Task(key, indices, start=session.start_of(key, controls.epsilon))
         work = begin(task, self.context, controls, version)
         for staleness in staleness_schedule(settings, work.steps):
             version, weights, _ = self._at(step, staleness)
-            self.model.load_state_dict(weights)
+            self.networks.load_state_dict(weights)
             work.advance(version)
         return work.shard()
 
@@ -83,6 +86,11 @@ class Attacker:
         """The remembered weights of `staleness` steps before `step`, or the oldest there are."""
         oldest = self.history[0][0]
         return self.history[max(step - staleness, oldest) - oldest]
+
+
+def _networks(model: nn.Module, helper: nn.Module | None) -> nn.ModuleDict:
+    """What an attack goes by."""
+    return nn.ModuleDict({"model": model} if helper is None else {"model": model, "helper": helper})
 
 
 def staleness_schedule(settings: SimulatedSettings, steps: int) -> list[int]:

@@ -11,7 +11,7 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -82,7 +82,7 @@ def autoattack(
         SparringError: images too small or classes too few for the ensemble, or an attacked image outside the ball or
             outside [0, 1].
     """
-    require_attackable(x, norm, classes, "evaluation.attack = 'autoattack'", "Set evaluation.attack to 'pgd'")
+    require_autoattack(x.shape, norm, classes)
     ensemble = partial(_ensemble, norm=norm, epsilon=epsilon, classes=classes, seed=seed)
     return _attacked(model, x, labels, ensemble, attacks_for(classes), norm, epsilon, batch_size, progress)
 
@@ -104,7 +104,9 @@ def square(
 
     Andriushchenko et al. 2020 (arXiv:1912.00049). Its schedule is scaled to the queries. Otherwise as `autoattack`.
     """
-    require_attackable(x, norm, classes, f"evaluation.square_queries = {queries}", "Set evaluation.square_queries to 0")
+    require_attackable(
+        x.shape, norm, classes, f"evaluation.square_queries = {queries}", "Set evaluation.square_queries to 0"
+    )
 
     def ensemble(predict: Predict, device: torch.device) -> AutoAttack:
         found = _custom(predict, ("square",), norm, epsilon, seed, device)
@@ -163,12 +165,16 @@ def _common(norm: str, epsilon: float, seed: int, device: torch.device) -> dict[
     return {"norm": NORMS[norm], "eps": epsilon, "seed": seed, "device": device}
 
 
-def require_attackable(x: Tensor, norm: str, classes: int, setting: str, remedy: str) -> None:
-    """Check that the ensemble can attack these images.
+def require_autoattack(shape: Sequence[int], norm: str, classes: int) -> None:
+    """Refuse what the ensemble cannot attack. shape: [..., H, W].
 
     Raises:
-        SparringError: with `setting` and `remedy`.
+        SparringError: a norm that it does not know, or too few pixels or classes.
     """
+    require_attackable(shape, norm, classes, "evaluation.attack = 'autoattack'", "Set evaluation.attack to 'pgd'")
+
+
+def require_attackable(shape: Sequence[int], norm: str, classes: int, setting: str, remedy: str) -> None:
     if norm not in NORMS:
         raise SparringError(
             f"{setting} with an attack of norm {norm!r}: only {' and '.join(NORMS)} are supported. {remedy}."
@@ -178,7 +184,7 @@ def require_attackable(x: Tensor, norm: str, classes: int, setting: str, remedy:
             f"{setting} on data of {classes} class: an attack needs another class as target. {remedy}, or data.name to "
             f"data of 2 classes or more."
         )
-    side = min(x.shape[-2:])
+    side = min(shape[-2:])
     if norm == "l2" and side < MIN_SIDE:
         raise SparringError(
             f"{setting} with attack.norm = 'l2' on images of {side} pixels a side: the Square attack needs "

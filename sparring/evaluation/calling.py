@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sparring.attacks import PGD, Attack, frozen
+from sparring.attacks import PGD, Attack
 from sparring.attacks.calling import require_ball
 from sparring.data import Dataset
 from sparring.data.training import scaled
@@ -16,7 +16,7 @@ from sparring.errors import SparringError
 from sparring.evaluation import robustness
 from sparring.evaluation.autoattack import require_attackable
 from sparring.evaluation.robustness import Evaluation, Progress
-from sparring.machine.devices import device_of
+from sparring.models.outputs import outputs_of
 
 STEPS, RESTARTS = 50, 3
 
@@ -54,7 +54,8 @@ def evaluate(
     Raises:
         ValueError: an argument is wrong; it is named.
     """
-    outputs = _outputs(model, wrap(data, "data", classes))
+    declared = wrap(data, "data", classes)
+    outputs = outputs_of(model, scaled(declared.images(torch.arange(1))), declared.classes)
     dataset = wrap(data, "data", outputs if classes is None else classes)
     threat = _threat(attack, epsilon, norm, steps, step_size, restarts)
     _require_possible(threat, dataset, by_autoattack=attack == "autoattack")
@@ -68,29 +69,6 @@ def evaluate(
         else:
             found = robustness.evaluate(model, dataset, threat, progress=robustness.counted(progress), **how)
     return found if per_example else found.without_verdicts()
-
-
-def _outputs(model: nn.Module, dataset: Dataset) -> int:
-    """The number of logits that the model returns for an image; at least the number of classes.
-
-    Raises:
-        ValueError: it is not a model for these images.
-    """
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"model is a {type(model).__name__}: a torch.nn.Module is needed.")
-    device = device_of(model)
-    x = scaled(dataset.images(torch.arange(1))).to(device)
-    try:
-        with frozen(model), torch.no_grad():
-            logits = model(x)
-    except Exception as error:  # the user's own code may raise anything
-        raise ValueError(f"model cannot take images of {dataset.shape} ({type(error).__name__}: {error}).") from error
-    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != 1:
-        found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise ValueError(f"model returns {found} for one image: logits of shape (1, classes) are needed.")
-    if logits.shape[1] < dataset.classes:
-        raise ValueError(f"model returns {logits.shape[1]} logits, but data has {dataset.classes} classes.")
-    return logits.shape[1]
 
 
 def _threat(
@@ -113,7 +91,7 @@ def _require_possible(threat: Attack, dataset: Dataset, *, by_autoattack: bool) 
     require_ball(threat, x)
     if by_autoattack:
         try:
-            require_attackable(x, threat.norm, dataset.classes, "attack = 'autoattack'", "Set attack to 'pgd'")
+            require_attackable(x.shape, threat.norm, dataset.classes, "attack = 'autoattack'", "Set attack to 'pgd'")
         except SparringError as error:
             raise ValueError(str(error)) from error
 

@@ -60,7 +60,7 @@ def attack_for(threat: Attack, settings: EvaluationSettings) -> Attack:
 def describe(attack: Attack) -> str:
     """Such as `PGD-50, 3 restarts, step 0.01, linf 0.2`."""
     return (
-        f"PGD-{attack.steps}, {attack.restarts} restart{'s' if attack.restarts > 1 else ''}, "
+        f"{attack.name.upper()}-{attack.steps}, {attack.restarts} restart{'s' if attack.restarts > 1 else ''}, "
         f"step {attack.alpha:.4g}, {attack.norm} {attack.epsilon:.4g}"
     )
 

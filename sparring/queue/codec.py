@@ -326,7 +326,9 @@ def _attack(fields: object) -> AttackRecord:
     for value in (epsilon, radius):
         if not isinstance(value, float) or not 0 <= value <= MAX_EPSILON:
             raise CodecError(f"a shard's epsilon and radius are not numbers from 0 to {MAX_EPSILON:g}")
-    return AttackRecord(name, norm, epsilon, radius, _count(steps, "the steps of an attack"))
+    if _count(steps, "the steps of an attack") == 0:
+        raise CodecError("a shard's attack has no steps")
+    return AttackRecord(name, norm, epsilon, radius, steps)
 
 
 def _classes(found: object) -> dict[str, int]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -17,44 +18,51 @@ from torch import nn
 from sparring.errors import SparringError
 from sparring.runs import write_atomically
 
-MODEL, AVERAGE = "model.safetensors", "ema.safetensors"
+MODEL, AVERAGE, HELPER = "model.safetensors", "ema.safetensors", "helper.safetensors"
+FORMAT = 2  # of progress.json and state.pt
+
+
+class Owner(Protocol):
+    """Owns a part of the training state: what is trained next depends on it."""
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: plain types and tensors."""
+
+    def restore(self, state: dict[str, Any] | None) -> None:
+        """Continue from `state()`; None: from the beginning of a run."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a run continues from: optimizer state, counters, the ledger's record of the open epochs, what the engine
-    adds, the starts of coming attacks (plain types and tensors) and the scale of an fp16 loss."""
+    """What a run continues from, beside the weights of its networks.
+
+    learner: see `Learner.state`; ledger: which tickets of the open epochs are trained on; counters: what has been
+    observed (`RunState`); owners: the state of every `Owner`, by name.
+    """
 
     step: int
-    optimizer: dict[str, Any]
+    learner: dict[str, Any]
     ledger: dict[str, Any]
     counters: dict[str, Any]
-    extra: Any = None
-    starts: dict[str, Any] | None = None
-    scaler: dict[str, Any] | None = None
+    owners: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def save(
-    folder: Path,
-    model: nn.Module,
-    checkpoint: Checkpoint,
-    keep: int,
-    best: bool = False,
-    average: nn.Module | None = None,
+    folder: Path, networks: Mapping[str, nn.Module], checkpoint: Checkpoint, keep: int, best: bool = False
 ) -> Path:
-    """Write `folder`/step-N and delete all but the last `keep` (and the best). `average`: the EMA of the weights."""
+    """Write `folder`/step-N and delete all but the last `keep` (and the best). `networks`: see `Learner.networks`."""
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"step-{checkpoint.step:09d}"
     for abandoned in folder.glob(".partial-*"):
         shutil.rmtree(abandoned)
     partial = folder / f".partial-{os.getpid()}"
     partial.mkdir()
-    save_weights(partial, model)
-    if average is not None:
-        save_weights(partial, average, AVERAGE)
-    state = {name: getattr(checkpoint, name) for name in ("step", "optimizer", "extra", "starts", "scaler")}
+    for name, network in networks.items():
+        save_weights(partial, network, f"{name}.safetensors")
+    state = {"step": checkpoint.step, "learner": checkpoint.learner, "owners": checkpoint.owners}
     torch.save(state, partial / "state.pt")
-    (partial / "progress.json").write_text(json.dumps({"ledger": checkpoint.ledger, "counters": checkpoint.counters}))
+    progress = {"format": FORMAT, "ledger": checkpoint.ledger, "counters": checkpoint.counters}
+    (partial / "progress.json").write_text(json.dumps(progress))
     for file in partial.iterdir():
         _sync(file)
     _remove(target)
@@ -119,23 +127,34 @@ def load_weights(path: Path, model: nn.Module, file: str = MODEL) -> None:
         ) from error
 
 
+def load_networks(path: Path, networks: Mapping[str, nn.Module]) -> None:
+    """Load what `save` wrote of them; raises as `load_weights` does."""
+    for name, network in networks.items():
+        load_weights(path, network, f"{name}.safetensors")
+
+
 def load_state(path: Path) -> Checkpoint:
     """The state beside the weights; nothing in it is executed.
 
     Raises:
-        SparringError: it is missing or cut short.
+        SparringError: it is missing or cut short, or of another version of Sparring.
     """
     try:
         state = torch.load(path / "state.pt", weights_only=True, map_location="cpu")
         progress = json.loads((path / "progress.json").read_text())
-        ledger, counters = progress["ledger"], progress["counters"]
-        extra, starts, scaler = state.get("extra"), state.get("starts"), state.get("scaler")
-        return Checkpoint(state["step"], state["optimizer"], ledger, counters, extra, starts, scaler)
+        found = progress.get("format", 1)
+        if found == FORMAT:
+            ledger, counters = progress["ledger"], progress["counters"]
+            return Checkpoint(state["step"], state["learner"], ledger, counters, state["owners"])
     except Exception as error:
         raise SparringError(
             f"checkpoint {path} is cut short or damaged ({type(error).__name__}: {error}). Delete it to continue "
             f"from an older one."
         ) from error
+    raise SparringError(
+        f"checkpoint {path} has format {found}, this version of Sparring continues from format {FORMAT}. Resume with "
+        f"the version that wrote it, or start a new run from its weights (model.checkpoint = '{path}')."
+    )
 
 
 def _forget_old(folder: Path, keep: int) -> None:

@@ -76,6 +76,14 @@ class Learner:
         helper = self.experiment.helper
         return self.model if helper is None or not helper.trained else nn.ModuleList([self.model, helper.network])
 
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """What a checkpoint keeps, by name: the model, the EMA of its weights, a helper that is trained beside it."""
+        helper = self.experiment.helper
+        trained = None if helper is None or not helper.trained else helper.network
+        named = {"model": self.model, "ema": self.average, "helper": trained}
+        return {name: network for name, network in named.items() if network is not None}
+
     def drift(self, version: int) -> float:
         """How far the weights have moved since `version` (path length over their norm); 0 where it is unknown."""
         moved = self._path[self.step] - self._path.get(version, self._path[self.step])
@@ -121,12 +129,13 @@ class Learner:
         """The examples of a step's shards without the perturbation.
 
         Raises:
-            SparringError: a worker's labels are others than ours, so its data are.
+            SparringError: a worker has another attack than we, or other labels and so other data.
         """
         keys = [shard.key for shard in shards]
         x, y = self.examples(*keys)
         ours = torch.split(y.cpu(), [len(self.plan.indices(key.epoch, key.number)) for key in keys])
         for shard, labels in zip(shards, ours, strict=True):
+            self._require_own(shard)
             if not torch.equal(labels, shard.labels.cpu()):
                 raise SparringError(
                     f"shard {shard.key} of {shard.worker or 'a worker'} carries other labels than data.name = "
@@ -134,6 +143,17 @@ class Learner:
                     f"files."
                 )
         return x, y
+
+    def _require_own(self, shard: Shard) -> None:
+        """Refuse what this recipe's attack, at an ε up to its full one, or a guard's in its place cannot have made."""
+        attack, made = self.experiment.attack, shard.attack
+        known = made.epsilon <= attack.epsilon and attack.as_recorded(made).record == made
+        if not known:
+            raise SparringError(
+                f"shard {shard.key} of {shard.worker or 'a worker'} was made by {made}, attack.name = "
+                f"{self.config.attack.name!r} is {attack.record} here. Give every host the same recipe, version and "
+                f"files."
+            )
 
     def examples(self, *keys: Key) -> tuple[Tensor, Tensor]:
         """Images, float32 [N, C, H, W] in [0, 1], and labels, int64 [N], of tickets of one epoch."""
@@ -234,6 +254,14 @@ class Learner:
         self.scaler = self._fresh_scaler()
         self.step, self.robust_share = 0, 0.0
         self._path, self._before = {0: 0.0}, self._flat()
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside the networks: what `restore` takes."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "robust_share": self.robust_share,
+            "scaler": self.scaler.state_dict(),
+        }
 
     def restore(
         self,

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from sparring.cli import main
-from sparring.commands import calibration
 from sparring.commands import explain as explaining
 from sparring.commands.calibration import Measured
 from sparring.commands.explain import explain, inequalities, predict
@@ -58,11 +57,6 @@ def plan_of(config: Config) -> Plan:
     return Plan(64_000, 64, config.train.shards_per_step, config.train.epochs, 0)
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration, "BUDGET_S", 0.02)
-
-
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("as_json", [False, True])
 def test_a_recipe_that_would_stand_still_is_explained_and_not_run(
@@ -79,15 +73,10 @@ def test_a_recipe_that_would_stand_still_is_explained_and_not_run(
 
 
 @pytest.mark.usefixtures("quick")
-def test_the_demo_is_measured_on_this_machine_and_threads_are_left_as_they_were() -> None:
-    threads = torch.get_num_threads()
+def test_the_demo_is_predicted_from_what_this_machine_takes() -> None:
     told = explain(Config())
-    assert told.ok and torch.get_num_threads() == threads
     measured, predicted = told.measured, told.predicted
-    assert min(measured.attack_s, measured.step_s, measured.encode_s, measured.decode_s) > 0
-    assert measured.round_trip_s is not None and measured.round_trip_s > 0
-    assert 64 * 64 < measured.payload_bytes < 64 * 64 + 64 * 8 + 512
-    assert predicted.useful_workers == measured.attack_s / measured.step_s
+    assert told.ok and predicted.useful_workers == measured.attack_s / measured.step_s
     assert predicted.steps == 30 * ceil(1437 / 64)
     assert json.loads(json.dumps(told.as_dict()))["predicted"]["steps"] == predicted.steps
     assert {"", "value"} == set(told.rows()[0])

@@ -35,6 +35,15 @@ def test_the_classes_are_those_of_the_training_data() -> None:
         passed(None, (IMAGES, LABELS % 3), (IMAGES, LABELS))
 
 
+def test_a_model_of_more_classes_than_the_examples_show_says_how_many_there_are() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    live = passed(model, (IMAGES, LABELS), (IMAGES, LABELS % 3))
+    assert live.training is not None and live.test is not None
+    assert live.training.classes == live.test.classes == 10
+    with pytest.raises(UsageError, match="model returns 10 logits, but data has 20 classes"):
+        passed(model, (IMAGES, torch.arange(20)), (IMAGES, LABELS))
+
+
 @pytest.mark.parametrize(
     ("objects", "reason"),
     [
@@ -52,7 +61,7 @@ def test_what_cannot_be_used_is_refused_by_the_arguments_name(objects: dict[str,
 
 
 def test_the_record_names_what_was_passed_and_leaves_the_rest() -> None:
-    config, model, data = Config(), nn.Flatten(), TensorDataset(IMAGES, LABELS)
+    config, model, data = Config(), nn.Flatten(), TensorDataset(IMAGES, LABELS)  # 64 outputs
     live = passed(model, data, data)
     made = recorded(config, live, model, data)
     assert (made.model.name, made.data.name) == ("python:Flatten", "python:TensorDataset")

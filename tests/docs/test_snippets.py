@@ -13,18 +13,13 @@ import pytest
 from PIL import Image
 
 from tests.support.examples import ROOT
-from tests.support.pages import blocks_by_section
+from tests.support.pages import python_of
 
 ELSEWHERE = {"extending.md"}  # tests/docs/test_extending.py
 PAGES = [page for page in sorted((ROOT / "docs").glob("*.md")) if page.name not in ELSEWHERE]
 
 
-def snippets(page: Path) -> str:
-    blocks = [block for section in blocks_by_section(page).values() for block in section]
-    return "\n".join(block.text for block in blocks if block.language == "python")
-
-
-@pytest.mark.parametrize("page", [page for page in PAGES if snippets(page)], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [page for page in PAGES if python_of(page)], ids=lambda page: page.stem)
 def test_the_snippets_of_a_page_run_as_they_stand(page: Path, tmp_path: Path) -> None:
     for folder, number in itertools.product(("val/cat", "val/dog"), range(2)):
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
@@ -32,6 +27,6 @@ def test_the_snippets_of_a_page_run_as_they_stand(page: Path, tmp_path: Path) ->
         Image.fromarray(pixels).save(tmp_path / folder / f"{number}.png")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-c", snippets(page)], cwd=tmp_path, env=environment, capture_output=True, text=True
+        [sys.executable, "-c", python_of(page)], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr

@@ -21,7 +21,7 @@ from sparring.config import Config
 from sparring.errors import SparringError, UsageError
 from sparring.runs import Run
 from sparring.trainer import checkpoints
-from tests.engines.ray.test_crashes import assert_every_example_was_used_once, running
+from tests.support.processes import assert_every_example_was_used_once, running
 from tests.support.runs import small
 from tests.support.waiting import TIMEOUT_S, wait_for
 

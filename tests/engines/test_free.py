@@ -70,7 +70,7 @@ def test_weights_and_delta_are_those_of_the_algorithm(tmp_path: Path) -> None:
     theirs = nn.utils.parameters_to_vector(model.parameters())
     found = nn.utils.parameters_to_vector(ours.parameters()).double()
     assert (found - theirs).norm() < 1e-3 * (theirs - before).norm()
-    kept = checkpoints.load_state(path).extra["delta"]
+    kept = checkpoints.load_state(path).owners["free"]["delta"]
     assert ((kept - delta).abs() > 1e-5).double().mean() < 0.005, "but for signs that rounding turns"
 
 

@@ -63,7 +63,7 @@ def test_as_trained_each_source_attacks_as_it_was_trained() -> None:
     sources = [member(name, Brightness(), threat=threat) for name, threat in zip("abc", threats, strict=True)]
     found = matrix(*sources, as_trained=True)
     assert found.attacks == [
-        "PGD-1, 1 restart, step 0.1, linf 0.1, zero start",
+        "FGSM-1, 1 restart, step 0.1, linf 0.1, zero start",
         "PGD-4, 1 restart, step 0.0625, linf 0.1",
         "PGD-4, 1 restart, step 0.0625, linf 0.1, gaussian start",
     ]

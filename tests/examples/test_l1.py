@@ -112,8 +112,9 @@ def test_slots_make_the_same_perturbations(allocator: str) -> None:
     assert torch.allclose(alone, in_slots, atol=1e-6, rtol=0)
 
 
-def test_a_run_is_evaluated_in_its_own_ball(tmp_path: Path) -> None:
-    assert "l1 3" in trained(tmp_path, "sync", attack=NAMED).summary["attack"]
+def test_a_run_is_evaluated_in_its_own_ball_by_the_attack_itself(tmp_path: Path) -> None:
+    described = trained(tmp_path, "sync", attack=NAMED).summary["attack"]
+    assert described == "L1-2, 1 restart, step 3.75, l1 3"
 
 
 @pytest.mark.ray

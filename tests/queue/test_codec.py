@@ -352,7 +352,7 @@ def test_a_tensor_that_does_not_fit_is_refused(name: str, entry: object) -> None
         made_with(norm="l" * 129),
         *(made_with(radius=value) for value in (math.nan, math.inf, 0.0, 1e40, -1.0, "1", 1, None, True)),
         *(made_with(epsilon=value) for value in (math.nan, math.inf, 1e40, -1.0, "1", 1, None)),
-        *(made_with(steps=value) for value in (-1, 2.5, True, "3", None, 2**60)),
+        *(made_with(steps=value) for value in (-1, 0, 2.5, True, "3", None, 2**60)),
         {"classes": None},
         {"classes": [1, 2, 3]},
         {"classes": {"outlier": -1}},

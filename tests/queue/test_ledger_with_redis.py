@@ -24,7 +24,7 @@ RUNS = count()
 
 
 @pytest.fixture(scope="module", autouse=True)
-def server() -> Iterator[None]:
+def own_server() -> Iterator[None]:
     with EmbeddedServer(64 << 20) as started:
         SERVERS.append(started)
         yield

@@ -31,6 +31,12 @@ def blocks_by_section(page: Path) -> dict[str, list[Block]]:
     return {heading: _blocks(text) for heading, text in sections.items()}
 
 
+def python_of(page: Path) -> str:
+    """Its Python blocks as one program."""
+    blocks = [block for section in blocks_by_section(page).values() for block in section]
+    return "\n".join(block.text for block in blocks if block.language == "python")
+
+
 def _blocks(text: str) -> list[Block]:
     found = []
     for language, body in FENCE.findall(text):

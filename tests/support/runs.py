@@ -6,8 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sparring.commands.train import Result
+import pytest
+
+from sparring.commands.train import Result, resume, train
 from sparring.config import Config, from_tree
+from sparring.observe.state import RunState
+from sparring.runs import Run
 from sparring.trainer import checkpoints
 
 Place = Callable[[Config], Config]  # where a run of the Ray engine takes place
@@ -34,3 +38,32 @@ def weights_of(result: Result) -> bytes:
     path = checkpoints.latest(result.run.checkpoints)
     assert path is not None
     return (path / "model.safetensors").read_bytes()
+
+
+def stopped_at(step: int, root: Path, **groups: Any) -> Run:
+    """A run that was asked to stop once it had made `step` steps."""
+    runs: list[Run] = []
+    made = 0
+
+    def show(state: RunState, workers: dict[str, dict[str, Any]]) -> None:
+        nonlocal made
+        made = state.step
+        if made >= step:
+            runs[0].request_stop()
+
+    result = train(small(root, **groups), show, runs.append)
+    assert result.phase == "stopped" and made >= step
+    return result.run
+
+
+def assert_a_resume_changes_nothing(root: Path, monkeypatch: pytest.MonkeyPatch, **groups: Any) -> None:
+    """Stopped after half of its steps and resumed, a run ends with the same weights and the same staleness."""
+    monkeypatch.setattr("sparring.trainer.recorder.REPORT_EVERY_S", 0.0)
+    whole = train(small(root / "whole", **groups))
+    run = stopped_at(6, root / "stopped", **groups)
+    path = checkpoints.latest(run.checkpoints)
+    assert path is not None and 6 <= checkpoints.load_state(path).step < 12
+    resumed = resume(run.path)
+    assert weights_of(resumed) == weights_of(whole)
+    histograms = [(result.run.read_json("state.json") or {})["staleness"] for result in (whole, resumed)]
+    assert histograms[0] == histograms[1]

@@ -19,8 +19,7 @@ from sparring.errors import NonFinite, Overfitted, UsageError
 from sparring.trainer import averaging, checkpoints
 from sparring.trainer.experiment import build_experiment
 from sparring.trainer.session import Session
-from tests.engines.test_one_process import stopped_at
-from tests.support.runs import small
+from tests.support.runs import small, stopped_at
 from tests.support.shards import shard_of
 
 EMA: dict[str, Any] = {"engine": "sync", "train": {"epochs": 1, "max_steps": 12, "batch_size": 64, "ema": 0.9}}
@@ -56,7 +55,7 @@ def average_of(result: Result) -> bytes:
 
 
 def test_the_average_survives_a_stop_bit_by_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sparring.trainer.session.STATE_EVERY_S", 0.0)
+    monkeypatch.setattr("sparring.trainer.recorder.REPORT_EVERY_S", 0.0)
     whole = train(small(tmp_path / "whole", **EMA))
     run = stopped_at(6, tmp_path / "stopped", **EMA)
     assert average_of(resume(run.path)) == average_of(whole)
@@ -78,8 +77,8 @@ def test_a_rollback_takes_the_average_back_too(tmp_path: Path, saved: bool, guar
     if saved:
         made(session, 0)
         made(session, 1)
-        session.guard_against_overfitting({"epoch": 0, "done": {"0": [0, 1]}, "set_aside": {}})
-        session.save({"epoch": 0, "done": {"0": [0, 1]}, "set_aside": {}})
+        session.guard_against_overfitting()
+        session.save()
     before = {name: tensor.clone() for name, tensor in average.state_dict().items()}
     made(session, 2)
     assert not all(torch.equal(tensor, before[name]) for name, tensor in average.state_dict().items())

@@ -23,7 +23,12 @@ from sparring.trainer.session import Session
 from tests.support.runs import small
 
 LEDGER = {"epoch": 3, "done": {"3": [0, 4, 2]}, "set_aside": {"1": [7]}}
-COUNTERS = {"phase": "training", "staleness": {"0": 3, "2": 1}, "loss": 0.1 + 0.2, "best_robust_accuracy": -1.0}
+COUNTERS = {"phase": "training", "staleness": {"0": 3, "2": 1}, "loss": 0.1 + 0.2}
+OWNERS: dict[str, dict[str, Any]] = {
+    "heldout": {"best": -1.0},
+    "starts": {"delta": torch.arange(3.0)},
+    "pruning": {"kept": None},
+}
 
 
 def network(width: int = 5, seed: int = 0) -> nn.Module:
@@ -42,7 +47,8 @@ def trained(model: nn.Module) -> torch.optim.Optimizer:
 
 
 def write(folder: Path, step: int, model: nn.Module | None = None, keep: int = 2, best: bool = False) -> Path:
-    return checkpoints.save(folder, model or network(), Checkpoint(step, {}, LEDGER, COUNTERS), keep, best)
+    networks = {"model": model or network()}
+    return checkpoints.save(folder, networks, Checkpoint(step, {}, LEDGER, COUNTERS), keep, best)
 
 
 def names(folder: Path) -> list[str]:
@@ -60,14 +66,17 @@ def same(one: Any, two: Any) -> bool:
 def test_everything_comes_back_as_it_was(tmp_path: Path) -> None:
     model = network()
     optimizer = trained(model)
-    path = checkpoints.save(tmp_path, model, Checkpoint(12, optimizer.state_dict(), LEDGER, COUNTERS), keep=2)
-    assert path == checkpoints.latest(tmp_path) and names(path) == ["model.safetensors", "progress.json", "state.pt"]
-    other = network(seed=1)
-    checkpoints.load_weights(path, other)
-    assert same(dict(other.state_dict()), dict(model.state_dict()))
+    state = {"optimizer": optimizer.state_dict(), "robust_share": 0.25}
+    networks = {"model": model, "ema": network(seed=2)}
+    path = checkpoints.save(tmp_path, networks, Checkpoint(12, state, LEDGER, COUNTERS, OWNERS), keep=2)
+    files = ["ema.safetensors", "model.safetensors", "progress.json", "state.pt"]
+    assert path == checkpoints.latest(tmp_path) and names(path) == files
+    others = {"model": network(seed=1), "ema": network(seed=1)}
+    checkpoints.load_networks(path, others)
+    assert all(same(dict(others[name].state_dict()), dict(each.state_dict())) for name, each in networks.items())
     back = checkpoints.load_state(path)
     assert (back.step, back.ledger, back.counters) == (12, LEDGER, COUNTERS)
-    assert same(back.optimizer, optimizer.state_dict())
+    assert same(back.learner, state) and same(back.owners, OWNERS)
 
 
 def test_tied_weights_can_be_written(tmp_path: Path) -> None:
@@ -150,6 +159,17 @@ def test_a_damaged_state_is_told_with_the_remedy(tmp_path: Path, damage: Callabl
         checkpoints.load_state(path)
 
 
+@pytest.mark.parametrize("found", [None, 1, 3])
+def test_a_checkpoint_of_another_format_is_refused_with_the_remedy(tmp_path: Path, found: int | None) -> None:
+    path = write(tmp_path, 1)
+    progress = json.loads((path / "progress.json").read_text())
+    if found is None:
+        del progress["format"]
+    (path / "progress.json").write_text(json.dumps(progress if found is None else {**progress, "format": found}))
+    with pytest.raises(SparringError, match=rf"has format {found or 1}, .* continues from format 2\. Resume with"):
+        checkpoints.load_state(path)
+
+
 class Payload:
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -161,7 +181,7 @@ class Payload:
 @pytest.mark.parametrize("write_state", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content, 2))])
 def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path, write_state: Callable[[Any, Path], Any]) -> None:
     path, mark = write(tmp_path / "checkpoints", 1), tmp_path / "executed"
-    write_state({"step": 1, "optimizer": Payload(mark)}, path / "state.pt")
+    write_state({"step": 1, "learner": Payload(mark), "owners": {}}, path / "state.pt")
     with pytest.raises(SparringError, match="is cut short or damaged"):
         checkpoints.load_state(path)
     assert not mark.exists()
@@ -184,7 +204,7 @@ def test_a_run_tells_when_it_was_saved_last_after_a_resume_too(tmp_path: Path) -
     experiment, run = build_experiment(config), new_run(config)
     first = Session(experiment, run, torch.device("cpu"))
     assert first.restore() is None and first.state.checkpointed is None
-    first.save(LEDGER)
+    first.save()
     path = checkpoints.latest(run.checkpoints)
     assert path is not None and first.state.checkpointed == pytest.approx(path.stat().st_mtime, abs=5)
     os.utime(path, (1000.0, 1000.0))

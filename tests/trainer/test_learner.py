@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,12 @@ from sparring.commands.train import resume, train
 from sparring.config import OptimizerSettings
 from sparring.errors import NonFinite, SparringError
 from sparring.models.forward import plain
+from sparring.queue.messages import Controls, Key
 from sparring.trainer import checkpoints
 from sparring.trainer.experiment import Experiment, build_experiment
 from sparring.trainer.learner import Learner
 from sparring.trainer.optimizers import decay_groups, make_optimizer
-from tests.engines.test_one_process import stopped_at
-from tests.support.runs import small, weights_of
+from tests.support.runs import small, stopped_at, weights_of
 from tests.support.shards import shard_of
 
 # A small network and few attack steps: half precision is slow on most CPUs.
@@ -109,11 +110,26 @@ def test_the_gradient_of_an_fp16_step_is_nearly_that_of_float32(tmp_path: Path) 
 
 
 def test_an_fp16_run_resumes_to_the_same_weights_and_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sparring.trainer.session.STATE_EVERY_S", 0.0)
+    monkeypatch.setattr("sparring.trainer.recorder.REPORT_EVERY_S", 0.0)
     whole = train(small(tmp_path / "whole", **HALF))
     run = stopped_at(6, tmp_path / "stopped", **HALF)
     resumed = resume(run.path)
     assert weights_of(resumed) == weights_of(whole)
     states = [checkpoints.load_state(checkpoints.latest(each.run.checkpoints)) for each in (whole, resumed)]  # type: ignore
-    assert states[0].scaler == states[1].scaler and states[0].scaler["scale"] > 0  # type: ignore[index]
+    assert states[0].learner["scaler"] == states[1].learner["scaler"] and states[0].learner["scaler"]["scale"] > 0
     assert resumed.summary["rollbacks"] == 0 and resumed.summary["skipped_steps"] == whole.summary["skipped_steps"]
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [{"norm": "l\0"}, {"norm": "l2"}, {"name": "fgsm"}, {"radius": 0.5}, {"epsilon": 0.5, "radius": 0.5}],
+    ids=str,
+)
+def test_a_shard_that_this_recipes_attack_cannot_have_made_is_refused(tmp_path: Path, claim: dict[str, Any]) -> None:
+    experiment = build_experiment(small(tmp_path, engine="sync", attack={"epsilon": 0.2}))
+    learner, key = learner_of(experiment), Key(0, 0, 0)
+    for controls in (Controls(0.2), Controls(0.05), Controls(0.05, pgd_steps=20)):
+        learner.batch([shard_of(experiment, key, controls, 0)])
+    shard = shard_of(experiment, key, Controls(0.05), 0)
+    with pytest.raises(SparringError, match=r"was made by .*, attack\.name = 'pgd' is .* Give every host the same"):
+        learner.batch([replace(shard, attack=shard.attack._replace(**claim))])

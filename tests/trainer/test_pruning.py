@@ -27,7 +27,7 @@ from sparring.trainer import checkpoints
 from sparring.trainer.experiment import build_experiment
 from sparring.trainer.pruning import attacked_losses, kept_indices
 from sparring.trainer.session import Session
-from tests.engines.ray.test_crashes import epochs_of
+from tests.support.processes import epochs_of
 from tests.support.runs import small, weights_of
 
 METHODS = ("random", "low", "high", "low_high")
@@ -198,7 +198,7 @@ def test_a_crash_between_the_decision_and_its_first_step_changes_nothing(
 def test_a_stop_at_the_boundary_is_honoured_and_resumed_to_the_same_weights(
     tmp_path: Path, at: str, whole: Result, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sparring.trainer.session.STATE_EVERY_S", 0.0)
+    monkeypatch.setattr("sparring.trainer.recorder.REPORT_EVERY_S", 0.0)
     runs: list[Run] = []
     messages: list[str] = []
 
@@ -257,7 +257,7 @@ def test_a_rollback_to_the_beginning_decides_again(tmp_path: Path) -> None:
 def test_a_fall_after_the_decision_goes_back_no_further_than_to_the_weights_that_decided(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sparring.trainer.session.STATE_EVERY_S", 0.0)
+    monkeypatch.setattr("sparring.trainer.recorder.REPORT_EVERY_S", 0.0)
     guard = {"overfitting": "rollback", "overfitting_every": 10, "overfitting_fall": 0.99, "overfitting_steps": 3}
     runs: list[Run] = []
     written: list[str] = []

@@ -9,10 +9,9 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -27,12 +26,11 @@ from sparring.engines.ray.trainer import Trainer
 from sparring.engines.ray.worker import Worker
 from sparring.errors import SparringError, UsageError
 from sparring.machine.signals import stopping_on_signals
-from sparring.models.arrays import size_bytes
 from sparring.observe.state import Report, RunState
-from sparring.queue.connection import check_server, connect, password_of, raise_limit
+from sparring.queue.connection import check_server, connect, raise_limit
 from sparring.queue.messages import WorkerTarget
-from sparring.queue.server import EmbeddedServer
-from sparring.queue.sizing import kept_snapshots, needed_memory, through_object_store
+from sparring.queue.opening import Queue
+from sparring.queue.sizing import kept_snapshots, through_object_store
 from sparring.queue.transport import Transport
 from sparring.runs import Run, write_atomically
 from sparring.trainer.experiment import Experiment
@@ -43,40 +41,14 @@ POLL_S = 0.5
 STORE_CPUS = 0.1
 
 
-@dataclass(frozen=True)
-class Queue:
-    """How the queue is reached; the password goes into no file but the run's own, readable by its owner."""
-
-    url: str
-    password: str | None
-    embedded: bool
-    memory_for: Callable[[Config], int]  # bytes that what a run may have outstanding needs
-
-
-@contextmanager
-def open_queue(config: Config, shape: tuple[int, int, int], snapshot_bytes: int) -> Iterator[Queue]:
-    """The server of the settings, checked, or an embedded one that ends with the run.
+def require_no_ray() -> None:
+    """Refuse a process in which Ray runs already: a run starts or joins a Ray of its own.
 
     Raises:
-        SparringError: it cannot be reached, or would lose or refuse what the run puts into it.
+        UsageError: it does.
     """
-    memory_for = partial(needed_memory, shape=shape, snapshot_bytes=snapshot_bytes)
-    settings, needed = config.queue, memory_for(config)
-    if settings.redis_url is not None:
-        password = password_of(settings)
-        client = connect(settings.redis_url, password, settings.timeout_s)
-        check_server(client, needed, settings.timeout_s)
-        client.close()
-        yield Queue(settings.redis_url, password, False, memory_for)
-        return
-    if config.ray.address != "local":
-        raise UsageError(
-            f"ray.address = {config.ray.address!r} with queue.redis_url unset: other hosts cannot reach an embedded "
-            f"server. Set queue.redis_url to a Redis that all hosts reach."
-        )
-    memory = needed if settings.maxmemory_mb is None else settings.maxmemory_mb << 20
-    with EmbeddedServer(maxmemory=memory) as server:
-        yield Queue(server.url, server.password, True, memory_for)
+    if ray.is_initialized():
+        raise UsageError("Ray is already running in this process; call ray.shutdown() before sparring.train().")
 
 
 @contextmanager
@@ -85,8 +57,7 @@ def ray_cluster(config: Config) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default: anything else on the machine would go first
-    if ray.is_initialized():
-        raise UsageError("Ray is already running in this process; call ray.shutdown() before sparring.train().")
+    require_no_ray()
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if config.ray.address == "local":
@@ -121,7 +92,7 @@ class Driver:
         self.transport = Transport(self.client, run.id, lease_s=settings.lease_s, timeout_s=settings.timeout_s)
         # Known by name: an actor whose arguments hold a handle could not be restarted once the handle is gone.
         self.store_name = f"sparring-snapshots-{run.id}"
-        self.store = self._store() if through_object_store(config, size_bytes(experiment.model)) else None
+        self.store = self._store() if through_object_store(config, experiment.snapshot_bytes) else None
         transport = self.transport
         self.pool = Pool(self._worker, transport.drop_worker, transport.request_stop, transport.forget_worker)
         self.interrupted = False

@@ -81,8 +81,10 @@ class Loop:
             barrier=session.pruner.undecided,
         )
         if resumed is not None:
-            self.ledger.restore(**resumed.ledger)
+            kept = resumed.ledger
+            self.ledger.restore(kept["epoch"], kept["done"], kept["set_aside"])
             self.ledger.dropped.update(session.state.dropped)
+        session.training.ledger = self.ledger.state
         self.fence = transport.open(at_least_fence)
         self.shards: dict[Key, tuple[Shard, int]] = {}  # with the step that they arrived at
         self.own = OwnAttack(experiment, self.learner, transport)
@@ -106,22 +108,20 @@ class Loop:
         finally:
             self._inbox.close()
             self.broadcaster.close()
-        return self.session.finish(self.ledger.state())
+        return self.session.finish()
 
     def step(self, keys: tuple[Key, ...]) -> None:
         """Train on the shards of `keys`, publish if it is due, and only then give their permits back."""
-        version = self.learner.step
         taken = [self.shards.pop(key) for key in keys]
-        for shard, arrived_at in taken:
+        shards, arrivals = [shard for shard, _ in taken], [arrived_at for _, arrived_at in taken]
+        for shard in shards:
             self._require_within_bound(shard)
-            self.session.state.consumed(version - shard.version, arrived_at - shard.version, version - arrived_at)
-        shards = [shard for shard, _ in taken]
         began = time.monotonic()
         shards = self._refreshed(shards)
         refreshed = time.monotonic()
         self.session.watch_staleness(shards)
         watched = time.monotonic()
-        result = self.session.learn(shards)
+        result = self.session.learn(shards, arrivals=arrivals)
         self.step_s = _mean(self.step_s, (refreshed - began + time.monotonic() - watched) / len(shards))
         self.session.state.worker_shards += sum(shard.worker != "trainer" for shard in shards)
         self.session.state.trainer_shards += sum(shard.worker == "trainer" for shard in shards)
@@ -131,11 +131,11 @@ class Loop:
         epoch = self.ledger.epoch
         self.ledger.retire(keys)
         self._count()
-        self.session.after_step(self.ledger.state(), last_of_epoch=self.ledger.epoch != epoch)
+        self.session.after_step(last_of_epoch=self.ledger.epoch != epoch)
 
     def _prune(self) -> None:
         """At the barrier: decide what is kept, and go on with it."""
-        if self.session.ready_for(self.ledger.epoch, self.ledger.state(), self._meanwhile):
+        if self.session.ready_for(self.ledger.epoch, self._meanwhile):
             self.ledger.lift()
 
     def _meanwhile(self) -> None:

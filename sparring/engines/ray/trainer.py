@@ -23,6 +23,7 @@ from sparring.observe.state import RunState
 from sparring.queue.connection import connect
 from sparring.queue.transport import Transport
 from sparring.runs import Run
+from sparring.trainer.evaluating import evaluate_on_test
 from sparring.trainer.experiment import build_experiment
 from sparring.trainer.session import Session
 
@@ -57,7 +58,7 @@ class Trainer:
         try:
             experiment = build_experiment(self.config, self.live)
             self.session = session = Session(experiment, self.run, self.device, self._report)
-            route = open_route(self.config, experiment.model, self.transport, self.store)
+            route = open_route(self.config, experiment.snapshot_bytes, self.transport, self.store)
             resumed = session.restore()
             with stopping_on_signals(session.ask_to_stop):
                 while True:
@@ -71,7 +72,7 @@ class Trainer:
         except SparringError as error:
             log.exception("training failed")
             if loop is not None and loop.between_steps:
-                loop.session.save(loop.ledger.state())
+                loop.session.save()
             return {"phase": "failed", "error": str(error)}
 
     def evaluate(self) -> dict[str, Any]:
@@ -88,7 +89,7 @@ class Trainer:
             self._report(state)
 
         state.trainer_pid = os.getpid()
-        return self.session.evaluate(progress)
+        return evaluate_on_test(self.session.learner, progress)
 
     def _report(self, state: RunState) -> None:
         self.transport.set_state(state.as_dict())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -23,11 +23,14 @@ PGD_STEPS = 5
 
 
 class Good(NamedTuple):
-    """Weights that have passed the guard (and their average), and what training goes on from with them."""
+    """Networks that have passed the guard (see `Learner.networks`), and what training continues from with them."""
 
-    model: nn.Module
-    average: nn.Module | None
+    networks: dict[str, nn.Module]
     checkpoint: Checkpoint
+
+    @property
+    def model(self) -> nn.Module:
+        return self.networks["model"]
 
 
 class Check(NamedTuple):
@@ -38,13 +41,18 @@ class Check(NamedTuple):
 
 
 class OverfittingGuard:
-    """Compares the present weights with the last good ones, which it keeps: `good`. `falls`: from these."""
+    """Compares the present weights with the last good ones, which it keeps: `good`.
+
+    `batch`: the shard that it measures on, of the last step; `overfittings`: falls in the whole run, which are never
+    forgotten; `falls`: those from the present good weights.
+    """
 
     def __init__(self, config: Config, learner: Learner) -> None:
         self.config, self.settings, self.learner = config, config.guard, learner
         self.on = self.settings.overfitting != "off"
         self.good: Good | None = None
-        self.falls = 0
+        self.batch: Shard | None = None
+        self.overfittings = self.falls = 0
         self._checked_at = -1
 
     @property
@@ -53,8 +61,8 @@ class OverfittingGuard:
         most = 0 if self.settings.overfitting == "stop" else self.settings.max_rollbacks
         return self.falls > most
 
-    def check(self, batch: Shard | None, checkpoint: Callable[[], Checkpoint]) -> Check | None:
-        """PGD-5 on the batch of the last step, under the present weights and the good ones.
+    def check(self, checkpoint: Callable[[], Checkpoint]) -> Check | None:
+        """PGD-5 on `batch`, under the present weights and the good ones.
 
         Both see the same ε, so that its warm-up is not taken for a fall. The present weights become the good ones
         unless they have lost half of what is allowed: a slow decline adds up. None: nothing to check.
@@ -63,10 +71,10 @@ class OverfittingGuard:
             Overfitted: robust accuracy has fallen by more than `guard.overfitting_fall`.
         """
         learner, allowed = self.learner, self.settings.overfitting_fall
-        if not self.on or batch is None or self._checked_at == learner.step:
+        if not self.on or self.batch is None or self._checked_at == learner.step:
             return None
         self._checked_at = learner.step
-        x, y = learner.clean(batch)
+        x, y = learner.clean(self.batch)
         attack = self._attack()
         random = (self.config.train.seed, learner.step)
         now = pgd_accuracy(learner.model, x, y, attack, *random)
@@ -94,18 +102,32 @@ class OverfittingGuard:
 
     def take(self, checkpoint: Checkpoint) -> None:
         """The present weights are good; `checkpoint` goes with them."""
-        self.good = Good(*copy.deepcopy((self.learner.model, self.learner.average, checkpoint)))
+        self.good = Good(*copy.deepcopy((self.learner.networks, checkpoint)))
         self.falls = 0
 
     def go_back(self) -> Checkpoint | None:
         """Load the good weights, if there are any; what goes with them."""
-        self._checked_at = -1
+        self.batch, self._checked_at = None, -1
         if self.good is None:
             return None
-        self.learner.model.load_state_dict(self.good.model.state_dict())
-        if self.learner.average is not None and self.good.average is not None:
-            self.learner.average.load_state_dict(self.good.average.state_dict())
+        for name, network in self.learner.networks.items():
+            network.load_state_dict(self.good.networks[name].state_dict())
         return copy.deepcopy(self.good.checkpoint)
+
+    def rolled_back(self) -> None:
+        """The learner holds the good weights again: PGD replaces the attack for a while, each time twice as long."""
+        self.overfittings += 1
+        self.falls += 1
+        self.learner.pgd_until = self.learner.step + self.settings.overfitting_for * 2 ** (self.overfittings - 1)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps; the good weights are those of a checkpoint after a resume."""
+        return {"overfittings": self.overfittings, "pgd_until": self.learner.pgd_until}
+
+    def restore(self, state: dict[str, Any] | None) -> None:
+        """Continue from `state()`; without one, with the recipe's own attack."""
+        self.learner.pgd_until = 0 if state is None else state["pgd_until"]
+        self.overfittings = max(self.overfittings, 0 if state is None else state["overfittings"])
 
 
 def pgd_accuracy(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, seed: int, step: int) -> float:

@@ -2,7 +2,7 @@
 
 No bound in steps is safe at every learning rate: what 32 steps of staleness leave unharmed at one rate they ruin at
 another. So a shard is attacked anew under the weights that are about to train on it. Where the old perturbations
-leave more examples right than the new ones, remedies are switched on one after the other, the cheapest first:
+leave more examples correct than the new ones, remedies are switched on one after the other, the cheapest first:
 
     older shards count less -> the trainer adds attack steps -> weights are broadcast more often -> fewer shards are
     outstanding, down to the synchronous loop
@@ -15,28 +15,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 
-from sparring.attacks import Attack, WarmStart, cross_entropy, frozen, perturbed
 from sparring.config import Config, GuardSettings, depth
-from sparring.queue.messages import Shard
-from sparring.trainer.learner import Learner
-from sparring.workers.generator import produce
-from sparring.workers.task import Task
 
 HALF_LIFE = 8.0  # steps: a shard of 16 weighs a quarter, as in the measurement that the remedy comes from
 RELAX_BELOW = 0.5  # of the threshold
 
-
-class Gap(NamedTuple):
-    """Fresh minus stale, on the examples that were attacked: accuracy (below 0: stale is weaker), mean cross-entropy,
-    and the gradient evaluations that it took."""
-
-    accuracy: float
-    loss: float
-    gradients: int
+Decision = Literal["tightened", "relaxed"]
 
 
 @dataclass(frozen=True)
@@ -84,7 +72,11 @@ class StalenessGuard:
     def remedies(self) -> Remedies:
         return self.rungs[self.level]
 
-    def decide(self, gap: float) -> Literal["tightened", "relaxed"] | None:
+    def weights(self, ages: Sequence[int], sizes: Sequence[int]) -> torch.Tensor | None:
+        """How much each example counts; see `age_weights`."""
+        return age_weights(ages, sizes, self.remedies.half_life)
+
+    def decide(self, gap: float) -> Decision | None:
         """Act on how much higher accuracy is on stale examples than on fresh ones, as a share in [-1, 1]."""
         threshold = self.settings.staleness_threshold
         self._calm = self._calm + 1 if gap < RELAX_BELOW * threshold else 0
@@ -95,6 +87,14 @@ class StalenessGuard:
             self.level, self._calm = self.level - 1, 0
             return "relaxed"
         return None
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"level": self.level, "calm": self._calm}
+
+    def restore(self, state: dict[str, Any] | None) -> None:
+        """Continue from `state()`; without one, from the recipe's own settings."""
+        self.level, self._calm = (0, 0) if state is None else (state["level"], state["calm"])
 
 
 def age_weights(ages: Sequence[int], sizes: Sequence[int], half_life: float | None) -> torch.Tensor | None:
@@ -108,30 +108,3 @@ def age_weights(ages: Sequence[int], sizes: Sequence[int], half_life: float | No
     of_shards = torch.tensor([2.0 ** ((youngest - age) / half_life) for age in ages])
     weights = of_shards.repeat_interleave(torch.tensor(sizes))
     return weights / weights.mean()
-
-
-def measure(learner: Learner, shard: Shard, start: WarmStart | None = None) -> Gap | None:
-    """Make the shard anew under the present weights, as a worker that has them would, and compare what was attacked.
-
-    The attack that the shard names, the same start (`start`: where one is given), random numbers and allocator: with
-    weights that are not stale the gap is 0. Past the cliff of staleness that of accuracy is far below 0 (Bhat et al.,
-    Fig. 5). None: nothing was attacked, or the shard has views, which do not depend on weights.
-    """
-    attack = learner.experiment.attack
-    if shard.views is not None or not isinstance(attack, Attack):
-        return None
-    guarded = shard.attack.name != attack.name
-    now = learner.controls()._replace(epsilon=shard.attack.epsilon, pgd_steps=shard.attack.steps if guarded else 0)
-    task = Task(shard.key, learner.plan.indices(shard.key.epoch, shard.key.number), start=start)
-    renewed = produce(task, learner.context, now, learner.step)
-    x, y = learner.clean(shard)
-    deltas = [one.delta.to(x.device) for one in (renewed, shard)]
-    attacked = (deltas[0] != 0).flatten(1).any(1) | (deltas[1] != 0).flatten(1).any(1)
-    if not bool(attacked.any()):
-        return None
-    with frozen(learner.model), torch.no_grad():
-        fresh, stale = (learner.model(perturbed(x, delta))[attacked] for delta in deltas)
-    y = y[attacked]
-    correct = [(logits.argmax(1) == y).float().mean() for logits in (fresh, stale)]
-    losses = [cross_entropy(logits, y).mean() for logits in (fresh, stale)]
-    return Gap(float(correct[0] - correct[1]), float(losses[0] - losses[1]), renewed.gradients)

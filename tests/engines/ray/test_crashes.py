@@ -8,59 +8,21 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sparring.commands.control import read_status
-from sparring.config import Config, to_toml
-from sparring.runs import Run, open_run
+from sparring.config import Config
+from sparring.runs import Run
 from sparring.trainer import checkpoints
+from tests.support.processes import assert_every_example_was_used_once, epochs_of, has_ended, running
 from tests.support.runs import small
 from tests.support.waiting import TIMEOUT_S, wait_for
 
 pytestmark = pytest.mark.ray
 EXAMPLES, SHARDS = 800, 8
-
-
-@contextmanager
-def running(config: Config, root: Path) -> Iterator[tuple[Run, subprocess.Popen[bytes]]]:
-    """A run in a process of its own; it is ended whatever happens."""
-    recipe = root / "recipe.toml"
-    recipe.write_text(to_toml(config))
-    with (root / "output").open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "sparring", "train", str(recipe), "--run.name", "run"], stdout=output, stderr=output
-        )
-    try:
-        wait_for("run folder", lambda: (root / "run" / "config.toml").exists() or _ended(process, root), 60)
-        yield open_run(root / "run"), process
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-
-
-def _ended(process: subprocess.Popen[bytes], root: Path) -> bool:
-    assert process.poll() is None, (root / "output").read_text()
-    return False
-
-
-def epochs_of(run: Run) -> dict[int, Counter[int]]:
-    """How often each ticket of each epoch was trained on in the history of the weights that survive."""
-    steps = {line["step"]: line for line in map(json.loads, run.history.read_text().splitlines())}
-    assert sorted(steps) == list(range(1, len(steps) + 1)), "no step is missing"
-    epochs: dict[int, Counter[int]] = {}
-    for line in steps.values():
-        epochs.setdefault(line["epoch"], Counter()).update(line["tickets"])
-    return epochs
-
-
-def assert_every_example_was_used_once(run: Run, shards: int = SHARDS) -> None:
-    assert epochs_of(run) == {epoch: Counter(range(shards)) for epoch in range(2)}
 
 
 def slow(root: Path, **groups: Any) -> Config:
@@ -97,7 +59,7 @@ def test_killing_the_trainer_where_it_prunes_neither_repeats_nor_loses_the_decis
     pruning = {"name": "low_high", "share": 0.6, "epoch": 1}
     with running(slow(tmp_path, pruning=pruning), tmp_path) as (run, process):
         pid = wait_for("step 2", lambda: _trainer_at(run, 2))
-        wait_for("the decision", lambda: run.kept.exists() or _ended(process, tmp_path))
+        wait_for("the decision", lambda: run.kept.exists() or has_ended(process, tmp_path))
         written = run.kept.read_text()
         os.kill(pid, signal.SIGKILL)
         assert process.wait(timeout=TIMEOUT_S) == 0, (tmp_path / "output").read_text()
@@ -144,7 +106,7 @@ def test_ctrl_c_writes_a_checkpoint_stops_everything_and_can_be_resumed(tmp_path
 
 def test_ctrl_c_before_the_first_step_is_not_forgotten(tmp_path: Path) -> None:
     with running(slow(tmp_path), tmp_path) as (run, process):
-        wait_for("the queue", lambda: run.connection.exists() or _ended(process, tmp_path))
+        wait_for("the queue", lambda: run.connection.exists() or has_ended(process, tmp_path))
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=TIMEOUT_S) == 130, (tmp_path / "output").read_text()
     assert read_status(run)["step"] < SHARDS

@@ -22,7 +22,7 @@ from sparring.config import Config, config_of
 from sparring.errors import UsageError
 from sparring.queue.server import EmbeddedServer
 from sparring.runs import Run
-from tests.engines.ray.test_crashes import epochs_of, running
+from tests.support.processes import epochs_of, running
 from tests.support.runs import small
 from tests.support.waiting import TIMEOUT_S, wait_for
 

@@ -28,7 +28,7 @@ from sparring.queue.transport import Transport
 from sparring.trainer.experiment import build_experiment
 from sparring.trainer.guards.staleness import Remedies
 from sparring.trainer.session import Session
-from tests.engines.ray.test_crashes import epochs_of
+from tests.support.processes import epochs_of
 from tests.support.runs import small
 from tests.support.shards import shard_of
 
@@ -228,7 +228,7 @@ def test_a_server_that_is_lost_while_the_trainer_prunes_costs_nothing(
     tmp_path: Path, server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sparring.engines.ray.loop.HOUSEKEEPING_S", 0.0)
-    monkeypatch.setattr("sparring.trainer.session.STATE_EVERY_S", 0.0)
+    monkeypatch.setattr("sparring.trainer.recorder.REPORT_EVERY_S", 0.0)
     scene = Scene(tmp_path, server, train={"epochs": 2}, pruning={"name": "high", "share": 0.6})
     told: list[tuple[str, int]] = []
 
@@ -237,7 +237,7 @@ def test_a_server_that_is_lost_while_the_trainer_prunes_costs_nothing(
         if state.message.startswith("pruning: 500 of 1437") and scene.loop.fence == 1:
             server.client().flushall()
 
-    scene.session.report = report
+    scene.session.recorder.report = report
     scene.worker("w", scene.attack)
     assert scene.run_to_end() == "finished"
     assert ("pruning: 800 of 1437 training examples attacked", 2) in told, "housekeeping goes on meanwhile"
@@ -248,14 +248,14 @@ def test_a_stop_that_is_asked_for_while_the_trainer_prunes_is_honoured(
     tmp_path: Path, server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sparring.engines.ray.loop.HOUSEKEEPING_S", 0.0)
-    monkeypatch.setattr("sparring.trainer.session.STATE_EVERY_S", 0.0)
+    monkeypatch.setattr("sparring.trainer.recorder.REPORT_EVERY_S", 0.0)
     scene = Scene(tmp_path, server, train={"epochs": 2}, pruning={"name": "high", "share": 0.6})
 
     def report(state: RunState) -> None:
         if state.message.startswith("pruning: 500 of 1437"):
             scene.loop.transport.request_stop()
 
-    scene.session.report = report
+    scene.session.recorder.report = report
     scene.worker("w", scene.attack)
     assert scene.run_to_end() == "stopped"
     assert scene.session.learner.step == SHARDS and not scene.run.kept.exists()

@@ -67,7 +67,7 @@ def test_a_fall_goes_back_to_the_last_good_weights_and_a_stronger_attack(tmp_pat
     weights, gradients = copy.deepcopy(good.model.state_dict()), session.state.gradients
     ruin(session)
     with pytest.raises(Overfitted, match=r"catastrophic overfitting \(guard.overfitting_fall = 0.2\)") as caught:
-        session.guard_against_overfitting({})
+        session.guard_against_overfitting()
     checkpoint = session.roll_back(caught.value)
     assert checkpoint is not None and checkpoint.step == session.learner.step == good.checkpoint.step
     assert all(torch.equal(weights[name], value) for name, value in session.learner.model.state_dict().items())
@@ -81,10 +81,10 @@ def test_a_fall_goes_back_to_the_last_good_weights_and_a_stronger_attack(tmp_pat
 def test_checkpoints_of_what_is_undone_are_deleted(tmp_path: Path) -> None:
     session = session_of(tmp_path, train={"max_steps": 40, "epochs": 4}, guard=EVERY_STEP)
     ruin(session)
-    session.save({"epoch": 0, "done": {}, "set_aside": {}})
+    session.save()
     assert checkpoints.load_state(last_of(session)).step == 41
     with pytest.raises(Overfitted) as caught:
-        session.guard_against_overfitting({})
+        session.guard_against_overfitting()
     session.roll_back(caught.value)
     assert checkpoints.load_state(last_of(session)).step == 40
     again = Session(build_experiment(session.config), session.run, torch.device("cpu"))
@@ -100,12 +100,12 @@ def last_of(session: Session) -> Path:
 
 def test_a_second_fall_takes_twice_as_long(tmp_path: Path) -> None:
     session = session_of(tmp_path, train={"max_steps": 40, "epochs": 4}, guard=EVERY_STEP)
-    batch = session._batch
+    batch = session.overfitting.batch
     for expected in (6, 12):
-        session._batch = batch
+        session.overfitting.batch = batch
         ruin(session)
         with pytest.raises(Overfitted) as caught:
-            session.guard_against_overfitting({})
+            session.guard_against_overfitting()
         session.roll_back(caught.value)
         assert session.state.pgd_until == session.learner.step + expected
 
@@ -114,7 +114,7 @@ def test_weights_that_have_lost_a_little_are_not_the_new_measure(tmp_path: Path)
     session = session_of(tmp_path, train={"max_steps": 40, "epochs": 4}, guard={**EVERY_STEP, "overfitting_fall": 0.99})
     good = session.overfitting.good
     ruin(session)
-    session.guard_against_overfitting({})
+    session.guard_against_overfitting()
     assert session.overfitting.good is good
 
 

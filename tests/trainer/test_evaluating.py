@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,11 +15,8 @@ from sparring.data import Dataset, load, split_holdout
 from sparring.engines import sync
 from sparring.evaluation import evaluate
 from sparring.models import build
-from sparring.queue.messages import Shard
 from sparring.trainer import checkpoints
-from sparring.trainer import experiment as experiment_module
 from sparring.trainer.experiment import build_experiment
-from sparring.trainer.learner import StepResult
 from sparring.trainer.session import Session
 from tests.support.runs import small
 
@@ -33,7 +30,7 @@ def test_the_best_checkpoint_is_the_one_most_robust_on_heldout_training_examples
         assert split == "train", "the test set has no say in this"
         return load(settings, "train")
 
-    monkeypatch.setattr(experiment_module, "load", training_alone)
+    monkeypatch.setattr("sparring.trainer.experiment.load", training_alone)
     config = small(
         tmp_path,
         engine="sync",
@@ -46,16 +43,15 @@ def test_the_best_checkpoint_is_the_one_most_robust_on_heldout_training_examples
     )
     experiment, run = build_experiment(config), new_run(config)
     made = Session(experiment, run, torch.device("cpu"))
-    learn = made.learn
+    record = made.record
 
-    def spoiled(shards: Sequence[Shard]) -> StepResult:
-        result = learn(shards)
+    def spoil_the_last(*step: Any) -> None:
+        record(*step)
         if made.learner.step == experiment.plan.total_steps:
             with torch.no_grad():
                 next(made.learner.model.parameters()).zero_()
-        return result
 
-    monkeypatch.setattr(made, "learn", spoiled)
+    monkeypatch.setattr(made, "record", spoil_the_last)
     sync.run(made, experiment, None)
 
     heldout = split_holdout(load(config.data, "train"), 200)[1]
@@ -65,8 +61,8 @@ def test_the_best_checkpoint_is_the_one_most_robust_on_heldout_training_examples
     for step in due:
         model = build(config.model, heldout.shape, heldout.classes, seed=1)
         checkpoints.load_weights(run.checkpoints / f"step-{step:09d}", model)
-        judged = evaluate(model, heldout, PGD(0.1, steps=10, step_size=0.025), seed=config.train.seed)
-        accuracies[step] = judged.robust_accuracy
+        found = evaluate(model, heldout, PGD(0.1, steps=10, step_size=0.025), seed=config.train.seed)
+        accuracies[step] = found.robust_accuracy
     expected = max(accuracies, key=lambda step: (accuracies[step], -step))
     assert len(accuracies) == 8 and expected != due[-1]
     best = checkpoints.best(run.checkpoints)

@@ -1,0 +1,77 @@
+"""How good a run's weights are: on held-out training examples while it goes on, on the test set at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from sparring.attacks import Attack
+from sparring.data import Dataset
+from sparring.evaluation import Evaluation, evaluate, evaluate_by, evaluate_views
+from sparring.trainer.learner import Learner
+
+PGD_STEPS = 10
+REPORTED = ("clean_accuracy", "robust_accuracy", "clean_interval", "robust_interval")
+
+
+class HeldoutMonitor:
+    """Evaluates on held-out examples every `train.evaluate_every_epochs`; the best checkpoint is chosen by it.
+
+    `best`: the highest robust accuracy so far (-1: none yet).
+    """
+
+    def __init__(self, learner: Learner, dataset: Dataset) -> None:
+        self.learner, self.dataset = learner, dataset
+        self.best = -1.0
+
+    @property
+    def due(self) -> bool:
+        """The last step has reached or passed a multiple of the interval."""
+        every, step = self.learner.config.train.evaluate_every_epochs, self.learner.step
+        if not every or not len(self.dataset):
+            return False
+        before, now = (self.learner.plan.epochs_at(at) / every for at in (step - 1, step))
+        return int(now + 1e-9) > int(before + 1e-9)  # 1e-9 makes up for rounding
+
+    def evaluate(self) -> tuple[Evaluation, bool]:
+        """Clean and PGD-10 accuracy of the weights' average where there is one, else of the weights; whether the
+        robust one is the best so far. With AugMix it is the share of examples with both views classified correctly."""
+        learner, train, attack = self.learner, self.learner.config.train, self.learner.experiment.attack
+        model = learner.model if learner.average is None else learner.average
+        if isinstance(attack, Attack):
+            pgd = attack.evaluator(PGD_STEPS)
+            found = evaluate(model, self.dataset, pgd, samples=train.evaluate_samples, seed=train.seed)
+        else:
+            views = attack.augmix
+            found = evaluate_views(model, self.dataset, views, samples=train.evaluate_samples, seed=train.seed)
+        improved = found.robust_accuracy > self.best
+        self.best = max(self.best, found.robust_accuracy)
+        return found, improved
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"best": self.best}
+
+    def restore(self, state: dict[str, Any] | None) -> None:
+        """Continue from `state()`; without one, as if nothing had been measured."""
+        self.best = -1.0 if state is None else state["best"]
+
+
+def evaluate_on_test(learner: Learner, progress: Callable[[str], None]) -> dict[str, Any]:
+    """The weights' figures on the test set, and those of their average where there is one (`ema_…`).
+
+    progress: called with a sentence that says how far it is; an exception from it ends the evaluation.
+    """
+    experiment, config = learner.experiment, learner.config
+    test = experiment.test()
+
+    def figures(model: nn.Module) -> dict[str, Any]:
+        return evaluate_by(model, test, experiment.threat, config.evaluation, config.train.seed, progress).as_dict()
+
+    found = figures(learner.model)
+    if learner.average is not None:
+        apart = figures(learner.average)
+        found |= {f"ema_{name}": apart[name] for name in REPORTED}
+    return found

@@ -1,0 +1,171 @@
+"""What a run has done, counted and written down: its state, steps.jsonl, metrics.jsonl, trackers, whoever watches."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+
+from sparring.allocators import augmix_speedup, theoretical_speedup
+from sparring.attacks import Attack
+from sparring.config import bound
+from sparring.evaluation import Evaluation
+from sparring.observe.state import RunState
+from sparring.observe.trackers import Tracking
+from sparring.queue.messages import Shard
+from sparring.runs import Run
+from sparring.trainer.guards.gap import Checked
+from sparring.trainer.learner import Learner, StepResult
+from sparring.trainer.pruning import Decision
+
+REPORT_EVERY_S = 0.5
+SMOOTHED_STEPS = 50  # that loss and training accuracy are the mean of
+
+
+class Recorder:
+    """Only observes: nothing that it counts decides what is trained. `report` is given the state as it changes."""
+
+    def __init__(self, learner: Learner, run: Run, report: Callable[[RunState], None]) -> None:
+        self.learner, self.run, self.report = learner, run, report
+        self.state = self._fresh_state()
+        self._recent: list[StepResult] = []
+        self._began = time.monotonic()
+        self._reported_at = 0.0
+        self._tracking = Tracking(learner.config, run)
+        self._history = run.history.open("a", buffering=1)
+
+    def restart(self) -> None:
+        """Count from the beginning."""
+        self.state, self._recent, self._began = self._fresh_state(), [], time.monotonic()
+
+    def continue_from(self, state: RunState) -> None:
+        """Go on counting from `state`, which may be of a run with another number of steps to make."""
+        fresh = self._fresh_state()
+        self.state, self._recent = state, []
+        state.engine, state.total_steps, state.max_staleness = fresh.engine, fresh.total_steps, fresh.max_staleness
+        self._began = time.monotonic() - state.seconds
+
+    def start_clock(self, already: float) -> None:
+        """Training began `already` seconds ago; what came before is preparation."""
+        self._began = time.monotonic() - self.state.seconds - already
+        self.state.phase = "training"
+
+    def read_clock(self) -> None:
+        """Note how long training has taken by now."""
+        state = self.state
+        state.seconds = time.monotonic() - self._began
+        state.examples_per_second = state.examples / max(state.seconds, 1e-9)
+
+    def step(self, shards: Sequence[Shard], result: StepResult, seconds: float, arrivals: Sequence[int]) -> None:
+        """Count a step that the learner has just made.
+
+        seconds: what it took without its attacks; arrivals: at which step each shard came, for shards of workers.
+        """
+        state, learner = self.state, self.learner
+        state.step, state.epoch = learner.step, shards[-1].key.epoch
+        state.examples += result.examples
+        state.step_seconds += seconds
+        state.skipped_steps += result.skipped
+        state.learning_rate, state.epsilon = result.learning_rate, learner.epsilon(learner.step - 1)
+        self._smooth(result)
+        self._count_staleness(shards, arrivals)
+        self._count_attacks(shards)
+        self._write_history(shards)
+
+    def _smooth(self, result: StepResult) -> None:
+        self._recent = [*self._recent[1 - SMOOTHED_STEPS :], result]
+        seen = sum(step.examples for step in self._recent)
+        self.state.loss = sum(step.loss * step.examples for step in self._recent) / seen
+        self.state.train_robust_accuracy = sum(step.correct for step in self._recent) / seen
+
+    def _count_staleness(self, shards: Sequence[Shard], arrivals: Sequence[int]) -> None:
+        before = self.learner.step - 1
+        for number, shard in enumerate(shards):
+            arrived = arrivals[number] if arrivals else None
+            in_flight, in_queue = (0, 0) if arrived is None else (arrived - shard.version, before - arrived)
+            drift = self.learner.drift(min(shard.version, before))
+            self.state.consumed(before - shard.version, in_flight, in_queue, drift)
+
+    def _count_attacks(self, shards: Sequence[Shard]) -> None:
+        state, timed = self.state, [shard for shard in shards if shard.full_seconds > 0]
+        state.gradients += sum(shard.gradients for shard in shards)
+        state.attack_seconds += sum(shard.cost_seconds for shard in timed)
+        state.full_attack_seconds += sum(shard.full_seconds for shard in timed)
+        for shard in shards:
+            state.allocated.update({name: count for name, count in shard.classes.items() if count})
+        if state.allocated:
+            state.theoretical_speedup = self._theoretical_speedup()
+
+    def _theoretical_speedup(self) -> float | None:
+        """Equation 7 of Hua et al., of all that has been allocated in the run; of AugMix in passes instead of steps."""
+        experiment, allocated = self.learner.experiment, self.state.allocated
+        allocator, attack = experiment.allocator, experiment.attack
+        if allocator is None:
+            return None
+        if isinstance(attack, Attack):
+            return theoretical_speedup(allocated, allocator, attack)
+        return augmix_speedup(allocated, allocator, attack)
+
+    def _write_history(self, shards: Sequence[Shard]) -> None:
+        """What the step trained on. After a resume a step number stands here again: its last line is what survives."""
+        line = {
+            "step": self.learner.step,
+            "fence": shards[0].fence,
+            "epoch": shards[0].key.epoch,
+            "tickets": [shard.key.number for shard in shards],
+            "versions": [shard.version for shard in shards],
+            "workers": [shard.worker for shard in shards],
+        }
+        self._history.write(json.dumps(line) + "\n")
+
+    def pruned(self, decision: Decision) -> None:
+        """Count what it cost to decide which examples are kept."""
+        state = self.state
+        state.kept = len(decision.indices)
+        state.gradients += decision.gradients
+        state.pruning_seconds += decision.seconds
+        state.seconds += decision.seconds
+
+    def gap(self, checked: Checked) -> None:
+        """Note how much weaker stale shards are, and what the guard has done about it."""
+        state, gap = self.state, checked.gap
+        state.fresh_minus_stale, state.fresh_minus_stale_loss = gap.accuracy, gap.loss
+        if checked.acts:
+            state.gradients += gap.gradients
+        if checked.decision is not None:
+            state.staleness_decisions[checked.decision] += 1
+
+    def heldout(self, found: Evaluation) -> None:
+        """Note the accuracies on held-out examples."""
+        state = self.state
+        state.clean_accuracy, state.robust_accuracy = found.clean_accuracy, found.robust_accuracy
+        state.heldout_samples, state.heldout_attack = found.samples, found.attack
+        state.heldout_interval = found.robust_interval
+
+    def write_metrics(self) -> None:
+        """One line of metrics.jsonl, and the same to the trackers."""
+        with self.run.metrics.open("a") as file:
+            file.write(json.dumps({"time": time.time(), **self.state.as_dict()}) + "\n")
+        self._tracking(self.state)
+
+    def report_soon(self, force: bool = False) -> None:
+        """Report the state, at most every REPORT_EVERY_S."""
+        now = time.monotonic()
+        if force or now - self._reported_at >= REPORT_EVERY_S:
+            self._reported_at = now
+            self.state.updated = time.time()
+            self.report(self.state)
+
+    def close(self) -> None:
+        """Let the trackers write what is left."""
+        self._tracking.close()
+
+    def _fresh_state(self) -> RunState:
+        config, plan = self.learner.config, self.learner.plan
+        return RunState(
+            engine=config.engine,
+            dataset=config.data.name,
+            total_steps=min(plan.total_steps, config.train.max_steps or plan.total_steps),
+            epochs=plan.epochs,
+            max_staleness=bound(config),
+        )

@@ -1,0 +1,91 @@
+"""Everything is checked at once and first: what cannot work is refused before a folder is made or a server started."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from sparring.commands.checks import check, check_resources
+from sparring.config import from_tree
+from sparring.errors import SparringError, UsageError
+from sparring.models import build
+from tests.support.runs import small
+
+IMAGES, LABELS = np.zeros((20, 8, 8), np.uint8), np.arange(20) % 10
+
+
+@pytest.mark.parametrize(
+    ("groups", "reason"),
+    [
+        ({"attack": {"start": "previous"}, "engine": "ray"}, r"attack\.start = 'previous' with engine = 'ray'"),
+        ({"staleness": {"max_staleness": 0, "publish_every": 3}}, r"max_staleness >= publish_every - 1 fails"),
+        ({"workers": {"count": 0}, "staleness": {"trainer_attacks": "never"}}, r"workers\.count = 0 .* nobody would"),
+        ({"metrics": {"file_sd": "{folder}/file/targets"}}, r"metrics\.file_sd = .*file/targets"),
+        ({"metrics": {"trackers": ["wandb"]}}, r"wandb is not installed"),
+        ({"model": {"name": "python:Net"}}, r"model\.name = 'python:Net': the run was started from Python"),
+        ({"model": {"name": "digits-cmm"}}, r"model\.name = 'digits-cmm': no such name"),
+        ({"model": {"checkpoint": "{folder}/nowhere"}}, r"model\.checkpoint = .*nowhere.* is no file"),
+        ({"data": {"name": "npz:{folder}/data"}}, r"data\.name = .*data.*test\.npz"),
+        ({"schedule": {"name": "one_cicle"}}, r"schedule\.name = 'one_cicle': no such name"),
+    ],
+)
+def test_whatever_is_wrong_is_refused_with_its_setting_and_nothing_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, groups: dict[str, dict[str, Any]], reason: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    (tmp_path / "file").touch()
+    (tmp_path / "data").mkdir()
+    np.savez(tmp_path / "data" / "train.npz", images=IMAGES, labels=LABELS)
+    for settings in (each for each in groups.values() if isinstance(each, dict)):
+        named = {name: value for name, value in settings.items() if isinstance(value, str)}
+        settings.update({name: value.format(folder=tmp_path) for name, value in named.items()})
+    with pytest.raises(SparringError, match=reason):
+        check(small(tmp_path / "runs", **groups), starts=True)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_test_set_of_another_size_is_refused_unless_all_are_brought_to_one(tmp_path: Path) -> None:
+    np.savez(tmp_path / "train.npz", images=IMAGES, labels=LABELS)
+    np.savez(tmp_path / "test.npz", images=IMAGES[:, :6, :6], labels=LABELS)
+    data = {"name": f"npz:{tmp_path}"}
+    with pytest.raises(UsageError, match=r"test images are \(1, 6, 6\) and training images \(1, 8, 8\)"):
+        check(small(tmp_path, engine="sync", data=data), starts=True)
+    assert check(small(tmp_path, engine="sync", data={**data, "size": 8}), starts=True).test().shape == (1, 8, 8)
+
+
+def test_a_start_has_the_weights_that_it_starts_from_and_a_resume_does_not_ask_for_them(tmp_path: Path) -> None:
+    config = small(tmp_path, engine="sync", model={"checkpoint": str(tmp_path / "start.safetensors")})
+    start = build(config.model, (1, 8, 8), 10, seed=99).state_dict()
+    save_file(start, tmp_path / "start.safetensors")
+    made = check(config, starts=True).model.state_dict()
+    assert all(torch.equal(tensor, start[name]) for name, tensor in made.items())
+    (tmp_path / "start.safetensors").unlink()
+    assert check(config, starts=False).config == config
+
+
+@pytest.mark.parametrize(
+    ("tree", "wanted"),
+    [
+        ({"workers": {"count": 3, "num_gpus": 1}}, "3 x 1 + 0 = 3"),
+        ({"workers": {"count": 4, "num_gpus": 0.5}, "trainer": {"num_gpus": 1}}, "4 x 0.5 + 1 = 3"),
+        ({"workers": {"count": 2, "num_gpus": 1}}, None),
+        ({"workers": {"count": 4, "num_gpus": 0.25}, "trainer": {"num_gpus": 1}}, None),
+        ({"workers": {"count": 3, "num_gpus": 1}, "ray": {"address": "auto"}}, None),
+    ],
+)
+def test_more_gpus_than_this_machine_has_are_refused_and_a_cluster_may_grow(
+    tree: dict[str, Any], wanted: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    config = from_tree(tree)
+    if wanted is None:
+        check_resources(config)
+        return
+    with pytest.raises(UsageError, match=f"= {wanted}, this machine has 2 GPUs".replace("+", r"\+")):
+        check_resources(config)

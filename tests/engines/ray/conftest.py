@@ -1,0 +1,24 @@
+"""Fixtures of the tests of the Ray engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from sparring.queue.server import EmbeddedServer
+from sparring.queue.transport import Transport
+
+
+@pytest.fixture(scope="module")
+def queue_server() -> Iterator[EmbeddedServer]:
+    with EmbeddedServer(maxmemory=64 << 20) as server:
+        yield server
+
+
+@pytest.fixture
+def transport(queue_server: EmbeddedServer, request: pytest.FixtureRequest) -> Transport:
+    """Of a run of the test's own."""
+    opened = Transport(queue_server.client(), request.node.name, lease_s=5.0, timeout_s=5.0)
+    opened.open()
+    return opened

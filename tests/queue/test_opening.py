@@ -1,0 +1,77 @@
+"""A run has the server that its settings name, or one of its own that ends with it; what cannot serve it is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import redis
+
+from sparring.config import Config, from_tree
+from sparring.errors import SparringError, UsageError
+from sparring.queue import opening
+from sparring.queue.connection import connect
+from sparring.queue.opening import open_queue, require_queue
+from sparring.queue.server import EmbeddedServer
+from sparring.queue.sizing import needed_memory
+
+SHAPE, SNAPSHOT_BYTES, MIB = (1, 8, 8), 1000, 1 << 20
+
+
+def on(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch, **train: Any) -> Config:
+    """A recipe whose queue is that server."""
+    monkeypatch.setenv("OPENING_TEST_PASSWORD", server.password)
+    queue = {"redis_url": server.url, "password_env": "OPENING_TEST_PASSWORD", "timeout_s": 1.0}
+    return from_tree({"queue": queue, "train": train, "ray": {"address": "auto"}})
+
+
+@pytest.mark.parametrize(("settings", "mebibytes"), [({}, None), ({"maxmemory_mb": 80}, 80)])
+def test_an_embedded_server_has_the_memory_that_the_run_needs_and_ends_with_it(
+    settings: dict[str, Any], mebibytes: int | None
+) -> None:
+    config = from_tree({"queue": settings})
+    with open_queue(config, SHAPE, SNAPSHOT_BYTES) as queue:
+        assert queue.embedded and queue.memory_for(config) == needed_memory(config, SHAPE, SNAPSHOT_BYTES)
+        with connect(queue.url, queue.password, 5.0) as client:
+            limit = int(client.config_get("maxmemory")["maxmemory"])
+    assert limit == (queue.memory_for(config) if mebibytes is None else mebibytes * MIB)
+    with connect(queue.url, queue.password, 1.0) as client, pytest.raises(redis.ConnectionError):
+        client.ping()
+
+
+def test_a_server_that_the_settings_name_is_used_and_goes_on(
+    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = on(server, monkeypatch, batch_size=1)
+    needed = needed_memory(config, SHAPE, SNAPSHOT_BYTES)
+    with server.client() as client:
+        before = str(client.config_get("maxmemory")["maxmemory"])
+        client.config_set("maxmemory", needed)
+        try:
+            with open_queue(config, SHAPE, SNAPSHOT_BYTES) as queue:
+                assert (queue.url, queue.password, queue.embedded) == (server.url, server.password, False)
+            assert client.ping() and client.config_get("maxmemory")["maxmemory"] == str(needed)
+            client.config_set("maxmemory", needed - MIB)
+            with pytest.raises(SparringError, match=r"is less than the .* MiB that outstanding shards may take"):
+                require_queue(config, SHAPE, SNAPSHOT_BYTES)
+        finally:
+            client.config_set("maxmemory", before)
+
+
+def test_what_cannot_serve_the_run_is_refused_and_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*arguments: object, **options: object) -> None:
+        raise AssertionError("a server was started")
+
+    monkeypatch.setattr(opening, "EmbeddedServer", never)
+    cluster, nowhere = {"ray": {"address": "auto"}}, {"queue": {"redis_url": "redis://127.0.0.1:1", "timeout_s": 0.1}}
+    with (
+        pytest.raises(UsageError, match=r"ray\.address = 'auto' with queue\.redis_url unset"),
+        open_queue(from_tree(cluster), SHAPE, SNAPSHOT_BYTES),
+    ):
+        pass
+    with (
+        pytest.raises(SparringError, match=r"no answer from Redis at 127\.0\.0\.1:1"),
+        open_queue(from_tree(nowhere), SHAPE, SNAPSHOT_BYTES),
+    ):
+        pass
+    require_queue(from_tree({}), SHAPE, SNAPSHOT_BYTES)
