@@ -1,4 +1,4 @@
-"""Who gets how many attack steps."""
+"""Allocators: how attack steps are divided among the examples."""
 
 from sparring.allocators.allocator import (
     Allocation,

@@ -1,6 +1,6 @@
-"""An allocator: examples are put into named classes, and each class has its number of attack steps and step size.
+"""An allocator sorts examples into named classes; each class has its number of attack steps and step size.
 
-One of your own is a subclass of `Allocator` with `classes`, `classify` and `budgets`.
+An allocator of your own is a subclass of `Allocator` with `classes`, `classify` and `budgets`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sparring.attacks.augmix import Threat
 
 
 class Budget(NamedTuple):
-    """What each example of a class gets: attack steps, and their size in pixel intensities."""
+    """Attack steps of each example of a class, and the step size in pixel intensities."""
 
     steps: int
     step_size: float
@@ -25,10 +25,10 @@ class Budget(NamedTuple):
 
 @dataclass(frozen=True)
 class Candidates:
-    """What an allocator may look at: the examples of a ticket under the weights that their attack begins with.
+    """The input of an allocator: the examples of a ticket, and the model with the weights at the start of the attack.
 
-    x: float32 [N, C, H, W] in [0, 1]; labels: int64 [N]; clean_logits: [N, K]; attack: at the present ε; robust_share:
-    F_R of the trainer, in [0, 1]; generator: of the ticket.
+    x: float32 [N, C, H, W] in [0, 1]; labels: int64 [N]; clean_logits: [N, K]; attack: with the current ε;
+    robust_share: F_R of the trainer, in [0, 1]; generator: random generator of the ticket.
     """
 
     model: nn.Module
@@ -41,10 +41,10 @@ class Candidates:
 
 
 class Allocation(NamedTuple):
-    """What each example of a ticket gets.
+    """Attack steps and step size of each example of a ticket.
 
-    step_counts: int64 [N]; step_sizes: float32 [N], pixel intensities; counts: examples of each class; gradients:
-    gradient evaluations that classifying took.
+    step_counts: int64 [N]; step_sizes: float32 [N], pixel intensities; counts: number of examples by class; gradients:
+    gradient evaluations of the classification.
     """
 
     step_counts: Tensor
@@ -54,31 +54,31 @@ class Allocation(NamedTuple):
 
 
 class Allocator:
-    """Who gets how many attack steps. `classes` are the names that its counts are reported by."""
+    """Base class of allocators. `classes`: names of the classes, under which their counts are reported."""
 
     classes: tuple[str, ...] = ()
 
     def classify(self, candidates: Candidates) -> Tensor:
-        """int64 [N]: the number of each example's class, its position in `classes`."""
+        """int64 [N]: the class of each example, as a position in `classes`."""
         raise NotImplementedError(f"{type(self).__name__} does not classify")
 
     def budgets(self, attack: Threat) -> Sequence[Budget]:
-        """What each class gets, in the order of `classes`, under the attack at its present ε."""
+        """The budget of each class, in the order of `classes`, for the attack with its current ε."""
         raise NotImplementedError(f"{type(self).__name__} has no budgets")
 
     def gradients(self, examples: int) -> int:
-        """Gradient evaluations that classifying so many examples takes."""
+        """Gradient evaluations that the classification of this number of examples needs."""
         return 0
 
     def updated(self, robust_share: float, robust_accuracy: float) -> float:
-        """F_R after a batch of which the share `robust_accuracy` was classified correctly under attack.
+        """The new F_R after a batch with this robust accuracy.
 
-        It begins at 0, rides along with every snapshot, and comes back as `Candidates.robust_share`.
+        F_R begins at 0. It is sent with every snapshot and given to `classify` as `Candidates.robust_share`.
         """
         return robust_share
 
     def with_full_steps(self) -> Allocator:
-        """The allocator where a guard has put a stronger attack in the place of the recipe's."""
+        """The allocator to use while a guard replaces the recipe's attack by a stronger one."""
         return self
 
     def allocate(self, candidates: Candidates) -> Allocation:
@@ -94,12 +94,12 @@ class Allocator:
 def allocation_of(
     numbers: Tensor, classes: tuple[str, ...], budgets: Sequence[Budget], gradients: int = 0
 ) -> Allocation:
-    """The budgets by example; numbers: int64 [N], positions in `classes`."""
+    """The budget of each example; numbers: int64 [N], positions in `classes`."""
     where = numbers.cpu()
     if len(budgets) != len(classes) or int(where.min()) < 0 or int(where.max()) >= len(classes):
         raise ValueError(
-            f"an allocator with the classes {classes} gave {len(budgets)} budgets and class numbers from "
-            f"{int(where.min())} to {int(where.max())}: one budget a class and numbers from 0 to "
+            f"an allocator with the classes {classes} returned {len(budgets)} budgets and class numbers from "
+            f"{int(where.min())} to {int(where.max())}: one budget per class and numbers from 0 to "
             f"{len(classes) - 1} are needed"
         )
     steps = torch.tensor([budget.steps for budget in budgets])
@@ -114,24 +114,24 @@ def allocation_of(
 
 
 def mean_steps(counts: Mapping[str, float], allocator: Allocator, attack: Threat) -> float:
-    """Attack steps by example, of so many examples (or shares of them) in each class."""
+    """Mean attack steps per example; counts: number (or share) of examples by class."""
     budgets = dict(zip(allocator.classes, allocator.budgets(attack), strict=True))
-    spent = sum(count * budgets[name].steps for name, count in counts.items())
-    return spent / (sum(counts.values()) or 1)
+    steps = sum(count * budgets[name].steps for name, count in counts.items())
+    return steps / (sum(counts.values()) or 1)
 
 
 def theoretical_speedup(counts: Mapping[str, float], allocator: Allocator, attack: Attack) -> float:
-    """Equation 7 of Hua et al.: (N + 1) / (mean steps + 1), N being the attack's own steps.
+    """Equation 7 of Hua et al.: (N + 1) / (mean steps + 1), where N is the attack's own number of steps.
 
-    It counts a training step as one attack step and forgets the classifying pass, so that perfect code stays below it.
-    Several restarts multiply all steps.
+    It counts a training step as one attack step and ignores the forward pass of the classification, so a real speed-up
+    is lower. Restarts multiply all steps.
     """
     steps = mean_steps(counts, allocator, attack)
     return (attack.restarts * attack.steps + 1) / (attack.restarts * steps + 1)
 
 
 def augmix_speedup(counts: Mapping[str, float], allocator: Allocator, attack: Threat) -> float:
-    """AugMix has no attack steps; it is spared passes of views: 3 / (1 + 2·share augmented), Hua et al.'s Table 1."""
+    """Speed-up for AugMix, which saves forward passes of views: 3 / (1 + 2·share augmented), Hua et al.'s Table 1."""
     return 3 / (1 + 2 * mean_steps(counts, allocator, attack))
 
 
@@ -144,10 +144,10 @@ def speedup_ceiling(
     attack_step_s: float,
     step_s: float,
 ) -> float:
-    """What equation 7 becomes with measured times of one batch: the speed-up that code without overhead would reach.
+    """Equation 7 with measured times of one batch: the speed-up without any overhead.
 
-    forward_s: the clean pass, which full attacks need too where their loss compares with it (TRADES); attack_step_s:
-    one attack step on all; step_s: the training step.
+    forward_s: the clean pass, which full attacks also need if their loss compares with it (TRADES); attack_step_s: one
+    attack step on all examples; step_s: the training step.
     """
     needs_clean = attack.maximised.targets == "clean"
     full = attack.steps * attack_step_s + step_s + (forward_s if needs_clean else 0.0)

@@ -1,6 +1,6 @@
-"""The BulletTrain allocator (Hua et al.): attack steps where they matter, few on robust examples, none on outliers.
+"""The BulletTrain allocator (Hua et al.): all attack steps on boundary examples, few on robust ones, none on outliers.
 
-    SVar = sign · Var[softmax(h(x))], sign +1 where the clean prediction is right, else −1
+    SVar = sign · Var[softmax(h(x))], sign +1 if the clean prediction is correct, else −1
     SVar < 0                                       outlier:  N_O steps
     0 ≤ SVar < percentile(SVar, 1 − F_R)           boundary: N_B steps
     else                                           robust:   N_R steps
@@ -21,14 +21,14 @@ from sparring.allocators.allocator import Allocator, Budget, Candidates
 from sparring.attacks.augmix import Threat
 
 OUTLIER, BOUNDARY, ROBUST = 0, 1, 2
-ROBUST_RADIUS = 1.7  # N_R steps together reach 1.7·ε (Hua et al.)
+ROBUST_RADIUS = 1.7  # N_R steps have a total length of 1.7·ε (Hua et al.)
 
 
 class BulletTrain(Allocator):
     """Steps by signed variance.
 
     Args:
-        boundary_steps: N_B; None: the attack's own. robust_steps: N_R. outlier_steps: N_O.
+        boundary_steps: N_B; None: the attack's own number. robust_steps: N_R. outlier_steps: N_O.
         gamma: F_R follows γ times the robust accuracy of the training batches. momentum: p of F_R.
     """
 
@@ -49,13 +49,13 @@ class BulletTrain(Allocator):
         return classify(signed_variance(candidates.clean_logits, candidates.labels), candidates.robust_share)
 
     def budgets(self, attack: Threat) -> Sequence[Budget]:
-        """Boundary examples go as far as the attack itself does, the others 1.7·ε (Hua et al.)."""
+        """The total length of the steps is that of the attack for boundary examples, 1.7·ε for others (Hua et al.)."""
         boundary_steps = attack.steps if self.boundary_steps is None else self.boundary_steps
-        few = ROBUST_RADIUS * attack.epsilon
+        length = ROBUST_RADIUS * attack.epsilon
         return (
-            Budget(self.outlier_steps, few / max(self.outlier_steps, 1)),
+            Budget(self.outlier_steps, length / max(self.outlier_steps, 1)),
             Budget(boundary_steps, attack.alpha * attack.steps / boundary_steps),
-            Budget(self.robust_steps, few / max(self.robust_steps, 1)),
+            Budget(self.robust_steps, length / max(self.robust_steps, 1)),
         )
 
     def updated(self, robust_share: float, robust_accuracy: float) -> float:
@@ -66,7 +66,7 @@ class BulletTrain(Allocator):
 
 
 def signed_variance(logits: Tensor, labels: Tensor) -> Tensor:
-    """float32 [N]: variance of the predicted probabilities, negative where the prediction is wrong.
+    """float32 [N]: variance of the predicted probabilities, negated if the prediction is wrong.
 
     logits: [N, K] of the clean images; labels: int64 [N].
     """
@@ -75,7 +75,7 @@ def signed_variance(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def classify(variance: Tensor, robust_share: float) -> Tensor:
-    """int64 [N] of OUTLIER, BOUNDARY, ROBUST by the percentile rule; with F_R = 0 no example is robust."""
+    """int64 [N]: OUTLIER, BOUNDARY or ROBUST by the percentile rule. With F_R = 0 no example is robust."""
     classes = torch.where(variance < 0, OUTLIER, BOUNDARY)
     if robust_share > 0:
         threshold = torch.quantile(variance, 1 - robust_share)

@@ -1,4 +1,4 @@
-"""The allocator that a recipe names."""
+"""Make the allocator that a recipe names."""
 
 from __future__ import annotations
 

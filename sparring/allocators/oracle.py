@@ -1,4 +1,4 @@
-"""The oracle: classes by the outcome of ten PGD steps. It costs more than it saves: for analysis."""
+"""The oracle: classes by the outcome of ten PGD steps. It costs more than it saves and is for analysis only."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ STEPS = 10
 
 
 class Oracle(BulletTrain):
-    """BulletTrain's budgets by the definitions: correct and attacked wrong is boundary, both correct robust."""
+    """BulletTrain with the true classes: boundary examples are correct only if not attacked."""
 
     def classify(self, candidates: Candidates) -> Tensor:
         x, labels = candidates.x, candidates.labels
         if not isinstance(candidates.attack, Attack):
-            raise SparringError("allocator.name = 'oracle' goes by the outcome of PGD; it takes no views.")
+            raise SparringError(
+                "allocator.name = 'oracle' classifies by the outcome of PGD, so it cannot be used with AugMix. Choose "
+                "another allocator."
+            )
         attack = replace(candidates.attack.stronger(STEPS), restarts=1, loss=CROSS_ENTROPY)
         delta = perturb(candidates.model, x, labels, attack, candidates.generator)
         with torch.no_grad():
@@ -36,5 +39,5 @@ class Oracle(BulletTrain):
 
 
 def classify_by_attack(clean_correct: Tensor, attacked_correct: Tensor) -> Tensor:
-    """int64 [N]; both bool [N]."""
+    """int64 [N]: the true classes, from two bool [N]."""
     return torch.where(~clean_correct, OUTLIER, torch.where(attacked_correct, ROBUST, BOUNDARY))

@@ -1,4 +1,4 @@
-"""What is trained: networks that take float32 images in [0, 1] and normalise inside forward."""
+"""Networks that take float32 images in [0, 1] and normalise inside forward."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def build(
     sizes: Iterable[int] = (),
     normalize: tuple[Channels, Channels] | None = None,
 ) -> nn.Module:
-    """The network of the settings, initialised from `seed` without touching the global random state.
+    """Build the network of the settings, initialised from `seed`; the global random state is not changed.
 
     Args:
         shape: (C, H, W) of the images.
@@ -63,7 +63,7 @@ def build(
             model = factory(shape, classes)
         except SparringError:
             raise
-        except Exception as error:  # whatever the user's own code raises
+        except Exception as error:  # the user's own code may raise anything
             raise UsageError(
                 f"model.name = {settings.name!r} cannot be built for images of {shape} and {classes} classes "
                 f"({type(error).__name__}: {error}). It is called as factory(shape, classes)."
@@ -79,7 +79,7 @@ def adopt(
     sizes: Iterable[int] = (),
     normalize: tuple[Channels, Channels] | None = None,
 ) -> nn.Module:
-    """A copy, on the CPU, of a model that was made already; otherwise as `build`.
+    """A copy on the CPU of an existing model; otherwise as `build`.
 
     Raises:
         UsageError: it cannot take these images or tell these classes apart.
@@ -97,52 +97,52 @@ def _checked(
 ) -> nn.Module:
     _check_module(name, model)
     if normalize is not None:
-        model = _behind(name, model, shape[0], *normalize)
+        model = _normalized(name, model, shape[0], *normalize)
     for height, width in (shape[1:], *((size, size) for size in sizes)):
         require_logits(f"model.name = {name!r}", model, (shape[0], height, width), classes)
     return model
 
 
 def require_logits(named: str, model: nn.Module, shape: Shape, classes: int) -> None:
-    """One forward pass on a black image; `named` begins what errors say.
+    """Check the model's output by one forward pass on a black image; `named` begins error messages.
 
     Raises:
-        UsageError: the model does not take images of `shape`, or gives no logits of so many classes.
+        UsageError: the model does not take images of `shape`, or its logits do not match the number of classes.
     """
     training = model.training
     try:
         with torch.no_grad():
             logits = model.eval()(torch.zeros(1, *shape))
-    except Exception as error:  # whatever the user's own code raises
+    except Exception as error:  # the user's own code may raise anything
         raise UsageError(f"{named} cannot take images of shape {shape} ({type(error).__name__}: {error}).") from error
     finally:
         model.train(training)
     if not isinstance(logits, torch.Tensor):
-        raise UsageError(f"{named} gives a {type(logits).__name__}; a tensor of logits is needed.")
+        raise UsageError(f"{named} returns a {type(logits).__name__}; a tensor of logits is needed.")
     if tuple(logits.shape) != (1, classes):
         raise UsageError(
-            f"{named} gives outputs of shape {tuple(logits.shape)} for one image; (1, {classes}) is needed."
+            f"{named} returns outputs of shape {tuple(logits.shape)} for one image; (1, {classes}) is needed."
         )
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Numbers that are trained."""
+    """The number of trained parameters."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _factory(settings: ModelSettings, pretrained: bool) -> Factory:
-    """What is called with shape and classes; model.options are checked and bound."""
+    """The function that is called with shape and classes; model.options are checked and bound to it."""
     kind, colon, rest = settings.name.partition(":")
     from_timm = bool(colon) and kind == "timm"
     if pretrained and not from_timm:
         raise UsageError(
-            f"model.pretrained = true with model.name = {settings.name!r}: only timm:NAME has weights to download. "
+            f"model.pretrained = true with model.name = {settings.name!r}: only timm:NAME has pretrained weights. "
             f"Give a file of weights as model.checkpoint."
         )
     given: dict[str, Any] = {"name": rest, "pretrained": pretrained} if from_timm else {}
     found = plugins.resolve("model.name", "timm:NAME" if from_timm else settings.name, MODELS)
     if not callable(found):
-        raise UsageError(f"model.name = {settings.name!r} is no function; it is called as factory(shape, classes).")
+        raise UsageError(f"model.name = {settings.name!r} is not a function; it is called as factory(shape, classes).")
     factory = cast(Factory, found)
     return partial(factory, **plugins.arguments("model.name", factory, given, settings.options, positional=2))
 
@@ -154,14 +154,14 @@ def _check_module(name: str, model: object) -> None:
         raise UsageError(f"model.name = {name!r} has no parameters to train.")
 
 
-def _behind(name: str, network: nn.Module, channels: int, mean: Channels, std: Channels) -> nn.Module:
-    """The network behind (x − mean) / std; refuses to normalise twice."""
-    told = f"data.mean = {mean} and data.std = {std}"
+def _normalized(name: str, network: nn.Module, channels: int, mean: Channels, std: Channels) -> nn.Module:
+    """The network with (x − mean) / std before it; refuses to normalise twice."""
+    settings = f"data.mean = {mean} and data.std = {std}"
     if any(isinstance(module, Normalize) for module in network.modules()):
         raise UsageError(
-            f"{told}: model.name = {name!r} normalises its images itself, they would be normalised twice. Unset both, "
-            f"or choose a network that does not."
+            f"{settings}: model.name = {name!r} already normalises its images. Unset both, or choose a network that "
+            f"does not normalise."
         )
     if any(isinstance(value, tuple) and len(value) != channels for value in (mean, std)):
-        raise UsageError(f"{told}: images have {channels} channels. Give one number, or {channels}.")
+        raise UsageError(f"{settings}: images have {channels} channels. Give one number, or {channels} numbers.")
     return nn.Sequential(OrderedDict(normalize=Normalize(mean, std), network=network))

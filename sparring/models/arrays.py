@@ -1,4 +1,4 @@
-"""A model's weights as numpy arrays, the form in which snapshots of them travel."""
+"""A model's weights as numpy arrays: the form in which snapshots are sent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HELPER = "helper:"  # begins the names of a helper network's weights; no module 
 
 
 def to_arrays(model: nn.Module, *, half: bool = False) -> Arrays:
-    """Parameters and buffers as contiguous CPU arrays; those of a model on the CPU are its memory, not a copy.
+    """Parameters and buffers as contiguous CPU arrays. For a model on the CPU they share its memory.
 
     `half`: matrices and filters as bf16, which numpy holds as uint16. Where the attack passes them under autocast to
     bf16, nothing is lost.
@@ -27,19 +27,19 @@ def to_arrays(model: nn.Module, *, half: bool = False) -> Arrays:
 
 
 def with_helper(arrays: Arrays, helper: nn.Module | None) -> Arrays:
-    """The weights of a model, and those of its helper network under names of their own, where there is one."""
+    """The weights of a model, and those of its helper network, if there is one, under separate names."""
     if helper is None:
         return arrays
     return arrays | {f"{HELPER}{name}": array for name, array in to_arrays(helper).items()}
 
 
 def helper_of(arrays: Arrays) -> Arrays:
-    """The helper network's weights among them, by its own names."""
+    """The helper network's weights among the arrays, under its own names."""
     return {name.removeprefix(HELPER): array for name, array in arrays.items() if name.startswith(HELPER)}
 
 
 def load_arrays(model: nn.Module, arrays: Arrays) -> None:
-    """Copy the weights into the model in place; safe between two attack steps."""
+    """Copy the weights into the model in place. This may be done between two attack steps."""
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             half = arrays[name].dtype == np.uint16 and tensor.dtype == torch.float32
@@ -48,7 +48,7 @@ def load_arrays(model: nn.Module, arrays: Arrays) -> None:
 
 
 def size_bytes(model: nn.Module) -> int:
-    """Bytes of all parameters and buffers; a snapshot in bf16 takes nearly half of it."""
+    """Bytes of all parameters and buffers. A snapshot in bf16 needs about half of it."""
     size: int = sum(tensor.nbytes for tensor in model.state_dict().values())
     return size
 

@@ -1,7 +1,7 @@
-"""How a model is passed by training and attacks: in which precision and memory format, compiled or not.
+"""The model's passes in training and attacks: their precision and memory format, compiled or not.
 
-Weights stay float32, and so do losses and the projection of perturbations: only the passes are cast, under
-`torch.autocast`. Judgements take the plain model (`plain`) and pass it in float32.
+Weights, losses and projections stay float32: only the passes are cast, under `torch.autocast`. Evaluations use the
+unwrapped model (`plain`) in float32.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ DTYPES: dict[Literal["fp32", "bf16", "fp16"], torch.dtype | None] = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
-TOP_EXPONENT = 8  # fp16 holds 2^-24 to 2^16: on their way back gradients may shrink by 2^32 and grow by 2^8
-LEAST_GRADIENT = 1e-30  # below it an example is not scaled up any more, so that the scale stays a float32
+TOP_EXPONENT = 8  # fp16 has a range of 2^-24 to 2^16: in the backward pass gradients may shrink by 2^32, grow by 2^8
+LEAST_GRADIENT = 1e-30  # smaller gradients are not scaled up, so that the scale fits into a float32
 
 
 def for_training(model: nn.Module, settings: ModelSettings) -> nn.Module:
-    """`model` as the settings want it passed: itself, or a `Forward` around it that shares its weights.
+    """The model for training and attacks: itself, or a `Forward` that wraps it and shares its weights.
 
     Raises:
-        UsageError: it is to be compiled, and this machine cannot.
+        UsageError: model.compile is set, and this machine has no compiler.
     """
     if settings.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -43,25 +43,25 @@ def for_training(model: nn.Module, settings: ModelSettings) -> nn.Module:
 
 
 def plain(model: nn.Module) -> nn.Module:
-    """The model itself, whatever `for_training` has put around it."""
+    """The model itself, without the wrapper of `for_training`."""
     return model.plain if isinstance(model, Forward) else model
 
 
 class Forward(nn.Module):
-    """Passes `plain` as the settings say; float32 in, float32 out.
+    """Runs `plain` in the precision and format of the settings; float32 in, float32 out.
 
-    Parameters and modes are those of `plain`, and so are the names of a state dict: what is saved or sent knows nothing
-    of this.
+    Parameters, modes and the names of a state dict are those of `plain`, so that checkpoints and snapshots do not
+    depend on this wrapper.
     """
 
     def __init__(self, plain: nn.Module, settings: ModelSettings) -> None:
         super().__init__()
         self.plain, self.training = plain, plain.training
         self._dtype, self._channels_last = DTYPES[settings.precision], settings.channels_last
-        self._pass: Callable[[nn.Module, Tensor], Tensor] = passed
+        self._pass: Callable[[nn.Module, Tensor], Tensor] = forward_pass
         if settings.compile:
             require_compiler()
-            self._pass = torch.compile(passed)
+            self._pass = torch.compile(forward_pass)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: float32 [N, C, H, W] in [0, 1]; returns logits, float32 [N, K]."""
@@ -80,22 +80,22 @@ class Forward(nn.Module):
         return logits.float()
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """That of `plain`."""
+        """The state dict of `plain`."""
         return self.plain.state_dict(*args, **kwargs)
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Into `plain`."""
+        """Load a state dict into `plain`."""
         return self.plain.load_state_dict(*args, **kwargs)
 
 
-def passed(model: nn.Module, x: Tensor) -> Tensor:
-    """model(x), with the model as an argument: a copy of a `Forward` then passes its own."""
+def forward_pass(model: nn.Module, x: Tensor) -> Tensor:
+    """model(x). The model is an argument, so that a copy of a `Forward` runs its own model."""
     logits: Tensor = model(x)
     return logits
 
 
 def with_scaled_gradient(model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """The logits of `x`; an attack's gradient is scaled up where it enters the model and down where it leaves it.
+    """The logits of `x`. In the backward pass the gradient is scaled up at the logits and scaled down at the images.
 
     The gradient of a loss by the logits of a confident example is tiny (1e-6 at a probability of 1 − 1e-6) and would
     underflow to 0 in fp16 on its way back: an attack along the sign would stand still. In eval mode examples do not
@@ -124,7 +124,7 @@ def with_scaled_gradient(model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor
 
 
 def require_compiler() -> None:
-    """torch.compile writes C++ for the CPU, and its kernels for GPUs are started from C.
+    """Check for a compiler: torch.compile generates C++ for the CPU, and needs C to start GPU kernels.
 
     Raises:
         UsageError: there is no C++ compiler, or none that finds Python's headers.
@@ -132,12 +132,12 @@ def require_compiler() -> None:
     compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
     if shutil.which(compiler) is None:
         raise UsageError(
-            f"model.compile = true: no C++ compiler {compiler!r} on PATH, torch.compile needs one. Install it (Debian: "
-            f"apt-get install g++), name yours in the environment variable CXX, or set model.compile to false."
+            f"model.compile = true: no C++ compiler {compiler!r} on PATH, but torch.compile needs one. Install it "
+            f"(Debian: apt-get install g++), name yours in the environment variable CXX, or set model.compile to false."
         )
     header = Path(sysconfig.get_path("include")) / "Python.h"
     if not header.exists():
         raise UsageError(
-            f"model.compile = true: {header} is missing, torch.compile needs it. Install Python's headers (Debian: "
+            f"model.compile = true: {header} is missing, but torch.compile needs it. Install Python's headers (Debian: "
             f"apt-get install python3-dev), or set model.compile to false."
         )

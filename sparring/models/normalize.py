@@ -1,4 +1,4 @@
-"""Normalisation as a part of the model."""
+"""Normalisation inside the model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Normalize(nn.Module):
-    """(x − mean) / std, inside the model, so that ε is always a pixel intensity.
+    """(x − mean) / std inside the model, so that ε is always in pixel intensities.
 
     Args:
         mean, std: one number for all channels, or one a channel; in units of images in [0, 1].
@@ -38,6 +38,6 @@ class Normalize(nn.Module):
 
 
 def _by_channel(value: float | Sequence[float] | Tensor) -> Tensor:
-    """A number as it is, numbers of channels as [C, 1, 1]."""
+    """One number unchanged, one number per channel as [C, 1, 1]."""
     tensor = torch.as_tensor(value, dtype=torch.get_default_dtype())
     return tensor.view(-1, 1, 1) if tensor.ndim else tensor

@@ -1,4 +1,4 @@
-"""Networks of timm (PyTorch Image Models) by name, behind their own mean and standard deviation."""
+"""Networks of timm (PyTorch Image Models) by name, with the normalisation of their pretraining."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def timm_model(shape: tuple[int, int, int], classes: int, *, name: str, pretrain
             f"model.name = 'timm:{name}': timm {timm.__version__} has no such model; the nearest is {nearest}."
         )
     network = _created(timm, name, pretrained, **{"num_classes": classes, "in_chans": shape[0]} | options)
-    if hasattr(network, "set_input_size"):  # transformers have positions for one size of images
+    if hasattr(network, "set_input_size"):  # transformers have position embeddings for one image size
         network.set_input_size(img_size=shape[1:])
     given = network.pretrained_cfg
     return nn.Sequential(OrderedDict(normalize=_normalize(shape[0], given["mean"], given["std"]), network=network))
 
 
 def _timm(name: str) -> ModuleType:
-    torchvision()  # timm imports it, which fails beside a CPU-only torch unless it was prepared
+    torchvision()  # timm imports it, which fails with a CPU-only torch unless it was prepared
     try:
         return importlib.import_module("timm")
     except ImportError as error:
@@ -48,18 +48,18 @@ def _timm(name: str) -> ModuleType:
 def _created(timm: ModuleType, name: str, pretrained: bool, **how: Any) -> Any:
     try:
         return timm.create_model(name, pretrained=pretrained, **how)
-    except Exception as error:  # the hub's client raises errors of a dozen kinds
+    except Exception as error:  # the hub's client raises many kinds of errors
         if not pretrained:
             raise
-        said = next(iter(str(error).splitlines()), "")
+        reason = next(iter(str(error).splitlines()), "")
         raise SparringError(
-            f"model.pretrained = true: the weights of timm:{name} could not be had ({type(error).__name__}: {said}). "
-            f"Bring them as a file and set model.checkpoint to it, or set model.pretrained to false."
+            f"model.pretrained = true: the weights of timm:{name} could not be loaded ({type(error).__name__}: "
+            f"{reason}). Give them as a file by model.checkpoint, or set model.pretrained to false."
         ) from error
 
 
 def _normalize(channels: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Normalize:
-    """By channel, or by the mean of the channels where images have another number of them."""
+    """Normalisation per channel, or by the mean over channels if images have another number of channels."""
     if channels == len(mean):
         return Normalize(mean, std)
     return Normalize(sum(mean) / len(mean), sum(std) / len(std))

@@ -1,4 +1,4 @@
-"""What training minimises: losses as pure functions of logits, and objectives, which make the passes that they need.
+"""Training objectives: losses as pure functions of logits, and objectives, which make the forward passes.
 
 TRADES in a loop of your own:
 

@@ -1,4 +1,4 @@
-"""AugMix's objective (Hendrycks et al. 2020): clean cross-entropy and the divergence between an image and two views."""
+"""AugMix's objective (Hendrycks et al. 2020): clean cross-entropy plus the divergence between image and views."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from sparring.objectives.objective import Batch, Objective
 class AugMixConsistency(Objective):
     """Jensen-Shannon consistency of the predictions on an image and its two views.
 
-    With `passes` "single_pass" views that are the image itself are not passed; "reference" passes all, as its authors.
+    With `passes` "single_pass", views that equal the image are not computed; "reference" computes all, as the authors
+    do.
     """
 
     def __init__(self, augmix: AugmixSettings, passes: Passes = "reference") -> None:
@@ -32,17 +33,17 @@ class AugMixConsistency(Objective):
 def augmix_loss(
     model: nn.Module, x: Tensor, views: Tensor, labels: Tensor, *, weight: float, augmented: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """AugMix's loss of a batch under a model that is in train mode already, from one pass over all that it needs.
+    """AugMix's loss of a batch with a model in train mode, by one forward pass.
 
-    As in the authors' code the clean images and both views are put together, so that batch norm sees them as one
-    batch. Views of examples that were not augmented are left out: of equal inputs the divergence is 0.
+    As in the authors' code the clean images and both views are concatenated, so that batch norm sees them as one batch.
+    Views of examples that were not augmented are left out: for equal inputs the divergence is 0.
 
     Args:
         x: float32 [N, C, H, W] in [0, 1]. views: float32 [2, N, C, H, W] in [0, 1]. labels: int64 [N].
-        weight: of the divergence, whose mean is over all N examples. augmented: bool [N].
+        weight: weight of the divergence, whose mean is over all N examples. augmented: bool [N].
 
     Returns:
-        The scalar loss, and bool [N]: both views classified correctly (the clean image where there are none).
+        The scalar loss, and bool [N]: both views classified correctly (without views, the clean image).
     """
     some = int(augmented.sum())
     logits: Tensor = model(torch.cat([x, views[0, augmented], views[1, augmented]]))

@@ -1,11 +1,11 @@
-"""Adversarial weight perturbation (Wu et al. 2020): any objective, minimised at weights perturbed uphill.
+"""Adversarial weight perturbation (Wu et al. 2020): minimise any objective at weights that increase its loss.
 
     g = ∇_w loss(w)
-    v = ‖w‖ / (‖lr·g‖ + 1e-20) · lr·g     layer by layer, matrices and filters only
+    v = ‖w‖ / (‖lr·g‖ + 1e-20) · lr·g     per layer, matrices and filters only
     w ← w + γ·v;  one optimizer step with the gradient there;  w ← w − γ·v
 
-That is the order of the authors' code: the step is made at the perturbed weights, so that weight decay is of these too,
-and the perturbation is taken off afterwards. Restored before the step, only the decay would differ.
+This is the order of the authors' code: the step is made at the perturbed weights, so weight decay applies to these too,
+and the perturbation is removed afterwards. If it were removed before the step, only the weight decay would differ.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-PROXY_RATE = 0.01  # of the one SGD step that the authors' proxy makes; it cancels but for the 1e-20
+PROXY_RATE = 0.01  # learning rate of the authors' proxy; it cancels except for the 1e-20
 TINY = 1e-20
 
 
 def weight_perturbation(model: nn.Module, loss: Callable[[], Tensor], gamma: float) -> dict[str, Tensor]:
-    """γ·v by the name of the parameter that it is to be added to.
+    """γ·v by parameter name, to be added to the parameters.
 
-    As in the authors' code: parameters of more than one dimension with 'weight' in their name. `loss` passes the
-    objective's batches through `model`, which is in train mode; they pass a proxy copy of it, whose buffers are thrown
-    away, here the model's own are put back: running statistics see the passes at the perturbed weights only.
+    As in the authors' code, only parameters with more than one dimension and 'weight' in their name are perturbed.
+    `loss` computes the objective with `model` in train mode. The authors use a copy of the model and discard its
+    buffers; here the model's own buffers are restored. Either way the running statistics include only the passes at the
+    perturbed weights.
     """
     weights = {
         name: parameter
@@ -47,7 +48,7 @@ def weight_perturbation(model: nn.Module, loss: Callable[[], Tensor], gamma: flo
 
 @contextmanager
 def perturbed_weights(model: nn.Module, by: Mapping[str, Tensor]) -> Iterator[None]:
-    """`by` is added to the weights inside the context and taken off at its end, whatever was done to them meanwhile."""
+    """Add `by` to the weights inside the context, and subtract it at the end from the weights as they are then."""
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, difference in by.items():

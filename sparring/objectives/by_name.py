@@ -1,4 +1,4 @@
-"""The objective that a recipe names."""
+"""Make the objective that a recipe names."""
 
 from __future__ import annotations
 

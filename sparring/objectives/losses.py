@@ -1,4 +1,4 @@
-"""The losses as pure functions of logits [N, K], in float32 unless the logits are float64.
+"""Losses as pure functions of logits [N, K], in float32 unless the logits are float64.
 
 Every divergence is formed from log-probabilities: a probability that underflows to 0 would give NaN gradients to
 `F.kl_div`, whose derivative with respect to its target holds log 0.

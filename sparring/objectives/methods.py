@@ -1,8 +1,8 @@
-"""PGD-AT, TRADES and MART: losses, and the forward passes that they make.
+"""PGD-AT, TRADES and MART: losses, and their forward passes.
 
-In train mode every pass moves the running statistics of batch norm, so number and order of the passes are part of a
-method. `passes = "reference"` makes those of the authors' code, "single_pass" spares those that the loss itself does
-not need:
+In train mode every forward pass updates the running statistics of batch norm, so the number and order of the passes are
+part of a method. `passes = "reference"` makes the passes of the authors' code; "single_pass" leaves out those that the
+loss does not need:
 
     | objective | reference                       | single_pass                   |
     |-----------|---------------------------------|-------------------------------|
@@ -10,8 +10,8 @@ not need:
     | trades    | x, x_adv, x again (KL's target) | x, then x_adv of the attacked |
     | mart      | x, x_adv                        | x, then x_adv of the attacked |
 
-The attacked are those whose x_adv is not x. `single_pass` takes the clean logits of the others for their adversarial
-ones. That pass has batch norm statistics of its own, of as few examples as were attacked.
+An example is attacked if its x_adv differs from x. For the other examples `single_pass` uses the clean logits as the
+adversarial ones. Its second pass computes batch norm statistics only over the attacked examples.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class PGDAT(Objective):
 
 
 class TRADES(Objective):
-    """Clean cross-entropy and β times KL(clean || attacked) (Zhang et al. 2019); its attack maximises that KL."""
+    """Clean cross-entropy plus β times KL(clean || attacked) (Zhang et al. 2019); its attack maximises that KL."""
 
     attack_loss = DIVERGENCE
     attack_start = "gaussian"
@@ -65,7 +65,7 @@ class TRADES(Objective):
 
 
 class MART(Objective):
-    """Boosted cross-entropy and KL weighted by misclassification (Wang et al. 2020)."""
+    """Boosted cross-entropy plus KL weighted by misclassification (Wang et al. 2020)."""
 
     attack_start = "gaussian"
 

@@ -1,6 +1,6 @@
-"""What training minimises, what its attack maximises, and a helper network where it wants one.
+"""An objective: the training loss, the loss that its attack maximises, and optionally a helper network.
 
-A method of your own is a subclass of `Objective` with a `loss`:
+An objective of your own is a subclass of `Objective` with a `loss`:
 
     class Smoothed(Objective):
         def __init__(self, share: float = 0.1) -> None:
@@ -29,9 +29,9 @@ Shape = tuple[int, int, int]
 class Batch:
     """The examples of one step, on the model's device.
 
-    x, x_adv: float32 [N, C, H, W] in [0, 1], clean and attacked (the image itself where nothing was attacked); labels:
-    int64 [N]; weights: float32 [N] with mean 1, how much each example counts (None: all the same); views: float32
-    [2, N, C, H, W] in [0, 1], AugMix's, with which there is no x_adv.
+    x, x_adv: float32 [N, C, H, W] in [0, 1], clean and attacked images (x_adv = x for examples that were not attacked);
+    labels: int64 [N]; weights: float32 [N] with mean 1, weight of each example (None: all the same); views: float32
+    [2, N, C, H, W] in [0, 1], AugMix's views, which replace x_adv.
     """
 
     x: Tensor
@@ -43,9 +43,9 @@ class Batch:
 
 @dataclass(frozen=True)
 class Helper:
-    """A network beside the model: frozen and in eval mode, or `trained` by the same optimizer, in train mode.
+    """A helper network: frozen in eval mode, or `trained` in train mode by the same optimizer as the model.
 
-    It takes the same images as the model and is never attacked itself.
+    It takes the same images as the model, and is not attacked itself.
     """
 
     network: nn.Module
@@ -53,23 +53,24 @@ class Helper:
 
 
 class Objective:
-    """What is minimised over the weights.
+    """Base class of objectives.
 
-    attack_loss: what its attack maximises, by default the cross-entropy. attack_start: where PGD begins under it.
+    attack_loss: the loss that the attack maximises; by default the cross-entropy. attack_start: start of PGD with this
+    objective.
     """
 
     attack_loss: AttackLoss | None = None
     attack_start: Start = "uniform"
 
     def helper(self, shape: Shape, classes: int) -> Helper | None:
-        """The network that it wants beside a model of images of `shape` (C, H, W); made once, where a run starts."""
+        """Make the helper network for images of `shape` (C, H, W); called once, when a run starts. None: no helper."""
         return None
 
     def loss(self, model: nn.Module, batch: Batch, helper: Any) -> tuple[Tensor, Tensor]:
-        """The scalar loss of a batch under a model in train mode, and the logits [N, K] of the attacked images.
+        """The scalar loss of a batch with a model in train mode, and the logits [N, K] of the attacked images.
 
-        helper: the network that `helper` has made, None where there is none; `Any`, so that an objective that has one
-        may say that it takes an nn.Module.
+        helper: the network that `helper` has made, or None. Its type is `Any`, so that an objective with a helper may
+        declare it as nn.Module.
         """
         raise NotImplementedError(f"{type(self).__name__} has no loss")
 
@@ -80,7 +81,7 @@ class Objective:
 
 
 def logits_of_attacked(model: nn.Module, clean_logits: Tensor, batch: Batch) -> Tensor:
-    """[N, K]: logits of x_adv where it is not x, the clean ones elsewhere; where none are attacked, without a pass."""
+    """[N, K]: logits of x_adv for attacked examples, the clean logits for the others; only the former are computed."""
     attacked = (batch.x_adv != batch.x).flatten(1).any(1)
     if not bool(attacked.any()):
         return clean_logits
@@ -88,5 +89,5 @@ def logits_of_attacked(model: nn.Module, clean_logits: Tensor, batch: Batch) -> 
 
 
 def weighted_mean(values: Tensor, weights: Tensor | None) -> Tensor:
-    """The mean of [N] values, each counted by its weight (float [N] with mean 1) where there are weights."""
+    """The mean of [N] values, weighted by `weights` (float [N] with mean 1) if given."""
     return torch.mean(values if weights is None else values * weights)

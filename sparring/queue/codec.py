@@ -1,9 +1,9 @@
-"""The wire format: tickets and shards as bytes and back. Pure; nothing that comes from the wire is executed.
+"""The wire format: encode and decode tickets and shards. Pure; nothing that is received is executed.
 
 A shard is one buffer: the header's length (4 bytes, big-endian), a msgpack header padded to 8 bytes, then the raw
-little-endian tensors that the header names: labels, then scales (int8 under L2, and sign) and delta, or views; flags
-travel as bits. A decoder allocates no more than the payload justifies: every tensor's shape times its item size must
-add up to the length that came.
+little-endian tensors that the header names: labels, then scales (for int8 under L2, and for sign) and delta, or views.
+Flags are packed into bits. The decoder allocates no more memory than the payload needs: the sizes of all tensors must
+add up to the received length.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sparring.attacks.norms import NORMS, per_example, project_ball
 from sparring.errors import SparringError
 from sparring.queue.messages import Key, Shard, Ticket
 
-Wire = Literal["int8", "exact", "sign", "uint8"]  # uint8: AugMix's views, whatever perturbations travel as
+Wire = Literal["int8", "exact", "sign", "uint8"]  # uint8: AugMix's views, with any queue.wire
 Array = npt.NDArray[Any]
 
 PROTOCOL = 5
@@ -35,7 +35,7 @@ MAX_WORKER_CHARACTERS = MAX_NAME_CHARACTERS = 128
 MAX_CLASSES = 64  # of an allocator
 HEADER_ALLOWANCE_BYTES = 1024
 MAX_EPSILON = 1000.0  # that of attack.epsilon
-SLACK = 1e-6  # how far rounding may carry a perturbation out of its ball (docs/architecture.md, invariant 6)
+SLACK = 1e-6  # largest rounding error outside the ball (docs/architecture.md, invariant 6)
 
 _LENGTH = struct.Struct(">I")
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -44,7 +44,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "int32": np.dtype("<i4"),
     "int64": np.dtype("<i8"),
     "float32": np.dtype("<f4"),
-    "bool": np.dtype("?"),  # packed: eight values a byte, the first one its highest bit
+    "bool": np.dtype("?"),  # packed: eight values per byte, the first in the highest bit
 }
 _ALLOWED = {
     "labels": ("int64", "int32"),
@@ -56,11 +56,11 @@ _OF_WIRE = {"int8": "int8", "exact": "float32", "sign": "bool", "uint8": "uint8"
 
 
 class CodecError(SparringError):
-    """A message that is not what this protocol writes; it is refused whole."""
+    """A message that does not follow the protocol. It is refused as a whole."""
 
 
 class _Slot(NamedTuple):
-    """Where one raw tensor lies."""
+    """Name, type and shape of one raw tensor."""
 
     name: str
     dtype: str
@@ -97,7 +97,7 @@ def decode_ticket(blob: bytes) -> Ticket:
 
 
 def _starts(rows: object, count: int) -> tuple[bytes | None, ...]:
-    """None, or one row an example: nothing, or int8 values from -127 on, as many as the other rows have."""
+    """Starting points: none, or one row per example: None, or int8 values from -127 on, all rows of one length."""
     if not isinstance(rows, list) or len(rows) not in (0, count):
         raise CodecError("a ticket's starts are not one an example")
     present = [row for row in rows if row is not None]
@@ -140,7 +140,7 @@ def decode_shard(payload: bytes | memoryview) -> Shard:
     slots = _slots(header["tensors"])
     wire, attack = header["wire"], _attack(header["attack"])
     if wire not in _OF_WIRE:
-        raise CodecError(f"a shard from the queue has wire {wire!r:.20}, which is unknown here")
+        raise CodecError(f"a shard from the queue has the unknown wire format {wire!r:.20}")
     _check_slots(slots, wire, attack.norm)
     arrays = _arrays(view, start, slots)
     labels = torch.from_numpy(arrays["labels"].astype(np.int64))
@@ -156,14 +156,14 @@ def decode_shard(payload: bytes | memoryview) -> Shard:
 
 
 def payload_bytes(n: int, shape: Sequence[int], wire: Wire, norm: str) -> int:
-    """What a shard of `n` examples of `shape` [C, H, W] takes at most, header included."""
+    """Largest size in bytes of a shard of `n` examples of `shape` [C, H, W], including its header."""
     scales = 4 * n if _has_scales(wire, norm) else 0
     per_value = {"int8": 1, "exact": 4, "sign": 1 / 8, "uint8": VIEWS}[wire]
     return HEADER_ALLOWANCE_BYTES + 8 * n + scales + math.ceil(n * math.prod(shape) * per_value)
 
 
 def _product(shard: Shard, wire: Wire) -> dict[str, Array]:
-    """What was made of the examples, as it travels."""
+    """The tensors of a shard in encoded form."""
     if shard.views is not None:
         if shard.radius != 0:
             raise CodecError(f"a shard of views has the radius {shard.radius}, not 0")
@@ -174,7 +174,7 @@ def _product(shard: Shard, wire: Wire) -> dict[str, Array]:
 
 
 def ticket_bytes(n: int, shape: Sequence[int]) -> int:
-    """What a ticket for `n` examples of `shape` [C, H, W] takes at most where it carries their starts."""
+    """Largest size in bytes of a ticket for `n` examples of `shape` [C, H, W] with their starting points."""
     return HEADER_ALLOWANCE_BYTES + n * (9 + 5 + math.prod(shape))
 
 
@@ -207,7 +207,7 @@ def _dequantise(arrays: Mapping[str, Array], radius: float, wire: Wire, norm: st
 
 
 def _scales(arrays: Mapping[str, Array], *, zero: bool) -> Array:
-    """max|δ| of each example; `zero`: it may be 0, of what was not attacked."""
+    """max|δ| of each example. `zero`: it may be 0, for examples that were not attacked."""
     scales = arrays["scales"]
     positive = scales >= 0 if zero else scales > 0
     if not (positive & (scales <= 2 * MAX_EPSILON)).all():
@@ -225,7 +225,7 @@ def _bytes(array: Array) -> memoryview:
 
 
 def _exact(delta: Tensor, radius: float, norm: str) -> Tensor:
-    """δ as it came where it is inside the ball; what is outside by more than rounding is projected."""
+    """δ, projected if it is outside the ball by more than rounding."""
     if not _finite(delta):
         raise CodecError("a shard's perturbation is not finite")
     if norm != "l2":
@@ -241,7 +241,7 @@ def _check_perturbation(delta: Tensor, radius: float) -> None:
     low, high = torch.aminmax(delta)
     largest = max(-low.item(), high.item())
     if not (math.isfinite(low.item()) and largest <= radius * 1.001 + SLACK):
-        raise CodecError(f"a perturbation reaches {largest:.6g}, outside its ball of radius {radius:.6g}")
+        raise CodecError(f"a perturbation has an entry of {largest:.6g}, outside its ball of radius {radius:.6g}")
 
 
 def _finite(tensor: Tensor) -> bool:
@@ -249,7 +249,7 @@ def _finite(tensor: Tensor) -> bool:
 
 
 def _header(shard: Shard, wire: Wire, slots: list[_Slot]) -> bytes:
-    """Length, header and padding: the raw tensors begin at a multiple of 8 bytes."""
+    """Length, header and padding; the raw tensors begin at a multiple of 8 bytes."""
     packed = msgpack.packb(
         {
             "protocol": PROTOCOL,
@@ -271,7 +271,7 @@ def _header(shard: Shard, wire: Wire, slots: list[_Slot]) -> bytes:
 
 
 def _read_header(view: memoryview) -> tuple[dict[str, Any], int]:
-    """The header, and where the raw tensors begin."""
+    """The header, and the offset of the raw tensors."""
     if len(view) < _LENGTH.size:
         raise CodecError(f"a shard from the queue is cut off after {len(view)} bytes")
     (length,) = _LENGTH.unpack_from(view)
@@ -296,7 +296,7 @@ _NAMES = {
 
 
 def _fields(header: Mapping[str, Any]) -> dict[str, Any]:
-    """The header's plain fields, each of its type."""
+    """The header's plain fields, with their types checked."""
     key, worker, seconds = header["key"], header["worker"], {name: header[name] for name in _SECONDS}
     if not isinstance(key, list) or len(key) != 3:
         raise CodecError("a shard's key is not (epoch, number, attempt)")
@@ -317,7 +317,7 @@ def _fields(header: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _attack(fields: object) -> AttackRecord:
-    """The attack that a shard names: two short words, two radii and a number of steps."""
+    """The attack that a shard names, checked: two short strings, two radii and a number of steps."""
     if not isinstance(fields, list) or len(fields) != 5:
         raise CodecError("a shard's attack is not (name, norm, epsilon, radius, steps)")
     name, norm, epsilon, radius, steps = fields
@@ -356,7 +356,7 @@ def _slot(entry: object) -> _Slot:
 
 
 def _check_slots(slots: list[_Slot], wire: Wire, norm: str) -> None:
-    """Exactly the tensors of this wire and norm, of permitted dtypes, one row an example (of each view)."""
+    """Check that the tensors are those of this wire format and norm, with allowed dtypes and one row per example."""
     if wire == "sign" and norm != "linf":
         raise CodecError("a shard's signs name a corner of a cube, which is outside every ball but that of L∞")
     names = ["labels", "views"] if wire == "uint8" else ["labels", "delta"]
@@ -378,7 +378,7 @@ def _arrays(view: memoryview, start: int, slots: list[_Slot]) -> dict[str, Array
     """The raw tensors, read-only and without a copy."""
     expected = start + sum(slot.size_bytes for slot in slots)
     if expected != len(view):
-        raise CodecError(f"a shard has {len(view)} bytes where its shapes need {expected}")
+        raise CodecError(f"a shard has {len(view)} bytes, but its shapes need {expected}")
     arrays = {}
     for slot in slots:
         end = start + slot.size_bytes
@@ -403,7 +403,7 @@ def _unpack(blob: bytes | memoryview) -> Any:
 def _check_protocol(found: object) -> None:
     if found != PROTOCOL or isinstance(found, bool):
         raise CodecError(
-            f"a message of queue protocol {found!r:.20} came, this side speaks {PROTOCOL}: "
+            f"received a message of queue protocol {found!r:.20}, but this process uses {PROTOCOL}: "
             f"install the same version of sparring on the trainer and on every worker"
         )
 
@@ -415,5 +415,5 @@ def _count(value: object, name: str) -> int:
 
 
 def _is_radius(value: object) -> bool:
-    """A positive number that float32 arithmetic can take; NaN is none."""
+    """Whether it is a positive number within the range of float32; NaN is not."""
     return isinstance(value, float | int) and not isinstance(value, bool) and 0 < value <= MAX_EPSILON

@@ -1,4 +1,4 @@
-"""Reaching the queue's server: a client, a check of the server's settings, and retries while it is away."""
+"""Connect to the queue's server: a client, a check of the server's settings, and retries."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ REFUSED = (failures.AuthenticationError, failures.AuthorizationError, failures.N
 
 
 class QueueUnavailable(SparringError):
-    """The server does not answer, or does not let us in."""
+    """The server does not answer, or refuses the password."""
 
 
 def connect(url: str, password: str | None, timeout_s: float) -> redis.Redis:
-    """A client without retries of its own (`Transport` has them). Nothing is sent yet."""
+    """A client without its own retries (`Transport` has them). Nothing is sent yet."""
     wait_s = max(2.0, min(timeout_s, 10.0))
     try:
         return redis.Redis.from_url(
@@ -42,7 +42,7 @@ def connect(url: str, password: str | None, timeout_s: float) -> redis.Redis:
 
 
 def password_of(settings: QueueSettings) -> str | None:
-    """The password of queue.redis_url: from the environment variable or the file of the settings.
+    """The password for queue.redis_url, from the environment variable or the file that the settings name.
 
     Raises:
         UsageError: the file cannot be read, or is empty.
@@ -54,18 +54,22 @@ def password_of(settings: QueueSettings) -> str | None:
 
 
 def read_password(path: Path, setting: str) -> str:
-    """The content of a secret's file, without the line's end; `setting` is named where that fails."""
+    """The password in a file, without surrounding white space.
+
+    Raises:
+        UsageError: the file cannot be read, or is empty; the message begins with `setting`.
+    """
     try:
         password = path.expanduser().read_text().strip()
     except OSError as error:
-        raise UsageError(f"{setting} = {path}: {error.strerror}. Name a file that holds the password.") from error
+        raise UsageError(f"{setting} = {path}: {error.strerror}. Give a file that contains the password.") from error
     if not password:
-        raise UsageError(f"{setting} = {path} is empty. Name a file that holds the password.")
+        raise UsageError(f"{setting} = {path} is empty. Give a file that contains the password.")
     return password
 
 
 def check_server(client: redis.Redis, needed_bytes: int, timeout_s: float = 10.0) -> None:
-    """Refuse a server that could throw shards away, cannot hold what may be outstanding, or will not hand it out.
+    """Refuse a server that could evict shards, has too little memory, or does not allow the commands that are needed.
 
     Raises:
         SparringError: with the server's setting, its value and the remedy.
@@ -73,7 +77,7 @@ def check_server(client: redis.Redis, needed_bytes: int, timeout_s: float = 10.0
     info: dict[str, Any] = with_retries(client, client.info, timeout_s)
     version = str(info["redis_version"])
     if "valkey_version" not in info and int(version.split(".")[0]) < 7:
-        raise SparringError(f"Redis {version} is too old at {describe(client)}: use Redis 7 or newer, or Valkey.")
+        raise SparringError(f"Redis {version} at {describe(client)} is too old: use Redis 7 or newer, or Valkey.")
     policy, limit = info["maxmemory_policy"], int(info["maxmemory"])
     if policy != "noeviction":
         raise SparringError(
@@ -86,34 +90,34 @@ def check_server(client: redis.Redis, needed_bytes: int, timeout_s: float = 10.0
             f"MiB that outstanding shards may take. Run CONFIG SET maxmemory {needed_bytes}, or lower "
             f"staleness.depth, train.shards_per_step or train.batch_size."
         )
-    look = "SORT_RO", "sparring:check", "BY", "nosort", "GET", "sparring:check:*"  # as Transport.receive does
+    command = "SORT_RO", "sparring:check", "BY", "nosort", "GET", "sparring:check:*"  # as in Transport.receive
     try:
-        with_retries(client, partial(client.execute_command, *look), timeout_s)
+        with_retries(client, partial(client.execute_command, *command), timeout_s)
     except failures.ResponseError as error:
         raise SparringError(
-            f"Redis at {describe(client)} lets SORT_RO hand out no shards ({error}). Give its user all keys "
-            f"(ACL SETUSER NAME ~*), or take a server that is not in cluster mode."
+            f"Redis at {describe(client)} does not allow SORT_RO to read shards ({error}). Allow its user all keys "
+            f"(ACL SETUSER NAME ~*), or use a server that is not in cluster mode."
         ) from error
 
 
 def raise_limit(client: redis.Redis, needed_bytes: int, timeout_s: float) -> None:
-    """Give a server of our own more memory where it may have less than `needed_bytes`."""
+    """Raise the memory limit of an embedded server to `needed_bytes` if it is lower."""
     info: dict[str, Any] = with_retries(client, lambda: client.info("memory"), timeout_s)
     if 0 < int(info["maxmemory"]) < needed_bytes:
         with_retries(client, lambda: client.config_set("maxmemory", needed_bytes), timeout_s)
 
 
 def describe(client: redis.Redis) -> str:
-    """Where the client connects, never with which password."""
+    """The address that the client connects to, without the password."""
     where = client.connection_pool.connection_kwargs
     return str(where["path"]) if "path" in where else f"{where.get('host')}:{where.get('port')}"
 
 
 def with_retries(client: redis.Redis, operation: Callable[[], Any], timeout_s: float) -> Any:
-    """Run `operation`, again with back-off while the server cannot be reached, for `timeout_s` at most.
+    """Run `operation`; while the server cannot be reached, retry with back-off for at most `timeout_s`.
 
     Raises:
-        QueueUnavailable: it stayed unreachable, or it refuses the password (which is not tried again).
+        QueueUnavailable: the server stayed unreachable, or it refuses the password (which is not retried).
     """
     deadline, pause_s = time.monotonic() + timeout_s, 0.02
     while True:
@@ -125,7 +129,7 @@ def with_retries(client: redis.Redis, operation: Callable[[], Any], timeout_s: f
             if time.monotonic() + pause_s > deadline:
                 raise QueueUnavailable(
                     f"no answer from Redis at {describe(client)} for queue.timeout_s = {timeout_s:g} s "
-                    f"({type(error).__name__}). Check that the server runs and that queue.redis_url names it."
+                    f"({type(error).__name__}). Check that the server runs and that queue.redis_url is its address."
                 ) from error
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, 1.0)
@@ -133,7 +137,6 @@ def with_retries(client: redis.Redis, operation: Callable[[], Any], timeout_s: f
 
 def _refused(client: redis.Redis, error: Exception) -> NoReturn:
     raise QueueUnavailable(
-        f"Redis at {describe(client)} refuses to let us in ({str(error).split(' ')[0]}). Put its password into the "
-        f"environment variable that queue.password_env names, or into queue.password_file; it goes neither into the "
-        f"URL nor into the recipe."
+        f"Redis at {describe(client)} refuses the password ({str(error).split(' ')[0]}). Give it in the environment "
+        f"variable that queue.password_env names, or in queue.password_file, not in the URL or the recipe."
     ) from None

@@ -1,11 +1,11 @@
-"""The ledger: which tickets are issued, ready, consumed, lost. A pure state machine: no clock, no client.
+"""The ledger: which tickets are issued, ready, consumed or lost. A pure state machine without clock or client.
 
 Invariants (docs/architecture.md): a step never takes a shard staler than the bound; every example of an epoch is
-trained on exactly once; at most the permitted number of shards is outstanding; no step mixes epochs. Redis holds
-leases and payloads, the ledger alone decides what is issued, consumed and lost.
+trained on exactly once; at most the permitted number of shards is outstanding; no step mixes epochs. Redis stores
+leases and payloads. Only the ledger decides what is issued, consumed and lost.
 
-A ticket's life: pending -> issued -> ready -> consumed -> done. `lose` and staleness send it back to pending with
-the next attempt; a ticket that was lost `attempts` times is set aside.
+The states of a ticket: pending -> issued -> ready -> consumed -> done. A lost or stale shard sets its ticket back to
+pending, with the next attempt. A ticket that was lost `attempts` times is set aside.
 """
 
 from __future__ import annotations
@@ -45,18 +45,18 @@ class _Epoch:
 
 @dataclass(frozen=True)
 class Taken:
-    """What one step consumes, lowest version first, and what was too stale to be."""
+    """The shards that one step consumes, lowest version first, and the shards that were too stale."""
 
     keys: tuple[Key, ...] = ()
     dropped: tuple[Key, ...] = ()
 
 
 class Ledger:
-    """Issues permits before work is done and checks the bound when it is consumed.
+    """Issues permits before work begins, and checks the staleness bound when a shard is consumed.
 
-    At most the shards of the next `depth + 1` steps are outstanding; with `in_flight` (in-flight exchange) those of
-    the next `depth` steps (at least one) and `in_flight` more. A shard stays outstanding until `retire`. Nothing of
-    epoch `barrier` or a later one is issued before `lift`.
+    At most the shards of the next `depth + 1` steps are outstanding. With `in_flight` (in-flight exchange) it is those
+    of the next `depth` steps (at least one) plus `in_flight`. A shard stays outstanding until `retire`. Tickets of
+    epoch `barrier` and later ones are not issued before `lift`.
     """
 
     def __init__(
@@ -85,35 +85,35 @@ class Ledger:
 
     @property
     def finished(self) -> bool:
-        """Every epoch is consumed and retired."""
+        """Whether all shards of all epochs are consumed and retired."""
         return self.epoch >= self.epochs
 
     @property
     def held(self) -> bool:
-        """Everything before the barrier is consumed and retired, and it is not lifted yet."""
+        """Whether all shards before the barrier are consumed and retired, and the barrier is not lifted yet."""
         return not self.finished and self.epoch >= self._limit
 
     def lift(self) -> None:
-        """Tickets beyond the barrier may be issued."""
+        """Allow tickets beyond the barrier to be issued."""
         self.barrier = None
 
     @property
     def outstanding(self) -> int:
-        """Shards issued and not retired."""
+        """Number of shards that are issued and not retired."""
         return sum(epoch.outstanding for epoch in self._open.values())
 
     @property
     def ready(self) -> int:
-        """Shards that wait to be consumed."""
+        """Number of shards that wait to be consumed."""
         return sum(len(epoch.ready) for epoch in self._open.values())
 
     @property
     def consuming(self) -> int:
-        """Shards of a step that has not ended."""
+        """Number of shards of a step that has not ended."""
         return sum(len(epoch.consumed) for epoch in self._open.values())
 
     def permits(self, in_flight: int | None = None) -> int:
-        """How many shards may be outstanding now: those of the next steps, walked across epoch boundaries."""
+        """The number of shards that may be outstanding now: those of the next steps, also across epochs."""
         steps = self.depth + 1 if in_flight is None else max(1, self.depth)
         total, epoch = 0, self.epoch
         left = self._unretired(epoch) if epoch < self._limit else 0
@@ -128,25 +128,25 @@ class Ledger:
         return total + (in_flight or 0)
 
     def issue(self, in_flight: int | None = None) -> list[Key]:
-        """Take as many permits as there are, earliest epoch and lowest ticket first.
+        """Issue as many tickets as permitted, earliest epoch and lowest number first.
 
-        Where `in_flight` has fallen, shards of later epochs may hold more permits than there are now: the next step
-        gets its own all the same, else it would wait for ever.
+        After `in_flight` has fallen, shards of later epochs may hold more permits than there are. The tickets of the
+        next step are issued nevertheless, because otherwise it would wait for ever.
         """
-        room = max(self.permits(in_flight) - self.outstanding, self._lacking())
+        count = max(self.permits(in_flight) - self.outstanding, self._missing())
         keys: list[Key] = []
         for index in range(self.epoch, self._limit):
-            epoch = self._epoch(index) if len(keys) < room else None
+            epoch = self._epoch(index) if len(keys) < count else None
             if epoch is None:
                 break
-            while epoch.pending and len(keys) < room:
+            while epoch.pending and len(keys) < count:
                 number = heapq.heappop(epoch.pending)
                 epoch.issued.add(number)
                 keys.append(Key(index, number, epoch.attempt[number]))
         return keys
 
     def arrive(self, key: Key, version: int) -> Arrival:
-        """A committed shard has come. A later attempt has superseded it if it is not the one that is issued."""
+        """Accept a committed shard. It is superseded if its attempt is not the one that is issued."""
         epoch = self._open.get(key.epoch)
         if epoch is None or key.number not in epoch.issued or epoch.attempt[key.number] != key.attempt:
             self.dropped["superseded"] += 1
@@ -156,10 +156,9 @@ class Ledger:
         return "accepted"
 
     def take(self, step: int) -> Taken | None:
-        """The shards of step `step` (updates made so far), or None while too few are ready.
+        """The shards of step `step` (number of updates so far), or None if too few are ready.
 
-        Shards staler than the bound go back to pending whether or not the step can be made; where nothing else is
-        to be told, None is returned.
+        Shards above the staleness bound are set back to pending in any case, and reported in `dropped`.
         """
         epoch = self._open.get(self.epoch)
         if epoch is None:
@@ -180,7 +179,7 @@ class Ledger:
         return Taken(tuple(Key(self.epoch, number, epoch.attempt[number]) for number in numbers), dropped)
 
     def retire(self, keys: tuple[Key, ...]) -> None:
-        """The step that consumed `keys` and any publication due after it have ended."""
+        """Record that the step which consumed `keys`, and any publication due after it, have ended."""
         for key in keys:
             epoch = self._open[key.epoch]
             epoch.consumed.remove(key.number)
@@ -188,9 +187,9 @@ class Ledger:
         self._close_finished()
 
     def lose(self, key: Key, reason: str = "lease_expired") -> bool:
-        """The attempt will not come. Its ticket is pending again, or set aside after too many losses.
+        """Record a lost attempt. Its ticket is pending again, or set aside after too many losses.
 
-        Returns False where the attempt was not the one that is issued (nothing changes).
+        Returns False, without any change, if the attempt was not the one that is issued.
         """
         epoch = self._open.get(key.epoch)
         if epoch is None or key.number not in epoch.issued or epoch.attempt[key.number] != key.attempt:
@@ -207,7 +206,7 @@ class Ledger:
         return True
 
     def hand_back(self, key: Key) -> bool:
-        """A worker that stops gives its ticket back: no loss is counted against the ticket."""
+        """Take back the ticket of a worker that stops; this does not count as a loss of the ticket."""
         epoch = self._open.get(key.epoch)
         if epoch is None or key.number not in epoch.issued or epoch.attempt[key.number] != key.attempt:
             return False
@@ -216,7 +215,7 @@ class Ledger:
         return True
 
     def state(self) -> dict[str, object]:
-        """What a checkpoint keeps: the open epochs' tickets that are retired or set aside; plain types only."""
+        """The state for a checkpoint, in plain types: tickets of open epochs that are retired or set aside."""
         return {
             "epoch": self.epoch,
             "done": {str(index): sorted(epoch.done) for index, epoch in self._open.items()},
@@ -227,7 +226,7 @@ class Ledger:
         }
 
     def restore(self, epoch: int, done: Mapping[str, list[int]], set_aside: Mapping[str, list[int]]) -> None:
-        """Continue from `state()`: everything not consumed then is pending."""
+        """Continue from `state()`: tickets that were not retired or set aside are pending."""
         self.epoch, self._open = epoch, {}
         self.set_aside = [Key(int(index), number, 0) for index in set_aside for number in set_aside[index]]
         for index in sorted(index for index in {*map(int, done), *map(int, set_aside)} if index >= epoch):
@@ -237,7 +236,7 @@ class Ledger:
         self._close_finished()
 
     def reissue_everything(self) -> None:
-        """The queue was lost: whatever is issued or ready is pending again with the next attempt."""
+        """After a loss of the queue: all issued and ready tickets are pending again, with the next attempt."""
         for epoch in self._open.values():
             for number in [*epoch.issued, *epoch.ready]:
                 self._reissue(epoch, number)
@@ -247,7 +246,7 @@ class Ledger:
 
     @property
     def _limit(self) -> int:
-        """The first epoch of which nothing may be issued."""
+        """The first epoch whose tickets may not be issued."""
         return self.epochs if self.barrier is None else min(self.barrier, self.epochs)
 
     def _epoch(self, index: int) -> _Epoch:
@@ -255,8 +254,8 @@ class Ledger:
             self._open[index] = _Epoch(pending=list(range(self.shards_by_epoch[index])))
         return self._open[index]
 
-    def _lacking(self) -> int:
-        """Tickets that the next step needs and nobody has, while no step is under way."""
+    def _missing(self) -> int:
+        """Number of tickets that the next step needs and that are not issued; 0 during a step."""
         epoch = self._open.get(self.epoch)
         if epoch is None or epoch.consumed:
             return 0

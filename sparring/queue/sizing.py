@@ -1,4 +1,4 @@
-"""How much memory the queue's server needs for what a run may have outstanding."""
+"""The memory that the queue's server needs for the outstanding shards of a run."""
 
 from __future__ import annotations
 
@@ -7,40 +7,46 @@ from sparring.errors import UsageError
 from sparring.queue.codec import payload_bytes, ticket_bytes
 
 MEMORY_FACTOR, MEMORY_SLACK_BYTES = 1.3, 64 << 20
-SMALL_BYTES, LARGEST_BYTES = 4 << 20, 256 << 20  # of weights: through Redis by default, and at most
+SMALL_BYTES, LARGEST_BYTES = 4 << 20, 256 << 20  # weights that go through Redis: by default up to, and at most
 
 
 def needed_memory(config: Config, shape: tuple[int, int, int], snapshot_bytes: int) -> int:
-    """The least maxmemory in bytes for examples of `shape` [C, H, W]: outstanding payload, the snapshots of the weights
-    that travel through the queue, and some room."""
+    """The smallest maxmemory, in bytes, for examples of `shape` [C, H, W].
+
+    It covers the outstanding payload, the snapshots of the weights if they go through the queue, and a reserve.
+    """
     snapshots = 0 if through_object_store(config, snapshot_bytes) else (kept_snapshots(config) + 1) * snapshot_bytes
     return int(MEMORY_FACTOR * (outstanding_bytes(config, shape) + snapshots)) + MEMORY_SLACK_BYTES
 
 
 def kept_snapshots(config: Config) -> int:
-    """How many snapshots are kept: under lockstep all that a ticket may still name."""
+    """Number of snapshots that are kept; under lockstep all that a ticket may still need."""
     return depth(config.staleness) + 2 if config.staleness.lockstep else 2
 
 
 def through_object_store(config: Config, snapshot_bytes: int) -> bool:
-    """Whether weights of this size travel through Ray's object store; every process comes to the same answer.
+    """Whether weights of this size are sent through Ray's object store. The result is the same in every process.
 
     Raises:
-        UsageError: they are told to travel through Redis, which holds no value so large.
+        UsageError: queue.weights is 'redis', and the weights are too large for it.
     """
     if config.queue.weights != "redis":
         return config.queue.weights == "object_store" or snapshot_bytes > SMALL_BYTES
     if snapshot_bytes > LARGEST_BYTES:
         raise UsageError(
-            f"queue.weights = 'redis' with {snapshot_bytes / 2**20:.0f} MiB of weights: Redis holds no value above 512 "
-            f"MiB, and so large ones would fill it. Set queue.weights to 'auto' or 'object_store'."
+            f"queue.weights = 'redis' with {snapshot_bytes / 2**20:.0f} MiB of weights: the limit is "
+            f"{LARGEST_BYTES >> 20} MiB, since Redis stores no value above 512 MiB. Set queue.weights to 'auto' or "
+            f"'object_store'."
         )
     return False
 
 
 def outstanding_bytes(config: Config, shape: tuple[int, int, int]) -> int:
-    """Payload of all shards that may be outstanding, at the largest size of data.phases, and their tickets where these
-    carry starts; under exchange the attack-to-step ratio is taken as 16."""
+    """Payload of all shards that may be outstanding, in bytes, with images of the largest size in data.phases.
+
+    Tickets are included if they carry starting points. For in-flight exchange the ratio of attack time to step time is
+    assumed to be at most 16.
+    """
     channels, height, width = shape
     side = max((phase.size for phase in config.data.phases), default=0)
     largest = (channels, max(height, side), max(width, side))

@@ -1,17 +1,17 @@
-"""The queue in Redis: tickets to the workers, shards back, leases by the server's own clock.
+"""The queue in Redis: tickets to the workers, shards back, leases by the server's clock.
 
-Redis holds, the ledger decides. Every control write is one Lua script (sparring/queue/lua) that works when memory is
-full; only the payload's SET can be refused. A reply that is lost with its connection does no harm: scripts that are
-repeated change nothing, or the attempt's lease expires and its ticket is issued again.
+Redis stores the queue; the ledger decides. Every control write is one Lua script (sparring/queue/lua) that also works
+when memory is full; only the SET of a payload can be refused. A lost reply does no harm: either the repeated script
+changes nothing, or the lease of the attempt expires and its ticket is issued again.
 
-All keys are under `sparring:{run}:`, the braces being the hash tag:
+All keys begin with `sparring:{run}:`; the braces are the hash tag:
 
     fence tickets wake leases owners returned            the queue itself; wake: for idle workers
-    weights                                              the last snapshots, where they travel through the queue
-    ready:FENCE payload:FENCE:MEMBER                     shards, MEMBER being epoch:number:attempt
+    weights                                              the last snapshots, if they go through the queue
+    ready:FENCE payload:FENCE:MEMBER                     shards; MEMBER is epoch:number:attempt
     arrived:FENCE                                        wakes the trainer
-    heartbeat state control meta                         what people and exporters look at
-    worker_target pool                                   how many workers there are to be; those there are
+    heartbeat state control meta                         status and control
+    worker_target pool                                   target number of workers; the current workers
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from sparring.queue.messages import (
 T = TypeVar("T")
 
 LUA = Path(__file__).parent / "lua"
-LONGEST_BLOCK_S = 0.5
+MAX_BLOCK_S = 0.5
 EXACT_POLL_S = 0.005
 VERSIONS_PER_EPOCH = 2**31  # a ready shard's score is epoch · 2³¹ + version: exact in a double up to epoch 2²²
 
@@ -59,7 +59,7 @@ class QueueFull(SparringError):
 
 
 class QueueLost(SparringError):
-    """The server was restarted empty: everything that was issued or ready is gone."""
+    """The server was restarted empty: all issued and ready shards are lost."""
 
 
 class FencedOut(SparringError):
@@ -71,7 +71,7 @@ TargetVerb = Literal["start", "set", "add", "drain", "leave"]
 
 
 class Transport:
-    """One side of the queue of one run. Safe to use from several threads; only one for each fence may `receive`."""
+    """One side of the queue of one run. Thread-safe, but only one thread per fence may `receive`."""
 
     def __init__(
         self,
@@ -85,12 +85,12 @@ class Transport:
         self.lease_s, self.timeout_s, self.wire = lease_s, timeout_s, wire
         self.fence = 0
         self._client = client
-        self._redis: Any = client  # its methods are typed for the asynchronous client too
+        self._redis: Any = client  # its methods are also typed for the asynchronous client
         self._prefix = f"sparring:{{{run}}}:"
         self._scripts = {path.stem: client.register_script(path.read_text()) for path in LUA.glob("*.lua")}
         self._requests = count(1)
         self._acknowledged: list[str] = []
-        self._taken: dict[int, str] = {}  # by fence, what was received and is not taken out yet
+        self._taken: dict[int, str] = {}  # by fence: the received member that is not removed yet
 
     def open(self, at_least: int = 0) -> int:
         """Raise the fence above every earlier one and `at_least`, empty the queue, and become its trainer."""
@@ -101,7 +101,7 @@ class Transport:
         return self.fence
 
     def issue(self, tickets: Sequence[Ticket]) -> None:
-        """Append tickets, all of one fence, and wake idle workers; second attempts go to the front.
+        """Append tickets, all of one fence, and wake idle workers; repeated attempts go to the front.
 
         Raises:
             FencedOut: their fence is not the current one.
@@ -117,26 +117,26 @@ class Transport:
         self._accepted(self._run("issue", "fence tickets wake meta", fence, request, again, *entries), fence)
 
     def put_weights(self, fence: int, version: int, controls: Controls, arrays: bytes, keep: int) -> None:
-        """Hand a snapshot to all who wait for one, and forget all but the last `keep`; raises as `issue` does."""
+        """Publish a snapshot and delete all but the last `keep`; raises as `issue` does."""
         reply = self._run("put_weights", "fence weights", fence, version, keep, msgpack.packb(controls), arrays)
         self._accepted(reply, fence)
 
     def newer_weights(self, order: tuple[int, int], timeout_s: float) -> Weights | None:
-        """The newest snapshot as soon as it is newer than `order`, (fence, version); None when none came in time."""
+        """Wait for a snapshot newer than `order` (fence, version); returns the newest, or None after the timeout."""
         deadline = time.monotonic() + timeout_s
         after = f"{order[0]}-{order[1]}" if order[1] >= 0 else "0"
         while True:
             left_s = deadline - time.monotonic()
-            block_ms = _milliseconds(min(max(left_s, 0), LONGEST_BLOCK_S))
+            block_ms = _milliseconds(min(max(left_s, 0), MAX_BLOCK_S))
             found = self._retry(partial(self._redis.xread, {self._key("weights"): after}, block=block_ms))
             if found:
                 ((_, entries),) = found
                 return _weights(*entries[-1])
-            if left_s <= LONGEST_BLOCK_S:
+            if left_s <= MAX_BLOCK_S:
                 return None
 
     def weights(self, order: tuple[int, int], timeout_s: float) -> Weights | None:
-        """The snapshot named `order`; None when it did not come in time."""
+        """Wait for the snapshot with exactly this `order` (fence, version); None after the timeout."""
         deadline, name = time.monotonic() + timeout_s, f"{order[0]}-{order[1]}"
         while not (found := self._retry(lambda: self._redis.xrange(self._key("weights"), name, name))):
             if time.monotonic() > deadline:
@@ -145,9 +145,10 @@ class Transport:
         return _weights(*found[0])
 
     def receive(self, timeout_s: float, fence: int | None = None) -> Received | None:
-        """The ready shard of the lowest version; it leaves Redis with the next call. None when none came in time.
+        """Wait for a ready shard and return the one of the lowest version; None after the timeout.
 
-        `fence` is by default that of the last `open`; a thread that outlives its run's fence names its own.
+        The shard is removed from Redis by the next call. `fence` is by default that of the last `open`; a thread that
+        may still run after the next `open` must pass its own.
         """
         fence, deadline = self.fence if fence is None else fence, time.monotonic() + timeout_s
         while True:
@@ -159,13 +160,13 @@ class Transport:
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 return None
-            block_s = max(0.001, min(left_s, LONGEST_BLOCK_S))
+            block_s = max(0.001, min(left_s, MAX_BLOCK_S))
             self._retry(partial(self._redis.blpop, self._key(f"arrived:{fence}"), timeout=block_s))
 
     def expired(self, fence: int) -> list[Returned]:
-        """The attempts that will not come, each reported once; raises as `issue` does.
+        """Attempts that ended without a shard, each reported once; raises as `issue` does.
 
-        What an interrupted call reported may be reported again: the ledger ignores attempts it has already lost.
+        After an interrupted call attempts may be reported again: the ledger ignores those that it has already lost.
         """
         reply = self._run("expired", "fence leases owners returned", fence, *self._acknowledged)
         if isinstance(reply, int):
@@ -176,17 +177,17 @@ class Transport:
         return [_returned(member, reason.decode()) for member, reason in zip(members, reply[1::2], strict=True)]
 
     def lease_local(self, owner: str) -> Lease | None:
-        """A ticket for the trainer itself, leased as a worker would; it does not heed `stop`."""
-        lease = self._lease(owner, heed_stop=False)
+        """Lease a ticket for the trainer itself, as a worker does, but also after a request to stop."""
+        lease = self._lease(owner, check_stop=False)
         return None if isinstance(lease, Stop) else lease
 
     def finish_local(self, lease: Lease) -> bool:
-        """End a local lease whose product stays here; False where it was lost (the product is void, `expired`
-        reports the attempt)."""
+        """End a local lease, whose shard stays in this process. False: the lease was lost, the shard must not be used,
+        and `expired` reports the attempt."""
         return bool(self._of_lease("finish", "fence leases owners returned", lease))
 
     def sizes(self) -> Sizes:
-        """What the queue holds, for metrics."""
+        """The numbers of tickets, leases and ready shards, for metrics."""
 
         def ask() -> list[int]:
             pipe = self._redis.pipeline(transaction=False)
@@ -197,7 +198,7 @@ class Transport:
         return Sizes(*self._retry(ask))
 
     def usage(self) -> Usage:
-        """What the queue costs its server, for metrics."""
+        """Memory and network use of the server, for metrics."""
         info = self._retry(lambda: self._redis.info("memory", "stats"))
         return Usage(
             int(info["used_memory"]),
@@ -207,27 +208,27 @@ class Transport:
         )
 
     def check_protocol(self) -> None:
-        """Refuse a trainer that speaks another protocol; one that has not opened the queue yet is none."""
+        """Refuse a trainer with another protocol version. If no trainer has opened the queue yet, there is no check."""
         found = self._retry(lambda: self._redis.hget(self._key("meta"), "protocol"))
         if found is not None and int(found) != PROTOCOL:
             raise SparringError(
-                f"the trainer speaks queue protocol {int(found)}, this worker {PROTOCOL}: install the same version "
-                f"of sparring on both."
+                f"the trainer uses queue protocol {int(found)}, this worker {PROTOCOL}: install the same version of "
+                f"sparring on both."
             )
 
     def lease(self, worker: str, wait_s: float) -> Lease | Stop | None:
-        """A ticket for `worker`; after `wait_s` without one, None. Stop when the worker is to stop."""
+        """Wait for a ticket for `worker`; None after `wait_s`, Stop if the worker must stop."""
         deadline = time.monotonic() + wait_s
         while True:
-            lease = self._lease(worker, heed_stop=True)
+            lease = self._lease(worker, check_stop=True)
             left_s = deadline - time.monotonic()
             if lease is not None or left_s <= 0:
                 return lease
-            block_s = max(0.001, min(left_s, LONGEST_BLOCK_S))
+            block_s = max(0.001, min(left_s, MAX_BLOCK_S))
             self._retry(partial(self._redis.blpop, self._key("wake"), timeout=block_s))
 
     def renew(self, lease: Lease) -> bool:
-        """Move the deadline on. False: the lease is lost, its shard would be refused."""
+        """Extend the deadline. False: the lease is lost, and its shard would be refused."""
         names = "fence leases owners"
         return bool(self._of_lease("renew", names, lease, _milliseconds(self.lease_s)))
 
@@ -250,15 +251,15 @@ class Transport:
                     self._full(len(payload), error)
             if not self.renew(lease):
                 return False
-            time.sleep(min(pause_s, self.lease_s / 4))  # memory is freed by others, who tell nobody
+            time.sleep(min(pause_s, self.lease_s / 4))  # there is no notification of freed memory
             pause_s = min(2 * pause_s, 0.5)
 
     def hand_back(self, lease: Lease) -> bool:
-        """Give the ticket back unfinished, through no fault of its own. False: the lease was lost already."""
+        """Give the ticket back unfinished; this does not count as a failure. False: the lease was already lost."""
         return self._release(lease, "handed_back", "")
 
     def fail(self, lease: Lease, error: str) -> bool:
-        """Give the ticket back because the attack on it failed with `error`."""
+        """Give the ticket back because its attack failed with `error`."""
         return self._release(lease, "failed", error[:2000])
 
     def drop_worker(self, worker: str) -> None:
@@ -266,41 +267,41 @@ class Transport:
         self._run("drop_worker", "leases owners", worker)
 
     def heartbeat(self, worker: str, fields: Mapping[str, Any]) -> None:
-        """Note what a worker says of itself (plain types)."""
+        """Store the heartbeat of a worker (plain types)."""
         self._run("heartbeat", "heartbeat control", worker, msgpack.packb(dict(fields)))
 
     def heartbeats(self) -> dict[str, dict[str, Any]]:
-        """The last heartbeat of each worker, with `age_s` by the server's clock."""
+        """The last heartbeat of each worker, with its age `age_s` by the server's clock."""
         now, _ = self._retry(self._redis.time)
         entries = self._retry(lambda: self._redis.hgetall(self._key("heartbeat")))
         return {name.decode(): _heartbeat(entry, now) for name, entry in entries.items()}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Publish the run's state for `status`."""
+        """Publish the run's state for `sparring status`."""
         self._run("write", "state", json.dumps(dict(state)))
 
     def state(self) -> dict[str, Any] | None:
-        """The run's state, None where there is none."""
+        """The run's state, or None if none was published."""
         text = self._retry(lambda: self._redis.get(self._key("state")))
         return None if text is None else dict(json.loads(text))
 
     def request_stop(self, worker: str | None = None) -> None:
-        """Ask the run to stop, or one worker of it to leave; `open` takes it back."""
+        """Request that the run stops, or that one of its workers leaves; `open` cancels the request."""
         self._run("write", "control", "stop" if worker is None else f"stop:{worker}", 1)
 
     def stop_requested(self) -> bool:
-        """Whether the run is to stop."""
+        """Whether the run must stop."""
         return bool(self._retry(lambda: self._redis.hexists(self._key("control"), "stop")))
 
     def stopping(self, worker: str) -> Stop | None:
-        """Whether this worker is to stop or to leave; `lease` says it too."""
+        """Whether this worker must stop or leave; `lease` reports it too."""
         run, own = self._retry(lambda: self._redis.hmget(self._key("control"), "stop", f"stop:{worker}"))
         if run is not None:
             return Stop.STOP
         return None if own is None else Stop.DRAIN
 
     def worker_target(self) -> WorkerTarget | None:
-        """The target now; None where the run has not begun, or its server was restarted empty."""
+        """The current target; None if the run has not begun, or if its server was restarted empty."""
         fields = self._retry(lambda: self._redis.hgetall(self._key("worker_target")))
         if b"count" not in fields:
             return None
@@ -308,29 +309,29 @@ class Transport:
         return WorkerTarget(int(fields[b"count"]), frozenset(leaving))
 
     def wanted_workers(self) -> int | None:
-        """The number alone."""
+        """The number of the worker target."""
         count = self._retry(lambda: self._redis.hget(self._key("worker_target"), "count"))
         return None if count is None else int(count)
 
     def change_worker_target(self, verb: TargetVerb, value: int | str, least: int = 0, most: int = 0) -> int:
-        """`start` at, `set` or `add` a number; `drain` a worker by name, or note that one which the number no longer
-        counts is to `leave`.
+        """Change the target: `start` at, `set` to or `add` a number; `drain` a worker by name and lower the number, or
+        mark a worker to `leave` without a change of the number.
 
-        Returns the new number; -1: there is no target yet, -2: it would not be within `least` to `most`.
+        Returns the new number; -1 if there is no target yet, -2 if it would be outside `least` to `most`.
         """
         return int(self._run("worker_target", "worker_target", verb, value, least, most))
 
     def set_pool(self, states: Mapping[str, str]) -> None:
-        """Tell which workers there are, and what each of them does."""
+        """Publish the state of each worker."""
         self._run("write", "pool", json.dumps(dict(states)))
 
     def pool(self) -> dict[str, str]:
-        """The workers that the driver knows."""
+        """The published state of each worker."""
         text = self._retry(lambda: self._redis.get(self._key("pool")))
         return {} if text is None else dict(json.loads(text))
 
     def forget_worker(self, worker: str) -> None:
-        """A worker that has left is no longer told of, whatever of its heartbeats is still under way."""
+        """Remove a worker that has left; later heartbeats of it are ignored."""
         self._run("write", "control", f"gone:{worker}", 1)
         self._retry(lambda: self._redis.hdel(self._key("heartbeat"), worker))
 
@@ -367,9 +368,9 @@ class Transport:
         if reply < 0:
             raise QueueLost(f"Redis at {describe(self._client)} was restarted empty; the queue of this run is gone.")
 
-    def _lease(self, worker: str, heed_stop: bool) -> Lease | Stop | None:
+    def _lease(self, worker: str, check_stop: bool) -> Lease | Stop | None:
         names = "fence tickets wake leases owners control"
-        reply = self._run("lease", names, worker, _milliseconds(self.lease_s), int(heed_stop))
+        reply = self._run("lease", names, worker, _milliseconds(self.lease_s), int(check_stop))
         if reply is None or isinstance(reply, bytes):
             return None if reply is None else Stop(reply.decode())
         blob, fence = reply

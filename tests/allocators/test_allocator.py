@@ -62,7 +62,7 @@ def test_an_allocator_may_have_any_number_of_named_classes() -> None:
 
 @pytest.mark.parametrize(("numbers", "budgets"), [([0, 2], 2), ([-1, 0], 2), ([0, 1], 3)])
 def test_class_numbers_and_budgets_that_do_not_fit_are_refused(numbers: list[int], budgets: int) -> None:
-    with pytest.raises(ValueError, match=rf"classes \('a', 'b'\) gave {budgets} budgets and class numbers from"):
+    with pytest.raises(ValueError, match=rf"classes \('a', 'b'\) returned {budgets} budgets and class numbers from"):
         allocation_of(torch.tensor(numbers), ("a", "b"), [Budget(1, 0.1)] * budgets)
 
 

@@ -151,7 +151,7 @@ def test_a_redis_that_wants_another_password_is_told_and_no_password_is_shown(
     if password is not None:
         monkeypatch.setenv("SPARRING_REDIS_PASSWORD", password)
     said = say("train", "--queue.redis_url", server.url)
-    assert said.code == 1 and "refuses to let us in" in said.complaint and "queue.password_env" in said.complaint
+    assert said.code == 1 and "refuses the password" in said.complaint and "queue.password_env" in said.complaint
     assert server.password not in said.err and os.listdir(elsewhere) == []
 
 

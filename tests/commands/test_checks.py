@@ -30,7 +30,7 @@ IMAGES, LABELS = np.zeros((20, 8, 8), np.uint8), np.arange(20) % 10
         ({"metrics": {"trackers": ["wandb"]}}, r"wandb is not installed"),
         ({"model": {"name": "python:Net"}}, r"model\.name = 'python:Net': the run was started from Python"),
         ({"model": {"name": "digits-cmm"}}, r"model\.name = 'digits-cmm': no such name"),
-        ({"model": {"checkpoint": "{folder}/nowhere"}}, r"model\.checkpoint = .*nowhere.* is no file"),
+        ({"model": {"checkpoint": "{folder}/nowhere"}}, r"model\.checkpoint = .*nowhere.* is not a file"),
         ({"data": {"name": "npz:{folder}/data"}}, r"data\.name = .*data.*test\.npz"),
         ({"schedule": {"name": "one_cicle"}}, r"schedule\.name = 'one_cicle': no such name"),
     ],

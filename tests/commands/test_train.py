@@ -121,7 +121,7 @@ def test_a_rollback_to_the_beginning_is_one_to_the_given_weights(tmp_path: Path)
 
 
 def test_what_cannot_be_started_from_is_refused_before_a_folder_is_made(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"model\.checkpoint = .*nowhere.* is no file"):
+    with pytest.raises(UsageError, match=r"model\.checkpoint = .*nowhere.* is not a file"):
         train(small(tmp_path / "runs", engine="sync", model={"checkpoint": str(tmp_path / "nowhere")}))
     with pytest.raises(UsageError, match=r"model\.pretrained = true and model\.checkpoint"):
         train(small(tmp_path / "runs", engine="sync", model={"pretrained": True, "checkpoint": str(tmp_path)}))

@@ -137,7 +137,7 @@ def test_data_mean_and_std_stand_before_a_network_that_does_not_normalise(own: s
 @pytest.mark.parametrize(
     ("name", "normalize", "told"),
     [
-        ("digits-cnn", (0.5, 0.5), "data.mean = 0.5 and data.std = 0.5: model.name = 'digits-cnn' normalises"),
+        ("digits-cnn", (0.5, 0.5), "data.mean = 0.5 and data.std = 0.5: model.name = 'digits-cnn' already normalises"),
         ("mnist-16-32-100", ((0.5, 0.5), 0.5), r"data.mean = \(0.5, 0.5\) .* images have 1 channels"),
     ],
 )
@@ -151,18 +151,21 @@ def test_normalising_twice_or_by_other_channels_is_refused(name: str, normalize:
     [
         ("mnist-16-32", "no such name; the nearest is mnist-16-32-100. Built in: .* own as module:object"),
         ("digits", "the nearest is digits-cnn"),
-        ("no_such_module_here:make", "No module named 'no_such_module_here'.* must be installed, or lie in the folder"),
+        (
+            "no_such_module_here:make",
+            "No module named 'no_such_module_here'.* must be installed, or be in the current",
+        ),
         ("timm", "the nearest is timm:NAME"),
         (":make", "no such name"),
         ("{own}_broken:made", "SyntaxError"),
         ("{own}:nothing", "has no 'nothing'"),
-        ("{own}:constant", r"is no function; it is called as factory\(shape, classes\)"),
+        ("{own}:constant", r"is not a function; it is called as factory\(shape, classes\)"),
         ("{own}:no_module", "made a list, not a torch.nn.Module"),
         ("{own}:empty", "has no parameters to train"),
         ("{own}:too_few", r"outputs of shape \(1, 9\) for one image; \(1, 10\) is needed"),
         ("{own}:raises", "cannot be built for images of .*KeyError: 'width'"),
         ("{own}:other_arguments", "cannot be built for images of .*TypeError"),
-        ("{own}:Pair", "gives a tuple; a tensor of logits is needed"),
+        ("{own}:Pair", "returns a tuple; a tensor of logits is needed"),
         ("{own}:Colour", r"cannot take images of shape \(1, 8, 8\).*three channels, please"),
     ],
 )

@@ -44,5 +44,7 @@ def test_an_unknown_name_is_refused_with_the_nearest() -> None:
 
 
 def test_weights_that_cannot_be_had_are_told_with_the_remedy() -> None:
-    with pytest.raises(SparringError, match=r"weights of timm:test_resnet\.none could not be had .*model\.checkpoint"):
+    with pytest.raises(
+        SparringError, match=r"weights of timm:test_resnet\.none could not be loaded .*model\.checkpoint"
+    ):
         network("test_resnet.none", pretrained=True)

@@ -53,7 +53,7 @@ def test_a_head_of_other_classes_stays_fresh_and_is_named(tmp_path: Path, caplog
     save_file(theirs, tmp_path / "w.safetensors")
     model, fresh = network(), network().state_dict()
     assert load_checkpoint(tmp_path / "w.safetensors", model, 10) == ("9.weight", "9.bias")
-    assert "9.weight, 9.bias stay fresh, for 10 classes instead of 5" in caplog.text
+    assert "9.weight, 9.bias are not loaded, but initialised at random: 10 classes instead of 5" in caplog.text
     expected = {name: fresh[name] if name.startswith("9.") else theirs[name] for name in fresh}
     assert same(model.state_dict(), expected)
 
@@ -91,7 +91,7 @@ class Harmful:
 
 def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": Harmful()}, tmp_path / "w.pt")
-    with pytest.raises(SparringError, match="other objects are not loaded, since they may run code"):
+    with pytest.raises(SparringError, match="Other objects are not loaded, because they may run code"):
         load_checkpoint(tmp_path / "w.pt", network(), 10)
 
 
@@ -100,13 +100,13 @@ def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
 )
 def test_a_damaged_file_is_told(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(SparringError, match=r"model\.checkpoint = .*(cannot be read|is no torch file)"):
+    with pytest.raises(SparringError, match=r"model\.checkpoint = .*(cannot be read|is not a torch file)"):
         load_checkpoint(tmp_path / name, network(), 10)
 
 
 def test_what_holds_no_tensors_by_name_is_told(tmp_path: Path) -> None:
     torch.save({"epoch": 3}, tmp_path / "w.pt")
-    with pytest.raises(SparringError, match="holds no state dict"):
+    with pytest.raises(SparringError, match="has no state dict"):
         load_checkpoint(tmp_path / "w.pt", network(), 10)
 
 

@@ -85,7 +85,7 @@ def test_an_old_server_is_refused(server: EmbeddedServer, monkeypatch: pytest.Mo
         info: dict[str, Any] = dict(client.info())
         info.pop("valkey_version", None)
         monkeypatch.setattr(client, "info", lambda: {**info, "redis_version": "6.2.1"})
-        with pytest.raises(SparringError, match=r"Redis 6\.2\.1 is too old"):
+        with pytest.raises(SparringError, match=r"Redis 6\.2\.1 .*is too old"):
             check_server(client, 1)
 
 

@@ -277,7 +277,7 @@ def test_who_still_asks_for_an_older_fence_takes_nothing(make: Callable[..., Tra
 
 
 def test_an_idle_worker_wakes_promptly(make: Callable[..., Transport], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LONGEST_BLOCK_S", 8.0)
+    monkeypatch.setattr(module, "MAX_BLOCK_S", 8.0)
     trainer, worker = make(), make()
     fence = trainer.open()
     woken: list[float] = []
@@ -296,7 +296,7 @@ def test_an_idle_worker_wakes_promptly(make: Callable[..., Transport], monkeypat
 
 
 def test_the_trainer_wakes_promptly(make: Callable[..., Transport], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LONGEST_BLOCK_S", 8.0)
+    monkeypatch.setattr(module, "MAX_BLOCK_S", 8.0)
     trainer, worker = make(), make()
     fence = trainer.open()
     trainer.issue([ticket(0, fence)])

@@ -47,7 +47,7 @@ def test_data_mean_and_std_are_a_part_of_what_is_trained_resumed_and_evaluated(t
         ({"schedule": {"options": {"slope": 1}}}, "schedule.options.slope = 1: no such option; one_cycle takes no"),
         ({"model": {"name": "{folder}/own.py:nothing"}}, "own.py has no 'nothing'; the nearest is"),
         ({"data": {"name": "{folder}/own.py:negative"}}, "has no parameter `split`"),
-        ({"data": {"mean": 0.5, "std": 0.5}}, "normalises its images itself"),
+        ({"data": {"mean": 0.5, "std": 0.5}}, "already normalises its images"),
     ],
 )
 def test_what_cannot_work_is_refused_before_there_is_a_folder(
@@ -71,7 +71,7 @@ def test_the_training_set_is_that_which_is_left_by_the_holdout() -> None:
 @pytest.mark.parametrize(
     ("helper", "problem"),
     [
-        ("Helper(digits_cnn(shape, 7))", "gives outputs of shape (1, 7) for one image; (1, 10) is needed"),
+        ("Helper(digits_cnn(shape, 7))", "returns outputs of shape (1, 7) for one image; (1, 10) is needed"),
         ("Helper(torch.nn.Linear(3, 10))", "cannot take images of shape (1, 8, 8) (RuntimeError: "),
         ("1 / 0", "cannot be made (ZeroDivisionError: division by zero)"),
     ],

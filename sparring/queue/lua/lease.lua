@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Hands the first ticket of the current fence to one worker and records its lease in the same step, so that no ticket
 -- is ever in nobody's hands. Tickets of an older fence are thrown away. A worker that is to stop or to leave gets none.
--- KEYS: fence tickets wake leases owners control. ARGV: worker lease_ms heed_stop.
+-- KEYS: fence tickets wake leases owners control. ARGV: worker lease_ms check_stop.
 if ARGV[3] == '1' then
   local stop = redis.call('HMGET', KEYS[6], 'stop', 'stop:' .. ARGV[1])
   if stop[1] then return 'stop' end
