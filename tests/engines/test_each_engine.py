@@ -21,7 +21,7 @@ ENGINES: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("groups", ENGINES, ids=["sync", "free", "simulated", "ddp", "ray"])
 def test_a_tiny_run_ends_with_an_evaluated_model(tmp_path: Path, shared_ray: Place, groups: dict[str, Any]) -> None:
-    few = {**groups, "train": {**groups.get("train", {}), "max_steps": 4}, "data": {"limit": 256}}
+    few = {**groups, "train": {**groups.get("train", {}), "max_steps": 4}, "data": {"limit": 512}}
     result = train(shared_ray(small(tmp_path, **few)), progress=False)
     summary = result.run.read_json("summary.json") or {}
     assert result.phase == "finished" and summary["steps"] == 4
