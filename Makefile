@@ -1,4 +1,5 @@
 # make demo: set everything up and run the main job; make test: set up and run the tests;
+# make test-fast: the pure parts and a tiny run of each engine;
 # make wheel and make cluster-test: see docs/cluster.md;
 # make bench DATA=DIR: every benchmark, one after the other; hours, on a machine with nothing else to do. DIR has MNIST
 # in torchvision's layout. With QUICK=1: a look at each. docs/benchmarks.md and docs/results.md have the commands one by
@@ -12,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test cluster-test wheel lint bench clean setup
+.PHONY: demo test test-fast cluster-test wheel lint bench clean setup
 
 setup: $(STAMP)
 
@@ -22,6 +23,13 @@ demo: $(STAMP)
 # Two processes with a thread each: more threads than cores wait for each other.
 test: $(STAMP)
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(ARGS)
+
+# The inner loop: the pure parts, and one tiny run of each engine.
+FAST := allocators attacks config data models objectives queue workers trainer/test_plan.py trainer/test_schedules.py \
+	trainer/test_steps.py trainer/test_optimizers.py engines/test_each_engine.py test_layers.py test_plugins.py
+test-fast: $(STAMP)
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup \
+	  $(addprefix tests/,$(FAST)) $(ARGS)
 
 # As root on Linux: two hosts made of namespaces, a real `ray up`, a run across them, `ray down`; about five minutes.
 cluster-test: $(STAMP)

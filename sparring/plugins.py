@@ -1,4 +1,7 @@
-"""What a setting names: a built-in, `module:object` or `path.py:object`. Built-ins are such strings themselves."""
+"""Objects that settings name: a built-in name, `module:object` or `path.py:object`.
+
+A table of built-ins maps each name to such a string.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +24,18 @@ from sparring.errors import SparringError, UsageError
 
 POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 NAMEABLE = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-_handed: dict[str, str] = {}  # absolute path -> text that another process has sent
+_installed: dict[str, str] = {}  # absolute path -> source text that another process has sent
 
 
 def resolve(setting: str, name: str, built_in: Mapping[str, str]) -> object:
-    """What `name` stands for: a key of `built_in`, whose values are `module:object`, or a user's own object.
+    """The object that `name` stands for.
 
-    A file is executed once, under a module name of its own, and again only when its text has changed.
+    A file is executed once, as a module with its own name. It is executed again only if its text has changed.
+
+    Args:
+        setting: the setting that holds the name, for error messages.
+        name: a key of `built_in`, `module:object` or `path.py:object`.
+        built_in: `module:object` by built-in name.
 
     Raises:
         UsageError: there is no such built-in, module, file or object, or it cannot be imported.
@@ -36,19 +44,20 @@ def resolve(setting: str, name: str, built_in: Mapping[str, str]) -> object:
         return _find(built_in.get(name, name), built_in)
     except _Unresolved as problem:
         raise UsageError(
-            f"{setting} = {name!r}: {problem}. Your own is given as module:object or path.py:object."
+            f"{setting} = {name!r}: {problem}. Name an object of your own as module:object or path.py:object."
         ) from problem.__cause__
 
 
 def call(
     setting: str, factory: Callable[..., object], settings: Mapping[str, Any], options: Mapping[str, Any]
 ) -> object:
-    """The factory's result, given those of `settings` that it names and all `options`.
+    """Call the factory with all `options`, and with those `settings` that are among its parameters.
 
     Args:
-        setting: that which names the factory, as `objective.name`; errors speak of `objective.options.NAME`.
-        settings: values by name; the factory's signature says which of them it takes.
-        options: what the user gives beside them.
+        setting: the setting that names the factory, such as `objective.name`. Errors about options name
+            `objective.options.NAME`.
+        settings: values by name; only those that the factory has a parameter for are passed.
+        options: keyword arguments that the user gives.
 
     Raises:
         UsageError: an option is unknown, missing or given twice, or the factory refuses its arguments.
@@ -59,18 +68,19 @@ def call(
     except SparringError:
         raise
     except (TypeError, ValueError) as error:
-        raise UsageError(f"{setting}: {_called(factory)} refuses its arguments: {error}.") from error
+        raise UsageError(f"{setting}: {_name_of(factory)} refuses its arguments: {error}.") from error
 
 
 def require_taken(
     setting: str, name: str, factory: Callable[..., object], given: Mapping[str, tuple[Any, Any]]
 ) -> None:
-    """Refuse settings that differ from their defaults and that the factory does not take.
+    """Refuse settings that differ from their defaults but have no effect, because the factory does not take them.
 
-    given: (value, default) by name.
+    Args:
+        given: (value, default) by name.
 
     Raises:
-        UsageError: naming the first of them.
+        UsageError: about the first of them.
     """
     parameters, group = _parameters(setting, factory, 0), setting.rpartition(".")[0]
     takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
@@ -89,10 +99,10 @@ def arguments(
     options: Mapping[str, Any],
     positional: int = 0,
 ) -> dict[str, Any]:
-    """What `call` gives the factory, by name; for those who call it themselves.
+    """The keyword arguments that `call` would pass; for callers that call the factory themselves.
 
     Args:
-        positional: how many of its parameters the caller passes by position.
+        positional: number of parameters that the caller passes by position.
 
     Raises:
         UsageError: an option is unknown, missing or given twice.
@@ -103,18 +113,18 @@ def arguments(
 
 
 def is_external(name: str, built_in: Collection[str]) -> bool:
-    """Whether `name` is a user's own object."""
+    """Whether `name` stands for a user's own object."""
     return name not in built_in and ":" in name
 
 
 def absolute(name: str) -> str:
-    """`path.py:object` with an absolute path, links kept; any other name as it is."""
+    """`path.py:object` with an absolute path, symbolic links not resolved; any other name unchanged."""
     path, attribute = _split(name)
     return f"{_absolute(path)}:{attribute}" if path.endswith(".py") else name
 
 
 def source_files(names: Iterable[str]) -> dict[str, str]:
-    """Absolute path -> text of the files among `names`, as this process has loaded them.
+    """Source text by absolute path of the files among `names`, as this process has loaded them.
 
     Raises:
         UsageError: a file cannot be read.
@@ -127,7 +137,7 @@ def source_files(names: Iterable[str]) -> dict[str, str]:
 
 
 def text_of(path: str) -> str | None:
-    """What the file at an absolute path holds; None where there is none that can be read."""
+    """The text of the file at an absolute path; None if it cannot be read."""
     try:
         return Path(path).read_text()
     except (OSError, UnicodeDecodeError):
@@ -135,21 +145,21 @@ def text_of(path: str) -> str | None:
 
 
 def install(sources: Mapping[str, str]) -> None:
-    """Take the texts of `source_files` of another process; from now on they count, whatever the files here hold."""
-    _handed.update(sources)
+    """Use the texts of `source_files` of another process from now on, instead of the files on this host."""
+    _installed.update(sources)
 
 
 def forget_installed() -> None:
-    """From now on the files of this machine count again, as they are."""
-    _handed.clear()
+    """Use the files on this host again."""
+    _installed.clear()
 
 
 class _Unresolved(Exception):
-    """Why a name leads to no object; its cause is what the import raised."""
+    """Why a name cannot be resolved. Its cause is the exception of the import."""
 
 
 class _Text(ExecutionLoader):
-    """Loads a module from a text; tracebacks show its lines where the file is absent too."""
+    """Loads a module from a text, so that tracebacks show its lines even if the file does not exist here."""
 
     def __init__(self, path: str, text: str) -> None:
         self.path, self.text = path, text
@@ -164,7 +174,7 @@ class _Text(ExecutionLoader):
 def _find(name: str, built_in: Mapping[str, str]) -> object:
     source, attribute = _split(name)
     if not source or not attribute:
-        raise _Unresolved(_no_built_in(name, built_in))
+        raise _Unresolved(_unknown_name(name, built_in))
     module = _from_file(_absolute(source)) if source.endswith(".py") else _import(source)
     found: object = getattr(module, attribute, _Unresolved)
     if found is _Unresolved:
@@ -179,13 +189,13 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _absolute(path: str) -> str:
-    """Links are kept: the same path is looked for on other hosts."""
+    """Symbolic links are not resolved, because other hosts use the same path."""
     return os.path.abspath(Path(path).expanduser())
 
 
-def _no_built_in(name: str, built_in: Mapping[str, str]) -> str:
+def _unknown_name(name: str, built_in: Mapping[str, str]) -> str:
     if name.endswith(".py"):
-        return f"which object of the file is missing; write {name}:NAME"
+        return f"the object's name is missing; write {name}:NAME"
     known = f". Built in: {', '.join(built_in)}" if built_in else ""
     return f"no such name{_nearest(name, built_in)}{known}"
 
@@ -201,8 +211,8 @@ def _import(name: str) -> ModuleType:
         return importlib.import_module(name)
     except (Exception, SystemExit) as error:  # importing runs the user's own code
         raise _Unresolved(
-            f"the module cannot be imported ({type(error).__name__}: {error}); it must be installed, or lie in the "
-            f"folder that you start in"
+            f"the module cannot be imported ({type(error).__name__}: {error}); it must be installed, or be in the "
+            f"current folder"
         ) from error
 
 
@@ -214,14 +224,14 @@ def _from_file(path: str) -> ModuleType:
 
 
 def _module_name(path: str) -> str:
-    """The same in every process, so that what is pickled in one is found in another."""
+    """The same in every process, so that objects pickled in one can be unpickled in another."""
     stem = re.sub(r"\W", "_", Path(path).stem)
     return f"sparring_plugin_{stem}_{hashlib.blake2b(path.encode(), digest_size=4).hexdigest()}"
 
 
 def _text(path: str) -> str:
-    if path in _handed:
-        return _handed[path]
+    if path in _installed:
+        return _installed[path]
     try:
         return Path(path).read_text()
     except (OSError, UnicodeDecodeError) as error:
@@ -238,18 +248,18 @@ def _execute(name: str, path: str, text: str) -> None:
     spec = spec_from_loader(name, loader)
     if spec is None:
         raise _Unresolved(f"{path} cannot be loaded")
-    module = sys.modules[name] = module_from_spec(spec)  # before it runs: dataclasses and pickle look there
+    module = sys.modules[name] = module_from_spec(spec)  # before it runs: dataclasses and pickle look it up there
     try:
         with _importable(str(Path(path).parent)):
             loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # it is the user's own code
+    except (Exception, SystemExit) as error:  # the user's own code may raise anything
         del sys.modules[name]
         raise _Unresolved(f"{path} cannot be imported ({type(error).__name__}: {error})") from error
 
 
 @contextmanager
 def _importable(folder: str) -> Iterator[None]:
-    """A plugin may import its neighbours."""
+    """A plugin may import modules of its own folder."""
     sys.path.insert(0, folder)
     try:
         yield
@@ -258,11 +268,13 @@ def _importable(folder: str) -> Iterator[None]:
 
 
 def _parameters(setting: str, factory: Callable[..., object], positional: int) -> Mapping[str, inspect.Parameter]:
-    """Those after the first `positional`."""
+    """The parameters of the factory after the first `positional`."""
     try:
         every = inspect.signature(factory).parameters
     except (TypeError, ValueError) as error:
-        raise UsageError(f"{setting}: {factory!r} is no function or class with a known signature ({error}).") from error
+        raise UsageError(
+            f"{setting}: {factory!r} is not a function or class with a known signature ({error})."
+        ) from error
     passed = [name for name, each in every.items() if each.kind in POSITIONAL][:positional]
     return {name: each for name, each in every.items() if name not in passed}
 
@@ -275,16 +287,16 @@ def _check_options(
     options: Mapping[str, Any],
 ) -> None:
     prefix = f"{setting.rpartition('.')[0]}.options."
-    takes = f"{_called(factory)} takes {_shown(parameters, settings)}"
+    takes = f"{_name_of(factory)} takes {_shown(parameters, settings)}"
     takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
     for name, value in options.items():
         if name in settings:
-            raise UsageError(f"{prefix}{name} = {value!r}: the run passes {name} already. Remove the option; {takes}.")
+            raise UsageError(f"{prefix}{name} = {value!r}: the run already passes {name}. Remove the option; {takes}.")
         if name not in _nameable(parameters) and not takes_any:
             raise UsageError(f"{prefix}{name} = {value!r}: no such option; {takes}.")
     for name in _nameable(parameters):
         if parameters[name].default is inspect.Parameter.empty and name not in settings and name not in options:
-            raise UsageError(f"{prefix}{name} is missing: set it; {takes}.")
+            raise UsageError(f"{prefix}{name} is missing. Set it; {takes}.")
 
 
 def _nameable(parameters: Mapping[str, inspect.Parameter]) -> list[str]:
@@ -292,7 +304,7 @@ def _nameable(parameters: Mapping[str, inspect.Parameter]) -> list[str]:
 
 
 def _shown(parameters: Mapping[str, inspect.Parameter], settings: Mapping[str, Any]) -> str:
-    """The options of a factory as a sentence has them."""
+    """The options of a factory, for a message."""
     own = (parameters[name] for name in _nameable(parameters) if name not in settings)
     options = [
         each.name if each.default is inspect.Parameter.empty else f"{each.name} = {each.default!r}" for each in own
@@ -300,7 +312,7 @@ def _shown(parameters: Mapping[str, inspect.Parameter], settings: Mapping[str, A
     return ", ".join(options) or "no options"
 
 
-def _called(factory: Callable[..., object]) -> str:
+def _name_of(factory: Callable[..., object]) -> str:
     while hasattr(factory, "func"):  # a partial
         factory = factory.func
     return getattr(factory, "__qualname__", None) or repr(factory)

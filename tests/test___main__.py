@@ -16,4 +16,4 @@ def test_it_answers_as_the_command_does(tmp_path: Path, monkeypatch: pytest.Monk
     schema = run_command("config", "schema")
     assert (schema.code, schema.err) == (0, "") and json.loads(schema.out) == Config.model_json_schema()
     refused = run_command("status", "nowhere")
-    assert (refused.code, refused.out) == (2, "") and "nowhere is no run folder" in refused.complaint
+    assert (refused.code, refused.out) == (2, "") and "nowhere is not a run folder" in refused.complaint

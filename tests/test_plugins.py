@@ -113,7 +113,7 @@ def test_what_cannot_be_found_is_said_with_setting_value_and_remedy(name: str, p
         plugins.resolve("objective.name", name, BUILT_IN)
     told = str(raised.value)
     assert told.startswith(f"objective.name = {name!r}: ") and problem in told
-    assert told.endswith(". Your own is given as module:object or path.py:object.")
+    assert told.endswith(". Name an object of your own as module:object or path.py:object.")
 
 
 def test_a_file_that_failed_is_tried_again(losses: Path) -> None:
@@ -138,9 +138,9 @@ def test_a_factory_of_any_keywords_is_given_the_options_alone() -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({}, "objective.options.width is missing: set it; factory takes gamma = 0.5, width."),
+        ({}, "objective.options.width is missing. Set it; factory takes gamma = 0.5, width."),
         ({"width": 1, "gama": 2}, "objective.options.gama = 2: no such option; factory takes gamma = 0.5, width."),
-        ({"width": 1, "beta": 2}, "objective.options.beta = 2: the run passes beta already"),
+        ({"width": 1, "beta": 2}, "objective.options.beta = 2: the run already passes beta"),
         ({"width": -1}, "objective.name: factory refuses its arguments: width must not be negative."),
     ],
 )
@@ -151,7 +151,7 @@ def test_options_that_do_not_fit_are_refused_by_name(options: dict[str, Any], to
 
 
 def test_what_is_no_function_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"objective\.name: 3 is no function or class"):
+    with pytest.raises(UsageError, match=r"objective\.name: 3 is not a function or class"):
         plugins.call("objective.name", 3, {}, {})  # type: ignore[arg-type]
 
 
@@ -189,7 +189,7 @@ assert pickle.loads({pickle.dumps(hat(0.25))!r}) == hat(0.25)
 def test_the_text_that_was_sent_counts_whatever_the_file_holds(
     text: str, losses: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plugins, "_handed", {})
+    monkeypatch.setattr(plugins, "_installed", {})
     plugins.install({str(losses): text})
     found = plugins.resolve("objective.name", f"{losses}:hat", {})
     assert callable(found) if text == LOSSES else found == "another version"

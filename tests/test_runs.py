@@ -48,7 +48,7 @@ def test_a_new_run_has_its_configuration_and_what_it_runs_on(run: Run) -> None:
 
 
 def test_a_name_that_is_taken_is_refused_and_a_default_name_gets_a_number(run: Run) -> None:
-    with pytest.raises(UsageError, match=r"run\.name = 'mine': .* exists; two runs never share a folder"):
+    with pytest.raises(UsageError, match=r"run\.name = 'mine': .* exists, and two runs never share a folder"):
         create(run.path.parent, "mine", "default", "")
     names = [create(run.path.parent, None, "mine", "").path.name for _ in range(2)]
     assert names == ["mine-2", "mine-3"] and run.config_file.read_text() == 'engine = "sync"\n'
@@ -56,7 +56,7 @@ def test_a_name_that_is_taken_is_refused_and_a_default_name_gets_a_number(run: R
 
 def test_a_folder_that_cannot_be_made_is_refused_by_its_setting(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(SparringError, match=r"run\.root = .*file: cannot make .*file/mine \(Not a directory\)"):
+    with pytest.raises(SparringError, match=r"run\.root = .*file: cannot create .*file/mine \(Not a directory\)"):
         create(tmp_path / "file", "mine", "default", "")
 
 
@@ -67,7 +67,7 @@ def test_runs_of_the_same_name_have_different_ids(tmp_path: Path) -> None:
 
 def test_only_a_folder_with_a_configuration_is_a_run(run: Run, tmp_path: Path) -> None:
     assert open_run(run.path / ".." / "mine") == run
-    with pytest.raises(UsageError, match=r"is no run folder: it has no config\.toml"):
+    with pytest.raises(UsageError, match=r"is not a run folder: it has no config\.toml"):
         open_run(tmp_path)
 
 

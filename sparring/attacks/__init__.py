@@ -1,4 +1,4 @@
-"""How images are attacked: FGSM, FGSM-RS, N-FGSM and PGD under L∞ and L2, and AugMix's views.
+"""Attacks: FGSM, FGSM-RS, N-FGSM and PGD under L∞ and L2, and AugMix's views.
 
 adv = PGD(epsilon=8 / 255, steps=10)(model, images, labels)
 """

@@ -1,7 +1,7 @@
-"""An attack: its ball, its number of steps, where it starts, how it steps, and how it gets back into the ball.
+"""An attack: its ball, starting point, step rule, number of steps, and projection.
 
-A method of your own is a subclass that changes what it needs: `initial`, `state` and `step`, `project`, `steps`. All of
-it is per example, so that it works in slots and while newer weights are swapped in between two steps.
+An attack of your own is a subclass that overrides what differs: `initial`, `state` and `step`, `project`, `steps`. All
+of these work per example, so that the attack also works in slots and under in-flight exchange.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from sparring.attacks.losses import CROSS_ENTROPY, LOSSES, AttackLoss
 from sparring.attacks.norms import NORMS, ascend, project, random_start
 
 Start = Literal["zero", "uniform", "gaussian", "given"]
-State = dict[str, Tensor]  # what a step rule keeps of each example, [N, ...]
+State = dict[str, Tensor]  # state of a step rule per example, [N, ...]
 GAUSSIAN = 0.001  # standard deviation of the start of TRADES and MART, in pixel intensities
 A = TypeVar("A", bound="Attack")
 
 
 class AttackRecord(NamedTuple):
-    """The attack that a shard was made with: what travels and is written down. Radii in pixel intensities."""
+    """Description of the attack that made a shard; it is sent and recorded. Radii in pixel intensities."""
 
     name: str
     norm: str
@@ -35,18 +35,18 @@ class AttackRecord(NamedTuple):
 
 @dataclass(frozen=True)
 class Attack:
-    """Projected gradient ascent; every built-in attack is a case of it.
+    """Projected gradient ascent; the base class of all attacks.
 
     Args:
         epsilon: radius ε of the ball, in pixel intensities of images in [0, 1].
         norm: "linf" or "l2".
         steps: gradient steps κ.
         step_size: α; by default `relative_step` times ε.
-        restarts: independent starts, of which the perturbation with the highest loss is kept, example by example.
-        start: zero; uniform in the ball; gaussian, 0.001·N(0, 1) not put into the ball; given by the caller (and zero
-            for the examples that have none). By default uniform.
-        loss: what is maximised, an `AttackLoss`, "ce" or "kl" (divergence from the clean prediction). By default "ce"
-            alone and what the objective's attack maximises in training.
+        restarts: number of independent starts. For each example the perturbation with the highest loss is kept.
+        start: "zero"; "uniform" in the ball; "gaussian": 0.001·N(0, 1), not projected; "given" by the caller (zero for
+            examples without one). By default uniform.
+        loss: the loss that is maximised: an `AttackLoss`, "ce", or "kl" (divergence from the clean prediction). By
+            default cross-entropy; in training, the attack loss of the objective.
 
     Raises:
         ValueError: an argument out of its bounds.
@@ -78,64 +78,64 @@ class Attack:
 
     @property
     def radius(self) -> float:
-        """Radius of the ball that bounds every perturbation: ε, but for attacks that are not cut back to it."""
+        """Radius of the ball that bounds every perturbation: ε, except for attacks that are not projected to it."""
         return self.epsilon
 
     @property
     def relative_step(self) -> float:
-        """The default step size over ε: 2.5/κ (Mądry et al.; Bhat et al.)."""
+        """The default step size relative to ε: 2.5/κ (Mądry et al.; Bhat et al.)."""
         return 2.5 / self.steps
 
     @property
     def alpha(self) -> float:
-        """The step size α in force, in pixel intensities."""
+        """The step size α, in pixel intensities."""
         return self.relative_step * self.epsilon if self.step_size is None else self.step_size
 
     @property
     def maximised(self) -> AttackLoss:
-        """The loss that it maximises."""
+        """The loss that the attack maximises."""
         return self.loss if isinstance(self.loss, AttackLoss) else CROSS_ENTROPY
 
     @property
     def record(self) -> AttackRecord:
-        """What a shard carries of it."""
+        """The description of this attack that a shard carries."""
         return AttackRecord(self.name, self.norm, float(self.epsilon), float(self.radius), self.steps)
 
     def initial(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Where the attack on x begins: float32, the shape of x. Random numbers are drawn on the generator's device."""
+        """The starting δ on x: float32, the shape of x. Random numbers are drawn on the generator's device."""
         if self.start in ("zero", "given"):
             return torch.zeros_like(x)
-        if self.start == "gaussian":  # neither clamped to the ball nor to the image, as in the authors' code
+        if self.start == "gaussian":  # projected neither to the ball nor to [0, 1], as in the authors' code
             return GAUSSIAN * torch.randn(x.shape, generator=generator, device=generator.device).to(x.device)
         return self.project(random_start(x, self.norm, self.epsilon, generator), x, self.radius)
 
     def state(self, x: Tensor) -> State:
-        """What the step rule keeps between steps, for each example of x; nothing here."""
+        """The initial state of the step rule for each example of x, such as a momentum; empty by default."""
         return {}
 
     def step(self, delta: Tensor, gradient: Tensor, step_size: Tensor, state: State) -> Tensor:
-        """δ after one step uphill, before it is projected.
+        """δ after one ascent step, before the projection.
 
-        delta, gradient: [N, C, H, W]; step_size: float32 [N]; state: see `state`, to be changed in place. Go by these
-        alone: in slots the examples of several ε share a step, and `epsilon` is that of one of them.
+        delta, gradient: [N, C, H, W]; step_size: float32 [N]; state: see `state`, changed in place. Use these
+        alone: in slots examples of several ε share a step, and `epsilon` is that of one of them.
         """
         return ascend(delta, gradient, self.norm, step_size)
 
     def project(self, delta: Tensor, x: Tensor, radius: float | Tensor) -> Tensor:
-        """δ inside the ball of `radius` (for all, or float32 [N]) and x + δ inside [0, 1]."""
+        """Project δ to the ball of `radius` (one number, or float32 [N]) and x + δ to [0, 1]."""
         return project(delta, x, self.norm, radius)
 
     def at(self: A, epsilon: float) -> A:
-        """The same attack in a ball of another ε; a step size that was set scales with it."""
+        """The same attack with another ε; an explicit step size is scaled with it."""
         scaled = self.step_size
         if scaled is not None and self.epsilon > 0:
             scaled = scaled / self.epsilon * epsilon
         return replace(self, epsilon=epsilon, step_size=scaled)
 
     def stronger(self, steps: int) -> Attack:
-        """PGD with `steps` steps in the same ball, from where this one starts; what guards and evaluations take.
+        """PGD with `steps` steps in the same ball, with the same start and loss; used by the overfitting guard.
 
-        An attack whose ball PGD does not know takes so many steps itself.
+        For a norm that PGD does not support: this attack with `steps` steps.
         """
         if self.norm not in NORMS:
             return replace(self, steps=steps, step_size=None)
@@ -143,18 +143,18 @@ class Attack:
         return PGD(self.epsilon, norm=self.norm, steps=steps, restarts=self.restarts, start=start, loss=self.maximised)
 
     def evaluator(self, steps: int, *, step_size: float | None = None, restarts: int = 1) -> Attack:
-        """What a model that is trained against this attack is evaluated by: PGD on the cross-entropy in the same ball.
+        """The attack for evaluating a model trained with this attack: PGD on the cross-entropy in the same ball.
 
-        An attack whose ball PGD does not know is its own, with so many steps.
+        For a norm that PGD does not support: this attack with `steps` steps.
         """
         if self.norm not in NORMS:
             return replace(self, steps=steps, step_size=step_size, restarts=restarts)
         return PGD(self.epsilon, norm=self.norm, steps=steps, step_size=step_size, restarts=restarts)
 
     def as_recorded(self, record: AttackRecord) -> Attack:
-        """The attack that a shard was made with: this one at the record's ε, or the PGD that took its place."""
-        made = self.at(record.epsilon)
-        return made if made.record == record else made.stronger(record.steps)
+        """The attack that made a shard: this one with the record's ε, or the PGD by which a guard replaced it."""
+        same = self.at(record.epsilon)
+        return same if same.record == record else same.stronger(record.steps)
 
     def __call__(
         self,
@@ -165,13 +165,13 @@ class Attack:
         generator: torch.Generator | None = None,
         return_delta: bool = False,
     ) -> Tensor:
-        """Attack a batch; mode, batch statistics and gradients of the model stay as they are.
+        """Attack a batch. The model's mode, batch norm statistics and gradients are not changed.
 
         Args:
-            model: logits [N, K] of images in [0, 1]; it normalises inside (`sparring.Normalize`). It is attacked in
-                eval mode.
+            model: maps images in [0, 1] to logits [N, K]; it normalises inside (`sparring.Normalize`). It is attacked
+                in eval mode.
             images: float32 or float64 [N, C, H, W] in [0, 1]. labels: int64 [N].
-            generator: of the random start; by default it is seeded from torch's global one.
+            generator: random generator of the start; by default seeded from torch's global generator.
             return_delta: return the perturbations instead of the attacked images.
 
         Returns:
@@ -185,25 +185,27 @@ class Attack:
     def _check(self) -> None:
         if self.norm not in self.norms:
             raise ValueError(f"norm = {self.norm!r}: it must be {' or '.join(map(repr, self.norms))}.")
-        whole = 1.0 if self.norm == "linf" else math.inf
-        if not _is_number(self.epsilon) or not 0 <= self.epsilon <= whole:
+        largest = 1.0 if self.norm == "linf" else math.inf
+        if not _is_number(self.epsilon) or not 0 <= self.epsilon <= largest:
             raise ValueError(
                 f"epsilon = {self.epsilon!r}: a radius in pixel intensities of images in [0, 1] is needed, from 0 to "
-                f"{whole:g} under {self.norm}. Divide by 255 what is counted in grey levels: 8/255."
+                f"{largest:g} under {self.norm}. Divide a radius in grey levels by 255: 8/255."
             )
         for name, count in (("steps", self.steps), ("restarts", self.restarts)):
             if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-                raise ValueError(f"{name} = {count!r}: a whole number from 1 on is needed.")
+                raise ValueError(f"{name} = {count!r}: an integer of at least 1 is needed.")
         if self.step_size is not None and not (_is_number(self.step_size) and self.step_size >= 0):
-            raise ValueError(f"step_size = {self.step_size!r}: a number from 0 on is needed, or None for the default.")
+            raise ValueError(
+                f"step_size = {self.step_size!r}: a number of at least 0 is needed, or None for the default."
+            )
         if self.start not in get_args(Start):
             raise ValueError(f"start = {self.start!r}: it must be one of {', '.join(map(repr, get_args(Start)))}.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PGD(Attack):
-    """Mądry et al. 2018, with the step size of Bhat et al. 2018: `steps` gradient steps of 2.5·ε/`steps`, from a random
-    start; see `Attack` for the arguments."""
+    """PGD (Mądry et al. 2018) with the step size of Bhat et al. 2018: `steps` gradient steps of 2.5·ε/`steps` from a
+    random start. See `Attack` for the arguments."""
 
     name: ClassVar[str] = "pgd"
 

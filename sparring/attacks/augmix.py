@@ -1,4 +1,4 @@
-"""AugMix in an attack's place: two views of each image instead of a perturbation (Hendrycks et al. 2020)."""
+"""AugMix instead of an attack: two views of each image instead of a perturbation (Hendrycks et al. 2020)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sparring.data import augmix
 
 @dataclass(frozen=True)
 class AugMix:
-    """What AugMix makes of images; there is no ball, no gradient and one 'step': augmented or not."""
+    """AugMix in the interface of an attack: no ball, no gradient, and one 'step' (augmented) or none."""
 
     augmix: AugmixSettings
 
@@ -29,11 +29,11 @@ class AugMix:
 
     @property
     def record(self) -> AttackRecord:
-        """What a shard carries of it."""
+        """The description that a shard carries."""
         return AttackRecord(self.name, self.norm, self.epsilon, self.radius, self.steps)
 
     def at(self, epsilon: float) -> AugMix:
-        """The same: it has no ball."""
+        """The same, because AugMix has no ε."""
         return self
 
     def as_recorded(self, record: AttackRecord) -> AugMix:
@@ -43,19 +43,19 @@ class AugMix:
     def views(self, images: Tensor, *, seed: int, epoch: int, indices: Tensor) -> Tensor:
         """uint8 [2, N, C, H, W]: two views of each image.
 
-        images: uint8 [N, C, H, W]; indices: int64 [N], what the examples are called in the training set.
+        images: uint8 [N, C, H, W]; indices: int64 [N], of the examples in the training set.
         """
         return augmix.views(images, self.augmix, seed=seed, epoch=epoch, indices=indices)
 
 
-Threat = Attack | AugMix  # what examples are changed by
+Threat = Attack | AugMix  # how a run changes its examples
 
 
 def as_views(images: Tensor) -> Tensor:
-    """uint8 [2, N, C, H, W]: each image twice, for what is not augmented."""
+    """uint8 [2, N, C, H, W]: each image twice, for images that are not augmented."""
     return images.repeat(augmix.VIEWS, *[1] * images.ndim)
 
 
 def pixels(x: Tensor) -> Tensor:
-    """uint8 of float images in [0, 1]."""
+    """Float images in [0, 1] as uint8."""
     return (x * 255).round_().to(torch.uint8)

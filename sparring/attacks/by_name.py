@@ -1,4 +1,4 @@
-"""The attack that a recipe names."""
+"""Make the attack that a recipe names."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ BUILT_IN = {
     "augmix": "sparring.attacks.augmix:AugMix",
 }
 TAKEN = ("epsilon", "norm", "steps", "step_size", "restarts", "noise")
-STRICT = ("norm", "step_size", "start", "loss")  # not to be set where the attack does not take them
+STRICT = ("norm", "step_size", "start", "loss")  # refused if set and the attack does not take them
 
 
 def attack_of(settings: AttackSettings, augmix: AugmixSettings, objective: Objective) -> Threat:
-    """The attack of the settings at their full ε.
+    """The attack of the settings, with the full ε.
 
-    What the settings leave to it (`auto`) and the attack does not say itself, the objective decides: where PGD begins,
-    and what is maximised. A factory of your own is called with `attack.options`, and with those of epsilon, norm,
-    steps, step_size, restarts, noise, start and loss that it takes.
+    For start and loss, "auto" means the default of the attack, or of the objective if the attack has none. The user's
+    own factory is called with `attack.options`, and with those of epsilon, norm, steps, step_size, restarts, noise,
+    start and loss that are among its parameters.
 
     Raises:
-        UsageError: there is no such attack, it refuses its arguments, or does not take what is set.
+        UsageError: there is no such attack, it refuses its arguments, or it does not take a setting that is set.
     """
     factory = cast(Any, resolve("attack.name", settings.name, BUILT_IN))
     default = AttackSettings.model_fields
@@ -52,12 +52,12 @@ def attack_of(settings: AttackSettings, augmix: AugmixSettings, objective: Objec
 
 
 def threat_of(settings: AttackSettings, attack: Threat) -> Attack:
-    """The ball that a model is evaluated in: the attack's; where views take its place, that of the settings."""
+    """The attack whose ball is used in evaluation: the trained one, or for AugMix PGD with the settings' ε and norm."""
     return attack if isinstance(attack, Attack) else PGD(settings.epsilon, norm=settings.norm)
 
 
 def _left_open(settings: AttackSettings, factory: Any, objective: Objective) -> dict[str, Any]:
-    """Start and loss: what is set, else what the attack says itself, else the objective's."""
+    """Start and loss: as set, else the attack's default, else the objective's."""
     chosen = {"start": _start(settings), "loss": None if settings.loss == "auto" else settings.loss}
     of_objective = {"start": objective.attack_start, "loss": objective.attack_loss}
     parameters = inspect.signature(factory).parameters

@@ -1,4 +1,4 @@
-"""An attack called by its user: what is wrong with the arguments is said, and the model is left as it was."""
+"""Call of an attack by a user: arguments are checked, and the model's state is restored."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def attacked(
     if generator is None:
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
     with torch.inference_mode(False), torch.enable_grad(), frozen(model):
-        x, y = images.detach().clone(), labels.clone()  # a tensor of inference mode takes part in no graph
+        x, y = images.detach().clone(), labels.clone()  # a tensor made in inference mode cannot be in a graph
         delta = perturb(model, x, y, attack, generator).to(images.dtype)
         result = delta if return_delta else perturbed(x, delta)
     return result.detach()
 
 
 def require_batch(model: nn.Module, images: Tensor, labels: Tensor) -> None:
-    """Refuse what is no batch of images for the model.
+    """Check that the arguments are a batch of images for the model.
 
     Raises:
         ValueError: an argument is wrong; it is named.
@@ -47,10 +47,10 @@ def require_batch(model: nn.Module, images: Tensor, labels: Tensor) -> None:
         raise ValueError(f"model is a {type(model).__name__}: a torch.nn.Module is needed.")
     _require_images(images)
     _require_labels(labels, len(images))
-    places = {"images": images.device, "labels": labels.device, **_device_of(model)}
-    if len(set(places.values())) > 1:
-        where = ", ".join(f"{name} on {device}" for name, device in places.items())
-        raise ValueError(f"devices differ: {where}. Move them to one with .to(device).")
+    devices = {"images": images.device, "labels": labels.device, **_device_of(model)}
+    if len(set(devices.values())) > 1:
+        where = ", ".join(f"{name} on {device}" for name, device in devices.items())
+        raise ValueError(f"devices differ: {where}. Move all to one device by .to(device).")
     _require_values(images, labels)
 
 
@@ -72,13 +72,13 @@ def _require_labels(labels: Tensor, count: int) -> None:
 
 def _require_values(images: Tensor, labels: Tensor) -> None:
     low, high = (float(bound) for bound in torch.aminmax(images.detach()))
-    if not (low >= 0 and high <= 1):  # so that NaN is refused
+    if not (low >= 0 and high <= 1):  # written so that NaN is refused
         raise ValueError(
-            f"images lie in [{low:.4g}, {high:.4g}]: [0, 1] is needed. Divide grey levels by 255; where images are "
-            f"normalised beforehand, put sparring.Normalize(mean, std) before the model instead."
+            f"images are in [{low:.4g}, {high:.4g}]: [0, 1] is needed. Divide grey levels by 255. If the images are "
+            f"normalised, leave out that step and put sparring.Normalize(mean, std) before the model."
         )
-    if int(labels.min()) < 0:  # the cross-entropy ignores -100: such an example would not be attacked
-        raise ValueError(f"labels: the least is {int(labels.min())}; class numbers begin at 0.")
+    if int(labels.min()) < 0:  # cross_entropy ignores -100: such an example would not be attacked
+        raise ValueError(f"labels: the smallest is {int(labels.min())}; class numbers begin at 0.")
 
 
 def _device_of(model: nn.Module) -> dict[str, torch.device]:
@@ -87,14 +87,14 @@ def _device_of(model: nn.Module) -> dict[str, torch.device]:
 
 
 def require_ball(attack: Attack, images: Tensor) -> None:
-    """Refuse an L2 ball that no two images are far enough apart for.
+    """Refuse an L2 ball that is larger than the distance between any two images.
 
     Raises:
-        ValueError: it names epsilon.
+        ValueError: about epsilon.
     """
     largest = math.sqrt(images[0].numel())
     if attack.norm == "l2" and attack.epsilon > largest * (1 + 1e-6):
         raise ValueError(
             f"epsilon = {attack.epsilon:g} under l2: two images of shape {tuple(images.shape[1:])} in [0, 1] are at "
-            f"most {largest:.4g} apart. Divide by 255 what is counted in grey levels."
+            f"most {largest:.4g} apart. Divide a radius in grey levels by 255."
         )

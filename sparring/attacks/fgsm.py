@@ -14,7 +14,7 @@ from sparring.attacks.norms import random_start
 
 @dataclass(frozen=True, kw_only=True)
 class FGSM(Attack):
-    """One step of ε from the image itself; of 1.25·ε from any other start, where the ball cuts what is too much."""
+    """FGSM: one step of ε from the image itself. From any other start one step of 1.25·ε, projected to the ball."""
 
     steps: int = field(default=1, init=False)
     start: Start | None = "zero"
@@ -29,7 +29,7 @@ class FGSM(Attack):
 
 @dataclass(frozen=True, kw_only=True)
 class FGSMRS(FGSM):
-    """FGSM-RS (Wong et al. 2020): one step of 1.25·ε from a start uniform in the ball, put into the image."""
+    """FGSM-RS (Wong et al. 2020): one step of 1.25·ε from a start uniform in the ball, with x + δ clamped to [0, 1]."""
 
     start: Start | None = "uniform"
 
@@ -38,10 +38,11 @@ class FGSMRS(FGSM):
 
 @dataclass(frozen=True, kw_only=True)
 class NFGSM(Attack):
-    """N-FGSM (de Jorge et al. 2022): one step of ε from noise that reaches `noise`·ε and is not cut back to the ball.
+    """N-FGSM (de Jorge et al. 2022): one step of ε from uniform noise of radius `noise`·ε, without projection to the
+    ball of ε.
 
     Args:
-        noise: k; perturbations reach (1 + k)·ε.
+        noise: k; perturbations have a radius of up to (1 + k)·ε.
     """
 
     noise: float = 2.0
@@ -60,7 +61,7 @@ class NFGSM(Attack):
         return 1.0
 
     def initial(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Uniform within k·ε, put into the image."""
+        """Uniform within k·ε, with x + δ clamped to [0, 1]."""
         return self.project(random_start(x, self.norm, self.noise * self.epsilon, generator), x, self.radius)
 
     def _check(self) -> None:

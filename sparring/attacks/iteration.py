@@ -1,11 +1,10 @@
 """The iteration that all attacks share, as a generator that stops before every step.
 
     δ ← start
-    κ times: δ ← into the image, into the ball (δ + α·direction(∇ loss))
+    κ times: δ ← project(δ + α·direction(∇ loss))
 
-Its caller may load newer weights between two steps, note their version, or let other work go first; `perturb` runs it
-to the end. The model is used as it is found: put it in eval mode and switch its parameters' gradients off with
-`frozen`.
+Between two steps its caller may load newer weights, note their version, or do other work. `perturb` runs it to the end.
+The model is used in its current mode: `frozen` sets eval mode and switches off the gradients of its parameters.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ T = TypeVar("T")
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Eval mode and no parameter gradients, as an attack wants it; both are restored."""
+    """Eval mode without parameter gradients, as an attack needs it; both are restored at the end."""
     modes = [(module, module.training) for module in model.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     model.eval()
@@ -44,7 +43,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 
 def input_gradient(model: nn.Module, point: Tensor, targets: Tensor, loss: Loss) -> Tensor:
-    """The gradient of the summed loss with respect to the attacked images; parameters get none."""
+    """The gradient of the summed loss with respect to the attacked images; parameters get no gradient."""
     point = point.detach().requires_grad_(True)
     return torch.autograd.grad(loss(model(point), targets).sum(), point)[0]
 
@@ -64,10 +63,10 @@ def iterate(
 
     Args:
         x: float32 [N, C, H, W] in [0, 1]. targets: see `AttackLoss.targets_of`.
-        start: where to begin instead of the attack's own start.
-        step_counts: int64 [N], steps of each example (default: `attack.steps` for all). All end together: an example
-            with few steps joins the batch late, so that its last steps see the newest weights too; one with 0 is never
-            attacked and keeps δ = 0.
+        start: starting point instead of the attack's own start.
+        step_counts: int64 [N], steps of each example (default: `attack.steps` for all). All examples end together: one
+            with few steps joins the batch late, so that its last steps use the newest weights too. One with 0 steps is
+            not attacked and keeps δ = 0.
         step_sizes: float32 [N], step size of each example (default: `attack.alpha`).
 
     Returns:
@@ -77,7 +76,7 @@ def iterate(
     counts = [attack.steps] * len(x) if step_counts is None else step_counts.tolist()
     longest, attacked = max(counts), sum(count > 0 for count in counts)
     sizes = torch.full((len(x),), attack.alpha, device=x.device) if step_sizes is None else step_sizes
-    # Longest first, so that those that take part in a step are a slice: a mask would have to be read back from a GPU.
+    # Most steps first, so that the examples of a step are a slice: a mask would have to be read back from a GPU.
     order = None if min(counts) == longest else torch.tensor(counts).argsort(descending=True).to(x.device)
     images, goals, sizes = (x, targets, sizes) if order is None else (x[order], targets[order], sizes[order])
     best, best_loss = torch.zeros_like(x), torch.full((len(x),), -torch.inf, device=x.device, dtype=x.dtype)
@@ -88,7 +87,7 @@ def iterate(
         state = attack.state(images)
         for step in range(longest):
             yield restart * longest + step
-            active = sum(count >= longest - step for count in counts)  # few steps are the last ones, on new weights
+            active = sum(count >= longest - step for count in counts)  # examples with few steps join at the end
             stepped = ascended(
                 model,
                 images[:active],
@@ -117,21 +116,21 @@ def perturb(
     generator: torch.Generator,
     helper: nn.Module | None = None,
 ) -> Tensor:
-    """Run the attack to its end with the model as it is; see `iterate`. `helper`: see `AttackLoss`."""
+    """Run the whole attack with the model in its current mode; see `iterate`. `helper`: see `AttackLoss`."""
     return result_of(iterate(model, x, targets_of(model, x, labels, attack, helper), attack, generator))
 
 
 def targets_of(model: nn.Module, x: Tensor, labels: Tensor, attack: Attack, helper: nn.Module | None = None) -> Tensor:
-    """What the attack's loss compares with, by a clean pass where it needs one."""
+    """The targets of the attack's loss; makes a clean forward pass if the loss needs one."""
     loss = attack.maximised
     with torch.no_grad():
         clean = model(x) if loss.targets == "clean" else None
-        helped = helper(x) if loss.targets == "helper" and helper is not None else None
-    return loss.targets_of(labels, clean, helped)
+        helper_logits = helper(x) if loss.targets == "helper" and helper is not None else None
+    return loss.targets_of(labels, clean, helper_logits)
 
 
 def result_of(steps: Generator[int, None, T], before_step: Callable[[int], object] = lambda step: None) -> T:
-    """Run a generator to its end and return its result; `before_step` is told what it yields."""
+    """Run a generator to its end and return its result; `before_step` is called with each value that it yields."""
     while True:
         try:
             step = next(steps)
@@ -142,7 +141,7 @@ def result_of(steps: Generator[int, None, T], before_step: Callable[[int], objec
 
 
 def starting_point(x: Tensor, attack: Attack, generator: torch.Generator, start: WarmStart | None = None) -> Tensor:
-    """Where the attack on x begins; see `iterate`. Drawn on the generator's device."""
+    """The starting δ of the attack on x; see `iterate`. Random numbers are drawn on the generator's device."""
     if start is None:
         return attack.initial(x, generator)
     warm = attack.project(start.delta.to(x.device), x, attack.radius)
@@ -162,14 +161,14 @@ def ascended(
     radius: float | Tensor,
     state: State,
 ) -> Tensor:
-    """δ after one attack step; `sizes` float32 [N], `radius` for all or float32 [N], both pixel intensities.
+    """δ after one attack step. `sizes`: float32 [N]; `radius`: one number or float32 [N]; both in pixel intensities.
 
-    `state` is what the attack's step rule keeps of these examples; it is changed in place.
+    `state`: state of the step rule for these examples, changed in place.
     """
     gradient = input_gradient(model, x + delta, targets, attack.maximised)
     return attack.project(attack.step(delta, gradient, sizes, state), x, radius)
 
 
 def _in_order(delta: Tensor, order: Tensor | None) -> Tensor:
-    """Back in the order of the examples: delta[i] is that of example order[i]."""
+    """Restore the order of the examples: delta[i] belongs to example order[i]."""
     return delta if order is None else torch.empty_like(delta).index_copy_(0, order, delta)

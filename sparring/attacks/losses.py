@@ -1,4 +1,4 @@
-"""What an attack maximises, example by example."""
+"""Losses that attacks maximise, per example."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Targets = Literal["labels", "clean", "helper"]
 class AttackLoss:
     """value(logits [N, K], targets [N, ...]) -> [N], to be maximised.
 
-    `targets` says what the logits are compared with: the labels (int64 [N]), the model's own predictions on the clean
-    images ("clean"), or those of the objective's helper network ("helper"); predictions are probabilities [N, K].
+    `targets`: the logits are compared with the labels (int64 [N]), with the model's own predictions on the clean images
+    ("clean"), or with those of the objective's helper network ("helper"). Predictions are probabilities [N, K].
     """
 
     value: Callable[[Tensor, Tensor], Tensor]
@@ -29,16 +29,16 @@ class AttackLoss:
         return self.value(logits, targets)
 
     def targets_of(self, labels: Tensor, clean_logits: Tensor | None, helper_logits: Tensor | None = None) -> Tensor:
-        """What the logits of the attacked images are compared with.
+        """The targets for the logits of the attacked images.
 
         Raises:
-            ValueError: the logits that it needs were not passed.
+            ValueError: the logits that the loss needs are missing.
         """
         if self.targets == "labels":
             return labels
         logits = clean_logits if self.targets == "clean" else helper_logits
         if logits is None:
-            raise ValueError(f"this loss compares with the {self.targets} predictions, and there are none")
+            raise ValueError(f"this loss needs the {self.targets} predictions, but there are none")
         return logits.float().softmax(1)
 
 

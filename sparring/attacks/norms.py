@@ -1,8 +1,8 @@
-"""The geometry of a threat: its ball, the image box, a random start and a step uphill, under L∞ and L2.
+"""Projection, random start and ascent step under L∞ and L2.
 
-x: float32 [N, C, H, W] in [0, 1]; delta, gradient: the same shape. All arithmetic is float32, whatever the model
-computed in (float64 where the images are). `epsilon` and `step_size` are pixel intensities; where a tensor is allowed
-it is float32 [N], one for each example. A norm is "linf" or "l2"; another is a ValueError.
+x: float32 [N, C, H, W] in [0, 1]; delta, gradient: the same shape. All arithmetic is in float32, in any precision of
+the model (float64 for float64 images). `epsilon` and `step_size` are pixel intensities: a number, or where a tensor is
+allowed float32 [N]. A norm is "linf" or "l2"; another raises a ValueError.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ NORMS: tuple[str, ...] = get_args(Norm)
 
 
 def project(delta: Tensor, x: Tensor, norm: str, epsilon: float | Tensor) -> Tensor:
-    """The nearest perturbation inside the ball, then inside the image box (which never leaves the ball again)."""
+    """Project δ to the ball, then clamp x + δ to [0, 1] (which keeps δ inside the ball)."""
     return (x + project_ball(delta, norm, epsilon)).clamp(0, 1) - x
 
 
 def project_ball(delta: Tensor, norm: str, epsilon: float | Tensor) -> Tensor:
-    """Projection to the ball of radius `epsilon` alone."""
+    """Project δ to the ball of radius `epsilon`, without clamping the image."""
     delta = _precise(delta)
     radius: Any = per_example(epsilon) if isinstance(epsilon, Tensor) else epsilon
     if norm == "linf":
@@ -34,12 +34,12 @@ def project_ball(delta: Tensor, norm: str, epsilon: float | Tensor) -> Tensor:
 
 
 def perturbed(x: Tensor, delta: Tensor) -> Tensor:
-    """The attacked images that a model is given, inside [0, 1]."""
+    """The attacked images x + δ, clamped to [0, 1]."""
     return (x + delta).clamp_(0, 1)
 
 
 def random_start(x: Tensor, norm: str, epsilon: float, generator: torch.Generator) -> Tensor:
-    """A perturbation uniform in the ball, drawn on the generator's device, before the image box is applied."""
+    """A perturbation uniform in the ball, drawn on the generator's device; x + δ is not clamped."""
     device = generator.device
     if norm == "linf":
         noise = torch.rand(x.shape, generator=generator, device=device) * 2 - 1
@@ -51,7 +51,7 @@ def random_start(x: Tensor, norm: str, epsilon: float, generator: torch.Generato
 
 
 def ascend(delta: Tensor, gradient: Tensor, norm: str, step_size: float | Tensor) -> Tensor:
-    """One step of steepest ascent: along the sign under L∞, along the normalised gradient under L2."""
+    """One step of steepest ascent: along the sign of the gradient (L∞), or along the normalised gradient (L2)."""
     size = per_example(step_size) if isinstance(step_size, Tensor) else step_size
     if norm == "linf":
         return delta + size * gradient.sign()
@@ -66,7 +66,7 @@ def l2_norms(tensor: Tensor) -> Tensor:
 
 
 def per_example(values: Tensor) -> Tensor:
-    """[N] as [N, 1, 1, 1], to be broadcast over images."""
+    """[N] as [N, 1, 1, 1], for broadcasting over images."""
     return values.view(-1, 1, 1, 1)
 
 

@@ -1,4 +1,4 @@
-"""Warm starts: where an attack begins that does not begin anew, as tensors and as they travel (int8 of radius/127)."""
+"""Warm starts: perturbations of an earlier attack as starting points, as tensors and encoded (int8 of radius/127)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from torch import Tensor
 
 from sparring.errors import SparringError
 
-Rows = tuple[bytes | None, ...]  # of every example its perturbation, or None where it has none yet
+Rows = tuple[bytes | None, ...]  # encoded perturbation of each example; None if it has none yet
 
 
 class WarmStart(NamedTuple):
-    """Where a ticket's attack begins.
+    """Starting points of a ticket's attack.
 
-    delta: float32 [N, C, H, W]; known: bool [N], the examples that have one. The others begin as the attack does.
+    delta: float32 [N, C, H, W]; known: bool [N], the examples that have a warm start. The others use the attack's own
+    start.
     """
 
     delta: Tensor
@@ -25,12 +26,12 @@ class WarmStart(NamedTuple):
 
 
 def packed(delta: Tensor, radius: float) -> Tensor:
-    """int8 [N, C, H, W] of L∞ perturbations (float32, inside their ball), in steps of radius/127."""
+    """Encode L∞ perturbations (float32, inside their ball) as int8 [N, C, H, W], in units of radius/127."""
     return (delta * (127 / radius)).round().clamp(-127, 127).to(torch.int8)
 
 
 def unpacked(rows: Rows, shape: Sequence[int], radius: float) -> WarmStart | None:
-    """The rows as shares of the ball that an attack has now; None where there are no rows at all.
+    """Decode the rows, scaled to the current `radius`; None if there are no rows.
 
     Raises:
         SparringError: a row is not of `shape` [C, H, W].
@@ -40,8 +41,8 @@ def unpacked(rows: Rows, shape: Sequence[int], radius: float) -> WarmStart | Non
     wrong = [len(row) for row in rows if row is not None and len(row) != prod(shape)]
     if wrong:
         raise SparringError(
-            f"attack.start = 'last': a ticket carries a perturbation of {wrong[0]} bytes for images of {tuple(shape)}. "
-            f"Give all hosts the same data and version of sparring."
+            f"attack.start = 'last': a ticket has a perturbation of {wrong[0]} bytes for images of {tuple(shape)}. "
+            f"Give all hosts the same data and the same version of sparring."
         )
     blank = bytes(prod(shape))
     joined = bytearray().join(blank if row is None else row for row in rows)

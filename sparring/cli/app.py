@@ -1,4 +1,7 @@
-"""The command. Data go to standard output, everything else to standard error; exit codes 0, 1, 2 (usage), 130."""
+"""The `sparring` command. Results go to standard output, all else to standard error.
+
+Exit codes: 0, 1 (failure), 2 (wrong usage), 130 (interrupted).
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,10 @@ import typer
 from rich.console import Console
 
 from sparring import config as configuration
-from sparring.cli.evaluating import judging
-from sparring.cli.serving import serving
+from sparring.cli.evaluating import evaluation_commands
+from sparring.cli.serving import queue_commands
 from sparring.cli.shell import Json, RunPath, fail, note, out, rows
-from sparring.cli.workers import scaling
+from sparring.cli.workers import worker_commands
 from sparring.config import SHORT_NAMES, Config
 from sparring.errors import SparringError, UsageError
 from sparring.runs import Run, open_run
@@ -34,12 +37,12 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Show, describe and compare configurations.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
-app.add_typer(judging)
-app.add_typer(serving)
-app.add_typer(scaling)
+app.add_typer(evaluation_commands)
+app.add_typer(queue_commands)
+app.add_typer(worker_commands)
 
-HINT = "Any setting follows as --GROUP.NAME VALUE, for example --attack.steps 10 or --workers 4."
-Recipe = Annotated[Path | None, typer.Argument(help="A TOML recipe; without one, the demo's digits.")]
+HINT = "Change any setting by --GROUP.NAME VALUE, for example --attack.steps 10 or --workers 4."
+Recipe = Annotated[Path | None, typer.Argument(help="A recipe (TOML file); by default the settings of the demo.")]
 DETACHED_START_S = 60.0
 OWN_OPTIONS = {
     "--json",
@@ -52,26 +55,27 @@ OWN_OPTIONS = {
     "--format",
     "--out",
 } | {f"--{name}" for name in ("port", "address", "maxmemory", "password-file", "beside-port", "log")}
-JUDGING = {"evaluate", "transfer", "curves", "corruptions", "export"}
-TAKE_SETTINGS = {"train", "resume", "doctor", "explain", "config show"} | JUDGING
+COMMANDS_WITH_SETTINGS = {"train", "resume", "doctor", "explain", "config show"} | {
+    *("evaluate", "transfer", "curves", "corruptions", "export")
+}
 
 
 def main() -> None:
-    """Run the command; one sentence instead of a traceback, unless --debug is given."""
+    """Run the command. An error prints one sentence; with --debug it prints a traceback."""
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
         logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
     if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # for module:factory, as `python -m sparring` has it
+        sys.path.insert(0, os.getcwd())  # so that module:factory is found, as with `python -m sparring`
     try:
-        words, settings = split(sys.argv[1:])
-        code = app(words, standalone_mode=False, obj=settings)
+        arguments, settings = split(sys.argv[1:])
+        code = app(arguments, standalone_mode=False, obj=settings)
     except SparringError as error:
         if debug:
             raise
         if error.run is not None:
-            _tell_of_failed_run(error.run)
+            _print_failed_run(error.run)
         fail(str(error), error.exit_code)
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
@@ -83,13 +87,13 @@ def main() -> None:
         format_message = getattr(error, "format_message", None)
         if format_message is not None:
             fail(format_message(), 2)
-        fail(f"{type(error).__name__}: {error} (this is a fault of Sparring; run again with --debug)", 1)
+        fail(f"{type(error).__name__}: {error} (this is a bug of Sparring; run again with --debug for a traceback)", 1)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _tell_of_failed_run(path: Path) -> None:
-    """Where it is and how to go on; on standard output as for every command that makes a run."""
-    note(f"sparring resume {path} goes on from its last checkpoint, or from the beginning")
+def _print_failed_run(path: Path) -> None:
+    """Print the path of the run and how to continue it. Every command that makes a run prints its path."""
+    note(f"`sparring resume {path}` continues from its last checkpoint, or from the beginning if there is none")
     if "--json" in sys.argv:
         out(json.dumps({"phase": "failed", "run": str(path)}, indent=2))
     else:
@@ -97,25 +101,25 @@ def _tell_of_failed_run(path: Path) -> None:
 
 
 def split(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
-    """The command's own words, and the settings among them by name; a bare `--flag` means true.
+    """Separate the command's own arguments from the settings (by name); a `--flag` without a value means true.
 
-    Done before the words are parsed, so that a setting's value is never taken for the recipe.
+    This happens before the arguments are parsed, so that the value of a setting is never taken for the recipe.
     """
     own: list[str] = []
     settings: dict[str, str] = {}
     rest = list(arguments)
     while rest:
-        word = rest.pop(0)
-        if not word.startswith("--") or word.partition("=")[0] in OWN_OPTIONS:
-            own.append(word)
+        argument = rest.pop(0)
+        if not argument.startswith("--") or argument.partition("=")[0] in OWN_OPTIONS:
+            own.append(argument)
             continue
-        name, equals, value = word[2:].partition("=")
+        name, equals, value = argument[2:].partition("=")
         if not equals:
             has_value = rest and (not rest[0].startswith("--") or _is_number(rest[0]))
             value = rest.pop(0) if has_value else "true"
         settings[name] = value
     command = " ".join(own[: 2 if own[:1] == ["config"] else 1])
-    if settings and command not in TAKE_SETTINGS:
+    if settings and command not in COMMANDS_WITH_SETTINGS:
         raise UsageError(f"--{next(iter(settings))}: `{f'sparring {command}'.strip()}` has no such option.")
     return own, settings
 
@@ -127,7 +131,7 @@ def train(
     detach: Annotated[bool, typer.Option("--detach", help="Train in the background; print the run's folder.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Train a robust model and judge it."""
+    """Train a robust model and evaluate it."""
     from sparring.commands.train import train as train_run
 
     config = configuration.load(recipe, context.obj)
@@ -139,7 +143,7 @@ def train(
 
 @app.command(epilog=HINT)
 def resume(context: typer.Context, run: RunPath, as_json: Json = False) -> None:
-    """Go on with a run from its last checkpoint; the epoch continues exactly where it was."""
+    """Continue a run from its last checkpoint, inside the epoch at exactly the same place."""
     from sparring.commands.train import resume as resume_run
 
     values: dict[str, str] = context.obj
@@ -152,39 +156,39 @@ def resume(context: typer.Context, run: RunPath, as_json: Json = False) -> None:
 
 @app.command()
 def status(run: RunPath, as_json: Json = False) -> None:
-    """How a run is doing: from its queue while it goes on, else from its folder."""
+    """Show the state of a run: phase, step, workers."""
     from sparring.commands.control import read_status
 
-    told = read_status(open_run(run))
+    run_status = read_status(open_run(run))
     if as_json:
-        out(json.dumps(told, indent=2))
+        out(json.dumps(run_status, indent=2))
         return
     from sparring.observe.progress import step_line
     from sparring.observe.state import RunState
 
-    state = RunState.from_dict({name: value for name, value in told.items() if name != "workers"})
-    out(f"{told['phase']} ({'running' if told['alive'] else 'not running'}): {step_line(state)}")
-    for name, fields in told["workers"].items():
+    state = RunState.from_dict({name: value for name, value in run_status.items() if name != "workers"})
+    out(f"{run_status['phase']} ({'running' if run_status['alive'] else 'not running'}): {step_line(state)}")
+    for name, fields in run_status["workers"].items():
         out(f"  {name}: {fields.get('shards', 0)} shards, version {fields.get('version')}, pid {fields.get('pid')}")
 
 
 @app.command()
 def top(run: RunPath) -> None:
-    """Watch a run that goes on elsewhere until it ends: live on a terminal, else a line now and then."""
-    from sparring.commands.control import follow, require_going_on
+    """Watch a run that another process makes, until it ends. On a terminal the view is live, else lines are printed."""
+    from sparring.commands.control import follow, require_running
     from sparring.observe.progress import Progress
 
     watched = open_run(run)
-    require_going_on(watched)
+    require_running(watched)
     with Progress(watched.path.name, Console()) as progress:
         follow(watched, progress.update)
 
 
 @app.command()
 def stop(
-    run: RunPath, timeout_s: Annotated[float, typer.Option(help="How long to wait for it to end.")] = 90.0
+    run: RunPath, timeout_s: Annotated[float, typer.Option(help="Seconds to wait for the end of the run.")] = 90.0
 ) -> None:
-    """Stop a run after its present step; it writes a checkpoint and can be resumed."""
+    """Stop a run after its current step. It writes a checkpoint and can be resumed."""
     from sparring.commands.control import stop_run
 
     stop_run(open_run(run), timeout_s)
@@ -193,7 +197,7 @@ def stop(
 
 @app.command(epilog=HINT)
 def doctor(context: typer.Context, recipe: Recipe = None, as_json: Json = False) -> None:
-    """Check this machine: Python, torch, CUDA inside a Ray actor, Redis, ports, disk, data."""
+    """Check whether this machine can make the run: Python, torch, CUDA in a Ray actor, Redis, ports, disk, data."""
     from sparring.commands.doctor import examine
     from sparring.observe.report import table
 
@@ -211,24 +215,24 @@ def doctor(context: typer.Context, recipe: Recipe = None, as_json: Json = False)
 
 @app.command(epilog=HINT)
 def explain(context: typer.Context, recipe: Recipe = None, as_json: Json = False) -> None:
-    """Predict a run without making it: memory, staleness, useful workers, the bottleneck."""
+    """Predict a run without making it: duration, memory, staleness, useful workers, bottleneck."""
     from sparring.commands.explain import explain as explain_recipe
     from sparring.observe.report import table
 
-    told = explain_recipe(configuration.load(recipe, context.obj))
+    explanation = explain_recipe(configuration.load(recipe, context.obj))
     if as_json:
-        out(json.dumps(told.as_dict(), indent=2))
+        out(json.dumps(explanation.as_dict(), indent=2))
     else:
-        Console().print(table("sparring explain", told.rows()))
-        for remark in told.remarks:
+        Console().print(table("sparring explain", explanation.rows()))
+        for remark in explanation.remarks:
             out(remark)
-    if not told.ok:
+    if not explanation.ok:
         raise typer.Exit(1)
 
 
 @app.command()
 def demo(as_json: Json = False) -> None:
-    """Train on handwritten digits with two workers, beside a plain model and the synchronous loop."""
+    """Train on handwritten digits with two workers; compare with a plain model and with the synchronous loop."""
     from sparring.commands.demo import run_demo
 
     result = run_demo(_show_for("demo: digits"), note)
@@ -244,19 +248,19 @@ def demo(as_json: Json = False) -> None:
 
 @config_app.command("show", epilog=HINT)
 def config_show(context: typer.Context, recipe: Recipe = None) -> None:
-    """The whole resolved configuration as TOML."""
+    """Print the whole resolved configuration as TOML."""
     out(configuration.to_toml(configuration.load(recipe, context.obj)))
 
 
 @config_app.command("schema")
 def config_schema() -> None:
-    """JSON Schema of every setting: description, unit, bounds, default."""
+    """Print the JSON Schema of all settings: description, unit, bounds, default."""
     out(json.dumps(Config.model_json_schema(), indent=2))
 
 
 @config_app.command("diff")
 def config_diff(left: Path, right: Path, as_json: Json = False) -> None:
-    """Settings that differ between two recipes or run folders."""
+    """Print the settings that differ between two recipes or run folders."""
     one, two = (configuration.load(path / "config.toml" if path.is_dir() else path) for path in (left, right))
     found = configuration.differences(one, two)
     if as_json:
@@ -270,7 +274,7 @@ def config_diff(left: Path, right: Path, as_json: Json = False) -> None:
 
 @app.command(hidden=True)
 def attend(run: RunPath) -> None:
-    """The background half of `train --detach`."""
+    """The background process of `train --detach`."""
     from sparring.commands.train import attend as attend_run
 
     attend_run(open_run(run))
@@ -299,7 +303,7 @@ def _show_for(title: str) -> Callable[..., Any]:
 
 
 def _detach(config: Config) -> None:
-    """Make the run's folder here, so that its path can be told, and train in a process of its own session."""
+    """Create the run's folder here, so that its path can be printed, and train in a background process."""
     from sparring.commands.train import make_run
 
     run = make_run(config)
@@ -316,17 +320,21 @@ def _detach(config: Config) -> None:
 
 
 def _wait_until_started(run: Run, child: subprocess.Popen[bytes]) -> None:
-    """Do not say that a run goes on before it does; one that never did leaves no folder."""
+    """Wait until the run has started; one that does not start leaves no folder.
+
+    Raises:
+        SparringError: it did not start; a UsageError if the request was wrong.
+    """
     limit = time.monotonic() + DETACHED_START_S
     while time.monotonic() < limit:
         code = child.poll()
         if code == 0 or run.read_json("state.json") is not None:
             return
         if code is not None:
-            said = (run.path / "output.log").read_text().strip().splitlines() or ["it said nothing"]
+            output = (run.path / "output.log").read_text().strip().splitlines() or ["it printed nothing"]
             shutil.rmtree(run.path)
             kind = UsageError if code == UsageError.exit_code else SparringError
-            raise kind(f"the run did not start: {said[-1].removeprefix('sparring: ')}")
+            raise kind(f"the run did not start: {output[-1].removeprefix('sparring: ')}")
         time.sleep(0.1)
     raise SparringError(f"the run in {run.path} has not started within {DETACHED_START_S:.0f} s; see output.log there.")
 

@@ -1,4 +1,4 @@
-"""The commands that judge a run's weights or hand them on: evaluate, transfer, curves, corruptions, export."""
+"""The commands that evaluate or export the weights of a run: evaluate, transfer, curves, corruptions, export."""
 
 from __future__ import annotations
 
@@ -9,102 +9,109 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from sparring.cli.shell import Json, RunPath, now_and_then, out, rows
+from sparring.cli.shell import Json, RunPath, out, periodic_notes, rows
 from sparring.runs import open_run
 
-judging = typer.Typer()
-HINT = "--evaluation.steps 100, --evaluation.samples 1000 and the like change how it is attacked."
-Best = Annotated[bool, typer.Option("--best", help="The best checkpoint on held-out data, not the last.")]
+evaluation_commands = typer.Typer()
+HINT = "Change the attack by settings such as --evaluation.steps 100 or --evaluation.samples 1000."
+Best = Annotated[bool, typer.Option("--best", help="Use the best checkpoint on held-out data, not the last.")]
 
 
-@judging.command(epilog=HINT)
+@evaluation_commands.command(epilog=HINT)
 def evaluate(context: typer.Context, run: RunPath, best: Best = False, as_json: Json = False) -> None:
-    """Judge the weights of a run: accuracy on clean test images and under attack."""
+    """Evaluate the weights of a run: accuracy on clean test images and under attack."""
     from sparring.commands.evaluate import evaluate_run
     from sparring.observe.report import table
 
-    result = evaluate_run(open_run(run), context.obj, best=best, progress=now_and_then())
+    result = evaluate_run(open_run(run), context.obj, best=best, progress=periodic_notes())
     if as_json:
         out(json.dumps(result, indent=2))
         return
     Console().print(table(f"Evaluation of {run.name}", rows(result)))
 
 
-@judging.command(epilog=HINT)
+@evaluation_commands.command(epilog=HINT)
 def transfer(
     context: typer.Context,
-    runs: Annotated[list[Path], typer.Argument(help="Two run folders or more, of the same data and threat.")],
+    runs: Annotated[list[Path], typer.Argument(help="Two or more run folders with the same data, norm and radius.")],
     as_trained: Annotated[
-        bool, typer.Option("--as-trained", help="Each source attacks as it was trained, not as the evaluation does.")
+        bool,
+        typer.Option("--as-trained", help="Attack each source with the attack that it was trained with."),
     ] = False,
     best: Best = False,
     as_json: Json = False,
 ) -> None:
-    """Try each run's adversarial examples on all the others: what withstands only its own has masked gradients."""
+    """Evaluate each run on the adversarial examples of all others.
+
+    A model that is robust only to its own examples has masked gradients.
+    """
     from sparring.commands.evaluate import transfer_runs
 
     opened = [open_run(path) for path in runs]
-    told = transfer_runs(opened, context.obj, best=best, as_trained=as_trained, progress=now_and_then())
+    matrix = transfer_runs(opened, context.obj, best=best, as_trained=as_trained, progress=periodic_notes())
     if as_json:
-        out(json.dumps(told, indent=2))
+        out(json.dumps(matrix, indent=2))
         return
     from sparring.observe.report import table
 
-    Console().print(table(f"Robust accuracy of each target, {told['samples']} test examples", _matrix_rows(told)))
+    Console().print(table(f"Robust accuracy of each target, {matrix['samples']} test examples", _matrix_rows(matrix)))
     out(
-        f"rows: whose examples; columns: who is given them; in brackets 95 % intervals; {told['samples']} test examples"
+        f"Rows: the source of the adversarial examples. Columns: the target that is evaluated on them. In brackets: "
+        f"95 % intervals. {matrix['samples']} test examples."
     )
 
 
-@judging.command(epilog=HINT)
+@evaluation_commands.command(epilog=HINT)
 def curves(
     context: typer.Context,
     run: RunPath,
-    plot: Annotated[Path | None, typer.Option("--plot", help="Draw both curves into this PNG file.")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Write a plot of both curves to this PNG file.")] = None,
     best: Best = False,
     as_json: Json = False,
 ) -> None:
-    """Robust accuracy against ε and against steps, and whether that looks like masked gradients."""
+    """Robust accuracy by ε and by number of steps, with a warning if gradients may be masked."""
     from sparring.commands.evaluate import curves_of_run
     from sparring.evaluation.plots import draw, require_drawable
 
     if plot is not None:
         require_drawable(plot)
-    told = curves_of_run(open_run(run), context.obj, best=best, progress=now_and_then())
+    result = curves_of_run(open_run(run), context.obj, best=best, progress=periodic_notes())
     if plot is not None:
-        draw(told, run.name, plot)
+        draw(result, run.name, plot)
     if as_json:
-        out(json.dumps(told, indent=2))
+        out(json.dumps(result, indent=2))
         return
     from sparring.observe.report import table
 
-    points = [*told["by_epsilon"], *told["by_steps"], *([told["black_box"]] if told["black_box"] else [])]
+    points = [*result["by_epsilon"], *result["by_steps"], *([result["black_box"]] if result["black_box"] else [])]
     lines = [
-        {"attack": each["attack"], "robust accuracy": _with_reach(each["robust_accuracy"], each["robust_interval"])}
+        {"attack": each["attack"], "robust accuracy": _with_interval(each["robust_accuracy"], each["robust_interval"])}
         for each in points
     ]
-    Console().print(table(f"{run.name}, {told['samples']} test examples", lines))
-    for warning in told["warnings"] or ["Nothing looks masked."]:
+    Console().print(table(f"{run.name}, {result['samples']} test examples", lines))
+    for warning in result["warnings"] or ["No sign of masked gradients."]:
         out(warning)
-    out(told["rule"])
+    out(result["rule"])
 
 
-@judging.command(epilog="--corruptions.root DIR reads CIFAR-10-C or CIFAR-100-C; without it they are made here.")
+@evaluation_commands.command(
+    epilog="--corruptions.root DIR: read CIFAR-10-C or CIFAR-100-C instead of generating them."
+)
 def corruptions(context: typer.Context, run: RunPath, best: Best = False, as_json: Json = False) -> None:
     """Accuracy under the 15 common corruptions at 5 severities."""
     from sparring.commands.evaluate import corruptions_of_run
 
-    told = corruptions_of_run(open_run(run), context.obj, best=best, progress=now_and_then())
+    result = corruptions_of_run(open_run(run), context.obj, best=best, progress=periodic_notes())
     if as_json:
-        out(json.dumps(told, indent=2))
+        out(json.dumps(result, indent=2))
         return
     from sparring.observe.report import table
 
-    title = f"{run.name}: {told['source']}, {told['samples']} test examples, severities 1 to 5 and their mean"
-    Console().print(table(title, _corruption_rows(told)))
+    title = f"{run.name}: {result['source']}, {result['samples']} test examples, severities 1 to 5 and their mean"
+    Console().print(table(title, _corruption_rows(result)))
 
 
-@judging.command()
+@evaluation_commands.command()
 def export(
     context: typer.Context,
     run: RunPath,
@@ -112,40 +119,41 @@ def export(
     path: Annotated[Path, typer.Option("--out", help="The file to write; an existing one is never overwritten.")],
     best: Best = False,
 ) -> None:
-    """Write a run's model for others; it takes images in [0, 1], normalisation is inside."""
+    """Write the model of a run to a file for other tools. It takes images in [0, 1] and normalises inside."""
     from sparring.commands.export import export_run
 
     for file in export_run(open_run(run), kind, path, context.obj, best=best):
         out(str(file))
 
 
-def _matrix_rows(told: dict[str, Any]) -> list[dict[str, object]]:
+def _matrix_rows(matrix: dict[str, Any]) -> list[dict[str, object]]:
+    names = matrix["names"]
     lines: list[dict[str, object]] = [
-        {"source": "clean images"} | _by_target(told["names"], told["clean"], told["clean_interval"])
+        {"source": "clean images"} | _by_target(names, matrix["clean"], matrix["clean_interval"])
     ]
-    for name, attack, shares, reaches in zip(
-        told["names"], told["attacks"], told["accuracy"], told["interval"], strict=True
+    for name, attack, shares, intervals in zip(
+        names, matrix["attacks"], matrix["accuracy"], matrix["interval"], strict=True
     ):
-        lines.append({"source": f"{name}: {attack}"} | _by_target(told["names"], shares, reaches))
+        lines.append({"source": f"{name}: {attack}"} | _by_target(names, shares, intervals))
     return lines
 
 
-def _by_target(names: list[str], shares: list[float], reaches: list[Any]) -> dict[str, object]:
-    shown = [_with_reach(share, reach) for share, reach in zip(shares, reaches, strict=True)]
+def _by_target(names: list[str], shares: list[float], intervals: list[Any]) -> dict[str, object]:
+    shown = [_with_interval(share, interval) for share, interval in zip(shares, intervals, strict=True)]
     return dict(zip(names, shown, strict=True))
 
 
-def _corruption_rows(told: dict[str, Any]) -> list[dict[str, object]]:
+def _corruption_rows(result: dict[str, Any]) -> list[dict[str, object]]:
     lines: list[dict[str, object]] = [
-        {"": "clean", "mean": _with_reach(told["clean_accuracy"], told["clean_interval"])}
+        {"": "clean", "mean": _with_interval(result["clean_accuracy"], result["clean_interval"])}
     ]
-    for each in told["corruptions"]:
+    for each in result["corruptions"]:
         by_severity = {str(n): f"{100 * share:.1f}" for n, share in enumerate(each["accuracy"], 1)}
-        lines.append({"": each["corruption"], "mean": _with_reach(each["mean_accuracy"], each["mean_interval"])})
+        lines.append({"": each["corruption"], "mean": _with_interval(each["mean_accuracy"], each["mean_interval"])})
         lines[-1] |= by_severity
-    return [*lines, {"": "all", "mean": _with_reach(told["corrupted_accuracy"], told["corrupted_interval"])}]
+    return [*lines, {"": "all", "mean": _with_interval(result["corrupted_accuracy"], result["corrupted_interval"])}]
 
 
-def _with_reach(share: float, reach: tuple[float, float]) -> str:
-    """84.4 % (81.9 to 86.5), the 95 % interval in brackets."""
-    return f"{100 * share:.1f} % ({100 * reach[0]:.1f} to {100 * reach[1]:.1f})"
+def _with_interval(share: float, interval: tuple[float, float]) -> str:
+    """Such as 84.4 % (81.9 to 86.5), with the 95 % interval in brackets."""
+    return f"{100 * share:.1f} % ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"

@@ -1,5 +1,4 @@
-"""What every command shares: its common arguments, and how it speaks. Data go to standard output, the rest to
-standard error."""
+"""Arguments and output that all commands share. Results go to standard output, all else to standard error."""
 
 from __future__ import annotations
 
@@ -11,10 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-RunPath = Annotated[Path, typer.Argument(help="A run's folder, as `train` printed it last.")]
+RunPath = Annotated[Path, typer.Argument(help="A run folder; `sparring train` prints its path in the last line.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
-SAID_EVERY_S = 5.0
-MATTERS_FIRST = (
+NOTE_EVERY_S = 5.0
+FIRST_ROWS = (
     *("robust_accuracy", "robust_interval", "clean_accuracy", "clean_interval", "attack", "samples"),
     *("ema_robust_accuracy", "ema_robust_interval", "ema_clean_accuracy", "ema_clean_interval"),
     *("seconds", "examples_per_second", "staleness_mean", "staleness_max", "max_staleness"),
@@ -22,43 +21,43 @@ MATTERS_FIRST = (
 
 
 def fail(message: str, code: int) -> None:
-    """One line on standard error, then the exit code."""
+    """Print one line on standard error and exit with `code`."""
     sys.stderr.write(f"sparring: {message}\n")
     sys.exit(code)
 
 
 def out(text: str) -> None:
-    """Data for whoever reads standard output."""
+    """Print a result on standard output."""
     sys.stdout.write(text.rstrip("\n") + "\n")
     sys.stdout.flush()
 
 
 def note(text: str) -> None:
-    """A sentence for whoever watches."""
+    """Print a remark on standard error."""
     sys.stderr.write(text + "\n")
 
 
-def now_and_then() -> Callable[[str], None]:
-    """Progress as sentences, one every few seconds."""
-    told = [0.0]
+def periodic_notes() -> Callable[[str], None]:
+    """A progress callback that prints a sentence every few seconds and drops the others."""
+    printed_at = [0.0]
 
-    def say(text: str) -> None:
-        if time.monotonic() - told[0] > SAID_EVERY_S:
-            told[0] = time.monotonic()
+    def progress(text: str) -> None:
+        if time.monotonic() - printed_at[0] > NOTE_EVERY_S:
+            printed_at[0] = time.monotonic()
             note(text)
 
-    return say
+    return progress
 
 
 def rows(values: dict[str, Any]) -> list[dict[str, object]]:
-    """One row a value, for a table: what matters first; without what is zero or was not measured."""
-    order = {key: place for place, key in reversed([*enumerate((*MATTERS_FIRST, *values))])}
+    """One table row per value, the most important first. Values that are zero or were not measured are left out."""
+    order = {key: position for position, key in reversed([*enumerate((*FIRST_ROWS, *values))])}
     shown = [key for key in sorted(values, key=lambda key: order[key]) if values[key] or _is_accuracy(key, values[key])]
     return [{"": key.replace("_", " "), "value": _shown(key, values[key])} for key in shown]
 
 
 def _is_accuracy(key: str, value: Any) -> bool:
-    """An accuracy of 0 is a figure too."""
+    """An accuracy is shown even if it is 0."""
     return key.endswith("accuracy") and value is not None
 
 

@@ -1,4 +1,4 @@
-"""What a recipe costs on this machine: its own model, data and attack, timed for a few seconds.
+"""Measure what a recipe costs on this machine: its model, data and attack are timed for a few seconds.
 
 Times are seconds per shard unless a name says otherwise.
 """
@@ -34,7 +34,7 @@ ROUND_TRIP_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True)
 class Measured:
-    """This machine with this recipe. `*_core_s` are core-seconds: the time on one thread, 0 on a GPU."""
+    """Measurements of a recipe on this machine. `*_core_s` are core-seconds: the time on one thread, 0 on a GPU."""
 
     shape: tuple[int, int, int]
     device: str
@@ -55,12 +55,12 @@ class Measured:
 
     @property
     def latency_s(self) -> float:
-        """From a finished attack to use, and from publication to use."""
+        """Latency from a finished attack to its use plus that from a publication to its use."""
         return self.encode_s + (self.round_trip_s or 0.0) + self.decode_s + self.snapshot_load_s
 
 
 def measure(experiment: Experiment) -> Measured:
-    """Time attack, step, codec, transport and snapshot; nothing of the run is kept."""
+    """Time the attack, the training step, the codec, the transport and the snapshot. Nothing is written."""
     config = experiment.config
     asynchronous = config.engine == "ray"
     device = _device(config, config.trainer.num_gpus, config.trainer.device)
@@ -100,14 +100,14 @@ def measure(experiment: Experiment) -> Measured:
 
 
 def _device(config: Config, num_gpus: float, name: str) -> torch.device:
-    """Where the recipe would compute, the CPU where this machine has no GPU."""
+    """The device that the recipe would use; the CPU if this machine has no GPU."""
     one_process = config.engine != "ray" and name == "auto"
-    wanted = name == "cuda" or (name == "auto" and num_gpus > 0) or one_process
-    return torch.device("cuda" if wanted and torch.cuda.is_available() else "cpu")
+    uses_gpu = name == "cuda" or (name == "auto" and num_gpus > 0) or one_process
+    return torch.device("cuda" if uses_gpu and torch.cuda.is_available() else "cpu")
 
 
 def _example(experiment: Experiment) -> Shard:
-    """A shard of the run with views, or a random perturbation: as large and as dear to encode as an attacked one."""
+    """A shard with views or with a random perturbation, which costs as much to encode as a real one."""
     attack, indices = experiment.attack, experiment.plan.indices(0, 0)
     if not isinstance(attack, Attack):
         return produce(Task(Key(0, 0, 0), indices), _without_allocator(experiment.context()), Controls(0.0), 0)
@@ -119,27 +119,28 @@ def _example(experiment: Experiment) -> Shard:
 
 
 def _attack_s(experiment: Experiment, device: torch.device, threads: int) -> float:
-    """A whole attack with all its steps: its beginning, and the median of its steps as often as it has steps.
+    """Time of a whole attack: its setup plus its number of steps times the median time of a step.
 
-    Without the allocator: it would spare an untrained network nearly everything. AugMix's views are all beginning.
+    The allocator is left out, because it would skip nearly all steps of an untrained network. For AugMix the setup is
+    everything.
     """
     model = for_training(experiment.model.to(device), experiment.config.model)
     context = _without_allocator(experiment.context(model))
     task, controls = Task(Key(0, 0, 0), experiment.plan.indices(0, 0)), Controls(experiment.attack.epsilon)
 
-    def anew() -> ShrinkingBatch | Augmentation:
+    def restart() -> ShrinkingBatch | Augmentation:
         return begin(task, context, controls, 0)
 
-    current = [anew()]
+    current = [restart()]
 
     def advance() -> None:
         if current[0].done:
-            current[0] = anew()
+            current[0] = restart()
         current[0].advance(0)
         _finish(device)
 
     with _threads(threads), frozen(model):
-        return median_seconds(anew) + (current[0].steps * median_seconds(advance) if current[0].steps else 0.0)
+        return median_seconds(restart) + (current[0].steps * median_seconds(advance) if current[0].steps else 0.0)
 
 
 def _without_allocator(context: AttackContext) -> AttackContext:
@@ -147,7 +148,7 @@ def _without_allocator(context: AttackContext) -> AttackContext:
 
 
 def _forward_s(experiment: Experiment, device: torch.device, threads: int) -> float:
-    """A clean forward pass, as the allocator makes it."""
+    """Time of a clean forward pass, as the allocator makes it."""
     model, count = (
         for_training(experiment.model.to(device), experiment.config.model),
         len(experiment.plan.indices(0, 0)),
@@ -163,12 +164,12 @@ def _forward_s(experiment: Experiment, device: torch.device, threads: int) -> fl
 
 
 def _step_s(learner: Learner, shard: Shard, threads: int) -> float:
-    """A step's time per shard; of a step that takes longer than there is time for, fewer shards are taken."""
+    """Time of a training step per shard. If a whole step would take too long, a step with fewer shards is timed."""
     with _threads(threads):
         began = time.perf_counter()
         learner.learn(learner.batch([shard]), 0)
-        alone = time.perf_counter() - began
-        count = max(1, min(learner.plan.shards_per_step, int(BUDGET_S / (3 * alone))))
+        one_shard_s = time.perf_counter() - began
+        count = max(1, min(learner.plan.shards_per_step, int(BUDGET_S / (3 * one_shard_s))))
 
         def step() -> None:
             learner.learn(learner.batch([shard] * count), 0)
@@ -178,9 +179,9 @@ def _step_s(learner: Learner, shard: Shard, threads: int) -> float:
 
 
 def _round_trip_s(payload: bytes) -> float | None:
-    """SET and GET of a payload at a server on this machine; None where none can be started.
+    """Time of SET and GET of a payload with a server on this machine; None if no server can be started.
 
-    Measured in a process of its own, as worker and trainer are: this one needs no Redis client.
+    It is measured in a subprocess, so that this process needs no Redis client.
     """
     command = [sys.executable, "-m", "sparring.queue.round_trip", str(len(payload))]
     try:

@@ -10,7 +10,6 @@ from sparring.config import Config, check_staleness, trainer_attacks
 from sparring.errors import UsageError
 from sparring.evaluation.autoattack import require_autoattack
 from sparring.machine.devices import device_for
-from sparring.models.arrays import size_bytes
 from sparring.models.forward import require_compiler
 from sparring.models.starting import start_from
 from sparring.observe.discovery import require_folder
@@ -99,7 +98,7 @@ def _check_cluster(experiment: Experiment) -> None:
     from sparring.queue.opening import require_queue
 
     require_no_ray()
-    require_queue(experiment.config, experiment.training.shape, size_bytes(experiment.model))
+    require_queue(experiment.config, experiment.training.shape, experiment.snapshot_bytes)
 
 
 def check_resources(config: Config) -> None:

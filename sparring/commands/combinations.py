@@ -1,4 +1,4 @@
-"""Settings that are right alone and cannot work together, refused before a run's folder is made."""
+"""Checks of settings that are valid alone but not together. They run before a run's folder is created."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sparring.errors import UsageError
 from sparring.objectives.augmix import AugMixConsistency
 from sparring.trainer.experiment import Methods, methods_of
 
-AUGMIX_TAKES: dict[str, tuple[object, ...]] = {  # of what an attack has and AugMix has not, the values that say so
+AUGMIX_VALUES: dict[str, tuple[object, ...]] = {  # settings that AugMix has no use for: their only valid values
     "attack.step_size": (None,),
     "attack.start": ("auto",),
     "attack.loss": ("auto",),
@@ -23,7 +23,7 @@ AUGMIX_TAKES: dict[str, tuple[object, ...]] = {  # of what an attack has and Aug
     "pruning.name": ("none", "random"),
     "allocator.name": ("none", "bullettrain"),
 }
-AUGMIX_CLASSES: dict[str, tuple[object, ...]] = {  # under an allocator: an example is augmented (1) or not (0)
+AUGMIX_CLASSES: dict[str, tuple[object, ...]] = {  # with an allocator: an example is augmented (1) or not (0)
     "allocator.boundary_steps": (None, 1),
     "allocator.robust_steps": (0, 1),
     "allocator.outlier_steps": (0, 1),
@@ -31,7 +31,7 @@ AUGMIX_CLASSES: dict[str, tuple[object, ...]] = {  # under an allocator: an exam
 
 
 def check_combinations(config: Config) -> None:
-    """Refuse what no engine, or not this one, can run.
+    """Refuse combinations of settings that the engine cannot run.
 
     Raises:
         UsageError: with the settings, the reason and the remedy.
@@ -52,50 +52,51 @@ def check_combinations(config: Config) -> None:
 
 
 def _check_augmix(config: Config, methods: Methods) -> None:
-    """Its views and its objective go together, and what needs an attack does not go with them."""
+    """AugMix's views and its objective need each other, and settings of attacks have no effect on them."""
     views = isinstance(methods.attack, AugMix)
     if views != isinstance(methods.objective, AugMixConsistency):
         raise UsageError(
-            f"attack.name = {config.attack.name!r} with objective.name = {config.objective.name!r}: AugMix's "
-            f"loss is a divergence between an "
-            f"image and its two views, which only its own workers make. Set both to 'augmix', or neither."
+            f"attack.name = {config.attack.name!r} with objective.name = {config.objective.name!r}: AugMix's loss is a "
+            f"divergence between the predictions on an image and on its two views, which only attack.name = 'augmix' "
+            f"makes. Set both to 'augmix', or neither."
         )
     if not views:
         return
     flat = flatten(config)
     classes = AUGMIX_CLASSES if config.allocator.name != "none" else {}
-    for name, taken in (AUGMIX_TAKES | classes).items():
-        if flat[name] not in taken:
-            why = (
+    for name, valid in (AUGMIX_VALUES | classes).items():
+        if flat[name] not in valid:
+            reason = (
                 "an example is augmented (1) or not (0)" if name in classes else "its views are made without an attack"
             )
-            values = " or ".join("none" if value is None else str(value).lower() for value in taken)
-            raise UsageError(f"{name} = {flat[name]!r} with attack.name = 'augmix': {why}. Set it to {values}.")
+            values = " or ".join("none" if value is None else str(value).lower() for value in valid)
+            raise UsageError(f"{name} = {flat[name]!r} with attack.name = 'augmix': {reason}. Set it to {values}.")
 
 
 def _check_start(config: Config, methods: Methods) -> None:
     attack = config.attack
-    told = f"attack.start = {attack.start!r}"
+    setting = f"attack.start = {attack.start!r}"
     if attack.start not in ("previous", "last"):
         return
     if attack.restarts > 1:
         raise UsageError(
-            f"{told} with attack.restarts = {attack.restarts}: all would begin at the same point. Set restarts to 1."
+            f"{setting} with attack.restarts = {attack.restarts}: all restarts would begin at the same point. Set "
+            f"attack.restarts to 1."
         )
     if attack.start == "previous" and config.engine == "ray":
         raise UsageError(
-            f"{told} with engine = 'ray': which batch is the previous one would depend on timing. Set engine to "
+            f"{setting} with engine = 'ray': the previous batch would depend on timing. Set engine to "
             f"'sync' or 'simulated', or attack.start to 'uniform' or 'last'."
         )
     if attack.start == "last" and config.data.augment != "none":
         raise UsageError(
-            f"{told} with data.augment = {config.data.augment!r}: the pixels move between epochs, the perturbation "
-            f"would not fit them. Set data.augment to 'none', or another start."
+            f"{setting} with data.augment = {config.data.augment!r}: augmentation moves the pixels between epochs, so "
+            f"the perturbation would not fit. Set data.augment to 'none', or choose another start."
         )
     if attack.start == "last" and methods.attack.norm != "linf":
         raise UsageError(
-            f"{told} with attack.norm = {methods.attack.norm!r}: perturbations are kept as int8 of ε/127, too "
-            f"coarse for most pixels of another ball. Set attack.norm to 'linf', or another start."
+            f"{setting} with attack.norm = {methods.attack.norm!r}: perturbations are stored as int8 of ε/127, which "
+            f"is too coarse for another norm. Set attack.norm to 'linf', or choose another start."
         )
 
 
@@ -103,22 +104,23 @@ def _check_wire(config: Config, methods: Methods) -> None:
     norm = methods.attack.norm
     if config.engine == "ray" and config.queue.wire == "sign" and norm != "linf":
         raise UsageError(
-            f"queue.wire = 'sign' with attack.norm = {norm!r}: the signs name a corner of a cube, which lies outside "
-            f"the ball. Set queue.wire to 'int8'."
+            f"queue.wire = 'sign' with attack.norm = {norm!r}: the decoded perturbation is a corner of the L∞ ball, "
+            f"which is outside the ball of another norm. Set queue.wire to 'int8'."
         )
 
 
 def _check_replays(config: Config) -> None:
-    """Free: one pass serves attack and weights."""
+    """Free adversarial training: one backward pass updates both the perturbation and the weights."""
     if config.train.replays == 1:
         return
-    told = f"train.replays = {config.train.replays}"
+    setting = f"train.replays = {config.train.replays}"
     if config.engine != "sync":
         raise UsageError(
-            f"{told} with engine = {config.engine!r}: in Free one pass gives the gradient of images and weights, so "
-            f"there is nothing to send away. Set engine to 'sync', or train.replays to 1."
+            f"{setting} with engine = {config.engine!r}: in Free adversarial training one backward pass updates the "
+            f"perturbation and the weights, so the attack cannot be made elsewhere. Set engine to 'sync', or "
+            f"train.replays to 1."
         )
-    wanted: dict[str, tuple[object, object]] = {
+    required: dict[str, tuple[object, object]] = {
         "objective.name": (config.objective.name, "pgd-at"),
         "objective.awp_gamma": (config.objective.awp_gamma, 0.0),
         "allocator.name": (config.allocator.name, "none"),
@@ -127,47 +129,47 @@ def _check_replays(config: Config) -> None:
         "attack.loss": ("ce" if config.attack.loss == "auto" else config.attack.loss, "ce"),
         "attack.restarts": (config.attack.restarts, 1),
     }
-    for name, (value, only) in wanted.items():
+    for name, (value, only) in required.items():
         if value != only:
             raise UsageError(
-                f"{told} with {name} = {value!r}: Free makes one FGSM step a replay, in the pass that trains the "
-                f"weights. Set {name} to {only!r}, or train.replays to 1."
+                f"{setting} with {name} = {value!r}: Free adversarial training makes one FGSM step per replay, in the "
+                f"pass that trains the weights. Set {name} to {only!r}, or train.replays to 1."
             )
 
 
 def _check_divergence(config: Config, methods: Methods) -> None:
-    """The divergence from the clean prediction has its least value at the clean image."""
+    """The divergence from the clean prediction is 0 at the clean image, and so is its gradient."""
     attack = methods.attack
     if isinstance(attack, Attack) and attack.maximised.targets == "clean" and attack.start == "zero":
         raise UsageError(
             f"attack.name = {config.attack.name!r}, attack.start = {config.attack.start!r} with the divergence from "
-            f"the clean prediction as loss: at the clean image its gradient is 0, and the first step would follow "
-            f"rounding. Set attack.start to 'uniform' or 'gaussian', or attack.loss to 'ce'."
+            f"the clean prediction as loss: at the clean image its gradient is 0, so the first step would only follow "
+            f"rounding errors. Set attack.start to 'uniform' or 'gaussian', or attack.loss to 'ce'."
         )
 
 
 def _check_phases(config: Config) -> None:
-    """Perturbations that are kept from batch to batch fit images of one size only."""
+    """Perturbations that are kept between batches fit images of one size only."""
     keeps = config.attack.start in ("previous", "last") or config.train.replays > 1
     if config.data.phases and keeps:
-        told = "train.replays" if config.train.replays > 1 else "attack.start"
+        name = "train.replays" if config.train.replays > 1 else "attack.start"
         raise UsageError(
-            f"data.phases with {told} = {config.train.replays if config.train.replays > 1 else config.attack.start!r}: "
-            f"perturbations that are kept would not fit images of another size. Leave one of the two out."
+            f"data.phases with {name} = {config.train.replays if config.train.replays > 1 else config.attack.start!r}: "
+            f"kept perturbations would not fit images of another size. Leave one of the two settings out."
         )
 
 
 def _check_pruning(config: Config) -> None:
-    """What is pruned is the training set; the extra images come and go by themselves."""
+    """Only the training set is pruned, not the extra images."""
     if config.pruning.name != "none" and config.data.extra is not None:
         raise UsageError(
-            f"pruning.name = {config.pruning.name!r} with data.extra = {config.data.extra!r}: their losses would be "
-            f"ranked together, and extra images cannot be dropped. Leave one of the two out."
+            f"pruning.name = {config.pruning.name!r} with data.extra = {config.data.extra!r}: pruning ranks all "
+            f"examples by loss, but extra images cannot be removed. Leave one of the two settings out."
         )
 
 
 def _check_precision(config: Config) -> None:
-    """An fp16 gradient that overflows costs its step; what outlives the step must not be made of it."""
+    """An fp16 gradient that overflows only skips its step, so no method may use the gradient beyond the step."""
     if config.model.precision != "fp16":
         return
     for name, value, off in (
@@ -176,31 +178,31 @@ def _check_precision(config: Config) -> None:
     ):
         if value != off:
             raise UsageError(
-                f"model.precision = 'fp16' with {name} = {value}: it uses the gradient itself, also where that "
-                f"overflows in fp16. Set model.precision to 'bf16' or 'fp32', or {name} to {off}."
+                f"model.precision = 'fp16' with {name} = {value}: it uses the gradient even if that overflows in fp16. "
+                f"Set model.precision to 'bf16' or 'fp32', or {name} to {off}."
             )
 
 
 def _check_guard(config: Config, methods: Methods) -> None:
-    """After a rollback a stronger attack takes the place of the recipe's."""
+    """After a rollback for overfitting, a stronger attack replaces the recipe's attack."""
     guard, steps = config.guard, methods.attack.steps
     if guard.overfitting != "rollback":
         return
     if config.train.replays > 1:
         raise UsageError(
-            f"guard.overfitting = 'rollback' with train.replays = {config.train.replays}: Free has no attack that PGD "
-            f"could take the place of. Set guard.overfitting to 'stop' or 'off'."
+            f"guard.overfitting = 'rollback' with train.replays = {config.train.replays}: Free adversarial training "
+            f"has no separate attack that PGD could replace. Set guard.overfitting to 'stop' or 'off'."
         )
     if guard.overfitting_steps <= steps:
         raise UsageError(
-            f"guard.overfitting_steps = {guard.overfitting_steps}: after a rollback PGD with so many steps takes the "
-            f"place of the attack, which has {steps} already. Set it to at least {steps + 1}, or guard.overfitting to "
-            f"'stop' or 'off'."
+            f"guard.overfitting_steps = {guard.overfitting_steps}: after a rollback PGD with this number of steps "
+            f"replaces the attack, which already has {steps}. Set it to at least {steps + 1}, or set guard.overfitting "
+            f"to 'stop' or 'off'."
         )
 
 
 def _check_allocator(methods: Methods) -> None:
-    """Steps are moved from robust examples to those at the boundary, not the other way."""
+    """Robust examples must not get more steps than boundary examples."""
     if not isinstance(methods.allocator, BulletTrain) or isinstance(methods.attack, AugMix):
         return
     budgets = methods.allocator.budgets(methods.attack)
@@ -208,18 +210,18 @@ def _check_allocator(methods: Methods) -> None:
     if budgets[ROBUST].steps > most:
         raise UsageError(
             f"allocator.robust_steps = {budgets[ROBUST].steps} with N_B = {most} (allocator.boundary_steps, by default "
-            f"the attack's own): robust examples would cost more than those at the boundary. Set robust_steps to at "
+            f"attack.steps): robust examples would cost more than boundary examples. Set allocator.robust_steps to at "
             f"most {most}."
         )
 
 
 def _check_slots(config: Config, methods: Methods) -> None:
-    """Examples of several tickets share an attack step."""
+    """With slots, examples of several tickets share an attack step."""
     slots, restarts = slots_of(config), methods.attack.restarts
     if slots and restarts > 1:
         raise UsageError(
-            f"allocator.slots = {slots} with attack.restarts = {restarts}: a slot goes to the next example when one "
-            f"attempt ends, but of several the best can only be told when all have ended. Set attack.restarts to 1 or "
+            f"allocator.slots = {slots} with attack.restarts = {restarts}: a slot is refilled after one attempt, but "
+            f"the best of several restarts is known only after all of them. Set attack.restarts to 1 or "
             f"allocator.slots to 0."
         )
     if slots and config.data.phases:
@@ -228,38 +230,38 @@ def _check_slots(config: Config, methods: Methods) -> None:
         )
     if slots and isinstance(methods.attack, AugMix):
         raise UsageError(
-            f"allocator.slots = {slots} with attack.name = 'augmix': there are no attack steps to put into slots. Set "
-            f"allocator.slots to 0."
+            f"allocator.slots = {slots} with attack.name = 'augmix': it has no attack steps. Set allocator.slots to 0."
         )
     if slots and config.engine == "simulated":
         raise UsageError(
-            f"allocator.slots = {slots} with engine = 'simulated': examples of several tickets share an attack step, "
-            f"and so its weights; exact staleness needs weights by ticket. Set allocator.slots to 0."
+            f"allocator.slots = {slots} with engine = 'simulated': with slots, several tickets share the weights of an "
+            f"attack step, but exact staleness needs different weights for each ticket. Set allocator.slots to 0."
         )
 
 
 def _check_ranks(config: Config, methods: Methods) -> None:
-    """Data parallelism: the tickets of a step are dealt to the ranks."""
+    """Data parallelism: the tickets of a step are divided among the ranks."""
     if config.engine != "ddp":
         return
     ranks, tickets = config.ddp.ranks, config.train.shards_per_step
     if tickets < ranks:
         raise UsageError(
-            f"ddp.ranks = {ranks} with train.shards_per_step = {tickets}: a step has too few tickets to give every "
-            f"rank one. Set shards_per_step to {ranks} or a multiple, and divide train.batch_size by as much to keep "
-            f"the examples of a step."
+            f"ddp.ranks = {ranks} with train.shards_per_step = {tickets}: a step has too few tickets to give one to "
+            f"every rank. Set train.shards_per_step to {ranks} or a multiple of it. To keep the number of examples per "
+            f"step, divide train.batch_size by the same factor."
         )
     if isinstance(methods.attack, AugMix):
         raise UsageError(
-            f"attack.name = {config.attack.name!r} with engine = 'ddp': views are not shared out. Set attack.name to "
-            f"'pgd', or engine to 'sync' or 'ray'."
+            f"attack.name = {config.attack.name!r} with engine = 'ddp': views cannot be divided among ranks. Set "
+            f"attack.name to 'pgd', or engine to 'sync' or 'ray'."
         )
-    wanted: dict[str, tuple[object, tuple[object, ...], str]] = {
-        "attack.start": (config.attack.start, ("auto", "zero", "uniform"), "perturbations stay with their rank"),
-        "objective.awp_gamma": (config.objective.awp_gamma, (0.0,), "each rank would move the weights its own way"),
+    required: dict[str, tuple[object, tuple[object, ...], str]] = {
+        "attack.start": (config.attack.start, ("auto", "zero", "uniform"), "ranks do not share perturbations"),
+        "objective.awp_gamma": (config.objective.awp_gamma, (0.0,), "each rank would perturb the weights differently"),
     }
-    for name, (value, taken, why) in wanted.items():
-        if value not in taken:
+    for name, (value, valid, reason) in required.items():
+        if value not in valid:
             raise UsageError(
-                f"{name} = {value!r} with engine = 'ddp': {why}. Set it to {taken[0]!r}, or engine to 'sync' or 'ray'."
+                f"{name} = {value!r} with engine = 'ddp': {reason}. Set it to {valid[0]!r}, or engine to 'sync' or "
+                f"'ray'."
             )

@@ -1,4 +1,4 @@
-"""Reaching a run from another process: through its queue while it trains asynchronously, else through its folder."""
+"""Read and control a run from another process: through its queue if it has one, else through its folder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from sparring.config import MOST_WORKERS, Config, config_of, trainer_attacks, with_workers
+from sparring.config import MAX_WORKERS, Config, config_of, trainer_attacks, with_workers
 from sparring.errors import SparringError, UsageError
 from sparring.observe.state import Report, RunState
 from sparring.runs import Run
@@ -15,63 +15,64 @@ from sparring.runs import Run
 if TYPE_CHECKING:
     from sparring.queue.transport import Transport
 
-LOOK_EVERY_S = 0.5
+POLL_S = 0.5
 
 
 def read_status(run: Run) -> dict[str, Any]:
-    """The run's state, its workers' heartbeats under `workers`, and whether a process works on it under `alive`."""
+    """The run's state, with its workers' heartbeats as `workers` and whether a process works on it as `alive`."""
     alive = run.is_alive()
     transport = _transport(run) if alive else None
     if transport is None:
-        return _of_folder(run)
+        return _status_from_folder(run)
     try:
         state = transport.state()
-        told = _of_folder(run) if state is None else {**state, "workers": transport.heartbeats()}
+        status = _status_from_folder(run) if state is None else {**state, "workers": transport.heartbeats()}
     finally:
         transport.close()
-    return {**told, "alive": alive, "run": str(run.path)}
+    return {**status, "alive": alive, "run": str(run.path)}
 
 
-def _of_folder(run: Run) -> dict[str, Any]:
-    """What `read_status` tells, from the folder alone; it is a second old at most."""
+def _status_from_folder(run: Run) -> dict[str, Any]:
+    """The status as the run's folder records it, at most a second old."""
     alive = run.is_alive()
-    told = run.read_json("state.json") or {**RunState().as_dict(), "workers": {}}
-    if not alive and told["phase"] in ("starting", "training", "evaluating"):
-        told["phase"] = "died"
-    return {**told, "alive": alive, "run": str(run.path)}
+    status = run.read_json("state.json") or {**RunState().as_dict(), "workers": {}}
+    if not alive and status["phase"] in ("starting", "training", "evaluating"):
+        status["phase"] = "died"
+    return {**status, "alive": alive, "run": str(run.path)}
 
 
-def require_going_on(run: Run) -> None:
-    """Refuse to watch what does not move.
+def require_running(run: Run) -> None:
+    """Check that a process works on the run.
 
     Raises:
-        UsageError: nothing works on the run.
+        UsageError: none does.
     """
     if not run.is_alive():
         raise UsageError(
-            f"{run.path} is not running ({_of_folder(run)['phase']}); `sparring status {run.path}` tells how it stands."
+            f"{run.path} is not running ({_status_from_folder(run)['phase']}); `sparring status {run.path}` shows its "
+            f"state."
         )
 
 
 def follow(run: Run, show: Report) -> None:
-    """Show a run that goes on in another process until it has ended."""
+    """Show the state of a run of another process until that run has ended."""
     while True:
         try:
-            told = read_status(run)
-        except SparringError:  # the queue is away or ending; the folder tells what becomes of the run
-            told = _of_folder(run)
-        show(RunState.from_dict(told), told["workers"])
-        if not told["alive"]:
+            status = read_status(run)
+        except SparringError:  # the queue cannot be reached any more: the folder has the state
+            status = _status_from_folder(run)
+        show(RunState.from_dict(status), status["workers"])
+        if not status["alive"]:
             return
-        time.sleep(LOOK_EVERY_S)
+        time.sleep(POLL_S)
 
 
 def stop_run(run: Run, timeout_s: float) -> None:
     """Ask the run to stop and wait until it has.
 
     Raises:
-        UsageError: nothing works on it.
-        SparringError: it goes on after `timeout_s`.
+        UsageError: no process works on it.
+        SparringError: it still runs after `timeout_s`.
     """
     if not run.is_alive():
         raise UsageError(f"{run.path} is not running; nothing to stop.")
@@ -93,36 +94,37 @@ def stop_run(run: Run, timeout_s: float) -> None:
 
 def _transport(run: Run) -> Transport | None:
     """The run's queue, or None where it has none."""
-    told = run.read_json(run.connection.name)
-    if told is None:
+    address = run.read_json(run.connection.name)
+    if address is None:
         return None
     from sparring.queue.connection import connect, password_of
     from sparring.queue.transport import Transport
 
     settings = config_of(run).queue
-    password = told["password"] or password_of(settings)
-    client = connect(told["url"], password, timeout_s=5.0)
+    password = address["password"] or password_of(settings)
+    client = connect(address["url"], password, timeout_s=5.0)
     return Transport(client, run.id, lease_s=settings.lease_s, timeout_s=5.0)
 
 
 def read_workers(run: Run) -> dict[str, Any]:
-    """How many workers are `wanted`, and under `workers` what each does (`state`) and last said of itself.
+    """The worker target as `wanted`; under `workers` the state and the last heartbeat of each worker.
 
     Raises:
-        UsageError: the run has no workers, or nothing works on it.
+        UsageError: the run has no workers, or no process works on it.
     """
     with _queue(run) as transport:
-        return _told_of_workers(run, transport)
+        return _pool_status(run, transport)
 
 
 def change_workers(run: Run, verb: Literal["set", "add", "drain"], value: int | str) -> dict[str, Any]:
-    """`set` how many workers there are to be, `add` some, or `drain` one by name; then what `read_workers` tells.
+    """`set` the worker target, `add` workers, or `drain` one by name; returns the same as `read_workers`.
 
-    The run follows within a second: new workers serve as soon as there is a place for them, those that leave finish or
-    hand back their tickets. The number outlives the run's processes: a resume goes on with it.
+    The run applies the change within a second. New workers serve as soon as Ray has resources for them. Workers that
+    leave finish or hand back their tickets. The target is kept when the run is resumed.
 
     Raises:
-        UsageError: the run has no workers or nothing works on it, there is no such worker, or the number cannot be.
+        UsageError: the run has no workers, no process works on it, there is no such worker, or the number is out of
+            bounds.
     """
     config = config_of(run)
     with _queue(run) as transport:
@@ -132,27 +134,28 @@ def change_workers(run: Run, verb: Literal["set", "add", "drain"], value: int | 
         if verb != "drain":
             before = transport.wanted_workers() or 0
             _require_gpus(config, int(value) + (before if verb == "add" else 0))
-        count = transport.change_worker_target(verb, value, _least(config), MOST_WORKERS)
+        count = transport.change_worker_target(verb, value, _min_workers(config), MAX_WORKERS)
         if count == -1:
-            raise UsageError(f"{run.path} is starting and has no workers yet; try again in a moment.")
+            raise UsageError(f"{run.path} is starting and has no workers yet; try again in a few seconds.")
         if count == -2:
             raise UsageError(_out_of_bounds(config, verb, value))
-        return _told_of_workers(run, transport)
+        return _pool_status(run, transport)
 
 
-def _least(config: Config) -> int:
-    """Without workers somebody else must attack."""
+def _min_workers(config: Config) -> int:
+    """0 workers are allowed only if the trainer attacks."""
     return 0 if trainer_attacks(with_workers(config, 0)) else 1
 
 
 def _out_of_bounds(config: Config, verb: str, value: int | str) -> str:
-    least = _least(config)
-    alone = (
-        f" Without workers nobody would attack (staleness.trainer_attacks = {config.staleness.trainer_attacks!r})."
-        if least
+    minimum = _min_workers(config)
+    reason = (
+        f" Without workers nothing would be attacked (staleness.trainer_attacks = "
+        f"{config.staleness.trainer_attacks!r})."
+        if minimum
         else ""
     )
-    return f"{verb} {value}: workers.count must stay between {least} and {MOST_WORKERS}.{alone}"
+    return f"{verb} {value}: workers.count must stay between {minimum} and {MAX_WORKERS}.{reason}"
 
 
 def _require_gpus(config: Config, count: int) -> None:
@@ -161,7 +164,7 @@ def _require_gpus(config: Config, count: int) -> None:
     check_resources(with_workers(config, count))
 
 
-def _told_of_workers(run: Run, transport: Transport) -> dict[str, Any]:
+def _pool_status(run: Run, transport: Transport) -> dict[str, Any]:
     beats, states = transport.heartbeats(), transport.pool()
     workers = {name: {"state": state, **beats.get(name, {})} for name, state in states.items()}
     return {"run": str(run.path), "wanted": transport.wanted_workers(), "workers": workers}
@@ -174,13 +177,13 @@ def _queue(run: Run) -> Iterator[Transport]:
     if engine != "ray":
         raise UsageError(f"engine = {engine!r}: {run.path} trains in one process and has no workers.")
     if not run.is_alive():
-        raise UsageError(f"{run.path} is not running; `sparring resume {run.path} --workers N` goes on with N workers.")
+        raise UsageError(f"{run.path} is not running; `sparring resume {run.path} --workers N` continues it.")
     transport = _transport(run)
     if transport is None:
         raise UsageError(f"{run.path} is starting and has no workers yet; try again in a moment.")
     try:
         if (transport.state() or {}).get("phase") == "evaluating":
-            raise UsageError(f"{run.path} has made its last step and is being evaluated; it needs no workers any more.")
+            raise UsageError(f"{run.path} has finished its last step and is being evaluated; it needs no workers now.")
         yield transport
     finally:
         transport.close()

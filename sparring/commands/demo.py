@@ -1,4 +1,4 @@
-"""The demo: handwritten digits, trained plainly and robustly, and what the workers gain over the synchronous loop."""
+"""The demo: standard and adversarial training on handwritten digits, and the speed-up over the synchronous loop."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SYNC_SECONDS = 6.0
 
 @dataclass(frozen=True)
 class Demonstration:
-    """What the demo shows: the run, how it ended, its summary with two more figures, and the table if it finished."""
+    """The result of the demo: the run, its last phase, its summary with two more values, the table if it finished."""
 
     run: Run
     phase: str
@@ -44,16 +44,16 @@ def run_demo(progress: Callable[[], AbstractContextManager[Progress]], note: Cal
     """Train and evaluate on this machine's cores; under 3 minutes on two.
 
     Args:
-        progress: makes the live view. note: tells one line about what is done now.
+        progress: makes the live view. note: prints one line about the current part.
     """
     config = Config()
     torch.set_num_threads(cores())
-    note("1/3 a plainly trained model, and the same attack on it and on the untrained network")
+    note("1/3 standard training, and the attack on the trained and on the untrained network")
     untrained = _evaluate(config, _learner(config))
     plain = _evaluate(config, train_plainly(config))
-    note(f"2/3 the synchronous loop on {cores()} cores for {SYNC_SECONDS:.0f} s, to compare with")
+    note(f"2/3 the synchronous loop on {cores()} cores for {SYNC_SECONDS:.0f} s, for comparison")
     sync_rate = synchronous_rate(config, SYNC_SECONDS)
-    note(f"3/3 {config.workers.count} workers, a queue and a trainer")
+    note(f"3/3 asynchronous adversarial training: {config.workers.count} workers, a queue and a trainer")
     with progress() as live:
         result = train(config, live.update)
     if result.phase != "finished":
@@ -68,7 +68,7 @@ def run_demo(progress: Callable[[], AbstractContextManager[Progress]], note: Cal
 
 
 def train_plainly(config: Config) -> Learner:
-    """The same network, data and optimizer without attacks: what most models are."""
+    """Standard training: the same network, data and optimizer without attacks."""
     learner = _learner(config)
     for epoch in range(PLAIN_EPOCHS):
         for number in range(learner.plan.shards(0)):
@@ -78,17 +78,17 @@ def train_plainly(config: Config) -> Learner:
 
 
 def synchronous_rate(config: Config, seconds: float) -> float:
-    """Examples per second of the textbook's loop with all cores, the same attack and batch size."""
+    """Examples per second of the synchronous loop on all cores, with the same attack and batch size."""
     learner = _learner(config)
     began, examples, number = time.monotonic(), 0, 0
-    while (spent := time.monotonic() - began) < seconds:
+    while (elapsed := time.monotonic() - began) < seconds:
         key = Key(0, number % learner.plan.shards(0), 0)
         indices = learner.plan.indices(key.epoch, key.number)
         controls = Controls(config.attack.epsilon)
         shard = produce(Task(key, indices), learner.context, controls, learner.step)
         examples += learner.learn(learner.batch([shard]), key.epoch).examples
         number += 1
-    return examples / spent
+    return examples / elapsed
 
 
 def _learner(config: Config) -> Learner:

@@ -1,7 +1,7 @@
-"""What a run needs of this machine, looked at piece by piece before one is made.
+"""Check what a run needs of this machine, before a run is made.
 
-torch, Ray and the data are imported where they are looked at: what is broken is to be told, not to end the doctor.
-Run as a module it is the process that `examine` looks at Ray with (configuration on stdin, JSON on stdout).
+torch, Ray and the data are imported inside their checks, so that a broken installation is reported as a failed check.
+Run as a module, this file is the subprocess in which `examine` starts Ray (configuration on stdin, JSON on stdout).
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ ACTOR_TIMEOUT_S = 60.0
 RAY_TIMEOUT_S = 120.0
 REDIS_TIMEOUT_S = 5.0
 LISTENING = "0A"  # state of a socket in /proc/net/tcp
-BROKEN = (SparringError, ImportError, OSError, RuntimeError)  # how an installation fails that cannot be used
+BROKEN = (SparringError, ImportError, OSError, RuntimeError)  # errors of a broken installation
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at; `remedy` says what to do where `ok` is false."""
+    """The result of one check; `remedy` says what to do if `ok` is false."""
 
     name: str
     ok: bool
@@ -46,31 +46,31 @@ class Check:
 
 
 class Found(NamedTuple):
-    """What one look found."""
+    """What one check found."""
 
     ok: bool
     detail: str
 
 
 def examine(config: Config) -> list[Check]:
-    """Look at everything that a run by `config` needs; never raises, never waits without an end."""
-    looks: list[tuple[str, Callable[[Config], Found], str]] = [
-        ("python", _python, "Make the environment anew with Python 3.11, 3.12 or 3.13."),
+    """Check everything that a run with `config` needs. Never raises; every wait has a timeout."""
+    checks: list[tuple[str, Callable[[Config], Found], str]] = [
+        ("python", _python, "Make a new environment with Python 3.11, 3.12 or 3.13."),
         ("torch", _torch, "Install a build of torch for CUDA, or set num_gpus to 0 and trainer.device to auto."),
-        ("torchvision", _torchvision, "Install the torchvision that belongs to the installed torch."),
-        ("cuda in ray", _cuda_in_ray, "Set trainer.num_gpus and workers.num_gpus to what is there, or to 0."),
-        ("redis", _redis, "Do what it says, or unset queue.redis_url for an embedded server."),
+        ("torchvision", _torchvision, "Install the version of torchvision that matches the installed torch."),
+        ("cuda in ray", _cuda_in_ray, "Set trainer.num_gpus and workers.num_gpus to the GPUs that Ray has, or to 0."),
+        ("redis", _redis, "Fix what the message names, or unset queue.redis_url for an embedded server."),
         ("port", _port, "Choose another metrics.port, or 0 for a free one."),
-        ("disk", _disk, "Set run.root to a folder with room that you may write to."),
-        ("data", _data, "Set data.root to the folder that holds the files, or data.download to true."),
+        ("disk", _disk, "Set run.root to a writable folder with enough free space."),
+        ("data", _data, "Set data.root to the folder with the files, or set data.download to true."),
         ("cores", _cores, "Use fewer workers, or lower workers.threads and trainer.threads."),
     ]
-    return [_check(name, look, remedy, config) for name, look, remedy in looks]
+    return [_check(name, check, remedy, config) for name, check, remedy in checks]
 
 
-def _check(name: str, look: Callable[[Config], Found], remedy: str, config: Config) -> Check:
+def _check(name: str, check: Callable[[Config], Found], remedy: str, config: Config) -> Check:
     try:
-        ok, detail = look(config)
+        ok, detail = check(config)
     except BROKEN as error:
         ok, detail = False, str(error) or type(error).__name__
     if not ok and name in ("cuda in ray", "redis") and config.engine != "ray":
@@ -86,8 +86,8 @@ def _torch(config: Config) -> Found:
     import torch
 
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU"
-    wanted = _gpus(config) > 0 or config.trainer.device == "cuda"
-    return Found(not wanted or torch.version.cuda is not None, f"{torch.__version__}, {build} build")
+    needs_cuda = _gpus(config) > 0 or config.trainer.device == "cuda"
+    return Found(not needs_cuda or torch.version.cuda is not None, f"{torch.__version__}, {build} build")
 
 
 def _torchvision(config: Config) -> Found:
@@ -97,28 +97,28 @@ def _torchvision(config: Config) -> Found:
 
 
 def _gpus(config: Config) -> float:
-    """GPUs that Ray must have for the whole run."""
+    """Number of GPUs that Ray must have for the whole run."""
     return config.trainer.num_gpus + config.workers.count * config.workers.num_gpus
 
 
 def _cuda_in_ray(config: Config) -> Found:
-    """A driver and its environment may see a GPU that an actor does not: so an actor is asked."""
+    """Check CUDA inside a Ray actor, because an actor may not see a GPU that the driver sees."""
     seen = _ask_actor(config)
     if "error" in seen:
         return Found(False, str(seen["error"]))
-    wanted, there = _gpus(config), float(seen["gpus"])
+    requested, available = _gpus(config), float(seen["gpus"])
     detail = (
         f"torch.cuda.is_available() = {seen['available']} in an actor"
         + (f" on {seen['device']}" if seen["device"] else "")
-        + f"; Ray has {there:g} GPUs, the run asks for {wanted:g}"
+        + f"; Ray has {available:g} GPUs, the run requests {requested:g}"
     )
-    needs_cuda = wanted > 0 or config.trainer.device == "cuda"
-    enough = wanted <= there or config.ray.address != "local"  # a cluster may still grow
+    needs_cuda = requested > 0 or config.trainer.device == "cuda"
+    enough = requested <= available or config.ray.address != "local"  # a cluster may still grow
     return Found(enough and (seen["available"] or not needs_cuda), detail)
 
 
 def _ask_actor(config: Config) -> dict[str, Any]:
-    """`look_inside_actor` in a process of its own, which can be ended when it hangs (its Ray ends with it)."""
+    """Run `look_inside_actor` in a subprocess, which can be killed when it hangs (its Ray ends with it)."""
     child = subprocess.Popen(
         [sys.executable, "-m", "sparring.commands.doctor"],
         stdin=subprocess.PIPE,
@@ -127,22 +127,25 @@ def _ask_actor(config: Config) -> dict[str, Any]:
         text=True,
     )
     try:
-        said, errors = child.communicate(config.model_dump_json(exclude_none=True), timeout=RAY_TIMEOUT_S)
+        output, errors = child.communicate(config.model_dump_json(exclude_none=True), timeout=RAY_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         child.kill()
         child.wait(10)
         raise SparringError(f"Ray did not start an actor within {RAY_TIMEOUT_S:.0f} s.") from None
-    lines = said.strip().splitlines()
+    lines = output.strip().splitlines()
     if child.returncode != 0 or not lines:
-        raise SparringError(f"Ray could not be started: {(errors.strip().splitlines() or ['it said nothing'])[-1]}")
+        raise SparringError(f"Ray could not be started: {(errors.strip().splitlines() or ['it printed nothing'])[-1]}")
     answer: dict[str, Any] = json.loads(lines[-1])
     return answer
 
 
 def look_inside_actor(config: Config) -> dict[str, Any]:
-    """Start Ray as a run does and ask an actor with the trainer's GPUs: available, device, gpus; or the error.
+    """Start Ray as a run does and read CUDA's state in an actor with the trainer's GPUs.
 
-    Where a local Ray has fewer GPUs than that, an actor without any is asked: the other would wait for ever.
+    If a local Ray has too few GPUs, the actor gets none, because otherwise it would wait for ever.
+
+    Returns:
+        `available`, `device` and `gpus`; or `error`.
     """
     import ray
 
@@ -156,8 +159,8 @@ def look_inside_actor(config: Config) -> dict[str, Any]:
             reserved = config.trainer.num_gpus or min(config.workers.num_gpus, _gpus(config))
             possible = reserved <= gpus or config.ray.address != "local"
             options = {"num_cpus": config.trainer.num_cpus, "num_gpus": reserved if possible else 0}
-            eye = ray.remote(_Eye).options(**options).remote()
-            available, device = ray.get(eye.look.remote(), timeout=ACTOR_TIMEOUT_S)
+            actor = ray.remote(_Actor).options(**options).remote()
+            available, device = ray.get(actor.cuda.remote(), timeout=ACTOR_TIMEOUT_S)
             return {"available": available, "device": device, "gpus": gpus}
     except ray.exceptions.GetTimeoutError:
         return {"error": f"no actor with num_gpus = {reserved:g} answered within {ACTOR_TIMEOUT_S:.0f} s"}
@@ -165,10 +168,10 @@ def look_inside_actor(config: Config) -> dict[str, Any]:
         return {"error": str(error)}
 
 
-class _Eye:
-    """The actor."""
+class _Actor:
+    """Reports CUDA's state from inside a Ray actor."""
 
-    def look(self) -> tuple[bool, str]:
+    def cuda(self) -> tuple[bool, str]:
         import torch
 
         available = torch.cuda.is_available()
@@ -176,14 +179,14 @@ class _Eye:
 
 
 def _redis(config: Config) -> Found:
-    """The server as a run opens it, and what it says of itself."""
+    """Open the queue's server as a run does and read its state."""
     import redis
 
     quick = config.queue.model_copy(update={"timeout_s": min(config.queue.timeout_s, REDIS_TIMEOUT_S)})
     try:
         return _server(config.model_copy(update={"queue": quick}))
     except redis.RedisError as error:
-        raise SparringError(f"queue.redis_url: what answers there is no usable Redis ({error}).") from error
+        raise SparringError(f"queue.redis_url: the server there is not a usable Redis ({error}).") from error
 
 
 def _server(config: Config) -> Found:
@@ -191,37 +194,35 @@ def _server(config: Config) -> Found:
     from sparring.queue.opening import open_queue
 
     settings = config.queue
-    if settings.redis_url is not None:  # reached in vain, it is not waited for as long as a run would
+    if settings.redis_url is not None:  # checked first, with a shorter timeout than a run has
         with connect(settings.redis_url, password_of(settings), settings.timeout_s) as client:
             check_server(client, 0, settings.timeout_s)
     with (
         open_queue(config, *_sizes(config)) as queue,
         connect(queue.url, queue.password, settings.timeout_s) as client,
     ):
-        told: dict[str, Any] = dict(client.info())
-        product = f"Valkey {told['valkey_version']}" if "valkey_version" in told else f"Redis {told['redis_version']}"
+        info: dict[str, Any] = dict(client.info())
+        product = f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {info['redis_version']}"
         where = "embedded" if queue.embedded else f"at {describe(client)}"
-        memory = f"{int(told['maxmemory']) / 2**20:.0f} MiB" if int(told["maxmemory"]) else "without bound"
-        return Found(True, f"{product} {where}, {told['maxmemory_policy']}, maxmemory {memory}")
+        memory = f"{int(info['maxmemory']) / 2**20:.0f} MiB" if int(info["maxmemory"]) else "unlimited"
+        return Found(True, f"{product} {where}, {info['maxmemory_policy']}, maxmemory {memory}")
 
 
 def _sizes(config: Config) -> tuple[tuple[int, int, int], int]:
-    """Shape of an image and bytes of the weights; without data a single pixel, so that the server is looked at all
-    the same."""
-    from sparring.models.arrays import size_bytes
+    """Shape of an image and bytes of the weights. Without data a single pixel, so that the server is still checked."""
     from sparring.trainer.experiment import build_experiment
 
     try:
         experiment = build_experiment(config)
     except SparringError:
         return (1, 1, 1), 0
-    return experiment.training.shape, size_bytes(experiment.model)
+    return experiment.training.shape, experiment.snapshot_bytes
 
 
 def _port(config: Config) -> Found:
     settings = config.metrics
     if not settings.enabled or not settings.port:
-        return Found(True, "metrics.port: a free one is taken" if settings.enabled else "metrics are off")
+        return Found(True, "metrics.port: a free port is chosen" if settings.enabled else "metrics are off")
     where = f"metrics.port = {settings.port} on metrics.bind = {settings.bind}"
     try:
         family, kind, _, _, address = socket.getaddrinfo(settings.bind, settings.port, type=socket.SOCK_STREAM)[0]
@@ -235,7 +236,7 @@ def _port(config: Config) -> Found:
 
 
 def _holder(port: int) -> str | None:
-    """Name and process id of who listens on `port`, where this system tells and we may look."""
+    """Name and id of the process that listens on `port`, if this system shows it."""
     try:
         rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     except OSError:
@@ -245,18 +246,18 @@ def _holder(port: int) -> str | None:
         try:
             if any(os.readlink(file) in sockets for file in (process / "fd").iterdir()):
                 return f"{(process / 'comm').read_text().strip()} (process {process.name})"
-        except OSError:  # it has ended, or is another user's
+        except OSError:  # the process has ended, or belongs to another user
             continue
     return None
 
 
 def _disk(config: Config) -> Found:
     folder = config.run.root.expanduser().absolute()
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    free = shutil.disk_usage(there).free
-    writable = there.is_dir() and os.access(there, os.W_OK)
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    writable = existing.is_dir() and os.access(existing, os.W_OK)
     detail = f"run.root = {config.run.root}: {free / 2**30:.1f} GiB free, {DISK_BYTES / 2**30:.0f} GiB are needed"
-    return Found(free >= DISK_BYTES and writable, detail if writable else f"{detail}; {there} is not writable")
+    return Found(free >= DISK_BYTES and writable, detail if writable else f"{detail}; {existing} is not writable")
 
 
 def _data(config: Config) -> Found:
@@ -272,16 +273,18 @@ def _data(config: Config) -> Found:
 
 
 def _cores(config: Config) -> Found:
-    """Too many threads make a run slow, not wrong: they are told of, no more."""
-    there, of_trainer = cores(), trainer_threads(config)
+    """Too many threads make a run slow, not wrong: the check only reports them."""
+    available, of_trainer = cores(), trainer_threads(config)
     if config.engine != "ray":
-        return Found(True, f"{there} cores, {of_trainer} threads")
+        return Found(True, f"{available} cores, {of_trainer} threads")
     of_worker = worker_threads(config)
     used = config.workers.count * of_worker + of_trainer
-    shared = f"; {used} threads share {there} cores, and may limit the run" if used > there else ""
-    where = "x" if config.workers.num_gpus == 0 else "on GPUs x"
+    shared = f"; {used} threads share {available} cores, which may slow the run down" if used > available else ""
+    where = "" if config.workers.num_gpus == 0 else "on GPUs "
     return Found(
-        True, f"{there} cores: {config.workers.count} workers {where} {of_worker} threads, trainer {of_trainer}{shared}"
+        True,
+        f"{available} cores: {config.workers.count} workers {where}with {of_worker} threads each, trainer with "
+        f"{of_trainer}{shared}",
     )
 
 

@@ -1,7 +1,7 @@
-"""What a run would be like, told without making it: a few seconds of measuring, then Little's law.
+"""Predict a run without making it, from a few seconds of measurements and Little's law.
 
-`predict` is pure; `sparring.commands.calibration` measures what it begins with. Times are seconds per shard unless a
-name says otherwise.
+`predict` is pure; `sparring.commands.calibration` makes the measurements. Times are in seconds per shard unless a name
+says otherwise.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from sparring.trainer.experiment import build_experiment, methods_of
 from sparring.trainer.plan import Plan
 
 PAPER_CLASSES = {"outlier": 0.18, "boundary": 0.28, "robust": 0.54}  # TRADES on CIFAR-10, Hua et al.
-WANTED_STALENESS = 2.0  # mean, in steps: what steps should be large enough for
-LABELS = {  # of the figures that the table shows: what it is, and its unit
+TARGET_STALENESS = 2.0  # mean, in steps; `shards_per_step_needed` is computed for it
+LABELS = {  # of each value in the table: meaning and unit
     "device": ("measured on", ""),
     "attack_s": ("attack", "s per shard"),
     "step_s": ("training step", "s per shard"),
@@ -30,24 +30,24 @@ LABELS = {  # of the figures that the table shows: what it is, and its unit
     "payload_bytes": ("payload", "bytes per shard"),
     "snapshot_bytes": ("snapshot of the weights", "bytes"),
     "steps": ("steps", ""),
-    "duration_s": ("training takes about", "s"),
+    "duration_s": ("duration of training, about", "s"),
     "shards_per_second": ("throughput", "shards/s"),
     "bottleneck": ("bottleneck", ""),
-    "speedup": ("speed-up over the synchronous loop at a worker's threads", "times"),
-    "ideal_speedup": ("the same with a device for each process", "times"),
+    "speedup": ("speed-up over a synchronous loop with a worker's threads", "times"),
+    "ideal_speedup": ("speed-up with a device for each process", "times"),
     "useful_workers": ("useful workers (attack / step)", ""),
-    "outstanding_shards": ("shards outstanding at most", "shards"),
-    "outstanding_bytes": ("their payload", "bytes"),
+    "outstanding_shards": ("most outstanding shards", "shards"),
+    "outstanding_bytes": ("payload of the outstanding shards", "bytes"),
     "redis_maxmemory_bytes": ("Redis maxmemory", "bytes"),
-    "mean_staleness": ("mean staleness expected", "steps"),
-    "max_staleness": ("highest staleness expected", "steps"),
-    "shards_per_step_needed": (f"shards per step for a mean staleness of {WANTED_STALENESS:g}", "shards"),
+    "mean_staleness": ("expected mean staleness", "steps"),
+    "max_staleness": ("expected highest staleness", "steps"),
+    "shards_per_step_needed": (f"shards per step for a mean staleness of {TARGET_STALENESS:g}", "shards"),
 }
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """The run that these times make. Staleness in steps; rates in shards; None: the engine has no such thing."""
+    """The predicted run. Staleness in steps, rates in shards per second. None: does not apply to the engine."""
 
     steps: int
     duration_s: float | None
@@ -67,7 +67,7 @@ class Predicted:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What was measured, what follows, and what to make of it. `refused`: why the run would not start."""
+    """Measurements, prediction and remarks. `refused`: why the run would not start, else None."""
 
     config: Config
     measured: Measured
@@ -107,15 +107,15 @@ def explain(config: Config) -> Explanation:
     """Measure on this machine for a few seconds and predict the run.
 
     Raises:
-        SparringError: the data cannot be loaded or the model not built, or settings do not go together. A staleness
-            that is refused does not raise.
+        SparringError: the data cannot be loaded, the model cannot be built, or settings contradict each other. Refused
+            settings of staleness do not raise: see `Explanation.refused`.
     """
     check_combinations(config)
     experiment = build_experiment(config)
     measured = measure(experiment)
     predicted = predict(config, measured, experiment.plan)
     refused = None
-    remarks = [*_remarks(config, measured, predicted), *_of_methods(config, measured, experiment.plan)]
+    remarks = [*_remarks(config, measured, predicted), *_method_remarks(config, measured, experiment.plan)]
     if config.engine == "ray":
         try:
             warning = check_staleness(config.staleness)
@@ -127,7 +127,7 @@ def explain(config: Config) -> Explanation:
 
 
 def inequalities(config: Config) -> list[tuple[str, bool]]:
-    """What the settings of staleness must meet, with their numbers: to make progress, to fit, to drop nothing."""
+    """The inequalities for the staleness settings, with numbers: to make progress, to be valid, to drop no shard."""
     settings = config.staleness
     bound, every, deep = settings.max_staleness, settings.publish_every, depth(settings)
     spare = 1 if deep else 0
@@ -135,7 +135,7 @@ def inequalities(config: Config) -> list[tuple[str, bool]]:
         (f"max_staleness >= publish_every - 1: {bound} >= {every - 1}", bound >= every - 1),
         (f"depth <= max_staleness: {deep} <= {bound}", deep <= bound),
         (
-            f"depth + publish_every{'' if deep else ' - 1'} <= max_staleness, free of drops: "
+            f"depth + publish_every{'' if deep else ' - 1'} <= max_staleness, so that no shard is dropped: "
             f"{deep + every - 1 + spare} <= {bound}",
             deep + every - 1 + spare <= bound,
         ),
@@ -143,14 +143,14 @@ def inequalities(config: Config) -> list[tuple[str, bool]]:
 
 
 def predict(config: Config, measured: Measured, plan: Plan) -> Predicted:
-    """The run by its times: pure, nothing is measured here."""
+    """Predict the run from the measurements. Pure: nothing is measured here."""
     attack_s, step_s, of_step = measured.attack_s, measured.step_s, plan.shards_per_step
     steps = min(plan.total_steps, config.train.max_steps or plan.total_steps)
     shards = sum(plan.shards_by_epoch) * steps / plan.total_steps
     if plan.replays > 1:
-        return _alone(config, 0.0, step_s, steps, shards * plan.replays)
+        return _without_workers(config, 0.0, step_s, steps, shards * plan.replays)
     if config.engine != "ray":
-        return _alone(config, attack_s, step_s, steps, shards)
+        return _without_workers(config, attack_s, step_s, steps, shards)
     ratio = attack_s / step_s
     rate, bottleneck = shard_rate(config, measured)
     outstanding = outstanding_shards(config, ratio)
@@ -169,13 +169,13 @@ def predict(config: Config, measured: Measured, plan: Plan) -> Predicted:
         redis_maxmemory_bytes=redis_maxmemory(config, measured),
         mean_staleness=mean_staleness(config, measured),
         max_staleness=deep + settings.publish_every - 1 + (1 if deep else 0),
-        shards_per_step_needed=max(1, ceil(_ageing(config, config.workers.count + 1) / WANTED_STALENESS)),
+        shards_per_step_needed=max(1, ceil(_ageing(config, config.workers.count + 1) / TARGET_STALENESS)),
         latency_steps=measured.latency_s / (step_s * of_step),
     )
 
 
-def _alone(config: Config, attack_s: float, step_s: float, steps: int, shards: float) -> Predicted:
-    """One process attacks and trains in turn; or several do, and wait for one another at every step."""
+def _without_workers(config: Config, attack_s: float, step_s: float, steps: int, shards: float) -> Predicted:
+    """Prediction for an engine without workers: one process attacks and trains in turn, or several ranks in step."""
     stale = config.simulated.staleness if config.engine == "simulated" else 0
     tickets, ranks = config.train.shards_per_step, config.ddp.ranks if config.engine == "ddp" else 1
     at_once = tickets / ceil(tickets / ranks)
@@ -193,24 +193,26 @@ def _alone(config: Config, attack_s: float, step_s: float, steps: int, shards: f
 
 
 def outstanding_shards(config: Config, ratio: float) -> int:
-    """Permits: (d + 1)·M, under exchange d·M and what is in flight (section 4), of which the trainer has one and a
-    worker as many as it attacks at once."""
+    """Number of permits: (d + 1)·M; with exchange d·M plus the shards in flight.
+
+    In flight are one shard of the trainer, if it attacks, and for each worker as many as it attacks at the same time.
+    """
     deep, of_step = depth(config.staleness), config.train.shards_per_step
     attackers = config.workers.count * tickets_at_once(config) + (1 if trainer_attacks(config) else 0)
     return deep * of_step + (max(of_step, min(attackers, ceil(ratio)), 1) if exchanges(config) else of_step)
 
 
 def redis_maxmemory(config: Config, measured: Measured) -> int:
-    """Bytes that the embedded server is given, or that another must have."""
+    """Memory limit of the embedded server, or memory that another server must have, in bytes."""
     if config.queue.redis_url is None and config.queue.maxmemory_mb is not None:
         return config.queue.maxmemory_mb << 20
     return needed_memory(config, measured.shape, measured.snapshot_bytes)
 
 
 def ideal_speedup(config: Config, ratio: float) -> float:
-    """Over the synchronous loop, had everyone a device of his own: min(W + 1, 1 + attack/step).
+    """Speed-up over the synchronous loop if every process had its own device: min(W + 1, 1 + attack/step).
 
-    Where the trainer does not attack, W workers make W·(1 + step/attack) of it.
+    If the trainer does not attack, W·(1 + step/attack) takes the place of W + 1.
     """
     workers = config.workers.count
     attackers = workers + 1.0 if trainer_attacks(config) else workers * (1 + 1 / ratio)
@@ -218,7 +220,7 @@ def ideal_speedup(config: Config, ratio: float) -> float:
 
 
 def shard_rate(config: Config, measured: Measured) -> tuple[float, str]:
-    """Shards per second, and what bounds them: the workers' attack, the trainer's step or the cores."""
+    """Shards per second, and the bottleneck: the workers' attack, the trainer's step or the cores."""
     ratio = measured.attack_s / measured.step_s
     speedup = ideal_speedup(config, ratio)
     rate = speedup / (measured.attack_s + measured.step_s)
@@ -229,10 +231,11 @@ def shard_rate(config: Config, measured: Measured) -> tuple[float, str]:
 
 
 def mean_staleness(config: Config, measured: Measured) -> float:
-    """Little's law: shards outstanding beside the step that is made, over shards per step.
+    """Little's law: outstanding shards besides those of the current step, divided by shards per step.
 
-    A saturated trainer has as many as are permitted, else those in flight and half a step's that wait for the rest.
-    An attack in flight ages by its last step only where weights are exchanged; weights are (K − 1)/2 steps old.
+    With a saturated trainer all permits are in use. Otherwise the shards in flight are outstanding, and on average half
+    a step's shards that wait for the others. With exchange an attack in flight ages only during its last step. The
+    published weights are (K − 1)/2 steps old on average.
     """
     ratio, of_step, settings = measured.attack_s / measured.step_s, config.train.shards_per_step, config.staleness
     permitted = outstanding_shards(config, ratio) - of_step
@@ -247,7 +250,7 @@ def mean_staleness(config: Config, measured: Measured) -> float:
 
 
 def _ageing(config: Config, in_flight: float) -> float:
-    """Of shards in flight, what ages: all, or the last attack step of each."""
+    """Number of shards in flight, as far as they age: with exchange only the last attack step of each counts."""
     attack = methods_of(config).attack
     return in_flight / (attack.steps * attack.restarts) if exchanges(config) else in_flight
 
@@ -256,32 +259,35 @@ def _remarks(config: Config, measured: Measured, predicted: Predicted) -> list[s
     asked = config.trainer.num_gpus + config.workers.num_gpus
     remarks = []
     if "cuda" not in measured.device and (asked > 0 or config.trainer.device == "cuda"):
-        remarks.append("The recipe asks for GPUs and this machine has none: all times are of its CPU, not of a GPU.")
+        remarks.append("The recipe requests GPUs, but this machine has none: all times are of its CPU, not of a GPU.")
     if config.allocator.name != "none":
         remarks.append(
-            f"allocator.name = {config.allocator.name!r} spares attack steps, as many as the network lets it: the "
-            f"times are of full attacks, and fewer workers are useful. {_allocator_remark(config, measured)}"
+            f"allocator.name = {config.allocator.name!r} saves attack steps; how many depends on the trained network. "
+            f"The times here are of full attacks, so fewer workers are useful. {_allocator_remark(config, measured)}"
         )
     if config.train.replays > 1:
-        return [*remarks, "Free: the step's own pass is the attack, so the attack's time is not counted."]
+        return [
+            *remarks,
+            "Free adversarial training: the backward pass of a step is also the attack, so no attack time is counted.",
+        ]
     if config.engine == "ddp":
         return [
             *remarks,
             f"engine = ddp: ddp.ranks = {config.ddp.ranks} share the tickets of every step (train.shards_per_step = "
-            f"{config.train.shards_per_step}). Equally fast ranks are assumed, and that averaging the gradients costs "
-            f"nothing; with a slower one, or on fewer cores than ranks, all wait.",
+            f"{config.train.shards_per_step}). The prediction assumes that all ranks are equally fast and that "
+            f"averaging the gradients takes no time. With a slower rank, or fewer cores than ranks, all ranks wait.",
         ]
     if config.engine != "ray":
         return [
             *remarks,
-            f"engine = {config.engine} attacks in one process, without workers and queue; with engine = ray about "
+            f"engine = {config.engine} attacks in one process, without workers and queue. With engine = ray about "
             f"{predicted.useful_workers:.1f} workers would be useful.",
         ]
     remarks += [_bottleneck_remark(config, measured, predicted), *_warnings(config, measured, predicted)]
     return [*remarks, _peer_remark(config, predicted)]
 
 
-def _of_methods(config: Config, measured: Measured, plan: Plan) -> list[str]:
+def _method_remarks(config: Config, measured: Measured, plan: Plan) -> list[str]:
     remarks = []
     if config.attack.start == "last":
         kept = plan.size * prod(measured.shape)
@@ -291,19 +297,19 @@ def _of_methods(config: Config, measured: Measured, plan: Plan) -> list[str]:
         )
     if config.objective.awp_gamma and config.objective.awp_warmup_epochs:
         remarks.append(
-            f"The step was measured as in the first objective.awp_warmup_epochs = {config.objective.awp_warmup_epochs} "
-            f"epochs; AWP about doubles it afterwards."
+            f"The step was measured without AWP, as in the first objective.awp_warmup_epochs = "
+            f"{config.objective.awp_warmup_epochs} epochs. With AWP it takes about twice as long."
         )
     return remarks
 
 
 def _allocator_remark(config: Config, measured: Measured) -> str:
-    """Speed-ups at the fractions of Hua et al.: those of a trained network cannot be told beforehand."""
+    """Speed-ups at the fractions of Hua et al.; those of the network to be trained are not known in advance."""
     methods = methods_of(config)
     attack, allocator = methods.attack, methods.allocator
     if not isinstance(attack, Attack) or allocator is None or allocator.classes != tuple(PAPER_CLASSES):
         return ""
-    promised = theoretical_speedup(PAPER_CLASSES, allocator, attack)
+    theoretical = theoretical_speedup(PAPER_CLASSES, allocator, attack)
     ceiling = speedup_ceiling(
         PAPER_CLASSES,
         allocator,
@@ -313,8 +319,9 @@ def _allocator_remark(config: Config, measured: Measured) -> str:
         step_s=measured.step_s,
     )
     return (
-        f"At Hua et al.'s fractions (.28 boundary, .54 robust, .18 outliers) equation 7 promises {promised:.2f} times "
-        f"the speed of full attacks; forward pass, attack and step as measured here allow {ceiling:.2f}."
+        f"At Hua et al.'s fractions (.28 boundary, .54 robust, .18 outliers) equation 7 gives a speed-up of "
+        f"{theoretical:.2f} over full attacks; with the forward pass, attack and step measured here at most "
+        f"{ceiling:.2f} is possible."
     )
 
 
@@ -323,8 +330,8 @@ def _bottleneck_remark(config: Config, measured: Measured, predicted: Predicted)
     if predicted.bottleneck == "the cores":
         work = measured.attack_core_s + measured.step_core_s
         return (
-            f"The cores are the bottleneck: {measured.cores} of them do {measured.cores / work:.1f} shards/s at "
-            f"{work:.3g} core-seconds a shard, however many workers; on devices of their own {useful}."
+            f"The cores are the bottleneck: with {work:.3g} core-seconds per shard, {measured.cores} cores make "
+            f"{measured.cores / work:.1f} shards/s with any number of workers. With a device for each process {useful}."
         )
     return (
         f"{predicted.bottleneck.capitalize()} is the bottleneck: {useful}, workers.count = {config.workers.count}"
@@ -333,23 +340,23 @@ def _bottleneck_remark(config: Config, measured: Measured, predicted: Predicted)
 
 
 def _peer_remark(config: Config, predicted: Predicted) -> str:
-    """Synchronous data parallelism on as many devices, had it all it needs."""
+    """Comparison with synchronous data parallelism (ddp) on the same number of devices."""
     if predicted.bottleneck == "the cores":
         return (
-            "Workers and trainer share this machine's cores: engine = sync or ddp has the same cores without staleness "
-            "and without a queue, and is the better choice where batches are not small."
+            "Workers and trainer share this machine's cores: engine = sync or ddp uses the same cores without "
+            "staleness and without a queue, and is the better choice unless batches are small."
         )
     devices = config.workers.count + 1
     ours = min(predicted.ideal_speedup, devices)
     verdict = (
-        "about as fast as this engine at its best, without staleness and without a queue: the better choice there"
+        "about as fast as this engine at its best, without staleness and without a queue, so the better choice there"
         if ours > 0.9 * devices
         else f"faster than this engine, whose trainer is saturated at {ours:.1f} times"
     )
     return (
-        f"engine = ddp on as many devices (ddp.ranks = {devices}) would be {devices} times as fast as the synchronous "
-        f"loop where all are equally fast, each has tickets of its own in every step and the attack's time falls with "
-        f"them: {verdict}. It waits for its slowest device at every step and ends when one dies, this engine does not."
+        f"engine = ddp on the same number of devices (ddp.ranks = {devices}) would be {devices} times as fast as the "
+        f"synchronous loop, if all devices are equally fast and every step has a ticket for each: {verdict}. It waits "
+        f"for its slowest device at every step and ends when one dies; this engine does not."
     )
 
 
@@ -358,26 +365,26 @@ def _warnings(config: Config, measured: Measured, predicted: Predicted) -> list[
     needed, late = predicted.shards_per_step_needed, predicted.latency_steps
     if needed is not None and config.train.shards_per_step < needed:
         warnings.append(
-            f"train.shards_per_step = {config.train.shards_per_step} is small for {config.workers.count} workers: "
-            f"{needed} keep their mean staleness near {WANTED_STALENESS:g}."
+            f"train.shards_per_step = {config.train.shards_per_step} is small for {config.workers.count} workers: with "
+            f"{needed} the mean staleness stays near {TARGET_STALENESS:g}."
         )
     if late is not None and late * settings.publish_every > 1:
         warnings.append(
             f"Latency of {1000 * measured.latency_s:.1f} ms (encode, transport, decode, load of a snapshot) is "
-            f"{late:.1f} steps: staleness rises by as much. depth + publish_every + latency <= max_staleness "
+            f"{late:.1f} steps, and staleness rises by that much. depth + publish_every + latency <= max_staleness "
             f"({depth(settings)} + {settings.publish_every} + {ceil(late)} <= {settings.max_staleness}) "
             f"{'holds' if depth(settings) + settings.publish_every + late <= settings.max_staleness else 'fails'}."
         )
-    room, needs = predicted.redis_maxmemory_bytes, predicted.outstanding_bytes
-    if room is not None and needs is not None and needs > room:
+    limit, needs = predicted.redis_maxmemory_bytes, predicted.outstanding_bytes
+    if limit is not None and needs is not None and needs > limit:
         warnings.append(
-            f"Outstanding shards take {needs} bytes, Redis has {room}: workers will wait for memory. Raise "
+            f"Outstanding shards take {needs} bytes, but Redis has {limit}: workers will wait for memory. Raise "
             f"queue.maxmemory_mb, or lower staleness.depth or train.shards_per_step."
         )
     if measured.round_trip_s is None:
-        warnings.append("No server could be started here: the transport is not in the latency.")
+        warnings.append("No Redis server could be started here: the latency does not include the transport.")
     elif config.queue.redis_url is not None or config.ray.address != "local":
-        warnings.append("The transport was measured on this machine: the network's latency is not in it.")
+        warnings.append("The transport was measured on this machine: the latency does not include the network.")
     return warnings
 
 

@@ -1,4 +1,4 @@
-"""A run's model for others: RobustBench, safetensors, ONNX. Normalisation is inside the model: images are in [0, 1]."""
+"""Export the model of a run: RobustBench, safetensors, ONNX. It takes images in [0, 1] and normalises inside."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from sparring.runs import Run
 Format = Literal["robustbench", "safetensors", "onnx"]
 SUFFIX: dict[Format, str] = {"robustbench": ".pt", "safetensors": ".safetensors", "onnx": ".onnx"}
 NORMS = {"linf": "Linf", "l2": "L2"}  # RobustBench's names of threat models
-AGREES = 1e-4  # largest difference of logits between ONNX Runtime and torch, relative to the largest logit
+TOLERANCE = 1e-4  # largest difference of logits between ONNX Runtime and torch, relative to the largest logit
 
 
 def export_run(
     run: Run, kind: str, out: Path, changes: dict[str, str] | None = None, *, best: bool = False
 ) -> list[Path]:
-    """Write the last (or best) weights of `run` to `out`; returns the files that were made.
+    """Write the last (or best) weights of `run` to `out`; returns the files that were written.
 
     Args:
         kind: robustbench: the state dict as `out` and the model's info beside it as .json; safetensors: weights with
             metadata; onnx: images float32 [batch, C, H, W] to logits [batch, classes].
 
     Raises:
-        UsageError: no such format, or a file is there already.
-        SparringError: no such checkpoint, a package is missing, or the ONNX model disagrees with this one.
+        UsageError: no such format, or a file exists already.
+        SparringError: no such checkpoint, a package is missing, or the ONNX model has other outputs.
     """
     if kind not in get_args(Format):
         raise UsageError(f"--format {kind}: no such format; known are {', '.join(get_args(Format))}.")
@@ -48,34 +48,35 @@ def export_run(
         _require_free(file)
     if kind == "robustbench" and out.suffix == ".json":
         raise UsageError(
-            f"--out {out}: the weights' file, say {out.with_suffix('.pt')}; the .json is written beside it."
+            f"--out {out}: give the file for the weights, such as {out.with_suffix('.pt')}; the .json is written next "
+            f"to it."
         )
-    made = open_trained(run, changes or {}, best=best)
-    made.model.cpu().eval()
+    trained = open_trained(run, changes or {}, best=best)
+    trained.model.cpu().eval()
     if kind == "onnx":
-        _write(out, lambda path: _onnx(made, path))
+        _write(out, lambda path: _onnx(trained, path))
     elif kind == "safetensors":
-        _write(out, lambda path: save_file(_weights(made), path, metadata=_metadata(made, run)))
+        _write(out, lambda path: save_file(_weights(trained), path, metadata=_metadata(trained, run)))
     else:
-        info = json.dumps(model_info(made, run), indent=2) + "\n"
-        _write(out, lambda path: torch.save(_weights(made), path))
+        info = json.dumps(model_info(trained, run), indent=2) + "\n"
+        _write(out, lambda path: torch.save(_weights(trained), path))
         _write(files[1], lambda path: path.write_text(info))
     return files
 
 
-def model_info(made: Trained, run: Run) -> dict[str, Any]:
-    """RobustBench's model_info fields (robustbench/leaderboard) and the threat model, there a folder's name.
+def model_info(trained: Trained, run: Run) -> dict[str, Any]:
+    """RobustBench's model_info fields (robustbench/leaderboard), and the threat model, which is a folder name there.
 
-    Accuracies are percentages as text, as there; null where this checkpoint was not judged by AutoAttack. Paper and
-    authors are the user's to fill in.
+    Accuracies are percentages as strings, as in RobustBench; null if this checkpoint was not evaluated by AutoAttack.
+    The user fills in paper and authors.
     """
-    config = made.config
-    judged = _judged(made, run)
+    config = trained.config
+    evaluation = _autoattack_result(trained, run)
     clean = robust = None
-    footnote = "Not judged by AutoAttack."
-    if judged is not None:
-        clean, robust = (f"{100 * judged[name]:.2f}" for name in ("clean_accuracy", "robust_accuracy"))
-        footnote = f"{judged['attack']}, first {judged['samples']} of {len(made.test)} test examples."
+    footnote = "Not evaluated by AutoAttack."
+    if evaluation is not None:
+        clean, robust = (f"{100 * evaluation[name]:.2f}" for name in ("clean_accuracy", "robust_accuracy"))
+        footnote = f"{evaluation['attack']}, first {evaluation['samples']} of {len(trained.test)} test examples."
     return {
         "link": "",
         "name": "",
@@ -85,74 +86,74 @@ def model_info(made: Trained, run: Run) -> dict[str, Any]:
         "dataset": config.data.name,
         "venue": "",
         "architecture": config.model.name,
-        "eps": fraction(made.threat.epsilon),
+        "eps": fraction(trained.threat.epsilon),
         "clean_acc": clean,
         "reported": robust,
         "autoattack_acc": robust,
         "footnote": footnote,
         "unreliable": False,
-        "threat_model": NORMS.get(made.threat.norm, made.threat.norm),
+        "threat_model": NORMS.get(trained.threat.norm, trained.threat.norm),
     }
 
 
-def _judged(made: Trained, run: Run) -> dict[str, Any] | None:
-    """What AutoAttack said of these weights: the last `evaluate`, or the judgement at the end of training."""
+def _autoattack_result(trained: Trained, run: Run) -> dict[str, Any] | None:
+    """The AutoAttack result of these weights: of the last `sparring evaluate`, or of the end of training."""
     evaluation = run.read_json("evaluation.json") or {}
     final = run.read_json("summary.json") or {}
-    of_last = f"step-{final.get('steps', -1):09d}" == made.checkpoint.name
-    found = [evaluation] if made.named().items() <= evaluation.items() else []
-    if made.config.evaluation.weights == "ema":
+    of_last = f"step-{final.get('steps', -1):09d}" == trained.checkpoint.name
+    found = [evaluation] if trained.named().items() <= evaluation.items() else []
+    if trained.config.evaluation.weights == "ema":
         final |= {name: final.get(f"ema_{name}") for name in ("clean_accuracy", "robust_accuracy")}
     found += [final] if of_last else []
     return next((each for each in found if str(each.get("attack")).startswith("AutoAttack")), None)
 
 
 def fraction(epsilon: float) -> str:
-    """0.3 as it is, 8/255 as such."""
+    """The radius as RobustBench writes it: 0.3, or 8/255."""
     text, count = f"{epsilon:g}", round(epsilon * 255)
     return f"{count}/255" if float(text) != epsilon and abs(count / 255 - epsilon) < 1e-6 else text
 
 
-def _weights(made: Trained) -> dict[str, torch.Tensor]:
+def _weights(trained: Trained) -> dict[str, torch.Tensor]:
     return {
         name: tensor.detach().clone(memory_format=torch.contiguous_format)
-        for name, tensor in made.model.state_dict().items()
+        for name, tensor in trained.model.state_dict().items()
     }
 
 
-def _metadata(made: Trained, run: Run) -> dict[str, str]:
-    """What is needed to build the model again; safetensors takes text alone."""
-    config = made.config
+def _metadata(trained: Trained, run: Run) -> dict[str, str]:
+    """What is needed to rebuild the model; safetensors stores only strings."""
+    config = trained.config
     return {
         "format": "pt",
         "sparring": version("sparring"),
         "run": run.path.name,
-        **made.named(),
+        **trained.named(),
         "model": config.model.name,
-        "shape": json.dumps(made.test.shape),
-        "classes": str(made.test.classes),
+        "shape": json.dumps(trained.test.shape),
+        "classes": str(trained.test.classes),
         "dataset": config.data.name,
-        "norm": made.threat.norm,
-        "epsilon": str(made.threat.epsilon),
+        "norm": trained.threat.norm,
+        "epsilon": str(trained.threat.epsilon),
         "input": "float32 in [0, 1]; normalisation is inside the model",
     }
 
 
-def _onnx(made: Trained, path: Path) -> None:
-    """Write and try it: a model that answers otherwise is not handed out."""
+def _onnx(trained: Trained, path: Path) -> None:
+    """Write the ONNX model and compare its logits with torch's; a model that differs is refused."""
     try:
         import onnxruntime
-        import onnxscript  # noqa: F401 (torch's exporter needs it, and would say so in a traceback)
+        import onnxscript  # noqa: F401 (torch's exporter needs it; without this it would fail with a traceback)
     except ImportError as error:
         raise SparringError(
             f"--format onnx: {error.name} is not installed. pip install 'sparring[export]', or use --format "
             f"safetensors."
         ) from error
-    x = scaled(made.test.images(torch.arange(min(2, len(made.test)))))
+    x = scaled(trained.test.images(torch.arange(min(2, len(trained.test)))))
     x = x if len(x) > 1 else x.repeat(2, 1, 1, 1)  # a batch of one would become part of the graph
-    with frozen(made.model), redirect_stdout(None):
+    with frozen(trained.model), redirect_stdout(None):
         torch.onnx.export(
-            made.model,
+            trained.model,
             (x,),
             path,
             input_names=["images"],
@@ -163,15 +164,15 @@ def _onnx(made: Trained, path: Path) -> None:
             verbose=False,
         )
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        some = scaled(made.test.images(torch.arange(min(7, len(made.test)))))
+        some = scaled(trained.test.images(torch.arange(min(7, len(trained.test)))))
         with torch.no_grad():
-            expected = made.model(some)
-    answer = torch.from_numpy(session.run(None, {"images": some.numpy()})[0])
-    gap, size = float((answer - expected).abs().max()), float(expected.abs().max())
-    if not gap <= AGREES * max(size, 1.0):
+            expected = trained.model(some)
+    logits = torch.from_numpy(session.run(None, {"images": some.numpy()})[0])
+    gap, size = float((logits - expected).abs().max()), float(expected.abs().max())
+    if not gap <= TOLERANCE * max(size, 1.0):
         raise SparringError(
-            f"--format onnx: the model's logits differ by {gap:.3g} from the run's (largest logit {size:.3g}): "
-            f"nothing was written. Use --format safetensors, and tell us the model."
+            f"--format onnx: the ONNX model's logits differ by {gap:.3g} from torch's (largest logit {size:.3g}), so "
+            f"nothing was written. Use --format safetensors, and please report the model."
         )
 
 
@@ -183,7 +184,7 @@ def _require_free(path: Path) -> None:
 
 
 def _write(path: Path, fill: Callable[[Path], Any]) -> None:
-    """The whole file appears at once, and never over another."""
+    """Write a file atomically, and never over an existing one."""
     with _beside(path) as partial:
         fill(partial)
         try:

@@ -1,7 +1,7 @@
-"""A queue's server for other hosts: `sparring serve-queue`, beside the head of a Ray cluster.
+"""A queue server for other hosts: `sparring serve-queue`, next to the head of a Ray cluster.
 
-It is the embedded server on a port and an address that are known beforehand, with a password that a file holds.
-It ends with Ray's head: `ray down` stops Ray and nothing else on a host that stays.
+It is the embedded server with a fixed port and address, and a password from a file. It ends together with Ray's head,
+because on a host that stays up `ray down` stops only Ray.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sparring.machine.signals import stopping_on_signals
 from sparring.queue.connection import connect, read_password
 from sparring.queue.server import EmbeddedServer
 
-LOOK_EVERY_S = 1.0
+POLL_S = 1.0
 START_S = 30.0
 BESIDE_S = 120.0
 FREE_S = 15.0
@@ -32,61 +32,63 @@ _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 @dataclass(frozen=True)
 class Serving:
-    """What `serve` is asked for: it listens on `address` beside the loopback; `maxmemory` in bytes."""
+    """Settings of `serve`. It listens on `address` and on the loopback; `maxmemory` is in bytes."""
 
     port: int
     address: str
     maxmemory: int
     password_file: Path
     beside_port: int | None
-    """Port of a server on the same host (Ray's head) that this one ends with."""
+    """Port of a server on the same host (Ray's head); this server ends when that one does."""
 
     @property
     def url(self) -> str:
-        """Where other hosts reach it; the password is apart."""
+        """The URL for other hosts, without the password."""
         return f"redis://{self.address}:{self.port}/0"
 
 
-def serve(wanted: Serving) -> None:
-    """Serve until told to stop, or until nothing listens on `wanted.beside_port` any more.
+def serve(settings: Serving) -> None:
+    """Serve until a signal stops it, or until nothing listens on `settings.beside_port` any more.
 
     Raises:
         SparringError: the server did not start, or died.
     """
-    password, stopped = _password(wanted.password_file), Event()
+    password, stopped = _password(settings.password_file), Event()
     with stopping_on_signals(lambda reason: stopped.set()):
-        _until_free(wanted.port, stopped)
+        _until_free(settings.port, stopped)
         if stopped.is_set():
             return
-        with EmbeddedServer(wanted.maxmemory, port=wanted.port, password=password, address=wanted.address) as server:
-            _attend(server, wanted, stopped)
+        with EmbeddedServer(
+            settings.maxmemory, port=settings.port, password=password, address=settings.address
+        ) as server:
+            _attend(server, settings, stopped)
 
 
-def _attend(server: EmbeddedServer, wanted: Serving, stopped: Event) -> None:
-    limit, seen = time.monotonic() + BESIDE_S, False
-    while not stopped.wait(LOOK_EVERY_S):
+def _attend(server: EmbeddedServer, settings: Serving, stopped: Event) -> None:
+    limit, was_up = time.monotonic() + BESIDE_S, False
+    while not stopped.wait(POLL_S):
         if not server.alive:
-            raise SparringError(f"the server on port {wanted.port} has died; start it again.")
-        if wanted.beside_port is None:
+            raise SparringError(f"the server on port {settings.port} has died; start it again.")
+        if settings.beside_port is None:
             continue
-        there = listens(wanted.address, wanted.beside_port)
-        if seen and not there:
+        is_up = listens(settings.address, settings.beside_port)
+        if was_up and not is_up:
             return
-        seen = seen or there
-        if not seen and time.monotonic() > limit:
+        was_up = was_up or is_up
+        if not was_up and time.monotonic() > limit:
             raise SparringError(
-                f"--beside-port {wanted.beside_port}: nothing has listened there for {BESIDE_S:.0f} s. Start Ray's "
+                f"--beside-port {settings.beside_port}: nothing has listened there for {BESIDE_S:.0f} s. Start Ray's "
                 f"head on that port right after this server."
             )
 
 
-def serve_detached(wanted: Serving, arguments: list[str], log: Path) -> None:
-    """Start `serve` in a session of its own and wait until it answers; its output goes to `log`.
+def serve_detached(settings: Serving, arguments: list[str], log: Path) -> None:
+    """Start `serve` in a background process and wait until the server answers; output goes to `log`.
 
     Raises:
-        SparringError: it ended, or did not answer in time.
+        SparringError: the server ended, or did not answer in time.
     """
-    password = _password(wanted.password_file)
+    password = _password(settings.password_file)
     with log.open("w") as output:
         child = subprocess.Popen(
             [sys.executable, "-m", "sparring", *arguments],
@@ -98,30 +100,30 @@ def serve_detached(wanted: Serving, arguments: list[str], log: Path) -> None:
     limit = time.monotonic() + START_S
     while time.monotonic() < limit:
         if child.poll() is not None:
-            said = log.read_text().strip().splitlines() or ["it said nothing"]
-            raise SparringError(f"the queue's server did not start: {said[-1].removeprefix('sparring: ')}")
-        with contextlib.suppress(Exception), connect(f"redis://127.0.0.1:{wanted.port}/0", password, 2.0) as client:
+            output_lines = log.read_text().strip().splitlines() or ["it printed nothing"]
+            raise SparringError(f"the queue's server did not start: {output_lines[-1].removeprefix('sparring: ')}")
+        with contextlib.suppress(Exception), connect(f"redis://127.0.0.1:{settings.port}/0", password, 2.0) as client:
             client.ping()
             return
         time.sleep(0.1)
     child.terminate()
-    raise SparringError(f"the queue's server did not answer on port {wanted.port} within {START_S:.0f} s; see {log}.")
+    raise SparringError(f"the queue's server did not answer on port {settings.port} within {START_S:.0f} s; see {log}.")
 
 
 def bytes_of_size(text: str) -> int:
     """`512mb`, `4gb` or a number of bytes, as Redis writes them.
 
     Raises:
-        UsageError: it is no size.
+        UsageError: `text` is not a size.
     """
     match = re.fullmatch(r"(\d+)([kmg]?)b?", text.lower())
     if match is None or int(match[1]) == 0:
-        raise UsageError(f"--maxmemory {text}: no size. Give bytes, or a number with mb or gb, for example 4gb.")
+        raise UsageError(f"--maxmemory {text}: not a size. Give bytes, or a number with mb or gb, for example 4gb.")
     return int(match[1]) * _UNITS[match[2]]
 
 
 def _password(path: Path) -> str:
-    """The file's content; a random one is written, for its owner only, where there is no file."""
+    """The password in the file. If there is no file, it is created with a random password, readable by its owner."""
     path = path.expanduser()
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
@@ -132,14 +134,14 @@ def _password(path: Path) -> str:
 
 
 def _until_free(port: int, stopped: Event) -> None:
-    """A predecessor that ends with an earlier Ray may still be about to go."""
+    """Wait for the server of an earlier Ray cluster, which may still be stopping."""
     limit = time.monotonic() + FREE_S
     while listens("127.0.0.1", port) and time.monotonic() < limit and not stopped.wait(0.2):
         pass
 
 
 def listens(host: str, port: int) -> bool:
-    """False only where the connection is refused: a slow answer is none."""
+    """Whether something listens there. False only if the connection is refused; a timeout counts as listening."""
     try:
         socket.create_connection((host, port), timeout=2).close()
     except ConnectionRefusedError:

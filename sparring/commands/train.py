@@ -36,7 +36,6 @@ from sparring.errors import RollBack, SparringError, UsageError
 from sparring.machine.logs import to_file
 from sparring.machine.memory import keep_freed_memory
 from sparring.machine.signals import stopping_on_signals
-from sparring.models.arrays import size_bytes
 from sparring.models.starting import not_fresh
 from sparring.observe.discovery import announced, reachable
 from sparring.observe.exporter import Exporter
@@ -48,6 +47,7 @@ from sparring.trainer import checkpoints
 from sparring.trainer.evaluating import evaluate_on_test
 from sparring.trainer.experiment import Experiment, Live, build_experiment
 from sparring.trainer.session import Session
+from sparring.trainer.training_state import keep_frozen
 
 log = logging.getLogger(__name__)
 STATE_FILE_EVERY_S = 1.0
@@ -245,7 +245,7 @@ def _execute(
             from sparring.engines.ray import driver as ray_engine
             from sparring.queue.opening import open_queue
 
-            queue = stack.enter_context(open_queue(config, experiment.training.shape, size_bytes(experiment.model)))
+            queue = stack.enter_context(open_queue(config, experiment.training.shape, experiment.snapshot_bytes))
         exporter = None
         if config.metrics.enabled:
             exporter = stack.enter_context(Exporter(config.metrics.bind, config.metrics.port, latest.read))
@@ -260,6 +260,7 @@ def _execute(
         if starts and (not_fresh(config.model) or live.model is not None):
             run.initial.mkdir()
             checkpoints.save_weights(run.initial, experiment.model)
+        keep_frozen(run, experiment.helper)
         if exporter is not None:
             address = reachable(config.metrics.bind, exporter.port)
             run.write_json("metrics.json", {"url": f"http://{address}/metrics"})

@@ -33,7 +33,7 @@ from sparring.config.loading import (
     with_absolute_paths,
 )
 from sparring.config.schema import (
-    MOST_WORKERS,
+    MAX_WORKERS,
     AllocatorSettings,
     AttackSettings,
     AugmixSettings,
@@ -64,7 +64,7 @@ from sparring.config.schema import (
 )
 
 __all__ = [
-    "MOST_WORKERS",
+    "MAX_WORKERS",
     "NAMED",
     "SHORT_NAMES",
     "AllocatorSettings",

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-MOST_WORKERS = 10_000
+MAX_WORKERS = 10_000
 
 
 class Settings(BaseModel):
@@ -387,7 +387,7 @@ class DdpSettings(Settings):
 
 
 class WorkersSettings(Settings):
-    count: int = setting(2, "workers", ge=0, le=MOST_WORKERS)
+    count: int = setting(2, "workers", ge=0, le=MAX_WORKERS)
     """Number of workers: Ray actors that attack."""
     num_gpus: float = setting(0.0, "GPUs per worker", ge=0)
     """GPUs that Ray reserves per worker. With a fraction several workers share a GPU."""

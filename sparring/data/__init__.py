@@ -1,4 +1,4 @@
-"""What is trained on: any process rebuilds the same example from its index."""
+"""Datasets: any process rebuilds the same example from its index."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Seeded augmentation by example: the same (seed, epoch, index) gives the same image in any process and batch."""
+"""Seeded augmentation per example: the same (seed, epoch, index) gives the same image in any process and batch."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 PADDING = 4
-FRAMING_DRAWS = 3  # the first of the numbers that framing draws, after those below
+FRAMING_DRAWS = 3  # number of the first random number that the framing uses; `augment` uses those before it
 Draws = np.ndarray[Any, np.dtype[np.uint64]]
 
 
 def draws(seed: int, epoch: int, indices: Tensor, number: int) -> Draws:
-    """uint64 [N]: the `number`-th random number of every example, by splitmix64 of its key."""
+    """uint64 [N]: random number `number` of every example, by splitmix64 of (seed, epoch, index, number)."""
     with np.errstate(over="ignore"):
         value: Draws = _mix(np.full(len(indices), seed, np.uint64))
         for part in (np.uint64(epoch), indices.numpy().astype(np.uint64), np.uint64(number)):
@@ -24,9 +24,9 @@ def draws(seed: int, epoch: int, indices: Tensor, number: int) -> Draws:
 
 
 def augment(images: Tensor, name: str, *, seed: int, epoch: int, indices: Tensor) -> Tensor:
-    """uint8 [N, C, H, W] -> the same, augmented by `crop` (pad by 4, cut at random) or `crop_flip` (mirror too).
+    """Augment images, uint8 [N, C, H, W], to the same shape: `crop` pads by 4 and crops; `crop_flip` mirrors too.
 
-    Of `resized_crop_flip` it mirrors: the crop is the framing's, which has the image as it is on disk.
+    For `resized_crop_flip` this function only mirrors; the framing does the crop, on the image in its original size.
     """
     if name == "none":
         return images

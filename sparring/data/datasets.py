@@ -1,4 +1,4 @@
-"""One small interface: length, images and labels by index."""
+"""The Dataset interface (length, images and labels by index) and its implementations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HASHED_BYTES = 64 << 20
 
 
 class Dataset(Protocol):
-    """Images by index. `fingerprint` names the content, so that hosts can tell whether they hold the same."""
+    """Images and labels by index. `fingerprint` is a hash of the content: hosts compare it to have the same data."""
 
     shape: Shape
     classes: int
@@ -29,15 +29,15 @@ class Dataset(Protocol):
     def __len__(self) -> int: ...
 
     def images(self, indices: Tensor, framing: Framing | None = None) -> Tensor:
-        """[n, C, H, W] of the examples at `indices` (int64 [n]): of `shape`, or as `framing` shows them.
+        """The images at `indices` (int64 [n]): [n, C, H, W], of `shape` or cropped and resized by `framing`.
 
-        uint8, or float32 in [0, 1], which cannot be framed.
+        uint8, or float32 in [0, 1]. Float images cannot be framed.
         """
         ...
 
 
 class ArrayDataset:
-    """Images in memory, or in a file mapped to it. images: uint8 [N, C, H, W]; labels: int64 [N] in [0, classes)."""
+    """Images in memory or memory-mapped. images: uint8 [N, C, H, W]; labels: int64 [N] in [0, classes)."""
 
     def __init__(
         self, images: Tensor, labels: Tensor, classes: int, name: str, *, setting: str = "data.name", copy: bool = True
@@ -54,11 +54,11 @@ class ArrayDataset:
         images = self._images[indices].contiguous()
         if framing is None:
             return images
-        return torch.stack([framing.shown(to_image(image), position) for position, image in enumerate(images)])
+        return torch.stack([framing.apply(to_image(image), position) for position, image in enumerate(images)])
 
 
 class FolderDataset:
-    """torchvision's ImageFolder, decoded by index; without a framing images are brought to the first one's size."""
+    """torchvision's ImageFolder, decoded by index. Without a framing, images are resized to the size of the first."""
 
     def __init__(self, path: Path) -> None:
         from sparring.machine.torchvision_import import torchvision
@@ -68,8 +68,8 @@ class FolderDataset:
             self._folder: Any = torchvision().datasets.ImageFolder(str(path))
         except (FileNotFoundError, RuntimeError) as error:
             raise SparringError(
-                f"data.name = 'folder:{path.parent}': {path} holds no class folders with images ({error}). One folder "
-                f"per class is needed."
+                f"data.name = 'folder:{path.parent}': {path} has no class folders with images ({error}). Make one "
+                f"folder per class."
             ) from error
         self.labels = torch.tensor(self._folder.targets)
         self.class_names: list[str] = self._folder.classes
@@ -89,7 +89,7 @@ class FolderDataset:
         _, height, width = self.shape
         image = self._decoded(index)
         if framing is not None:
-            return framing.shown(image, position)
+            return framing.apply(image, position)
         if image.size != (width, height):
             image = image.resize((width, height))
         return to_tensor(image)
@@ -99,13 +99,13 @@ class FolderDataset:
             return self._folder[index][0]
         except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for damaged files
             raise SparringError(
-                f"data.name = 'folder:{self.path.parent}': {self._folder.samples[index][0]} is no image ({error}). "
-                f"Mend or remove it."
+                f"data.name = 'folder:{self.path.parent}': {self._folder.samples[index][0]} is not a readable image "
+                f"({error}). Repair or remove it."
             ) from error
 
 
 class Subset:
-    """Some examples of a dataset, numbered anew."""
+    """Some examples of a dataset, renumbered from 0."""
 
     def __init__(self, dataset: Dataset, indices: Tensor) -> None:
         self._dataset, self._indices = dataset, indices
@@ -123,7 +123,7 @@ class Subset:
 
 
 class Framed:
-    """A dataset whose images are of one size: the centred square of each, but where another framing is asked for."""
+    """A dataset whose images all have one size: the centred square of each, unless the caller gives a framing."""
 
     def __init__(self, dataset: Dataset, size: int, share: float) -> None:
         self._dataset, self._centred = dataset, Framing(size, share)
@@ -134,12 +134,12 @@ class Framed:
         return len(self._dataset)
 
     def images(self, indices: Tensor, framing: Framing | None = None) -> Tensor:
-        shown = self._centred if framing is None else replace(framing, share=self._centred.share)
-        return self._dataset.images(indices, shown)
+        framing = self._centred if framing is None else replace(framing, share=self._centred.share)
+        return self._dataset.images(indices, framing)
 
 
 class Concatenated:
-    """The examples of `first`, then those of `second`, which are of the same shape and classes."""
+    """The examples of `first`, then those of `second`. Both have the same shape and classes."""
 
     def __init__(self, first: Dataset, second: Dataset) -> None:
         self._first, self._second = first, second
@@ -166,7 +166,7 @@ class Concatenated:
 
 
 def require_bytes(dataset: Dataset, setting: str) -> None:
-    """Refuse float images for what works on uint8; `setting` names it and begins the error.
+    """Refuse a dataset of float images. `setting`: what needs uint8 images; it begins the error message.
 
     Raises:
         UsageError: the images are floats.
@@ -175,15 +175,15 @@ def require_bytes(dataset: Dataset, setting: str) -> None:
 
 
 def refuse_floats(images: Tensor, setting: str) -> None:
-    """The same of images at hand."""
+    """Refuse float images; otherwise as `require_bytes`."""
     if images.is_floating_point():
         raise UsageError(
-            f"{setting} works on uint8 images, and the data hold floats. Give them as uint8 in 0..255, or do without."
+            f"{setting} needs uint8 images, but the data have float images. Give uint8 in 0..255, or unset it."
         )
 
 
 def check_arrays(images: Tensor, labels: Tensor, classes: int, name: str, setting: str = "data.name") -> None:
-    """Refuse what is no image data.
+    """Check arrays of images and labels.
 
     Raises:
         SparringError: wrong type, rank or count, no examples, or labels outside the classes.
@@ -199,7 +199,7 @@ def check_arrays(images: Tensor, labels: Tensor, classes: int, name: str, settin
             f"channels are needed. Store them as N x H x W or N x H x W x C."
         )
     if len(images) == 0:
-        raise SparringError(f"{setting} = {name!r} holds no examples.")
+        raise SparringError(f"{setting} = {name!r} has no examples. Give data with at least one.")
     if len(images) != len(labels):
         raise SparringError(
             f"{setting} = {name!r}: {len(images)} images and {len(labels)} labels; one label for each image is needed."
@@ -213,14 +213,14 @@ def check_arrays(images: Tensor, labels: Tensor, classes: int, name: str, settin
 
 
 def split_holdout(dataset: Dataset, holdout: int) -> tuple[Dataset, Dataset]:
-    """Training part and held-out part, the same in every run: runs of other seeds are judged by the same images.
+    """Split into a training part and a held-out part. The split is the same for every seed, so that runs compare.
 
     Raises:
-        UsageError: nothing would be left to train on.
+        UsageError: no training example would be left.
     """
     if holdout >= len(dataset):
         raise UsageError(
-            f"data.holdout = {holdout} leaves nothing of {len(dataset)} training examples. Set aside fewer."
+            f"data.holdout = {holdout} leaves none of {len(dataset)} training examples. Hold out fewer examples."
         )
     if holdout == 0:
         return dataset, Subset(dataset, torch.arange(0))
@@ -229,7 +229,7 @@ def split_holdout(dataset: Dataset, holdout: int) -> tuple[Dataset, Dataset]:
 
 
 def _fingerprint(images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> str:
-    """Of all bytes of a small set, of evenly spaced examples of a large one."""
+    """Hash of all bytes of a small dataset, or of evenly spaced examples of a large one."""
     stride = max(1, -(-images.nbytes // HASHED_BYTES))
     digest = hashlib.blake2b(f"{images.shape} {stride}".encode(), digest_size=8)
     digest.update(np.ascontiguousarray(images[::stride]).data)

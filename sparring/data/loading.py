@@ -1,4 +1,4 @@
-"""The dataset that the settings name: built in, or the user's own."""
+"""Load the dataset that the settings name: a built-in one or the user's own."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SOURCES = {
 
 
 def load(settings: DataSettings, split: Split) -> Dataset:
-    """The dataset of the settings; of the training set the first `limit` examples where one is set.
+    """Load a split of the dataset; the training set is cut to `data.limit` examples.
 
     Raises:
         UsageError: no such dataset, data.root or data.size is needed, or the user's own data cannot be wrapped.
@@ -38,7 +38,7 @@ def load(settings: DataSettings, split: Split) -> Dataset:
 
 
 def prepared(dataset: Dataset, settings: DataSettings, split: Split) -> Dataset:
-    """A dataset with its images at `data.size`; of training data the first `data.limit` examples."""
+    """The dataset with images of `data.size`; training data are cut to the first `data.limit` examples."""
     _require_size(settings)
     dataset = framed(dataset, settings)
     if split == "test" or settings.limit is None or settings.limit >= len(dataset):
@@ -47,15 +47,15 @@ def prepared(dataset: Dataset, settings: DataSettings, split: Split) -> Dataset:
 
 
 def _require_size(settings: DataSettings) -> None:
-    for name, asked in (("augment", settings.augment == "resized_crop_flip"), ("phases", bool(settings.phases))):
-        if asked and settings.size is None:
+    for name, is_set in (("augment", settings.augment == "resized_crop_flip"), ("phases", bool(settings.phases))):
+        if is_set and settings.size is None:
             raise UsageError(
-                f"data.{name} = {getattr(settings, name)!r} needs data.size, the side of test images: set it."
+                f"data.{name} = {getattr(settings, name)!r} needs data.size. Set it to the test images' size."
             )
 
 
 def framed(dataset: Dataset, settings: DataSettings) -> Dataset:
-    """The dataset with its images at `data.size`, where one is set."""
+    """The dataset with images of `data.size`, if that is set."""
     if settings.size is None:
         return dataset
     require_bytes(dataset, f"data.size = {settings.size}")
@@ -75,21 +75,21 @@ def _named(settings: DataSettings, split: Split) -> Dataset:
 
 
 def _own(settings: DataSettings, factory: Callable[..., object], split: Split) -> Dataset:
-    """The user's own data; those for testing have the classes of training."""
+    """The user's own data. The number of classes is that of the training data."""
     setting = f"data.name = {settings.name!r}"
 
-    def made(which: Split) -> object:
+    def make(which: Split) -> object:
         root = {} if settings.root is None else {"root": settings.root.expanduser()}
         given = {"split": which, **root}
         if "split" not in plugins.arguments("data.name", factory, given, settings.options):
             raise UsageError(
-                f"{setting} takes no argument `split`: it is called with split='train' and with split='test'. Let it "
+                f"{setting} has no parameter `split`. It is called with split='train' and with split='test'; let it "
                 f"return the data of each."
             )
         return plugins.call("data.name", factory, given, settings.options)
 
-    data = made(split)
+    data = make(split)
     classes = declared_classes(data)
     if classes is None and split == "test":
-        classes = wrap(made("train"), setting).classes
+        classes = wrap(make("train"), setting).classes
     return wrap(data, setting, classes)

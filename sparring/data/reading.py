@@ -1,4 +1,4 @@
-"""Images and labels out of what a user's data hold: items of a torch Dataset, or arrays."""
+"""Read images and labels from a user's data: items of a torch Dataset, or arrays."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch.utils.data import ConcatDataset, Subset
 from sparring.errors import UsageError
 
 CHANNELS = (1, 3)
-SAMPLES = 32  # examples that are looked at before a run
-Reader = Callable[[Sequence[int]], Tensor]  # indices, at least one -> images, uint8 or float32 [n, C, H, W]
+SAMPLES = 32  # examples that are checked before a run
+Reader = Callable[[Sequence[int]], Tensor]  # indices (at least one) -> images, uint8 or float32 [n, C, H, W]
 
 
 class Items:
-    """Reads the items of a torch Dataset, each a pair (image, label)."""
+    """Reads a torch Dataset whose items are pairs (image, label)."""
 
     def __init__(self, data: Any, setting: str) -> None:
         self._data, self._setting = data, setting
@@ -33,7 +33,7 @@ class Items:
         return torch.stack(images)
 
     def label(self, index: int) -> int:
-        """That of one item."""
+        """The label of one item."""
         label = self._item(index)[1]
         if isinstance(label, (Tensor, np.ndarray)) and label.ndim == 0:
             label = label.item()
@@ -50,7 +50,7 @@ class Items:
     def _item(self, index: int) -> tuple[Any, Any]:
         try:
             item = self._data[index]
-        except Exception as error:  # it is the user's own code
+        except Exception as error:  # the user's own code may raise anything
             raise UsageError(
                 f"{self._setting}: example {index} of {len(self._data)} cannot be read ({type(error).__name__}: "
                 f"{error})."
@@ -63,7 +63,7 @@ class Items:
 
 
 class Arrays:
-    """Reads images that lie in one array or tensor."""
+    """Reads images from one array or tensor."""
 
     def __init__(self, images: Any, setting: str) -> None:
         self._images, self._setting = images, setting
@@ -79,7 +79,7 @@ def as_images(images: Tensor) -> Tensor:
     """uint8 or float32 [n, C, H, W] of images [n, H, W], [n, C, H, W] or [n, H, W, C].
 
     Raises:
-        ValueError: other shapes, or numbers that are neither uint8 nor floats.
+        ValueError: another shape, or a type that is neither uint8 nor float.
     """
     if images.dtype != torch.uint8:
         if not images.is_floating_point():
@@ -96,21 +96,24 @@ def as_images(images: Tensor) -> Tensor:
 
 
 def labels_of(data: object, items: Items) -> Sequence[int] | np.ndarray[Any, Any]:
-    """What the data hold as `targets` or `labels`, where a few items agree; else the labels of all items, read once."""
-    found, length = held_labels(data), len(cast(Any, data))
-    agree = found is not None and len(found) == length
-    if found is not None and agree and all(found[index] == items.label(index) for index in evenly_spaced(length)):
+    """The labels of all items, from the attribute `targets` or `labels` of the data if that agrees with some items.
+
+    Otherwise every item is read once.
+    """
+    found, length = labels_attribute(data), len(cast(Any, data))
+    complete = found is not None and len(found) == length
+    if found is not None and complete and all(found[index] == items.label(index) for index in evenly_spaced(length)):
         return found
     return [items.label(index) for index in range(length)]
 
 
-def held_labels(data: object) -> np.ndarray[Any, Any] | None:
-    """The labels that the data hold in front of all items, whole numbers [N]; None: none, or they are changed later."""
+def labels_attribute(data: object) -> np.ndarray[Any, Any] | None:
+    """The integer labels [N] in the attribute `targets` or `labels`; None without one or with a target_transform."""
     if isinstance(data, Subset):
-        inner = held_labels(data.dataset)
+        inner = labels_attribute(data.dataset)
         return None if inner is None else inner[np.asarray(data.indices, dtype=np.int64)]
     if isinstance(data, ConcatDataset):
-        parts = [part for part in map(held_labels, data.datasets) if part is not None]
+        parts = [part for part in map(labels_attribute, data.datasets) if part is not None]
         return np.concatenate(parts) if len(parts) == len(data.datasets) else None
     if getattr(data, "target_transform", None) is not None:
         return None
@@ -125,7 +128,7 @@ def held_labels(data: object) -> np.ndarray[Any, Any] | None:
 
 
 def evenly_spaced(length: int) -> list[int]:
-    """At most SAMPLES indices, the first and the last among them."""
+    """At most SAMPLES indices, including the first and the last."""
     return sorted({round(position * (length - 1) / (SAMPLES - 1)) for position in range(SAMPLES)}) if length else []
 
 

@@ -1,4 +1,4 @@
-"""The datasets that are built in: scikit-learn's digits, torchvision's, IDX files, folders and NPZ files."""
+"""The built-in datasets: scikit-learn's digits, those of torchvision, IDX files, folders and NPZ files."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ DAMAGED = (RuntimeError, OSError, ValueError, EOFError, AssertionError, LookupEr
 def digits(split: Split) -> Dataset:
     """scikit-learn's handwritten digits: real scans, 8×8 in 17 shades; 1,437 for training and 360 for testing.
 
-    The file alone is read: the import of scikit-learn would take each process of a run two seconds.
+    Only the data file is read: importing scikit-learn would cost each process of a run two seconds.
     """
     package = find_spec("sklearn")
     if package is None or package.submodule_search_locations is None:
-        raise SparringError("data.name = 'digits': scikit-learn, which holds them, is missing: install it.")
+        raise SparringError("data.name = 'digits': these data are part of scikit-learn, which is missing. Install it.")
     file = Path(package.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
     rows = np.loadtxt(file, delimiter=",", dtype=np.uint8)  # 64 shades from 0 to 16, then the label
     images = torch.from_numpy(np.round(rows[:, :-1] * (255 / 16)).astype(np.uint8)).view(-1, 1, 8, 8)
@@ -51,12 +51,12 @@ def digits(split: Split) -> Dataset:
 
 
 def mnist(split: Split, root: Path | None, download: bool) -> Dataset:
-    """60,000 and 10,000 handwritten digits, 28×28."""
+    """Handwritten digits, 28×28; 60,000 for training and 10,000 for testing."""
     return _torchvision("mnist", split, root, download)
 
 
 def fashion_mnist(split: Split, root: Path | None, download: bool) -> Dataset:
-    """60,000 and 10,000 pieces of clothing, 28×28; Debian's package of them needs no root."""
+    """Pieces of clothing, 28×28; 60,000 for training and 10,000 for testing. Debian's package of them needs no root."""
     packaged = DEBIAN_FASHION_MNIST.is_dir()
     if root is None and packaged:
         return _idx(DEBIAN_FASHION_MNIST, split, "fashion_mnist")
@@ -69,25 +69,25 @@ def fashion_mnist(split: Split, root: Path | None, download: bool) -> Dataset:
 
 
 def cifar10(split: Split, root: Path | None, download: bool) -> Dataset:
-    """50,000 and 10,000 photographs of ten classes, 3×32×32."""
+    """Photographs of ten classes, 3×32×32; 50,000 for training and 10,000 for testing."""
     return _torchvision("cifar10", split, root, download)
 
 
 def cifar100(split: Split, root: Path | None, download: bool) -> Dataset:
-    """The same of a hundred classes."""
+    """Photographs of a hundred classes, 3×32×32; 50,000 for training and 10,000 for testing."""
     return _torchvision("cifar100", split, root, download)
 
 
 def svhn(split: Split, root: Path | None, download: bool) -> Dataset:
-    """73,257 and 26,032 house numbers, 3×32×32."""
+    """House numbers, 3×32×32; 73,257 for training and 26,032 for testing."""
     return _torchvision("svhn", split, root, download)
 
 
 def _torchvision(name: str, split: Split, root: Path | None, download: bool) -> Dataset:
     if root is None:
         raise UsageError(
-            f"data.root is unset and data.name = {name!r} needs it: give the folder that holds torchvision's files, or "
-            f"that they shall be downloaded to (--data.root DIR)."
+            f"data.root is unset and data.name = {name!r} needs it. Set it to the folder that has torchvision's files, "
+            f"or into which they are downloaded (--data.root DIR)."
         )
     class_name, classes = TORCHVISION[name]
     from sparring.machine.torchvision_import import torchvision
@@ -95,20 +95,20 @@ def _torchvision(name: str, split: Split, root: Path | None, download: bool) -> 
     kind = getattr(torchvision().datasets, class_name)
     which: dict[str, Any] = {"split": split} if name == "svhn" else {"train": split == "train"}
     try:
-        made = _open(kind, root, which, download)
+        dataset = _open(kind, root, which, download)
     except DAMAGED as error:
         tried = "and it could not be downloaded" if download else "and data.download is off"
-        said = next(iter(str(error).splitlines()), type(error).__name__).strip(" :.")
+        reason = next(iter(str(error).splitlines()), type(error).__name__).strip(" :.")
         raise SparringError(
-            f"data.root = {str(root)!r} does not hold {name} {tried} ({said}). Put torchvision's files there, or set "
-            f"data.root to the folder that they were downloaded to."
+            f"data.root = {str(root)!r} does not have {name} {tried} ({reason}). Put torchvision's files there, or set "
+            f"data.root to the folder into which they were downloaded."
         ) from error
-    labels = torch.as_tensor(np.asarray(made.labels if name == "svhn" else made.targets)).long()
-    return ArrayDataset(channels_first(np.asarray(made.data), name == "svhn"), labels, classes, name)
+    labels = torch.as_tensor(np.asarray(dataset.labels if name == "svhn" else dataset.targets)).long()
+    return ArrayDataset(channels_first(np.asarray(dataset.data), name == "svhn"), labels, classes, name)
 
 
 def _open(kind: Any, root: Path, which: dict[str, Any], download: bool) -> Any:
-    """What is there is never downloaded again; a download that fails must not hide what was missing."""
+    """Open the files; download them only if they are missing."""
     try:
         return kind(str(root), download=False, **which)
     except RuntimeError:
@@ -120,45 +120,47 @@ def _open(kind: Any, root: Path, which: dict[str, Any], download: bool) -> Any:
 
 @contextmanager
 def _no_empty_folders(root: Path, class_name: str) -> Iterator[None]:
-    """A download that fails takes away the empty folders that it made."""
+    """Remove the empty folders that a failed download leaves."""
     folders = (root / class_name / "raw", root / class_name, root, *root.parents)
     missing = [folder for folder in folders if not folder.exists()]
     try:
         yield
     except BaseException:
         for folder in missing:
-            with suppress(OSError):  # it was never made, or something has come into it
+            with suppress(OSError):  # it was not created, or is not empty
                 folder.rmdir()
         raise
 
 
 def folder(split: Split, path: Path) -> Dataset:
-    """A folder of class folders for each split (torchvision's ImageFolder); `val` stands in for a missing `test`."""
+    """One folder of class folders per split (torchvision's ImageFolder). `val` is used if there is no `test`."""
     names = ("train",) if split == "train" else ("test", "val")
     for name in names:
         if (path / name).is_dir():
-            return _with_classes_of_training(FolderDataset(path / name), path / "train")
-    raise SparringError(f"data.name = 'folder:{path}': there is no {path / names[0]}. Put {' or '.join(names)} there.")
+            return _require_training_classes(FolderDataset(path / name), path / "train")
+    raise SparringError(
+        f"data.name = 'folder:{path}': there is no {path / names[0]}. Put a folder {' or '.join(names)} there."
+    )
 
 
-def _with_classes_of_training(dataset: FolderDataset, train: Path) -> FolderDataset:
-    """Labels number the class folders: other folders beside those of training would give them another meaning."""
+def _require_training_classes(dataset: FolderDataset, train: Path) -> FolderDataset:
+    """Labels are the numbers of the class folders: they agree only if all splits have the same class folders."""
     training = {each.name for each in train.glob("*") if each.is_dir()}
-    odd = sorted(training ^ set(dataset.class_names))
-    if odd:
+    different = sorted(training ^ set(dataset.class_names))
+    if different:
         raise SparringError(
-            f"data.name = 'folder:{train.parent}': {dataset.path.name} and train hold different class folders "
-            f"({', '.join(odd[:3])}). Give both a folder for each class."
+            f"data.name = 'folder:{train.parent}': {dataset.path.name} and train have different class folders "
+            f"({', '.join(different[:3])}). Give both one folder for each class."
         )
     return dataset
 
 
 def npz(split: Split, path: Path) -> Dataset:
-    """NPZ files with images and labels, one a split."""
+    """NPZ files with images and labels, one per split."""
     name = f"npz:{path}"
-    told = f"data.name = {name!r}"
-    arrays = read_npz(_npz_file(path, split, name), told)
-    train_labels = arrays[1] if split == "train" else read_npz(_npz_file(path, "train", name), told)[1]
+    setting = f"data.name = {name!r}"
+    arrays = read_npz(_npz_file(path, split, name), setting)
+    train_labels = arrays[1] if split == "train" else read_npz(_npz_file(path, "train", name), setting)[1]
     classes = int(train_labels.max()) + 1 if len(train_labels) else 0
     return ArrayDataset(arrays[0], arrays[1], classes, name)
 
@@ -169,30 +171,36 @@ def _npz_file(path: Path, split: Split, name: str) -> Path:
     found = next((each for each in candidates if each.is_file()), None)
     if found is None:
         tried = ", ".join(str(each) for each in candidates)
-        raise SparringError(f"data.name = {name!r}: no file for the {split} split; looked for {tried}.")
+        raise SparringError(f"data.name = {name!r}: no file for the {split} split. Store it as one of {tried}.")
     return found
 
 
-def read_npz(path: Path, told: str) -> tuple[Tensor, Tensor]:
-    """Images, uint8 [N, C, H, W], and labels, int64 [N], of an NPZ file; `told` begins what errors say."""
+def read_npz(path: Path, setting: str) -> tuple[Tensor, Tensor]:
+    """Images, uint8 [N, C, H, W], and labels, int64 [N], of an NPZ file; `setting` begins error messages."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            # The published sets of generated images say image and label.
-            named, labels = (arrays[one if one in arrays else f"{one}s"] for one in ("image", "label"))
-            images = channels_first(named, False)
+            # The published sets of generated images name their arrays `image` and `label`.
+            array, labels = (arrays[one if one in arrays else f"{one}s"] for one in ("image", "label"))
+            images = channels_first(array, False)
     except KeyError as error:
         raise SparringError(
-            f"{told}: {path} lacks an array ({error.args[0]}); images and labels are needed."
+            f"{setting}: {path} lacks an array ({error.args[0]}); images and labels are needed."
         ) from error
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise SparringError(f"{told}: {path} is no NPZ file of plain arrays ({error}).") from error
-    return images, whole_numbers(labels, told)
+        raise SparringError(f"{setting}: {path} is not an NPZ file of plain arrays ({error}).") from error
+    return images, integer_labels(labels, setting)
 
 
-def whole_numbers(labels: np.ndarray[Any, Any], told: str) -> Tensor:
-    """int64 [N]; refuses labels that are none."""
+def integer_labels(labels: np.ndarray[Any, Any], setting: str) -> Tensor:
+    """Labels as int64 [N].
+
+    Raises:
+        SparringError: they are not integers, or not one-dimensional.
+    """
     if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
-        raise SparringError(f"{told}: labels are {labels.dtype} of shape {labels.shape}; whole numbers, one per image.")
+        raise SparringError(
+            f"{setting}: labels are {labels.dtype} of shape {labels.shape}; one integer per image is needed."
+        )
     return torch.from_numpy(labels.astype(np.int64))
 
 
@@ -214,7 +222,7 @@ def _read_idx(path: Path, name: str) -> np.ndarray[Any, Any]:
 
 
 def channels_first(images: np.ndarray[Any, Any], already: bool) -> Tensor:
-    """[N, H, W] or [N, H, W, C] as [N, C, H, W]; other ranks are left for the check to refuse."""
+    """[N, H, W] or [N, H, W, C] as [N, C, H, W]. Other ranks are unchanged: `check_arrays` refuses them."""
     tensor = torch.from_numpy(np.ascontiguousarray(images))
     if tensor.ndim == 3:
         return tensor[:, None]

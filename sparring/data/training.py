@@ -1,4 +1,4 @@
-"""Batches of examples as a model takes them: augmented, of one size, float32 in [0, 1]."""
+"""Training batches: augmented images of one size, float32 in [0, 1]."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from sparring.data.framing import Framing, random_framing
 
 
 class TrainingSet:
-    """A dataset and how a run trains on it: any process makes the same batch from (indices, epoch).
+    """A dataset with its augmentation: any process makes the same batch from (indices, epoch).
 
     Args:
-        augment: as data.augment.
-        seed: of the augmentation.
-        sizes: the side of the images by epoch; None: they stay as they are.
+        augment: a value of data.augment.
+        seed: seed of the augmentation.
+        sizes: side of the images by epoch; None: images keep their size.
     """
 
     def __init__(
@@ -38,24 +38,27 @@ class TrainingSet:
         return len(self.dataset)
 
     def images(self, indices: Tensor, framing: Framing | None = None) -> Tensor:
-        """Those of the dataset, before augmentation."""
+        """The images of the dataset, before augmentation."""
         return self.dataset.images(indices, framing)
 
     def batch(self, indices: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
-        """As `epoch` trains on the examples at `indices` (int64 [n]): float32 [n, C, H, W] in [0, 1] and int64 [n]."""
+        """Images and labels of the examples at `indices` (int64 [n]), augmented for `epoch`.
+
+        float32 [n, C, H, W] in [0, 1] and int64 [n].
+        """
         size = self.sizes(epoch)
         return batch(self.dataset, indices, augment=self.augment, seed=self.seed, epoch=epoch, size=size)
 
 
 def training_set(config: Config, dataset: Dataset) -> TrainingSet:
-    """The dataset as a run by `config` trains on it."""
+    """The dataset with the augmentation of `config`."""
     return TrainingSet(dataset, config.data.augment, config.train.seed, partial(image_size, config))
 
 
 def batch(
     dataset: Dataset, indices: Tensor, *, augment: str, seed: int, epoch: int, size: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The examples at `indices` (int64 [n]): float32 [n, C, H, W] in [0, 1] and int64 [n].
+    """Images, float32 [n, C, H, W] in [0, 1], and labels, int64 [n], of the examples at `indices` (int64 [n]).
 
     Args:
         size: H and W; by default those of the dataset.
@@ -68,5 +71,5 @@ def batch(
 
 
 def scaled(images: Tensor) -> Tensor:
-    """float32 in [0, 1] of a dataset's images: bytes are divided by 255, floats stay as they are."""
+    """Images as float32 in [0, 1]: uint8 is divided by 255, floats are not changed."""
     return images.to(torch.float32) if images.is_floating_point() else images.to(torch.float32).div_(255)

@@ -1,4 +1,4 @@
-"""Data of the user's own, read by index as ours are: torch Datasets and DataLoaders, pairs of arrays."""
+"""The user's own data as a Dataset: torch Datasets and DataLoaders, pairs of arrays."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ INTERFACE = ("shape", "classes", "fingerprint", "labels", "images")
 
 
 def wrap(data: object, setting: str, classes: int | None = None) -> Dataset:
-    """`data` as a Dataset: images, uint8 or float32 in [0, 1], and labels by index.
+    """Make a Dataset of `data`: images (uint8, or float32 in [0, 1]) and labels by index.
 
     Args:
         data: a torch Dataset whose items are (image, label); a DataLoader of one; a pair (images, labels) of arrays or
-            tensors; or an object with the interface of our Dataset, which is returned as it is. Images are [H, W],
-            [C, H, W] or [H, W, C] with 1 or 3 channels, uint8 or floats in [0, 1], or PIL images.
-        setting: what errors begin with, such as `data.name = 'mydata.py:make'`.
-        classes: how many there are; by default what the data declare, else the greatest label and one.
+            tensors; or an object with the interface of sparring's Dataset, which is returned unchanged. Images are
+            [H, W], [C, H, W] or [H, W, C] with 1 or 3 channels, uint8 or floats in [0, 1], or PIL images.
+        setting: beginning of error messages, such as `data.name = 'mydata.py:make'`.
+        classes: number of classes; by default what the data declare, else the largest label + 1.
 
     Raises:
-        UsageError: it is no such data, or images or labels are not what they should be.
+        UsageError: `data` is of another kind, or its images or labels are not as described.
     """
     if all(hasattr(data, name) for name in INTERFACE):
         return _checked(cast(Dataset, data), setting)
@@ -52,15 +52,15 @@ def wrap(data: object, setting: str, classes: int | None = None) -> Dataset:
         return Wrapped(Arrays(images, setting), len(images), labels, classes, setting)
     if not hasattr(data, "__getitem__") or not hasattr(data, "__len__") or isinstance(data, tuple):
         raise UsageError(
-            f"{setting}: a {type(data).__name__} is no data. Give a torch Dataset with a length and items (image, "
-            f"label) by index, or a pair of arrays (images, labels)."
+            f"{setting}: a {type(data).__name__} cannot be used as data. Give a torch Dataset with a length and items "
+            f"(image, label) by index, or a pair of arrays (images, labels)."
         )
     items = Items(data, setting)
     return Wrapped(items, len(data), labels_of(data, items), classes or declared_classes(data), setting)
 
 
 def declared_classes(data: object) -> int | None:
-    """How many classes the data say they have: `classes` is a number, or a list of names as in torchvision."""
+    """The number of classes that the data declare in `classes`: a number, or a list of names as in torchvision."""
     if isinstance(data, (DataLoader, Subset)):
         return declared_classes(data.dataset)
     if isinstance(data, ConcatDataset):
@@ -72,7 +72,7 @@ def declared_classes(data: object) -> int | None:
 
 
 class Wrapped:
-    """Images that are read when they are asked for, and checked each time; a few of them before the first."""
+    """Images that are read on demand and checked on every read. Some are read and checked at once."""
 
     def __init__(self, read: Reader, length: int, labels: Any, classes: int | None, setting: str) -> None:
         self._read, self._setting = read, setting
@@ -85,8 +85,8 @@ class Wrapped:
         self._check(images)
         if not torch.equal(images, read(samples)):
             raise UsageError(
-                f"{setting}: images are others when they are read again, so that no two processes would have the same. "
-                f"Take the random transform out of the data and use data.augment."
+                f"{setting}: the same image differs when it is read again, so processes would train on different "
+                f"images. Remove the random transform from the data and use data.augment."
             )
         self.fingerprint = _fingerprint(self.labels, images)
 
@@ -94,7 +94,7 @@ class Wrapped:
         return len(self.labels)
 
     def images(self, indices: Tensor, framing: Framing | None = None) -> Tensor:
-        """uint8 or float32 [n, C, H, W]; only uint8 images can be framed."""
+        """Images, uint8 or float32 [n, C, H, W]. Only uint8 images can be framed."""
         if len(indices) == 0:
             return torch.empty(0, *self.shape, dtype=self._dtype)
         images = self._read(indices.tolist())
@@ -102,7 +102,7 @@ class Wrapped:
         if framing is None:
             return images
         refuse_floats(images, f"{self._setting}: data.size")
-        return torch.stack([framing.shown(to_image(image), position) for position, image in enumerate(images)])
+        return torch.stack([framing.apply(to_image(image), position) for position, image in enumerate(images)])
 
     def _check(self, images: Tensor) -> None:
         if images.shape[1:] != self.shape or images.dtype != self._dtype:
@@ -115,62 +115,62 @@ class Wrapped:
 
 
 def check_range(images: Tensor, setting: str) -> None:
-    """Refuse float images that are not in [0, 1], and say what they look like.
+    """Check that float images are in [0, 1].
 
     Raises:
-        UsageError: there is a NaN or a value outside.
+        UsageError: there is a NaN or a value outside; the message says what the images look like.
     """
     low, high = (float(value) for value in images.aminmax())
     if low >= 0 and high <= 1:
         return
     if low != low:
-        raise UsageError(f"{setting}: images hold NaN. Remove or mend them.")
+        raise UsageError(f"{setting}: images contain NaN. Remove or repair them.")
     if low >= 0 and high <= 255:
         remedy = "They look like bytes: give them as uint8, or divide by 255"
     else:
         remedy = (
-            "They look normalised: leave them in [0, 1] and let the model normalise (sparring.Normalize in it, or "
-            "data.mean and data.std)"
+            "They look normalised: leave them in [0, 1] and let the model normalise them (sparring.Normalize inside "
+            "the model, or data.mean and data.std)"
         )
-    raise UsageError(f"{setting}: images go from {low:.4g} to {high:.4g}; floats must be in [0, 1]. {remedy}.")
+    raise UsageError(f"{setting}: images range from {low:.4g} to {high:.4g}; floats must be in [0, 1]. {remedy}.")
 
 
 def _labels(labels: Any, length: int, classes: int | None, setting: str) -> Tensor:
-    """int64 [length]; refuses others than 0..classes-1."""
+    """Labels as int64 [length], checked to be in 0..classes-1."""
     if length == 0:
-        raise UsageError(f"{setting} holds no examples.")
+        raise UsageError(f"{setting} has no examples. Give data with at least one.")
     array = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
     if array.shape != (length,) or not np.issubdtype(array.dtype, np.integer):
         raise UsageError(
-            f"{setting}: labels are {array.dtype} of shape {array.shape}; whole numbers of shape ({length},) are "
-            f"needed, one for each image."
+            f"{setting}: labels are {array.dtype} of shape {array.shape}; integers of shape ({length},) are needed, "
+            f"one for each image."
         )
     low, high = int(array.min()), int(array.max())
     if low < 0 or (classes is not None and high >= classes):
         known = "" if classes is None else f", and there are {classes} classes"
-        raise UsageError(f"{setting}: labels go from {low} to {high}{known}. Number the classes from 0.")
+        raise UsageError(f"{setting}: labels range from {low} to {high}{known}. Number the classes from 0.")
     return torch.from_numpy(array.astype(np.int64))
 
 
 def _of_loader(loader: DataLoader[Any], setting: str) -> object:
-    """The loader's dataset; batches, order and processes are the run's affair."""
+    """The loader's dataset. Its batch size, order and processes are not used: the run makes its own batches."""
     plain = isinstance(loader.sampler, (SequentialSampler, RandomSampler))
     plain = plain and (loader.batch_sampler is None or type(loader.batch_sampler) is BatchSampler)
     if not plain or len(cast(Sized, loader.sampler)) != len(cast(Sized, loader.dataset)):
         raise UsageError(
-            f"{setting}: the DataLoader's sampler chooses among the examples, which a run would not see. Give the "
+            f"{setting}: the DataLoader's sampler selects examples, and a run does not use the sampler. Give the "
             f"Dataset, or a torch.utils.data.Subset of it."
         )
     if loader.collate_fn not in (default_collate, default_convert):
         raise UsageError(
-            f"{setting}: the DataLoader has a collate_fn of its own, which a run would not see. Give a Dataset whose "
-            f"items are (image, label)."
+            f"{setting}: the DataLoader has its own collate_fn, and a run does not use it. Give a Dataset whose items "
+            f"are (image, label)."
         )
     return loader.dataset
 
 
 def _checked(data: Dataset, setting: str) -> Dataset:
-    """An object with our own interface, once its first image and its labels have been looked at."""
+    """An object with the Dataset interface, after a check of its labels and its first image."""
     if not isinstance(data.labels, Tensor) or data.labels.dtype != torch.int64:
         raise UsageError(f"{setting}: labels must be a tensor, int64 [{len(data)}].")
     _labels(data.labels, len(data), data.classes, setting)
@@ -179,7 +179,7 @@ def _checked(data: Dataset, setting: str) -> Dataset:
     if not known or images.shape != (1, *data.shape):
         found = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
         raise UsageError(
-            f"{setting}: images() gives {found} for one index; uint8 or float32 {(1, *data.shape)} is needed."
+            f"{setting}: images() returns {found} for one index; uint8 or float32 {(1, *data.shape)} is needed."
         )
     if images.is_floating_point():
         check_range(images, setting)

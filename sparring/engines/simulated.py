@@ -13,7 +13,7 @@ import copy
 from collections import deque
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparring.config import SimulatedSettings
 from sparring.models.forward import for_training
@@ -30,8 +30,9 @@ def run(session: Session, experiment: Experiment, resumed: Checkpoint | None) ->
     learner, settings = session.learner, experiment.config.simulated
     attacker = Attacker(experiment, settings.staleness)
     session.training.register("simulated", attacker, resumed)
+    trained = _networks(learner.model, experiment.changing_helper)
     for step in session.steps(resumed):
-        attacker.remember(learner.step, learner.model.state_dict(), learner.controls())
+        attacker.remember(learner.step, trained.state_dict(), learner.controls())
         remedies = session.staleness.remedies
         exactly = settings.model_copy(update={"staleness": remedies.depth})
         shards = [attacker.attack(key, learner.step, exactly, session) for key in step.keys]
@@ -43,13 +44,15 @@ def run(session: Session, experiment: Experiment, resumed: Checkpoint | None) ->
 
 
 class Attacker:
-    """A worker's model and the weights of the last s + 1 steps."""
+    """A worker's model, with a helper network that changes, and their weights at the last s + 1 steps."""
 
     def __init__(self, experiment: Experiment, staleness: int) -> None:
         self.experiment = experiment
         model = copy.deepcopy(experiment.model).eval().requires_grad_(False)
-        self.model = for_training(model, experiment.config.model)
-        self.context = experiment.context(self.model)
+        model = for_training(model, experiment.config.model)
+        helper = copy.deepcopy(experiment.changing_helper)
+        self.networks = _networks(model, None if helper is None else helper.eval().requires_grad_(False))
+        self.context = experiment.context(model, helper)
         self.history: deque[tuple[int, dict[str, Tensor], Controls]] = deque(maxlen=staleness + 1)
 
     def remember(self, step: int, weights: dict[str, Tensor], controls: Controls) -> None:
@@ -69,13 +72,13 @@ class Attacker:
     def attack(self, key: Key, step: int, settings: SimulatedSettings, session: Session) -> Shard:
         """Attack a ticket that is consumed at `step`; `session` gives its warm start, if there is one."""
         experiment, (version, weights, controls) = self.experiment, self._at(step, settings.staleness)
-        self.model.load_state_dict(weights)
+        self.networks.load_state_dict(weights)
         indices = experiment.plan.indices(key.epoch, key.number)
         task = Task(key, indices, start=session.start_of(key, controls.epsilon))
         work = begin(task, self.context, controls, version)
         for staleness in staleness_schedule(settings, work.steps):
             version, weights, _ = self._at(step, staleness)
-            self.model.load_state_dict(weights)
+            self.networks.load_state_dict(weights)
             work.advance(version)
         return work.shard()
 
@@ -83,6 +86,11 @@ class Attacker:
         """The remembered weights of `staleness` steps before `step`, or the oldest there are."""
         oldest = self.history[0][0]
         return self.history[max(step - staleness, oldest) - oldest]
+
+
+def _networks(model: nn.Module, helper: nn.Module | None) -> nn.ModuleDict:
+    """What an attack goes by."""
+    return nn.ModuleDict({"model": model} if helper is None else {"model": model, "helper": helper})
 
 
 def staleness_schedule(settings: SimulatedSettings, steps: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""How robust a model is: clean and attacked accuracy, always with the number of examples."""
+"""Evaluate a model: clean and robust accuracy, always with the number of examples."""
 
 from sparring.evaluation.robustness import Evaluation, attack_for, evaluate, evaluate_by
 from sparring.evaluation.views import evaluate_views

@@ -1,8 +1,8 @@
-"""AutoAttack, the field's standard ensemble without settings of its own, through the authors' package pyautoattack.
+"""AutoAttack, the field's standard parameter-free ensemble, by the authors' package pyautoattack.
 
 Croce & Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks"
-(ICML 2020, arXiv:2003.01690): APGD on cross-entropy, targeted APGD on the DLR loss, targeted FAB, Square; each attacks
-what those before it left standing.
+(ICML 2020, arXiv:2003.01690): APGD on cross-entropy, targeted APGD on the DLR loss, targeted FAB, Square. Each attacks
+only the examples that are still correct after those before it.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
 NORMS = {"linf": "Linf", "l2": "L2"}
 STANDARD_CLASSES = 10  # the standard version has 9 target classes
 SQUARE_QUERIES = 5000
-SMALLEST_SIDE = 5  # Square under L2 lays 5 tiles along a side
-PULSE_S = 1.0
+MIN_SIDE = 5  # pixels: Square under L2 places 5 tiles along a side
+PROGRESS_EVERY_S = 1.0
 BATCH = re.compile(r"(\S+) - (\d+)/(\d+) - ")  # 'apgd-ce - 1/4 - 10 out of 250 successfully perturbed'
 
 Progress = Callable[[str], None]
@@ -39,9 +39,10 @@ Predict = Callable[[Tensor], Tensor]  # images [N, C, H, W] -> logits [N, classe
 
 
 def attacks_for(classes: int) -> tuple[str, ...]:
-    """The ensemble's attacks that so many classes allow: the targeted DLR loss takes four logits, targets take three.
+    """The attacks of the ensemble that work with this number of classes.
 
-    With two classes the one target is the other class, so that untargeted FAB is the targeted one.
+    The targeted DLR loss needs four logits, targeted attacks need three. With two classes the only target is the other
+    class, so untargeted FAB is the same as targeted FAB.
     """
     if classes > 3:
         return STANDARD
@@ -49,7 +50,7 @@ def attacks_for(classes: int) -> tuple[str, ...]:
 
 
 def describe(norm: str, epsilon: float, classes: int) -> str:
-    """AutoAttack standard (apgd-ce, apgd-t, fab-t, square), linf 0.3; what fewer classes left out is not listed."""
+    """Such as `AutoAttack standard (apgd-ce, apgd-t, fab-t, square), linf 0.3`, with the attacks that were used."""
     kind = "standard" if classes >= STANDARD_CLASSES else f"for {classes} classes"
     return f"AutoAttack {kind} ({', '.join(attacks_for(classes))}), {norm} {epsilon:.4g}"
 
@@ -66,19 +67,20 @@ def autoattack(
     batch_size: int,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Which examples survive the ensemble; the model is attacked in eval mode on its own device.
+    """Which examples survive the ensemble. The model is attacked in eval mode on its own device.
 
     Args:
-        x: float32 [N, C, H, W] in [0, 1], on any device. labels: int64 [N], beside it.
-        seed: each attack on each batch starts from it, so that the answer depends on `batch_size` too.
+        x: float32 [N, C, H, W] in [0, 1], on any device. labels: int64 [N], on the same device.
+        seed: seed of each attack on each batch, so the result also depends on `batch_size`.
         progress: called with a sentence (attacks, batches and forward passes done) after each batch of each attack and
-            about once a second in between; an exception from it ends the judgement and reaches the caller.
+            about once a second in between. An exception that it raises ends the evaluation and reaches the caller.
 
     Returns:
-        bool [N], beside x: right on the clean image and after every attack.
+        bool [N], on the device of x: correct on the clean image and after every attack.
 
     Raises:
-        SparringError: the images or classes are too few for the ensemble, or it left the ball or the image box.
+        SparringError: images too small or classes too few for the ensemble, or an attacked image outside the ball or
+            outside [0, 1].
     """
     require_autoattack(x.shape, norm, classes)
     ensemble = partial(_ensemble, norm=norm, epsilon=epsilon, classes=classes, seed=seed)
@@ -98,11 +100,13 @@ def square(
     batch_size: int,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Which examples survive the Square attack alone: random search by `queries` forward passes, no gradients.
+    """Which examples survive the Square attack alone: random search with `queries` forward passes, no gradients.
 
-    Andriushchenko et al. 2020 (arXiv:1912.00049); its schedule is scaled to the queries. Otherwise as `autoattack`.
+    Andriushchenko et al. 2020 (arXiv:1912.00049). Its schedule is scaled to the queries. Otherwise as `autoattack`.
     """
-    require_room(x.shape, norm, classes, f"evaluation.square_queries = {queries}", "Set evaluation.square_queries to 0")
+    require_attackable(
+        x.shape, norm, classes, f"evaluation.square_queries = {queries}", "Set evaluation.square_queries to 0"
+    )
 
     def ensemble(predict: Predict, device: torch.device) -> AutoAttack:
         found = _custom(predict, ("square",), norm, epsilon, seed, device)
@@ -127,15 +131,15 @@ def _attacked(
     listener = _Listener(attacks, progress)
 
     def predict(images: Tensor) -> Tensor:
-        listener.pulse()
+        listener.count_pass()
         logits: Tensor = model(images)
         return logits
 
     with frozen(model), _listening(listener), _tracing_kept(), _random_state_kept(device):
-        images, answers = make(predict, device).run_standard_evaluation(x, labels, batch_size=batch_size)
+        images, predictions = make(predict, device).run_standard_evaluation(x, labels, batch_size=batch_size)
     _require_inside(images, x, norm, epsilon)
     listener.finish()
-    survivors: Tensor = answers == labels
+    survivors: Tensor = predictions == labels
     return survivors
 
 
@@ -167,53 +171,54 @@ def require_autoattack(shape: Sequence[int], norm: str, classes: int) -> None:
     Raises:
         SparringError: a norm that it does not know, or too few pixels or classes.
     """
-    require_room(shape, norm, classes, "evaluation.attack = 'autoattack'", "Set evaluation.attack to 'pgd'")
+    require_attackable(shape, norm, classes, "evaluation.attack = 'autoattack'", "Set evaluation.attack to 'pgd'")
 
 
-def require_room(shape: Sequence[int], norm: str, classes: int, setting: str, remedy: str) -> None:
+def require_attackable(shape: Sequence[int], norm: str, classes: int, setting: str, remedy: str) -> None:
     if norm not in NORMS:
         raise SparringError(
-            f"{setting} with an attack of norm {norm!r}: it knows {' and '.join(NORMS)} alone. {remedy}."
+            f"{setting} with an attack of norm {norm!r}: only {' and '.join(NORMS)} are supported. {remedy}."
         )
     if classes < 2:
         raise SparringError(
-            f"{setting} on data of {classes} class: it needs another class to lead to. {remedy}, or data.name to data "
-            f"of 2 classes or more."
+            f"{setting} on data of {classes} class: an attack needs another class as target. {remedy}, or data.name to "
+            f"data of 2 classes or more."
         )
     side = min(shape[-2:])
-    if norm == "l2" and side < SMALLEST_SIDE:
+    if norm == "l2" and side < MIN_SIDE:
         raise SparringError(
             f"{setting} with attack.norm = 'l2' on images of {side} pixels a side: the Square attack needs "
-            f"{SMALLEST_SIDE}. {remedy}."
+            f"{MIN_SIDE}. {remedy}."
         )
 
 
 def _require_inside(images: Tensor, x: Tensor, norm: str, epsilon: float) -> None:
-    """A robust accuracy under a larger threat than asked for would be no robust accuracy."""
+    """Check that the attacked images are inside the ball and in [0, 1]: else the robust accuracy would be wrong."""
     delta = (images - x).flatten(1)
     size = float((delta.abs().amax(1) if norm == "linf" else l2_norms(delta)).max())
     low, high = float(images.min()), float(images.max())
-    limit = epsilon + 1e-6 if norm == "linf" else epsilon * (1 + 1e-5) + 1e-6  # float32 sums of thousands of squares
-    if not (size <= limit and low >= 0 and high <= 1):  # so that NaN is refused
+    limit = epsilon + 1e-6 if norm == "linf" else epsilon * (1 + 1e-5) + 1e-6  # rounding of a float32 sum of squares
+    if not (size <= limit and low >= 0 and high <= 1):  # written so that NaN is refused
         raise SparringError(
-            f"evaluation.attack = 'autoattack' went {size:.6g} far with attack.epsilon = {epsilon:.6g} ({norm}), to "
-            f"pixels in [{low:.6g}, {high:.6g}]: its figure would not hold. Set evaluation.attack to 'pgd'."
+            f"evaluation.attack = 'autoattack' made perturbations of norm {size:.6g} with attack.epsilon = "
+            f"{epsilon:.6g} ({norm}), and pixels in [{low:.6g}, {high:.6g}]: its robust accuracy would be wrong. Set "
+            f"evaluation.attack to 'pgd'."
         )
 
 
 class _Listener(logging.Handler):
-    """Turns what the package logs into progress, and passes its warnings on, each kind once."""
+    """Turns the package's log records into progress, and logs its warnings, each kind once."""
 
     def __init__(self, attacks: tuple[str, ...], progress: Progress | None) -> None:
         super().__init__()
         self.attacks, self.progress = attacks, progress
         self.passes = self.attacks_done = 0
         self._batches = ""
-        self._told_at = time.monotonic()
+        self._reported_at = time.monotonic()
         self._warned: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """What the caller's progress raises goes through: nothing here calls handleError."""
+        """Exceptions of the caller's progress are not caught: nothing here calls handleError."""
         if record.levelno >= logging.WARNING and record.funcName not in self._warned:
             self._warned.add(str(record.funcName))
             log.warning("AutoAttack: %s", record.getMessage())
@@ -222,22 +227,22 @@ class _Listener(logging.Handler):
             ended = number == batches
             self.attacks_done = self.attacks.index(attack) + ended
             self._batches = "" if ended else f"{number} of {batches} batches of {attack}, "
-            self._tell()
+            self._report()
 
-    def pulse(self) -> None:
-        """One batch under Square can take minutes: its caller may want to stop within."""
+    def count_pass(self) -> None:
+        """Report within a batch too: under Square one can take minutes, and the caller may want to stop."""
         self.passes += 1
-        if time.monotonic() - self._told_at >= PULSE_S:
-            self._tell()
+        if time.monotonic() - self._reported_at >= PROGRESS_EVERY_S:
+            self._report()
 
     def finish(self) -> None:
-        """Where no example is left, the remaining attacks say nothing."""
+        """Report the end: without a correct example left, the remaining attacks log nothing."""
         if self.attacks_done < len(self.attacks):
             self.attacks_done, self._batches = len(self.attacks), ""
-            self._tell()
+            self._report()
 
-    def _tell(self) -> None:
-        self._told_at = time.monotonic()
+    def _report(self) -> None:
+        self._reported_at = time.monotonic()
         if self.progress is not None:
             done = f"{self.attacks_done} of {len(self.attacks)} attacks done"
             self.progress(f"AutoAttack: {done}, {self._batches}{self.passes} forward passes")
@@ -245,7 +250,7 @@ class _Listener(logging.Handler):
 
 @contextmanager
 def _listening(listener: _Listener) -> Iterator[None]:
-    """The package logs to this listener alone."""
+    """Send the package's log records to this listener only."""
     logger = logging.getLogger("auto-attack")
     level, propagate = logger.level, logger.propagate
     logger.addHandler(listener)
@@ -261,7 +266,7 @@ def _listening(listener: _Listener) -> Iterator[None]:
 
 @contextmanager
 def _tracing_kept() -> Iterator[None]:
-    """The package's check for dynamic defences ends with sys.settrace(None): coverage and debuggers would go blind."""
+    """Restore sys.settrace: the package's check for dynamic defences removes the tracer of coverage and debuggers."""
     trace = sys.gettrace()
     try:
         yield
@@ -271,6 +276,6 @@ def _tracing_kept() -> Iterator[None]:
 
 @contextmanager
 def _random_state_kept(device: torch.device) -> Iterator[None]:
-    """The package seeds torch's global generators."""
+    """Restore torch's global generators, which the package seeds."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield

@@ -1,4 +1,4 @@
-"""`sparring.evaluate`: how robust a model of the user's own is, on data of the user's own."""
+"""`sparring.evaluate`: clean and robust accuracy of the user's own model on the user's own data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sparring.data.training import scaled
 from sparring.data.wrapping import wrap
 from sparring.errors import SparringError
 from sparring.evaluation import robustness
-from sparring.evaluation.autoattack import require_room
+from sparring.evaluation.autoattack import require_attackable
 from sparring.evaluation.robustness import Evaluation, Progress
 from sparring.models.outputs import outputs_of
 
@@ -41,15 +41,15 @@ def evaluate(
     """Clean and robust accuracy with 95 % intervals; an example is robust only if it survives every restart.
 
     Args:
-        model: logits [N, K] of float32 images in [0, 1]; it normalises inside (`sparring.Normalize`). It is evaluated
-            in eval mode on the device that it is on, and left as it was.
+        model: maps float32 images in [0, 1] to logits [N, K]; it normalises inside (`sparring.Normalize`). It is
+            evaluated in eval mode on its device and restored afterwards.
         data: a torch Dataset or DataLoader of (image, label), or a pair (images, labels); images uint8 or in [0, 1].
-        attack: "pgd", "autoattack" (Croce & Hein 2020, without steps or restarts of yours), or an attack of your own.
-        epsilon: radius of the ball in pixel intensities, such as 8/255; an attack of your own has its own.
-        norm: "linf" or "l2". steps, step_size, restarts: of PGD; step size 2.5·ε/steps by default.
-        samples: the first so many examples; by default all. classes: by default what the data say.
-        per_example: keep what became of each example in `Evaluation.verdicts`.
-        progress: called with a sentence that says how far it is.
+        attack: "pgd", "autoattack" (Croce & Hein 2020, with its own steps and restarts), or an Attack.
+        epsilon: radius of the ball in pixel intensities, such as 8/255. An Attack has its own radius.
+        norm: "linf" or "l2". steps, step_size, restarts: of PGD; the step size is 2.5·ε/steps by default.
+        samples: evaluate only the first `samples` examples; by default all. classes: by default as the data declare.
+        per_example: also return the result of each example, in `Evaluation.verdicts`.
+        progress: called with a sentence about the progress.
 
     Raises:
         ValueError: an argument is wrong; it is named.
@@ -91,11 +91,11 @@ def _require_possible(threat: Attack, dataset: Dataset, *, by_autoattack: bool) 
     require_ball(threat, x)
     if by_autoattack:
         try:
-            require_room(x.shape, threat.norm, dataset.classes, "attack = 'autoattack'", "Set attack to 'pgd'")
+            require_attackable(x.shape, threat.norm, dataset.classes, "attack = 'autoattack'", "Set attack to 'pgd'")
         except SparringError as error:
             raise ValueError(str(error)) from error
 
 
 def _require_count(name: str, count: int) -> None:
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise ValueError(f"{name} = {count!r}: a whole number from 1 on is needed.")
+        raise ValueError(f"{name} = {count!r}: an integer of at least 1 is needed.")

@@ -1,8 +1,8 @@
-"""Accuracy under the 15 common corruptions: CIFAR-10-C and -100-C from their files, or made here for any data.
+"""Accuracy under the 15 common corruptions: CIFAR-10-C and -100-C from their files, or generated for any data.
 
-Hendrycks & Dietterich 2019 (arXiv:1903.12261). The files are the benchmark. What is made here comes from the package
-imagecorruptions-imaug, which has ImageNet-C's strengths: at 32 pixels they are harder than CIFAR-10-C's, whose authors
-chose weaker ones, so that the two figures do not compare.
+Hendrycks & Dietterich 2019 (arXiv:1903.12261). The files are the benchmark. Generated corruptions come from the package
+imagecorruptions-imaug with the strengths of ImageNet-C. CIFAR-10-C has weaker strengths, so the accuracies of the two
+cannot be compared.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ CORRUPTIONS = (
 )
 SEVERITIES = (1, 2, 3, 4, 5)
 FOLDERS = {"cifar10": "CIFAR-10-C", "cifar100": "CIFAR-100-C"}
-FILE_EXAMPLES = 10_000  # of each severity, one after the other
-SMALLEST_SIDE = 32  # what the package takes
-SEEDED_BY_WORD = ("glass_blur", "impulse_noise")  # these do not draw from numpy's global state
+FILE_EXAMPLES = 10_000  # per severity, one severity after the other
+MIN_SIDE = 32  # pixels: the smallest image that the package accepts
+SEEDED_BY_ARGUMENT = ("glass_blur", "impulse_noise")  # these do not use numpy's global generator
 
 Pair = tuple[float, float]
 Array = np.ndarray[Any, np.dtype[np.uint8]]
@@ -45,7 +45,7 @@ Source = Callable[[str, int, int, int], tuple[Tensor, Tensor]]  # name, severity
 
 @dataclass(frozen=True)
 class Corrupted:
-    """Accuracy under one corruption: at each severity with Wilson's interval, and their mean."""
+    """Accuracy under one corruption: at each severity with Wilson's interval, and the mean over severities."""
 
     corruption: str
     accuracy: list[float]
@@ -56,7 +56,7 @@ class Corrupted:
 
 @dataclass(frozen=True)
 class Corruptions:
-    """Shares in [0, 1] of `samples` test examples, each seen under every corruption and severity."""
+    """Accuracies in [0, 1] on `samples` test examples, each under every corruption and severity."""
 
     source: str
     samples: int
@@ -87,28 +87,28 @@ def corruptions(
         data: the dataset's name. root: see `CorruptionsSettings`.
 
     Raises:
-        UsageError: files are asked for and these data have none.
+        UsageError: corruptions.root is set, and there are no files for these data.
         SparringError: files are missing or wrong, or the package is not installed.
     """
     total = len(test) if samples is None else min(samples, len(test))
-    source = made(test, seed) if root is None else read(_folder(root, data))
-    clean = _right(model, lambda _, __, first, last: _clean(test, first, last), "", 0, total, batch_size)
+    source = generated(test, seed) if root is None else read(_folder(root, data))
+    clean = _correct(model, lambda _, __, first, last: _clean(test, first, last), "", 0, total, batch_size)
     rows = []
     for name in CORRUPTIONS:
         cells = []
         for severity in SEVERITIES:
-            cells.append(_right(model, source, name, severity, total, batch_size))
+            cells.append(_correct(model, source, name, severity, total, batch_size))
             if progress is not None:
-                progress(f"{name}, severity {severity}: {total} test examples judged")
+                progress(f"{name}, severity {severity}: {total} test examples evaluated")
         rows.append(torch.stack(cells))
-    told = "imagecorruptions-imaug (ImageNet-C's strengths)" if root is None else FOLDERS[data]
-    return summarised(told, clean, torch.stack(rows))
+    source_name = "imagecorruptions-imaug (ImageNet-C's strengths)" if root is None else FOLDERS[data]
+    return summarised(source_name, clean, torch.stack(rows))
 
 
-def summarised(source: str, clean: Tensor, right: Tensor) -> Corruptions:
-    """clean: bool [N]; right: bool [corruptions, severities, N].
+def summarised(source: str, clean: Tensor, correct: Tensor) -> Corruptions:
+    """Accuracies of clean: bool [N], and correct: bool [corruptions, severities, N].
 
-    Means over severities count every image once: its corrupted versions are no independent samples.
+    Intervals of means count every image once, because its corrupted versions are not independent samples.
     """
     table = [
         Corrupted(
@@ -117,24 +117,24 @@ def summarised(source: str, clean: Tensor, right: Tensor) -> Corruptions:
             [interval(int(cell.sum()), len(cell)) for cell in row],
             *mean_of_images(row),
         )
-        for name, row in zip(CORRUPTIONS, right, strict=True)
+        for name, row in zip(CORRUPTIONS, correct, strict=True)
     ]
     total, count = len(clean), int(clean.sum())
-    mean, reach = mean_of_images(right.flatten(0, 1))
-    return Corruptions(source, total, count / total, interval(count, total), mean, reach, table)
+    mean, mean_interval = mean_of_images(correct.flatten(0, 1))
+    return Corruptions(source, total, count / total, interval(count, total), mean, mean_interval, table)
 
 
-def mean_of_images(right: Tensor) -> tuple[float, Pair]:
+def mean_of_images(correct: Tensor) -> tuple[float, Pair]:
     """Mean of bool [versions, N] and its 95 % interval: normal, over the means of the N images.
 
-    Where these are all alike and say nothing of their spread it is Wilson's.
+    If these means are all equal, it is Wilson's interval instead.
     """
-    images = right.double().mean(0)
+    images = correct.double().mean(0)
     mean = float(images.mean())
     if len(images) < 2 or bool((images == images[0]).all()):
         return mean, interval(round(mean * len(images)), len(images))
-    reach = 1.959964 * float(images.std(correction=1)) / math.sqrt(len(images))
-    return mean, (max(0.0, mean - reach), min(1.0, mean + reach))
+    half_width = 1.959964 * float(images.std(correction=1)) / math.sqrt(len(images))
+    return mean, (max(0.0, mean - half_width), min(1.0, mean + half_width))
 
 
 def read(folder: Path) -> Source:
@@ -150,8 +150,8 @@ def read(folder: Path) -> Source:
     return source
 
 
-def made(test: Dataset, seed: int) -> Source:
-    """Corrupted images made here; one depends on the seed, its index, corruption and severity, on nothing else."""
+def generated(test: Dataset, seed: int) -> Source:
+    """Generated corrupted images. Each depends only on the seed, its index, the corruption and the severity."""
     require_bytes(test, "sparring corruptions")
 
     def source(name: str, severity: int, first: int, last: int) -> tuple[Tensor, Tensor]:
@@ -166,17 +166,18 @@ def made(test: Dataset, seed: int) -> Source:
 
 
 def corrupt(image: Array, name: str, severity: int, seed: int) -> Array:
-    """One image uint8 [H, W, C], corrupted.
+    """Corrupt one image, uint8 [H, W, C].
 
-    Smaller sides are padded to 32 by their edge and cut again; of a grey image the first channel of the result is kept.
+    An image smaller than 32 pixels is padded with its edge values and cropped afterwards. For a grey image the first
+    channel of the result is kept.
     """
     height, width, channels = image.shape
-    top, left = (max(0, -(-(SMALLEST_SIDE - side) // 2)) for side in (height, width))
+    top, left = (max(0, -(-(MIN_SIDE - side) // 2)) for side in (height, width))
     padded = np.pad(image, ((top, top), (left, left), (0, 0)), mode="edge")
     key = seed % 2**31
-    words = {"seed": key} if name in SEEDED_BY_WORD else {}
-    with _numpy_seeded(key), redirect_stdout(sys.stderr):  # the package prints where shapes do not fit
-        done = _package().corrupt(padded, corruption_name=name, severity=severity, **words)
+    seed_argument = {"seed": key} if name in SEEDED_BY_ARGUMENT else {}
+    with _numpy_seeded(key), redirect_stdout(sys.stderr):  # the package prints when shapes do not fit
+        done = _package().corrupt(padded, corruption_name=name, severity=severity, **seed_argument)
     result: Array = done[top : top + height, left : left + width, :channels]
     return result
 
@@ -186,7 +187,7 @@ def _package() -> Any:
         import imagecorruptions
     except ImportError as error:
         raise SparringError(
-            "corruptions.root is unset and the package that makes corruptions is not installed: pip install "
+            "corruptions.root is unset, and the package that generates corruptions is not installed: pip install "
             "'sparring[corruptions]', or set corruptions.root to the folder of CIFAR-10-C."
         ) from error
     return imagecorruptions
@@ -194,7 +195,7 @@ def _package() -> Any:
 
 @contextmanager
 def _numpy_seeded(seed: int) -> Iterator[None]:
-    """The package draws from numpy's global state."""
+    """Seed numpy's global generator, which the package uses, and restore it."""
     before = np.random.get_state()
     np.random.seed(seed)
     try:
@@ -207,7 +208,7 @@ def _folder(root: Path, data: str) -> Path:
     if data not in FOLDERS:
         raise UsageError(
             f"corruptions.root = {str(root)!r} with data.name = {data!r}: files exist for {' and '.join(FOLDERS)}. "
-            f"Leave corruptions.root unset to make the corruptions here."
+            f"Leave corruptions.root unset to generate the corruptions."
         )
     folder = root.expanduser() / FOLDERS[data]
     needed = FILE_EXAMPLES * len(SEVERITIES)
@@ -215,19 +216,19 @@ def _folder(root: Path, data: str) -> Path:
         array = _array(folder / f"{name}.npy", 1 if name == "labels" else 4)
         if len(array) != needed:
             raise SparringError(
-                f"corruptions.root = {str(root)!r}: {folder / name}.npy holds {len(array)} entries; {needed} are "
-                f"needed, {FILE_EXAMPLES} of each severity. Download the files again."
+                f"corruptions.root = {str(root)!r}: {folder / name}.npy has {len(array)} entries; {needed} are "
+                f"needed, {FILE_EXAMPLES} per severity. Download the files again."
             )
     return folder
 
 
 def _array(path: Path, dimensions: int) -> Any:
-    """Mapped, not read: a file is 150 MB."""
+    """A memory-mapped array: a file has 150 MB."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise SparringError(
-            f"corruptions.root: {path} cannot be read ({error}). It shall hold CIFAR-10-C or CIFAR-100-C as published."
+            f"corruptions.root: {path} cannot be read ({error}). It must be a file of CIFAR-10-C or CIFAR-100-C."
         ) from error
     fits = array.ndim == dimensions and (
         dimensions == 1 or (array.dtype == np.uint8 and array.shape[1:] == (32, 32, 3))
@@ -245,7 +246,7 @@ def _clean(test: Dataset, first: int, last: int) -> tuple[Tensor, Tensor]:
     return test.images(indices), test.labels[indices]
 
 
-def _right(model: nn.Module, source: Source, name: str, severity: int, total: int, size: int) -> Tensor:
+def _correct(model: nn.Module, source: Source, name: str, severity: int, total: int, size: int) -> Tensor:
     device, found = device_of(model), []
     with frozen(model):
         for first in range(0, total, size):

@@ -1,7 +1,8 @@
-"""Robust accuracy against ε and against steps, and whether gradients are masked.
+"""Robust accuracy by ε and by number of steps, and tests for masked gradients.
 
-Athalye, Carlini, Wagner 2018 (arXiv:1802.00420, section 3.1): where gradients lead, more steps and a larger ball
-never help the model, a ball without limits leaves nothing standing, and a black-box attack does not beat PGD.
+Athalye, Carlini, Wagner 2018 (arXiv:1802.00420, section 3.1): with useful gradients, robust accuracy does not rise with
+more steps or a larger ball, an unbounded attack leaves no example correct, and a black-box attack is not stronger than
+PGD.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ from sparring.data import Dataset
 from sparring.evaluation.autoattack import square
 from sparring.evaluation.robustness import attack_for, batches, counted, describe, interval, outcomes
 
-EPSILONS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # of the trained ε
+EPSILONS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # relative to the trained ε
 STEPS = (1, 2, 5, 10, 20, 50, 100)
-LEVEL = 0.01  # of each family of tests, shared among its pairs (Bonferroni)
-UNLIMITED_LEAVES = 0.01  # share of examples that an attack without limits may leave
+LEVEL = 0.01  # significance level of each family of tests, divided by its number of pairs (Bonferroni)
+UNBOUNDED_ACCURACY = 0.01  # accuracy that an unbounded attack may leave
 RULE = (
-    "A stronger attack must not leave more standing: exact sign test on the same examples, one-sided, at 0.01 over the "
-    "number of pairs compared; without limits the lower end of the 95 % interval must not exceed 1 %."
+    "Rule: a stronger attack must not leave a higher accuracy (exact one-sided sign test on the same examples, at 0.01 "
+    "divided by the number of pairs), and under an unbounded attack the lower end of the 95 % interval must not exceed "
+    "1 %."
 )
 
 Progress = Callable[[str], None]
@@ -46,7 +48,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Curves:
-    """Two curves over the same `samples` test examples, the black-box attack's point, and what looks masked."""
+    """Two curves on the same `samples` test examples, the point of the black-box attack, and warnings."""
 
     norm: str
     trained_epsilon: float
@@ -69,84 +71,89 @@ def curves(
     seed: int,
     progress: Progress | None = None,
 ) -> Curves:
-    """Attack the first `settings.samples` examples by a grid of ε (at `settings.steps`) and one of steps (at ε).
+    """Attack the first `settings.samples` examples with a grid of ε (at `settings.steps`) and a grid of steps (at ε).
 
-    Step sizes are 2.5·ε/steps whatever `settings.step_size` says: one fixed size would favour one end of a grid.
+    The step size is always 2.5·ε/steps; `settings.step_size` is not used, because one size does not fit a whole grid.
     """
     base = attack_for(threat, settings.model_copy(update={"step_size": None}))
-    whole = math.sqrt(math.prod(dataset.shape)) if threat.norm == "l2" else 1.0  # reaches every image of the box
-    balls = [share * base.epsilon for share in EPSILONS if share * base.epsilon < whole] + [whole]
+    unbounded = math.sqrt(math.prod(dataset.shape)) if threat.norm == "l2" else 1.0  # the ball holds all of [0, 1]
+    radii = [share * base.epsilon for share in EPSILONS if share * base.epsilon < unbounded] + [unbounded]
 
     def alive(attack: Attack) -> Tensor:
-        told = counted(progress, f"{describe(attack)}: ")
+        report = counted(progress, f"{describe(attack)}: ")
         size, samples = settings.batch_size, settings.samples
-        return outcomes(model, dataset, attack, samples=samples, batch_size=size, seed=seed, progress=told)[1]
+        return outcomes(model, dataset, attack, samples=samples, batch_size=size, seed=seed, progress=report)[1]
 
-    by_epsilon = [_with(base, epsilon, base.steps) for epsilon in balls]
+    by_epsilon = [_with(base, epsilon, base.steps) for epsilon in radii]
     by_steps = [_with(base, base.epsilon, steps) for steps in STEPS]
-    standing = {attack: alive(attack) for attack in dict.fromkeys([*by_epsilon, *by_steps])}
-    points = {attack: _point(attack.epsilon, attack.steps, describe(attack), left) for attack, left in standing.items()}
+    survivors = {attack: alive(attack) for attack in dict.fromkeys([*by_epsilon, *by_steps])}
+    points = {
+        attack: _point(attack.epsilon, attack.steps, describe(attack), robust) for attack, robust in survivors.items()
+    }
     warnings = [
-        *masked([(f"ε = {attack.epsilon:.4g}", standing[attack]) for attack in by_epsilon]),
-        *masked([(f"PGD-{attack.steps}", standing[attack]) for attack in by_steps]),
-        *unlimited(standing[by_epsilon[-1]], whole),
+        *masked([(f"ε = {attack.epsilon:.4g}", survivors[attack]) for attack in by_epsilon]),
+        *masked([(f"PGD-{attack.steps}", survivors[attack]) for attack in by_steps]),
+        *unbounded_warning(survivors[by_epsilon[-1]], unbounded),
     ]
-    box = None
+    black_box = None
     if settings.square_queries:
         name, strongest = f"Square, {settings.square_queries} queries", by_steps[-1]
-        left = _square(model, dataset, base, settings, seed, progress)
-        warnings += masked([(name, left), (describe(strongest), standing[strongest])])
-        box = _point(base.epsilon, 0, name, left)
+        robust = _square(model, dataset, base, settings, seed, progress)
+        warnings += masked([(name, robust), (describe(strongest), survivors[strongest])])
+        black_box = _point(base.epsilon, 0, name, robust)
     return Curves(
         norm=threat.norm,
         trained_epsilon=base.epsilon,
-        samples=len(standing[by_steps[0]]),
+        samples=len(survivors[by_steps[0]]),
         by_epsilon=[points[attack] for attack in by_epsilon],
         by_steps=[points[attack] for attack in by_steps],
-        black_box=box,
+        black_box=black_box,
         rule=RULE,
         warnings=warnings,
     )
 
 
-def masked(standing: Sequence[tuple[str, Tensor]]) -> list[str]:
-    """A sentence where a stronger attack leaves more standing than a weaker one beyond what chance explains.
+def masked(survivors: Sequence[tuple[str, Tensor]]) -> list[str]:
+    """A warning if a stronger attack leaves significantly more examples correct than a weaker one, else [].
 
     Args:
-        standing: name and survivors (bool [N], the same examples) of each attack, the weakest first.
+        survivors: name and survivors (bool [N], the same examples) of each attack, the weakest first.
     """
-    pairs = list(combinations(standing, 2))
+    pairs = list(combinations(survivors, 2))
     found = []
     for (weak, after_weak), (strong, after_strong) in pairs:
         only_strong, only_weak = int((after_strong & ~after_weak).sum()), int((after_weak & ~after_strong).sum())
-        chance = sign_test(only_strong, only_weak)
-        if chance < LEVEL / len(pairs):
+        p_value = sign_test(only_strong, only_weak)
+        if p_value < LEVEL / len(pairs):
             share_weak, share_strong = (100 * float(each.float().mean()) for each in (after_weak, after_strong))
-            said = (
-                f"{strong} leaves {share_strong:.1f} % standing, {weak} only {share_weak:.1f} %: {only_strong} "
-                f"examples survive the first alone, {only_weak} the second alone (sign test, p = {chance:.2g})"
+            warning = (
+                f"{strong} leaves {share_strong:.1f} % correct, {weak} only {share_weak:.1f} %: {only_strong} examples "
+                f"survive only the first, {only_weak} only the second (sign test, p = {p_value:.2g})"
             )
-            found.append((chance, said))
+            found.append((p_value, warning))
     if not found:
         return []
-    more = f" So do {len(found) - 1} more of {len(pairs)} pairs." if len(found) > 1 else ""
-    return [f"{min(found)[1]}. The gradients look masked: judge by AutoAttack and by transferred examples.{more}"]
+    more = f" {len(found) - 1} more of {len(pairs)} pairs show the same." if len(found) > 1 else ""
+    return [
+        f"{min(found)[1]}. The gradients are probably masked: evaluate by AutoAttack and by transferred examples.{more}"
+    ]
 
 
-def unlimited(alive: Tensor, epsilon: float) -> list[str]:
-    """A sentence where an attack that may reach every image leaves examples standing."""
+def unbounded_warning(alive: Tensor, epsilon: float) -> list[str]:
+    """A warning if an attack whose ball holds every image leaves examples correct, else []."""
     low, _ = interval(int(alive.sum()), len(alive))
-    if low <= UNLIMITED_LEAVES:
+    if low <= UNBOUNDED_ACCURACY:
         return []
     return [
-        f"ε = {epsilon:.4g} reaches every image, and {100 * float(alive.float().mean()):.1f} % of {len(alive)} "
-        f"examples still stand (lower end of the 95 % interval {100 * low:.1f} %): the attack does not find what "
-        f"is there. The gradients look masked, or the steps are too few: raise evaluation.steps."
+        f"The ball of ε = {epsilon:.4g} holds every image, and {100 * float(alive.float().mean()):.1f} % of "
+        f"{len(alive)} examples are still correct (lower end of the 95 % interval {100 * low:.1f} %): the attack fails "
+        f"to find adversarial examples that exist. The gradients are probably masked, or the steps are too few: raise "
+        f"evaluation.steps."
     ]
 
 
 def sign_test(more: int, less: int) -> float:
-    """The chance that a fair coin falls `more` times or oftener on one side in `more + less` throws (exact McNemar)."""
+    """Probability of at least `more` heads in `more + less` throws of a fair coin (exact McNemar test)."""
     throws = more + less
     at_least: int = sum(math.comb(throws, heads) for heads in range(more, throws + 1))
     return float(at_least / 2**throws)

@@ -1,4 +1,4 @@
-"""Accuracy on clean images and under attack: an example is robust only if it survives every attempt."""
+"""Clean and robust accuracy. An example is robust only if it is correct after every attack attempt."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Progress = Callable[[str], None]
 
 
 class Verdicts(NamedTuple):
-    """What became of each example, bool [samples] on the CPU: correct on the clean image; and after every attempt."""
+    """Result per example, bool [samples] on the CPU: correct on the clean image; correct after every attempt too."""
 
     clean: Tensor
     robust: Tensor
@@ -32,7 +32,7 @@ class Verdicts(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Shares in [0, 1] of `samples` test examples with their 95 % intervals, and how they were attacked."""
+    """Accuracies in [0, 1] on `samples` test examples with 95 % intervals, and the attack."""
 
     clean_accuracy: float
     robust_accuracy: float
@@ -48,17 +48,17 @@ class Evaluation:
         return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "verdicts"}
 
     def without_verdicts(self) -> Evaluation:
-        """The figures alone."""
+        """The same without the results per example."""
         return replace(self, verdicts=None)
 
 
 def attack_for(threat: Attack, settings: EvaluationSettings) -> Attack:
-    """The evaluating attack: the ball of `threat`, the evaluation's steps; step size 2.5·ε/steps by default."""
+    """The attack of the evaluation: the ball of `threat`, the evaluation's steps; step size 2.5·ε/steps by default."""
     return threat.evaluator(settings.steps, step_size=settings.step_size, restarts=settings.restarts)
 
 
 def describe(attack: Attack) -> str:
-    """By the attack's own name: PGD-50, 3 restarts, step 0.01, linf 0.2."""
+    """Such as `PGD-50, 3 restarts, step 0.01, linf 0.2`."""
     return (
         f"{attack.name.upper()}-{attack.steps}, {attack.restarts} restart{'s' if attack.restarts > 1 else ''}, "
         f"step {attack.alpha:.4g}, {attack.norm} {attack.epsilon:.4g}"
@@ -78,7 +78,7 @@ def evaluate(
     """Evaluate the model in eval mode and float32 on the first `samples` examples, by an attack with restarts.
 
     Args:
-        progress: called with the examples done and to do.
+        progress: called with (examples done, all examples).
     """
     began = time.perf_counter()
     clean, robust = outcomes(
@@ -97,7 +97,7 @@ def evaluate_by_autoattack(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """The same by AutoAttack within the ball of `threat`; see `autoattack`."""
+    """Evaluate the model by AutoAttack within the ball of `threat`; see `autoattack`."""
     began, model = time.perf_counter(), plain(model)
     total = len(dataset) if samples is None else min(samples, len(dataset))
     x, y = batch(dataset, torch.arange(total), augment="none", seed=seed, epoch=0)
@@ -129,28 +129,28 @@ def outcomes(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """What became of each of the first `samples` examples; see `evaluate`.
+    """The result of each of the first `samples` examples; see `evaluate`.
 
     Returns:
-        bool [samples], twice, on the CPU: right on the clean image; right there and after every restart.
+        two bool [samples] on the CPU: correct on the clean image; correct there and after every restart.
     """
     model = plain(model)
     total = len(dataset) if samples is None else min(samples, len(dataset))
-    rights, survivors = [], []
+    clean, robust = [], []
     if progress is not None:
         progress(0, total)
     with frozen(model):
         for first, x, y in batches(model, dataset, total, batch_size):
-            right = correct_on(model, x, y)
-            rights.append(right.cpu())
-            survivors.append(_survivors(model, x, y, right, attack, seed, first).cpu())
+            correct = correct_on(model, x, y)
+            clean.append(correct.cpu())
+            robust.append(_survivors(model, x, y, correct, attack, seed, first).cpu())
             if progress is not None:
                 progress(first + len(y), total)
-    return torch.cat(rights), torch.cat(survivors)
+    return torch.cat(clean), torch.cat(robust)
 
 
 def batches(model: nn.Module, dataset: Dataset, total: int, size: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """The first `total` examples by `size`: index of the first, images in [0, 1] and labels on the model's device."""
+    """Batches of the first `total` examples on the model's device: first index, images in [0, 1], labels."""
     device = device_of(model)
     for first in range(0, total, size):
         x, y = batch(dataset, torch.arange(first, min(first + size, total)), augment="none", seed=0, epoch=0)
@@ -173,7 +173,7 @@ def evaluate_by(
 
 
 def counted(progress: Callable[[str], None] | None, what: str = "") -> Callable[[int, int], None] | None:
-    """Progress in examples as a sentence for whoever wants one; `what` comes first."""
+    """A progress callback in examples that calls `progress` with a sentence; `what` begins it."""
     if progress is None:
         return None
     return lambda done, total: progress(f"{what}{done} of {total} test examples attacked")
@@ -182,14 +182,14 @@ def counted(progress: Callable[[str], None] | None, what: str = "") -> Callable[
 def interval(successes: int, total: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a share (Wilson 1927), as two shares in [0, 1]."""
     share, z = successes / total, 1.959964
-    middle = share + z * z / (2 * total)
-    reach = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    centre = share + z * z / (2 * total)
+    half_width = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
     scale = 1 + z * z / total
-    return max(0.0, (middle - reach) / scale), min(1.0, (middle + reach) / scale)
+    return max(0.0, (centre - half_width) / scale), min(1.0, (centre + half_width) / scale)
 
 
 def evaluation_of(verdicts: Verdicts, attack: str, seconds: float) -> Evaluation:
-    """The figures of the verdicts; `attack` says how they were made."""
+    """The accuracies and intervals of the verdicts; `attack` describes the attack."""
     total = len(verdicts.clean)
     clean, robust = (int(each.sum()) for each in verdicts)
     intervals = interval(clean, total), interval(robust, total)
@@ -197,16 +197,18 @@ def evaluation_of(verdicts: Verdicts, attack: str, seconds: float) -> Evaluation
 
 
 def _clean_verdicts(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
-    """bool [N], on the CPU."""
+    """bool [N] on the CPU: correct on the clean image."""
     device = device_of(model)
     parts = zip(torch.split(x, batch_size), torch.split(y, batch_size), strict=True)
     with frozen(model):
         return torch.cat([correct_on(model, some.to(device), labels.to(device)).cpu() for some, labels in parts])
 
 
-def _survivors(model: nn.Module, x: Tensor, y: Tensor, right: Tensor, attack: Attack, seed: int, first: int) -> Tensor:
-    """bool [N]: right on the clean image and after every restart; what has fallen is not attacked again."""
-    alive = right.clone()
+def _survivors(
+    model: nn.Module, x: Tensor, y: Tensor, correct: Tensor, attack: Attack, seed: int, first: int
+) -> Tensor:
+    """bool [N]: correct on the clean image and after every restart. A misclassified example is not attacked again."""
+    alive = correct.clone()
     once = replace(attack, restarts=1)
     for restart in range(attack.restarts):
         where = alive.nonzero().flatten()

@@ -1,7 +1,7 @@
-"""The transfer matrix: what becomes of one model's adversarial examples when another is given them.
+"""The transfer matrix: accuracy of each model on the adversarial examples of every other model.
 
-Bhat, Tsipras, Mądry 2018, Table 1: a model that withstands its own examples but falls to those of
-others owes its figure to gradients that lead nowhere.
+Bhat, Tsipras, Mądry 2018, Table 1: if a model is robust to its own examples but not to those of others, its gradients
+are masked and its robust accuracy is too high.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Pair = tuple[float, float]
 
 @dataclass(frozen=True)
 class Member:
-    """A model of the matrix, what it was trained against, and where it comes from."""
+    """A model of the matrix, the attack that it was trained with, its data and checkpoint."""
 
     name: str
     model: nn.Module
@@ -37,7 +37,8 @@ class Member:
 
 @dataclass(frozen=True)
 class Matrix:
-    """`accuracy[source][target]`: share of `samples` test examples that the target has right clean and attacked.
+    """`accuracy[source][target]`: share of `samples` test examples that the target classifies correctly, both clean and
+    attacked through the source.
 
     The diagonal is white-box accuracy. Intervals are Wilson's at 95 %.
     """
@@ -62,10 +63,10 @@ def transfer(
     as_trained: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Matrix:
-    """Attack every member once and try its examples on all.
+    """Attack every member and evaluate all members on its adversarial examples.
 
     Args:
-        as_trained: each source attacks as it was trained (Bhat et al.), not as `settings` say.
+        as_trained: attack each source with the attack of its training (Bhat et al.), not with that of `settings`.
 
     Raises:
         UsageError: the members' data or threats differ.
@@ -77,12 +78,12 @@ def transfer(
     counts = torch.zeros(len(members), len(members), dtype=torch.int64)
     for source, attack in enumerate(attacks):
         for first, x, y in batches(members[source].model, members[source].test, total, settings.batch_size):
-            right = torch.stack([_right(member.model, x, y) for member in members])
+            correct = torch.stack([_correct(member.model, x, y) for member in members])
             if source == 0:
-                clean += right.sum(1)
-            counts[source] += _survivors(members, source, attack, x, y, right, generator_keys=(seed, first)).sum(1)
+                clean += correct.sum(1)
+            counts[source] += _survivors(members, source, attack, x, y, correct, generator_keys=(seed, first)).sum(1)
             if progress is not None:
-                progress(f"{members[source].name}: {first + len(y)} of {total} test examples attacked and tried on all")
+                progress(f"{members[source].name}: {first + len(y)} of {total} test examples attacked")
     return Matrix(
         names=[member.name for member in members],
         checkpoints=[member.checkpoint for member in members],
@@ -96,12 +97,12 @@ def transfer(
 
 
 def _described(attack: Attack) -> str:
-    """With the start, where it is not the usual one."""
+    """The attack, with its start if that is not uniform."""
     return describe(attack) + ("" if attack.start == "uniform" else f", {attack.start} start")
 
 
 def _attack_of(member: Member, settings: EvaluationSettings, as_trained: bool) -> Attack:
-    """Cross-entropy in either case: TRADES' divergence is no attack on the label."""
+    """The loss is always cross-entropy, because TRADES' divergence does not attack the label."""
     if not as_trained:
         return attack_for(member.threat, settings)
     return replace(member.threat, loss=CROSS_ENTROPY)
@@ -113,21 +114,21 @@ def _survivors(
     attack: Attack,
     x: Tensor,
     y: Tensor,
-    right: Tensor,
+    correct: Tensor,
     generator_keys: tuple[int, int],
 ) -> Tensor:
-    """bool [members, N]: of each target, what is right on the clean image and on the examples of every restart."""
-    alive, (seed, first) = right.clone(), generator_keys
+    """bool [members, N]: for each target, correct on the clean image and on the examples of every restart."""
+    alive, (seed, first) = correct.clone(), generator_keys
     once = replace(attack, restarts=1)
     for restart in range(attack.restarts):
         with frozen(members[source].model):
             delta = perturb(members[source].model, x, y, once, generator(seed, "transfer", first, restart))
         attacked = perturbed(x, delta)
-        alive &= torch.stack([_right(member.model, attacked, y) for member in members])
+        alive &= torch.stack([_correct(member.model, attacked, y) for member in members])
     return alive
 
 
-def _right(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+def _correct(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     with frozen(model):
         return correct_on(model, x, y).cpu()
 
@@ -145,9 +146,9 @@ def _require_alike(members: Sequence[Member]) -> None:
                 first.threat.epsilon != other.threat.epsilon,
             ),
         ]
-        for name, one, two, unlike in different:
-            if unlike:
+        for name, one, two, differs in different:
+            if differs:
                 raise UsageError(
-                    f"{name} = {one!r} in {first.name} and {two!r} in {other.name}: the figures of a transfer matrix "
-                    f"compare only on the same test set and within the same ball. Give runs that agree in both."
+                    f"{name} = {one!r} in {first.name} and {two!r} in {other.name}: a transfer matrix needs the same "
+                    f"test set and the same ball for all models. Give runs that agree in both."
                 )

@@ -1,4 +1,4 @@
-"""Judging a model on AugMix views of images that it is not trained on."""
+"""Evaluate a model on AugMix views of images that it was not trained on."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def evaluate_views(
     batch_size: int = 500,
     seed: int = 0,
 ) -> Evaluation:
-    """Accuracy on the first `samples` images, and (as robust accuracy) the share of which both views are right.
+    """Accuracy on the first `samples` images, and as robust accuracy the share with both views correct.
 
-    The views are those of epoch 0, so that two judgements compare.
+    The views are always those of epoch 0, so that evaluations can be compared.
     """
     began, model = time.perf_counter(), plain(model)
     total = len(dataset) if samples is None else min(samples, len(dataset))
@@ -34,15 +34,15 @@ def evaluate_views(
     with frozen(model), torch.no_grad():
         for indices in torch.split(torch.arange(total), batch_size):
             images, labels = dataset.images(indices), dataset.labels[indices]
-            clean += int(_right(model, images, labels).sum())
+            clean += int(_correct(model, images, labels).sum())
             first, second = augmix.views(images, settings, seed=seed, epoch=0, indices=indices)
-            robust += int((_right(model, first, labels) & _right(model, second, labels)).sum())
+            robust += int((_correct(model, first, labels) & _correct(model, second, labels)).sum())
     of_clean, of_robust = interval(clean, total), interval(robust, total)
     seconds = time.perf_counter() - began
     return Evaluation(clean / total, robust / total, total, "both of two AugMix views", seconds, of_clean, of_robust)
 
 
-def _right(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+def _correct(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """bool [N], on the CPU."""
     x = scaled(images).to(device_of(model))
     predictions: Tensor = model(x).argmax(1)

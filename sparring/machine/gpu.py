@@ -1,4 +1,4 @@
-"""What a worker's GPU is doing, as NVIDIA's driver tells it (NVML, through nvidia-ml-py)."""
+"""Memory and utilisation of a worker's GPU, from NVIDIA's driver (NVML, through nvidia-ml-py)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ log = logging.getLogger(__name__)
 
 
 def gpu_reading(device: torch.device) -> dict[str, float]:
-    """Memory in use and in all, in bytes, and the share of the last moment in which the GPU computed.
+    """Memory in use and total memory, in bytes, and recent utilisation, in [0, 1].
 
-    Of the whole GPU, whoever uses it: workers that share one tell the same. Empty without an NVIDIA GPU, and where the
-    driver does not tell (a part of a GPU under MIG).
+    All values are of the whole GPU: workers that share a GPU report the same. Empty without an NVIDIA GPU, and if the
+    driver has no values (a part of a GPU under MIG).
     """
     if device.type != "cuda" or torch.version.cuda is None:
         return {}
@@ -25,5 +25,5 @@ def gpu_reading(device: torch.device) -> dict[str, float]:
             "gpu_utilisation": torch.cuda.utilization(device) / 100,
         }
     except (pynvml.NVMLError, RuntimeError) as error:
-        log.debug("no reading of the GPU: %s", error)
+        log.debug("the GPU's state cannot be read: %s", error)
         return {}

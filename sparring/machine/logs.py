@@ -1,4 +1,4 @@
-"""Where log records go: a file of the run for every process of it."""
+"""Log files: every process of a run writes to a file in the run's folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
 
 def to_file(path: Path, level: int = logging.INFO) -> None:
-    """Append the package's records to `path`, once."""
+    """Append the package's log records to `path`. A second call for the same file does nothing."""
     logger = logging.getLogger("sparring")
     if any(getattr(handler, "baseFilename", None) == str(path) for handler in logger.handlers):
         return

@@ -1,4 +1,4 @@
-"""What is freed stays with the process, for the next step to use."""
+"""Keep freed memory in the process, so that the next step can use it again."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ LARGEST = 2**31 - 1
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to keep the memory of large tensors that are freed; elsewhere nothing happens.
+    """Make glibc keep the memory of large freed tensors; with another C library nothing happens.
 
-    It would give theirs back to the kernel after every step and ask for it again, page by page: a step of 8 or 16
-    shards of 128 x 3 x 32 x 32 takes 1.8 to 1.9 times as long then, beside its passes (`python -m benchmarks.steps`).
-    A process that has grown does not shrink any more.
+    By default glibc returns it to the kernel after every step and requests it again page by page. A step of 8 or 16
+    shards of 128 x 3 x 32 x 32, without its forward and backward passes, then takes 1.8 to 1.9 times as long
+    (`python -m benchmarks.steps`). The price: a process that has grown does not shrink any more.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM stop a run in good order."""
+"""Ctrl-C and SIGTERM stop a run in an orderly way."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def stopping_on_signals(stop: Callable[[str], None]) -> Iterator[None]:
-    """SIGINT and SIGTERM ask for a stop after the present step; a second SIGINT interrupts at once."""
+    """SIGINT and SIGTERM request a stop after the current step; a second SIGINT interrupts at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

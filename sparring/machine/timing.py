@@ -1,4 +1,4 @@
-"""How long something takes."""
+"""Measure how long a function takes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from statistics import median
 
-BUDGET_S = 0.5  # for each figure that is measured
-REPEATS = 15  # at most; the median of them counts
+BUDGET_S = 0.5  # per measurement
+REPEATS = 15  # at most
 
 
 def median_seconds(work: Callable[[], object]) -> float:

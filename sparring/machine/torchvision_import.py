@@ -1,9 +1,8 @@
 """The only place that imports torchvision.
 
-Its wheels are built for CUDA: beside a CPU-only torch their compiled part does not load, and importing torchvision
-fails because the operators that it wants to extend do not exist. Datasets, transforms and most networks need none of
-them. `install`, which `import sparring` calls, prepares the import for whoever makes it afterwards: a user's own file,
-or timm.
+Its wheels are built for CUDA. With a CPU-only torch their compiled part does not load, and the import of torchvision
+fails because the operators that it extends do not exist. Datasets, transforms and most networks need none of them.
+`install`, which `import sparring` calls, prepares later imports by other code: a user's own file, or timm.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ _declared: list[Any] = []  # the declarations live as long as this list
 
 
 def torchvision() -> ModuleType:
-    """torchvision with its datasets; the missing schemas are declared only where the import asks for them.
+    """torchvision with its datasets. The missing operators are declared only if the import fails without them.
 
-    Declaring them first would abort the process where the compiled part does match.
+    To declare them always would abort the process if the compiled part does load.
     """
     try:
         importlib.import_module(NAME)
@@ -46,13 +45,13 @@ def torchvision() -> ModuleType:
 
 
 def install() -> None:
-    """Let the first `import torchvision` of this process come through `torchvision`; nothing is imported now."""
+    """Make the first `import torchvision` of this process call `torchvision`; nothing is imported now."""
     if NAME not in sys.modules and not any(isinstance(finder, _Prepared) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Prepared())
 
 
 class _Prepared(MetaPathFinder):
-    """Takes itself away when torchvision is asked for, imports it as above, and hands it on."""
+    """On the first import of torchvision: removes itself, imports torchvision as above, and returns it."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -64,7 +63,7 @@ class _Prepared(MetaPathFinder):
 
 
 class _Loaded(Loader):
-    """A module that is there already."""
+    """Loads a module that is imported already."""
 
     def __init__(self, module: ModuleType) -> None:
         self.module, self.spec = module, module.__spec__

@@ -29,7 +29,7 @@ def outputs_of(model: nn.Module, x: Tensor, classes: int) -> int:
         raise UsageError(f"model cannot take images of {shape} ({type(error).__name__}: {error}).") from error
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 1:
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise UsageError(f"model gives {found} for one image: logits of shape (1, classes) are needed.")
+        raise UsageError(f"model returns {found} for one image: logits of shape (1, classes) are needed.")
     if logits.shape[1] < classes:
-        raise UsageError(f"model gives {logits.shape[1]} logits and the data have {classes} classes.")
+        raise UsageError(f"model returns {logits.shape[1]} logits, but data has {classes} classes.")
     return logits.shape[1]

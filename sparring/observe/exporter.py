@@ -1,7 +1,7 @@
-"""The Prometheus endpoint of a run: one scrape target that tells of the trainer, the queue and every worker.
+"""The Prometheus endpoint of a run: one scrape target for the trainer, the queue and all workers.
 
-`python -m sparring.observe.exporter` writes `METRICS` as the table of docs/metrics.md. Sums are exact: histograms come
-from the counters of `RunState`, not from bucket middles.
+`python -m sparring.observe.exporter` writes docs/metrics.md from `METRICS`. The sums of histograms are exact: they come
+from the counters of `RunState`, not from the middles of buckets.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _UP = next(metric for metric in METRICS if metric.name == "sparring_up")
 
 
 def family(metric: Metric, labelled: Iterable[Labelled]) -> Family:
-    """What Prometheus is given for one metric."""
+    """The values of one metric in the form of prometheus_client."""
     readings = [(labels, value) for labels, value in labelled if value is not None]
     if metric.type == "histogram":
         histogram = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
@@ -50,7 +50,7 @@ def _buckets(counts: Mapping[int, int]) -> tuple[list[tuple[str, float]], float]
 
 
 class _Collector(Collector):
-    """Reads the run at each scrape; a failure to read is a reading too, never an error of the scrape."""
+    """Reads the run at each scrape. A failure to read sets sparring_up to 0; it is never an error of the scrape."""
 
     def __init__(self, read: Callable[[], tuple[RunState, dict[str, dict[str, Any]]]]) -> None:
         self._read = read
@@ -60,15 +60,15 @@ class _Collector(Collector):
             state, workers = self._read()
             beats = dict(workers)
             return [family(metric, metric.source(state, beats)) for metric in METRICS]
-        except Exception:  # whatever is wrong with the run, the scrape itself must tell it
+        except Exception:  # any fault of the run must be visible in the scrape
             return [family(_UP, [((), 0)])]
 
 
 class Exporter:
     """Serves `METRICS` over HTTP while the context is open.
 
-    `read` gives the run's state and the latest heartbeat of each worker by its id. It is called in the
-    server's threads, once a scrape, and should answer within the scrape's time-out (10 seconds by default).
+    `read` returns the run's state and the latest heartbeat of each worker by its id. It is called in the server's
+    threads, once per scrape, and should return within the scrape's timeout (10 seconds by default).
     """
 
     def __init__(self, bind: str, port: int, read: Callable[[], tuple[RunState, dict[str, dict[str, Any]]]]) -> None:
@@ -79,14 +79,14 @@ class Exporter:
 
     @property
     def port(self) -> int:
-        """The port that is listened on; before the context is entered, the one that was asked for."""
+        """The port of the server; before the context is entered, the requested port."""
         return self._serving[0].server_port if self._serving else self._port
 
     def __enter__(self) -> Exporter:
-        """Listen.
+        """Start the server.
 
         Raises:
-            SparringError: the address cannot be listened on.
+            SparringError: the server cannot listen on the address.
         """
         try:
             self._serving = start_http_server(self._port, self._bind, self._registry)
@@ -109,15 +109,15 @@ class Exporter:
 
 
 def markdown() -> str:
-    """docs/metrics.md."""
+    """The text of docs/metrics.md."""
     lines = [
         "# Metrics",
         "",
-        "What a run's Prometheus endpoint exports (`metrics.bind`, `metrics.port`). This page is made from the",
-        "code: `python -m sparring.observe.exporter > docs/metrics.md`.",
+        "Metrics of a run's Prometheus endpoint (`metrics.bind`, `metrics.port`). This page is generated:",
+        "`python -m sparring.observe.exporter > docs/metrics.md`.",
         "",
-        "A worker's counters start at 0 again when it is restarted; Prometheus's `rate` and `increase` allow",
-        "for that. Mean staleness of the last five minutes, exactly:",
+        "When a worker is restarted, its counters start at 0 again; Prometheus's `rate` and `increase` handle",
+        "this. The exact mean staleness of the last five minutes is:",
         "",
         "    rate(sparring_staleness_steps_sum[5m]) / rate(sparring_staleness_steps_count[5m])",
         "",

@@ -1,4 +1,4 @@
-"""What a run tells of itself as metrics: `METRICS` is the only place where a metric is named."""
+"""The metrics of a run. `METRICS` is the only place where a metric is named."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from sparring.observe.state import RunState
 Workers = Mapping[str, Mapping[str, Any]]
 Labelled = tuple[tuple[str, ...], Any]
 Source = Callable[[RunState, Workers], Iterable[Labelled]]
-# Why a shard is dropped; what is not known here is told once it happens.
+# Known reasons for dropping a shard. Any other reason is exported once it occurs.
 DROP_REASONS = ("stale", "superseded", "lease_expired", "failed", "payload_missing", "payload_corrupt", "queue_lost")
 
 
 class Metric(NamedTuple):
-    """One exported metric. `source` pairs label values with readings; a reading of None is left out."""
+    """One exported metric. `source` yields (label values, value) pairs; a value of None is left out."""
 
     name: str
     type: Literal["counter", "gauge", "histogram"]
@@ -25,29 +25,29 @@ class Metric(NamedTuple):
 
 
 def of_state(field: str) -> Source:
-    """A reading of the run as a whole."""
+    """A field of the run's state."""
     return lambda state, workers: [((), getattr(state, field))]
 
 
 def by_reason(field: str, *known: str) -> Source:
-    """A counter of the run by reason; those `known` are told from the start, as 0: a rate needs two readings."""
+    """A counter of the run by reason. The `known` reasons start at 0, because a rate needs two values."""
     return lambda state, workers: [
         ((reason,), value) for reason, value in {**dict.fromkeys(known, 0), **getattr(state, field)}.items()
     ]
 
 
 def of_workers(field: str) -> Source:
-    """A number in the workers' heartbeats; a worker that does not tell it is left out."""
+    """A number of the workers' heartbeats; a worker that does not report it is left out."""
     return lambda state, workers: [((worker,), number(beat.get(field))) for worker, beat in workers.items()]
 
 
 def number(value: object) -> float | None:
-    """`value` where it is a number, else None."""
+    """`value` as a float if it is a number, else None."""
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def waits(beat: Mapping[str, Any]) -> dict[str, float]:
-    """A worker's seconds of waiting by reason."""
+    """Seconds that a worker has waited, by reason."""
     by_name = beat.get("wait_seconds")
     readings = by_name.items() if isinstance(by_name, Mapping) else ()
     return {str(reason): seconds for reason, value in readings if (seconds := number(value)) is not None}
@@ -89,37 +89,37 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "sparring_info",
         "gauge",
-        "What runs, in the labels; always 1.",
+        "Always 1; the labels describe the run.",
         lambda state, workers: [((state.engine, state.dataset, state.phase), 1)],
         ("engine", "dataset", "phase"),
     ),
     Metric(
         "sparring_up",
         "gauge",
-        "1 if the run's state could be read, else 0 and nothing but this is exported.",
+        "1 if the run's state could be read. Else 0, and no other metric is exported.",
         lambda state, workers: [((), 1)],
     ),
     Metric("sparring_steps_total", "counter", "Optimizer updates that the trainer has made.", of_state("step")),
-    Metric("sparring_planned_steps", "gauge", "Steps that the whole run takes.", of_state("total_steps")),
-    Metric("sparring_epoch", "gauge", "Epoch that is being trained on, counted from 0.", of_state("epoch")),
-    Metric("sparring_planned_epochs", "gauge", "Epochs that the whole run takes.", of_state("epochs")),
+    Metric("sparring_planned_steps", "gauge", "Steps of the whole run.", of_state("total_steps")),
+    Metric("sparring_epoch", "gauge", "Current epoch, counted from 0.", of_state("epoch")),
+    Metric("sparring_planned_epochs", "gauge", "Epochs of the whole run.", of_state("epochs")),
     Metric("sparring_examples_total", "counter", "Examples trained on.", of_state("examples")),
     Metric(
         "sparring_examples_per_second",
         "gauge",
-        "Examples trained on a second.",
+        "Examples trained on per second.",
         of_state("examples_per_second"),
     ),
     Metric(
         "sparring_run_seconds_total",
         "counter",
-        "Seconds that the run has lasted, resumes included.",
+        "Seconds of training, including those before a resume.",
         of_state("seconds"),
     ),
     Metric(
         "sparring_step_seconds_total",
         "counter",
-        "Seconds that the trainer spent in steps.",
+        "Seconds that the trainer spent in training steps.",
         of_state("step_seconds"),
     ),
     Metric(
@@ -132,13 +132,13 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "sparring_trainer_restarts_total",
         "counter",
-        "Times that a dead trainer was started again from its last checkpoint.",
+        "How often a trainer that died was restarted from its last checkpoint.",
         of_state("trainer_restarts"),
     ),
     Metric(
         "sparring_state_updated_timestamp_seconds",
         "gauge",
-        "When the trainer last told its state, Unix time in seconds.",
+        "When the trainer last reported its state, Unix time in seconds.",
         _updated,
     ),
     Metric(
@@ -150,56 +150,56 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "sparring_staleness_in_flight_steps",
         "histogram",
-        "Part of the staleness that arose before a shard reached the trainer, in trainer steps.",
+        "Staleness from the time before a shard reached the trainer, in trainer steps.",
         of_state("in_flight"),
     ),
     Metric(
         "sparring_staleness_in_queue_steps",
         "histogram",
-        "Part of the staleness that arose after a shard had reached the trainer, in trainer steps.",
+        "Staleness from the time after a shard had reached the trainer, in trainer steps.",
         of_state("in_queue"),
     ),
     Metric(
         "sparring_max_staleness_steps",
         "gauge",
-        "The bound: no shard staler than this is trained on, in trainer steps.",
+        "The staleness bound: no staler shard is trained on, in trainer steps.",
         of_state("max_staleness"),
     ),
     Metric(
         "sparring_drift_total",
         "counter",
-        "Drift summed over consumed shards: path length of the weights since a shard's version, relative to "
-        "their norm. Divide by sparring_staleness_steps_count for the mean.",
+        "Sum of drift over consumed shards: path length of the weights since the shard's version, relative to their "
+        "norm. Divide by sparring_staleness_steps_count for the mean.",
         of_state("drift_sum"),
     ),
     Metric(
         "sparring_shards_consumed_total",
         "counter",
-        "Shards trained on, by who attacked them (worker or trainer).",
+        "Shards trained on, by the process that attacked them (worker or trainer).",
         _consumed,
         ("source",),
     ),
     Metric(
         "sparring_shards_dropped_total",
         "counter",
-        "Shards lost or thrown away whose tickets were issued again, by reason.",
+        "Shards that were lost or discarded and whose tickets were issued again, by reason.",
         by_reason("dropped", *DROP_REASONS),
         ("reason",),
     ),
     Metric(
         "sparring_shards_set_aside_total",
         "counter",
-        "Tickets given up after too many lost attempts; their examples are missing from an epoch.",
+        "Tickets set aside after too many failed attempts; their examples are missing from the epoch.",
         of_state("set_aside"),
     ),
     Metric(
         "sparring_shards_outstanding",
         "gauge",
-        "Shards that were issued and whose step has not ended yet.",
+        "Shards that were issued and whose training step has not ended yet.",
         of_state("outstanding"),
     ),
-    Metric("sparring_shards_leased", "gauge", "Shards that somebody attacks now.", of_state("leased")),
-    Metric("sparring_shards_ready", "gauge", "Shards that wait to be trained on.", of_state("ready")),
+    Metric("sparring_shards_leased", "gauge", "Shards that are being attacked now.", of_state("leased")),
+    Metric("sparring_shards_ready", "gauge", "Shards that are ready to be trained on.", of_state("ready")),
     Metric(
         "sparring_queue_bytes",
         "gauge",
@@ -209,57 +209,57 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "sparring_queue_limit_bytes",
         "gauge",
-        "Memory that the queue's server may use (maxmemory), in bytes; absent where it has no limit.",
+        "Memory that the queue's server may use (maxmemory), in bytes; absent if there is no limit.",
         of_state("queue_limit_bytes"),
     ),
     Metric(
         "sparring_queue_network_bytes_total",
         "counter",
-        "Bytes into and out of the queue's server since it was started, of all its clients.",
+        "Bytes into and out of the queue's server since its start, for all clients.",
         _network,
         ("direction",),
     ),
     Metric(
         "sparring_gradient_evaluations_total",
         "counter",
-        "Gradients by the input that the attacks on consumed shards and pruning's took, counted by example.",
+        "Input gradients that the attacks on consumed shards and for pruning needed, counted per example.",
         of_state("gradients"),
     ),
     Metric(
         "sparring_kept_examples",
         "gauge",
-        "Training examples that pruning has kept; absent until it is done.",
+        "Training examples that pruning has kept; absent before the pruning.",
         of_state("kept"),
     ),
     Metric(
         "sparring_pruning_seconds_total",
         "counter",
-        "Seconds that deciding what pruning keeps took, attacks included.",
+        "Seconds that the choice of the kept examples took, including attacks.",
         of_state("pruning_seconds"),
     ),
     Metric(
         "sparring_allocated_examples_total",
         "counter",
-        "Examples of consumed shards that the allocator took for outliers, boundary or robust ones.",
+        "Examples of consumed shards by the allocator's class.",
         by_reason("allocated"),
         ("class",),
     ),
     Metric(
         "sparring_allocator_robust_share",
         "gauge",
-        "F_R of the allocator: the share of a ticket's examples that is taken for robust.",
+        "F_R of the allocator: the share of a ticket's examples that is classified as robust.",
         of_state("robust_share"),
     ),
     Metric(
         "sparring_allocator_theoretical_speedup",
         "gauge",
-        "Equation 7 of Hua et al. for what has been allocated: a training step counted as one attack step.",
+        "Speed-up by equation 7 of Hua et al. for the allocated examples; a training step counts as one attack step.",
         of_state("theoretical_speedup"),
     ),
     Metric(
         "sparring_allocator_wallclock_speedup",
         "gauge",
-        "Seconds of work that full attacks and the steps would have taken over those that were taken, ratio.",
+        "Speed-up in seconds of work: (full attacks + steps) / (actual attacks + steps).",
         of_state("wallclock_speedup"),
     ),
     Metric(
@@ -271,51 +271,51 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "sparring_full_attack_seconds_total",
         "counter",
-        "Seconds that all steps on all examples of these shards would have taken, at their own seconds per gradient.",
+        "Seconds that full attacks on these shards would have taken, at the measured seconds per gradient.",
         of_state("full_attack_seconds"),
     ),
     Metric(
         "sparring_rollbacks_total",
         "counter",
-        "Times that loss or weights were no number and training went on from the last checkpoint.",
+        "Rollbacks to the last checkpoint because of non-finite values.",
         of_state("rollbacks"),
     ),
     Metric(
         "sparring_fresh_minus_stale_loss",
         "gauge",
-        "Mean cross-entropy under a fresh attack less that under the stale one on the same shard; above 0: staleness "
-        "weakens the attack.",
+        "Mean cross-entropy under a fresh attack minus that under the stale attack on the same shard. Above 0, "
+        "staleness weakens the attack.",
         of_state("fresh_minus_stale_loss"),
     ),
     Metric(
         "sparring_staleness_guard_level",
         "gauge",
-        "Remedies against staleness that the guard has switched on.",
+        "Number of remedies against staleness that the guard has switched on.",
         of_state("staleness_level"),
     ),
     Metric(
         "sparring_staleness_guard_decisions_total",
         "counter",
-        "Times that the staleness guard has switched a remedy on (tightened) or off (relaxed).",
+        "How often the staleness guard has switched a remedy on (tightened) or off (relaxed).",
         by_reason("staleness_decisions", "tightened", "relaxed"),
         ("decision",),
     ),
     Metric(
         "sparring_overfittings_total",
         "counter",
-        "Times that robust accuracy on a training batch fell so far that training went back to good weights.",
+        "Rollbacks to good weights because robust accuracy on a training batch had fallen too far.",
         of_state("overfittings"),
     ),
     Metric(
         "sparring_guard_accuracy",
         "gauge",
-        "Accuracy under PGD-5 on a training batch, as the overfitting guard measured it last; absent until then.",
+        "Last accuracy under PGD-5 on a training batch, measured by the overfitting guard; absent until measured.",
         of_state("guard_accuracy"),
     ),
     Metric(
         "sparring_skipped_steps_total",
         "counter",
-        "Steps that left the weights as they were, since their scaled fp16 gradients overflowed.",
+        "Steps without an update, because the scaled fp16 gradients overflowed.",
         of_state("skipped_steps"),
     ),
     Metric(
@@ -327,26 +327,28 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "sparring_snapshot_publications_total",
         "counter",
-        "Snapshots of the weights that were published.",
+        "Published snapshots of the weights.",
         of_state("publications"),
     ),
     Metric(
         "sparring_snapshot_publish_seconds_total",
         "counter",
-        "Seconds that publishing snapshots took.",
+        "Seconds that the publication of snapshots took.",
         of_state("publish_seconds"),
     ),
     Metric(
         "sparring_snapshot_publish_bytes_total",
         "counter",
-        "Bytes of the snapshots that were published.",
+        "Bytes of the published snapshots.",
         of_state("publish_bytes"),
     ),
-    Metric("sparring_snapshot_version", "gauge", "Step whose weights were published last.", of_state("version")),
+    Metric(
+        "sparring_snapshot_version", "gauge", "Version (step) of the latest published snapshot.", of_state("version")
+    ),
     Metric(
         "sparring_checkpoint_timestamp_seconds",
         "gauge",
-        "When the last checkpoint was written, Unix time in seconds; absent until there is one.",
+        "When the last checkpoint was written, Unix time in seconds; absent before the first.",
         of_state("checkpointed"),
     ),
     Metric("sparring_fence", "gauge", "The run's fence; it grows with every start or resume.", of_state("fence")),
@@ -365,47 +367,47 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "sparring_heldout_examples",
         "gauge",
-        "Held-out examples that the two accuracies were measured on.",
+        "Number of held-out examples on which the two accuracies are measured.",
         of_state("heldout_samples"),
     ),
     Metric(
         "sparring_train_robust_accuracy",
         "gauge",
-        "Accuracy on the attacked examples that are trained on, share in [0, 1].",
+        "Accuracy on the attacked training examples, share in [0, 1].",
         of_state("train_robust_accuracy"),
     ),
     Metric(
         "sparring_fresh_minus_stale_accuracy",
         "gauge",
-        "Robust accuracy against a fresh attack less that against the stale one on the same shard, difference "
-        "of shares; below 0: staleness weakens the attack.",
+        "Robust accuracy under a fresh attack minus that under the stale attack on the same shard, difference of "
+        "shares. Below 0, staleness weakens the attack.",
         of_state("fresh_minus_stale"),
     ),
     Metric("sparring_loss", "gauge", "Training loss, in nats.", of_state("loss")),
     Metric(
         "sparring_epsilon",
         "gauge",
-        "Radius of the attack now, in pixel intensity of [0, 1].",
+        "Current radius of the attack, in pixel intensity of [0, 1].",
         of_state("epsilon"),
     ),
-    Metric("sparring_learning_rate", "gauge", "Learning rate now.", of_state("learning_rate")),
+    Metric("sparring_learning_rate", "gauge", "Current learning rate.", of_state("learning_rate")),
     Metric(
         "sparring_workers_wanted",
         "gauge",
-        "Workers that the run should have; 0 where it has none by design.",
+        "Worker target: the number of workers that the run should have; 0 for an engine without workers.",
         of_state("workers_wanted"),
     ),
     Metric(
         "sparring_worker_info",
         "gauge",
-        "Where a worker runs, in the labels; always 1.",
+        "Always 1; the labels say where the worker runs.",
         _worker_info,
         ("worker", "node", "pid"),
     ),
     Metric(
         "sparring_worker_last_heartbeat_timestamp_seconds",
         "gauge",
-        "When the worker last told its state, Unix time in seconds.",
+        "When the worker last reported its state, Unix time in seconds.",
         of_workers("time"),
         ("worker",),
     ),
@@ -419,21 +421,21 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "sparring_worker_abandoned_total",
         "counter",
-        "Shards that the worker gave up before it had finished them.",
+        "Shards that the worker abandoned before they were finished.",
         of_workers("abandoned"),
         ("worker",),
     ),
     Metric(
         "sparring_worker_gradient_evaluations_total",
         "counter",
-        "Gradients by the input that the worker evaluated, counted by example.",
+        "Input gradients that the worker evaluated, counted per example.",
         of_workers("gradients"),
         ("worker",),
     ),
     Metric(
         "sparring_worker_busy_seconds_total",
         "counter",
-        "Seconds that the worker worked on tickets: attacking them and handing them over.",
+        "Seconds that the worker spent attacking and sending shards.",
         of_workers("busy_seconds"),
         ("worker",),
     ),
@@ -447,49 +449,49 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "sparring_worker_attack_seconds",
         "gauge",
-        "Seconds that the attack on one shard takes the worker.",
+        "Seconds that the worker needs to attack one shard.",
         of_workers("attack_seconds"),
         ("worker",),
     ),
     Metric(
         "sparring_worker_snapshot_version",
         "gauge",
-        "Step whose weights the worker attacks with.",
+        "Version of the weights that the worker attacks with.",
         of_workers("version"),
         ("worker",),
     ),
     Metric(
         "sparring_worker_swaps_total",
         "counter",
-        "Newer weights that the worker swapped in between two attack steps.",
+        "How often the worker loaded newer weights between two attack steps.",
         of_workers("swaps"),
         ("worker",),
     ),
     Metric(
         "sparring_worker_allocated_examples_total",
         "counter",
-        "Examples that the allocator took for outliers, boundary or robust ones, by the worker that attacked them.",
+        "Examples by the allocator's class and by the worker that attacked them.",
         _worker_classes,
         ("worker", "class"),
     ),
     Metric(
         "sparring_worker_gpu_memory_bytes",
         "gauge",
-        "Memory in use on the worker's GPU, by whomever, in bytes; absent without an NVIDIA GPU.",
+        "Memory in use on the worker's GPU, by any process, in bytes; absent without an NVIDIA GPU.",
         of_workers("gpu_memory_bytes"),
         ("worker",),
     ),
     Metric(
         "sparring_worker_gpu_memory_limit_bytes",
         "gauge",
-        "Memory that the worker's GPU has, in bytes; absent without an NVIDIA GPU.",
+        "Total memory of the worker's GPU, in bytes; absent without an NVIDIA GPU.",
         of_workers("gpu_memory_limit_bytes"),
         ("worker",),
     ),
     Metric(
         "sparring_worker_gpu_utilisation_ratio",
         "gauge",
-        "Share of the last moment in which the worker's GPU computed, for whomever; absent without an NVIDIA GPU.",
+        "Recent utilisation of the worker's GPU, by any process, share in [0, 1]; absent without an NVIDIA GPU.",
         of_workers("gpu_utilisation"),
         ("worker",),
     ),

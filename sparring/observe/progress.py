@@ -1,4 +1,4 @@
-"""How a run is watched: a live view on a terminal, a line now and then elsewhere."""
+"""Progress of a run: a live view on a terminal, else a line every few seconds."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from sparring.observe.state import RunState, staleness_summary
 
 LINE_INTERVAL_S = 5.0
 VIEW_INTERVAL_S = 0.25
-MOST_WORKERS = 8
-MOST_BARS = 7
+MAX_ROWS = 8
+MAX_BARS = 7
 BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 class Progress:
-    """Shows the latest state of a run while the context is open, and its last one when it closes.
+    """Shows the latest state of a run while the context is open, and the last state when it closes.
 
-    `update` may be called at every step: what comes faster than it can be read is passed over. By default it
-    writes to stderr; a `console` of one's own decides for itself. `clock` gives seconds.
+    `update` may be called at every step; states that follow too fast are not shown. Output goes to `console`, by
+    default on stderr. `clock` returns seconds.
     """
 
     def __init__(self, title: str, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -58,7 +58,7 @@ class Progress:
             self._live.stop()
 
     def update(self, state: RunState, workers: Mapping[str, dict[str, Any]]) -> None:
-        """Tell the latest state and the workers' heartbeats by worker id."""
+        """Show the latest state and the workers' heartbeats (by worker id)."""
         self._latest = (state, workers)
         interval = LINE_INTERVAL_S if self._live is None else VIEW_INTERVAL_S
         if self._clock() - self._shown_at >= interval:
@@ -76,7 +76,7 @@ class Progress:
 
 
 def step_line(state: RunState) -> str:
-    """The state of a run in one line; what is not known yet is left out."""
+    """The state of a run in one line, without the values that are not known yet."""
     mean, highest = staleness_summary(state.staleness)
     parts = [
         state.phase,
@@ -99,7 +99,7 @@ def step_line(state: RunState) -> str:
 
 
 def render(state: RunState, workers: Workers, title: str = "") -> RenderableType:
-    """The live view. The age of a heartbeat is told relative to the state's own time."""
+    """The live view. The age of a heartbeat is relative to the time of the state."""
     rows = Table.grid(padding=(0, 2))
     rows.add_column(style="bold", no_wrap=True)
     rows.add_column()
@@ -132,7 +132,7 @@ def _time_left(state: RunState) -> str:
     remaining = state.total_steps - state.step
     if state.step == 0 or remaining < 0:
         return ""
-    return f"{duration(state.seconds)} gone, {duration(state.seconds / state.step * remaining)} left"
+    return f"{duration(state.seconds)} elapsed, {duration(state.seconds / state.step * remaining)} left"
 
 
 def duration(seconds: float) -> str:
@@ -156,7 +156,7 @@ def _training_now(state: RunState) -> str:
 
 
 def _epoch(state: RunState) -> str:
-    """People count epochs from 1, the state from 0."""
+    """The epoch counted from 1; the state counts from 0."""
     return f"{min(state.epoch + 1, state.epochs)}/{state.epochs}"
 
 
@@ -182,7 +182,7 @@ def _speed(state: RunState) -> str:
 
 
 def _staleness(state: RunState) -> Text:
-    """A bar for each staleness up to the bound, a few together where there are many; the highest is full."""
+    """A bar for each staleness up to the bound, or for ranges of it if the bound is large; the longest bar is full."""
     mean, highest = staleness_summary(state.staleness)
     shares = _shares(state.staleness, max(highest, state.max_staleness))
     tallest = max(shares.values())
@@ -195,8 +195,8 @@ def _staleness(state: RunState) -> Text:
 
 
 def _shares(histogram: Counter[int], highest: int) -> dict[str, float]:
-    """Shares of the shards by staleness 0 … highest, in at most `MOST_BARS` ranges of equal width."""
-    width = math.ceil((highest + 1) / MOST_BARS)
+    """Shares of shards by staleness 0 … highest, in at most `MAX_BARS` ranges of equal width."""
+    width = math.ceil((highest + 1) / MAX_BARS)
     total = sum(histogram.values())
     shares = {}
     for first in range(0, highest + 1, width):
@@ -223,20 +223,20 @@ def _workers(state: RunState, workers: Workers) -> Group:
     rows.add_column("worker")
     for name in ("shards", "busy", "version", "heartbeat"):
         rows.add_column(name, justify="right")
-    for worker in sorted(workers, key=_natural)[:MOST_WORKERS]:
+    for worker in sorted(workers, key=_natural)[:MAX_ROWS]:
         rows.add_row(*map(Text, (worker, *_worker(state, workers[worker]))))
-    more = len(workers) - MOST_WORKERS
+    more = len(workers) - MAX_ROWS
     return Group(rows, Text(f"and {more} more")) if more > 0 else Group(rows)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """Sorts w2 before w10."""
+    """Sort key that puts w2 before w10."""
     return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
 def _worker(state: RunState, beat: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    busy, told = number(beat.get("busy_seconds")) or 0.0, number(beat.get("time"))
+    busy, reported_at = number(beat.get("busy_seconds")) or 0.0, number(beat.get("time"))
     total = busy + sum(waits(beat).values())
-    age = "–" if told is None or not state.updated else f"{max(0.0, state.updated - told):.0f} s ago"
+    age = "–" if reported_at is None or not state.updated else f"{max(0.0, state.updated - reported_at):.0f} s ago"
     share = f"{100 * busy / total:.0f} %" if total else "–"
     return str(beat.get("shards", "–")), share, str(beat.get("version", "–")), age

@@ -1,4 +1,4 @@
-"""What a run came to: the figures of its summary, and the table that results are shown in."""
+"""The summary of a run, and the table in which results are shown."""
 
 from __future__ import annotations
 
@@ -11,56 +11,55 @@ from rich.text import Text
 from sparring.observe.state import RunState, staleness_summary
 
 SUMMARY_KEYS: dict[str, str] = {
-    "engine": "engine that the run was made with",
-    "dataset": "what was trained on",
-    "steps": "optimizer updates made",
+    "engine": "engine of the run",
+    "dataset": "training data",
+    "steps": "optimizer updates",
     "examples": "examples trained on",
-    "seconds": "seconds that training took, resumes included",
-    "examples_per_second": "examples trained on a second, mean over the run",
-    "clean_accuracy": "accuracy on unperturbed examples, share in [0, 1]; null: not measured",
+    "seconds": "seconds of training, including those before a resume",
+    "examples_per_second": "examples trained on per second, mean over the run",
+    "clean_accuracy": "accuracy on clean examples, share in [0, 1]; null: not measured",
     "robust_accuracy": "accuracy on attacked examples, share in [0, 1]; null: not measured",
-    "clean_interval": "95 % interval (Wilson) of clean_accuracy, two shares; null: not judged",
-    "robust_interval": "95 % interval (Wilson) of robust_accuracy, two shares; null: not judged",
+    "clean_interval": "95 % interval (Wilson) of clean_accuracy, two shares; null: not measured",
+    "robust_interval": "95 % interval (Wilson) of robust_accuracy, two shares; null: not measured",
     "ema_clean_accuracy": "clean_accuracy of the weights' moving average on the same examples; null: there is none",
     "ema_robust_accuracy": "robust_accuracy of the weights' moving average on the same examples; null: there is none",
     "ema_clean_interval": "95 % interval (Wilson) of ema_clean_accuracy, two shares; null: there is none",
     "ema_robust_interval": "95 % interval (Wilson) of ema_robust_accuracy, two shares; null: there is none",
-    "attack": "attack that robust accuracy was measured with; null: not told",
-    "samples": "examples that the two accuracies were measured on",
+    "attack": "attack of the robust accuracy; null: unknown",
+    "samples": "number of examples on which the accuracies were measured",
     "max_staleness": "bound on staleness, in steps",
     "staleness_mean": "mean staleness of consumed shards, in steps",
     "staleness_max": "highest staleness of a consumed shard, in steps",
     "drift_mean": "mean drift of consumed shards: path length of the weights since a shard's version, relative "
     "to their norm",
-    "fresh_minus_stale": "robust accuracy against a fresh attack less that against the stale one, difference "
-    "of shares, latest reading; null: not measured",
-    "staleness_level": "remedies that the staleness guard has switched on now",
-    "staleness_decisions": "times that the staleness guard has switched a remedy on (tightened) or off (relaxed)",
+    "fresh_minus_stale": "robust accuracy under a fresh attack minus that under the stale attack, difference of "
+    "shares, latest value; null: not measured",
+    "staleness_level": "number of remedies that the staleness guard has switched on",
+    "staleness_decisions": "how often the staleness guard has switched a remedy on (tightened) or off (relaxed)",
     "worker_shards": "consumed shards that workers attacked",
     "trainer_shards": "consumed shards that the trainer attacked itself",
-    "shards_dropped": "shards lost or thrown away whose tickets were issued again, sum over all reasons",
-    "shards_dropped_by_reason": "the same by reason",
-    "shards_set_aside": "tickets given up after too many lost attempts; an epoch lacks their examples",
-    "gradients": "gradients by the input that the attacks on consumed shards and pruning's took, counted by example",
-    "gradients_per_example": "the same for one example trained on, mean",
+    "shards_dropped": "shards that were lost or discarded and whose tickets were issued again, all reasons",
+    "shards_dropped_by_reason": "shards_dropped by reason",
+    "shards_set_aside": "tickets set aside after too many failed attempts; their examples are missing from the epoch",
+    "gradients": "input gradients that the attacks on consumed shards and for pruning needed, counted per example",
+    "gradients_per_example": "gradients per example trained on, mean",
     "kept": "training examples that pruning has kept; null: not pruned",
-    "pruning_seconds": "seconds that it took to decide which, attacks included",
-    "allocated": "examples that the allocator took for outliers, boundary and robust ones; empty without one",
-    "theoretical_speedup": "equation 7 of Hua et al. for what was allocated, a step counted as one attack step; "
-    "null without an allocator",
-    "wallclock_speedup": "seconds of work that full attacks and the steps would have taken over those that were taken, "
-    "at the run's own seconds per gradient; null without an allocator",
+    "pruning_seconds": "seconds that the choice of the kept examples took, including attacks",
+    "allocated": "examples by the allocator's class; empty without an allocator",
+    "theoretical_speedup": "speed-up by equation 7 of Hua et al. for the allocated examples; a training step counts as "
+    "one attack step; null without an allocator",
+    "wallclock_speedup": "speed-up in seconds of work: (full attacks + steps) / (actual attacks + steps), at the "
+    "measured seconds per gradient; null without an allocator",
     "refresh_steps": "fresh attack steps that the trainer added to consumed shards",
-    "rollbacks": "times that loss or weights were no number and training went on from the last checkpoint",
-    "overfittings": "times that robust accuracy on a training batch fell so far that training went back to good "
-    "weights",
-    "skipped_steps": "steps that left the weights as they were, since their scaled fp16 gradients overflowed",
-    "trainer_restarts": "times that a dead trainer was started again",
+    "rollbacks": "rollbacks to the last checkpoint because of non-finite values",
+    "overfittings": "rollbacks to good weights because robust accuracy on a training batch had fallen too far",
+    "skipped_steps": "steps without an update, because the scaled fp16 gradients overflowed",
+    "trainer_restarts": "how often a trainer that died was restarted",
 }
 
 
 def summary(state: RunState, extra: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of `SUMMARY_KEYS`, in that order; `extra` (a final evaluation, say) takes precedence.
+    """The values of `SUMMARY_KEYS`, in that order. `extra`, such as a final evaluation, takes precedence.
 
     Raises:
         ValueError: a key of `extra` is not one of `SUMMARY_KEYS`.
@@ -97,9 +96,9 @@ def _of_state(state: RunState) -> dict[str, Any]:
 
 
 def table(title: str, rows: Sequence[Mapping[str, object]]) -> Table:
-    """Results, one row each; columns in the order in which the rows first name them.
+    """A table with one line per row; columns in the order in which the rows first name them.
 
-    Floats in columns whose name ends in `accuracy` are shares and shown as percentages; None is shown as –.
+    Floats in columns whose name ends in `accuracy` are shares and are shown as percentages. None is shown as –.
     """
     columns = list(dict.fromkeys(name for row in rows for name in row))
     result = Table(title=Text(title), title_justify="left")
@@ -120,5 +119,5 @@ def _cell(column: str, value: object) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A share in [0, 1] as a percentage; – where there is none."""
+    """A share in [0, 1] as a percentage; – for None."""
     return "–" if share is None else f"{100 * share:.1f} %"

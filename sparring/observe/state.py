@@ -1,4 +1,4 @@
-"""What is known of a run while it goes on: one flat record behind the live view, `status` and the metrics."""
+"""The state of a run: one flat record for the live view, `sparring status` and the metrics."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any
 
 @dataclass
 class RunState:
-    """Counters since the run began (they survive a resume) and the latest readings.
+    """Counters since the beginning of the run (a resume keeps them) and the latest values.
 
-    Staleness is counted in trainer steps by shard; `in_flight` and `in_queue` split it at the moment that the shard
-    reached the trainer. Times are seconds, sizes bytes, accuracies shares in [0, 1]; None: not measured yet.
+    Staleness is counted per shard, in trainer steps. `in_flight` is the part before the shard reached the trainer,
+    `in_queue` the part after. Times are in seconds, sizes in bytes, accuracies are shares in [0, 1]. None: not measured
+    yet.
     """
 
     phase: str = "starting"
@@ -92,8 +93,10 @@ class RunState:
 
     @property
     def wallclock_speedup(self) -> float | None:
-        """Seconds of work that full attacks and the steps would have taken over those that were taken; see
-        `Shard.full_seconds`. None without an allocator."""
+        """Speed-up in seconds of work: (full attacks + steps) / (actual attacks + steps); see `Shard.full_seconds`.
+
+        None without an allocator.
+        """
         if self.theoretical_speedup is None or self.full_attack_seconds == 0:
             return None
         return (self.full_attack_seconds + self.step_seconds) / (self.attack_seconds + self.step_seconds)
@@ -108,7 +111,7 @@ class RunState:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> RunState:
-        """The inverse of `as_dict`; unknown names of a newer version are passed over."""
+        """The inverse of `as_dict`. Unknown names, of a newer version, are ignored."""
         state = cls()
         for name, value in values.items():
             current = getattr(state, name, None)
@@ -125,7 +128,7 @@ Report = Callable[[RunState, Heartbeats], None]
 
 
 def staleness_summary(histogram: dict[str, int] | Counter[int]) -> tuple[float, int]:
-    """Mean and maximum of a staleness histogram (0, 0 where it is empty)."""
+    """Mean and maximum of a staleness histogram; (0, 0) if it is empty."""
     counts = {int(staleness): count for staleness, count in histogram.items() if count}
     total = sum(counts.values())
     if total == 0:

@@ -1,7 +1,7 @@
-"""Optional trackers: what a line of metrics.jsonl tells, given to TensorBoard, Weights & Biases or MLflow as well.
+"""Optional experiment trackers: the lines of metrics.jsonl also go to TensorBoard, Weights & Biases or MLflow.
 
-Each speaks to its own tool by that tool's own environment variables (WANDB_MODE, MLFLOW_TRACKING_URI). A tracker that
-fails is switched off with a warning: training goes on without it.
+Each tool is configured by its own environment variables (WANDB_MODE, MLFLOW_TRACKING_URI). A tracker that fails is
+switched off with a warning, and training continues without it.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ log = logging.getLogger(__name__)
 
 
 class Tracker(NamedTuple):
-    """One that is open: `log` is given a step and the values at it by name."""
+    """An open tracker: `log` takes a step and its values by name."""
 
     log: Callable[[int, dict[str, float]], None]
     close: Callable[[], object]
 
 
 class Tracking:
-    """Gives a run's states to the trackers of `metrics.trackers`, which open with the first one."""
+    """Sends the states of a run to the trackers of `metrics.trackers`, which are opened with the first state."""
 
     def __init__(self, config: Config, run: Run) -> None:
         self._config, self._run = config, run
@@ -48,7 +48,7 @@ class Tracking:
             self._guarded(opened, partial(tracker.log, state.step, values))
 
     def close(self) -> None:
-        """Write what is left; the next state opens them again."""
+        """Flush and close the trackers; the next state opens them again."""
         for name, tracker in (self._open or {}).items():
             self._guarded(name, tracker.close)
         self._open = None
@@ -60,14 +60,14 @@ class Tracking:
     def _guarded(self, name: str, act: Callable[[], object]) -> None:
         try:
             act()
-        except Exception as error:  # theirs may be any; a picture is not worth a run
+        except Exception as error:  # a tracker may raise anything, and must not end the run
             log.warning("metrics.trackers: %s is switched off: %s: %s", name, type(error).__name__, error)
             if self._open is not None:
                 self._open.pop(name, None)
 
 
 def scalars(state: RunState) -> dict[str, float]:
-    """The run's metrics by name without the prefix, a label after a slash, a histogram by its mean; finite ones."""
+    """The finite metrics by name without `sparring_`, labels after a slash; the mean of a histogram."""
     return {name: value for name, value in _scalars(state) if math.isfinite(value)}
 
 
@@ -75,17 +75,16 @@ def _scalars(state: RunState) -> Iterator[tuple[str, float]]:
     for metric in METRICS:
         name = metric.name.removeprefix("sparring_").removesuffix("_total")
         for labels, reading in metric.source(state, {}):
-            told = staleness_summary(reading)[0] if metric.type == "histogram" else reading
-            value = number(told)
+            value = number(staleness_summary(reading)[0] if metric.type == "histogram" else reading)
             if value is not None and metric.name not in ("sparring_info", "sparring_up"):
                 yield "/".join((name, *labels)), value
 
 
 def require_trackers(names: Sequence[str]) -> None:
-    """Find out before anything is made.
+    """Check before a run that the trackers are installed.
 
     Raises:
-        SparringError: the package of one is missing.
+        SparringError: the package of a tracker is missing.
     """
     for name in names:
         if importlib.util.find_spec(name) is None:
@@ -96,21 +95,21 @@ def require_trackers(names: Sequence[str]) -> None:
 
 
 def _tensorboard(config: Config, run: Run, step: int) -> Tracker:
-    """Event files in the run's folder; what a crash or rollback has undone is hidden from `step` on."""
+    """Event files in the run's folder. Earlier values from `step` on, undone by a crash or rollback, are hidden."""
     from torch.utils.tensorboard.writer import SummaryWriter
 
     writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=step)
 
-    def told(step: int, values: dict[str, float]) -> None:
+    def write(step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
             writer.add_scalar(name, value, step)
         writer.flush()
 
-    return Tracker(told, writer.close)
+    return Tracker(write, writer.close)
 
 
 def _wandb(config: Config, run: Run, step: int) -> Tracker:
-    """A run of the same name; after a resume it goes on."""
+    """A run of the same name; a resume continues it."""
     import wandb
 
     opened = wandb.init(
@@ -121,12 +120,12 @@ def _wandb(config: Config, run: Run, step: int) -> Tracker:
         resume="allow",
         config=flatten(config),
     )
-    opened.define_metric("*", step_metric="steps")  # its own step must not go back, ours does in a rollback
+    opened.define_metric("*", step_metric="steps")  # wandb's own step cannot decrease, as ours does in a rollback
     return Tracker(lambda step, values: opened.log(values), opened.finish)
 
 
 def _mlflow(config: Config, run: Run, step: int) -> Tracker:
-    """A run in the experiment `sparring` (or MLFLOW_EXPERIMENT_NAME); after a resume it goes on."""
+    """A run in the experiment `sparring` (or MLFLOW_EXPERIMENT_NAME); a resume continues it."""
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Param
 
@@ -142,12 +141,12 @@ def _mlflow(config: Config, run: Run, step: int) -> Tracker:
     else:
         client.update_run(known, status="RUNNING")
 
-    def told(step: int, values: dict[str, float]) -> None:
+    def write(step: int, values: dict[str, float]) -> None:
         at_ms = int(time.time() * 1000)
         metrics = [Metric(name, value, at_ms, step) for name, value in values.items()]
         client.log_batch(known, metrics=metrics)
 
-    return Tracker(told, lambda: client.set_terminated(known))
+    return Tracker(write, lambda: client.set_terminated(known))
 
 
 TRACKERS: dict[str, Callable[[Config, Run, int], Tracker]] = {

@@ -18,7 +18,7 @@ from torch import nn
 from sparring.errors import SparringError
 from sparring.runs import write_atomically
 
-MODEL, AVERAGE = "model.safetensors", "ema.safetensors"
+MODEL, AVERAGE, HELPER = "model.safetensors", "ema.safetensors", "helper.safetensors"
 FORMAT = 2  # of progress.json and state.pt
 
 

@@ -26,6 +26,7 @@ from sparring.data import (
 )
 from sparring.errors import SparringError, UsageError
 from sparring.models import adopt, build, require_logits
+from sparring.models.arrays import size_bytes
 from sparring.objectives import Helper, Objective
 from sparring.objectives.by_name import objective_of
 from sparring.randomness import generator
@@ -87,6 +88,11 @@ class Experiment:
     def changing_helper(self) -> nn.Module | None:
         """A helper network that is trained beside the model and that the attack compares with: it is published."""
         return self.helper.network if self.helper is not None and self.helper.trained and self.needs_helper else None
+
+    @property
+    def snapshot_bytes(self) -> int:
+        """Of what is published: the model's weights, and those of a helper that changes."""
+        return size_bytes(self.model) + (0 if self.changing_helper is None else size_bytes(self.changing_helper))
 
     @property
     def needs_helper(self) -> bool:

@@ -27,7 +27,7 @@ from sparring.trainer.pruning import Pruner
 from sparring.trainer.recorder import Recorder
 from sparring.trainer.starts import starts_of
 from sparring.trainer.steps import Step, consumed_by
-from sparring.trainer.training_state import TrainingState, load_initial
+from sparring.trainer.training_state import TrainingState, keep_frozen, load_initial
 from sparring.workers.task import Task
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,7 @@ class Session:
         self.experiment, self.run = experiment, run
         self.config, self.plan = experiment.config, experiment.plan
         load_initial(run, experiment.model)
+        keep_frozen(run, experiment.helper)
         self.learner = learner = Learner(experiment, device)
         self.starts = starts_of(self.config, self.plan, len(experiment.training), experiment.training.shape)
         self.pruner = Pruner(learner, run)

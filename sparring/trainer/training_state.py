@@ -13,6 +13,7 @@ from torch import nn
 
 from sparring.models import build
 from sparring.models.forward import plain
+from sparring.objectives import Helper
 from sparring.observe.state import RunState
 from sparring.runs import Run
 from sparring.trainer import checkpoints
@@ -86,7 +87,7 @@ class TrainingState:
         self.begin()
 
     def _initial_model(self) -> nn.Module:
-        if self.run.initial.is_dir():
+        if _has_initial(self.run):
             return load_initial(self.run, copy.deepcopy(plain(self.learner.model)))
         data, config = self.learner.dataset, self.learner.config
         return build(config.model, data.shape, data.classes, config.train.seed, normalize=config.data.normalize)
@@ -107,6 +108,25 @@ class TrainingState:
 
 def load_initial(run: Run, model: nn.Module) -> nn.Module:
     """`model` with the weights that the run started from, where they were not fresh."""
-    if run.initial.is_dir():
+    if _has_initial(run):
         checkpoints.load_weights(run.initial, model)
     return model
+
+
+def keep_frozen(run: Run, helper: Helper | None) -> None:
+    """A frozen helper network keeps the weights of the run's start: written then, loaded whenever the run goes on.
+
+    Raises:
+        SparringError: they cannot be read, or are those of another network.
+    """
+    if helper is None or helper.trained:
+        return
+    if (run.initial / checkpoints.HELPER).is_file():
+        checkpoints.load_weights(run.initial, helper.network, checkpoints.HELPER)
+    else:
+        run.initial.mkdir(exist_ok=True)
+        checkpoints.save_weights(run.initial, helper.network, checkpoints.HELPER)
+
+
+def _has_initial(run: Run) -> bool:
+    return (run.initial / checkpoints.MODEL).is_file()

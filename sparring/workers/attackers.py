@@ -1,4 +1,4 @@
-"""Two ways to attack tasks behind one interface: one after the other in a batch that shrinks, or in slots."""
+"""The two kinds of attackers: one task after the other in a batch that shrinks, or several tasks in slots."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from sparring.workers.views import Augmentation
 
 
 class Attacker(Protocol):
-    """Takes tasks in and makes attack steps on all of them; newer weights may be loaded between two calls."""
+    """Accepts tasks and makes attack steps on all of them. Newer weights may be loaded between two calls."""
 
     @property
     def room(self) -> bool:
-        """Another task is welcome."""
+        """Whether another task can be accepted."""
 
     @property
     def busy(self) -> bool:
-        """There are tasks in work."""
+        """Whether there are unfinished tasks."""
 
     def begin(self, task: Task, controls: Controls, version: int) -> None:
-        """Take a task in; `version` is that of the weights the model holds now."""
+        """Accept a task; `version` is that of the model's current weights."""
 
     def drop(self, owner: tuple[int, Key]) -> None:
-        """Forget a task, named by fence and key."""
+        """Drop a task, given its fence and key."""
 
     def clear(self) -> None:
-        """Forget all tasks."""
+        """Drop all tasks."""
 
     def advance(self, version: int) -> list[Shard]:
-        """Make one attack step under the weights of `version`; the shards that it ends."""
+        """Make one attack step with the weights of `version`; returns the shards that are finished by it."""
 
 
 class OneByOne:
-    """The attack on one task at a time; see `ShrinkingBatch`."""
+    """Attacks one task at a time; see `ShrinkingBatch`."""
 
     def __init__(self, context: AttackContext) -> None:
         self.context = context
@@ -75,19 +75,19 @@ class OneByOne:
 
 
 def attacker_of(context: AttackContext, slots: int, *, hold_back: bool) -> Attacker:
-    """`Slots`, so many, or one task after the other where there are none; `hold_back` matters to `Slots`."""
+    """`Slots` with this number of slots, or `OneByOne` if `slots` is 0; only `Slots` uses `hold_back`."""
     return Slots(context, slots, hold_back=hold_back) if slots else OneByOne(context)
 
 
 def produce_all(
     tasks: Sequence[Task], context: AttackContext, controls: Controls, version: int, slots: int = 0
 ) -> list[Shard]:
-    """The shards of several tasks under weights that do not change, in their order."""
+    """The shards of several tasks, in the same order, with fixed weights."""
     attacker, waiting = attacker_of(context, slots, hold_back=False), list(tasks)
-    made: dict[Key, Shard] = {}
+    shards: dict[Key, Shard] = {}
     with frozen(context.model):
         while waiting or attacker.busy:
             while waiting and attacker.room:
                 attacker.begin(waiting.pop(0), controls, version)
-            made.update({shard.key: shard for shard in attacker.advance(version)})
-    return [made[task.key] for task in tasks]
+            shards.update({shard.key: shard for shard in attacker.advance(version)})
+    return [shards[task.key] for task in tasks]

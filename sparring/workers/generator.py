@@ -1,4 +1,4 @@
-"""A task and weights become a shard, one attack step at a time. Pure but for the clock that it reports."""
+"""Make a shard of a task, one attack step at a time. Pure except for the measured times."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from sparring.workers.views import Augmentation
 
 @dataclass(frozen=True)
 class PreparedTask:
-    """A task made ready under the weights of `version`: all that its attack needs.
+    """A task with all that its attack needs, prepared with the weights of `version`.
 
-    x: float32 [N, C, H, W] and targets (int64 [N] or float32 [N, K]) on the model's device, labels: int64 [N]; attack:
-    at the present ε; `allocation` is None where all examples get the attack's own steps. `seconds` is what making it
-    ready took, `classifying_seconds` the part of it that an attack without allocator would not need.
+    x: float32 [N, C, H, W] and targets (int64 [N] or float32 [N, K]), on the model's device; labels: int64 [N]; attack:
+    with the current ε; allocation: None if all examples get the attack's own steps. `seconds` is the time of the
+    preparation, `classifying_seconds` the part of it that is due to the allocator.
     """
 
     task: Task
@@ -38,7 +38,7 @@ class PreparedTask:
     classifying_seconds: float
 
     def step_counts(self) -> list[int]:
-        """Attack steps of each example, in one attempt."""
+        """Attack steps of each example in one restart."""
         if self.allocation is None:
             return [self.attack.steps] * len(self.labels)
         counts: list[int] = self.allocation.step_counts.tolist()
@@ -46,13 +46,13 @@ class PreparedTask:
 
     @property
     def full_steps(self) -> int:
-        """Gradient evaluations of all steps on all examples."""
+        """Gradient evaluations of the full attack: all steps on all examples."""
         return self.attack.restarts * self.attack.steps * len(self.labels)
 
     def shard(self, delta: Tensor, *, version: int, seconds: float, cost_seconds: float, gradient_s: float) -> Shard:
-        """The product; `gradient_s` is what one gradient evaluation takes in a full batch, 0 where that is unknown."""
+        """The finished shard. `gradient_s`: seconds per gradient evaluation in a full batch; 0 if unknown."""
         classifying = 0 if self.allocation is None else self.allocation.gradients
-        ready = self.seconds - self.classifying_seconds
+        preparation = self.seconds - self.classifying_seconds
         return Shard(
             key=self.task.key,
             fence=self.task.fence,
@@ -64,7 +64,7 @@ class PreparedTask:
             worker=self.task.worker,
             attack_seconds=seconds,
             cost_seconds=cost_seconds,
-            full_seconds=ready + self.full_steps * gradient_s if gradient_s else 0.0,
+            full_seconds=preparation + self.full_steps * gradient_s if gradient_s else 0.0,
             gradients=self.attack.restarts * sum(self.step_counts()) + classifying,
             classes={} if self.allocation is None else self.allocation.counts,
         )
@@ -73,14 +73,14 @@ class PreparedTask:
 def prepare_task(task: Task, context: AttackContext, controls: Controls, version: int) -> PreparedTask:
     """Rebuild the examples of a task and allocate their attack steps; `version` is that of the model's weights.
 
-    Random numbers depend on the ticket alone.
+    Random numbers depend only on the ticket.
     """
     device = next(context.model.parameters()).device
     began = now(device)
     x, labels = context.dataset.batch(torch.tensor(task.indices), task.key.epoch)
     attack = context.attack_now(controls)
     if not isinstance(attack, Attack):
-        raise SparringError(f"attack {attack.name!r} makes no perturbation; it is no attack in steps.")
+        raise SparringError(f"attack {attack.name!r} makes no perturbations: a sparring.attacks.Attack is needed.")
     random = generator(context.seed, "attack", task.key.epoch, task.key.number)
     x, on_device = x.to(device), labels.to(device)
     rebuilt = time.perf_counter()
@@ -103,10 +103,10 @@ def prepare_task(task: Task, context: AttackContext, controls: Controls, version
 
 
 class ShrinkingBatch:
-    """A shard in the making, of one task: its batch shrinks and grows with the examples that have steps left.
+    """The attack on one task: its batch holds only the examples that take part in the current step.
 
-    `advance` makes one attack step with the model as it is (it should be `frozen`), and notes the version of its
-    weights; between two calls the caller may load newer weights, or do something else.
+    `advance` makes one attack step with the model in its current mode (it should be `frozen`) and records the version
+    of its weights. Between two calls the caller may load newer weights, or do other work.
     """
 
     def __init__(self, task: Task, context: AttackContext, controls: Controls, version: int) -> None:
@@ -141,30 +141,30 @@ class ShrinkingBatch:
         return self.prepared.task
 
     def advance(self, version: int) -> None:
-        """Make the next attack step; `version` is that of the weights the model holds now."""
+        """Make the next attack step; `version` is that of the model's current weights."""
         began = time.perf_counter()
         self.versions.append(version)
         self._next()
         if self.delta is not None or self.prepared.allocation is not None:
-            _finish(self.prepared.x.device)  # steps of different sizes are told apart; equal ones need not wait
+            _finish(self.prepared.x.device)  # only steps of different sizes have to be timed one by one
         self.step_seconds.append(time.perf_counter() - began)
         self.seconds += self.step_seconds[-1]
 
     def _next(self) -> None:
-        """Up to the next attack step, or to the perturbation."""
+        """Run the iteration up to the next attack step, or to its end."""
         try:
             next(self._iteration)
         except StopIteration as end:
             self.delta = end.value
 
     def shard(self) -> Shard:
-        """The product. Its version is the older one of the last two attack steps (docs/architecture.md).
+        """The finished shard. Its version is the older one of the last two attack steps (docs/architecture.md).
 
         Raises:
-            SparringError: the attack has steps left.
+            SparringError: the attack is not finished.
         """
         if self.delta is None:
-            raise SparringError(f"the attack on ticket {self.task.key} has steps left.")
+            raise SparringError(f"the attack on ticket {self.task.key} is not finished: it has steps left.")
         return self.prepared.shard(
             self.delta,
             version=min(self.versions[1:][-2:] or self.versions),
@@ -174,8 +174,10 @@ class ShrinkingBatch:
         )
 
     def _gradient_s(self) -> float:
-        """Seconds of a gradient evaluation in the largest steps; 0 (unknown) where they were of less than half the
-        batch, whose examples are dearer than a full one's."""
+        """Seconds per gradient evaluation in the largest steps.
+
+        0 (unknown) if these had less than half of the batch, because an example of a small batch takes longer.
+        """
         sizes = [
             sum(count >= self._longest - step % self._longest for count in self._counts)
             for step in range(len(self.step_seconds))
@@ -186,13 +188,13 @@ class ShrinkingBatch:
 
 
 def begin(task: Task, context: AttackContext, controls: Controls, version: int) -> ShrinkingBatch | Augmentation:
-    """The shard of one task in the making, of whatever kind the attack makes."""
+    """Begin the attack on one task, or its augmentation."""
     kind = ShrinkingBatch if isinstance(context.attack, Attack) else Augmentation
     return kind(task, context, controls, version)
 
 
 def produce(task: Task, context: AttackContext, controls: Controls, version: int) -> Shard:
-    """The whole attack under weights that do not change."""
+    """Make the whole attack with fixed weights."""
     with frozen(context.model):
         work = begin(task, context, controls, version)
         while not work.done:
@@ -201,7 +203,7 @@ def produce(task: Task, context: AttackContext, controls: Controls, version: int
 
 
 def now(device: torch.device) -> float:
-    """Seconds by a clock, once `device` has done what it was told."""
+    """The time in seconds, after `device` has finished its queued work."""
     _finish(device)
     return time.perf_counter()
 
@@ -212,20 +214,20 @@ def _finish(device: torch.device) -> None:
 
 
 def _clean_logits(context: AttackContext, x: Tensor, attack: Attack) -> Tensor | None:
-    """[N, K] of the clean images, where the allocator or the attack's loss asks for them; passed once for both."""
+    """[N, K] of the clean images, if the allocator or the attack's loss needs them; one forward pass for both."""
     if context.allocator is None and attack.maximised.targets != "clean":
         return None
-    return _passed(context.model, x)
+    return _forward(context.model, x)
 
 
 def _helper_logits(context: AttackContext, x: Tensor, attack: Attack) -> Tensor | None:
     if attack.maximised.targets != "helper" or context.helper is None:
         return None
     with frozen(context.helper):
-        return _passed(context.helper, x)
+        return _forward(context.helper, x)
 
 
-def _passed(model: nn.Module, x: Tensor) -> Tensor:
+def _forward(model: nn.Module, x: Tensor) -> Tensor:
     with torch.no_grad():
         logits: Tensor = model(x)
     return logits
@@ -240,7 +242,7 @@ def _allocation(
     attack: Attack,
     random: torch.Generator,
 ) -> Allocation | None:
-    """Steps by example, or None where all get the same."""
+    """Steps per example, or None if all get the same."""
     allocator = context.allocator_now(controls)
     if clean is None or allocator is None:
         return None

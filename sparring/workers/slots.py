@@ -1,14 +1,14 @@
 """Attack steps in slots: a batch of fixed shape in which every slot has its own example (continuous batching).
 
     begin(ticket)     its examples wait, those with the most steps first
-    advance(version)  one attack step on all slots; a finished one is given to the next example that is due
+    advance(version)  one attack step on all slots; a finished slot is refilled with the next example that is due
 
-Shapes never change, so a GPU runs as well at the end of a ticket as at its beginning; idle slots ride along and are
-ignored. Where `hold_back` is set, an example is due when its ticket has no more steps left than it has: a ticket's
-examples then end together, on weights nearly as new as those of a batch that shrinks, and the slots that this leaves
-free are for the next ticket. Without it examples are due at once.
+Shapes never change, so a GPU is used as well at the end of a ticket as at its beginning. Idle slots are computed too,
+and ignored. With `hold_back`, an example is due when no example of its ticket has more steps left than it: the examples
+of a ticket then end together, on weights nearly as new as those of a batch that shrinks, and the next ticket gets the
+free slots. Without it, examples are due at once.
 
-Pure but for the clock that it reports.
+Pure except for the measured times.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ class Slots:
         self.context, self.count, self.hold_back = context, count, hold_back
         self._jobs: list[_Job] = []
         self._slots: list[_Slot | None] = [None] * count
-        self._batches: dict[str, _Batch] = {}  # by the attack's name: a guard may put another in its place
+        self._batches: dict[str, _Batch] = {}  # by the attack's name: a guard may replace the attack
         self._previous_version = 0
 
     @property
     def room(self) -> bool:
-        """Slots are free that no example is due for: another ticket is welcome.
+        """Whether there are enough free slots for another ticket.
 
-        Where few steps are held back, so many must be free as the last ticket's longest examples took: a ticket that
-        began with a few of them would end late, and those few be old by then.
+        With `hold_back`, as many as the last ticket has examples with the most steps. A ticket that began with fewer
+        would end late, and its first examples would be stale by then.
         """
-        wanted = self._jobs[-1].longest if self._jobs and self.hold_back else 1
-        return self._slots.count(None) >= (wanted if wanted <= self.count else 1)
+        needed = self._jobs[-1].longest if self._jobs and self.hold_back else 1
+        return self._slots.count(None) >= (needed if needed <= self.count else 1)
 
     @property
     def busy(self) -> bool:
-        """There are tickets in work."""
+        """Whether there are unfinished tickets."""
         return bool(self._jobs)
 
     def begin(self, task: Task, controls: Controls, version: int) -> None:
-        """Take a task in; `version` is that of the weights the model holds now."""
+        """Accept a task; `version` is that of the model's current weights."""
         began = time.perf_counter()
         ready = prepare_task(task, self.context, controls, version)
         self._jobs.append(_Job(ready, began))
@@ -60,7 +60,7 @@ class Slots:
         self._fill()
 
     def drop(self, owner: tuple[int, Key]) -> None:
-        """Forget a ticket (its fence and key) and give its slots to others."""
+        """Drop a ticket, given its fence and key, and give its slots to others."""
         self._jobs = [job for job in self._jobs if job.ready.task.owner != owner]
         for number, slot in enumerate(self._slots):
             if slot is not None and slot.job.ready.task.owner == owner:
@@ -68,24 +68,25 @@ class Slots:
         self._fill()
 
     def clear(self) -> None:
-        """Forget all tickets."""
+        """Drop all tickets."""
         self._jobs, self._slots = [], [None] * self.count
 
     def advance(self, version: int) -> list[Shard]:
-        """Make one attack step with the model as it is, whose weights are those of `version`; the shards it ends."""
+        """Make one attack step with the model's weights, of `version`; returns the shards that are finished by it."""
         if any(self._slots):
             began = time.perf_counter()
             for name in {slot.job.ready.attack.name for _, slot in self._taken()}:
                 self._batches[name].step(self.context.model)
             self._count_step(version)
             self._fill()
-            self._share(now(next(self.context.model.parameters()).device) - began)
+            self._divide_time(now(next(self.context.model.parameters()).device) - began)
         ended = [job for job in self._jobs if job.done]
         self._jobs = [job for job in self._jobs if not job.done]
         return [job.shard() for job in ended]
 
     def _count_step(self, version: int) -> None:
-        """Take out what has had its steps. The last two of an example were the last two of all slots."""
+        """Count the step and free the slots whose examples have finished. An example's last two steps are also the last
+        two steps of all slots."""
         for job in self._jobs:
             job.active = job.horizon = 0
         for _, slot in self._taken():
@@ -103,7 +104,7 @@ class Slots:
         self._previous_version = version
 
     def _fill(self) -> None:
-        """Give free slots to the examples that are due, the oldest ticket's first."""
+        """Give free slots to the examples that are due, those of the oldest ticket first."""
         free = deque(number for number, slot in enumerate(self._slots) if slot is None)
         for job in self._jobs:
             numbers, examples = [], []
@@ -115,8 +116,8 @@ class Slots:
             if numbers:
                 self._batch_of(job).put_in(job, numbers, examples)
 
-    def _share(self, seconds: float) -> None:
-        """A step's time is paid by the tickets that had slots in it, idle slots and all."""
+    def _divide_time(self, seconds: float) -> None:
+        """Divide the time of a step, including idle slots, among the tickets that had slots in it."""
         active = sum(job.active for job in self._jobs)
         for job in self._jobs:
             if job.active:
@@ -132,8 +133,11 @@ class Slots:
 
 
 class _Job:
-    """A ticket in work. `waiting`: examples without a slot, `longest`: how many have the most steps, `horizon`: most
-    steps left in a slot, `active`: slots that it had in the last step."""
+    """An unfinished ticket.
+
+    waiting: examples without a slot. longest: number of examples with the most steps. horizon: most steps left in any
+    of its slots. active: slots that it had in the last step.
+    """
 
     def __init__(self, ready: PreparedTask, began: float) -> None:
         self.ready, self.began = ready, began
@@ -155,17 +159,17 @@ class _Job:
         return self.ended == self.attacked
 
     def is_due(self, hold_back: bool) -> bool:
-        """The next example in line should have a slot."""
+        """Whether the next waiting example should get a slot."""
         return bool(self.waiting) and (not hold_back or self.counts[self.waiting[0]] >= self.horizon)
 
     def step_sizes(self) -> Tensor:
-        """float32 [N], on the device of the examples."""
+        """Step size of each example, float32 [N] on the device of the examples."""
         if self.ready.allocation is not None:
             return self.ready.allocation.step_sizes
         return torch.full((len(self.counts),), self.ready.attack.alpha, device=self.ready.x.device)
 
     def shard(self) -> Shard:
-        """The product; its version is the oldest that one of its examples ended on."""
+        """The finished shard; its version is the oldest version among its examples."""
         return self.ready.shard(
             self.delta,
             version=self.ready.version if self.version is None else self.version,
@@ -176,7 +180,7 @@ class _Job:
 
 
 class _Slot:
-    """Which example is in it, and how many steps it has left."""
+    """The example in a slot, and its number of steps left."""
 
     def __init__(self, job: _Job, example: int, left: int) -> None:
         self.job, self.example, self.left = job, example, left
@@ -199,7 +203,7 @@ class _Batch:
         self.delta = ascended(model, self.x, self.delta, self.targets, self.attack, self.sizes, self.radii, self.state)
 
     def put_in(self, job: _Job, numbers: list[int], examples: list[int]) -> None:
-        """Examples of a ticket into the slots of these numbers."""
+        """Copy examples of a ticket into the slots with these numbers."""
         to, at = self._indices(numbers), self._indices(examples)
         self.x[to], self.delta[to], self.targets[to] = job.ready.x[at], job.delta[at], job.ready.targets[at]
         self.sizes[to], self.radii[to] = job.step_sizes()[at], job.ready.attack.radius
@@ -207,7 +211,7 @@ class _Batch:
             self.state[name][to] = kept[at]
 
     def take_out(self, job: _Job, numbers: list[int], examples: list[int]) -> None:
-        """The perturbations in these slots to their ticket."""
+        """Copy the perturbations in these slots to their ticket."""
         if numbers:
             job.delta[self._indices(examples)] = self.delta[self._indices(numbers)]
 

@@ -1,4 +1,4 @@
-"""What is to be attacked, and what with: resolved once, so that nobody computes it back from the recipe."""
+"""A task (the examples to attack) and the context of all attacks of a run, resolved once from the recipe."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from sparring.queue.messages import Controls, Key
 
 @dataclass(frozen=True)
 class Task:
-    """One ticket's work: the attack on the examples at `indices` of the training set.
+    """The work of one ticket: attack the examples at `indices` of the training set.
 
-    start: where it begins, where that is not left to the attack.
+    start: starting point of the attack; None: the attack's own start.
     """
 
     key: Key
@@ -28,16 +28,16 @@ class Task:
 
     @property
     def owner(self) -> tuple[int, Key]:
-        """What tells tickets apart, across resumes too."""
+        """Unique name of a ticket, also across resumes."""
         return self.fence, self.key
 
 
 @dataclass(frozen=True)
 class AttackContext:
-    """What every task of a run is attacked with.
+    """What the attacks of a run have in common.
 
-    model: holds the weights of some version; attack: at its full ε; allocator: None where all examples get the attack's
-    own steps; helper: the objective's network, where the attack's loss compares with it.
+    model: has the weights of some version; attack: with the full ε; allocator: None if all examples get the attack's
+    own steps; helper: the objective's helper network, if the attack's loss needs it.
     """
 
     model: nn.Module
@@ -48,12 +48,12 @@ class AttackContext:
     helper: nn.Module | None = None
 
     def attack_now(self, controls: Controls) -> Threat:
-        """The attack at the present ε; the PGD of a guard where one has taken its place."""
-        now = self.attack.at(controls.epsilon)
-        return now.stronger(controls.pgd_steps) if controls.pgd_steps and isinstance(now, Attack) else now
+        """The attack with the current ε, or the PGD by which a guard has replaced it."""
+        attack = self.attack.at(controls.epsilon)
+        return attack.stronger(controls.pgd_steps) if controls.pgd_steps and isinstance(attack, Attack) else attack
 
     def allocator_now(self, controls: Controls) -> Allocator | None:
-        """The allocator; with all steps at the boundary where a guard's PGD has taken the attack's place."""
+        """The allocator; while a guard's PGD replaces the attack, with all of its steps on boundary examples."""
         if self.allocator is None or not controls.pgd_steps:
             return self.allocator
         return self.allocator.with_full_steps()

@@ -1,7 +1,7 @@
-"""AugMix on a worker: which examples of a ticket are augmented, and their views.
+"""AugMix on a worker: choose the examples of a ticket that are augmented, and make their views.
 
-Without an allocator all are. BulletTrain augments boundary examples alone (Hua et al.: N_B = 1, N_R = N_O = 0), found
-by one clean forward pass; the others' views are the images themselves.
+Without an allocator all are augmented. BulletTrain augments only boundary examples (Hua et al.: N_B = 1, N_R = N_O =
+0), found by one clean forward pass; the views of the others are the images themselves.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from sparring.workers.task import AttackContext, Task
 
 
 class Views(NamedTuple):
-    """Of a ticket's examples.
+    """The views of a ticket's examples.
 
-    images: uint8 [2, n, C, H, W], on the CPU; classes: how many examples are in each of the allocator's classes.
+    images: uint8 [2, n, C, H, W], on the CPU; classes: number of examples in each class of the allocator.
     """
 
     images: Tensor
@@ -31,9 +31,9 @@ class Views(NamedTuple):
 
 
 class Augmentation:
-    """A shard of views: made at once, without attack steps or gradients, and done from the start.
+    """A shard of views. It is made in the constructor, without attack steps or gradients.
 
-    The views do not depend on weights; `version` is that of those which an allocator classified with.
+    The views do not depend on weights; `version` is that of the weights with which the allocator classified.
     """
 
     done, steps = True, 0
@@ -60,35 +60,35 @@ class Augmentation:
         )
 
     def advance(self, version: int) -> None:
-        """There are no steps to make."""
+        """Do nothing: there are no steps."""
 
     def shard(self) -> Shard:
-        """The product."""
+        """The finished shard."""
         return self._shard
 
 
 def make_views(task: Task, context: AttackContext, x: Tensor, labels: Tensor, robust_share: float) -> Views:
-    """Two views of each example that is augmented, of the others the image twice.
+    """Two views of each augmented example; for the others the image twice.
 
-    x: float32 [n, C, H, W], the task's examples; labels: int64 [n]; robust_share: F_R. Tensors are on the CPU, whatever
-    device the model is on.
+    x: float32 [n, C, H, W], the task's examples; labels: int64 [n]; robust_share: F_R. Tensors are on the CPU, also if
+    the model is on another device.
     """
     if not isinstance(context.attack, AugMix):
         raise SparringError(f"attack {context.attack.name!r} makes no views.")
     images = pixels(x)
     augmented, classes = _allocated(task, context, x, labels, robust_share)
-    made = as_views(images)
+    views = as_views(images)
     chosen = torch.tensor(task.indices)[augmented]
-    made[:, augmented] = context.attack.views(
+    views[:, augmented] = context.attack.views(
         images[augmented], seed=context.seed, epoch=task.key.epoch, indices=chosen
     )
-    return Views(made, classes)
+    return Views(views, classes)
 
 
 def _allocated(
     task: Task, context: AttackContext, x: Tensor, labels: Tensor, robust_share: float
 ) -> tuple[Tensor, dict[str, int]]:
-    """bool [n]: whose class gets a step; and how many there are of each."""
+    """bool [n]: the examples whose class gets a step; and the number of examples in each class."""
     if context.allocator is None:
         return torch.ones(len(x), dtype=torch.bool), {}
     on_device = x.to(next(context.model.parameters()).device)

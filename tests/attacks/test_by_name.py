@@ -157,7 +157,7 @@ def test_an_attack_of_ones_own_is_given_its_options_and_the_settings_that_it_tak
         ({"name": "pdg"}, r"attack\.name = 'pdg': no such name; the nearest is pgd"),
         ({"name": "pgd", "epsilon": 2.0}, r"attack\.name: PGD refuses its arguments: epsilon = 2\.0"),
         ({"name": "pgd", "options": {"decay": 1}}, r"attack\.options\.decay = 1: no such option"),
-        ({"name": "pgd", "options": {"steps": 1}}, r"attack\.options\.steps = 1: the run passes steps already"),
+        ({"name": "pgd", "options": {"steps": 1}}, r"attack\.options\.steps = 1: the run already passes steps"),
         ({"name": "n-fgsm", "start": "zero"}, r"attack\.start = 'zero' with attack\.name = 'n-fgsm'"),
         ({"name": "augmix", "norm": "l2"}, r"attack\.norm = 'l2' with attack\.name = 'augmix'"),
         ({"name": "augmix", "loss": "kl"}, r"attack\.loss = 'kl' with attack\.name = 'augmix'"),

@@ -141,20 +141,20 @@ def test_what_is_refused_below_is_taken_where_it_is_right() -> None:
         ({"x": X[0]}, r"images: of shape \(1, 6, 6\); a tensor \[N, C, H, W\]"),
         ({"x": X[:0], "y": Y[:0]}, r"images: of shape \(0, 1, 6, 6\)"),
         ({"x": X.numpy()}, "images: a ndarray"),
-        ({"x": 255 * X}, r"images lie in \[.*\]: \[0, 1\] is needed"),
-        ({"x": X - 0.5}, r"images lie in \[-0\.4.*sparring\.Normalize"),
-        ({"x": X.where(X.max() > X, torch.nan)}, "images lie in"),
-        ({"x": X.where(X.max() > X, torch.inf)}, "images lie in"),
+        ({"x": 255 * X}, r"images are in \[.*\]: \[0, 1\] is needed"),
+        ({"x": X - 0.5}, r"images are in \[-0\.4.*sparring\.Normalize"),
+        ({"x": X.where(X.max() > X, torch.nan)}, "images are in"),
+        ({"x": X.where(X.max() > X, torch.inf)}, "images are in"),
         ({"y": Y.int()}, r"labels: torch\.int32 \(16,\); class numbers, int64 \[16\]"),
         ({"y": Y[:-1]}, r"labels: torch\.int64 \(15,\)"),
         ({"y": nn.functional.one_hot(Y)}, r"labels: torch\.int64 \(16, 2\)"),
         ({"y": Y.tolist()}, "labels: list"),
-        ({"y": torch.where(Y == 0, -100, Y)}, "labels: the least is -100"),
+        ({"y": torch.where(Y == 0, -100, Y)}, "labels: the smallest is -100"),
         ({"model": small_network().to(OFF)}, "devices differ: images on cpu, labels on cpu, model on meta"),
         ({"x": X.to(OFF)}, "devices differ: images on meta"),
         ({"y": Y.to(OFF)}, "devices differ: .*labels on meta"),
         ({"epsilon": -0.1}, "epsilon = -0.1: "),
-        ({"epsilon": 8.0}, "epsilon = 8.0: .* from 0 to 1 under linf. Divide by 255"),
+        ({"epsilon": 8.0}, "epsilon = 8.0: .* from 0 to 1 under linf. Divide a radius"),
         ({"norm": "l2", "epsilon": 8.0}, r"epsilon = 8 under l2: .* of shape \(1, 6, 6\) .* at most 6 apart"),
         ({"norm": "Linf"}, "norm = 'Linf': it must be 'linf' or 'l2'"),
         ({"start": "random"}, "start = 'random': "),
@@ -170,6 +170,6 @@ def test_an_argument_that_is_wrong_is_refused_by_name(wrong: dict[str, Any], sai
 def test_a_refused_call_changes_nothing() -> None:
     model = network_with_batch_norm()
     before, state = state_of(model), torch.get_rng_state()
-    with pytest.raises(ValueError, match="images lie in"):
+    with pytest.raises(ValueError, match="images are in"):
         PGD(0.1)(model, 2 * X, Y)
     assert equal(state_of(model), before) and torch.equal(torch.get_rng_state(), state)

@@ -29,7 +29,7 @@ def test_a_loss_says_what_it_compares_with() -> None:
 @pytest.mark.parametrize("targets", ["clean", "helper"])
 def test_predictions_that_are_needed_and_missing_are_an_error(targets: str) -> None:
     loss = AttackLoss(cross_entropy, targets)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=f"compares with the {targets} predictions"):
+    with pytest.raises(ValueError, match=f"needs the {targets} predictions"):
         loss.targets_of(LABELS, None, None)
 
 

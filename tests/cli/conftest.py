@@ -38,7 +38,7 @@ def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         with pytest.raises(SystemExit) as stop:
             main()
         out, err = capsys.readouterr()
-        assert "Traceback" not in out + err and "fault of Sparring" not in err
+        assert "Traceback" not in out + err and "bug of Sparring" not in err
         return Said(stop.value.code if isinstance(stop.value.code, int) else 0, out, err)
 
     return command

@@ -62,23 +62,23 @@ def labels_outside(folder: Path) -> str:
         (["train", "nowhere.toml"], "recipe nowhere.toml: No such file or directory"),
         (["train", "--data.name", "mnits"], "data.name = 'mnits': no such name; the nearest is mnist"),
         (["train", "--data.name", "mnist"], "data.root is unset"),
-        (["train", "--data.holdout", "1437", "--engine", "sync"], "data.holdout = 1437 leaves nothing of 1437"),
+        (["train", "--data.holdout", "1437", "--engine", "sync"], "data.holdout = 1437 leaves none of 1437"),
         (["train", "--model.name", "digits"], "no such name; the nearest is digits-cnn"),
         (["train", "--model.name", "there_is_none:make"], "No module named 'there_is_none'"),
         (["train", "--staleness.max_staleness", "0", "--staleness.publish_every", "3"], "cannot make progress"),
         (["train", "--staleness.depth", "9"], "staleness.depth = 9 exceeds staleness.max_staleness = 4"),
         (["train", "--ray.address", "auto"], "cannot reach an embedded server. Set queue.redis_url"),
-        (["status", "nowhere"], "nowhere is no run folder: it has no config.toml"),
-        (["stop", "nowhere"], "is no run folder"),
-        (["top", "nowhere"], "is no run folder"),
-        (["resume", "nowhere"], "is no run folder"),
+        (["status", "nowhere"], "nowhere is not a run folder: it has no config.toml"),
+        (["stop", "nowhere"], "is not a run folder"),
+        (["top", "nowhere"], "is not a run folder"),
+        (["resume", "nowhere"], "is not a run folder"),
         (["resume", "nowhere", "--seeds", "1"], "--seeds: no such setting; the nearest is seed"),
-        (["evaluate", "nowhere"], "is no run folder"),
+        (["evaluate", "nowhere"], "is not a run folder"),
         (["status", ".", "--attack.steps", "3"], "--attack.steps: `sparring status` has no such option"),
         (["config", "schema", "--attack.steps", "3"], "--attack.steps: `sparring config schema` has no such option"),
         (["--version"], "--version: `sparring` has no such option"),
         (["config", "diff", "a.toml", "b.toml"], "recipe a.toml: No such file or directory"),
-        (["workers", "nowhere"], "is no run folder"),
+        (["workers", "nowhere"], "is not a run folder"),
         (["workers", "nowhere", "sett", "2"], "'sett' is not one of 'set', 'add', 'drain'"),
         (["trian"], "No such command 'trian'"),
         (["status"], "Missing argument"),
@@ -95,7 +95,7 @@ def test_a_wrong_request_is_refused_in_one_sentence_and_leaves_nothing(
 
 def test_missing_data_are_told_with_the_folder(say: Say, elsewhere: Path) -> None:
     said = say("train", "--data.name", "mnist", "--data.root", "data", "--data.download", "false")
-    assert said.code == 1 and "/data' does not hold mnist and data.download is off" in said.complaint
+    assert said.code == 1 and "/data' does not have mnist and data.download is off" in said.complaint
     assert os.listdir(elsewhere) == []
 
 

@@ -18,7 +18,7 @@ from tests.support.waiting import wait_for
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["--maxmemory", "4tb"], "--maxmemory 4tb: no size"),
+        (["--maxmemory", "4tb"], "--maxmemory 4tb: not a size"),
         (["--port", "0"], "Invalid value for '--port'"),
         (["--port", "65536"], "Invalid value for '--port'"),
         (["--beside-port", "ray"], "Invalid value for '--beside-port'"),

@@ -24,7 +24,7 @@ def test_data_and_remarks_go_different_ways_and_a_failure_ends_with_its_code(
 def test_progress_is_a_sentence_at_once_and_then_one_every_few_seconds(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    say, times = shell.now_and_then(), [100.0, 101.0, 105.0, 105.5, 110.6]
+    say, times = shell.periodic_notes(), [100.0, 101.0, 105.0, 105.5, 110.6]
     for now in times:
         monkeypatch.setattr(shell, "time", SimpleNamespace(monotonic=lambda now=now: now))
         say(f"at {now}")

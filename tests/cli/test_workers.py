@@ -24,7 +24,7 @@ from tests.support.runs import small
         (["set"], "set : a whole number of workers is needed, 0 or more"),
         (["set", "two"], "set two: a whole number of workers is needed, 0 or more"),
         (["add", "0"], "add 0: a whole number of workers is needed, 1 or more"),
-        (["drain"], "drain: which worker? `sparring workers RUN` lists them"),
+        (["drain"], "drain needs the name of a worker; `sparring workers RUN` lists them"),
     ],
 )
 def test_workers_that_cannot_be_are_refused(say: Say, finished: Path, words: list[str], told: str) -> None:
@@ -50,7 +50,7 @@ def test_workers_are_shown_with_what_they_do_and_did(say: Say, served: tuple[Run
     said = say("workers", served[0].path)
     assert (said.code, said.err) == (0, "")
     assert said.out.splitlines() == [
-        "2 workers wanted, 1 serving",
+        "target: 2 workers; serving: 1",
         "  worker-0: serving, 7 shards, version 3, pid 42 on node-a",
         "  worker-1: starting",
     ]
@@ -75,4 +75,4 @@ def test_a_worker_that_there_is_not_and_a_run_that_is_evaluated_are_refused(
     assert said.code == 2 and "has no such worker. There are worker-0, worker-1." in said.complaint
     transport.set_state({"phase": "evaluating"})
     said = say("workers", run.path, "set", "3")
-    assert said.code == 2 and "it needs no workers any more" in said.complaint and transport.wanted_workers() == 2
+    assert said.code == 2 and "it needs no workers now" in said.complaint and transport.wanted_workers() == 2

@@ -73,5 +73,5 @@ def test_a_run_that_does_not_go_on_is_refused_in_one_sentence(tmp_path: Path) ->
     told = subprocess.run([*TOP, str(run.path)], capture_output=True, text=True, timeout=TIMEOUT_S)
     assert (told.returncode, told.stdout) == (2, "")
     assert told.stderr == (
-        f"sparring: {run.path} is not running (finished); `sparring status {run.path}` tells how it stands.\n"
+        f"sparring: {run.path} is not running (finished); `sparring status {run.path}` shows its state.\n"
     )

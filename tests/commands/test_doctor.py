@@ -95,7 +95,7 @@ def test_a_redis_that_is_not_there_matters_to_the_asynchronous_engine_alone(
 def test_gpus_that_are_not_there_are_missed() -> None:
     assert checks(workers={"count": 2, "num_gpus": 0.0})["cuda in ray"].ok
     found = checks(workers={"count": 2, "num_gpus": 0.5})["cuda in ray"]
-    assert not found.ok and "has 0 GPUs, the run asks for 1" in found.detail and "num_gpus" in found.remedy
+    assert not found.ok and "has 0 GPUs, the run requests 1" in found.detail and "num_gpus" in found.remedy
 
 
 @pytest.mark.usefixtures("no_ray")

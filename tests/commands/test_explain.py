@@ -100,7 +100,10 @@ def test_the_allocators_speed_up_is_told_for_the_papers_fractions() -> None:
     config = from_tree({"allocator": {"name": "bullettrain"}, "attack": {"steps": 10}})
     measured = replace(machine(attack_s=10.0, step_s=1.5), forward_s=0.4)
     told = explaining._remarks(config, measured, predict(config, measured, plan_of(config)))
-    assert f"equation 7 promises {11 / 4.88:.2f} times" in told[0] and f"allow {11.5 / 5.78:.2f}." in told[0]
+    assert (
+        f"equation 7 gives a speed-up of {11 / 4.88:.2f} over" in told[0]
+        and f"at most {11.5 / 5.78:.2f} is possible" in told[0]
+    )
 
 
 @pytest.mark.usefixtures("quick")
@@ -252,5 +255,5 @@ def test_where_data_parallelism_would_be_the_better_choice_is_said(workers: int,
 def test_where_all_share_the_cores_of_one_machine_one_process_is_said_to_do() -> None:
     config, measured = recipe(workers=4), machine(0.08, cores=2)
     remarks = explaining._remarks(config, measured, predict(config, measured, plan_of(config)))
-    assert "engine = sync or ddp has the same cores without staleness" in remarks[-1]
+    assert "engine = sync or ddp uses the same cores without staleness" in remarks[-1]
     assert not any("times as fast as the synchronous" in remark for remark in remarks)

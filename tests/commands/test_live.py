@@ -31,7 +31,7 @@ def test_data_are_as_large_and_as_many_as_the_settings_say_and_test_data_are_who
 def test_the_classes_are_those_of_the_training_data() -> None:
     live = passed(None, (IMAGES, LABELS), (IMAGES[:4], LABELS[:4]))
     assert live.test is not None and live.test.classes == 5
-    with pytest.raises(UsageError, match=r"^test_data: labels go from 0 to 4, and there are 3 classes"):
+    with pytest.raises(UsageError, match=r"^test_data: labels range from 0 to 4, and there are 3 classes"):
         passed(None, (IMAGES, LABELS % 3), (IMAGES, LABELS))
 
 
@@ -40,7 +40,7 @@ def test_a_model_of_more_classes_than_the_examples_show_says_how_many_there_are(
     live = passed(model, (IMAGES, LABELS), (IMAGES, LABELS % 3))
     assert live.training is not None and live.test is not None
     assert live.training.classes == live.test.classes == 10
-    with pytest.raises(UsageError, match="model gives 10 logits and the data have 20 classes"):
+    with pytest.raises(UsageError, match="model returns 10 logits, but data has 20 classes"):
         passed(model, (IMAGES, torch.arange(20)), (IMAGES, LABELS))
 
 
@@ -51,7 +51,7 @@ def test_a_model_of_more_classes_than_the_examples_show_says_how_many_there_are(
         ({"model": nn.Linear}, "model is a type: a torch.nn.Module is needed"),
         ({"train_data": (IMAGES, LABELS)}, "test_data is missing: data are passed for training and for testing"),
         ({"test_data": (IMAGES, LABELS)}, "train_data is missing"),
-        ({"train_data": (IMAGES, LABELS), "test_data": 3}, "test_data: a int is no data"),
+        ({"train_data": (IMAGES, LABELS), "test_data": 3}, "test_data: a int cannot be used as data"),
         ({"train_data": (IMAGES, LABELS.float()), "test_data": (IMAGES, LABELS)}, "train_data: labels are float32"),
     ],
 )

@@ -43,7 +43,7 @@ def test_nothing_held_out_leaves_the_training_set_as_it_is() -> None:
 
 @pytest.mark.parametrize("holdout", [1437, 5000])
 def test_holding_out_everything_is_refused(holdout: int) -> None:
-    with pytest.raises(UsageError, match=f"data.holdout = {holdout} leaves nothing of 1437 training examples"):
+    with pytest.raises(UsageError, match=f"data.holdout = {holdout} leaves none of 1437 training examples"):
         split_holdout(load(DataSettings(), "train"), holdout)
 
 

@@ -95,7 +95,7 @@ def test_an_example_is_augmented_alike_in_any_mixture(tmp_path: Path, augment: s
         (arrays(channels=3), r"images of \(3, 8, 8\), data\.name = 'digits' of \(1, 8, 8\)"),
         ({**arrays(), "labels": np.arange(20) % 11}, r"labels from 0 to 10 lie outside the 10 classes"),
         ({**arrays(), "labels": np.arange(19) % 10}, "20 images and 19 labels"),
-        ({**arrays(), "labels": np.zeros(20)}, "whole numbers, one per image"),
+        ({**arrays(), "labels": np.zeros(20)}, "one integer per image"),
         ({**arrays(), "images": np.zeros((20, 8, 8))}, "uint8 in 0..255 is needed"),
     ],
 )
@@ -116,7 +116,7 @@ def test_what_is_no_npz_is_refused(name: str) -> None:
 
 
 def test_missing_files_are_told(tmp_path: Path) -> None:
-    with pytest.raises(SparringError, match=r"data\.extra = .* is no NPZ file"):
+    with pytest.raises(SparringError, match=r"data\.extra = .* is not an NPZ file"):
         given(f"npz:{tmp_path}/none.npz")
-    with pytest.raises(SparringError, match=r"does not hold images\.npy and labels\.npy"):
+    with pytest.raises(SparringError, match=r"does not have readable arrays images\.npy and labels\.npy"):
         given(f"npz:{tmp_path}")

@@ -129,7 +129,7 @@ def test_images_are_of_the_phases_size_and_test_images_of_the_last(folder: Path)
 def test_centre_share_holds_in_phases_too(folder: Path) -> None:
     dataset = load(given(folder, size=24, centre_share=0.5).data, "train")
     shown = dataset.images(torch.tensor([2]), Framing(8))
-    assert torch.equal(shown[0], Framing(8, 0.5).shown(picture(32, 32, 2), 0))
+    assert torch.equal(shown[0], Framing(8, 0.5).apply(picture(32, 32, 2), 0))
 
 
 @pytest.mark.parametrize("data", [{"augment": "resized_crop_flip"}, {"phases": [{"until": 0.5, "size": 6}]}])

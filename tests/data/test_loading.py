@@ -80,18 +80,18 @@ def test_root_is_passed_to_what_takes_it(own: str) -> None:
     shades = [given(f"{own}:Rooted", split, root="/ab").images(torch.tensor([0])) for split in SPLITS]
     assert [int(shade.float().mean()) for shade in shades] == [3, 103]
     assert len(given(f"{own}:arrays", root="/ab")) == 12
-    with pytest.raises(UsageError, match=r"data\.options\.root is missing: set it; Rooted takes root"):
+    with pytest.raises(UsageError, match=r"data\.options\.root is missing. Set it; Rooted takes root"):
         given(f"{own}:Rooted")
 
 
 @pytest.mark.parametrize(
     ("name", "options", "problem"),
     [
-        ("no_split", {}, "takes no argument `split`: it is called with split='train' and with split='test'"),
+        ("no_split", {}, "has no parameter `split`. It is called with split='train' and with split='test'"),
         ("arrays", {"size": 3}, "data.options.size = 3: no such option; arrays takes count = 12"),
-        ("arrays", {"split": "train"}, "data.options.split = 'train': the run passes split already"),
+        ("arrays", {"split": "train"}, "data.options.split = 'train': the run already passes split"),
         ("refused", {}, "data.name: refused refuses its arguments: size must be even"),
-        ("nothing", {}, "a NoneType is no data"),
+        ("nothing", {}, "a NoneType cannot be used as data"),
         ("array", {}, "mydata.py has no 'array'; the nearest is arrays"),
     ],
 )
@@ -116,12 +116,12 @@ def test_what_is_built_in_takes_no_options() -> None:
 def test_floats_are_refused_by_the_name_of_what_needs_bytes(own: str, tmp_path: Path) -> None:
     floats: dict[str, Any] = {"name": f"{own}:arrays", "options": {"floats": True}}
     assert given(**floats).images(torch.tensor([0])).dtype == torch.float32
-    with pytest.raises(UsageError, match=r"data\.size = 12 works on uint8 images, and the data hold floats"):
+    with pytest.raises(UsageError, match=r"data\.size = 12 needs uint8 images, but the data have float images"):
         given(**floats, size=12)
     augmix = {"data": floats, "attack": {"name": "augmix"}, "objective": {"name": "augmix"}}
-    with pytest.raises(UsageError, match=r"attack\.name = 'augmix' works on uint8 images"):
+    with pytest.raises(UsageError, match=r"attack\.name = 'augmix' needs uint8 images"):
         build_experiment(from_tree(augmix))
     np.savez(tmp_path / "extra.npz", images=np.zeros((4, 5, 6), np.uint8), labels=np.zeros(4, int))
     settings = DataSettings.model_validate({**floats, "extra": f"npz:{tmp_path}/extra.npz"})
-    with pytest.raises(SparringError, match=r"data\.extra = .* works on uint8 images"):
+    with pytest.raises(SparringError, match=r"data\.extra = .* needs uint8 images"):
         load_extra(settings, load(settings, "train"))

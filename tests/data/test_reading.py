@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
-from sparring.data.reading import Arrays, Items, as_images, evenly_spaced, held_labels, labels_of
+from sparring.data.reading import Arrays, Items, as_images, evenly_spaced, labels_attribute, labels_of
 from sparring.errors import UsageError
 
 GREY = np.arange(24, dtype=np.uint8).reshape(4, 6)
@@ -115,7 +115,7 @@ def test_arrays_with_their_channels_first_or_last_are_the_same() -> None:
 
 @pytest.mark.parametrize("name", ["targets", "labels"])
 @pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
-def test_held_labels_are_taken_without_reading_every_item(name: str, kind: Any) -> None:
+def test_labels_attributes_are_taken_without_reading_every_item(name: str, kind: Any) -> None:
     data = Given(*((GREY, number % 5) for number in range(100)), **{name: kind([number % 5 for number in range(100)])})
     assert list(labels_of(data, Items(data, "train_data"))) == [number % 5 for number in range(100)]
     assert data.read < 100
@@ -124,9 +124,9 @@ def test_held_labels_are_taken_without_reading_every_item(name: str, kind: Any) 
 def test_labels_of_parts_and_of_several_are_taken_through_them() -> None:
     data = Given(*((GREY, number) for number in range(6)), targets=list(range(6)))
     both: ConcatDataset[Any] = ConcatDataset([Subset(data, [5, 1]), data])
-    found = held_labels(both)
+    found = labels_attribute(both)
     assert found is not None and found.tolist() == [5, 1, 0, 1, 2, 3, 4, 5]
-    assert held_labels(ConcatDataset([data, Given((GREY, 0))])) is None
+    assert labels_attribute(ConcatDataset([data, Given((GREY, 0))])) is None
 
 
 @pytest.mark.parametrize(

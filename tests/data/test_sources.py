@@ -135,7 +135,7 @@ def test_a_missing_folder_is_told(tmp_path: Path, split: Split) -> None:
 
 def test_a_folder_without_classes_is_told(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
-    with pytest.raises(SparringError, match="One folder per class is needed"):
+    with pytest.raises(SparringError, match="Make one folder per class"):
         given(f"folder:{tmp_path}")
 
 
@@ -143,7 +143,7 @@ def test_a_damaged_image_is_named(folder: Path) -> None:
     damaged = folder / "train" / "dog" / "1.png"
     damaged.write_bytes(b"no image")
     dataset = given(f"folder:{folder}")
-    with pytest.raises(SparringError, match=f"{damaged} is no image"):
+    with pytest.raises(SparringError, match=f"{damaged} is not a readable image"):
         everything(dataset)
 
 
@@ -184,17 +184,17 @@ def test_npz_images_with_channels_last_are_reordered(tmp_path: Path) -> None:
     [
         ({"images": arrays()["images"]}, r"lacks an array .*labels.*images and labels are needed"),
         (arrays(images=np.zeros((6, 8, 8), np.float32)), r"float32, uint8 in 0\.\.255 is needed\. Multiply floats"),
-        (arrays(images=np.zeros((6, 8, 8), ">u2")), "is no NPZ file of plain arrays"),
-        (arrays(images=np.zeros((6, 8, 8), "U1")), "is no NPZ file of plain arrays"),
+        (arrays(images=np.zeros((6, 8, 8), ">u2")), "is not an NPZ file of plain arrays"),
+        (arrays(images=np.zeros((6, 8, 8), "U1")), "is not an NPZ file of plain arrays"),
         (arrays(images=np.zeros((6, 64), np.uint8)), r"shape \(6, 64\).*N x H x W"),
         (arrays(images=np.zeros((6, 8, 8, 2), np.uint8)), "1 or 3 channels are needed"),
         (arrays(labels=np.arange(5)), "6 images and 5 labels"),
-        (arrays(labels=np.zeros((6, 1), np.int64)), "whole numbers, one per image"),
+        (arrays(labels=np.zeros((6, 1), np.int64)), "one integer per image"),
         (arrays(labels=np.zeros(6)), "labels are float64"),
         (arrays(labels=np.arange(6) - 1), "labels from -1 to 4 lie outside the 5 classes"),
-        (arrays(images=np.zeros((0, 8, 8), np.uint8), labels=np.zeros(0, int)), "holds no examples"),
-        (arrays(labels=np.array([{}] * 6, dtype=object)), "is no NPZ file of plain arrays"),
-        (arrays(images=np.array([{}] * 6, dtype=object)), "is no NPZ file of plain arrays"),
+        (arrays(images=np.zeros((0, 8, 8), np.uint8), labels=np.zeros(0, int)), "has no examples"),
+        (arrays(labels=np.array([{}] * 6, dtype=object)), "is not an NPZ file of plain arrays"),
+        (arrays(images=np.array([{}] * 6, dtype=object)), "is not an NPZ file of plain arrays"),
     ],
 )
 def test_npz_files_that_cannot_be_used_are_refused_with_the_reason(tmp_path: Path, content: Arrays, told: str) -> None:
@@ -212,19 +212,21 @@ def test_npz_test_labels_outside_the_classes_of_training_are_refused(tmp_path: P
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", b"\x93NUMPY"])
 def test_what_is_no_npz_file_is_told(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "train.npz").write_bytes(content)
-    with pytest.raises(SparringError, match="is no NPZ file of plain arrays"):
+    with pytest.raises(SparringError, match="is not an NPZ file of plain arrays"):
         given(f"npz:{tmp_path}")
 
 
 def test_an_array_file_under_the_name_of_an_npz_file_is_told(tmp_path: Path) -> None:
     with (tmp_path / "train.npz").open("wb") as file:
         np.save(file, np.zeros(3))
-    with pytest.raises(SparringError, match="is no NPZ file of plain arrays"):
+    with pytest.raises(SparringError, match="is not an NPZ file of plain arrays"):
         given(f"npz:{tmp_path}")
 
 
 def test_missing_npz_files_are_told_with_the_places_looked_at(tmp_path: Path) -> None:
-    with pytest.raises(SparringError, match=r"no file for the test split; looked for .*toy/test\.npz, .*toy-test\.npz"):
+    with pytest.raises(
+        SparringError, match=r"no file for the test split. Store it as one of .*toy/test\.npz, .*toy-test\.npz"
+    ):
         given(f"npz:{tmp_path}/toy", "test")
 
 
@@ -252,7 +254,7 @@ def test_missing_data_are_told_in_one_sentence_and_leave_no_empty_folders(
     with pytest.raises(SparringError) as raised:
         given(name, root=root, download=download)
     told = str(raised.value)
-    assert told.startswith(f"data.root = '{root}' does not hold {name} and ") and "\n" not in told
+    assert told.startswith(f"data.root = '{root}' does not have {name} and ") and "\n" not in told
     assert ("could not be downloaded" if download else "data.download is off") in told
     assert os.listdir(tmp_path) == []
     assert capfd.readouterr().out == ""
@@ -274,7 +276,7 @@ def test_files_that_are_cut_short_are_told(tmp_path: Path, size: int) -> None:
     header = bytes([0, 0, 8, 3]) + b"".join(number.to_bytes(4, "big") for number in (60_000, 28, 28))
     for stem in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
         (raw / f"{stem}-ubyte").write_bytes((header + bytes(6000))[:size])
-    with pytest.raises(SparringError, match=r"does not hold mnist and data\.download is off"):
+    with pytest.raises(SparringError, match=r"does not have mnist and data\.download is off"):
         given("mnist", root=tmp_path, download=False)
 
 

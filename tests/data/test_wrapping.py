@@ -96,8 +96,8 @@ def test_floats_are_augmented_as_bytes_are(augment: str) -> None:
 def test_bytes_are_framed_and_floats_are_refused() -> None:
     framing, indices = Framing(3), torch.tensor([7])
     shown = wrap(Pictures(), "train_data").images(indices, framing)
-    assert torch.equal(shown[0], framing.shown(to_image(torch.from_numpy(IMAGES)[7, None]), 0))
-    with pytest.raises(UsageError, match=r"train_data: data\.size works on uint8 images, and the data hold floats"):
+    assert torch.equal(shown[0], framing.apply(to_image(torch.from_numpy(IMAGES)[7, None]), 0))
+    with pytest.raises(UsageError, match=r"train_data: data\.size needs uint8 images, but the data have float images"):
         wrap((FLOATS, LABELS), "train_data").images(indices, framing)
 
 
@@ -137,10 +137,13 @@ def test_an_object_with_our_interface_is_returned_as_it_is() -> None:
     [
         ({"labels": LABELS}, "labels must be a tensor, int64 [20]"),
         ({"labels": torch.from_numpy(LABELS).int()}, "labels must be a tensor, int64 [20]"),
-        ({"classes": 2}, "labels go from 0 to 2, and there are 2 classes"),
-        ({"shape": (1, 4, 5)}, "images() gives torch.uint8 (1, 1, 5, 4) for one index; uint8 or float32 (1, 1, 4, 5)"),
+        ({"classes": 2}, "labels range from 0 to 2, and there are 2 classes"),
+        (
+            {"shape": (1, 4, 5)},
+            "images() returns torch.uint8 (1, 1, 5, 4) for one index; uint8 or float32 (1, 1, 4, 5)",
+        ),
         ({"images": lambda indices, framing=None: 2 * FLOATS[indices, None]}, "floats must be in [0, 1]"),
-        ({"images": lambda indices, framing=None: IMAGES[indices]}, "images() gives ndarray"),
+        ({"images": lambda indices, framing=None: IMAGES[indices]}, "images() returns ndarray"),
     ],
 )
 def test_an_object_with_our_interface_is_looked_at(changes: dict[str, Any], problem: str) -> None:
@@ -182,30 +185,30 @@ def cut(image: Any) -> Any:
 @pytest.mark.parametrize(
     ("data", "problem"),
     [
-        (Pictures(flipped_at_times), "images are others when they are read again.*use data.augment"),
+        (Pictures(flipped_at_times), "the same image differs when it is read again.*use data.augment"),
         (Pictures(cut), r"example \d+ is torch.uint8 of \(1, \d, 4\), example .* Bring all images to one size"),
-        ((FLOATS - 0.5, LABELS), r"go from -0\.5 to 0\.5; .*look normalised: .*sparring\.Normalize"),
-        ((FLOATS * 255, LABELS), r"go from 0 to 255; floats must be in \[0, 1\]\. They look like bytes"),
-        ((FLOATS.log(), LABELS), "go from -inf to 0"),
-        ((FLOATS.masked_fill(FLOATS > 0.9, float("nan")), LABELS), "images hold NaN"),
+        ((FLOATS - 0.5, LABELS), r"range from -0\.5 to 0\.5; .*look normalised: .*sparring\.Normalize"),
+        ((FLOATS * 255, LABELS), r"range from 0 to 255; floats must be in \[0, 1\]\. They look like bytes"),
+        ((FLOATS.log(), LABELS), "range from -inf to 0"),
+        ((FLOATS.masked_fill(FLOATS > 0.9, float("nan")), LABELS), "images contain NaN"),
         ((IMAGES.astype(np.int32), LABELS), r"images are torch\.int32; uint8"),
-        ((IMAGES, LABELS[:19]), r"labels are int64 of shape \(19,\); whole numbers of shape \(20,\) are needed"),
+        ((IMAGES, LABELS[:19]), r"labels are int64 of shape \(19,\); integers of shape \(20,\) are needed"),
         ((IMAGES, LABELS / 2), r"labels are float64 of shape \(20,\)"),
-        ((IMAGES, LABELS - 1), "labels go from -1 to 1. Number the classes from 0"),
-        (Pictures(labels=LABELS - 1), "labels go from -1 to 1"),
-        (Pictures(classes=["cat", "dog"]), "labels go from 0 to 2, and there are 2 classes"),
-        ((IMAGES[:0], LABELS[:0]), "holds no examples"),
-        (Pictures(images=IMAGES[:0]), "holds no examples"),
-        (3, "a int is no data. Give a torch Dataset"),
-        ((IMAGES, LABELS, LABELS), "a tuple is no data"),
-        (None, "a NoneType is no data"),
-        (Endless(), "a Endless is no data"),
+        ((IMAGES, LABELS - 1), "labels range from -1 to 1. Number the classes from 0"),
+        (Pictures(labels=LABELS - 1), "labels range from -1 to 1"),
+        (Pictures(classes=["cat", "dog"]), "labels range from 0 to 2, and there are 2 classes"),
+        ((IMAGES[:0], LABELS[:0]), "has no examples"),
+        (Pictures(images=IMAGES[:0]), "has no examples"),
+        (3, "a int cannot be used as data. Give a torch Dataset"),
+        ((IMAGES, LABELS, LABELS), "a tuple cannot be used as data"),
+        (None, "a NoneType cannot be used as data"),
+        (Endless(), "a Endless cannot be used as data"),
         (TensorDataset(FLOATS, FLOATS, torch.from_numpy(LABELS)), "example 0 is a tuple; a pair"),
-        (DataLoader(Pictures(), sampler=SubsetRandomSampler([1, 2])), "sampler chooses among the examples"),
-        (DataLoader(Pictures(), sampler=WeightedRandomSampler([1.0] * 20, 20)), "sampler chooses among the examples"),
-        (DataLoader(Pictures(), sampler=RandomSampler(Pictures(), num_samples=3)), "sampler chooses"),
-        (DataLoader(Pictures(), batch_sampler=[[0, 1], [2]]), "sampler chooses among the examples"),
-        (DataLoader(Pictures(), collate_fn=list), "has a collate_fn of its own"),
+        (DataLoader(Pictures(), sampler=SubsetRandomSampler([1, 2])), "sampler selects examples"),
+        (DataLoader(Pictures(), sampler=WeightedRandomSampler([1.0] * 20, 20)), "sampler selects examples"),
+        (DataLoader(Pictures(), sampler=RandomSampler(Pictures(), num_samples=3)), "sampler selects"),
+        (DataLoader(Pictures(), batch_sampler=[[0, 1], [2]]), "sampler selects examples"),
+        (DataLoader(Pictures(), collate_fn=list), "has its own collate_fn"),
     ],
 )
 def test_what_cannot_be_trained_on_is_refused_with_the_reason(data: Any, problem: str) -> None:
@@ -219,7 +222,7 @@ def test_an_image_that_is_wrong_is_refused_when_it_is_read() -> None:
     dataset, others = wrap((images, np.zeros(100, int)), "a"), wrap(Pictures(np.array, sizes, [0] * 100), "b")
     images[50], sizes[50] = 2.0, np.zeros((4, 5), np.uint8)
     dataset.images(torch.tensor([49]))
-    with pytest.raises(UsageError, match=r"a: images go from 2 to 2; floats must be in \[0, 1\]"):
+    with pytest.raises(UsageError, match=r"a: images range from 2 to 2; floats must be in \[0, 1\]"):
         dataset.images(torch.tensor([49, 50, 50][1:]))
     with pytest.raises(UsageError, match=r"b: some images are torch.uint8 of \(1, 4, 4\), others .* \(1, 4, 5\)"):
         others.images(torch.tensor([50]))

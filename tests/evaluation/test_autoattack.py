@@ -195,7 +195,7 @@ def test_progress_tells_attacks_and_batches_and_ends_with_all_attacks_done(
     share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where every example has fallen (100 ε) and the remaining attacks are left out."""
-    monkeypatch.setattr(module, "PULSE_S", 1e9)  # nothing is told within a batch, however slow the machine
+    monkeypatch.setattr(module, "PROGRESS_EVERY_S", 1e9)  # nothing is told within a batch, however slow the machine
     model, x, labels, epsilon, _ = case(5)
     told: list[str] = []
     survivors(model, x, labels, share * epsilon, 5, batch_size=4, progress=told.append)
@@ -208,7 +208,7 @@ def test_progress_tells_attacks_and_batches_and_ends_with_all_attacks_done(
 
 def test_progress_is_told_within_a_batch_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where one batch holds all, forward passes say that it goes on."""
-    monkeypatch.setattr(module, "PULSE_S", 0.0)
+    monkeypatch.setattr(module, "PROGRESS_EVERY_S", 0.0)
     monkeypatch.setattr(module, "SQUARE_QUERIES", 20)
     model, x, labels, epsilon, _ = case(2)
     told: list[str] = []
@@ -235,7 +235,7 @@ class Stop(Exception):
 def test_an_exception_from_progress_ends_the_judgement_and_reaches_the_caller(
     monkeypatch: pytest.MonkeyPatch, pulse_s: float
 ) -> None:
-    monkeypatch.setattr(module, "PULSE_S", pulse_s)
+    monkeypatch.setattr(module, "PROGRESS_EVERY_S", pulse_s)
     model, x, labels, epsilon, _ = case(5)
     model.train()
     told: list[str] = []

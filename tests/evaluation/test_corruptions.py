@@ -15,7 +15,7 @@ from sparring.config import DataSettings
 from sparring.data import ArrayDataset, load
 from sparring.errors import SparringError, UsageError
 from sparring.evaluation import corruptions as module
-from sparring.evaluation.corruptions import CORRUPTIONS, corruptions, made, mean_of_images, read
+from sparring.evaluation.corruptions import CORRUPTIONS, corruptions, generated, mean_of_images, read
 from sparring.evaluation.robustness import interval
 
 
@@ -93,7 +93,7 @@ def test_images_that_are_all_alike_are_no_proof_of_certainty() -> None:
     [
         (lambda folder: (folder / "snow.npy").unlink(), "snow.npy cannot be read"),
         (lambda folder: np.save(folder / "fog.npy", np.zeros((50, 32, 32, 3))), "fog.npy is float64 of shape"),
-        (lambda folder: np.save(folder / "labels.npy", np.zeros(40, np.int64)), "holds 40 entries; 50 are needed"),
+        (lambda folder: np.save(folder / "labels.npy", np.zeros(40, np.int64)), "has 40 entries; 50 are needed"),
     ],
 )
 def test_files_that_are_missing_or_wrong_are_told(cifar_c: Path, spoil: object, told: str) -> None:
@@ -111,7 +111,7 @@ def test_files_are_refused_for_data_that_have_none(tmp_path: Path) -> None:
 def test_a_package_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "imagecorruptions", None)
     with pytest.raises(SparringError, match=r"pip install 'sparring\[corruptions\]'"):
-        made(clean(), 0)("fog", 1, 0, 1)
+        generated(clean(), 0)("fog", 1, 0, 1)
 
 
 def test_an_image_made_here_depends_on_its_index_and_the_seed_alone() -> None:
@@ -119,16 +119,16 @@ def test_an_image_made_here_depends_on_its_index_and_the_seed_alone() -> None:
     pytest.importorskip("imagecorruptions")
     digits = load(DataSettings(), "test")
     for name in ("impulse_noise", "glass_blur", "snow", "frost", "elastic_transform"):
-        together, labels = made(digits, 0)(name, 3, 0, 3)
+        together, labels = generated(digits, 0)(name, 3, 0, 3)
         np.random.seed(len(name))
-        alone, _ = made(digits, 0)(name, 3, 2, 3)
+        alone, _ = generated(digits, 0)(name, 3, 2, 3)
         assert together.shape == (3, 1, 8, 8) and together.dtype == torch.uint8
         assert torch.equal(together[2:], alone), name
         assert torch.equal(labels, digits.labels[:3])
-    other, same = made(digits, 1)("gaussian_noise", 3, 0, 3)[0], made(digits, 0)("gaussian_noise", 3, 0, 3)[0]
+    other, same = generated(digits, 1)("gaussian_noise", 3, 0, 3)[0], generated(digits, 0)("gaussian_noise", 3, 0, 3)[0]
     assert not torch.equal(other, same)
     np.random.seed(0)
     expected = np.random.random()
     np.random.seed(0)
-    made(digits, 0)("snow", 1, 0, 1)
+    generated(digits, 0)("snow", 1, 0, 1)
     assert np.random.random() == expected, "numpy's global state is left as it was"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sparring.attacks import PGD
 from sparring.config import EvaluationSettings
-from sparring.evaluation.curves import EPSILONS, STEPS, Curves, curves, masked, sign_test, unlimited
+from sparring.evaluation.curves import EPSILONS, STEPS, Curves, curves, masked, sign_test, unbounded_warning
 from sparring.evaluation.robustness import interval
 from tests.support.models import Brightness, Shattered, distances, greys
 
@@ -42,7 +42,7 @@ def test_it_warns_from_the_excess_that_chance_does_not_explain(excess: int, warn
     said = masked([("PGD-1", weak), ("PGD-5", strong)])
     assert bool(said) is warns
     if said:
-        assert "PGD-5 leaves 100.0 % standing, PGD-1 only 87.7 %: 7 examples survive the first alone" in said[0]
+        assert "PGD-5 leaves 100.0 % correct, PGD-1 only 87.7 %: 7 examples survive only the first" in said[0]
 
 
 def test_the_level_is_shared_among_the_pairs() -> None:
@@ -56,7 +56,7 @@ def test_a_weaker_attack_may_leave_as_much_more_as_it_likes() -> None:
 
 @pytest.mark.parametrize(("left", "warns"), [(0, False), (3, False), (6, True)])
 def test_an_attack_without_limits_must_leave_next_to_nothing(left: int, warns: bool) -> None:
-    assert bool(unlimited(bools((left, True), (200 - left, False)), 1.0)) is warns
+    assert bool(unbounded_warning(bools((left, True), (200 - left, False)), 1.0)) is warns
 
 
 def test_of_a_smooth_model_the_curve_is_the_distance_to_the_boundary_and_nothing_warns() -> None:
@@ -73,5 +73,5 @@ def test_of_a_smooth_model_the_curve_is_the_distance_to_the_boundary_and_nothing
 
 def test_a_shattered_model_is_found_out_without_limits_and_by_the_black_box() -> None:
     found = judged(Shattered(), queries=200, margins=MARGINS / 4)
-    assert any("ε = 1 reaches every image" in each for each in found.warnings)
+    assert any("ball of ε = 1 holds every image" in each for each in found.warnings)
     assert any("leaves" in each and "Square, 200 queries only" in each for each in found.warnings)

@@ -42,7 +42,7 @@ def test_the_picture_is_a_png(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["curves.svg", "nowhere/curves.png"])
 def test_a_picture_that_cannot_be_written_is_told_before_the_attacks(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UsageError, match=r"--plot .*give the path of a \.png file in a folder that exists"):
+    with pytest.raises(UsageError, match=r"--plot .*give the path of a \.png file in an existing folder"):
         require_drawable(tmp_path / name)
 
 
@@ -79,9 +79,9 @@ def test_the_trained_ball_the_black_box_and_the_finding_are_named(drawn: Any) ->
     figure = drawn(CURVES)
     left, right = ({text.get_text() for text in axes.get_legend().get_texts()} for axes in figure.axes)
     assert "trained, ε = 0.1" in left and "Square, 50 queries" in right
-    assert figure.get_suptitle() == "mine: 60 test examples, 95 % intervals; nothing looks masked"
+    assert figure.get_suptitle() == "mine: 60 test examples, 95 % intervals; no sign of masked gradients"
     masked = drawn(replace(CURVES, black_box=None, warnings=["PGD-10 leaves more standing"]))
-    assert masked.get_suptitle().endswith("; gradients look masked")
+    assert masked.get_suptitle().endswith("; gradients are probably masked")
     assert len(masked.axes[1].get_legend().get_texts()) == 1, "no black box was tried"
 
 

@@ -108,10 +108,10 @@ def test_a_model_may_stand_in_a_file_and_take_options(own: str, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("name", "options", "told"),
     [
-        ("{own}:wide", {}, "model.options.width is missing: set it; wide takes width, bias = True."),
+        ("{own}:wide", {}, "model.options.width is missing. Set it; wide takes width, bias = True."),
         ("{own}:wide", {"width": 2, "depth": 3}, "model.options.depth = 3: no such option; wide takes"),
         ("digits-cnn", {"width": 2}, "model.options.width = 2: no such option; digits_cnn takes no options."),
-        ("timm:test_resnet", {"name": "x"}, "model.options.name = 'x': the run passes name already"),
+        ("timm:test_resnet", {"name": "x"}, "model.options.name = 'x': the run already passes name"),
         ("timm:test_resnet", {"no_such_option": 1}, "model.name = 'timm:test_resnet' cannot be built .*no_such_option"),
     ],
 )
@@ -149,7 +149,7 @@ def test_normalising_twice_or_by_other_channels_is_refused(name: str, normalize:
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("mnist-16-32", "no such name; the nearest is mnist-16-32-100. Built in: .* given as module:object"),
+        ("mnist-16-32", "no such name; the nearest is mnist-16-32-100. Built in: .* own as module:object"),
         ("digits", "the nearest is digits-cnn"),
         ("no_such_module_here:make", "No module named 'no_such_module_here'.* must be installed, or lie in the folder"),
         ("timm", "the nearest is timm:NAME"),

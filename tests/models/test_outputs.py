@@ -35,9 +35,9 @@ def test_it_is_asked_in_eval_mode_and_nothing_of_it_changes() -> None:
     [
         ("resnet", "model is a str: a torch.nn.Module is needed"),
         (nn.Linear(3, 10), r"model cannot take images of \(1, 4, 4\) \(RuntimeError: mat1 and mat2"),
-        (nn.Flatten(0), r"model gives \(16,\) for one image: logits of shape \(1, classes\) are needed"),
-        (Pair(), "model gives tuple for one image"),
-        (nn.Sequential(nn.Flatten(), nn.Linear(16, 4)), "model gives 4 logits and the data have 5 classes"),
+        (nn.Flatten(0), r"model returns \(16,\) for one image: logits of shape \(1, classes\) are needed"),
+        (Pair(), "model returns tuple for one image"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(16, 4)), "model returns 4 logits, but data has 5 classes"),
     ],
 )
 def test_what_is_no_model_of_such_images_is_refused(model: Any, reason: str) -> None:

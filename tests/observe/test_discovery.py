@@ -43,7 +43,7 @@ def test_a_run_that_fails_takes_its_name_back(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_is_refused_before_anything_is_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match=r"metrics\.file_sd = .*file/targets: no file can be put there"):
+    with pytest.raises(UsageError, match=r"metrics\.file_sd = .*file/targets: no file can be written there"):
         train(small(tmp_path / "runs", engine="sync", metrics={"file_sd": str(tmp_path / "file" / "targets")}))
     assert not (tmp_path / "runs").exists()
 

@@ -61,7 +61,7 @@ def test_the_plain_line_is_one_line_and_leaves_out_what_is_not_known() -> None:
     [
         "demo · ray · digits · training",
         "120/600",
-        "0:01:00 gone, 0:04:00 left",
+        "0:01:00 elapsed, 0:04:00 left",
         "6/30 · loss 1.25 · ε 0.15 · rate 0.002",
         "clean 93.1 %, robust 61.2 % (56.9 to 65.3; PGD-10) on 512 held out",
         "robust 55.1 % on training batches",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sparring.objectives import Batch, Helper, Objective
+from sparring.attacks import AttackLoss
+from sparring.objectives import Batch, Helper, Objective, kl_divergence
 from sparring.objectives.losses import pgd_at
 
 
@@ -19,3 +20,22 @@ class Helped(Objective):
         logits = model(batch.x_adv)
         beside = torch.zeros(()) if helper is None else pgd_at(helper(batch.x), batch.labels)
         return pgd_at(logits, batch.labels) + beside, logits
+
+
+class Compared(Helped):
+    """The same; its attack moves predictions away from the helper's."""
+
+    attack_loss = AttackLoss(kl_divergence, "helper")
+
+
+class Frozen(Helped):
+    """Its helper is not trained, and every process that makes it anew makes another."""
+
+    attack_loss = AttackLoss(kl_divergence, "helper")
+
+    def helper(self, shape: tuple[int, int, int], classes: int) -> Helper:
+        made = super().helper(shape, classes)
+        torch.seed()
+        for parameter in made.network.parameters():
+            nn.init.normal_(parameter)
+        return Helper(made.network, trained=False)

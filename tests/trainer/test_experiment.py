@@ -46,7 +46,7 @@ def test_data_mean_and_std_are_a_part_of_what_is_trained_resumed_and_evaluated(t
         ({"schedule": {"name": "{folder}/own.py:negative"}}, "gives -1.0 at progress 0"),
         ({"schedule": {"options": {"slope": 1}}}, "schedule.options.slope = 1: no such option; one_cycle takes no"),
         ({"model": {"name": "{folder}/own.py:nothing"}}, "own.py has no 'nothing'; the nearest is"),
-        ({"data": {"name": "{folder}/own.py:negative"}}, "takes no argument `split`"),
+        ({"data": {"name": "{folder}/own.py:negative"}}, "has no parameter `split`"),
         ({"data": {"mean": 0.5, "std": 0.5}}, "normalises its images itself"),
     ],
 )

@@ -119,7 +119,7 @@ def test_a_schedule_of_ones_own_takes_options_and_the_settings_that_it_names(own
     [
         ("one-cycle", {}, "schedule.name = 'one-cycle': no such name; the nearest is one_cycle. Built in: constant, "),
         ("constant", {"until": 1}, "schedule.options.until = 1: no such option; constant takes no options"),
-        ("{own}:warm", {}, "schedule.options.until is missing: set it; warm takes until"),
+        ("{own}:warm", {}, "schedule.options.until is missing. Set it; warm takes until"),
         ("{own}:never", {}, "made a int; a function of (peak, progress) is needed"),
         ("{own}:made_of", {"value": -1}, "gives -1.0 at progress 0 with a peak of 0.3; a finite rate of at least 0"),
         ("{own}:made_of", {"value": "inf", "after": 0.6}, "gives inf at progress 0.75"),

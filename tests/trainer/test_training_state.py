@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.nn.utils import parameters_to_vector
 
 from sparring.errors import NonFinite
 from sparring.trainer.session import Session
@@ -100,3 +101,13 @@ def test_a_restart_begins_with_the_weights_that_the_run_started_from(tmp_path: P
     assert session.learner.step == session.state.step == 0 and session.heldout.best == -1.0
     assert session.state.rollbacks == 3 and session.overfitting.overfittings == 3, "what has happened stays counted"
     assert session.learner.rate_scale == 0.125 * session.config.guard.rate_factor
+
+
+def test_a_frozen_helper_keeps_the_weights_of_the_runs_start(tmp_path: Path) -> None:
+    groups = {"objective": {"name": "tests.support.helped:Frozen"}}
+    first = session_in(tmp_path, **groups)
+    again = session_in(tmp_path, first.run, **groups)
+    helpers = [session.experiment.helper for session in (first, again)]
+    one, other = (parameters_to_vector(helper.network.parameters()) for helper in helpers if helper is not None)
+    assert torch.equal(one, other)
+    assert "helper" not in first.learner.networks, "it is written once, not with every checkpoint"

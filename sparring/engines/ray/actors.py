@@ -7,13 +7,12 @@ from typing import Any
 
 import ray
 
-from sparring.config import MOST_WORKERS, Config, TrainerSettings, WorkersSettings
+from sparring.config import MAX_WORKERS, Config, TrainerSettings, WorkersSettings
 from sparring.engines.ray.nodes import share_of
 from sparring.engines.ray.passed import passed
 from sparring.engines.ray.snapshots import SnapshotStore
 from sparring.engines.ray.trainer import Trainer
 from sparring.engines.ray.worker import Worker
-from sparring.models.arrays import size_bytes
 from sparring.queue.opening import Queue
 from sparring.queue.sizing import kept_snapshots, through_object_store
 from sparring.runs import Run
@@ -34,8 +33,7 @@ class Actors:
         self.for_trainer = passed(sources, replace(experiment.live, helper=experiment.helper))
         self.for_workers = passed(sources, experiment.for_workers())
         self.store_name = f"sparring-snapshots-{run.id}"
-        needed = through_object_store(self.config, size_bytes(experiment.model))
-        self.store = self._store() if needed else None
+        self.store = self._store() if through_object_store(self.config, experiment.snapshot_bytes) else None
 
     def trainer(self) -> Any:
         """The trainer's actor."""
@@ -58,7 +56,7 @@ class Actors:
             num_cpus=STORE_CPUS,
             resources=share_of(self.config.trainer.resource),
             max_restarts=-1,
-            max_concurrency=1000 + MOST_WORKERS,
+            max_concurrency=1000 + MAX_WORKERS,
         )
         return made.remote(kept_snapshots(self.config))
 

@@ -17,10 +17,9 @@ from typing import Any, NamedTuple, Protocol
 
 import ray
 from safetensors.numpy import load, save
-from torch import nn
 
 from sparring.config import Config
-from sparring.models.arrays import Arrays, size_bytes
+from sparring.models.arrays import Arrays
 from sparring.queue.messages import Controls, Weights
 from sparring.queue.sizing import kept_snapshots, through_object_store
 from sparring.queue.transport import Transport
@@ -56,9 +55,9 @@ class Route(Protocol):
         """The snapshot named `order`."""
 
 
-def open_route(config: Config, model: nn.Module, transport: Transport, store: str) -> Route:
-    """The route for the settings and the size of `model`; `store` is the name of the `SnapshotStore` actor."""
-    if through_object_store(config, size_bytes(model)):
+def open_route(config: Config, snapshot_bytes: int, transport: Transport, store: str) -> Route:
+    """The route for the settings and the size of a snapshot; `store` is the name of the `SnapshotStore` actor."""
+    if through_object_store(config, snapshot_bytes):
         return RayRoute(ray.get_actor(store))
     return QueueRoute(transport, kept_snapshots(config))
 

@@ -58,7 +58,7 @@ class Trainer:
         try:
             experiment = build_experiment(self.config, self.live)
             self.session = session = Session(experiment, self.run, self.device, self._report)
-            route = open_route(self.config, experiment.model, self.transport, self.store)
+            route = open_route(self.config, experiment.snapshot_bytes, self.transport, self.store)
             resumed = session.restore()
             with stopping_on_signals(session.ask_to_stop):
                 while True:

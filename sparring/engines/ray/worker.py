@@ -86,7 +86,7 @@ class Worker:
         self.attacker = attacker_of(self.context, slots_of(self.config), hold_back=self.config.allocator.hold_back)
         self.exchange, self.most_tickets = exchanges(self.config), tickets_at_once(self.config)
         self.weights = Weights(
-            open_route(self.config, self.model, self.beating, store),
+            open_route(self.config, experiment.snapshot_bytes, self.beating, store),
             self.model,
             lockstep=self.config.staleness.lockstep,
             timeout_s=self.config.trainer.wait_timeout_s,

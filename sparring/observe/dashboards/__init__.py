@@ -1,4 +1,4 @@
-"""What the dashboards show: every panel with its queries, as values.
+"""The dashboards: every panel and its queries as Python values.
 
 `grafana` writes them as Grafana's JSON, `benchmarks.dashboards` draws them without one.
 """
@@ -10,14 +10,14 @@ from sparring.observe.dashboards.run import RUN
 from sparring.observe.dashboards.workers import WORKERS
 
 DASHBOARDS = (RUN, PIPELINE, WORKERS)
-RUNS = "label_values(sparring_up, run)"  # what `$run` is chosen from
+RUNS = "label_values(sparring_up, run)"  # the choices for `$run`
 
 # Exported metrics that no panel shows, and why.
 LEFT_OUT = {
-    "sparring_info": "tells in labels what runs; the alerts ask for its phase",
-    "sparring_worker_info": "tells in labels where a worker runs",
+    "sparring_info": "describes the run in its labels; used by the alerts",
+    "sparring_worker_info": "describes in its labels where a worker runs",
     "sparring_heldout_examples": "does not change while a run goes on",
-    "sparring_kept_examples": "changes once in a run, where it is pruned",
-    "sparring_pruning_seconds_total": "grows once in a run, where it is pruned",
+    "sparring_kept_examples": "changes at most once in a run, at the pruning",
+    "sparring_pruning_seconds_total": "grows at most once in a run, at the pruning",
     "sparring_full_attack_seconds_total": "is part of sparring_allocator_wallclock_speedup",
 }

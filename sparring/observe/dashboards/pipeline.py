@@ -1,4 +1,4 @@
-"""The dashboard of what lies between trainer and workers: who waits for whom."""
+"""The dashboard of the pipeline between workers and trainer: which of them waits for the other."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from sparring.observe.dashboards.queries import Dashboard, Panel, Query, now, ra
 PIPELINE = Dashboard(
     "sparring-pipeline",
     "Sparring: Pipeline",
-    "Who waits for whom. Where the trainer waits, more workers help; where workers wait for tickets, they do not.",
+    "Who waits for whom. If the trainer waits, more workers help. If workers wait for tickets, more do not help.",
     (
         Panel(
             "Stalls",
-            "Seconds of each second that were spent waiting. Of the workers the mean.",
+            "Seconds of waiting per second. For workers the mean.",
             "percentunit",
             (
                 rate("sparring_trainer_wait_seconds_total", "trainer waits for {{reason}}", by="reason"),
@@ -24,7 +24,7 @@ PIPELINE = Dashboard(
         ),
         Panel(
             "Work",
-            "Seconds of each second that were spent working. Of the workers the mean.",
+            "Seconds of work per second. For workers the mean.",
             "percentunit",
             (
                 rate("sparring_step_seconds_total", "trainer steps"),
@@ -34,7 +34,7 @@ PIPELINE = Dashboard(
         ),
         Panel(
             "Queue",
-            "Shards: issued and not yet consumed, attacked now, waiting to be trained on.",
+            "Shards by state. outstanding: issued, not yet consumed; leased: being attacked; ready: to be trained on.",
             "short",
             (
                 now("sparring_shards_outstanding", "outstanding"),
@@ -44,21 +44,21 @@ PIPELINE = Dashboard(
         ),
         Panel(
             "Shards consumed",
-            "A second, by who attacked them.",
+            "Per second, by the process that attacked them.",
             "short",
             (rate("sparring_shards_consumed_total", "{{source}}", by="source"),),
             "stacked",
         ),
         Panel(
             "Memory of the queue's server",
-            "At its limit payloads wait: back-pressure.",
+            "At the limit, workers wait before they send payloads (back-pressure).",
             "bytes",
             (now("sparring_queue_bytes", "used"), now("sparring_queue_limit_bytes", "limit")),
         ),
         Panel(
             "Network",
-            "Bytes a second into and out of the queue's server, of all its clients, and the weights that the trainer "
-            "published (through the same server where they are small).",
+            "Bytes per second into and out of the queue's server, for all clients, and of published weights (small "
+            "weights go through the same server).",
             "Bps",
             (
                 rate("sparring_queue_network_bytes_total", "queue {{direction}}", by="direction"),
@@ -66,14 +66,15 @@ PIPELINE = Dashboard(
             ),
         ),
         Panel(
-            "Seconds of a snapshot",
-            "How long the weights are on their way, beside the trainer's steps; what it waits for them is a stall.",
+            "Seconds per snapshot",
+            "How long the publication of the weights takes, in parallel with training steps. If the trainer waits for "
+            "it, that is a stall.",
             "s",
             (ratio("sparring_snapshot_publish_seconds_total", "sparring_snapshot_publications_total", "one snapshot"),),
         ),
         Panel(
             "Steps and snapshots",
-            "A second.",
+            "Per second.",
             "short",
             (
                 rate("sparring_steps_total", "steps"),
@@ -83,7 +84,7 @@ PIPELINE = Dashboard(
         ),
         Panel(
             "Seconds since",
-            "The run told its state, and wrote a checkpoint.",
+            "The last report of the run's state, and the last checkpoint.",
             "s",
             (
                 Query('time() - sparring_state_updated_timestamp_seconds{run="$run"}', "state"),
@@ -92,13 +93,13 @@ PIPELINE = Dashboard(
         ),
         Panel(
             "Restarts",
-            "Of a dead trainer, and the fence, which grows with every start, resume and restart.",
+            "Restarts of a trainer that died, and the fence, which grows with every start, resume and restart.",
             "short",
             (now("sparring_trainer_restarts_total", "trainer restarts"), now("sparring_fence", "fence")),
         ),
         Panel(
             "Gradient evaluations",
-            "Of the attacks on consumed shards, a second.",
+            "For the attacks on consumed shards, per second.",
             "short",
             (rate("sparring_gradient_evaluations_total", "gradients"),),
         ),

@@ -1,4 +1,4 @@
-"""What a dashboard is made of, and the PromQL that its panels share.
+"""The parts of a dashboard, and the PromQL that its panels share.
 
 `$run` is the run that is looked at, `$__rate_interval` a window of several scrapes; Grafana fills both in.
 """
@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 
 class Query(NamedTuple):
-    """One query; `legend` names its series, with {{label}} for what tells them apart."""
+    """One query. `legend` names its series; {{label}} stands for the value of a label."""
 
     expr: str
     legend: str
@@ -18,7 +18,7 @@ class Query(NamedTuple):
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture. `unit` is Grafana's name of the unit, `width` counts in 24ths, `absent` says when it stays empty."""
+    """One panel. `unit` is Grafana's name of the unit, `width` is in 24ths, `absent` says when the panel is empty."""
 
     title: str
     meaning: str
@@ -40,21 +40,21 @@ class Dashboard:
 
 
 def now(metric: str, legend: str) -> Query:
-    """A metric as it is."""
+    """The current value of a metric."""
     return Query(f'{metric}{{run="$run"}}', legend)
 
 
 def rate(metric: str, legend: str, by: str = "") -> Query:
-    """How much a counter grows a second, summed over all labels but `by`."""
+    """Increase of a counter per second, summed over all labels but `by`."""
     grouped = f"sum by ({by}) " if by else "sum"
     return Query(f'{grouped}(rate({metric}{{run="$run"}}[$__rate_interval]))', legend)
 
 
 def ratio(above: str, below: str, legend: str) -> Query:
-    """How much one counter grows for each 1 that another does."""
+    """Increase of one counter divided by the increase of another."""
     return Query(f"{rate(above, '').expr} / {rate(below, '').expr}", legend)
 
 
 def mean(histogram: str, legend: str) -> Query:
-    """Exact mean of what a histogram has counted in the window."""
+    """Exact mean of a histogram in the time window."""
     return ratio(f"{histogram}_sum", f"{histogram}_count", legend)

@@ -1,4 +1,4 @@
-"""The dashboard of one run: does it learn, how stale is what it learns from, how fast is it."""
+"""The dashboard of one run: learning, staleness, speed."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from sparring.observe.dashboards.queries import Dashboard, Panel, Query, mean, n
 RUN = Dashboard(
     "sparring-run",
     "Sparring: Run",
-    "Does it learn, how stale is what it learns from, and how fast is it.",
+    "Learning, staleness and speed of a run.",
     (
         Panel(
             "Progress",
-            "Steps made of all that the run takes.",
+            "Share of the run's steps that are done.",
             "percentunit",
             (Query('sparring_steps_total{run="$run"} / sparring_planned_steps{run="$run"}', "of all steps"),),
             "number",
@@ -19,7 +19,7 @@ RUN = Dashboard(
         ),
         Panel(
             "Epoch",
-            "Counted from 0, as in the records.",
+            "Counted from 0, as in metrics.jsonl.",
             "short",
             (now("sparring_epoch", "epoch"), now("sparring_planned_epochs", "of")),
             "number",
@@ -27,7 +27,7 @@ RUN = Dashboard(
         ),
         Panel(
             "Examples trained on",
-            "Since the run began, resumes included.",
+            "Since the beginning of the run, including those before a resume.",
             "short",
             (now("sparring_examples_total", "examples"),),
             "number",
@@ -35,7 +35,7 @@ RUN = Dashboard(
         ),
         Panel(
             "Mean staleness",
-            "Exact, of the shards that were trained on in the window.",
+            "Exact mean over the shards that were trained on in the time window.",
             "short",
             (mean("sparring_staleness_steps", "steps"),),
             "number",
@@ -51,7 +51,7 @@ RUN = Dashboard(
         ),
         Panel(
             "Dropped",
-            "Share of shards lost or thrown away; their tickets are issued again.",
+            "Share of shards that were lost or discarded; their tickets are issued again.",
             "percentunit",
             (
                 Query(
@@ -66,8 +66,8 @@ RUN = Dashboard(
         ),
         Panel(
             "Accuracy",
-            "Robust accuracy on held-out examples is what counts; on training batches it is higher, and under stale "
-            "attacks it flatters. The overfitting guard's is under PGD-5 on a training batch.",
+            "Robust accuracy on held-out examples is the reliable one. On training batches it is higher, more so under "
+            "stale attacks. guard: under PGD-5 on a training batch, measured by the overfitting guard.",
             "percentunit",
             (
                 now("sparring_robust_accuracy", "robust, held out"),
@@ -79,8 +79,8 @@ RUN = Dashboard(
         Panel("Loss", "Mean of the last 50 steps.", "short", (now("sparring_loss", "loss"),)),
         Panel(
             "Fresh minus stale",
-            "Accuracy and loss under a fresh attack less those under the stale one on the same shard. Accuracy well "
-            "below 0: staleness weakens the attack.",
+            "Accuracy and loss under a fresh attack minus those under the stale attack on the same shard. If accuracy "
+            "is well below 0, staleness weakens the attack.",
             "short",
             (
                 now("sparring_fresh_minus_stale_accuracy", "accuracy"),
@@ -107,22 +107,22 @@ RUN = Dashboard(
         ),
         Panel(
             "Drift",
-            "Path length of the weights since a shard's version, relative to their norm, mean over shards. Comparable "
-            "between step sizes, as steps are not.",
+            "Path length of the weights since a shard's version, relative to their norm, mean over shards. Unlike "
+            "staleness in steps, it can be compared between learning rates.",
             "short",
             (ratio("sparring_drift_total", "sparring_staleness_steps_count", "mean drift"),),
         ),
         Panel(
             "Throughput",
-            "Examples trained on a second: now, and mean since the run began.",
+            "Examples trained on per second: now, and mean since the beginning of the run.",
             "short",
             (rate("sparring_examples_total", "now"), now("sparring_examples_per_second", "mean of the run")),
         ),
         Panel(
             "Speed-up against synchronous",
-            "Seconds of work (attacks and steps) done in each second: what the same work would take one after the "
-            "other, at the pace that it has here. Workers that share cores or a GPU slow each other down, and the "
-            "estimate flatters by as much; a synchronous run on the same machine is the measurement.",
+            "Seconds of work (attacks and steps) per second: an estimate of the speed-up over a synchronous loop. It "
+            "is too high if workers share cores or a GPU, because they slow each other down. To measure the speed-up, "
+            "run engine sync on the same machine.",
             "short",
             (
                 Query(
@@ -134,7 +134,7 @@ RUN = Dashboard(
         ),
         Panel(
             "Drops by reason",
-            "Shards a second that were lost or thrown away. stale: beyond the bound.",
+            "Shards per second that were lost or discarded. stale: above the staleness bound.",
             "short",
             (rate("sparring_shards_dropped_total", "{{reason}}", by="reason"),),
             "stacked",
@@ -146,11 +146,11 @@ RUN = Dashboard(
             (now("sparring_epsilon", "ε"),),
             width=6,
         ),
-        Panel("Learning rate", "By the schedule.", "sci", (now("sparring_learning_rate", "rate"),), width=6),
+        Panel("Learning rate", "As given by the schedule.", "sci", (now("sparring_learning_rate", "rate"),), width=6),
         Panel(
             "Guards",
-            "Remedies against staleness that are switched on, decisions about them, returns to good weights after "
-            "overfitting or numbers that were none, steps skipped in fp16.",
+            "Remedies against staleness that are switched on, decisions about them, rollbacks after overfitting or "
+            "non-finite values, and skipped fp16 steps.",
             "short",
             (
                 now("sparring_staleness_guard_level", "staleness remedies"),
@@ -162,8 +162,8 @@ RUN = Dashboard(
             width=6,
         ),
         Panel(
-            "Given up",
-            "Tickets set aside after too many lost attempts: an epoch lacks their examples.",
+            "Set aside",
+            "Tickets set aside after too many failed attempts; their examples are missing from the epoch.",
             "short",
             (now("sparring_shards_set_aside_total", "set aside"),),
             width=6,

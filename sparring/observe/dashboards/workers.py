@@ -11,14 +11,14 @@ ALLOCATOR = "the run has no allocator"
 WORKERS = Dashboard(
     "sparring-workers",
     "Sparring: Workers",
-    "What every worker does, and what its GPU does.",
+    "Activity of each worker and its GPU.",
     (
         Panel(
             "Workers",
-            f"Those that should be there, and those that have reported in the last {ALIVE_S} s.",
+            f"The worker target, and the workers that have reported in the last {ALIVE_S} s.",
             "short",
             (
-                now("sparring_workers_wanted", "wanted"),
+                now("sparring_workers_wanted", "target"),
                 Query(
                     "count(time() - sparring_worker_last_heartbeat_timestamp_seconds"
                     f'{{run="$run"}} < {ALIVE_S}) or vector(0)',
@@ -28,38 +28,38 @@ WORKERS = Dashboard(
         ),
         Panel(
             "Shards",
-            "A second, by worker.",
+            "Per second, by worker.",
             "short",
             (rate("sparring_worker_shards_total", "{{worker}}", by="worker"),),
         ),
         Panel(
             "Gradient evaluations",
-            "A second, by worker.",
+            "Per second, by worker.",
             "short",
             (rate("sparring_worker_gradient_evaluations_total", "{{worker}}", by="worker"),),
         ),
         Panel(
             "Busy",
-            "Share of the time that a worker attacks.",
+            "Share of time in which a worker attacks.",
             "percentunit",
             (rate("sparring_worker_busy_seconds_total", "{{worker}}", by="worker"),),
         ),
         Panel(
             "Waits",
-            "Seconds of each second, by worker and reason.",
+            "Seconds of waiting per second, by worker and reason.",
             "percentunit",
             (rate("sparring_worker_wait_seconds_total", "{{worker}}: {{reason}}", by="worker, reason"),),
         ),
         Panel(
             "Attack on one shard",
-            "From its first moment to its last.",
+            "Time from the beginning of the attack to its end.",
             "s",
             (now("sparring_worker_attack_seconds", "{{worker}}"),),
         ),
         Panel(
             "Versions",
-            "The weights that were published last, and those that each worker attacks with. Each process tells its own "
-            "once a second or so: in fast runs that alone is some steps.",
+            "Version of the latest published weights, and of the weights that each worker attacks with. Each process "
+            "reports about once a second, so in fast runs the lines differ by some steps.",
             "short",
             (
                 now("sparring_snapshot_version", "published"),
@@ -67,20 +67,20 @@ WORKERS = Dashboard(
             ),
         ),
         Panel(
-            "Weights swapped in",
-            "Newer weights between two attack steps, a second.",
+            "In-flight exchange",
+            "How often per second a worker loaded newer weights between two attack steps.",
             "short",
             (rate("sparring_worker_swaps_total", "{{worker}}", by="worker"),),
         ),
         Panel(
-            "Given up",
-            "Shards a second that a worker gave up before it had finished them.",
+            "Abandoned",
+            "Shards per second that a worker abandoned before they were finished.",
             "short",
             (rate("sparring_worker_abandoned_total", "{{worker}}", by="worker"),),
         ),
         Panel(
             "Allocated",
-            "Shares of a worker's examples that the allocator took for outliers, boundary and robust ones.",
+            "Share of a worker's examples by the allocator's class.",
             "percentunit",
             (
                 Query(
@@ -93,8 +93,8 @@ WORKERS = Dashboard(
             absent=ALLOCATOR,
         ),
         Panel(
-            "Allocated by the run",
-            "The same of all consumed shards, and F_R, which the allocator aims at for robust ones.",
+            "Allocated in all consumed shards",
+            "Share of examples by the allocator's class, and F_R, its target for robust examples.",
             "percentunit",
             (
                 Query(
@@ -108,7 +108,7 @@ WORKERS = Dashboard(
         ),
         Panel(
             "Speed-up by the allocator",
-            "In theory by equation 7 of Hua et al., and in seconds of work.",
+            "Theoretical, by equation 7 of Hua et al., and in seconds of work.",
             "short",
             (
                 now("sparring_allocator_theoretical_speedup", "theory"),
@@ -118,7 +118,7 @@ WORKERS = Dashboard(
         ),
         Panel(
             "Memory of the GPU",
-            "Of the whole GPU: workers that share one tell the same.",
+            "Of the whole GPU: workers that share a GPU report the same value.",
             "bytes",
             (
                 now("sparring_worker_gpu_memory_bytes", "{{worker}}"),
@@ -129,7 +129,7 @@ WORKERS = Dashboard(
         ),
         Panel(
             "Utilisation of the GPU",
-            "Share of the time in which it computed anything.",
+            "Share of time in which the GPU computed anything.",
             "percentunit",
             (now("sparring_worker_gpu_utilisation_ratio", "{{worker}}"),),
             width=12,

@@ -180,7 +180,7 @@ def test_a_worker_that_was_drained_gets_no_more_tickets(story: Story) -> None:
 
 def test_a_resume_goes_on_with_the_last_target_of_workers(story: Story) -> None:
     assert config_of(story.run).workers.count == story.most - 1
-    with pytest.raises(UsageError, match=r"is not running; `sparring resume .* --workers N` goes on"):
+    with pytest.raises(UsageError, match=r"is not running; `sparring resume .* --workers N` continues it"):
         change_workers(story.run, "set", 2)
 
 

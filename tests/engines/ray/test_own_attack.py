@@ -40,7 +40,7 @@ def test_one_step_at_a_time_to_the_shard_of_a_worker(experiment: Experiment, tra
     steps = [own.advance() for _ in range(3)]
     assert steps[:2] == [None, None] and steps[2] is not None and own.lease is None
     expected = shard_of(experiment, Key(0, 0, 0), learner.controls(), 0, experiment.model, transport.fence)
-    assert torch.equal(torch.as_tensor(steps[2].perturbation), torch.as_tensor(expected.perturbation))
+    assert torch.equal(steps[2].delta, expected.delta)
     assert steps[2].worker == "trainer"
 
 

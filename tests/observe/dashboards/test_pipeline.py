@@ -34,7 +34,7 @@ from tests.support.dashboards import assert_answers, query, with_promtool
             {"{}": 0.7},
         ),
         (
-            "Seconds of a snapshot",
+            "Seconds per snapshot",
             "one snapshot",
             {
                 "sparring_snapshot_publish_seconds_total": "0+1x30",

@@ -50,7 +50,7 @@ from tests.support.dashboards import assert_answers, query, with_promtool
             },
         ),
         (
-            "Allocated by the run",
+            "Allocated in all consumed shards",
             "{{class}}",
             {
                 'sparring_allocated_examples_total{class="robust"}': "0+30x30",
