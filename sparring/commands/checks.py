@@ -22,7 +22,7 @@ def check(config: Config, live: Live = NOTHING_PASSED, *, starts: bool) -> Exper
     """Refuse what cannot work: combinations of settings, devices, packages, data (the test set too), model, evaluation,
     staleness, workers, the queue's server.
 
-    Where the run `starts`, the model has the weights that it starts from; where it goes on, they are not asked for.
+    If the run `starts`, the returned model has its initial weights; on a resume they are not needed.
 
     Raises:
         SparringError: the first thing that is wrong.
@@ -58,7 +58,7 @@ def require_new_folder(config: Config) -> None:
 
 
 def _check_workers(config: Config) -> None:
-    """Somebody must attack."""
+    """Refuse a run in which nobody attacks."""
     if config.workers.count == 0 and not trainer_attacks(config):
         raise UsageError(
             f"workers.count = 0 with staleness.trainer_attacks = {config.staleness.trainer_attacks!r}"

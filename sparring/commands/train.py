@@ -1,4 +1,4 @@
-"""One call trains a robust model: `train(config)`. The command uses the same functions."""
+"""One call trains a robust model: `train(config)`. The command line uses the same functions."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ from sparring.trainer.training_state import keep_frozen
 
 log = logging.getLogger(__name__)
 STATE_FILE_EVERY_S = 1.0
-# What does not alter the trained function and may change when a run goes on.
+# Settings that do not alter the trained function and may change on resume.
 RESUMABLE = (
     "workers.",
     "ddp.",
@@ -122,7 +122,7 @@ def train(
 ) -> Result:
     """Train by `config` (the demo's digits by default) in a new run folder.
 
-    Everything that can be found wrong is found before the folder is made.
+    Everything that can be refused is refused before the folder is made.
 
     Args:
         config: a configuration, or the path of a recipe.
@@ -154,7 +154,7 @@ def train(
 
 @contextmanager
 def _shown(title: str, show: Report | None, progress: bool) -> Iterator[Report | None]:
-    """What the state is reported to: the caller's own, or the live view."""
+    """Where the state is reported: to the caller's own function, or to the live view."""
     if show is not None or not progress:
         yield show
         return
@@ -163,7 +163,7 @@ def _shown(title: str, show: Report | None, progress: bool) -> Iterator[Report |
 
 
 def make_run(config: Config) -> Run:
-    """A run folder for a background process to train in; what can be found wrong is found now."""
+    """A run folder for a background process to train in; everything that can be refused is refused now."""
     config = with_absolute_paths(config)
     require_new_folder(config)
     check(config, starts=True)
@@ -185,7 +185,7 @@ def resume(
     test_data: object = None,
     progress: bool = True,
 ) -> Result:
-    """Go on with a run from its last checkpoint; the epoch continues exactly where it was.
+    """Continue a run from its last checkpoint, exactly where its epoch was.
 
     Args:
         changes: settings by dotted name; those that would alter the trained function are refused.
@@ -193,7 +193,7 @@ def resume(
         show, progress: see `train`.
 
     Raises:
-        UsageError: it is no run, it runs or has finished already, or a change would alter the trained function.
+        UsageError: it is no run, is still running or has finished, or a change would alter the trained function.
     """
     run = open_run(Path(path))
     before = config_of(run)
@@ -219,7 +219,7 @@ def resume(
 
 
 def _require_loadable(run: Run, config: Config, live: Live) -> None:
-    """Find a damaged checkpoint before anything of the run is touched."""
+    """Refuse a damaged checkpoint before anything of the run is changed."""
     path = checkpoints.latest(run.checkpoints)
     if path is not None:
         checkpoints.load_state(path)
@@ -285,7 +285,7 @@ def _execute(
 
 
 def _note_data(run: Run, experiment: Experiment) -> None:
-    """So that the network can be built again where the data are not."""
+    """Facts of the data, so that the network can be built again without them."""
     data = experiment.training
     noted = {"shape": data.shape, "classes": data.classes, "examples": len(data), "fingerprint": data.fingerprint}
     run.write_json(run.data.name, noted)
@@ -313,10 +313,10 @@ def _in_this_process(config: Config, run: Run, experiment: Experiment, latest: L
         if phase != "finished":
             return Outcome(phase, session.state)
 
-        def progress(said: str) -> None:
+        def progress(message: str) -> None:
             if session.stop_reason is not None or run.stop_requested():
                 raise _StoppedEvaluating
-            session.state.phase, session.state.message = "evaluating", said
+            session.state.phase, session.state.message = "evaluating", message
             session.report_soon()
 
         try:
@@ -327,7 +327,7 @@ def _in_this_process(config: Config, run: Run, experiment: Experiment, latest: L
 
 
 class _StoppedEvaluating(Exception):
-    """The run is to stop while it is evaluated; a resume evaluates it again."""
+    """The run is to stop during its evaluation; a resume evaluates again."""
 
 
 def _conclude(

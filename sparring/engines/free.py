@@ -7,8 +7,8 @@
         one optimizer step with the latter
 
 δ is kept between batches, row by row; a shorter last batch takes and replaces the first rows, as in the authors' code.
-Theirs adds it to a new batch as it is, here it is first projected to the new images. The pass is one of training, so
-batch norm takes the batch's statistics for both.
+Their code adds δ to a new batch as it is; here δ is first projected to the new images. The pass is made in train mode,
+so batch norm uses the statistics of the batch for both gradients.
 
 Run it: sparring train recipes/cifar10-free.toml
 """
@@ -31,7 +31,7 @@ from sparring.trainer.session import Session
 
 
 class Kept:
-    """The perturbations that go from batch to batch: float32 [M·b, C, H, W]."""
+    """The perturbations that are kept from batch to batch: float32 [M·b, C, H, W]."""
 
     def __init__(self, experiment: Experiment, device: torch.device) -> None:
         rows = experiment.plan.batch_size * experiment.plan.shards_per_step
@@ -60,7 +60,10 @@ def run(session: Session, experiment: Experiment, resumed: Checkpoint | None) ->
         x_adv = perturbed(x, delta).requires_grad_()
         session.learn(_shards(session, keys, delta, y, attack), Batch(x, x_adv, y))
         if x_adv.grad is None:
-            raise SparringError("train.replays: the pass gave no gradient of the images.")
+            raise SparringError(
+                "train.replays above 1: the pass gave no gradient of the images. Take an objective that uses the "
+                "attacked images, or set train.replays to 1."
+            )
         size = torch.full((len(y),), attack.alpha, device=x.device)
         kept.delta[rows] = attack.project(attack.step(delta, x_adv.grad, size, {}), x, attack.radius)
     return session.finish()
@@ -75,7 +78,7 @@ def _attack(learner: Learner) -> Attack:
 
 
 def _shards(session: Session, keys: tuple[Key, ...], delta: Tensor, y: Tensor, attack: Attack) -> list[Shard]:
-    """What this step trains on, for the records: one gradient by example."""
+    """The shards of this step for the records, with one gradient evaluation per example."""
     sizes, version = [len(session.plan.indices(key.epoch, key.number)) for key in keys], session.learner.step
     parts = zip(keys, torch.split(delta, sizes), torch.split(y, sizes), strict=True)
     return [

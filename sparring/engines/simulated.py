@@ -1,4 +1,4 @@
-"""Exact staleness in one process: what Bhat et al. calls simulated staleness.
+"""Exact staleness in one process, the simulated staleness of Bhat et al.
 
 Every batch after the first s is attacked with the weights of s steps ago, as if it had waited in a queue of s
 batches. With `simulated.exchange` the attack starts s steps stale, newer weights are swapped in evenly between its
@@ -56,7 +56,7 @@ class Attacker:
         self.history: deque[tuple[int, dict[str, Tensor], Controls]] = deque(maxlen=staleness + 1)
 
     def remember(self, step: int, weights: dict[str, Tensor], controls: Controls) -> None:
-        """Keep a copy of the weights and controls of `step`; the oldest is forgotten."""
+        """Keep a copy of the weights and controls of `step`; the oldest copy is dropped."""
         self.history.append((step, {name: tensor.clone() for name, tensor in weights.items()}, controls))
 
     def state(self) -> dict[str, Any]:
@@ -70,7 +70,7 @@ class Attacker:
             self.history.append((step, weights, Controls(*controls)))
 
     def attack(self, key: Key, step: int, settings: SimulatedSettings, session: Session) -> Shard:
-        """Attack a ticket that is consumed at `step`; `session` knows where it begins, where that is given."""
+        """Attack a ticket that is consumed at `step`; `session` gives its warm start, if there is one."""
         experiment, (version, weights, controls) = self.experiment, self._at(step, settings.staleness)
         self.networks.load_state_dict(weights)
         indices = experiment.plan.indices(key.epoch, key.number)

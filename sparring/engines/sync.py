@@ -1,4 +1,4 @@
-"""Synchronous adversarial training, the reference that everything is compared with.
+"""Synchronous adversarial training, the reference for all other engines.
 
     for every epoch, for every batch:
         attack it with the present weights           (inner maximisation)

@@ -1,4 +1,4 @@
-"""The exponential moving average (EMA) of the weights, which is evaluated apart and never attacked by workers.
+"""The exponential moving average (EMA) of the weights, which is evaluated separately and never attacked by workers.
 
     mean ← d·mean + (1 − d)·weights      after every step
     d = 0 in the first 2.5 % of the steps, then min(decay, (1 + n)/(10 + n)), n steps later
@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-WARMUP_SHARE = 0.025  # of training's steps
+WARMUP_SHARE = 0.025  # of all steps
 
 
 def decay_at(decay: float, step: int, total_steps: int) -> float:

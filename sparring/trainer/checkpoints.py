@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors weights and a `weights_only` state, in a folder that appears at once or not at all."""
+"""Checkpoints: safetensors weights and a `weights_only` state, in a folder that is written as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def load_state(path: Path) -> Checkpoint:
     """The state beside the weights; nothing in it is executed.
 
     Raises:
-        SparringError: it is missing or cut short, or of another version of Sparring.
+        SparringError: it is missing or damaged, or written by another version of Sparring.
     """
     try:
         state = torch.load(path / "state.pt", weights_only=True, map_location="cpu")
@@ -165,7 +165,7 @@ def _forget_old(folder: Path, keep: int) -> None:
 
 
 def _remove(path: Path) -> None:
-    """At once, so that a process that dies meanwhile leaves no half of a checkpoint under its name."""
+    """Rename first, so that a process that dies leaves no part of a checkpoint under its name."""
     if path.is_dir():
         doomed = path.with_name(f".partial-{path.name}")
         path.rename(doomed)

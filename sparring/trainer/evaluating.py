@@ -1,4 +1,4 @@
-"""How good a run's weights are: on held-out training examples while it goes on, on the test set at its end."""
+"""Evaluation of a run's weights: on held-out training examples during training, on the test set at its end."""
 
 from __future__ import annotations
 

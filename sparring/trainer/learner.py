@@ -90,7 +90,7 @@ class Learner:
         return moved / max(float(self._before.norm()), 1e-12)
 
     def controls(self) -> Controls:
-        """What rides along with the present weights."""
+        """The controls that go with the present weights."""
         pgd_steps = self.config.guard.overfitting_steps if self.step < self.pgd_until else 0
         return Controls(self.epsilon(), self.robust_share, pgd_steps)
 
@@ -182,7 +182,7 @@ class Learner:
         """One step on a batch: forward, backward, optimizer step.
 
         Raises:
-            NonFinite: loss, gradient or the new weights are no numbers.
+            NonFinite: the loss, its gradient or a new weight is not finite.
         """
         with self.update(batch, epoch) as update:
             loss, correct = update.forward()
@@ -238,7 +238,7 @@ class Learner:
         return torch.amp.GradScaler(self.device.type, enabled=self.config.model.precision == "fp16")
 
     def require_finite(self, what: str, value: float, rate: float) -> None:
-        """Raise NonFinite where `value` is no number."""
+        """Raise NonFinite if `value` is not finite."""
         if not isfinite(value):
             raise NonFinite(
                 f"{what} {value} at step {self.step} (learning rate {rate:.3g}). Lower optimizer.lr = "
@@ -307,10 +307,10 @@ class Update:
         return self.learner.peers.forward(self.objective)
 
     def backward(self, loss: Tensor, correct: Tensor) -> None:
-        """The gradients of the weights, and what came of the whole step.
+        """Compute the gradients of the weights, and the totals of the whole step.
 
         Raises:
-            NonFinite: the loss is no number.
+            NonFinite: the loss is not finite.
         """
         learner = self.learner
         learner.optimizer.zero_grad(set_to_none=True)
@@ -320,10 +320,10 @@ class Update:
         self.result = StepResult(*total, self.rate)
 
     def optimizer_step(self) -> None:
-        """One step along the gradients; where they overflow in fp16 it is skipped, with half the scale from then on.
+        """One optimizer step; it is skipped if gradients overflow in fp16, and the loss scale is halved.
 
         Raises:
-            NonFinite: the gradient is no number, in fp16 at the least scale too.
+            NonFinite: the gradient is not finite, in fp16 even at the least scale.
         """
         learner = self.learner
         learner.scaler.unscale_(learner.optimizer)

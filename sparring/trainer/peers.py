@@ -1,4 +1,4 @@
-"""Who shares a step: nobody, or the other ranks of a data-parallel run."""
+"""With whom a process shares its steps: with nobody, or with the other ranks of a data-parallel run."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-Objective = Callable[[], tuple[Tensor, Tensor]]  # the mean loss of a step, and bool [N]: what counts as robust
+Objective = Callable[[], tuple[Tensor, Tensor]]  # mean loss; bool [N]: which attacked examples are classified correctly
 
 
 class Totals(NamedTuple):
-    """Mean loss, number classified correctly and number of the examples of a step, over all who share it."""
+    """Of a whole step: mean loss, number of examples classified correctly, number of examples."""
 
     loss: float
     correct: int
@@ -19,21 +19,21 @@ class Totals(NamedTuple):
 
 
 class Peers(Protocol):
-    """How a learner makes its pass and learns what came of the whole step."""
+    """How a learner makes its forward pass and gets the totals of the whole step."""
 
     share: float
-    """What the own mean loss is multiplied by, so that the mean gradient over all is that of the mean loss over all
-    examples: 1 where everybody has as many."""
+    """Factor on this process's mean loss, so that the average gradient of all processes is that of the mean loss over
+    all examples; 1 if all have the same number of examples."""
 
     def forward(self, objective: Objective) -> tuple[Tensor, Tensor]:
-        """objective(), so that the gradients of its loss become the mean over all."""
+        """Call `objective` so that the gradients of its loss are averaged over all processes."""
 
     def totals(self, loss: Tensor, correct: Tensor) -> Totals:
-        """Of the own loss (a scalar) and bool [n], those of all."""
+        """The totals of all processes, given this one's loss (a scalar) and correct (bool [n])."""
 
 
 class Alone:
-    """One process trains."""
+    """One process that trains alone."""
 
     share = 1.0
 

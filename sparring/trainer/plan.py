@@ -1,4 +1,4 @@
-"""Which examples every ticket of a run stands for, and how many steps that makes."""
+"""The order of a run: the examples of every ticket, and the tickets of every step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sparring.randomness import generator
 
 @dataclass(eq=False)
 class Pruning:
-    """From epoch `epoch` on, `size` examples are left: those at `kept`, int64 [size], once they are decided."""
+    """From `epoch` on, training uses `size` examples: those at `kept`, int64 [size], once that is decided."""
 
     epoch: int
     size: int
@@ -26,10 +26,10 @@ class Pruning:
 
 
 def planned(settings: PruningSettings, epochs: int, size: int) -> Pruning | None:
-    """What the settings leave of `size` training examples, and from which of `epochs` epochs on; None: everything.
+    """The pruning of `size` training examples that the settings ask for in `epochs` epochs; None: no pruning.
 
     Raises:
-        UsageError: no epoch would come after it, or it would drop nothing or everything.
+        UsageError: no epoch would follow it, or it would drop nothing or everything.
     """
     if settings.name == "none":
         return None
@@ -48,7 +48,7 @@ def planned(settings: PruningSettings, epochs: int, size: int) -> Pruning | None
 
 
 def dropped_of(share: float, size: int) -> int:
-    """How many of `size` examples pruning drops."""
+    """Number of examples that pruning drops of `size`."""
     return round(share * size)
 
 
@@ -96,12 +96,12 @@ class Plan:
         return ceil(self.shards(epoch) / self.shards_per_step) * self.replays
 
     def steps_until(self, epochs: float) -> float:
-        """Steps of the first `epochs` epochs, or of a share of one."""
+        """Steps of the first `epochs` epochs, which may be a fraction."""
         whole = epochs if self.pruning is None else min(epochs, self.pruning.epoch)
         return whole * self.steps_of(0) + (epochs - whole) * self.steps_of(self.epochs - 1)
 
     def epochs_at(self, step: int) -> float:
-        """Epochs, and the share of one, that `step` steps make: the inverse of `steps_until`."""
+        """Epochs that `step` steps make, as a fraction: the inverse of `steps_until`."""
         whole = step if self.pruning is None else min(step, self.pruning.epoch * self.steps_of(0))
         return whole / self.steps_of(0) + (step - whole) / self.steps_of(self.epochs - 1)
 
@@ -111,11 +111,11 @@ class Plan:
 
     @cached_property
     def total_steps(self) -> int:
-        """Asked for at every step; to count them takes as long as there are epochs."""
+        """Cached: it is needed at every step, and counting takes time proportional to the epochs."""
         return sum(self.steps_of(epoch) for epoch in range(self.epochs))
 
     def indices(self, epoch: int, number: int) -> tuple[int, ...]:
-        """Positions in the training set of the examples of ticket `number`, then those of its extra ones.
+        """Positions in the training set of the examples of ticket `number`, then those of its extra examples.
 
         Of a pruned epoch they are known once it is decided what is kept.
         """
@@ -128,7 +128,7 @@ class Plan:
         return (*places.tolist(), *self._extra_indices(epoch, number, len(places)))
 
     def _extra_indices(self, epoch: int, number: int, real: int) -> list[int]:
-        """What goes with `real` training examples; the last ticket of an epoch keeps the proportion."""
+        """The extra examples of a ticket with `real` training examples; the last ticket of an epoch keeps the ratio."""
         before = sum(self._extra_of(earlier) for earlier in range(epoch)) if self.extra else 0
         first = before + number * self.extra_per_ticket
         places = [divmod(place, self.extra) for place in range(first, first + self._extra_beside(real))]

@@ -53,8 +53,8 @@ def attacked_losses(
 ) -> Tensor:
     """float32 [N], on the CPU: the cross-entropy of every example, attacked as `epoch` would train on it.
 
-    Random numbers depend on (the dataset's seed, epoch, chunk) alone. `before_step` is told the number of examples done
-    before each attack step; an exception from it ends the work.
+    Random numbers depend on (the dataset's seed, epoch, chunk) alone. `before_step` is called with the number of
+    examples done before each attack step; an exception from it ends the work.
     """
     device = next(model.parameters()).device
     losses = torch.empty(len(dataset))

@@ -1,4 +1,4 @@
-"""What a run has done, counted and written down: its state, steps.jsonl, metrics.jsonl, trackers, whoever watches."""
+"""The records of a run: its state, steps.jsonl, metrics.jsonl, trackers, and the report to the caller."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SMOOTHED_STEPS = 50  # that loss and training accuracy are the mean of
 
 
 class Recorder:
-    """Only observes: nothing that it counts decides what is trained. `report` is given the state as it changes."""
+    """Counts what a run does. It only observes: nothing here decides what is trained. `report` receives the state."""
 
     def __init__(self, learner: Learner, run: Run, report: Callable[[RunState], None]) -> None:
         self.learner, self.run, self.report = learner, run, report
@@ -35,23 +35,23 @@ class Recorder:
         self._history = run.history.open("a", buffering=1)
 
     def restart(self) -> None:
-        """Count from the beginning."""
+        """Count again from the beginning."""
         self.state, self._recent, self._began = self._fresh_state(), [], time.monotonic()
 
     def continue_from(self, state: RunState) -> None:
-        """Go on counting from `state`, which may be of a run with another number of steps to make."""
+        """Continue counting from `state`; settings that a resume may have changed are taken from the configuration."""
         fresh = self._fresh_state()
         self.state, self._recent = state, []
         state.engine, state.total_steps, state.max_staleness = fresh.engine, fresh.total_steps, fresh.max_staleness
         self._began = time.monotonic() - state.seconds
 
     def start_clock(self, already: float) -> None:
-        """Training began `already` seconds ago; what came before is preparation."""
+        """Training began `already` seconds ago; time before that does not count."""
         self._began = time.monotonic() - self.state.seconds - already
         self.state.phase = "training"
 
     def read_clock(self) -> None:
-        """Note how long training has taken by now."""
+        """Update the time that training has taken."""
         state = self.state
         state.seconds = time.monotonic() - self._began
         state.examples_per_second = state.examples / max(state.seconds, 1e-9)
@@ -59,7 +59,7 @@ class Recorder:
     def step(self, shards: Sequence[Shard], result: StepResult, seconds: float, arrivals: Sequence[int]) -> None:
         """Count a step that the learner has just made.
 
-        seconds: what it took without its attacks; arrivals: at which step each shard came, for shards of workers.
+        seconds: its duration without attacks; arrivals: at which step each shard arrived, for shards of workers.
         """
         state, learner = self.state, self.learner
         state.step, state.epoch = learner.step, shards[-1].key.epoch
@@ -97,7 +97,7 @@ class Recorder:
             state.theoretical_speedup = self._theoretical_speedup()
 
     def _theoretical_speedup(self) -> float | None:
-        """Equation 7 of Hua et al., of all that has been allocated in the run; of AugMix in passes instead of steps."""
+        """Equation 7 of Hua et al. for all examples of the run; for AugMix in forward passes instead of steps."""
         experiment, allocated = self.learner.experiment, self.state.allocated
         allocator, attack = experiment.allocator, experiment.attack
         if allocator is None:
@@ -107,7 +107,7 @@ class Recorder:
         return augmix_speedup(allocated, allocator, attack)
 
     def _write_history(self, shards: Sequence[Shard]) -> None:
-        """What the step trained on. After a resume a step number stands here again: its last line is what survives."""
+        """What the step trained on. A step that is repeated after a resume has another line: the last one counts."""
         line = {
             "step": self.learner.step,
             "fence": shards[0].fence,
@@ -119,7 +119,7 @@ class Recorder:
         self._history.write(json.dumps(line) + "\n")
 
     def pruned(self, decision: Decision) -> None:
-        """Count what it cost to decide which examples are kept."""
+        """Count the cost of deciding which examples are kept."""
         state = self.state
         state.kept = len(decision.indices)
         state.gradients += decision.gradients
@@ -127,7 +127,7 @@ class Recorder:
         state.seconds += decision.seconds
 
     def gap(self, checked: Checked) -> None:
-        """Note how much weaker stale shards are, and what the guard has done about it."""
+        """Note how much weaker stale shards are, and the guard's decision."""
         state, gap = self.state, checked.gap
         state.fresh_minus_stale, state.fresh_minus_stale_loss = gap.accuracy, gap.loss
         if checked.acts:

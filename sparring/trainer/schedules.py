@@ -1,4 +1,4 @@
-"""Learning rate and ε as pure functions of how far training is.
+"""Learning rate and ε as pure functions of the progress of training.
 
 A schedule is named by a factory, which its settings and options are given to once. What it returns is called as
 (peak rate, progress in [0, 1]) at every step, and gives the rate.
@@ -31,17 +31,17 @@ def learning_rate(settings: ScheduleSettings, peak: float) -> Callable[[float], 
 
     Raises:
         UsageError: there is no such schedule, its options do not fit, or a rate is negative or not finite; the rates at
-            a few points are looked at here, the others when they are asked for.
+            some points are checked here, the others when the rate is used.
     """
     given = {"peak_at": settings.peak_at, "milestones": settings.milestones, "factor": settings.factor}
     found = plugins.resolve("schedule.name", settings.name, SCHEDULES)
     schedule = plugins.call("schedule.name", found, given, settings.options)  # type: ignore[arg-type]
-    told = f"schedule.name = {settings.name!r}"
+    setting = f"schedule.name = {settings.name!r}"
     if not callable(schedule):
-        raise UsageError(f"{told} made a {type(schedule).__name__}; a function of (peak, progress) is needed.")
+        raise UsageError(f"{setting} made a {type(schedule).__name__}; a function of (peak, progress) is needed.")
 
     def rate(progress: float) -> float:
-        return _checked(told, peak, progress, schedule(peak, progress))
+        return _checked(setting, peak, progress, schedule(peak, progress))
 
     for progress in PROBED:
         try:
@@ -50,8 +50,8 @@ def learning_rate(settings: ScheduleSettings, peak: float) -> Callable[[float], 
             raise
         except Exception as error:  # whatever the user's own code raises
             raise UsageError(
-                f"{told} fails at progress {progress:g} ({type(error).__name__}: {error}). It is called with the peak "
-                f"rate and the share of training done."
+                f"{setting} fails at progress {progress:g} ({type(error).__name__}: {error}). It is called with the "
+                f"peak rate and the share of training done."
             ) from error
     return rate
 
@@ -112,10 +112,10 @@ def _cosine(start: float, end: float, share: float) -> float:
     return end + (start - end) * (1 + cos(pi * min(share, 1.0))) / 2
 
 
-def _checked(told: str, peak: float, progress: float, rate: object) -> float:
+def _checked(setting: str, peak: float, progress: float, rate: object) -> float:
     if not isinstance(rate, (int, float)) or not isfinite(rate) or rate < -ROUNDING * peak:
         raise UsageError(
-            f"{told} gives {rate!r} at progress {progress:g} with a peak of {peak:g}; a finite rate of at least 0 is "
-            f"needed."
+            f"{setting} gives {rate!r} at progress {progress:g} with a peak of {peak:g}; a finite rate of at least 0 "
+            f"is needed."
         )
     return rate

@@ -94,21 +94,21 @@ class Session:
         return checkpoint
 
     def _observe(self) -> None:
-        """Show what the owners of training state hold."""
+        """Copy what the owners of training state hold into the reported state."""
         state = self.state
         if self.pruner.decision is not None and state.kept is None:
-            self.recorder.pruned(self.pruner.decision)  # a crash came before the first checkpoint that counts it
+            self.recorder.pruned(self.pruner.decision)  # it was made just before a crash, and no checkpoint counts it
         state.rollbacks, state.overfittings = self.non_finite.rollbacks, self.overfitting.overfittings
         state.staleness_level, state.pgd_until = self.staleness.level, self.learner.pgd_until
         state.robust_share = self.learner.robust_share
 
     def roll_back(self, error: RollBack) -> Checkpoint | None:
-        """Go back to good weights, or to the beginning, and act by what has gone wrong.
+        """Return to good weights, or to the beginning, and let the guard that is concerned react.
 
-        What the attacks have cost stays counted, also where its outcome is undone.
+        Gradient evaluations stay counted, also those whose outcome is undone.
 
         Raises:
-            RollBack: `guard` forbids it, or it has happened too often.
+            RollBack: the settings forbid it, or it has happened too often.
         """
         if not isinstance(error, Overfitted):
             self.non_finite.require_allowed(error, self.run.checkpoints)
@@ -128,7 +128,7 @@ class Session:
         return checkpoint
 
     def _to_good_weights(self) -> Checkpoint | None:
-        """Those that passed the overfitting guard last; without one the newest checkpoint, or the initial ones."""
+        """Load the last weights that passed the overfitting guard, else the newest checkpoint, or the initial ones."""
         kept = self.overfitting.go_back()
         if kept is not None:
             self.training.continue_from(kept)
@@ -136,14 +136,14 @@ class Session:
         return self._load_newest(self.training.restart)
 
     def start_clock(self, already: float = 0.0) -> None:
-        """Training began `already` seconds ago; what came before is preparation."""
+        """Training began `already` seconds ago; time before that does not count."""
         self.recorder.start_clock(already)
 
     def steps(self, resumed: Checkpoint | None) -> Iterator[Step]:
-        """The steps that are left, for an engine of one process that makes each in the body of its loop.
+        """The remaining steps, for an engine of one process: the body of its loop makes each of them.
 
-        Ends when the run has made its last step or is to stop. Prunes where an epoch needs it. What is due after a step
-        is done when the body has ended; a body that is left by an exception has trained on nothing.
+        Ends after the run's last step or when it is to stop. Prunes before the epoch that needs it. After the body, the
+        step's tickets count as consumed, and guards, checkpoint and records follow. After an exception they do not.
         """
         consumed, plan = consumed_by(resumed), self.plan
         self.training.ledger = consumed.state
@@ -158,25 +158,25 @@ class Session:
                 self.after_step(last_of_epoch=ends)
 
     def tasks(self, step: Step) -> list[Task]:
-        """What is to be attacked for a step, under the learner's present ε."""
+        """The attacks of a step, at the learner's present ε."""
         epsilon = self.learner.epsilon()
         return [
             Task(key, self.plan.indices(key.epoch, key.number), start=self.start_of(key, epsilon)) for key in step.keys
         ]
 
     def start_of(self, key: Key, radius: float) -> WarmStart | None:
-        """Where the attack on ticket `key` begins in a ball of `radius`; None: as the attack does."""
+        """The warm start of the attack on ticket `key` in a ball of `radius`; None: the attack has its own start."""
         return None if self.starts is None else self.starts.given(key, self.plan.indices(key.epoch, key.number), radius)
 
     @contextmanager
     def update(
         self, shards: Sequence[Shard], batch: Batch | None = None, arrivals: Sequence[int] = ()
     ) -> Iterator[Update]:
-        """Everything around one optimizer step on the shards: they are put together, weighed by age and recorded.
+        """Everything around one optimizer step: makes a batch of the shards, weighted by age, and records the step.
 
         Args:
-            batch: the shards put together, where the engine has them so.
-            arrivals: at which step each shard came, where workers made it.
+            batch: the examples of the shards, if the engine has them already.
+            arrivals: at which step each shard arrived, if workers made them.
         """
         began, learner = time.monotonic(), self.learner
         if batch is None:
@@ -199,7 +199,7 @@ class Session:
         return update.result
 
     def record(self, shards: Sequence[Shard], result: StepResult, seconds: float, arrivals: Sequence[int] = ()) -> None:
-        """Note a step that the learner has just made; see `Recorder.step`."""
+        """Record a step that the learner has just made; see `Recorder.step`."""
         self.overfitting.batch = shards[0]
         self.recorder.step(shards, result, seconds, arrivals)
         self._observe()
@@ -242,10 +242,10 @@ class Session:
             self.state.gradients += checked.gradients
 
     def ready_for(self, epoch: int, meanwhile: Callable[[], None] = lambda: None) -> bool:
-        """Prune, where `epoch` is the first on what is kept; False: stopped before that was decided.
+        """Prune if `epoch` is the first on the examples that are kept; False: stopped before that was decided.
 
-        `meanwhile` is called before each attack step. The overfitting guard must pass the weights that decide; they are
-        good from then on, so that a fall goes back no further.
+        `meanwhile` is called before each attack step. The weights that decide must pass the overfitting guard. They are
+        its good weights from then on, so that no rollback goes further back.
         """
         first = self.pruner.undecided
         if first is None or epoch < first:
@@ -263,7 +263,7 @@ class Session:
         state.message = message
         if decision is None:
             return False
-        self.save()  # or a crash soon after would lose the weights that decided
+        self.save()  # a crash must not lose the weights that decided
         self.pruner.keep(decision)
         self.recorder.pruned(decision)
         if self.overfitting.on:
@@ -272,14 +272,14 @@ class Session:
         return True
 
     def watch_staleness(self, shards: Sequence[Shard]) -> None:
-        """Compare what is about to be trained on with a fresh attack where that is due; see `GapMonitor`."""
+        """Compare shards, before they are trained on, with a fresh attack if that is due; see `GapMonitor`."""
         checked = self.gap.check(shards)
         if checked is not None:
             self.recorder.gap(checked)
             self._observe()
 
     def report_soon(self) -> None:
-        """Report the state to whoever watches, at most twice a second."""
+        """Report the state, at most twice a second."""
         self.recorder.report_soon()
 
     def save(self, best: bool = False) -> None:
@@ -287,13 +287,13 @@ class Session:
         self.training.save(best)
 
     def should_stop(self) -> bool:
-        """The run has made its last step, or somebody asked it to stop."""
+        """The run has made its last step, or is to stop."""
         if self.stop_reason is None and self.run.stop_requested():
             self.stop_reason = "stopped"
         return self.stop_reason is not None or self.overfitting.enough or self.learner.step >= self.last_step
 
     def ask_to_stop(self, reason: str) -> None:
-        """Stop after the present step: `stopped` by a command or `interrupted` by a signal."""
+        """Stop after the present step; `reason`: stopped (by a command) or interrupted (by a signal)."""
         self.stop_reason = self.stop_reason or reason
 
     def finish(self) -> str:

@@ -1,4 +1,4 @@
-"""Attacks that do not begin anew: where the previous batch's ended, or the example's own last one."""
+"""Warm starts of attacks: where those on the previous batch ended, or where the last attack on the example ended."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class PreviousBatch:
         self.delta = torch.zeros(plan.batch_size * plan.shards_per_step, *shape)
 
     def given(self, key: Key, indices: Sequence[int], radius: float) -> WarmStart:
-        """Where the attack on ticket `key` begins; it is projected there to the image and the ball of now."""
+        """The start of the attack on ticket `key`, which the attack projects to its image and ball."""
         return WarmStart(self.delta[self._rows(key, len(indices))], torch.ones(len(indices), dtype=torch.bool))
 
     def remember(self, shard: Shard, indices: Sequence[int]) -> None:
@@ -49,9 +49,9 @@ class PreviousBatch:
 class LastPerturbations:
     """The last perturbation of every training example: int8 [size, C, H, W] of ε/127, so C·H·W bytes an example.
 
-    Kept relative to the radius it was made with, so that it fills as much of a ball that has grown since. To lose them
-    is harmless: an example without one begins as the attack does. A ticket's starts are read when it is first issued
-    and kept until it is trained on, so that every attempt has the same.
+    They are kept relative to the radius they were made with, so that they grow with the ball. Losing them is harmless:
+    an example without one begins as the attack does. The starts of a ticket are read when it is first issued and kept
+    until it is trained on, so that every attempt has the same.
     """
 
     def __init__(self, size: int, shape: Shape) -> None:
@@ -61,7 +61,7 @@ class LastPerturbations:
         self._issued: dict[tuple[int, int], Rows] = {}
 
     def rows(self, key: Key, indices: Sequence[int]) -> Rows:
-        """The starts of ticket `key`, as it carries them."""
+        """The starts of ticket `key`, as the ticket carries them."""
         ticket = (key.epoch, key.number)
         if ticket not in self._issued:
             at = torch.tensor(indices)
@@ -70,11 +70,11 @@ class LastPerturbations:
         return self._issued[ticket]
 
     def given(self, key: Key, indices: Sequence[int], radius: float) -> WarmStart | None:
-        """The same for an attack in this process, whose ball has `radius`."""
+        """The same for an attack in this process, with a ball of `radius`."""
         return unpacked(self.rows(key, indices), self.shape, radius)
 
     def remember(self, shard: Shard, indices: Sequence[int]) -> None:
-        """`shard` is trained on. Where it was not attacked (δ = 0) the example keeps what it had."""
+        """`shard` is trained on. Examples that were not attacked (δ = 0) keep their last perturbation."""
         self._issued.pop((shard.key.epoch, shard.key.number), None)
         delta = shard.delta.detach().cpu()
         attacked = delta.flatten(1).any(1)
@@ -94,7 +94,7 @@ class LastPerturbations:
 
 
 def starts_of(config: Config, plan: Plan, size: int, shape: Shape) -> PreviousBatch | LastPerturbations | None:
-    """What `attack.start` needs to remember of `size` training examples; None where attacks begin anew."""
+    """The perturbations that `attack.start` needs for `size` training examples; None if attacks have no warm start."""
     if config.attack.start == "previous":
         return PreviousBatch(plan, shape)
     return LastPerturbations(size, shape) if config.attack.start == "last" else None

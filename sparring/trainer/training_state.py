@@ -52,7 +52,7 @@ class TrainingState:
         self._write(self.checkpoint(), best)
 
     def save_again(self, checkpoint: Checkpoint) -> None:
-        """Write `checkpoint`, which was just continued from, with what has changed since; newer ones are deleted."""
+        """Write the restored `checkpoint` again, with what has changed since; newer checkpoints are deleted."""
         checkpoints.forget_newer(self.run.checkpoints, checkpoint.step)
         self._write(replace(checkpoint, counters=self.recorder.state.as_dict(), owners=self._owner_states()))
 
@@ -69,17 +69,17 @@ class TrainingState:
         return checkpoint
 
     def continue_from(self, checkpoint: Checkpoint) -> None:
-        """Take over everything but the weights of the networks, which are there already."""
+        """Restore everything but the weights of the networks, which are loaded already."""
         self.learner.restore(checkpoint.step, **checkpoint.learner)
         self.recorder.continue_from(RunState.from_dict(checkpoint.counters))
         self._restore_owners(checkpoint.owners)
 
     def begin(self) -> None:
-        """The run begins with the learner as it is."""
+        """Begin the run with the learner as it is."""
         self._restore_owners({})
 
     def restart(self) -> None:
-        """Begin again, from the weights that the run started from."""
+        """Begin again with the weights that the run started from."""
         if self._initial_helper is not None:
             self.learner.networks["helper"].load_state_dict(self._initial_helper)
         self.learner.restart(self._initial_model())

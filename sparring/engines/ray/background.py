@@ -28,7 +28,7 @@ class Background(Generic[T]):
         self._job = self._thread.submit(job)
 
     def settle(self, *, wait: bool = True, timeout_s: float | None = None) -> Future[T] | None:
-        """The job that has ended; None: none was started, or it goes on and is not waited for.
+        """The job that has ended; None: none was started, or it is still running and not waited for.
 
         Raises:
             TimeoutError: it did not end within `timeout_s`, and is given up.
@@ -42,7 +42,7 @@ class Background(Generic[T]):
         return job
 
     def close(self, timeout_s: float) -> None:
-        """Let a job that goes on end; one that does not end within `timeout_s` is left alone."""
+        """Wait for a running job; one that does not end within `timeout_s` is abandoned."""
         if self._job is not None:
             wait_for([self._job], timeout_s)
         self._thread.shutdown(wait=False)

@@ -1,4 +1,4 @@
-"""Snapshots go out beside the trainer's steps, one after the other; only the copying of the weights holds a step up."""
+"""Broadcasts of the weights in the background, one after the other; a step waits only until they are copied."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Sent(NamedTuple):
 class Broadcaster:
     """Sends snapshots of the learner's weights along `route`, and counts them in the run's state.
 
-    `published` is the newest version that tickets may name: whoever needs it waits for it. The weights must not change
+    `published` is the newest version that tickets may name: a worker waits for it. The weights must not change
     between `start` and the end of `until_copied`, which the learner calls before it changes them.
     """
 
@@ -59,7 +59,7 @@ class Broadcaster:
         state.publications += 1
 
     def until_copied(self) -> None:
-        """Wait until the weights may change. Called within a step, whose seconds are those of work.
+        """Wait until the weights may change. Called within a step, whose duration must not count this wait.
 
         Raises:
             SparringError: it takes too long.

@@ -1,4 +1,4 @@
-"""The asynchronous engine: a trainer and workers as Ray actors around a Redis queue; this is their driver.
+"""The driver of the asynchronous engine: starts a trainer and workers as Ray actors around a Redis queue.
 
 Run it: sparring train RECIPE --workers 4
 """
@@ -11,26 +11,21 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import ray
 
-from sparring.config import MAX_WORKERS, Config, to_toml, with_workers
+from sparring.config import Config, to_toml, with_workers
 from sparring.engines import Outcome
-from sparring.engines.ray.nodes import ask_for_nodes, let_nodes_go, share_of
-from sparring.engines.ray.passed import passed
+from sparring.engines.ray.actors import Actors
+from sparring.engines.ray.nodes import ask_for_nodes, let_nodes_go
 from sparring.engines.ray.pool import Pool
-from sparring.engines.ray.snapshots import SnapshotStore
-from sparring.engines.ray.trainer import Trainer
-from sparring.engines.ray.worker import Worker
 from sparring.errors import SparringError, UsageError
 from sparring.machine.signals import stopping_on_signals
 from sparring.observe.state import Report, RunState
 from sparring.queue.connection import check_server, connect, raise_limit
 from sparring.queue.messages import WorkerTarget
 from sparring.queue.opening import Queue
-from sparring.queue.sizing import kept_snapshots, through_object_store
 from sparring.queue.transport import Transport
 from sparring.runs import Run, write_atomically
 from sparring.trainer.experiment import Experiment
@@ -38,14 +33,13 @@ from sparring.trainer.experiment import Experiment
 log = logging.getLogger(__name__)
 STOP_GRACE_S = 60.0
 POLL_S = 0.5
-STORE_CPUS = 0.1
 
 
 def require_no_ray() -> None:
-    """Refuse a process in which Ray runs already: a run starts or joins a Ray of its own.
+    """Refuse a process that is connected to Ray already: a run connects to its own.
 
     Raises:
-        UsageError: it does.
+        UsageError: it is.
     """
     if ray.is_initialized():
         raise UsageError("Ray is already running in this process; call ray.shutdown() before sparring.train().")
@@ -53,10 +47,10 @@ def require_no_ray() -> None:
 
 @contextmanager
 def ray_cluster(config: Config) -> Iterator[None]:
-    """A Ray of this run's own, shut down at the end, or a connection to the cluster that the settings name."""
+    """A local Ray of this run's own, shut down at the end, or a connection to the cluster that the settings name."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default: anything else on the machine would go first
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 gives other processes precedence
     require_no_ray()
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
@@ -80,26 +74,21 @@ def ray_cluster(config: Config) -> Iterator[None]:
 
 
 class Driver:
-    """Starts the actors, watches them, heals them and stops them."""
+    """Starts the actors, restarts those that die, reports their state and stops them."""
 
     def __init__(self, experiment: Experiment, run: Run, queue: Queue, report: Report, sources: dict[str, str]) -> None:
         config = experiment.config
         self.config, self.run, self.queue, self.report = config, run, queue, report
-        self.for_trainer = passed(sources, replace(experiment.live, helper=experiment.helper))
-        self.for_workers = passed(sources, experiment.for_workers())
         settings = config.queue
         self.client = connect(queue.url, queue.password, settings.timeout_s)
         self.transport = Transport(self.client, run.id, lease_s=settings.lease_s, timeout_s=settings.timeout_s)
-        # Known by name: an actor whose arguments hold a handle could not be restarted once the handle is gone.
-        self.store_name = f"sparring-snapshots-{run.id}"
-        self.store = self._store() if through_object_store(config, experiment.snapshot_bytes) else None
-        transport = self.transport
-        self.pool = Pool(self._worker, transport.drop_worker, transport.request_stop, transport.forget_worker)
+        self.actors, transport = Actors(experiment, run, queue, sources), self.transport
+        self.pool = Pool(self.actors.worker, transport.drop_worker, transport.request_stop, transport.forget_worker)
         self.interrupted = False
         self.state = RunState(engine="ray", dataset=config.data.name, total_steps=0)
 
     def train(self) -> Outcome:
-        """Run to the end, restarting a dead trainer from its last checkpoint.
+        """Train to the end of the run; a trainer that dies is restarted from its last checkpoint.
 
         Raises:
             SparringError: the trainer failed, or died too often without progress.
@@ -108,7 +97,7 @@ class Driver:
         self._write_connection()
         with stopping_on_signals(self._interrupt):
             ask_for_nodes(self.config)
-            trainer = self._trainer()
+            trainer = self.actors.trainer()
             self._reconcile()
             try:
                 outcome = self._with_restarts(trainer)
@@ -140,12 +129,12 @@ class Driver:
                 if deaths > self.config.trainer.max_restarts or self.interrupted:
                     raise SparringError(
                         f"the trainer died {deaths} times in a row without progress (trainer.max_restarts = "
-                        f"{self.config.trainer.max_restarts}); its last words are in {self.run.path / 'logs'}. "
-                        f"`sparring resume {self.run.path}` goes on from the last checkpoint."
+                        f"{self.config.trainer.max_restarts}); see {self.run.path / 'logs'}. "
+                        f"`sparring resume {self.run.path}` continues from the last checkpoint."
                     ) from error
                 self.state.trainer_restarts += 1
                 time.sleep(min(2.0 ** (deaths - 1) - 1, 30.0))
-                self._until_back(trainer)
+                self._until_restarted(trainer)
                 continue
             except ray.exceptions.RayTaskError as error:
                 raise SparringError(f"the trainer failed: {error.cause!r}; see {self.run.path / 'logs'}.") from error
@@ -154,8 +143,8 @@ class Driver:
                 raise SparringError(outcome["error"] + died)
             return outcome
 
-    def _until_back(self, trainer: Any) -> None:
-        """Ray restarts the process of a dead actor; until it is there, calls are refused."""
+    def _until_restarted(self, trainer: Any) -> None:
+        """Wait until Ray has restarted the process of a dead trainer; until then calls fail."""
         limit = time.monotonic() + self.config.workers.start_timeout_s
         while True:
             try:
@@ -164,8 +153,8 @@ class Driver:
             except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
                 if time.monotonic() > limit:
                     raise SparringError(
-                        f"the trainer's process did not come back within workers.start_timeout_s = "
-                        f"{self.config.workers.start_timeout_s:g} s; `sparring resume {self.run.path}` goes on."
+                        f"the trainer's process was not restarted within workers.start_timeout_s = "
+                        f"{self.config.workers.start_timeout_s:g} s; `sparring resume {self.run.path}` continues."
                     ) from error
                 time.sleep(0.2)
 
@@ -180,7 +169,7 @@ class Driver:
             self._refresh_status()
             if self.interrupted and asked_at is None:
                 asked_at = time.monotonic()
-                self.run.request_stop()  # in the folder: a trainer that only now opens the queue clears it there
+                self.run.request_stop()  # also in the folder: a trainer that opens the queue only now clears it there
                 self.transport.request_stop()
             if asked_at is not None and time.monotonic() - asked_at > STOP_GRACE_S:
                 raise SparringError(
@@ -189,7 +178,7 @@ class Driver:
                 )
 
     def _reconcile(self) -> None:
-        """Bring the workers to the target, and start dead ones again."""
+        """Start or stop workers until their number is the target, and restart dead ones."""
         target = self.transport.worker_target()
         if target is None:  # the server was restarted empty
             self.transport.change_worker_target("start", self.config.workers.count)
@@ -198,13 +187,13 @@ class Driver:
             self._apply_target(target.workers)
         for name in self.pool.follow(target.workers, target.leaving):
             self.transport.change_worker_target("leave", name)
-        self.pool.heal()
+        self.pool.restart_dead()
         self.transport.set_pool(self.pool.states())
 
     def _apply_target(self, count: int) -> None:
-        """From now on the run is one with `count` workers, and a resume goes on with as many."""
+        """Give the run `count` workers from now on; a resume starts with the same number."""
         log.info("workers.count: %d -> %d", self.config.workers.count, count)
-        self.config = with_workers(self.config, count)
+        self.config = self.actors.config = with_workers(self.config, count)
         write_atomically(self.run.config_file, to_toml(self.config))
         ask_for_nodes(self.config)
         needed = self.queue.memory_for(self.config)
@@ -214,7 +203,7 @@ class Driver:
             self._warn_of_memory(needed)
 
     def _warn_of_memory(self, needed: int) -> None:
-        """A full server is back-pressure, so the run goes on."""
+        """Only a warning: workers wait while the server's memory is full."""
         try:
             check_server(self.client, needed, self.config.queue.timeout_s)
         except SparringError as error:
@@ -233,8 +222,7 @@ class Driver:
         self.report(self.state, self.transport.heartbeats())
 
     def _evaluate(self, trainer: Any) -> dict[str, Any] | None:
-        """The evaluation, or None where the run is stopped before it ends; a trainer that dies meanwhile starts it
-        again."""
+        """The evaluation, or None if the run is stopped before it ends. A trainer that dies starts it again."""
         self.pool.members.clear()
         self.transport.set_pool({})
         for deaths in range(self.config.trainer.max_restarts + 1):
@@ -249,10 +237,10 @@ class Driver:
             except ray.exceptions.RayTaskError as error:
                 raise self._evaluation_failed(error) from error
             except ray.exceptions.RayActorError as error:
-                log.warning("the trainer died while it evaluated (%d times): %s", deaths + 1, error)
+                log.warning("the trainer died during the evaluation (%d times): %s", deaths + 1, error)
                 last = error
             self.state.trainer_restarts += 1
-            self._until_back(trainer)
+            self._until_restarted(trainer)
         raise self._evaluation_failed(last)
 
     def _evaluation_failed(self, error: Exception) -> SparringError:
@@ -271,7 +259,7 @@ class Driver:
         try:
             self.transport.forget()
         except SparringError as error:
-            log.warning("the run's keys stay in the queue: %s", error)
+            log.warning("the run's keys remain in Redis: %s", error)
         self.transport.close()
 
     def _write_connection(self) -> None:
@@ -279,70 +267,8 @@ class Driver:
         content = {"url": self.queue.url, "password": password, "pid": os.getpid()}
         write_atomically(self.run.connection, json.dumps(content), mode=0o600)
 
-    def _tree(self) -> dict[str, Any]:
-        return self.config.model_dump(mode="json", exclude_none=True)
-
-    def _store(self) -> Any:
-        return (
-            ray.remote(SnapshotStore)
-            .options(
-                name=self.store_name,
-                num_cpus=STORE_CPUS,
-                resources=share_of(self.config.trainer.resource),
-                max_restarts=-1,
-                max_concurrency=1000 + MAX_WORKERS,
-            )
-            .remote(kept_snapshots(self.config))
-        )
-
-    def _trainer(self) -> Any:
-        settings = self.config.trainer
-        return (
-            ray.remote(Trainer)
-            .options(
-                num_cpus=settings.num_cpus,
-                num_gpus=settings.num_gpus,
-                resources=share_of(settings.resource),
-                max_restarts=-1,
-                max_task_retries=0,
-            )
-            .remote(
-                self._tree(),
-                str(self.run.path),
-                self.queue.url,
-                self.queue.password,
-                self.store_name,
-                self.for_trainer,
-            )
-        )
-
-    def _worker(self, name: str) -> Any:
-        settings = self.config.workers
-        # A Ray of the run's own cannot be told of more cores later: there, nothing else competes for them.
-        num_cpus = 0 if self.config.ray.address == "local" else settings.num_cpus
-        return (
-            ray.remote(Worker)
-            .options(
-                num_cpus=num_cpus,
-                num_gpus=settings.num_gpus,
-                resources=share_of(settings.resource),
-                max_restarts=-1,
-                max_task_retries=0,
-            )
-            .remote(
-                self._tree(),
-                name,
-                str(self.run.path),
-                self.run.id,
-                self.queue.url,
-                self.queue.password,
-                self.store_name,
-                self.for_workers,
-            )
-        )
-
 
 def run(experiment: Experiment, run: Run, queue: Queue, report: Report, sources: dict[str, str]) -> Outcome:
-    """Train through workers, queue and trainer; see `Driver.train`. `sources`: texts of the user's files by path."""
+    """Train with workers, queue and trainer; see `Driver.train`. `sources`: texts of the user's files by path."""
     with ray_cluster(experiment.config):
         return Driver(experiment, run, queue, report, sources).train()

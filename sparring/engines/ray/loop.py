@@ -1,13 +1,13 @@
-"""The trainer's loop over a queue: collect M shards, enforce the bound, step, publish. Knows no Ray.
+"""The trainer's loop over the queue: collect M shards, enforce the bound, train, publish. It imports no Ray.
 
 publish the weights
 until every epoch is consumed:
     at the epoch of pruning, with nothing outstanding: decide which examples are kept
     issue tickets while there are permits
-    wait for a step's worth of shards (attack oneself meanwhile, where that costs nobody anything)
-    drop what is staler than the bound, its ticket is issued again
-    refresh, step, record
-    begin to publish every K steps, then retire the step's shards
+    wait for the shards of a step (and attack meanwhile, if the trainer's device would be idle)
+    drop shards staler than the bound; their tickets are issued again
+    refresh, train, record
+    every K steps begin to publish the weights, then return the permits of the step's shards
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ SET_ASIDE_SHARE = 0.05
 
 
 class Loop:
-    """One trainer's life, under one fence after the other; snapshots of the weights take `route`.
+    """Trains from `resumed` to the end of the run; snapshots of the weights take `route`.
 
-    The target number of workers may change meanwhile: permits in flight, threads and whether the trainer attacks
-    itself follow it.
+    The target number of workers may change meanwhile. The permits in flight, the threads and whether the trainer
+    attacks itself depend on it.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Loop:
         self.settings = experiment.config.staleness
         self.exchange = exchanges(self.config)
         self.workers = -1
-        self._follow(transport.wanted_workers())
+        self._apply_target(transport.wanted_workers())
         self.ledger = Ledger(
             shards_by_epoch=self.plan.shards_by_epoch,
             shards_per_step=self.plan.shards_per_step,
@@ -86,9 +86,9 @@ class Loop:
             self.ledger.dropped.update(session.state.dropped)
         session.training.ledger = self.ledger.state
         self.fence = transport.open(at_least_fence)
-        self.shards: dict[Key, tuple[Shard, int]] = {}  # with the step that they arrived at
+        self.shards: dict[Key, tuple[Shard, int]] = {}  # with the step at which each arrived
         self.own = OwnAttack(experiment, self.learner, transport)
-        self.attack_s = self.step_s = self.idle_s = 0.0  # running means; per shard, per shard, per step
+        self.attack_s = self.step_s = self.idle_s = 0.0  # running means in seconds: per shard, per shard, per step
         self.last_error = ""
         self.arrivals = 0
         self._housekept_at = 0.0
@@ -111,7 +111,7 @@ class Loop:
         return self.session.finish()
 
     def step(self, keys: tuple[Key, ...]) -> None:
-        """Train on the shards of `keys`, publish if it is due, and only then give their permits back."""
+        """Train on the shards of `keys`, publish if that is due, and only then return their permits."""
         taken = [self.shards.pop(key) for key in keys]
         shards, arrivals = [shard for shard, _ in taken], [arrived_at for _, arrived_at in taken]
         for shard in shards:
@@ -134,19 +134,19 @@ class Loop:
         self.session.after_step(last_of_epoch=self.ledger.epoch != epoch)
 
     def _prune(self) -> None:
-        """At the barrier: decide what is kept, and go on with it."""
+        """At the barrier: decide which examples are kept, and lift it."""
         if self.session.ready_for(self.ledger.epoch, self._meanwhile):
             self.ledger.lift()
 
     def _meanwhile(self) -> None:
-        """Housekeeping during long work other than collecting; nothing is outstanding then."""
+        """Housekeeping while pruning takes long; nothing is outstanding then."""
         try:
             self._housekeep()
         except QueueLost:
             self._start_over()
 
     def _require_within_bound(self, shard: Shard) -> None:
-        """The ledger has dropped what is too stale; this is the backstop.
+        """A backstop: the ledger has dropped shards that are too stale.
 
         Raises:
             SparringError: the shard is staler than staleness.max_staleness.
@@ -161,14 +161,14 @@ class Loop:
 
     @property
     def between_steps(self) -> bool:
-        """No shard is consumed and not yet retired: weights and ledger tell the same history."""
+        """No shard is consumed but not yet retired, so weights and ledger agree."""
         return not self.ledger.consuming
 
     def collect(self) -> tuple[Key, ...] | None:
-        """Wait for a step's worth of shards no staler than the bound; None when the run is to stop or to be pruned.
+        """Wait for the shards of a step, none staler than the bound; None if the run is to stop or to be pruned.
 
         Raises:
-            SparringError: nothing came for too long, with the reason.
+            SparringError: no shard came for too long.
         """
         began = waiting_since = time.monotonic()
         idle = 0.0
@@ -195,13 +195,13 @@ class Loop:
             if busy:
                 waiting_since = time.monotonic()
             if time.monotonic() - began > REPUBLISH_S:
-                self._publish()  # in case the store of snapshots was restarted and lost them
+                self._publish()  # in case the snapshot store was restarted and lost them
                 began = time.monotonic()
             self._give_up_after(waiting_since)
         return None
 
     def issue(self) -> None:
-        """Issue as many tickets as there are permits, each with the least version that it may begin with."""
+        """Issue as many tickets as there are permits, each with the lowest version that its attack may begin with."""
         self.ledger.depth = self.session.staleness.remedies.depth
         keys = self.ledger.issue(self.in_flight if self.exchange and self.ledger.depth > 0 else None)
         if not keys:
@@ -215,8 +215,8 @@ class Loop:
 
     @property
     def in_flight(self) -> int:
-        """Shards in flight: attack time over step time where the trainer is saturated, never more than the attackers
-        have in work, or they would pile up behind a step that waits."""
+        """Permits for shards being attacked: attack time over step time, but no more than the attackers work on, or
+        finished shards would queue up behind a waiting step."""
         attackers = self.workers * tickets_at_once(self.config) + (1 if self.attacks_itself else 0)
         ratio = attackers if self.arrivals < 3 or self.step_s == 0 else ceil(self.attack_s / self.step_s)
         return max(self.plan.shards_per_step, min(attackers, ratio), 1)
@@ -236,14 +236,14 @@ class Loop:
         return [self.learner.refresh(shard, wanted) for shard in shards]
 
     def _discard(self, dropped: tuple[Key, ...]) -> None:
-        """What was too stale is forgotten; its next attempt shall begin with the newest weights."""
+        """Forget shards that were too stale; the next attempts at their tickets begin with the newest weights."""
         for key in dropped:
             del self.shards[key]
         if dropped and self.broadcaster.published < self.learner.step:
             self._publish()
 
     def _drain(self, block: bool) -> bool:
-        """Take what has arrived into the ledger; waits a little for the first one if `block`. False: nothing came."""
+        """Record arrived shards in the ledger; `block`: wait WAIT_S for the first one. False: none arrived."""
         received = self._inbox.take(WAIT_S if block else 0)
         for each in received:
             self._arrive(each)
@@ -263,7 +263,7 @@ class Loop:
             self.attack_s = _mean(self.attack_s, received.attack_seconds)
 
     def _attack_a_little(self) -> bool:
-        """One step of the trainer's own attack; it waits while a step can be made. False: nothing to do."""
+        """Make one step of the trainer's own attack. False: it has no ticket, or must not attack."""
         if self.own.lease is None and not (self.attacks_itself and self.own.begin()):
             return False
         shard = self.own.advance()
@@ -272,7 +272,7 @@ class Loop:
         return True
 
     def _housekeep(self) -> None:
-        """Every HOUSEKEEPING_S: lost leases, the own lease, ended broadcasts, a requested stop, the report."""
+        """Every HOUSEKEEPING_S: lost leases, the own lease, ended broadcasts, the worker target, a stop, the report."""
         now = time.monotonic()
         if now - self._housekept_at < HOUSEKEEPING_S:
             return
@@ -281,15 +281,15 @@ class Loop:
             self._lose(key, reason, error)
         self.own.renew()
         self.broadcaster.settle(wait=False)
-        self._follow(self.transport.wanted_workers())
+        self._apply_target(self.transport.wanted_workers())
         if self.transport.stop_requested():
             self.session.stop_reason = self.session.stop_reason or "stopped"
         self._count()
         self._measure_queue()
         self.session.report_soon()
 
-    def _follow(self, wanted: int | None) -> None:
-        """Adapt to the target number of workers; None: it is that of the settings."""
+    def _apply_target(self, wanted: int | None) -> None:
+        """Adapt to the target number of workers; None: it is workers.count."""
         count = self.config.workers.count if wanted is None else wanted
         self.session.state.workers_wanted = count
         if count == self.workers:
@@ -309,12 +309,12 @@ class Loop:
         if len(self.ledger.set_aside) > allowed:
             raise SparringError(
                 f"{len(self.ledger.set_aside)} tickets were set aside after queue.attempts = "
-                f"{self.config.queue.attempts} lost attempts each; the last worker said: "
-                f"{self.last_error or 'nothing, its process died'}. See the logs in the run's folder."
+                f"{self.config.queue.attempts} failed attempts each; the last error of a worker: "
+                f"{self.last_error or 'none, its process died'}. See the logs in the run's folder."
             )
 
     def _start_over(self) -> None:
-        """The server came back empty: a new fence, and everything that is not consumed is issued again."""
+        """The server was restarted empty: take a new fence and issue again everything that is not consumed."""
         self.broadcaster.settle()  # a broadcast under the old fence would be refused under the new one
         self.fence = self.transport.open(self.fence)
         self.ledger.reissue_everything()
@@ -352,13 +352,13 @@ class Loop:
         alive = sum(beat["age_s"] < recent_s for beat in self.transport.heartbeats().values())
         raise SparringError(
             f"no shard came for {waited:.0f} s ({name} = {limit:g}): {alive} of workers.count = "
-            f"{self.workers} workers have reported in the last {recent_s:g} s, "
+            f"{self.workers} workers sent a heartbeat in the last {recent_s:g} s, "
             f"{self.ledger.outstanding} shards are outstanding"
-            + (f", the last worker said: {self.last_error}" if self.last_error else "")
-            + ". See the logs in the run's folder; raise the time-out if an attack takes longer."
+            + (f", the last error of a worker: {self.last_error}" if self.last_error else "")
+            + f". See the logs in the run's folder; raise {name} if an attack takes longer."
         )
 
 
 def _mean(mean: float, value: float, weight: float = 0.1) -> float:
-    """Running mean; the first value counts whole."""
+    """Exponential running mean; the first value is taken as it is."""
     return value if mean == 0 else (1 - weight) * mean + weight * value

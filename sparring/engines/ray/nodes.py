@@ -1,4 +1,4 @@
-"""What Ray's autoscaler is asked for: the nodes that the trainer and the target number of workers need, and no more."""
+"""Requests to Ray's autoscaler: the nodes that the trainer and the target number of workers need, and no more."""
 
 from __future__ import annotations
 
@@ -12,31 +12,33 @@ log = logging.getLogger(__name__)
 
 
 def bundles(config: Config) -> list[dict[str, float]]:
-    """What each actor reserves; what runs already is part of it, as the autoscaler expects."""
+    """What each actor reserves, including those that run already, as the autoscaler expects."""
     return [_reserved(config.trainer), *[_reserved(config.workers)] * config.workers.count]
 
 
 def ask_for_nodes(config: Config) -> None:
-    """Ask for the whole cluster that the run is to have now; idle nodes beyond it are let go in the autoscaler's time.
+    """Request all nodes that the run needs now; the autoscaler removes idle nodes beyond them after its own time-out.
 
-    The request is the cluster's only one: the last run to ask wins, and another's nodes stay as long as its actors do.
+    A cluster has one such request: that of the last run counts, and nodes of another run stay while its actors do.
     """
     _request(config, bundles(config))
 
 
 def let_nodes_go(config: Config) -> None:
-    """Ask for nothing any more."""
+    """Request no nodes any more."""
     _request(config, [])
 
 
 def _request(config: Config, wanted: list[dict[str, float]]) -> None:
-    """A hint, not a need: actors without a place are asked for by Ray too, one after the other."""
+    """Only a hint: Ray also requests nodes for actors that wait for one, but one after the other."""
     if config.ray.address == "local":
         return
     try:
         sdk.request_resources(bundles=wanted)
-    except Exception as error:  # whatever is wrong with it, training goes on
-        log.warning("Ray's autoscaler was not told of %d actors: %s: %s", len(wanted), type(error).__name__, error)
+    except Exception as error:  # training continues without it
+        log.warning(
+            "no nodes requested from Ray's autoscaler for %d actors: %s: %s", len(wanted), type(error).__name__, error
+        )
 
 
 def _reserved(settings: TrainerSettings | WorkersSettings) -> dict[str, float]:
@@ -45,5 +47,5 @@ def _reserved(settings: TrainerSettings | WorkersSettings) -> dict[str, float]:
 
 
 def share_of(resource: str | None) -> dict[str, float]:
-    """So little of a custom resource that a node which declares 1 of it has room for every actor."""
+    """A small share of a custom resource, so that a node which declares 1 of it has room for every actor."""
     return {} if resource is None else {resource: 0.001}

@@ -1,4 +1,4 @@
-"""The trainer's own attack: on a ticket of the queue, one step at a time while it would wait."""
+"""The trainer's own attack on a ticket of the queue, one step at a time while it waits for shards."""
 
 from __future__ import annotations
 

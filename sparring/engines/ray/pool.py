@@ -1,4 +1,4 @@
-"""The driver's view of its workers: start up to the target, start them again when they die, let them go."""
+"""The driver's workers: started up to the target number, restarted when they die, stopped when they are to leave."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ LEAVE_GRACE_S = 60.0  # longer than a worker takes to hand back what it cannot f
 
 @dataclass
 class _Member:
-    """`ready`: its process is there (asked); `serving`: what it does until it stops; `leaving_since`: it was told."""
+    """One worker. ready: a pending call that answers once its process has started; serving: a pending call of `serve`;
+    started: its process has answered; leaving_since: when it was asked to leave (seconds)."""
 
     actor: Any
     ready: Any
     serving: Any
     since: float
-    came: bool = False
+    started: bool = False
     deaths: int = 0
     again_at: float = 0.0
     leaving: bool = False
@@ -37,12 +38,16 @@ class _Member:
             return "leaving"
         if self.serving is None:
             return "restarting"
-        return "serving" if self.came else "starting"
+        return "serving" if self.started else "starting"
 
 
 class Pool:
-    """`make(name)` starts one actor; `died(name)` is told at once, so that its leases need not run out; `leave(name)`
-    tells one to take no more tickets, `left(name)` is told once it has gone. Names are never used twice."""
+    """Starts, restarts and stops workers; a name is never used twice.
+
+    Args:
+        make: starts the actor of a name. died: called when a worker has died, to end its leases at once. leave: asks a
+            worker to take no more tickets. left: called when a worker that was to leave has ended.
+    """
 
     def __init__(
         self,
@@ -61,9 +66,9 @@ class Pool:
         return {name: member.state for name, member in self.members.items()}
 
     def follow(self, wanted: int, leaving: Iterable[str] = ()) -> list[str]:
-        """Let go those of `leaving`, and start or let go others until `wanted` stay; returns the names of the latter.
+        """Let the workers named in `leaving` leave; start others, or let others leave, until `wanted` remain.
 
-        Those that do not serve yet go first, then the newest.
+        Those that do not serve yet leave first, then the newest. Returns the names of the others that are to leave.
         """
         for name in leaving:
             if name in self.members:
@@ -71,15 +76,15 @@ class Pool:
         staying = [name for name, member in reversed(self.members.items()) if not member.leaving]
         for _ in range(len(staying), wanted):
             name = f"worker-{next(self._numbers)}"
-            self.members[name] = _begun(self.make(name))
+            self.members[name] = _member(self.make(name))
         idle_first = sorted(staying, key=lambda name: self.members[name].state == "serving")
         chosen = idle_first[: max(0, len(staying) - wanted)]
         for name in chosen:
             self.members[name].leaving = True
         return chosen
 
-    def heal(self) -> None:
-        """Ray restarts a dead actor's process; we let it serve again, later each time that it dies at once."""
+    def restart_dead(self) -> None:
+        """Call `serve` again where Ray has restarted a process; the pause grows while a worker keeps dying at once."""
         now, ended = time.monotonic(), self._ended_tasks()
         for name, member in list(self.members.items()):
             if member.ready in ended:
@@ -92,8 +97,8 @@ class Pool:
                 member.ready = member.actor.__ray_ready__.remote()
 
     def stop(self, timeout_s: float) -> None:
-        """Wait for the workers, which have been told in the queue; kill what does not end in time."""
-        serving = [member.serving for member in self.members.values() if member.serving is not None and member.came]
+        """Wait for the workers, which the queue has asked to stop; kill those that do not end in time."""
+        serving = [member.serving for member in self.members.values() if member.serving is not None and member.started]
         if serving:
             ray.wait(serving, num_returns=len(serving), timeout=timeout_s)
         for member in self.members.values():
@@ -105,20 +110,20 @@ class Pool:
         return set(ray.wait(pending, num_returns=len(pending), timeout=0)[0]) if pending else set()
 
     def _answered(self, name: str, member: _Member, now: float) -> None:
-        """The process is there, or is not there yet, or will never come by itself: its constructor has failed."""
+        """The process has started, or has not yet, or its constructor has failed: then the actor is made again."""
         task, member.ready = member.ready, None
         try:
             ray.get(task)
         except ActorDiedError:
             if member.serving is None:
                 ray.kill(member.actor, no_restart=True)
-                fresh = _begun(self.make(name))
+                fresh = _member(self.make(name))
                 member.actor, member.ready, member.serving = fresh.actor, fresh.ready, fresh.serving
-                member.since, member.came = now, False
+                member.since, member.started = now, False
             return
         except RayError:
-            return  # asked again
-        member.came = True
+            return  # `restart_dead` asks again
+        member.started = True
         if member.serving is None:
             member.serving, member.since = member.actor.serve.remote(), now
 
@@ -134,14 +139,14 @@ class Pool:
         member.again_at = now + BACKOFF_S[min(max(member.deaths, 1), len(BACKOFF_S)) - 1]
 
     def _let_go(self, name: str, member: _Member, now: float) -> None:
-        """Tell it, and a look later end its process if it has stopped, or has never come; or does not end in time.
+        """Ask a worker to leave, and end its process once it has stopped, has never started, or takes too long.
 
-        It is told again at every look: a trainer that starts again clears what was asked for.
+        It is asked every time: a trainer that restarts clears earlier requests.
         """
         self.leave(name)
         if member.leaving_since is None:
             member.leaving_since = now
-        elif member.serving is None or not member.came or now - member.leaving_since > LEAVE_GRACE_S:
+        elif member.serving is None or not member.started or now - member.leaving_since > LEAVE_GRACE_S:
             ray.kill(member.actor, no_restart=True)
             if member.serving is not None:
                 self.died(name)
@@ -150,6 +155,6 @@ class Pool:
             log.info("%s has left", name)
 
 
-def _begun(actor: Any) -> _Member:
+def _member(actor: Any) -> _Member:
     ready = actor.__ray_ready__.remote()
     return _Member(actor, ready, actor.serve.remote(), since=time.monotonic())

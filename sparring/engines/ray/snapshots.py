@@ -1,11 +1,10 @@
-"""Versioned weight snapshots, and the two ways that they travel: through the queue's Redis, or Ray's object store.
+"""Versioned snapshots of the weights and their two routes: through the queue's Redis, or through Ray's object store.
 
-A snapshot is named by (fence, version): weights of an earlier start of the run are never newer than those of a
-later one, whatever their versions.
+Snapshots are ordered by (fence, version): those of a later start of the run are newer, whatever their versions.
 
-Large weights are put once a version into Ray's object store, which keeps one copy per node, and handed out by a small
-actor. However small they are, that costs 20 ms or so of processor time a broadcast, summed over the processes
-(docs/results.md); small weights go through the queue's Redis, which takes a tenth of it.
+Large weights are put into Ray's object store once per version, one copy per node, and a small actor hands out the
+references. Even for small weights this costs about 20 ms of processor time per broadcast, summed over the processes
+(docs/results.md); through the queue's Redis they cost a tenth of that.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ RETRY_S = 0.2
 
 
 class Snapshot(NamedTuple):
-    """Weights, and what rides along with them."""
+    """Weights and the controls that go with them."""
 
     fence: int
     version: int
@@ -44,10 +43,10 @@ class Snapshot(NamedTuple):
 
 
 class Route(Protocol):
-    """How snapshots travel. Waiting methods return None when nothing came in time."""
+    """How snapshots reach the workers. Methods that wait return None after their time-out."""
 
     def publish(self, snapshot: Snapshot, copied: Callable[[], None] = lambda: None) -> None:
-        """Broadcast it; the oldest that is kept is forgotten. Calls `copied` once its arrays may change."""
+        """Broadcast it; the oldest kept snapshot is removed. Calls `copied` once the arrays may change."""
 
     def newer(self, order: tuple[int, int], timeout_s: float) -> Snapshot | None:
         """The newest snapshot, as soon as it is newer than `order`."""
@@ -57,14 +56,14 @@ class Route(Protocol):
 
 
 def open_route(config: Config, snapshot_bytes: int, transport: Transport, store: str) -> Route:
-    """The way that the settings and the size of a snapshot call for; `store` is the name of the actor."""
+    """The route for the settings and the size of a snapshot; `store` is the name of the `SnapshotStore` actor."""
     if through_object_store(config, snapshot_bytes):
         return RayRoute(ray.get_actor(store))
     return QueueRoute(transport, kept_snapshots(config))
 
 
 class QueueRoute:
-    """Snapshots in a Redis stream of the run, its entries' ids being fence-version."""
+    """Snapshots in a Redis stream of the run, with entry ids fence-version."""
 
     def __init__(self, transport: Transport, keep: int) -> None:
         self.transport, self.keep = transport, keep
@@ -104,7 +103,7 @@ class RayRoute:
         return self._fetched(self.store.exactly.remote(order, timeout_s), timeout_s)
 
     def _fetched(self, asked: Any, timeout_s: float) -> Snapshot | None:
-        """What the store answers; one that is restarting answers nothing and is asked again by the caller."""
+        """The snapshot that the store names; None also while the store restarts: the caller asks again."""
         try:
             notice = ray.get(asked, timeout=timeout_s + 10)
             if notice is None:
@@ -118,7 +117,7 @@ class RayRoute:
 
 
 class Notice(NamedTuple):
-    """What the store tells of a snapshot; `ref` is a list of one object reference, so that Ray does not resolve it."""
+    """A snapshot in the store; `ref` is a list with one object reference, so that Ray does not resolve it."""
 
     fence: int
     version: int
@@ -139,7 +138,7 @@ class SnapshotStore:
         self.changed = asyncio.Condition()
 
     async def publish(self, notice: Notice) -> None:
-        """Add a snapshot; those of older fences are forgotten."""
+        """Add a snapshot; those of older fences are removed."""
         async with self.changed:
             same = [old for old in self.notices if old.fence == notice.fence and old.version != notice.version]
             self.notices = sorted([*same, notice], key=lambda each: each.order)[-self.keep :]

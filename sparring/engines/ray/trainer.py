@@ -1,4 +1,4 @@
-"""The trainer as a Ray actor: a shell around the loop, on whatever device Ray has reserved for it."""
+"""The trainer as a Ray actor: it runs the loop on the device that Ray has reserved for it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Trainer:
         self.session: Session | None = None
 
     def train(self, fence: int) -> dict[str, Any]:
-        """Run or go on; returns the phase it ended in and its state, or the sentence that says why it failed."""
+        """Train from the newest checkpoint or from the beginning; returns the last phase and state, or the error."""
         loop = None
         try:
             experiment = build_experiment(self.config, self.live)
@@ -67,7 +67,7 @@ class Trainer:
                     try:
                         return {"phase": loop.run(), "state": session.state.as_dict()}
                     except RollBack as error:
-                        loop = None  # weights that are given up are not to be saved
+                        loop = None  # these weights must not be saved
                         resumed, fence = session.roll_back(error), self.run.next_fence()
         except SparringError as error:
             log.exception("training failed")
@@ -76,16 +76,16 @@ class Trainer:
             return {"phase": "failed", "error": str(error)}
 
     def evaluate(self) -> dict[str, Any]:
-        """Clean and robust accuracy on the test set; all cores are free by now. A trainer that died meanwhile evaluates
-        its last checkpoint, which has the same weights."""
+        """Clean and robust accuracy on the test set, with all cores. After a restart of the process the weights are
+        those of the last checkpoint, which are the same."""
         torch.set_num_threads(cores())
         if self.session is None:
             self.session = Session(build_experiment(self.config, self.live), self.run, self.device, self._report)
             self.session.restore()
         state = self.session.state
 
-        def progress(said: str) -> None:
-            state.phase, state.message = "evaluating", said
+        def progress(message: str) -> None:
+            state.phase, state.message = "evaluating", message
             self._report(state)
 
         state.trainer_pid = os.getpid()

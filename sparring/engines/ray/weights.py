@@ -1,4 +1,4 @@
-"""A worker's view of the weights: a thread waits for newer snapshots beside the attack."""
+"""A worker's weights: a thread waits for newer snapshots while the worker attacks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sparring.queue.messages import Controls
 log = logging.getLogger(__name__)
 POLL_S = 2.0
 LOOK_S = 0.5
-FETCH_SHARE = 0.05  # of a worker's time at most goes into fetching snapshots that no ticket asks for
+FETCH_SHARE = 0.05  # largest share of a worker's time for fetching snapshots that no ticket needs
 
 
 class Weights:
@@ -52,19 +52,19 @@ class Weights:
     def begin(self, fence: int, version: int, abandoned: Callable[[], bool]) -> bool:
         """Load the newest snapshot of `fence` that is at least `version` (under lockstep exactly that one).
 
-        False: the wait has lost its sense, since `abandoned` or because a later fence has taken over.
+        False: the wait is pointless, since the ticket is `abandoned` or a later fence is in force.
 
         Raises:
             SparringError: none came in time.
         """
         limit = time.monotonic() + self.timeout_s
-        look = self._exactly if self.lockstep else self._at_least
-        while (found := look(fence, version)) is None:
+        find = self._exactly if self.lockstep else self._at_least
+        while (found := find(fence, version)) is None:
             if abandoned() or self._newest_fence > fence:
                 return False
             if time.monotonic() > limit:
                 raise SparringError(
-                    f"no snapshot of version {version} came within {self.timeout_s:.0f} s; the trainer may be gone."
+                    f"no snapshot of version {version} arrived within {self.timeout_s:.0f} s; the trainer may be gone."
                 )
         self._load(found)
         return True
@@ -102,15 +102,15 @@ class Weights:
     def _follow(self) -> None:
         """Wait for the next snapshot, fetch it, and again.
 
-        Where steps are short, not every version is worth its fetch: unless a ticket wants a newer one, fetching takes
-        no more than FETCH_SHARE of the time.
+        With short steps not every version is worth fetching: unless a ticket needs a newer one, fetching takes at most
+        FETCH_SHARE of the time.
         """
         order = (0, -1)
         while not self._stopped.is_set():
             began = time.thread_time()
             try:
                 snapshot = self.route.newer(order, POLL_S)
-            except Exception as error:  # a thread that died would leave the worker with old weights
+            except Exception as error:  # if this thread died, the worker would keep its old weights
                 log.warning("snapshot not fetched: %s: %s", type(error).__name__, error)
                 self._stopped.wait(LOOK_S)
                 continue

@@ -1,7 +1,7 @@
-"""The worker as a Ray actor: lease tickets, attack with the newest weights, commit their shards, again.
+"""The worker as a Ray actor: it leases tickets, attacks them with the newest weights and commits their shards.
 
-In slots a worker has several tickets in work and leases the next one while slots are free (see `Slots`); else one. A
-shard is sent while the next one is made.
+With slots a worker attacks several tickets together and leases the next one while slots are free (see `Slots`);
+without slots it attacks one at a time. A shard is sent in the background while the next one is made.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from sparring.workers.task import Task
 
 log = logging.getLogger(__name__)
 LEASE_WAIT_S = 0.5
-LEAVE_WITHIN_S = 30.0  # what a worker that is to leave has not finished by then, it hands back
-FAILURES = (SparringError, RuntimeError, ValueError)  # of an attack: they cost a ticket one attempt
+LEAVE_WITHIN_S = 30.0  # then a worker that is to leave hands unfinished tickets back
+FAILURES = (SparringError, RuntimeError, ValueError)  # of an attack: each costs its ticket one attempt
 
 
 class Worker:
@@ -92,13 +92,13 @@ class Worker:
             timeout_s=self.config.trainer.wait_timeout_s,
             helper=experiment.changing_helper,
         )
-        self.leases: dict[tuple[int, Key], Lease] = {}  # of the tickets in work, by fence and key
-        self.made: list[tuple[Lease, Shard]] = []  # not yet on their way
+        self.leases: dict[tuple[int, Key], Lease] = {}  # of the tickets being attacked, by fence and key
+        self.made: list[tuple[Lease, Shard]] = []  # finished, not yet sent
         self.pushing: Background[bool] = Background("push")
-        self.under_way: tuple[Lease, Shard] | None = None  # what is being pushed
-        self.lost: deque[Lease] = deque()  # what the heartbeat could not renew
+        self.under_way: tuple[Lease, Shard] | None = None  # being sent
+        self.lost: deque[Lease] = deque()  # leases that the heartbeat could not renew
         self.stopping = threading.Event()
-        self.leave_by: float | None = None  # once it is to leave: until then it may finish what it has
+        self.leave_by: float | None = None  # deadline for finishing its tickets, once it is to leave
         self.counts: dict[str, Any] = {
             "shards": 0,
             "gradients": 0,
@@ -110,7 +110,7 @@ class Worker:
         }
 
     def serve(self) -> str:
-        """Lease and attack until told to stop, or to leave; returns why it ended."""
+        """Lease and attack until it is asked to stop or to leave; returns which of the two."""
         self.stopping.clear()
         self.leave_by = None
         beat = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
@@ -129,15 +129,15 @@ class Worker:
         return "stopped" if self.leave_by is None else "left"
 
     def share_cores(self) -> None:
-        """An equal share of the cores, which changes with the number of workers."""
+        """Use an equal share of the cores, which changes with the number of workers."""
         threads = worker_threads(with_workers(self.config, self.wanted))
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
 
     def take_tickets(self) -> None:
-        """Lease as many tickets as there is room for; waits for one only where there is nothing else to do.
+        """Lease as many tickets as there is room for; wait for one only if there is nothing else to do.
 
-        What has been made is pushed after the first look: at the same time the two would hold each other up.
+        Finished shards are sent after the first lease: at the same time the two requests would delay each other.
         """
         while self._may_take():
             began = time.monotonic()
@@ -146,7 +146,7 @@ class Worker:
                 self.counts["wait_seconds"]["ticket"] += time.monotonic() - began
             self.push_made()
             if isinstance(lease, Stop):
-                self.heed(lease)
+                self.obey(lease)
             elif lease is None:
                 return
             else:
@@ -154,7 +154,7 @@ class Worker:
         self.push_made()
 
     def push_made(self) -> None:
-        """Send what has been made, one shard after the other; the last one's way is not waited for."""
+        """Send finished shards one after the other, without waiting for the last one."""
         for lease, shard in self.made:
             self.settle_push()
             self.under_way = lease, shard
@@ -162,7 +162,7 @@ class Worker:
         self.made.clear()
 
     def advance(self) -> None:
-        """One attack step on all tickets in work; an attack that raises costs each of them one attempt."""
+        """Make one attack step on all tickets; an exception costs each of them one attempt."""
         if not self.leases or self.stopping.is_set():
             return
         began = time.monotonic()
@@ -179,7 +179,7 @@ class Worker:
         self.counts["busy_seconds"] += time.monotonic() - began
 
     def settle_push(self, wait: bool = True) -> None:
-        """Count the shard that has been sent; a push that raises costs its ticket one attempt."""
+        """Count the shard that has been sent; an exception costs its ticket one attempt."""
         push = self.pushing.settle(wait=wait)
         if push is None or self.under_way is None:
             return
@@ -200,8 +200,8 @@ class Worker:
         free = self.attacker.room and len(self.leases) < self.most_tickets
         return free and self.leave_by is None and not self.stopping.is_set()
 
-    def heed(self, stop: Stop) -> None:
-        """Stop at once and hand back what is in work, or take no more and finish it in a while."""
+    def obey(self, stop: Stop) -> None:
+        """Stop at once and hand all tickets back, or take no more and finish those within LEAVE_WITHIN_S."""
         if stop is Stop.STOP:
             self.stopping.set()
         elif self.leave_by is None:
@@ -211,7 +211,7 @@ class Worker:
         return self.leave_by is not None and (not self.leases or time.monotonic() > self.leave_by)
 
     def free_lost(self) -> None:
-        """End the work on tickets whose leases are lost; the others go on."""
+        """Drop tickets whose leases are lost; the others continue."""
         while self.lost:
             lease = self.lost.popleft()
             if self.leases.get(lease.owner) is lease:
@@ -220,7 +220,7 @@ class Worker:
                 del self.leases[lease.owner]
 
     def renew(self) -> None:
-        """Renew the leases of all tickets in work and note those that are lost; those of shards under way too."""
+        """Renew the leases of all tickets and of shards that are not sent yet; note those that are lost."""
         for owner, lease in self.leases.copy().items():
             if not self.beating.renew(lease) and self.leases.get(owner) is lease:
                 self.lost.append(lease)
@@ -231,7 +231,7 @@ class Worker:
             self.beating.renew(lease)
 
     def _begin(self, lease: Lease) -> None:
-        """Take a ticket into work under the newest weights."""
+        """Begin the attack on a ticket with the newest weights."""
         ticket, began, waits = lease.ticket, time.monotonic(), self.counts["wait_seconds"]
         waited = waits["weights"]
         self.leases[lease.owner] = lease
@@ -247,7 +247,7 @@ class Worker:
             self.counts["busy_seconds"] += time.monotonic() - began - (waits["weights"] - waited)
 
     def _prepared(self, lease: Lease) -> bool:
-        """Data and weights are those of the ticket; False: it was handed back, since nobody waits for it."""
+        """Check the data and load weights that the ticket allows; False: nobody waits for it, it was handed back."""
         ticket, began = lease.ticket, time.monotonic()
         if ticket.fingerprint != self.dataset.fingerprint:
             raise SparringError(
@@ -278,11 +278,11 @@ class Worker:
             self._hand_back(lease)
 
     def _abandoned(self, lease: Lease) -> bool:
-        """Nobody waits for this ticket."""
+        """Nobody waits for this ticket any more."""
         return self.stopping.is_set() or any(lost is lease for lost in self.lost.copy())
 
     def _beat(self) -> None:
-        """Beside the attack: renew the leases, tell how we are, notice a stop."""
+        """In a thread: renew the leases, send a heartbeat, notice a stop."""
         interval = min(1.0, self.config.queue.lease_s / 4)
         while not self.stopping.wait(interval):
             try:
@@ -290,7 +290,7 @@ class Worker:
                 self.beating.heartbeat(self.name, self._fields())
                 self.wanted = self.beating.wanted_workers() or self.wanted
                 if stop := self.beating.stopping(self.name):
-                    self.heed(stop)
+                    self.obey(stop)
             except SparringError as error:
                 log.warning("heartbeat: %s", error)
 

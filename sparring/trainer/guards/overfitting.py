@@ -1,6 +1,7 @@
-"""The overfitting guard: FGSM training can lose its robustness within a few hundred steps while its loss goes on
-falling (catastrophic overfitting, Wong et al.). A few PGD steps on a training batch show it; then training goes back to
-the last good weights. Nothing but training examples is looked at.
+"""The guard against catastrophic overfitting (Wong et al.).
+
+FGSM training can lose its robustness within a few hundred steps while its loss still falls. A few PGD steps on a
+training batch show it; training then returns to the last good weights. Only training examples are used.
 """
 
 from __future__ import annotations

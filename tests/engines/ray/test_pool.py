@@ -53,7 +53,7 @@ class Scene:
         limit = time.monotonic() + TIMEOUT_S
         while not condition():
             assert time.monotonic() < limit, f"{what}: not within {TIMEOUT_S:.0f} s, {self.pool.states()}"
-            self.pool.heal()
+            self.pool.restart_dead()
             time.sleep(0.02)
 
     def until_states(self, **states: str) -> None:

@@ -74,7 +74,10 @@ def test_an_attack_begins_with_the_newest_and_takes_newer_ones_up(
 def test_a_version_that_does_not_come_ends_the_wait_with_the_reason(
     publish: Callable[..., QueueRoute], transport: Transport
 ) -> None:
-    with weights(publish(0)) as worker, pytest.raises(SparringError, match="no snapshot of version 7 came within 1 s"):
+    with (
+        weights(publish(0)) as worker,
+        pytest.raises(SparringError, match="no snapshot of version 7 arrived within 1 s"),
+    ):
         worker.begin(transport.fence, 7, never)
 
 

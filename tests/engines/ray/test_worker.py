@@ -188,7 +188,7 @@ def test_a_worker_that_is_drained_hands_back_what_it_cannot_finish_in_time(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sparring.engines.ray.worker.LEAVE_WITHIN_S", 0.0)
-    scene.worker.model.register_forward_pre_hook(lambda module, images: scene.worker.heed(Stop.DRAIN))
+    scene.worker.model.register_forward_pre_hook(lambda module, images: scene.worker.obey(Stop.DRAIN))
     assert scene.worker.serve() == "left"
     back = scene.trainer.expired(scene.fence)
     assert {each.reason for each in back} == {"handed_back"} and len(back) + len(scene.finish()) == 3

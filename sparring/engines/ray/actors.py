@@ -1,0 +1,74 @@
+"""The actors of a run: how each is made, with what Ray reserves for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import ray
+
+from sparring.config import MAX_WORKERS, Config, TrainerSettings, WorkersSettings
+from sparring.engines.ray.nodes import share_of
+from sparring.engines.ray.passed import passed
+from sparring.engines.ray.snapshots import SnapshotStore
+from sparring.engines.ray.trainer import Trainer
+from sparring.engines.ray.worker import Worker
+from sparring.queue.opening import Queue
+from sparring.queue.sizing import kept_snapshots, through_object_store
+from sparring.runs import Run
+from sparring.trainer.experiment import Experiment
+
+STORE_CPUS = 0.1
+
+
+class Actors:
+    """Makes the actors of one run by its present `config`.
+
+    `store` holds the handle of the snapshot store, if there is one: without a handle Ray would end that actor. The
+    others find it by name, since an actor whose arguments hold a handle cannot be restarted once the handle is gone.
+    """
+
+    def __init__(self, experiment: Experiment, run: Run, queue: Queue, sources: dict[str, str]) -> None:
+        self.config, self.run, self.queue = experiment.config, run, queue
+        self.for_trainer = passed(sources, replace(experiment.live, helper=experiment.helper))
+        self.for_workers = passed(sources, experiment.for_workers())
+        self.store_name = f"sparring-snapshots-{run.id}"
+        self.store = self._store() if through_object_store(self.config, experiment.snapshot_bytes) else None
+
+    def trainer(self) -> Any:
+        """The trainer's actor."""
+        settings = self.config.trainer
+        made = ray.remote(Trainer).options(num_cpus=settings.num_cpus, **_reserved(settings))
+        return made.remote(_tree(self.config), str(self.run.path), *self._queue(), self.store_name, self.for_trainer)
+
+    def worker(self, name: str) -> Any:
+        """A worker's actor. On a local Ray it reserves no cores: their number is fixed at the start, and nothing else
+        competes for them."""
+        settings = self.config.workers
+        num_cpus = 0 if self.config.ray.address == "local" else settings.num_cpus
+        made = ray.remote(Worker).options(num_cpus=num_cpus, **_reserved(settings))
+        tree, path = _tree(self.config), str(self.run.path)
+        return made.remote(tree, name, path, self.run.id, *self._queue(), self.store_name, self.for_workers)
+
+    def _store(self) -> Any:
+        made = ray.remote(SnapshotStore).options(
+            name=self.store_name,
+            num_cpus=STORE_CPUS,
+            resources=share_of(self.config.trainer.resource),
+            max_restarts=-1,
+            max_concurrency=1000 + MAX_WORKERS,
+        )
+        return made.remote(kept_snapshots(self.config))
+
+    def _queue(self) -> tuple[str, str | None]:
+        return self.queue.url, self.queue.password
+
+
+def _reserved(settings: TrainerSettings | WorkersSettings) -> dict[str, Any]:
+    """Ray restarts the process of a dead actor; tasks are not retried, since leases recover lost work."""
+    resources = share_of(settings.resource)
+    return {"num_gpus": settings.num_gpus, "resources": resources, "max_restarts": -1, "max_task_retries": 0}
+
+
+def _tree(config: Config) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude_none=True)

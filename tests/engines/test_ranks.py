@@ -1,0 +1,72 @@
+"""One process of a data-parallel run; alone it does what the synchronous engine does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sparring.engines.ranks import Ranks, device_of, joined
+from sparring.trainer.session import Session
+from sparring.trainer.steps import Consumed, Step
+from sparring.workers.attackers import produce_all
+from tests.support.sessions import session_in
+
+GROUPS: dict[str, Any] = {
+    "engine": "ddp",
+    "ddp": {"ranks": 1},
+    "allocator": {"name": "bullettrain"},
+    "train": {"shards_per_step": 2},
+}
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Session:
+    return session_in(tmp_path, **GROUPS)
+
+
+@pytest.fixture
+def rank(session: Session, tmp_path: Path) -> Iterator[Ranks]:
+    with joined(session.config, session.learner, 0, tmp_path / "meet") as made:
+        yield made
+
+
+def test_a_rank_attacks_its_own_tickets_and_knows_what_all_attacks_cost(session: Session, rank: Ranks) -> None:
+    step, learner = next(iter(session.steps(None))), session.learner
+    shards, batch = rank.attack(learner, session.experiment, step.keys)
+    alone = produce_all(session.tasks(step), learner.context, learner.controls(), learner.step)
+    assert torch.equal(batch.x_adv, learner.batch(alone).x_adv) and rank.share == 1.0
+    assert [(each.key, each.gradients, each.classes) for each in shards] == [
+        (each.key, each.gradients, each.classes) for each in alone
+    ]
+
+
+def test_a_rank_without_a_ticket_gets_clean_images_that_do_not_count(session: Session, rank: Ranks) -> None:
+    step, learner = next(iter(session.steps(None))), session.learner
+    rank.rank, rank.count = 2, 3  # as the third of three, in a step of two tickets
+    shards, batch = rank.attack(learner, session.experiment, step.keys)
+    assert torch.equal(batch.x, batch.x_adv) and rank.share == 0.0
+    assert [each.worker for each in shards] == ["rank-0", "rank-1"]
+
+
+def test_what_all_sum_up_is_a_mean_over_examples(rank: Ranks) -> None:
+    correct = torch.tensor([True, False, True, True])
+    assert rank.totals(torch.tensor(0.5), correct) == (0.5, 3, 4)
+
+
+def test_a_rank_begins_with_the_training_state_of_the_first(session: Session, rank: Ranks) -> None:
+    consumed = Consumed()
+    consumed.add(Step(next(iter(session.steps(None))).keys), 1)
+    assert rank.begin(session.learner, consumed) == consumed
+    assert rank.agree(True) and not rank.agree(False)
+
+
+def test_ranks_get_a_gpu_each_or_the_cpu(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_cpu = session.config.model_copy(update={"trainer": session.config.trainer.model_copy(update={"device": "cpu"})})
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert device_of(session.config, 1) == torch.device("cuda", 1) and device_of(on_cpu, 1) == torch.device("cpu")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert device_of(session.config, 1) == torch.device("cpu")
