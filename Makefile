@@ -25,7 +25,7 @@ test: $(STAMP)
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(ARGS)
 
 # The inner loop: the pure parts, and one tiny run of each engine.
-FAST := allocators attacks config data models objectives queue workers trainer/test_plan.py trainer/test_schedules.py \
+FAST := allocators attacks config data objectives queue/test_ledger.py queue/test_messages.py queue/test_sizing.py workers trainer/test_plan.py trainer/test_schedules.py \
 	trainer/test_steps.py trainer/test_optimizers.py engines/test_each_engine.py test_layers.py test_plugins.py
 test-fast: $(STAMP)
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup \
