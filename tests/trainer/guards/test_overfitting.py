@@ -120,6 +120,6 @@ def test_weights_that_have_lost_a_little_are_not_the_new_measure(tmp_path: Path)
 
 def test_a_guard_that_would_weaken_the_attack_is_refused() -> None:
     guard = {"overfitting": "rollback", "overfitting_steps": 2}
-    with pytest.raises(UsageError, match=r"guard.overfitting_steps = 2.*has 8 already. Set it to at least 9"):
+    with pytest.raises(UsageError, match=r"guard.overfitting_steps = 2.*already has 8. Set it to at least 9"):
         check_combinations(from_tree({"guard": guard, "attack": {"steps": 8}}))
     check_combinations(from_tree({"guard": guard, "attack": {"name": "fgsm-rs"}}))
