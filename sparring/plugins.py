@@ -12,6 +12,7 @@ import inspect
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.abc import ExecutionLoader
@@ -110,6 +111,14 @@ def arguments(
     parameters = _parameters(setting, factory, positional)
     _check_options(setting, factory, parameters, settings, options)
     return {name: value for name, value in settings.items() if name in _nameable(parameters)} | dict(options)
+
+
+def described(error: BaseException) -> str:
+    """Type and text of an exception of the user's own code, and the file and line where it was raised."""
+    ours = (str(Path(__file__).parent), "<frozen", importlib.__path__[0])
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(ours)]
+    at = f", {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}: {str(error).rstrip('.')}{at}"
 
 
 def is_external(name: str, built_in: Collection[str]) -> bool:
@@ -211,8 +220,7 @@ def _import(name: str) -> ModuleType:
         return importlib.import_module(name)
     except (Exception, SystemExit) as error:  # importing runs the user's own code
         raise _Unresolved(
-            f"the module cannot be imported ({type(error).__name__}: {error}); it must be installed, or be in the "
-            f"current folder"
+            f"the module cannot be imported ({described(error)}); it must be installed, or be in the current folder"
         ) from error
 
 
@@ -254,7 +262,7 @@ def _execute(name: str, path: str, text: str) -> None:
             loader.exec_module(module)
     except (Exception, SystemExit) as error:  # the user's own code may raise anything
         del sys.modules[name]
-        raise _Unresolved(f"{path} cannot be imported ({type(error).__name__}: {error})") from error
+        raise _Unresolved(f"{path} cannot be imported ({described(error)})") from error
 
 
 @contextmanager

@@ -102,7 +102,7 @@ def test_a_changed_file_is_loaded_anew(losses: Path) -> None:
         ("no-such-file.py:sin", "no-such-file.py cannot be read (No such file or directory)"),
         ("{folder}/mylosses.py:hut", "mylosses.py has no 'hut'; the nearest is hat"),
         ("{folder}/broken.py:hat", "broken.py cannot be imported (SyntaxError: "),
-        ("{folder}/script.py:hat", "script.py cannot be imported (SystemExit: 2)"),
+        ("{folder}/script.py:hat", "script.py cannot be imported (SystemExit: 2, script.py:"),
     ],
 )
 def test_what_cannot_be_found_is_said_with_setting_value_and_remedy(name: str, problem: str, losses: Path) -> None:

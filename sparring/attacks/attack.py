@@ -7,7 +7,7 @@ of these work per example, so that the attack also works in slots and under in-f
 from __future__ import annotations
 
 import math
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, NamedTuple, TypeVar, get_args
 
 import torch
@@ -48,12 +48,13 @@ class Attack:
         loss: the loss that is maximised: an `AttackLoss`, "ce", or "kl" (divergence from the clean prediction). By
             default cross-entropy; in training, the attack loss of the objective.
 
+    By position the norm may also come first: PGD("l2", 0.5, 10).
+
     Raises:
         ValueError: an argument out of its bounds.
     """
 
     epsilon: float
-    _: KW_ONLY
     norm: str = "linf"
     steps: int = 10
     step_size: float | None = None
@@ -63,6 +64,7 @@ class Attack:
 
     name: ClassVar[str] = ""
     norms: ClassVar[tuple[str, ...]] = NORMS
+    makes_views: ClassVar[bool] = False  # AugMix: views of the images instead of perturbations
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -70,6 +72,10 @@ class Attack:
             cls.name = cls.__name__
 
     def __post_init__(self) -> None:
+        if isinstance(self.epsilon, str) and not isinstance(self.norm, str):
+            norm, epsilon = self.epsilon, self.norm
+            object.__setattr__(self, "norm", norm)
+            object.__setattr__(self, "epsilon", epsilon)
         if self.start is None:
             object.__setattr__(self, "start", "uniform")
         if not isinstance(self.loss, AttackLoss):
@@ -100,6 +106,11 @@ class Attack:
     def record(self) -> AttackRecord:
         """The description of this attack that a shard carries."""
         return AttackRecord(self.name, self.norm, float(self.epsilon), float(self.radius), self.steps)
+
+    def largest(self, shape: tuple[int, ...]) -> float:
+        """The largest distance in `norm` between two images of `shape` in [0, 1]; a larger ε is refused."""
+        size = math.prod(shape)
+        return {"linf": 1.0, "l2": math.sqrt(size)}.get(self.norm, float(size))
 
     def initial(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """The starting δ on x: float32, the shape of x. Random numbers are drawn on the generator's device."""

@@ -26,6 +26,7 @@ class AugMix:
     steps: ClassVar[int] = 1
     restarts: ClassVar[int] = 1
     alpha: ClassVar[float] = 0.0
+    makes_views: ClassVar[bool] = True
 
     @property
     def record(self) -> AttackRecord:

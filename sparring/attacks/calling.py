@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -106,14 +105,14 @@ def _device_of(model: nn.Module) -> dict[str, torch.device]:
 
 
 def require_ball(attack: Attack, images: Tensor) -> None:
-    """Refuse an L2 ball that is larger than the distance between any two images.
+    """Refuse a ball that is larger than the distance between any two images.
 
     Raises:
         ValueError: about epsilon.
     """
-    largest = math.sqrt(images[0].numel())
-    if attack.norm == "l2" and attack.epsilon > largest * (1 + 1e-6):
+    largest = attack.largest(tuple(images.shape[1:]))
+    if attack.epsilon > largest * (1 + 1e-6):
         raise ValueError(
-            f"epsilon = {attack.epsilon:g} under l2: two images of shape {tuple(images.shape[1:])} in [0, 1] are at "
-            f"most {largest:.4g} apart. Divide a radius in grey levels by 255."
+            f"epsilon = {attack.epsilon:g} under {attack.norm}: two images of shape {tuple(images.shape[1:])} "
+            f"in [0, 1] are at most {largest:.4g} apart. Divide a radius in grey levels by 255."
         )

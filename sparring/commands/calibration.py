@@ -52,6 +52,7 @@ class Measured:
     snapshot_bytes: int
     snapshot_load_s: float
     forward_s: float = 0.0
+    makes_views: bool = False
 
     @property
     def latency_s(self) -> float:
@@ -96,6 +97,7 @@ def measure(experiment: Experiment) -> Measured:
         snapshot_bytes=sum(array.nbytes for array in arrays.values()),
         snapshot_load_s=load_s,
         forward_s=forward_s,
+        makes_views=experiment.attack.makes_views,
     )
 
 

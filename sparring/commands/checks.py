@@ -6,6 +6,7 @@ import torch
 
 from sparring.commands.combinations import check_combinations
 from sparring.commands.live import require_passed
+from sparring.commands.trials import try_methods
 from sparring.config import Config, check_staleness, trainer_attacks
 from sparring.errors import UsageError
 from sparring.evaluation.autoattack import require_autoattack
@@ -39,6 +40,7 @@ def check(config: Config, live: Live = NOTHING_PASSED, *, starts: bool) -> Exper
     if config.model.compile:
         require_compiler()
     experiment = build_experiment(config, live)
+    try_methods(experiment)
     _check_evaluation(experiment)
     if config.engine == "ray":
         _check_cluster(experiment)
@@ -98,7 +100,7 @@ def _check_cluster(experiment: Experiment) -> None:
     from sparring.queue.opening import require_queue
 
     require_no_ray()
-    require_queue(experiment.config, experiment.training.shape, experiment.snapshot_bytes)
+    require_queue(experiment.config, *experiment.queued)
 
 
 def check_resources(config: Config) -> None:

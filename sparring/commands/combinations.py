@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from sparring.allocators.bullettrain import BOUNDARY, ROBUST, BulletTrain
-from sparring.attacks import Attack
+from sparring.attacks import CROSS_ENTROPY, Attack
 from sparring.attacks.augmix import AugMix
 from sparring.config import Config, flatten, slots_of
 from sparring.errors import UsageError
 from sparring.objectives.augmix import AugMixConsistency
+from sparring.objectives.methods import PGDAT
 from sparring.trainer.experiment import Methods, methods_of
 
 AUGMIX_VALUES: dict[str, tuple[object, ...]] = {  # settings that AugMix has no use for: their only valid values
@@ -40,7 +41,7 @@ def check_combinations(config: Config) -> None:
     _check_augmix(config, methods)
     _check_start(config, methods)
     _check_wire(config, methods)
-    _check_replays(config)
+    _check_replays(config, methods)
     _check_divergence(config, methods)
     _check_phases(config)
     _check_pruning(config)
@@ -109,7 +110,7 @@ def _check_wire(config: Config, methods: Methods) -> None:
         )
 
 
-def _check_replays(config: Config) -> None:
+def _check_replays(config: Config, methods: Methods) -> None:
     """Free adversarial training: one backward pass updates both the perturbation and the weights."""
     if config.train.replays == 1:
         return
@@ -120,17 +121,23 @@ def _check_replays(config: Config) -> None:
             f"perturbation and the weights, so the attack cannot be made elsewhere. Set engine to 'sync', or "
             f"train.replays to 1."
         )
-    required: dict[str, tuple[object, object]] = {
-        "objective.name": (config.objective.name, "pgd-at"),
-        "objective.awp_gamma": (config.objective.awp_gamma, 0.0),
-        "allocator.name": (config.allocator.name, "none"),
-        "attack.name": (config.attack.name, "fgsm"),
-        "attack.start": (config.attack.start, "auto"),
-        "attack.loss": ("ce" if config.attack.loss == "auto" else config.attack.loss, "ce"),
-        "attack.restarts": (config.attack.restarts, 1),
+    attack, settings = methods.attack, config.attack
+    single = attack if isinstance(attack, Attack) and attack.steps == 1 else None
+    required: dict[str, tuple[object, bool, object]] = {
+        "objective.name": (config.objective.name, isinstance(methods.objective, PGDAT), "pgd-at"),
+        "objective.awp_gamma": (config.objective.awp_gamma, config.objective.awp_gamma == 0, 0.0),
+        "allocator.name": (config.allocator.name, methods.allocator is None, "none"),
+        "attack.name": (settings.name, single is not None, "fgsm"),
+        "attack.start": (
+            settings.start,
+            single is not None and single.start == "zero" and settings.start == "auto",
+            "auto",
+        ),
+        "attack.loss": (settings.loss, single is not None and single.maximised == CROSS_ENTROPY, "ce"),
+        "attack.restarts": (settings.restarts, attack.restarts == 1, 1),
     }
-    for name, (value, only) in required.items():
-        if value != only:
+    for name, (value, met, only) in required.items():
+        if not met:
             raise UsageError(
                 f"{setting} with {name} = {value!r}: Free adversarial training makes one FGSM step per replay, in the "
                 f"pass that trains the weights. Set {name} to {only!r}, or train.replays to 1."
@@ -217,7 +224,7 @@ def _check_allocator(methods: Methods) -> None:
 
 def _check_slots(config: Config, methods: Methods) -> None:
     """With slots, examples of several tickets share an attack step."""
-    slots, restarts = slots_of(config), methods.attack.restarts
+    slots, restarts = slots_of(config, methods.attack.makes_views), methods.attack.restarts
     if slots and restarts > 1:
         raise UsageError(
             f"allocator.slots = {slots} with attack.restarts = {restarts}: a slot is refilled after one attempt, but "
@@ -230,7 +237,8 @@ def _check_slots(config: Config, methods: Methods) -> None:
         )
     if slots and isinstance(methods.attack, AugMix):
         raise UsageError(
-            f"allocator.slots = {slots} with attack.name = 'augmix': it has no attack steps. Set allocator.slots to 0."
+            f"allocator.slots = {slots} with attack.name = {config.attack.name!r}: it has no attack steps. Set "
+            f"allocator.slots to 0."
         )
     if slots and config.engine == "simulated":
         raise UsageError(

@@ -208,15 +208,14 @@ def _server(config: Config) -> Found:
         return Found(True, f"{product} {where}, {info['maxmemory_policy']}, maxmemory {memory}")
 
 
-def _sizes(config: Config) -> tuple[tuple[int, int, int], int]:
-    """Shape of an image and bytes of the weights. Without data a single pixel, so that the server is still checked."""
+def _sizes(config: Config) -> tuple[tuple[int, int, int], int, bool]:
+    """See `Experiment.queued`. Without data a single pixel, so that the server is still checked."""
     from sparring.trainer.experiment import build_experiment
 
     try:
-        experiment = build_experiment(config)
+        return build_experiment(config).queued
     except SparringError:
-        return (1, 1, 1), 0
-    return experiment.training.shape, experiment.snapshot_bytes
+        return (1, 1, 1), 0, False
 
 
 def _port(config: Config) -> Found:

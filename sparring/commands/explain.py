@@ -153,7 +153,7 @@ def predict(config: Config, measured: Measured, plan: Plan) -> Predicted:
         return _without_workers(config, attack_s, step_s, steps, shards)
     ratio = attack_s / step_s
     rate, bottleneck = shard_rate(config, measured)
-    outstanding = outstanding_shards(config, ratio)
+    outstanding = outstanding_shards(config, ratio, measured.makes_views)
     settings = config.staleness
     deep = depth(settings)
     return Predicted(
@@ -192,13 +192,13 @@ def _without_workers(config: Config, attack_s: float, step_s: float, steps: int,
     )
 
 
-def outstanding_shards(config: Config, ratio: float) -> int:
+def outstanding_shards(config: Config, ratio: float, views: bool = False) -> int:
     """Number of permits: (d + 1)·M; with exchange d·M plus the shards in flight.
 
     In flight are one shard of the trainer, if it attacks, and for each worker as many as it attacks at the same time.
     """
     deep, of_step = depth(config.staleness), config.train.shards_per_step
-    attackers = config.workers.count * tickets_at_once(config) + (1 if trainer_attacks(config) else 0)
+    attackers = config.workers.count * tickets_at_once(config, views) + (1 if trainer_attacks(config) else 0)
     return deep * of_step + (max(of_step, min(attackers, ceil(ratio)), 1) if exchanges(config) else of_step)
 
 
@@ -206,7 +206,7 @@ def redis_maxmemory(config: Config, measured: Measured) -> int:
     """Memory limit of the embedded server, or memory that another server must have, in bytes."""
     if config.queue.redis_url is None and config.queue.maxmemory_mb is not None:
         return config.queue.maxmemory_mb << 20
-    return needed_memory(config, measured.shape, measured.snapshot_bytes)
+    return needed_memory(config, measured.shape, measured.snapshot_bytes, measured.makes_views)
 
 
 def ideal_speedup(config: Config, ratio: float) -> float:
@@ -238,7 +238,7 @@ def mean_staleness(config: Config, measured: Measured) -> float:
     published weights are (K − 1)/2 steps old on average.
     """
     ratio, of_step, settings = measured.attack_s / measured.step_s, config.train.shards_per_step, config.staleness
-    permitted = outstanding_shards(config, ratio) - of_step
+    permitted = outstanding_shards(config, ratio, measured.makes_views) - of_step
     workers = config.workers.count
     if workers >= ratio:
         in_flight = min(ratio, permitted)

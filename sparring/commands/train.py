@@ -245,7 +245,7 @@ def _execute(
             from sparring.engines.ray import driver as ray_engine
             from sparring.queue.opening import open_queue
 
-            queue = stack.enter_context(open_queue(config, experiment.training.shape, experiment.snapshot_bytes))
+            queue = stack.enter_context(open_queue(config, *experiment.queued))
         exporter = None
         if config.metrics.enabled:
             exporter = stack.enter_context(Exporter(config.metrics.bind, config.metrics.port, latest.read))

@@ -35,30 +35,28 @@ def exchanges(config: Config) -> bool:
     return settings.exchange and not settings.lockstep and depth(settings) > 0
 
 
-def makes_views(config: Config) -> bool:
-    """Whether workers make AugMix views of the images instead of perturbations."""
-    return config.attack.name == "augmix"
+def slots_of(config: Config, views: bool = False) -> int:
+    """Number of slots of each attacker; 0: it attacks each ticket alone, in a batch that shrinks.
 
-
-def slots_of(config: Config) -> int:
-    """Number of slots of each attacker; 0: it attacks each ticket alone, in a batch that shrinks."""
+    views: the attack makes views of the images instead of perturbations (`Attack.makes_views`).
+    """
     setting = config.allocator.slots
     if setting != "auto":
         return setting
     on_gpu_workers = config.engine == "ray" and config.workers.num_gpus > 0
-    steps_differ = config.allocator.name != "none" and not makes_views(config)
+    steps_differ = config.allocator.name != "none" and not views
     possible = config.attack.restarts == 1 and not config.data.phases
     return config.train.batch_size if on_gpu_workers and steps_differ and possible else 0
 
 
-def tickets_at_once(config: Config) -> int:
+def tickets_at_once(config: Config, views: bool = False) -> int:
     """Largest number of tickets that one worker attacks at the same time.
 
     Without exchange each ticket has its own weights, so tickets cannot share slots. With exchange three tickets about
     fill `batch_size` slots: at Hua et al.'s fractions (.28 with 10 steps, .54 with 2) one ticket keeps 39 % of the
     slots busy during its 10 steps.
     """
-    return 3 if slots_of(config) and exchanges(config) else 1
+    return 3 if slots_of(config, views) and exchanges(config) else 1
 
 
 def bound(config: Config) -> int:

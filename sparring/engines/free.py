@@ -73,7 +73,9 @@ def _attack(learner: Learner) -> Attack:
     """The single step of the recipe at the present ε."""
     attack = learner.context.attack_now(learner.controls())
     if not isinstance(attack, Attack):
-        raise SparringError(f"train.replays: attack {attack.name!r} has no gradient step. Set attack.name to 'fgsm'.")
+        raise SparringError(
+            f"train.replays: attack {attack.name!r} has no gradient step. Choose one that has, such as 'fgsm'."
+        )
     return attack
 
 

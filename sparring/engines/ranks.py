@@ -70,7 +70,9 @@ class Ranks:
         config, plan = experiment.config, experiment.plan
         mine = range(self.rank, len(keys), self.count)
         tasks = [Task(keys[place], plan.indices(keys[place].epoch, keys[place].number)) for place in mine]
-        made = produce_all(tasks, learner.context, learner.controls(), learner.step, slots_of(config))
+        made = produce_all(
+            tasks, learner.context, learner.controls(), learner.step, slots_of(config, experiment.attack.makes_views)
+        )
         sizes = [len(plan.indices(key.epoch, key.number)) for key in keys]
         self.share = sum(sizes[place] for place in mine) * self.count / sum(sizes)
         if made:

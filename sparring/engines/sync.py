@@ -18,7 +18,7 @@ from sparring.workers.attackers import produce_all
 
 def run(session: Session, experiment: Experiment, resumed: Checkpoint | None) -> str:
     """Train to the end of the run; returns how it ended."""
-    learner, slots = session.learner, slots_of(experiment.config)
+    learner, slots = session.learner, slots_of(experiment.config, experiment.attack.makes_views)
     for step in session.steps(resumed):
         # Inner maximisation: perturbations under the present weights, in eval mode.
         shards = produce_all(session.tasks(step), learner.context, learner.controls(), learner.step, slots)

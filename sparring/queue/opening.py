@@ -26,16 +26,16 @@ class Queue:
     memory_for: Callable[[Config], int]  # bytes that what a run may have outstanding needs
 
 
-def require_queue(config: Config, shape: Shape, snapshot_bytes: int) -> None:
+def require_queue(config: Config, shape: Shape, snapshot_bytes: int, views: bool = False) -> None:
     """Refuse a server that cannot serve the run; nothing is started.
 
     Args:
-        shape: of an image, (C, H, W). snapshot_bytes: of the weights.
+        shape: of an image, (C, H, W). snapshot_bytes: of the weights. views: shards carry views of the images.
 
     Raises:
         SparringError: it cannot be reached, would lose or refuse what the run puts into it, or there is none to start.
     """
-    settings, needed = config.queue, needed_memory(config, shape, snapshot_bytes)
+    settings, needed = config.queue, needed_memory(config, shape, snapshot_bytes, views)
     if settings.redis_url is not None:
         with connect(settings.redis_url, password_of(settings), settings.timeout_s) as client:
             check_server(client, needed, settings.timeout_s)
@@ -49,10 +49,10 @@ def require_queue(config: Config, shape: Shape, snapshot_bytes: int) -> None:
 
 
 @contextmanager
-def open_queue(config: Config, shape: Shape, snapshot_bytes: int) -> Iterator[Queue]:
+def open_queue(config: Config, shape: Shape, snapshot_bytes: int, views: bool = False) -> Iterator[Queue]:
     """The server of the settings, or an embedded one that ends with the run; raises as `require_queue`."""
-    require_queue(config, shape, snapshot_bytes)
-    memory_for = partial(needed_memory, shape=shape, snapshot_bytes=snapshot_bytes)
+    require_queue(config, shape, snapshot_bytes, views)
+    memory_for = partial(needed_memory, shape=shape, snapshot_bytes=snapshot_bytes, views=views)
     settings = config.queue
     if settings.redis_url is not None:
         yield Queue(settings.redis_url, password_of(settings), False, memory_for)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sparring.config import Config, depth, makes_views, tickets_at_once
+from sparring.config import Config, depth, tickets_at_once
 from sparring.errors import UsageError
 from sparring.queue.codec import payload_bytes, ticket_bytes
 
@@ -10,13 +10,13 @@ MEMORY_FACTOR, MEMORY_SLACK_BYTES = 1.3, 64 << 20
 SMALL_BYTES, LARGEST_BYTES = 4 << 20, 256 << 20  # weights that go through Redis: by default up to, and at most
 
 
-def needed_memory(config: Config, shape: tuple[int, int, int], snapshot_bytes: int) -> int:
-    """The smallest maxmemory, in bytes, for examples of `shape` [C, H, W].
+def needed_memory(config: Config, shape: tuple[int, int, int], snapshot_bytes: int, views: bool = False) -> int:
+    """The smallest maxmemory, in bytes, for examples of `shape` [C, H, W]; `views`: see `outstanding_bytes`.
 
     It covers the outstanding payload, the snapshots of the weights if they go through the queue, and a reserve.
     """
     snapshots = 0 if through_object_store(config, snapshot_bytes) else (kept_snapshots(config) + 1) * snapshot_bytes
-    return int(MEMORY_FACTOR * (outstanding_bytes(config, shape) + snapshots)) + MEMORY_SLACK_BYTES
+    return int(MEMORY_FACTOR * (outstanding_bytes(config, shape, views) + snapshots)) + MEMORY_SLACK_BYTES
 
 
 def kept_snapshots(config: Config) -> int:
@@ -41,18 +41,18 @@ def through_object_store(config: Config, snapshot_bytes: int) -> bool:
     return False
 
 
-def outstanding_bytes(config: Config, shape: tuple[int, int, int]) -> int:
+def outstanding_bytes(config: Config, shape: tuple[int, int, int], views: bool = False) -> int:
     """Payload of all shards that may be outstanding, in bytes, with images of the largest size in data.phases.
 
-    Tickets are included if they carry starting points. For in-flight exchange the ratio of attack time to step time is
-    assumed to be at most 16.
+    views: shards carry views of the images. Tickets are included if they carry starting points. For in-flight exchange
+    the ratio of attack time to step time is assumed to be at most 16.
     """
     channels, height, width = shape
     side = max((phase.size for phase in config.data.phases), default=0)
     largest = (channels, max(height, side), max(width, side))
-    in_flight = max(config.workers.count * tickets_at_once(config), 16)
+    in_flight = max(config.workers.count * tickets_at_once(config, views), 16)
     shards = (depth(config.staleness) + 1) * config.train.shards_per_step + in_flight
     size = config.train.batch_size
     starts = ticket_bytes(size, largest) if config.attack.start == "last" else 0
-    wire = "uint8" if makes_views(config) else config.queue.wire
+    wire = "uint8" if views else config.queue.wire
     return shards * (payload_bytes(size, largest, wire, "l2") + starts)

@@ -95,6 +95,11 @@ class Experiment:
         return size_bytes(self.model) + (0 if self.changing_helper is None else size_bytes(self.changing_helper))
 
     @property
+    def queued(self) -> tuple[tuple[int, int, int], int, bool]:
+        """What goes through the queue: shape of an image (C, H, W), bytes of a snapshot, whether shards carry views."""
+        return self.training.shape, self.snapshot_bytes, self.attack.makes_views
+
+    @property
     def needs_helper(self) -> bool:
         """The attack compares with the helper network's predictions."""
         return isinstance(self.attack, Attack) and self.attack.maximised.targets == "helper"

@@ -222,3 +222,9 @@ def test_an_attack_stays_checked_where_it_is_changed() -> None:
     with pytest.raises(ValueError, match=r"^steps = 0: "):
         replace(PGD(0.1), steps=0)
     assert PGD(3.0, norm="l2").epsilon == 3.0, "under L2 a radius may exceed 1"
+
+
+def test_by_position_the_norm_may_come_first() -> None:
+    assert PGD("l2", 0.5, 7, 0.1) == PGD(0.5, "l2", 7, 0.1)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^norm = 'l3': "):
+        PGD("l3", 0.5)  # type: ignore[arg-type]

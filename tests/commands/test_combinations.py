@@ -51,6 +51,8 @@ def test_what_cannot_work_is_refused(tree: dict[str, Any], named: str, why: str)
     [
         {},
         FREE,
+        {**FREE, "attack": {"name": "sparring.attacks.fgsm:FGSM"}},
+        {**FREE, "objective": {"name": "sparring.objectives.methods:PGDAT"}},
         {"attack": {"start": "last"}, "allocator": {"name": "bullettrain"}, "objective": {"name": "trades"}},
         {"engine": "simulated", "attack": {"start": "previous", "name": "fgsm"}},
         {"attack": {"name": "fgsm-rs"}, "allocator": {"name": "bullettrain", "robust_steps": 0}},
@@ -73,6 +75,10 @@ def test_what_can_work_is_not(tree: dict[str, Any]) -> None:
         (
             {"attack": {"name": "augmix"}, "objective": {"name": "augmix"}},
             r"allocator\.slots = 16 with attack\.name = 'augmix'",
+        ),
+        (
+            {"attack": {"name": "sparring.attacks.augmix:AugMix"}, "objective": {"name": "augmix"}},
+            r"allocator\.slots = 16 with attack\.name = 'sparring\.attacks\.augmix:AugMix'",
         ),
     ],
 )

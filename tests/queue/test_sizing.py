@@ -49,6 +49,6 @@ def test_room_is_made_for_the_largest_images_of_all_phases() -> None:
 def test_views_count_as_two_images_whatever_perturbations_travel_as(wire: str) -> None:
     method = {"attack": {"name": "augmix"}, "objective": {"name": "augmix"}}
     attacked, augmented = from_tree({}), from_tree({"queue": {"wire": wire}, **method})
-    more = outstanding_bytes(augmented, SHAPE) - outstanding_bytes(attacked, SHAPE)
+    more = outstanding_bytes(augmented, SHAPE, views=True) - outstanding_bytes(attacked, SHAPE)
     shards, scales = (3 + 1) * 1 + 16, 4 * 64  # which int8 may need, and views do not
     assert more == shards * (64 * 28 * 28 - scales)

@@ -217,7 +217,9 @@ class Loop:
     def in_flight(self) -> int:
         """Permits for shards being attacked: attack time over step time, but no more than the attackers work on, or
         finished shards would queue up behind a waiting step."""
-        attackers = self.workers * tickets_at_once(self.config) + (1 if self.attacks_itself else 0)
+        attackers = self.workers * tickets_at_once(self.config, self.experiment.attack.makes_views) + (
+            1 if self.attacks_itself else 0
+        )
         ratio = attackers if self.arrivals < 3 or self.step_s == 0 else ceil(self.attack_s / self.step_s)
         return max(self.plan.shards_per_step, min(attackers, ratio), 1)
 

@@ -83,8 +83,10 @@ class Worker:
         self.model = for_training(model, self.config.model)
         helper = None if experiment.helper is None else experiment.helper.network.to(self.device).eval()
         self.context = experiment.context(self.model, helper)
-        self.attacker = attacker_of(self.context, slots_of(self.config), hold_back=self.config.allocator.hold_back)
-        self.exchange, self.most_tickets = exchanges(self.config), tickets_at_once(self.config)
+        views = experiment.attack.makes_views
+        slots = slots_of(self.config, views)
+        self.attacker = attacker_of(self.context, slots, hold_back=self.config.allocator.hold_back)
+        self.exchange, self.most_tickets = exchanges(self.config), tickets_at_once(self.config, views)
         self.weights = Weights(
             open_route(self.config, experiment.snapshot_bytes, self.beating, store),
             self.model,

@@ -1,0 +1,85 @@
+"""The recipe's methods are tried on two examples: a fault of a user's own method is found before a run begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from sparring.allocators import Candidates
+from sparring.attacks import Attack, frozen, input_gradient, targets_of
+from sparring.attacks.calling import require_ball
+from sparring.errors import SparringError, UsageError
+from sparring.objectives import Batch
+from sparring.plugins import described
+from sparring.randomness import generator
+from sparring.trainer.experiment import Experiment
+
+EXAMPLES = 2
+T = TypeVar("T")
+
+
+def try_methods(experiment: Experiment) -> None:
+    """One step of the attack, one allocation and one loss, with the model in eval mode; nothing is changed.
+
+    Raises:
+        UsageError: a method fails, or returns something else than its interface says. The method is named.
+    """
+    attack, names = experiment.attack, experiment.config
+    if not isinstance(attack, Attack):
+        return
+    x, labels = experiment.training.batch(torch.arange(min(EXAMPLES, len(experiment.training))), 0)
+    device = next(experiment.model.parameters()).device
+    x, labels = x.to(device), labels.to(device)
+    with frozen(experiment.model):
+        delta = _tried("attack", names.attack.name, lambda: _one_step(experiment, attack, x, labels))
+        _tried("allocator", names.allocator.name, lambda: _allocate(experiment, attack, x, labels))
+        _tried("objective", names.objective.name, lambda: _loss(experiment, x, delta, labels))
+
+
+def _tried(group: str, name: str, method: Callable[[], T]) -> T:
+    try:
+        return method()
+    except SparringError:
+        raise
+    except Exception as error:  # whatever the user's own code raises
+        raise UsageError(f"{group}.name = {name!r} fails on {EXAMPLES} examples ({described(error)}).") from error
+
+
+def _one_step(experiment: Experiment, attack: Attack, x: Tensor, labels: Tensor) -> Tensor:
+    """δ after one step from the attack's own start, at half of ε as well as at the full one."""
+    require_ball(attack, x)
+    helper = None if experiment.helper is None else experiment.helper.network
+    targets = targets_of(experiment.model, x, labels, attack, helper)
+    for now in (attack.at(attack.epsilon / 2), attack):
+        delta = _like(x, "initial", now.initial(x, generator(experiment.config.train.seed, "trial")))
+        gradient = input_gradient(experiment.model, x + delta, targets, now.maximised)
+        sizes = torch.full((len(x),), now.alpha, device=x.device)
+        delta = _like(x, "step", now.step(delta, gradient, sizes, now.state(x)))
+        delta = _like(x, "project", now.project(delta, x, now.radius))
+    return delta
+
+
+def _like(x: Tensor, method: str, made: object) -> Tensor:
+    if not isinstance(made, Tensor) or made.shape != x.shape:
+        found = f"a tensor of {tuple(made.shape)}" if isinstance(made, Tensor) else f"a {type(made).__name__}"
+        raise ValueError(f"{method} returns {found}; perturbations of shape {tuple(x.shape)} are needed")
+    return made
+
+
+def _allocate(experiment: Experiment, attack: Attack, x: Tensor, labels: Tensor) -> None:
+    if experiment.allocator is None:
+        return
+    random = generator(experiment.config.train.seed, "trial")
+    with torch.no_grad():
+        logits = experiment.model(x)
+    experiment.allocator.allocate(Candidates(experiment.model, x, labels, logits, attack, 0.0, random))
+
+
+def _loss(experiment: Experiment, x: Tensor, delta: Tensor, labels: Tensor) -> None:
+    helper = None if experiment.helper is None else experiment.helper.network
+    found = experiment.objective(experiment.model, Batch(x, (x + delta).clamp(0, 1), labels), helper)
+    if not (isinstance(found[0], Tensor) and found[0].shape == () and found[1].shape == labels.shape):
+        raise ValueError("loss must return the scalar loss of the batch and the logits [N, K] of the attacked images")

@@ -1,0 +1,117 @@
+"""A method of the user's own that cannot work is refused by name before a run's folder is made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import sparring
+from sparring.commands.trials import try_methods
+from sparring.errors import UsageError
+from sparring.models.arrays import to_arrays
+from sparring.trainer.experiment import build_experiment
+from tests.support.runs import small
+
+METHODS = """
+from dataclasses import dataclass, field
+
+import torch
+
+from sparring.allocators import Allocator
+from sparring.attacks import Attack
+from sparring.objectives import Objective
+
+
+class Nothing(Attack):
+    def step(self, delta, gradient, step_size, state):
+        delta.add_(gradient)
+
+
+class Flat(Attack):
+    def step(self, delta, gradient, step_size, state):
+        return (delta + gradient).flatten(1)
+
+
+class Momentum(Attack):
+    def step(self, delta, gradient, step_size, state):
+        return delta + state["momentum"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taxicab(Attack):
+    norm: str = field(default="l1", init=False)
+    norms = ("l1",)
+
+    def initial(self, x, generator):
+        return torch.zeros_like(x)
+
+    def step(self, delta, gradient, step_size, state):
+        return delta
+
+    def project(self, delta, x, radius):
+        return delta
+
+
+class Undecided(Allocator):
+    classes = ("some",)
+
+    def classify(self, candidates):
+        return torch.ones(len(candidates.labels), dtype=torch.int64)
+
+    def budgets(self, attack):
+        return []
+
+
+class NoLogits(Objective):
+    def loss(self, model, batch, helper):
+        return model(batch.x_adv).sum(1)[0]
+"""
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "said"),
+    [
+        ("attack", "Nothing", r"step returns a NoneType; perturbations of shape \(2, 1, 8, 8\) are needed"),
+        ("attack", "Flat", r"step returns a tensor of \(2, 64\)"),
+        ("attack", "Momentum", r"KeyError: 'momentum', mine\.py:\d+"),
+        ("allocator", "Undecided", r"returned 0 budgets"),
+        ("objective", "NoLogits", r"TypeError: "),
+    ],
+)
+def test_a_method_that_cannot_work_is_refused_before_the_folder_is_made(
+    tmp_path: Path, group: str, name: str, said: str
+) -> None:
+    (tmp_path / "mine.py").write_text(METHODS)
+    named = f"{tmp_path}/mine.py:{name}"
+    with pytest.raises(UsageError, match=said) as refusal:
+        sparring.train(small(tmp_path, engine="sync", **{group: {"name": named}}), progress=False)
+    assert f"{group}.name = {named!r} fails" in str(refusal.value)
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir() and path.name != "__pycache__"] == []
+
+
+@pytest.mark.parametrize(("attack", "largest"), [({"norm": "l2"}, "8"), ({"name": "Taxicab"}, "64")])
+def test_a_ball_larger_than_the_distance_of_any_two_images_is_refused(
+    tmp_path: Path, attack: dict[str, Any], largest: str
+) -> None:
+    (tmp_path / "mine.py").write_text(METHODS)
+    if "name" in attack:
+        attack = {**attack, "name": f"{tmp_path}/mine.py:{attack['name']}"}
+    for epsilon in (float(largest), float(largest) * 1.01):
+        experiment = build_experiment(small(tmp_path, engine="sync", attack={**attack, "epsilon": epsilon}))
+        if epsilon == float(largest):
+            try_methods(experiment)
+        else:
+            with pytest.raises(UsageError, match=f"are at most {largest} apart"):
+                try_methods(experiment)
+
+
+def test_a_trial_changes_nothing(tmp_path: Path) -> None:
+    experiment = build_experiment(small(tmp_path, engine="sync", objective={"name": "trades"}))
+    before, state = to_arrays(experiment.model), torch.random.get_rng_state()
+    try_methods(experiment)
+    after = to_arrays(experiment.model)
+    assert all((after[name] == value).all() for name, value in before.items())
+    assert experiment.model.training and torch.equal(torch.random.get_rng_state(), state)
