@@ -6,8 +6,9 @@ import torch
 
 from sparring.commands.combinations import check_combinations
 from sparring.commands.live import require_passed
+from sparring.commands.sources import require_same_sources
 from sparring.commands.trials import try_methods
-from sparring.config import Config, check_staleness, trainer_attacks
+from sparring.config import Config, check_staleness, differences, trainer_attacks
 from sparring.errors import UsageError
 from sparring.evaluation.autoattack import require_autoattack
 from sparring.machine.devices import device_for
@@ -15,8 +16,24 @@ from sparring.models.forward import require_compiler
 from sparring.models.starting import start_from
 from sparring.observe.discovery import require_folder
 from sparring.observe.trackers import require_trackers
-from sparring.runs import require_new
+from sparring.runs import Run, require_new
+from sparring.trainer import checkpoints
 from sparring.trainer.experiment import NOTHING_PASSED, Experiment, Live, build_experiment
+
+# Settings that do not alter the trained function and may change on resume.
+RESUMABLE = (
+    "workers.",
+    "ddp.",
+    "trainer.",
+    "queue.",
+    "ray.",
+    "metrics.",
+    "checkpoint.",
+    "evaluation.",
+    "corruptions.",
+    "data.root",
+)
+FIXED = ("queue.wire",)
 
 
 def check(config: Config, live: Live = NOTHING_PASSED, *, starts: bool) -> Experiment:
@@ -57,6 +74,34 @@ def require_new_folder(config: Config) -> None:
         SparringError: with the folder and the remedy.
     """
     require_new(config.run.root, config.run.name)
+
+
+def require_resumable(run: Run, before: Config, config: Config) -> None:
+    """Refuse a run that cannot be continued with `config`; `before`: its present configuration.
+
+    Raises:
+        UsageError: it has finished, is still running, a file of methods has changed, or a change would alter the
+            trained function.
+    """
+    for name, (old, _) in differences(before, config).items():
+        if not name.startswith(RESUMABLE) or name in FIXED:
+            raise UsageError(
+                f"{name} cannot change on resume: it alters the trained function. Start a new run, or leave it at "
+                f"{old!r}."
+            )
+    if (run.read_json("state.json") or {}).get("phase") == "finished":
+        raise UsageError(f"{run.path} has finished already; there is nothing to resume.")
+    if run.is_alive():
+        raise UsageError(f"{run.path} is still running; `sparring stop {run.path}` first.")
+    require_same_sources(run)
+
+
+def require_loadable(run: Run, config: Config, live: Live) -> None:
+    """Refuse a damaged checkpoint before anything of the run is changed."""
+    path = checkpoints.latest(run.checkpoints)
+    if path is not None:
+        checkpoints.load_state(path)
+        checkpoints.load_weights(path, build_experiment(config, live).model)
 
 
 def _check_workers(config: Config) -> None:

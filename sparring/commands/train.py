@@ -14,16 +14,15 @@ import torch
 from torch import nn
 
 from sparring import plugins
-from sparring.commands.checks import check, require_new_folder
+from sparring.commands.checks import check, require_loadable, require_new_folder, require_resumable
 from sparring.commands.evaluate import load_model
 from sparring.commands.live import live_objects, recorded, require_passed
-from sparring.commands.sources import record_sources, require_same_sources, sources_of
+from sparring.commands.sources import record_sources, sources_of
 from sparring.config import (
     Config,
     changes_of,
     check_staleness,
     config_of,
-    differences,
     load,
     new_run,
     overridden,
@@ -32,7 +31,7 @@ from sparring.config import (
     with_absolute_paths,
 )
 from sparring.engines import Outcome
-from sparring.errors import RollBack, SparringError, UsageError
+from sparring.errors import RollBack, SparringError
 from sparring.machine.logs import to_file
 from sparring.machine.memory import keep_freed_memory
 from sparring.machine.signals import stopping_on_signals
@@ -45,26 +44,12 @@ from sparring.observe.state import Heartbeats, Report, RunState
 from sparring.runs import Run, open_run, write_atomically
 from sparring.trainer import checkpoints
 from sparring.trainer.evaluating import evaluate_on_test
-from sparring.trainer.experiment import Experiment, Live, build_experiment
+from sparring.trainer.experiment import Experiment, Live
 from sparring.trainer.session import Session
 from sparring.trainer.training_state import keep_frozen
 
 log = logging.getLogger(__name__)
 STATE_FILE_EVERY_S = 1.0
-# Settings that do not alter the trained function and may change on resume.
-RESUMABLE = (
-    "workers.",
-    "ddp.",
-    "trainer.",
-    "queue.",
-    "ray.",
-    "metrics.",
-    "checkpoint.",
-    "evaluation.",
-    "corruptions.",
-    "data.root",
-)
-FIXED = ("queue.wire",)
 
 
 @dataclass(frozen=True)
@@ -198,32 +183,13 @@ def resume(
     run = open_run(Path(path))
     before = config_of(run)
     config = with_absolute_paths(overridden(before, changes_of(changes or {})))
-    for name in differences(before, config):
-        if not name.startswith(RESUMABLE) or name in FIXED:
-            raise UsageError(
-                f"{name} cannot change on resume: it alters the trained function. Start a new run, or leave it at "
-                f"{differences(before, config)[name][0]!r}."
-            )
-    if (run.read_json("state.json") or {}).get("phase") == "finished":
-        raise UsageError(f"{path} has finished already; there is nothing to resume.")
-    if run.is_alive():
-        raise UsageError(f"{path} is still running; `sparring stop {path}` first.")
-
-    require_same_sources(run)
+    require_resumable(run, before, config)
     live = live_objects(model, train_data, test_data, config)
     require_passed(config, live)
-    _require_loadable(run, config, live)
+    require_loadable(run, config, live)
     with _shown(run.path.name, show, progress) as report:
         result = _execute(config, lambda: run, report, None, live, starts=False)
     return replace(result, model=model)
-
-
-def _require_loadable(run: Run, config: Config, live: Live) -> None:
-    """Refuse a damaged checkpoint before anything of the run is changed."""
-    path = checkpoints.latest(run.checkpoints)
-    if path is not None:
-        checkpoints.load_state(path)
-        checkpoints.load_weights(path, build_experiment(config, live).model)
 
 
 def _execute(

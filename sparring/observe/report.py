@@ -13,6 +13,7 @@ from sparring.observe.state import RunState, staleness_summary
 SUMMARY_KEYS: dict[str, str] = {
     "engine": "engine of the run",
     "dataset": "training data",
+    "method": "objective, attack and allocator that the model was trained with",
     "steps": "optimizer updates",
     "examples": "examples trained on",
     "seconds": "seconds of training, including those before a resume",

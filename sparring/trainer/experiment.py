@@ -80,6 +80,14 @@ class Experiment:
         return load_test(self.config, self.live)
 
     @property
+    def method(self) -> str:
+        """Objective, attack and allocator in a line, for the tables."""
+        attack, allocator = self.attack, self.config.allocator.name
+        ball = f", {attack.norm} {attack.epsilon:.4g}" if attack.radius else ""
+        allocated = "" if self.allocator is None else f", {allocator}"
+        return f"{self.config.objective.name}, {self.config.attack.name} ({attack.steps} steps{ball}){allocated}"
+
+    @property
     def threat(self) -> Attack:
         """The attack whose ball the model is evaluated in."""
         return threat_of(self.config.attack, self.attack)

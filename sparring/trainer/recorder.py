@@ -165,6 +165,7 @@ class Recorder:
         return RunState(
             engine=config.engine,
             dataset=config.data.name,
+            method=self.learner.experiment.method,
             total_steps=min(plan.total_steps, config.train.max_steps or plan.total_steps),
             epochs=plan.epochs,
             max_staleness=bound(config),
