@@ -150,8 +150,8 @@ def curves_of_run(
     """Robust accuracy against ε and steps; also written to the run's curves.json. Raises as `open_trained`."""
     made = open_trained(run, changes, best=best)
     config = made.config
-    told = curves(made.model, made.test, made.threat, config.evaluation, config.train.seed, progress)
-    result = {**told.as_dict(), **made.named()}
+    found = curves(made.model, made.test, made.threat, config.evaluation, config.train.seed, progress)
+    result = {**found.as_dict(), **made.named()}
     run.write_json("curves.json", result)
     return result
 
@@ -162,7 +162,7 @@ def corruptions_of_run(
     """Accuracy under common corruptions; also written to the run's corruptions.json. Raises as `open_trained`."""
     made = open_trained(run, changes, best=best)
     config = made.config
-    told = corruptions(
+    found = corruptions(
         made.model,
         made.test,
         config.data.name,
@@ -172,7 +172,7 @@ def corruptions_of_run(
         seed=config.train.seed,
         progress=progress,
     )
-    result = {**told.as_dict(), **made.named()}
+    result = {**found.as_dict(), **made.named()}
     run.write_json("corruptions.json", result)
     return result
 

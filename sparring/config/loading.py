@@ -211,7 +211,8 @@ def _kinds(name: str) -> set[Any]:
     *groups, leaf = name.split(".")
     for group in groups:
         kind = model.model_fields[group].annotation
-        assert isinstance(kind, type) and issubclass(kind, BaseModel)
+        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+            raise TypeError(f"{name}: {group} is no group of settings")
         model = kind
     annotation = model.model_fields[leaf].annotation
     return {annotation, *get_args(annotation)}

@@ -68,12 +68,12 @@ def follow(run_path: Path, rank: int, rendezvous: Path) -> None:
     config = config_of(Run(run_path))
     torch.set_num_threads(trainer_threads(config))
     keep_freed_memory()
-    live = cloudpickle.loads(_passed(rendezvous).read_bytes())  # written by rank 0, in a folder of its own
+    live = cloudpickle.loads(_objects(rendezvous).read_bytes())  # written by rank 0, in a folder of its own
     experiment = build_experiment(config, live)
-    learner = Learner(experiment, device_of(config, rank))
+    learner = Learner(experiment, device_of(config.trainer.device, rank))
     pruner = Pruner(learner, Run(run_path))
     _ready(rendezvous, rank).touch()
-    with joined(config, learner, rank, rendezvous) as ranks:
+    with joined(config.ddp, learner, rank, rendezvous) as ranks:
         consumed = ranks.begin(learner)
         batches = experiment.plan.steps(consumed.epoch, consumed.done)
         while ranks.agree(True):
@@ -97,7 +97,7 @@ class Others:
     def joined(self, learner: Learner) -> Iterator[Ranks]:
         """Meet them once all are ready."""
         self._until_ready()
-        with joined(self.config, learner, 0, self.rendezvous) as ranks:
+        with joined(self.config.ddp, learner, 0, self.rendezvous) as ranks:
             yield ranks
 
     def _until_ready(self) -> None:
@@ -145,7 +145,7 @@ def other_ranks(experiment: Experiment, run: Run) -> Iterator[Others]:
     """Start ranks 1, 2, …; they end with the block, or with this process, however it ends."""
     with ExitStack() as stack:
         rendezvous = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sparring-ddp-"))) / "meet"
-        _passed(rendezvous).write_bytes(cloudpickle.dumps(replace(experiment.live, helper=experiment.helper)))
+        _objects(rendezvous).write_bytes(cloudpickle.dumps(replace(experiment.live, helper=experiment.helper)))
         ranks = range(1, experiment.config.ddp.ranks)
         processes = [stack.enter_context(_started(run, rank, rendezvous)) for rank in ranks]
         yield Others(experiment.config, run, rendezvous, processes)
@@ -179,7 +179,7 @@ def _started(run: Run, rank: int, rendezvous: Path) -> Iterator[subprocess.Popen
             process.stdin.close()
 
 
-def _passed(rendezvous: Path) -> Path:
+def _objects(rendezvous: Path) -> Path:
     """The objects that were passed from Python, for the other ranks."""
     return rendezvous.with_name("objects")
 

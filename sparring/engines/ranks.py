@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sparring.config import Config, slots_of
+from sparring.config import DdpSettings, slots_of
 from sparring.objectives import Batch
 from sparring.queue.messages import Key, Shard
 from sparring.trainer.experiment import Experiment
@@ -131,12 +131,12 @@ class Ranks:
 
 
 @contextmanager
-def joined(config: Config, learner: Learner, rank: int, rendezvous: Path) -> Iterator[Ranks]:
+def joined(settings: DdpSettings, learner: Learner, rank: int, rendezvous: Path) -> Iterator[Ranks]:
     """Connect to the other ranks through the file `rendezvous`: by NCCL between GPUs, by gloo between CPUs."""
     backend = "nccl" if learner.device.type == "cuda" else "gloo"
-    store = dist.FileStore(str(rendezvous), config.ddp.ranks)  # type: ignore[attr-defined]
-    waiting = timedelta(seconds=config.ddp.timeout_s)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=config.ddp.ranks, timeout=waiting)
+    store = dist.FileStore(str(rendezvous), settings.ranks)  # type: ignore[attr-defined]
+    waiting = timedelta(seconds=settings.timeout_s)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=settings.ranks, timeout=waiting)
     alone = learner.peers
     try:
         learner.peers = ranks = Ranks(learner.trained, rank, learner.device)
@@ -146,9 +146,8 @@ def joined(config: Config, learner: Learner, rank: int, rendezvous: Path) -> Ite
         dist.destroy_process_group()
 
 
-def device_of(config: Config, rank: int) -> torch.device:
-    """A GPU for each rank, or the CPU."""
-    wanted = config.trainer.device
+def device_of(wanted: str, rank: int) -> torch.device:
+    """A GPU for each rank, or the CPU; `wanted`: trainer.device."""
     if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     return torch.device("cuda", rank)

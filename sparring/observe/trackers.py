@@ -54,7 +54,8 @@ class Tracking:
         self._open = None
 
     def _start(self, name: str, step: int) -> None:
-        assert self._open is not None
+        if self._open is None:
+            raise RuntimeError(f"tracker {name} is started after all were closed")
         self._open[name] = TRACKERS[name](self._config, self._run, step)
 
     def _guarded(self, name: str, act: Callable[[], object]) -> None:

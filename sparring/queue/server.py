@@ -122,7 +122,8 @@ class EmbeddedServer:
             start_new_session=True,
             preexec_fn=_die_with_parent(),
         )
-        assert process.stdin is not None
+        if process.stdin is None:
+            raise SparringError(f"the embedded server {self._binary} has no standard input")
         _send(process.stdin, configuration)
         return process
 

@@ -30,7 +30,7 @@ def session(tmp_path: Path) -> Session:
 
 @pytest.fixture
 def rank(session: Session, tmp_path: Path) -> Iterator[Ranks]:
-    with joined(session.config, session.learner, 0, tmp_path / "meet") as made:
+    with joined(session.config.ddp, session.learner, 0, tmp_path / "meet") as made:
         yield made
 
 
@@ -64,9 +64,8 @@ def test_a_rank_begins_with_the_training_state_of_the_first(session: Session, ra
     assert rank.agree(True) and not rank.agree(False)
 
 
-def test_ranks_get_a_gpu_each_or_the_cpu(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    on_cpu = session.config.model_copy(update={"trainer": session.config.trainer.model_copy(update={"device": "cpu"})})
+def test_ranks_get_a_gpu_each_or_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert device_of(session.config, 1) == torch.device("cuda", 1) and device_of(on_cpu, 1) == torch.device("cpu")
+    assert device_of("auto", 1) == torch.device("cuda", 1) and device_of("cpu", 1) == torch.device("cpu")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert device_of(session.config, 1) == torch.device("cpu")
+    assert device_of("auto", 1) == torch.device("cpu")

@@ -8,8 +8,8 @@ from typing import Any
 import ray
 
 from sparring.config import MAX_WORKERS, Config, TrainerSettings, WorkersSettings
+from sparring.engines.ray.actor_inputs import actor_inputs
 from sparring.engines.ray.nodes import share_of
-from sparring.engines.ray.passed import passed
 from sparring.engines.ray.snapshots import SnapshotStore
 from sparring.engines.ray.trainer import Trainer
 from sparring.engines.ray.worker import Worker
@@ -30,8 +30,8 @@ class Actors:
 
     def __init__(self, experiment: Experiment, run: Run, queue: Queue, sources: dict[str, str]) -> None:
         self.config, self.run, self.queue = experiment.config, run, queue
-        self.for_trainer = passed(sources, replace(experiment.live, helper=experiment.helper))
-        self.for_workers = passed(sources, experiment.for_workers())
+        self.for_trainer = actor_inputs(sources, replace(experiment.live, helper=experiment.helper))
+        self.for_workers = actor_inputs(sources, experiment.for_workers())
         self.store_name = f"sparring-snapshots-{run.id}"
         self.store = self._store() if through_object_store(self.config, experiment.snapshot_bytes) else None
 

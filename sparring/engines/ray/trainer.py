@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from sparring.config import from_tree, trainer_threads
+from sparring.engines.ray.actor_inputs import ActorInputs
 from sparring.engines.ray.loop import Loop
-from sparring.engines.ray.passed import Passed
 from sparring.engines.ray.snapshots import open_route
 from sparring.errors import RollBack, SparringError
 from sparring.machine.devices import device_for
@@ -34,9 +34,9 @@ class Trainer:
     """Holds one session; `train` runs it to its end, `evaluate` measures the weights that came out."""
 
     def __init__(
-        self, tree: dict[str, Any], run_path: str, url: str, password: str | None, store: str, passed: Passed
+        self, tree: dict[str, Any], run_path: str, url: str, password: str | None, store: str, inputs: ActorInputs
     ) -> None:
-        self.live = passed.unpack()
+        self.live = inputs.unpack()
         self.config, self.run, self.store = from_tree(tree), Run(Path(run_path)), store
         to_file(self.run.path / "logs" / "trainer.log")
         torch.set_num_threads(trainer_threads(self.config))

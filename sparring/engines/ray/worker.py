@@ -21,8 +21,8 @@ import torch
 
 from sparring.attacks.starts import unpacked
 from sparring.config import exchanges, from_tree, slots_of, tickets_at_once, with_workers, worker_threads
+from sparring.engines.ray.actor_inputs import ActorInputs
 from sparring.engines.ray.background import Background
-from sparring.engines.ray.passed import Passed
 from sparring.engines.ray.snapshots import open_route
 from sparring.engines.ray.weights import Weights
 from sparring.errors import SparringError
@@ -56,9 +56,9 @@ class Worker:
         url: str,
         password: str | None,
         store: str,
-        passed: Passed,
+        inputs: ActorInputs,
     ) -> None:
-        live = passed.unpack()
+        live = inputs.unpack()
         self.config, self.name = from_tree(tree), name
         to_file(Run(Path(run_path)).path / "logs" / f"{name}.log")
         settings = self.config.queue

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sparring.config import new_run
-from sparring.engines.ray.passed import Passed
+from sparring.engines.ray.actor_inputs import ActorInputs
 from sparring.engines.ray.trainer import Trainer
 from sparring.queue.server import EmbeddedServer
 from sparring.trainer import checkpoints
@@ -30,7 +30,7 @@ def own_threads() -> Iterator[None]:
 def trainer(root: Path, server: EmbeddedServer, **groups: Any) -> Trainer:
     config = small(root, **{**ALONE, **groups})
     tree = config.model_dump(mode="json", exclude_none=True)
-    return Trainer(tree, str(new_run(config).path), server.url, server.password, "unused", Passed((), {}, ()))
+    return Trainer(tree, str(new_run(config).path), server.url, server.password, "unused", ActorInputs((), {}, ()))
 
 
 def test_it_trains_to_the_end_and_evaluates_also_after_it_has_been_started_again(

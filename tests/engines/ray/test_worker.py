@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sparring.config import new_run
-from sparring.engines.ray.passed import Passed
+from sparring.engines.ray.actor_inputs import ActorInputs
 from sparring.engines.ray.snapshots import QueueRoute, Snapshot
 from sparring.engines.ray.worker import Worker
 from sparring.models.arrays import to_arrays
@@ -40,7 +40,7 @@ class Scene:
         self.fence = self.trainer.open()
         self.publish(0)
         tree = config.model_dump(mode="json", exclude_none=True)
-        self.worker = Worker(tree, "w", str(run.path), run.id, server.url, server.password, "", Passed((), {}, ()))
+        self.worker = Worker(tree, "w", str(run.path), run.id, server.url, server.password, "", ActorInputs((), {}, ()))
         self.issue(3)
         self.worker.take_tickets()
 

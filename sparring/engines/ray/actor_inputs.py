@@ -14,7 +14,7 @@ from sparring.trainer.experiment import NOTHING_PASSED, Live
 
 
 @dataclass(frozen=True)
-class Passed:
+class ActorInputs:
     """python_path: where modules are looked for; sources: texts of the user's own files by path, for hosts that lack
     them; live: one reference to objects passed from Python, in a tuple, so that Ray does not resolve it."""
 
@@ -29,6 +29,6 @@ class Passed:
         return ray.get(self.live[0]) if self.live else NOTHING_PASSED
 
 
-def passed(sources: dict[str, str], live: Live) -> Passed:
+def actor_inputs(sources: dict[str, str], live: Live) -> ActorInputs:
     """In the driver, once Ray runs."""
-    return Passed((os.getcwd(), *sys.path), sources, () if live == NOTHING_PASSED else (ray.put(live),))
+    return ActorInputs((os.getcwd(), *sys.path), sources, () if live == NOTHING_PASSED else (ray.put(live),))
