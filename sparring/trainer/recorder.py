@@ -32,7 +32,6 @@ class Recorder:
         self._began = time.monotonic()
         self._reported_at = 0.0
         self._tracking = Tracking(learner.config, run)
-        self._history = run.history.open("a", buffering=1)
 
     def restart(self) -> None:
         """Count again from the beginning."""
@@ -116,7 +115,8 @@ class Recorder:
             "versions": [shard.version for shard in shards],
             "workers": [shard.worker for shard in shards],
         }
-        self._history.write(json.dumps(line) + "\n")
+        with self.run.history.open("a") as file:
+            file.write(json.dumps(line) + "\n")
 
     def pruned(self, decision: Decision) -> None:
         """Count the cost of deciding which examples are kept."""
