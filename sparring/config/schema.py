@@ -52,7 +52,7 @@ Channels = float | tuple[float, ...]
 class RunSettings(Settings):
     root: Path = setting(Path("runs"), "path")
     """Folder in which run folders are created."""
-    name: str | None = setting(None, "name", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,80}$")
+    name: str | None = setting(None, "name", pattern=r"^\w([\w .,+=@()-]{0,78}[\w.+=@)-])?$")
     """Name of the run's folder; by default the time, the dataset and the engine. An existing folder is refused, never
     overwritten."""
 
