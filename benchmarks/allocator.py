@@ -96,7 +96,7 @@ class Case:
         slots, done = self.slots[hold_back], list[Shard]()
         while len(done) < WINDOW:
             with frozen(self.model):
-                while slots.room and len(slots._jobs) < MOST_TICKETS:
+                while slots.has_room and len(slots._jobs) < MOST_TICKETS:
                     slots.begin(self.task(), self.controls, 0)
                 ended = slots.advance(0)
             for shard in ended:

@@ -132,7 +132,7 @@ def change_workers(run: Run, verb: Literal["set", "add", "drain"], value: int | 
         if verb == "drain" and value not in states:
             raise UsageError(f"{value}: {run.path} has no such worker. There are {', '.join(states) or 'none'}.")
         if verb != "drain":
-            before = transport.wanted_workers() or 0
+            before = transport.target_count() or 0
             _require_gpus(config, int(value) + (before if verb == "add" else 0))
         count = transport.change_worker_target(verb, value, _min_workers(config), MAX_WORKERS)
         if count == -1:
@@ -167,7 +167,7 @@ def _require_gpus(config: Config, count: int) -> None:
 def _pool_status(run: Run, transport: Transport) -> dict[str, Any]:
     beats, states = transport.heartbeats(), transport.pool()
     workers = {name: {"state": state, **beats.get(name, {})} for name, state in states.items()}
-    return {"run": str(run.path), "wanted": transport.wanted_workers(), "workers": workers}
+    return {"run": str(run.path), "wanted": transport.target_count(), "workers": workers}
 
 
 @contextmanager

@@ -308,7 +308,7 @@ class Transport:
         leaving = (name.decode().removeprefix("leaving:") for name in fields if name != b"count")
         return WorkerTarget(int(fields[b"count"]), frozenset(leaving))
 
-    def wanted_workers(self) -> int | None:
+    def target_count(self) -> int | None:
         """The number of the worker target."""
         count = self._retry(lambda: self._redis.hget(self._key("worker_target"), "count"))
         return None if count is None else int(count)

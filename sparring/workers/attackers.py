@@ -17,7 +17,7 @@ class Attacker(Protocol):
     """Accepts tasks and makes attack steps on all of them. Newer weights may be loaded between two calls."""
 
     @property
-    def room(self) -> bool:
+    def has_room(self) -> bool:
         """Whether another task can be accepted."""
 
     @property
@@ -45,7 +45,7 @@ class OneByOne:
         self._work: ShrinkingBatch | Augmentation | None = None
 
     @property
-    def room(self) -> bool:
+    def has_room(self) -> bool:
         return self._work is None
 
     @property
@@ -87,7 +87,7 @@ def produce_all(
     shards: dict[Key, Shard] = {}
     with frozen(context.model):
         while waiting or attacker.busy:
-            while waiting and attacker.room:
+            while waiting and attacker.has_room:
                 attacker.begin(waiting.pop(0), controls, version)
             shards.update({shard.key: shard for shard in attacker.advance(version)})
     return [shards[task.key] for task in tasks]

@@ -37,7 +37,7 @@ class Slots:
         self._previous_version = 0
 
     @property
-    def room(self) -> bool:
+    def has_room(self) -> bool:
         """Whether there are enough free slots for another ticket.
 
         With `hold_back`, as many as the last ticket has examples with the most steps. A ticket that began with fewer

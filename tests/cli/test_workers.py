@@ -62,7 +62,7 @@ def test_a_number_is_set_added_to_and_falls_by_one_for_a_worker_that_leaves(
     run, transport = served
     for words, wanted in ((["set", "4"], 4), (["add"], 5), (["add", "2"], 7), (["drain", "worker-1"], 6)):
         said = say("workers", run.path, *words, "--json")
-        assert said.code == 0 and json.loads(said.out)["wanted"] == wanted == transport.wanted_workers()
+        assert said.code == 0 and json.loads(said.out)["wanted"] == wanted == transport.target_count()
     target = transport.worker_target()
     assert target is not None and target.leaving == {"worker-1"}
 
@@ -75,4 +75,4 @@ def test_a_worker_that_there_is_not_and_a_run_that_is_evaluated_are_refused(
     assert said.code == 2 and "has no such worker. There are worker-0, worker-1." in said.complaint
     transport.set_state({"phase": "evaluating"})
     said = say("workers", run.path, "set", "3")
-    assert said.code == 2 and "it needs no workers now" in said.complaint and transport.wanted_workers() == 2
+    assert said.code == 2 and "it needs no workers now" in said.complaint and transport.target_count() == 2

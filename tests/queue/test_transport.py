@@ -541,7 +541,7 @@ def test_the_target_of_workers_is_set_added_to_and_falls_by_one_for_each_that_is
     make: Callable[..., Transport],
 ) -> None:
     driver, shell = make(), make()
-    assert shell.worker_target() is None and shell.wanted_workers() is None
+    assert shell.worker_target() is None and shell.target_count() is None
     assert shell.change_worker_target("set", 4, 0, 9) == -1, "before the run has begun"
     assert driver.change_worker_target("start", 2) == 2
     assert shell.change_worker_target("set", 4, 0, 9) == 4
@@ -574,7 +574,7 @@ def test_a_target_outlives_a_trainer_that_starts_again_and_is_changed_in_a_full_
     driver.change_worker_target("start", 2)
     driver.set_pool({"worker-0": "serving"})
     driver.open()
-    assert driver.wanted_workers() == 2 and driver.pool() == {"worker-0": "serving"}
+    assert driver.target_count() == 2 and driver.pool() == {"worker-0": "serving"}
     with full_memory(server):
         assert driver.change_worker_target("add", 1, 0, 9) == 3
         driver.set_pool({"worker-0": "leaving"})

@@ -54,11 +54,11 @@ def test_slots_begin_where_the_ticket_says(model: nn.Module, digits: TrainingSet
 
 def test_one_by_one_takes_a_task_when_the_last_one_has_ended(model: nn.Module, digits: TrainingSet) -> None:
     attacker = OneByOne(context(model, digits, allocator={"name": "none"}))
-    assert attacker.room and not attacker.busy and attacker.advance(0) == []
+    assert attacker.has_room and not attacker.busy and attacker.advance(0) == []
     attacker.begin(TASKS[0], NOW, 0)
-    assert not attacker.room and attacker.busy
+    assert not attacker.has_room and attacker.busy
     made = [attacker.advance(0) for _ in range(5)]
-    assert [len(shards) for shards in made] == [0, 0, 0, 0, 1] and attacker.room
+    assert [len(shards) for shards in made] == [0, 0, 0, 0, 1] and attacker.has_room
     assert torch.equal(made[-1][0].delta, produce(TASKS[0], attacker.context, NOW, 0).delta)
 
 
@@ -69,10 +69,10 @@ def test_a_task_is_dropped_by_its_owner_alone(model: nn.Module, digits: Training
     attacker.drop(TASKS[1].owner)
     assert attacker.busy, "another fence, another ticket"
     attacker.drop(TASKS[0].owner)
-    assert attacker.room
+    assert attacker.has_room
     attacker.begin(TASKS[1], NOW, 0)
     attacker.clear()
-    assert attacker.room and attacker.advance(0) == []
+    assert attacker.has_room and attacker.advance(0) == []
 
 
 def test_views_are_a_shard_at_once(model: nn.Module, digits: TrainingSet) -> None:

@@ -42,7 +42,7 @@ class Stream:
     def run(self, version: Callable[[int], int] = lambda step: 0) -> dict[Key, Shard]:
         made: dict[Key, Shard] = {}
         for step in itertools.count():
-            while self.waiting and self.slots.room and self.began - len(made) < self.most:
+            while self.waiting and self.slots.has_room and self.began - len(made) < self.most:
                 next_one = self.waiting.pop(0)
                 self.slots.begin(next_one, controls(next_one), version(step))
                 self.began += 1
@@ -150,7 +150,7 @@ def test_a_lost_ticket_frees_its_slots_and_leaves_the_others_alone(model: nn.Mod
         slots.begin(each, controls(each), 0)
     slots.advance(0)
     slots.drop(TASKS[0].owner)
-    assert slots.room and slots.busy
+    assert slots.has_room and slots.busy
     made = [shard for _ in range(30) for shard in slots.advance(0)]
     assert [shard.key for shard in made] == [TASKS[1].key] and not slots.busy
     assert torch.allclose(made[0].delta, expected[TASKS[1].key].delta, atol=1e-6, rtol=0)

@@ -70,7 +70,7 @@ class Loop:
         self.settings = experiment.config.staleness
         self.exchange = exchanges(self.config)
         self.workers = -1
-        self._apply_target(transport.wanted_workers())
+        self._apply_target(transport.target_count())
         self.ledger = Ledger(
             shards_by_epoch=self.plan.shards_by_epoch,
             shards_per_step=self.plan.shards_per_step,
@@ -283,7 +283,7 @@ class Loop:
             self._lose(key, reason, error)
         self.own.renew()
         self.broadcaster.settle(wait=False)
-        self._apply_target(self.transport.wanted_workers())
+        self._apply_target(self.transport.target_count())
         if self.transport.stop_requested():
             self.session.stop_reason = self.session.stop_reason or "stopped"
         self._count()

@@ -74,7 +74,7 @@ class Worker:
 
         self.transport, self.beating = transport(), transport()
         self.transport.check_protocol()
-        self.wanted = self.transport.wanted_workers() or self.config.workers.count
+        self.target_count = self.transport.target_count() or self.config.workers.count
         self.share_cores()
         experiment = build_experiment(self.config, live, with_helper=False)
         self.dataset = experiment.training
@@ -132,7 +132,7 @@ class Worker:
 
     def share_cores(self) -> None:
         """Use an equal share of the cores, which changes with the number of workers."""
-        threads = worker_threads(with_workers(self.config, self.wanted))
+        threads = worker_threads(with_workers(self.config, self.target_count))
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
 
@@ -199,7 +199,7 @@ class Worker:
                 self.counts["allocated"][name] += count
 
     def _may_take(self) -> bool:
-        free = self.attacker.room and len(self.leases) < self.most_tickets
+        free = self.attacker.has_room and len(self.leases) < self.most_tickets
         return free and self.leave_by is None and not self.stopping.is_set()
 
     def obey(self, stop: Stop) -> None:
@@ -290,7 +290,7 @@ class Worker:
             try:
                 self.renew()
                 self.beating.heartbeat(self.name, self._fields())
-                self.wanted = self.beating.wanted_workers() or self.wanted
+                self.target_count = self.beating.target_count() or self.target_count
                 if stop := self.beating.stopping(self.name):
                     self.obey(stop)
             except SparringError as error:

@@ -106,7 +106,7 @@ def test_an_attack_that_raises_costs_every_ticket_in_work_one_attempt(scene: Sce
     lost = scene.trainer.expired(scene.fence)
     assert sorted(each.key.number for each in lost) == [0, 1, 2]
     assert all(each.reason == "failed" and "out of memory" in each.detail for each in lost)
-    assert not scene.worker.leases and scene.worker.attacker.room
+    assert not scene.worker.leases and scene.worker.attacker.has_room
 
 
 def test_a_shard_is_sent_beside_the_next_attack_and_its_lease_is_renewed_meanwhile(
@@ -202,6 +202,6 @@ def test_a_worker_shares_the_cores_with_as_many_as_there_are_to_be(
     free = scene.worker.config.workers.model_copy(update={"threads": None})
     scene.worker.config = scene.worker.config.model_copy(update={"workers": free})
     for wanted, threads in ((1, 6), (3, 2), (12, 1)):
-        scene.worker.wanted = wanted
+        scene.worker.target_count = wanted
         scene.worker.share_cores()
         assert torch.get_num_threads() == threads
