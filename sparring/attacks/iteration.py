@@ -151,7 +151,7 @@ def starting_point(x: Tensor, attack: Attack, generator: torch.Generator, start:
     """The starting δ of the attack on x; see `iterate`. Random numbers are drawn on the generator's device."""
     if start is None:
         return attack.initial(x, generator)
-    warm = attack.project(start.delta.to(x.device), x, attack.radius)
+    warm = attack.placed(start.delta.to(x.device), x)
     known = start.known.to(x.device)
     if bool(known.all()):
         return warm
