@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from sparring.objectives.predictions import correct
+
 if TYPE_CHECKING:
     from sparring.attacks import AttackLoss, Start
 
@@ -77,7 +79,7 @@ class Objective:
     def __call__(self, model: nn.Module, batch: Batch, helper: nn.Module | None = None) -> tuple[Tensor, Tensor]:
         """The scalar loss, and bool [N]: which attacked examples are classified correctly."""
         loss, adv_logits = self.loss(model, batch, helper)
-        return loss, adv_logits.detach().argmax(1) == batch.labels
+        return loss, correct(adv_logits.detach(), batch.labels)
 
 
 def logits_of_attacked(model: nn.Module, clean_logits: Tensor, batch: Batch) -> Tensor:
