@@ -31,11 +31,10 @@ from sparring.trainer.session import Session
 
 
 class Kept:
-    """The perturbations that are kept from batch to batch: float32 [M·b, C, H, W]."""
+    """The perturbations that are kept from batch to batch: float32 [largest step, C, H, W]."""
 
     def __init__(self, experiment: Experiment, device: torch.device) -> None:
-        rows = experiment.plan.batch_size * experiment.plan.shards_per_step
-        self.delta = torch.zeros(rows, *experiment.training.shape, device=device)
+        self.delta = torch.zeros(experiment.plan.largest_step, *experiment.training.shape, device=device)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
