@@ -33,8 +33,8 @@ SYNC_SECONDS = 3.0
 DEVICES = (1, 2, 4, 8, 16)
 PREDICTION = (
     "The prediction is for a device for each process (a trainer and workers), each as fast as one core here, by the "
-    "times that were just measured. How it was checked: with emulated devices it says 9.0 times for 8 workers, and 8.8 were "
-    "measured (docs/benchmarks.md). Workers that share a machine's cores gain nothing."
+    "times that were just measured. How it was checked: with emulated devices it says 9.0 times for 8 workers, "
+    "and 8.8 were measured (docs/benchmarks.md). Workers that share a machine's cores gain nothing."
 )
 
 
