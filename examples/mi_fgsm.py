@@ -35,7 +35,7 @@ class MIFGSM(Attack):
         return {"momentum": torch.zeros_like(x)}
 
     def step(self, delta: Tensor, gradient: Tensor, step_size: Tensor, state: State) -> Tensor:
-        lengths = gradient.abs().sum(dim=(1, 2, 3), keepdim=True).clamp_min(1e-12)
+        lengths = gradient.abs().sum(dim=(1, 2, 3), keepdim=True).clamp_min(torch.finfo(gradient.dtype).tiny)
         momentum = state["momentum"].mul_(self.decay).add_(gradient / lengths)  # in place: it is the example's own
         return super().step(delta, momentum, step_size, state)
 

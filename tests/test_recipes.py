@@ -96,6 +96,15 @@ def test_finetune_runs_on_a_folder_with_a_model_of_timm(tmp_path: Path) -> None:
     assert summary["steps"] == 2 and summary["examples"] == 16
 
 
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_of_single_steps_has_the_guard_on_and_says_its_authors_order(recipe: Path) -> None:
+    config = load(recipe)
+    if config.attack.name in ("fgsm", "fgsm-rs", "n-fgsm"):
+        assert config.guard.overfitting != "off"
+    if config.attack.name == "fgsm-rs":
+        assert config.attack.clamp_start is (not recipe.stem.startswith("mnist"))
+
+
 def test_every_recipe_is_there_and_says_how_it_is_run_and_what_it_is_held_against() -> None:
     heads = {recipe.stem: recipe.read_text().split("\n\n")[0] for recipe in RECIPES}
     assert heads.keys() == PAPERS.keys()

@@ -5,6 +5,7 @@ adv = PGD(epsilon=8 / 255, steps=10)(model, images, labels)
 
 from sparring.attacks.attack import PGD, Attack, AttackRecord, Start, State
 from sparring.attacks.fgsm import FGSM, FGSMRS, NFGSM
+from sparring.attacks.gradients import GradientCheck
 from sparring.attacks.iteration import frozen, input_gradient, iterate, perturb, result_of, targets_of
 from sparring.attacks.losses import CROSS_ENTROPY, DIVERGENCE, AttackLoss, cross_entropy
 from sparring.attacks.norms import Norm, perturbed, project, project_ball
@@ -20,6 +21,7 @@ __all__ = [
     "Attack",
     "AttackLoss",
     "AttackRecord",
+    "GradientCheck",
     "Norm",
     "Start",
     "State",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sparring.attacks.calling import attacked
 from sparring.attacks.losses import CROSS_ENTROPY, LOSSES, AttackLoss
-from sparring.attacks.norms import NORMS, ascend, project, random_start
+from sparring.attacks.norms import NORMS, ascend, project, project_ball, random_start
 
 Start = Literal["zero", "uniform", "gaussian", "given"]
 State = dict[str, Tensor]  # state of a step rule per example, [N, ...]
@@ -47,6 +47,7 @@ class Attack:
             examples without one). By default uniform.
         loss: the loss that is maximised: an `AttackLoss`, "ce", or "kl" (divergence from the clean prediction). By
             default cross-entropy; in training, the attack loss of the objective.
+        clamp_start: clamp x + δ to [0, 1] before the first step. By default true, but not for the gaussian start.
 
     By position the norm may also come first: PGD("l2", 0.5, 10).
 
@@ -61,6 +62,7 @@ class Attack:
     restarts: int = 1
     start: Start | None = None
     loss: AttackLoss | str | None = None
+    clamp_start: bool | None = None
 
     name: ClassVar[str] = ""
     norms: ClassVar[tuple[str, ...]] = NORMS
@@ -78,6 +80,8 @@ class Attack:
             object.__setattr__(self, "epsilon", epsilon)
         if self.start is None:
             object.__setattr__(self, "start", "uniform")
+        if self.clamp_start is None:
+            object.__setattr__(self, "clamp_start", self.start != "gaussian")
         if not isinstance(self.loss, AttackLoss):
             object.__setattr__(self, "loss", _loss(self.loss))
         self._check()
@@ -116,9 +120,16 @@ class Attack:
         """The starting δ on x: float32, the shape of x. Random numbers are drawn on the generator's device."""
         if self.start in ("zero", "given"):
             return torch.zeros_like(x)
-        if self.start == "gaussian":  # projected neither to the ball nor to [0, 1], as in the authors' code
-            return GAUSSIAN * torch.randn(x.shape, generator=generator, device=generator.device).to(x.device)
-        return self.project(random_start(x, self.norm, self.epsilon, generator), x, self.radius)
+        if self.start == "uniform":
+            return self.placed(random_start(x, self.norm, self.epsilon, generator), x)
+        beside = GAUSSIAN * torch.randn(x.shape, generator=generator, device=generator.device).to(x.device)
+        return self.placed(beside, x) if self.clamp_start else beside  # not projected in the authors' code
+
+    def placed(self, delta: Tensor, x: Tensor) -> Tensor:
+        """A starting δ, projected to the ball and, with `clamp_start`, x + δ to [0, 1]."""
+        if self.clamp_start:
+            return self.project(delta, x, self.radius)
+        return project_ball(delta, self.norm, self.radius)
 
     def state(self, x: Tensor) -> State:
         """The initial state of the step rule for each example of x, such as a momentum; empty by default."""
@@ -151,7 +162,15 @@ class Attack:
         if self.norm not in NORMS:
             return replace(self, steps=steps, step_size=None)
         start = "uniform" if self.start == "zero" else self.start
-        return PGD(self.epsilon, norm=self.norm, steps=steps, restarts=self.restarts, start=start, loss=self.maximised)
+        return PGD(
+            self.epsilon,
+            norm=self.norm,
+            steps=steps,
+            restarts=self.restarts,
+            start=start,
+            clamp_start=self.clamp_start,
+            loss=self.maximised,
+        )
 
     def evaluator(self, steps: int, *, step_size: float | None = None, restarts: int = 1) -> Attack:
         """The attack for evaluating a model trained with this attack: PGD on the cross-entropy in the same ball.
@@ -208,6 +227,13 @@ class Attack:
         if self.step_size is not None and not (_is_number(self.step_size) and self.step_size >= 0):
             raise ValueError(
                 f"step_size = {self.step_size!r}: a number of at least 0 is needed, or None for the default."
+            )
+        if not isinstance(self.clamp_start, bool):
+            raise ValueError(f"clamp_start = {self.clamp_start!r}: True or False is needed.")
+        if not self.clamp_start and self.start != "gaussian" and self.norm not in NORMS:
+            raise ValueError(
+                f"clamp_start = False with norm = {self.norm!r}: a start outside [0, 1] is possible under "
+                f"{' and '.join(NORMS)} alone. Leave clamp_start out."
             )
         if self.start not in get_args(Start):
             raise ValueError(f"start = {self.start!r}: it must be one of {', '.join(map(repr, get_args(Start)))}.")

@@ -20,7 +20,7 @@ BUILT_IN = {
     "augmix": "sparring.attacks.augmix:AugMix",
 }
 TAKEN = ("epsilon", "norm", "steps", "step_size", "restarts", "noise")
-STRICT = ("norm", "step_size", "start", "loss")  # refused if set and the attack does not take them
+STRICT = ("norm", "step_size", "start", "clamp_start", "loss")  # refused if set and the attack does not take them
 
 
 def attack_of(settings: AttackSettings, augmix: AugmixSettings, objective: Objective) -> Threat:
@@ -28,7 +28,7 @@ def attack_of(settings: AttackSettings, augmix: AugmixSettings, objective: Objec
 
     For start and loss, "auto" means the default of the attack, or of the objective if the attack has none. The user's
     own factory is called with `attack.options`, and with those of epsilon, norm, steps, step_size, restarts, noise,
-    start and loss that are among its parameters.
+    start, clamp_start and loss that are among its parameters.
 
     Raises:
         UsageError: there is no such attack, it refuses its arguments, or it does not take a setting that is set.
@@ -38,6 +38,8 @@ def attack_of(settings: AttackSettings, augmix: AugmixSettings, objective: Objec
     strict = {name: (getattr(settings, name), default[name].default) for name in STRICT}
     require_taken("attack.name", settings.name, factory, strict)
     given: dict[str, Any] = {name: getattr(settings, name) for name in TAKEN}
+    if settings.clamp_start is not None:
+        given["clamp_start"] = settings.clamp_start
     made = call(
         "attack.name",
         factory,

@@ -29,9 +29,15 @@ class FGSM(Attack):
 
 @dataclass(frozen=True, kw_only=True)
 class FGSMRS(FGSM):
-    """FGSM-RS (Wong et al. 2020): one step of 1.25·ε from a start uniform in the ball, with x + δ clamped to [0, 1]."""
+    """FGSM-RS (Wong et al. 2020, Algorithm 3): one step of 1.25·ε from a start uniform in the ball.
+
+    The start is not clamped to the image, as in the paper and in the authors' MNIST code; their CIFAR code has
+    `clamp_start=True`. On MNIST a clamped start leads to catastrophic overfitting: half of the pixels are 0, and those
+    whose noise is negative would all begin there.
+    """
 
     start: Start | None = "uniform"
+    clamp_start: bool | None = False
 
     name: ClassVar[str] = "fgsm-rs"
 
@@ -61,8 +67,8 @@ class NFGSM(Attack):
         return 1.0
 
     def initial(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Uniform within k·ε, with x + δ clamped to [0, 1]."""
-        return self.project(random_start(x, self.norm, self.noise * self.epsilon, generator), x, self.radius)
+        """Uniform within k·ε, with `clamp_start` x + δ clamped to [0, 1]."""
+        return self.placed(random_start(x, self.norm, self.noise * self.epsilon, generator), x)
 
     def _check(self) -> None:
         super()._check()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor, nn
 
+from sparring.attacks.gradients import ALL, GradientCheck, finite
 from sparring.attacks.norms import per_example, perturbed
 from sparring.attacks.starts import WarmStart
 
@@ -58,6 +59,7 @@ def iterate(
     start: WarmStart | None = None,
     step_counts: Tensor | None = None,
     step_sizes: Tensor | None = None,
+    check: GradientCheck | None = None,
 ) -> Generator[int, None, Tensor]:
     """Yield the number of each attack step before it is made; return the perturbation.
 
@@ -68,6 +70,7 @@ def iterate(
             with few steps joins the batch late, so that its last steps use the newest weights too. One with 0 steps is
             not attacked and keeps δ = 0.
         step_sizes: float32 [N], step size of each example (default: `attack.alpha`).
+        check: notes which examples had no usable gradient.
 
     Returns:
         float32 [N, C, H, W], inside the ball and, added to x, inside [0, 1]; of several restarts the one with the
@@ -97,6 +100,8 @@ def iterate(
                 sizes[:active],
                 attack.radius,
                 {name: kept[:active] for name, kept in state.items()},
+                check,
+                ALL if order is None else order[:active],
             )
             delta = stepped if active == len(x) else torch.cat([stepped, delta[active:]])
         if attack.restarts == 1:
@@ -115,9 +120,11 @@ def perturb(
     attack: Attack,
     generator: torch.Generator,
     helper: nn.Module | None = None,
+    check: GradientCheck | None = None,
 ) -> Tensor:
     """Run the whole attack with the model in its current mode; see `iterate`. `helper`: see `AttackLoss`."""
-    return result_of(iterate(model, x, targets_of(model, x, labels, attack, helper), attack, generator))
+    targets = targets_of(model, x, labels, attack, helper)
+    return result_of(iterate(model, x, targets, attack, generator, check=check))
 
 
 def targets_of(model: nn.Module, x: Tensor, labels: Tensor, attack: Attack, helper: nn.Module | None = None) -> Tensor:
@@ -144,7 +151,7 @@ def starting_point(x: Tensor, attack: Attack, generator: torch.Generator, start:
     """The starting δ of the attack on x; see `iterate`. Random numbers are drawn on the generator's device."""
     if start is None:
         return attack.initial(x, generator)
-    warm = attack.project(start.delta.to(x.device), x, attack.radius)
+    warm = attack.placed(start.delta.to(x.device), x)
     known = start.known.to(x.device)
     if bool(known.all()):
         return warm
@@ -160,13 +167,21 @@ def ascended(
     sizes: Tensor,
     radius: float | Tensor,
     state: State,
+    check: GradientCheck | None = None,
+    at: slice | Tensor = ALL,
 ) -> Tensor:
     """δ after one attack step. `sizes`: float32 [N]; `radius`: one number or float32 [N]; both in pixel intensities.
 
-    `state`: state of the step rule for these examples, changed in place.
+    An entry of the gradient that is not finite counts as 0.
+
+    Args:
+        state: state of the step rule for these examples, changed in place.
+        check: notes the gradient; `at` says which of its examples these are.
     """
     gradient = input_gradient(model, x + delta, targets, attack.maximised)
-    return attack.project(attack.step(delta, gradient, sizes, state), x, radius)
+    if check is not None:
+        check.note(gradient, at)
+    return attack.project(attack.step(delta, finite(gradient), sizes, state), x, radius)
 
 
 def _in_order(delta: Tensor, order: Tensor | None) -> Tensor:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sparring.attacks.norms import precise
 from sparring.objectives.losses import kl_divergence
 
 Targets = Literal["labels", "clean", "helper"]
+SATURATED = 1e-6  # a cross-entropy below which float32 rounds most of 1 - p(label) away
 
 
 @dataclass(frozen=True)
@@ -39,14 +43,31 @@ class AttackLoss:
         logits = clean_logits if self.targets == "clean" else helper_logits
         if logits is None:
             raise ValueError(f"this loss needs the {self.targets} predictions, but there are none")
-        return logits.float().softmax(1)
+        return precise(logits).softmax(1)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """[N]: cross-entropy of each example."""
-    return F.cross_entropy(logits.float(), labels, reduction="none")
+    return F.cross_entropy(precise(logits), labels, reduction="none")
 
 
-CROSS_ENTROPY = AttackLoss(cross_entropy)
+def unsaturated(logits: Tensor, labels: Tensor) -> Tensor:
+    """[N]: the cross-entropy; below `SATURATED` its tangent, whose gradient has the same direction and never vanishes.
+
+    CE = log(1 + exp(m)) with m = log Σ exp(z_j), j ≠ label, minus z_label. For a confident prediction float32 rounds
+    dCE/dm = 1 - p(label) to 0, but not the gradient of m. Attacks by the sign or the normalised gradient need only the
+    direction, so multiplying the logits by a constant does not hide an example from them.
+    """
+    loss = cross_entropy(logits, labels)
+    if logits.shape[1] < 2:
+        return loss
+    exact, own = precise(logits), labels[:, None]
+    others = exact.scatter(1, own, -math.inf)
+    margin = others.logsumexp(1) - exact.gather(1, own)[:, 0]
+    tangent = SATURATED * (1 + margin - math.log(SATURATED))
+    return torch.where(margin < math.log(SATURATED), tangent, loss)
+
+
+CROSS_ENTROPY = AttackLoss(unsaturated)
 DIVERGENCE = AttackLoss(kl_divergence, "clean")
 LOSSES = {"ce": CROSS_ENTROPY, "kl": DIVERGENCE}

@@ -23,7 +23,7 @@ def project(delta: Tensor, x: Tensor, norm: str, epsilon: float | Tensor) -> Ten
 
 def project_ball(delta: Tensor, norm: str, epsilon: float | Tensor) -> Tensor:
     """Project δ to the ball of radius `epsilon`, without clamping the image."""
-    delta = _precise(delta)
+    delta = precise(delta)
     radius: Any = per_example(epsilon) if isinstance(epsilon, Tensor) else epsilon
     if norm == "linf":
         inside: Tensor = delta.clamp(-radius, radius)
@@ -56,12 +56,30 @@ def ascend(delta: Tensor, gradient: Tensor, norm: str, step_size: float | Tensor
     if norm == "linf":
         return delta + size * gradient.sign()
     _require_l2(norm)
-    return delta + size * gradient / per_example(l2_norms(gradient)).clamp_min(1e-12)
+    gradient = precise(gradient)
+    scaled = gradient * per_example(_scale(gradient))
+    return delta + size * scaled / per_example(l2_norms(scaled)).clamp_min(1e-12)
+
+
+def _scale(gradient: Tensor) -> Tensor:
+    """[N]: the power of two that brings the largest entry of each gradient to [0.5, 1), so that no square underflows.
+
+    A power of two changes no direction in the last bits. Of subnormal gradients the largest entry comes to at least
+    2^-24.
+    """
+    largest = largest_entries(gradient)
+    return torch.frexp(largest).mantissa / largest.clamp_min(torch.finfo(largest.dtype).tiny)
+
+
+def largest_entries(tensor: Tensor) -> Tensor:
+    """[N]: the largest absolute value of each example; NaN where it holds one."""
+    largest: Tensor = tensor.flatten(1).abs().amax(1)
+    return largest
 
 
 def l2_norms(tensor: Tensor) -> Tensor:
     """[N]: the L2 norm of each example."""
-    norms: Tensor = torch.linalg.vector_norm(_precise(tensor).flatten(1), dim=1)
+    norms: Tensor = torch.linalg.vector_norm(precise(tensor).flatten(1), dim=1)
     return norms
 
 
@@ -75,5 +93,6 @@ def _require_l2(norm: str) -> None:
         raise ValueError(f"norm = {norm!r}: it must be {' or '.join(map(repr, NORMS))}.")
 
 
-def _precise(values: Tensor) -> Tensor:
+def precise(values: Tensor) -> Tensor:
+    """The values in float32, or as they are in float64."""
     return values if values.dtype == torch.float64 else values.float()

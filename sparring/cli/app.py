@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import logging
 import os
+import platform
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,7 +34,6 @@ app = typer.Typer(
     name="sparring",
     help="Asynchronous adversarial training with an enforced staleness bound.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 config_app = typer.Typer(help="Show, describe and compare configurations.", no_args_is_help=True)
@@ -54,6 +55,10 @@ OWN_OPTIONS = {
     "--plot",
     "--format",
     "--out",
+    "--version",
+    "--install-completion",
+    "--show-completion",
+    "--seeds",
 } | {f"--{name}" for name in ("port", "address", "maxmemory", "password-file", "beside-port", "log")}
 COMMANDS_WITH_SETTINGS = {"train", "resume", "doctor", "explain", "config show"} | {
     *("evaluate", "transfer", "curves", "corruptions", "export")
@@ -110,6 +115,9 @@ def split(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
     rest = list(arguments)
     while rest:
         argument = rest.pop(0)
+        if argument == "--seeds":
+            own += [argument, ",".join(_leading_numbers(rest))]
+            continue
         if not argument.startswith("--") or argument.partition("=")[0] in OWN_OPTIONS:
             own.append(argument)
             continue
@@ -124,17 +132,48 @@ def split(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
     return own, settings
 
 
+def _leading_numbers(arguments: list[str]) -> list[str]:
+    """Take the whole numbers at the beginning of `arguments`."""
+    found: list[str] = []
+    while arguments and arguments[0].isdecimal():
+        found.append(arguments.pop(0))
+    return found
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        out(f"sparring {version('sparring')}, torch {version('torch')}, Python {platform.python_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    asked: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Asynchronous adversarial training with an enforced staleness bound."""
+
+
 @app.command(epilog=HINT)
 def train(
     context: typer.Context,
     recipe: Recipe = None,
     detach: Annotated[bool, typer.Option("--detach", help="Train in the background; print the run's folder.")] = False,
+    seeds: Annotated[
+        str | None, typer.Option("--seeds", metavar="N N ...", help="One run for each seed; mean and range at the end.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train a robust model and evaluate it."""
     from sparring.commands.train import train as train_run
 
     config = configuration.load(recipe, context.obj)
+    if seeds is not None:
+        if detach:
+            raise UsageError("--seeds with --detach: the runs are made one after the other. Leave out --detach.")
+        _train_with_seeds(config, seeds, as_json)
+        return
     if detach:
         _detach(config)
         return
@@ -170,6 +209,22 @@ def status(run: RunPath, as_json: Json = False) -> None:
     out(f"{run_status['phase']} ({'running' if run_status['alive'] else 'not running'}): {step_line(state)}")
     for name, fields in run_status["workers"].items():
         out(f"  {name}: {fields.get('shards', 0)} shards, version {fields.get('version')}, pid {fields.get('pid')}")
+
+
+@app.command()
+def runs(
+    folder: Annotated[Path, typer.Argument(help="The folder that holds the runs (run.root).")] = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """List the runs of a folder, the newest last, with their method and figures."""
+    from sparring.commands.listing import list_runs, rows_of
+    from sparring.observe.report import table
+
+    found = list_runs(folder)
+    if as_json:
+        out(json.dumps(found, indent=2))
+    else:
+        Console().print(table(f"Runs in {folder}", rows_of(found)))
 
 
 @app.command()
@@ -293,6 +348,21 @@ def _watched(title: str, work: Callable[[Any], Any], as_json: bool) -> None:
         Console().print(table(f"{result.run.path.name}: {result.phase}", rows(result.summary)))
         out(f"run: {result.run.path}")
     if result.phase == "interrupted":
+        raise typer.Exit(130)
+
+
+def _train_with_seeds(config: Config, seeds: str, as_json: bool) -> None:
+    from sparring.commands.several_seeds import numbers_of, train_with_seeds
+    from sparring.observe.report import table
+
+    trained = train_with_seeds(config, numbers_of(seeds), _show_for)
+    if as_json:
+        out(json.dumps(trained.as_dict(), indent=2))
+    else:
+        Console().print(table("Runs by seed", trained.rows()))
+        for run in trained.runs:
+            out(f"run: {run['run']}")
+    if trained.interrupted:
         raise typer.Exit(130)
 
 

@@ -14,6 +14,7 @@ from sparring.trainer.experiment import Methods, methods_of
 AUGMIX_VALUES: dict[str, tuple[object, ...]] = {  # settings that AugMix has no use for: their only valid values
     "attack.step_size": (None,),
     "attack.start": ("auto",),
+    "attack.clamp_start": (None,),
     "attack.loss": ("auto",),
     "attack.restarts": (1,),
     "objective.label_smoothing": (0.0,),
@@ -133,6 +134,7 @@ def _check_replays(config: Config, methods: Methods) -> None:
             single is not None and single.start == "zero" and settings.start == "auto",
             "auto",
         ),
+        "attack.clamp_start": (settings.clamp_start, single is not None and single.clamp_start is True, True),
         "attack.loss": (settings.loss, single is not None and single.maximised == CROSS_ENTROPY, "ce"),
         "attack.restarts": (settings.restarts, attack.restarts == 1, 1),
     }

@@ -23,16 +23,16 @@ def read_status(run: Run) -> dict[str, Any]:
     alive = run.is_alive()
     transport = _transport(run) if alive else None
     if transport is None:
-        return _status_from_folder(run)
+        return status_from_folder(run)
     try:
         state = transport.state()
-        status = _status_from_folder(run) if state is None else {**state, "workers": transport.heartbeats()}
+        status = status_from_folder(run) if state is None else {**state, "workers": transport.heartbeats()}
     finally:
         transport.close()
     return {**status, "alive": alive, "run": str(run.path)}
 
 
-def _status_from_folder(run: Run) -> dict[str, Any]:
+def status_from_folder(run: Run) -> dict[str, Any]:
     """The status as the run's folder records it, at most a second old."""
     alive = run.is_alive()
     status = run.read_json("state.json") or {**RunState().as_dict(), "workers": {}}
@@ -49,7 +49,7 @@ def require_running(run: Run) -> None:
     """
     if not run.is_alive():
         raise UsageError(
-            f"{run.path} is not running ({_status_from_folder(run)['phase']}); `sparring status {run.path}` shows its "
+            f"{run.path} is not running ({status_from_folder(run)['phase']}); `sparring status {run.path}` shows its "
             f"state."
         )
 
@@ -60,7 +60,7 @@ def follow(run: Run, show: Report) -> None:
         try:
             status = read_status(run)
         except SparringError:  # the queue cannot be reached any more: the folder has the state
-            status = _status_from_folder(run)
+            status = status_from_folder(run)
         show(RunState.from_dict(status), status["workers"])
         if not status["alive"]:
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import version
@@ -151,7 +152,8 @@ def _onnx(trained: Trained, path: Path) -> None:
         ) from error
     x = scaled(trained.test.images(torch.arange(min(2, len(trained.test)))))
     x = x if len(x) > 1 else x.repeat(2, 1, 1, 1)  # a batch of one would become part of the graph
-    with frozen(trained.model), redirect_stdout(None):
+    with frozen(trained.model), redirect_stdout(None), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own, about torch's internals
         torch.onnx.export(
             trained.model,
             (x,),
@@ -187,10 +189,18 @@ def _write(path: Path, fill: Callable[[Path], Any]) -> None:
     """Write a file atomically, and never over an existing one."""
     with _beside(path) as partial:
         fill(partial)
+        partial.chmod(_usual_mode())  # safetensors makes files that only their owner may read
         try:
             os.link(partial, path)
         except FileExistsError:
             _require_free(path)
+
+
+def _usual_mode() -> int:
+    """Permissions of a new file."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
 
 
 @contextmanager

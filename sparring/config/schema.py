@@ -52,7 +52,7 @@ Channels = float | tuple[float, ...]
 class RunSettings(Settings):
     root: Path = setting(Path("runs"), "path")
     """Folder in which run folders are created."""
-    name: str | None = setting(None, "name", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,80}$")
+    name: str | None = setting(None, "name", pattern=r"^\w([\w .,+=@()-]{0,78}[\w.+=@)-])?$")
     """Name of the run's folder; by default the time, the dataset and the engine. An existing folder is refused, never
     overwritten."""
 
@@ -184,6 +184,10 @@ class AttackSettings(Settings):
     0.001·N(0, 1), as in trades and mart; previous: the final perturbations of the previous batch, row by row (Wong et
     al.; not with engine ray); last: the final perturbation of the same example in the epoch before; auto: as in the
     paper of the attack or objective."""
+    clamp_start: bool | None = setting(None, "flag")
+    """Clamp the image to [0, 1] at the start, before the first step. By default false for fgsm-rs and the gaussian
+    start, true for the others. For fgsm-rs Wong et al.'s MNIST code does not, and their CIFAR code does; on MNIST a
+    clamped start leads to catastrophic overfitting. After the last step the image is always clamped."""
     loss: Literal["auto", "ce", "kl"] = setting("auto", "name")
     """Loss that the attack maximises. ce: cross-entropy with the label; kl: KL divergence from the prediction on the
     clean image; auto: kl for trades, ce for the others."""

@@ -93,6 +93,7 @@ def step_line(state: RunState) -> str:
         else "",
         f"dropped {_dropped(state)}" if sum(state.dropped.values()) else "",
         f"{state.set_aside} set aside" if state.set_aside else "",
+        _time_left(state) if state.phase == "training" else "",
         " ".join(state.message.split()),
     ]
     return " | ".join(part for part in parts if part)

@@ -58,16 +58,21 @@ def shards_and_images(experiment: Experiment) -> list[tuple[Shard, Tensor, Tenso
 
 
 @pytest.mark.parametrize(
-    ("name", "start", "alpha"),
+    ("name", "start", "clamps"),
     [
-        ("fgsm", "auto", 1.25),  # from zero the ball cuts 1.25·ε to the ε that is taken
-        ("fgsm", "previous", 1.25),
-        ("fgsm-rs", "previous", 1.25),
-        ("fgsm-rs", "auto", 1.25),
+        ("fgsm", "auto", None),  # from zero the ball cuts 1.25·ε to the ε that is taken
+        ("fgsm", "previous", None),
+        ("fgsm", "previous", False),  # train_fgsm.py --delta-init previous of Wong et al.'s CIFAR code
+        ("fgsm-rs", "previous", True),
+        ("fgsm-rs", "auto", True),  # their CIFAR code
+        ("fgsm-rs", "auto", None),  # their MNIST code, and Algorithm 3 of the paper
     ],
 )
-def test_the_order_is_start_image_step_ball_image(tmp_path: Path, name: str, start: str, alpha: float) -> None:
-    experiment = experiment_of(tmp_path, name=name, start=start)
+def test_the_order_is_start_image_step_ball_image_and_the_first_clamp_is_by_choice(
+    tmp_path: Path, name: str, start: str, clamps: bool | None
+) -> None:
+    experiment = experiment_of(tmp_path, name=name, start=start, clamp_start=clamps)
+    clamped, alpha = clamps if clamps is not None else name == "fgsm", 1.25
     kept = torch.zeros(64, *experiment.training.shape, dtype=torch.float64)
     lengths = []
     for shard, x, y in shards_and_images(experiment):
@@ -76,7 +81,7 @@ def test_the_order_is_start_image_step_ball_image(tmp_path: Path, name: str, sta
             delta = EPSILON * (torch.rand(x.shape, generator=random) * 2 - 1).double()
         else:
             delta = kept[: len(x)] if start == "previous" else torch.zeros_like(x)
-        delta = clamp(delta, 0 - x, 1 - x)
+        delta = clamp(delta, 0 - x, 1 - x) if clamped else delta
         stepped = clamp(delta + alpha * EPSILON * signed_gradient(experiment, x + delta, y), -EPSILON, EPSILON)
         kept[: len(x)] = clamp(stepped, 0 - x, 1 - x)
         assert ((shard.delta - kept[: len(x)]).abs() > 1e-6).double().mean() < 0.002
@@ -96,13 +101,25 @@ def test_after_a_shorter_batch_the_other_rows_go_on_from_the_batch_before(tmp_pa
     assert torch.allclose(begun, torch.tensor([0.3] * 22 + [0.2] * 42))
 
 
+def test_a_clamped_start_moves_pixels_that_the_authors_mnist_code_leaves_outside() -> None:
+    model, (x, y) = linear_model(), images(low=0.0, high=0.0)
+    up = margin(model, y).sign().view_as(x) > 0
+    random = 0.2 * (torch.rand(x.shape, generator=seeded()) * 2 - 1)
+    free, held = (perturb(model, x, y, FGSMRS(0.2, clamp_start=each), seeded()) for each in (False, True))
+    assert torch.allclose(free[up], (random[up] + 0.25).clamp(0, 0.2), atol=1e-6)
+    assert torch.allclose(held[up], (random[up].clamp_min(0) + 0.25).clamp(0, 0.2), atol=1e-6)
+    assert held[up].min() > 0.199 and free[up].min() < 0.1
+
+
+@pytest.mark.parametrize("clamps", [None, False])
 @pytest.mark.parametrize("k", [2.0, 0.5])
-def test_n_fgsm_steps_from_noise_and_is_not_cut_back(tmp_path: Path, k: float) -> None:
-    experiment = experiment_of(tmp_path, name="n-fgsm", noise=k)
+def test_n_fgsm_steps_from_noise_and_is_not_cut_back(tmp_path: Path, k: float, clamps: bool | None) -> None:
+    experiment = experiment_of(tmp_path, name="n-fgsm", noise=k, clamp_start=clamps)
     largest = 0.0
     for shard, x, y in shards_and_images(experiment):
         random = generator(0, "attack", shard.key.epoch, shard.key.number)
-        eta = clamp(k * EPSILON * (torch.rand(x.shape, generator=random) * 2 - 1).double(), 0 - x, 1 - x)
+        eta = k * EPSILON * (torch.rand(x.shape, generator=random) * 2 - 1).double()
+        eta = eta if clamps is False else clamp(eta, 0 - x, 1 - x)
         delta = clamp(eta + EPSILON * signed_gradient(experiment, x + eta, y), 0 - x, 1 - x)
         assert ((shard.delta - delta).abs() > 1e-6).double().mean() < 0.002
         assert shard.radius == pytest.approx((1 + k) * EPSILON), "the codec's ball is the attack's"

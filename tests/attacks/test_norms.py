@@ -64,14 +64,25 @@ def test_a_step_goes_along_the_sign_or_the_normalised_gradient() -> None:
     assert torch.allclose(cosine, torch.ones(16))
 
 
-def test_a_step_has_its_full_length_however_small_the_gradient() -> None:
-    tiny = noise(1e-20).double()
-    assert torch.allclose(
-        l2_norms(ascend(torch.zeros_like(tiny), tiny * 1e10, "l2", 0.1)), torch.full((16,), 0.1).double()
-    )
+@pytest.mark.parametrize("scale", [1e-12, 1e-20, 1e-30, 1e-37, 1e-42, 1e-44, 1e30, 1e37])
+def test_a_step_has_its_full_length_however_small_the_gradient(scale: float) -> None:
+    gradient = (noise(1.0).double() * scale).float()
+    stepped = ascend(torch.zeros_like(gradient), gradient, "l2", 0.1)
+    exact = gradient.double()  # float64 holds the squares of all float32
+    expected = 0.1 * exact / exact.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    assert torch.allclose(stepped.double(), expected, atol=1e-7)
+
+
+def test_a_gradient_of_ordinary_size_makes_the_same_step_to_the_last_bit() -> None:
+    gradient = noise(1.0) * torch.logspace(-6, 6, 16).view(-1, 1, 1, 1)
+    plain = 0.1 * gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    assert torch.equal(ascend(torch.zeros_like(gradient), gradient, "l2", 0.1), plain)
+
+
+def test_without_a_gradient_nothing_moves() -> None:
     nothing = torch.zeros(2, 1, 6, 6)
     for norm in NORMS:
-        assert torch.equal(ascend(nothing, nothing, norm, 0.1), nothing), "without a gradient nothing moves"
+        assert torch.equal(ascend(nothing, nothing, norm, 0.1), nothing)
 
 
 USES: list[Callable[[Tensor, str], Tensor]] = [

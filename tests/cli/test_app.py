@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -72,11 +73,15 @@ def labels_outside(folder: Path) -> str:
         (["stop", "nowhere"], "is not a run folder"),
         (["top", "nowhere"], "is not a run folder"),
         (["resume", "nowhere"], "is not a run folder"),
-        (["resume", "nowhere", "--seeds", "1"], "--seeds: no such setting; the nearest is seed"),
+        (["resume", "nowhere", "--seeds", "1"], "No such option: --seeds"),
+        (["train", "--seeds"], "--seeds : whole numbers are needed, such as --seeds 0 1 2"),
+        (["train", "--seeds", "3", "3"], "--seeds 3 3: a seed stands there twice"),
+        (["train", "--seeds", "1", "2", "--detach"], "--seeds with --detach"),
+        (["train", "--name", "a/b"], "run.name = 'a/b'"),
+        (["runs", "nowhere"], "nowhere: there is no such folder"),
         (["evaluate", "nowhere"], "is not a run folder"),
         (["status", ".", "--attack.steps", "3"], "--attack.steps: `sparring status` has no such option"),
         (["config", "schema", "--attack.steps", "3"], "--attack.steps: `sparring config schema` has no such option"),
-        (["--version"], "--version: `sparring` has no such option"),
         (["config", "diff", "a.toml", "b.toml"], "recipe a.toml: No such file or directory"),
         (["workers", "nowhere"], "is not a run folder"),
         (["workers", "nowhere", "sett", "2"], "'sett' is not one of 'set', 'add', 'drain'"),
@@ -91,6 +96,28 @@ def test_a_wrong_request_is_refused_in_one_sentence_and_leaves_nothing(
     said = say(*words)
     assert said.code == 2 and told in said.complaint and len(said.err.splitlines()) == 1
     assert said.out == "" and os.listdir(elsewhere) == []
+
+
+def test_it_says_its_version_and_how_a_shell_completes_it(say: Say) -> None:
+    said = say("--version")
+    assert said.code == 0 and said.out.startswith(f"sparring {version('sparring')}, torch {torch.__version__}"[:20])
+    assert "complet" in say("--show-completion", "bash").out
+
+
+def test_seeds_give_a_run_each_with_mean_and_range_and_are_listed(say: Say, elsewhere: Path) -> None:
+    said = say(
+        "train", "--name", "Läufe (1)", "--seeds", 4, 5, "--engine", "sync", "--train.max_steps", 3, "--json", *CHEAP
+    )
+    found = json.loads(said.out)
+    assert said.code == 0 and [run["seed"] for run in found["runs"]] == [4, 5]
+    assert [config_of(open_run(Path(run["run"]))).train.seed for run in found["runs"]] == [4, 5]
+    accuracies = [run["robust_accuracy"] for run in found["runs"]]
+    figures = found["figures"]["robust_accuracy"]
+    assert figures == {"mean": sum(accuracies) / 2, "min": min(accuracies), "max": max(accuracies)}
+    listed = json.loads(say("runs", "--json").out)
+    assert [run["run"] for run in listed] == ["Läufe (1)-seed-4", "Läufe (1)-seed-5"]
+    assert [run["robust_accuracy"] for run in listed] == accuracies
+    assert "pgd-at, pgd (2 steps" in listed[0]["method"] and "Läufe" in say("runs").out
 
 
 def test_missing_data_are_told_with_the_folder(say: Say, elsewhere: Path) -> None:

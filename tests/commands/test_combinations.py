@@ -33,6 +33,12 @@ FREE: dict[str, Any] = {"engine": "sync", "train": {"replays": 4}, "attack": {"n
         ({**FREE, "attack": {"name": "pgd"}}, "attack.name = 'pgd'", "pass that trains"),
         ({**FREE, "attack": {"name": "fgsm", "start": "last"}}, "attack.start = 'last'", "pass that trains"),
         ({**FREE, "attack": {"name": "fgsm", "loss": "kl"}}, "attack.loss = 'kl'", "pass that trains"),
+        ({**FREE, "attack": {"name": "fgsm", "clamp_start": False}}, "attack.clamp_start = False", "pass that trains"),
+        (
+            {"attack": {"name": "augmix", "clamp_start": False}, "objective": {"name": "augmix"}},
+            "attack.clamp_start = False",
+            "takes no clamp_start",
+        ),
         ({"attack": {"name": "fgsm"}, "objective": {"name": "trades"}}, "attack.name = 'fgsm'", "gradient is 0"),
         ({"attack": {"start": "zero"}, "objective": {"name": "trades"}}, "attack.start = 'zero'", "gradient is 0"),
         ({"attack": {"name": "fgsm-rs"}, "allocator": {"name": "bullettrain"}}, "robust_steps = 2", "N_B = 1"),

@@ -65,6 +65,8 @@ def test_onnx_answers_the_same_for_any_batch_without_this_package(run: Run, tmp_
 def test_safetensors_holds_the_weights_and_what_builds_the_model_again(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "model.safetensors"
     export_run(run, "safetensors", out)
+    (out.parent / "plain").touch()
+    assert out.stat().st_mode == (out.parent / "plain").stat().st_mode
     with safe_open(out, "pt") as file:
         told, weights = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     assert (told["model"], told["epsilon"], told["norm"], told["classes"]) == ("digits-cnn", "0.2", "linf", "10")

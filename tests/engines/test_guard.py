@@ -54,7 +54,7 @@ def test_the_run_ends_at_once_where_that_is_asked_for(tmp_path: Path, engine: st
 # At such a rate accuracy falls by some hundredths within three steps, which this guard takes for overfitting.
 RESTLESS: dict[str, Any] = {
     "optimizer": {"lr": 0.2},
-    "attack": {"name": "fgsm-rs", "warmup_epochs": 0},
+    "attack": {"name": "fgsm-rs", "clamp_start": True, "warmup_epochs": 0},
     "guard": {"overfitting": "rollback", "overfitting_every": 3, "overfitting_fall": 0.02, "overfitting_for": 2},
 }
 

@@ -1,0 +1,32 @@
+"""The runs of a folder: what each is, and its figures where there are any."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sparring.commands.listing import list_runs, rows_of
+from sparring.config import from_tree, new_run
+from sparring.errors import UsageError
+
+
+def test_a_run_without_figures_is_listed_and_what_is_no_run_is_not(tmp_path: Path) -> None:
+    run = new_run(from_tree({"run": {"root": str(tmp_path), "name": "mine"}}))
+    run.write_json("state.json", {"phase": "training", "workers": {}, "step": 3, "total_steps": 7, "method": "m"})
+    (tmp_path / "notes").mkdir()
+    (listed,) = list_runs(tmp_path)
+    assert (listed["run"], listed["phase"], listed["step"], listed["robust_accuracy"]) == ("mine", "died", 3, None)
+    (row,) = rows_of([listed])
+    assert (row["steps"], row["clean"], row["robust"], row["attack"]) == ("3/7", "–", "–", None)
+
+
+def test_shares_are_shown_with_their_interval() -> None:
+    listed = {"run": "a", "phase": "finished", "method": "m", "step": 1, "total_steps": 1, "clean_accuracy": 0.5}
+    found = {"robust_accuracy": 0.25, "robust_interval": [0.125, 0.375], "attack": "PGD", "samples": 8}
+    assert rows_of([{**listed, **found}])[0]["robust"] == "25.0 % (12.5 to 37.5)"
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"nowhere: there is no such folder"):
+        list_runs(tmp_path / "nowhere")
