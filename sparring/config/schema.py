@@ -80,7 +80,8 @@ class DataSettings(Settings):
     """Number of training examples that are held out and never trained on: for tuning, and for choosing the best
     checkpoint. They are the same for every seed."""
     limit: int | None = setting(None, "examples", ge=1)
-    """Use only the first `limit` training examples, for a quick try."""
+    """Use only `limit` training examples, for a quick try. They are drawn at random, each class in its share; the same
+    for every seed."""
     size: int | None = setting(None, "pixels", ge=1, le=4096)
     """Bring every image to size × size. Test images: a centred square is cut out and resized. Training images: see
     data.augment. By default images keep their size; those of a folder are resized to the size of the first."""
