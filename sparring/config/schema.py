@@ -80,7 +80,8 @@ class DataSettings(Settings):
     """Number of training examples that are held out and never trained on: for tuning, and for choosing the best
     checkpoint. They are the same for every seed."""
     limit: int | None = setting(None, "examples", ge=1)
-    """Use only the first `limit` training examples, for a quick try."""
+    """Use only `limit` training examples, for a quick try. They are drawn at random, each class in its share; the same
+    for every seed."""
     size: int | None = setting(None, "pixels", ge=1, le=4096)
     """Bring every image to size × size. Test images: a centred square is cut out and resized. Training images: see
     data.augment. By default images keep their size; those of a folder are resized to the size of the first."""
@@ -318,7 +319,8 @@ class TrainSettings(Settings):
     max_steps: int | None = setting(None, "steps", ge=1)
     """Stop after this number of steps, even inside an epoch. Schedules do not depend on it."""
     batch_size: int = setting(64, "examples per shard", ge=1, le=65536)
-    """Number of examples b that are attacked together: the size of a shard."""
+    """Number of examples b that are attacked together: the size of a shard. The last shard of an epoch takes what is
+    left; a single example that is left joins the shard before it."""
     shards_per_step: int = setting(1, "shards", ge=1, le=4096)
     """Number of shards M per training step: a step trains on M·b examples."""
     replays: int = setting(1, "steps per batch", ge=1, le=1000)

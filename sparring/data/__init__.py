@@ -14,6 +14,7 @@ from sparring.data.datasets import (
 )
 from sparring.data.extra import load_extra
 from sparring.data.loading import SOURCES, load, prepared
+from sparring.data.sampling import Sample
 from sparring.data.training import TrainingSet, batch, scaled, training_set
 from sparring.data.wrapping import wrap
 
@@ -24,6 +25,7 @@ __all__ = [
     "Dataset",
     "FolderDataset",
     "Framed",
+    "Sample",
     "Subset",
     "TrainingSet",
     "batch",

@@ -108,7 +108,7 @@ class Subset:
     """Some examples of a dataset, renumbered from 0."""
 
     def __init__(self, dataset: Dataset, indices: Tensor) -> None:
-        self._dataset, self._indices = dataset, indices
+        self.dataset, self.indices = dataset, indices
         self.shape, self.classes = dataset.shape, dataset.classes
         self.labels = dataset.labels[indices]
         digest = hashlib.blake2b(dataset.fingerprint.encode(), digest_size=8)
@@ -116,10 +116,10 @@ class Subset:
         self.fingerprint = digest.hexdigest()
 
     def __len__(self) -> int:
-        return len(self._indices)
+        return len(self.indices)
 
     def images(self, indices: Tensor, framing: Framing | None = None) -> Tensor:
-        return self._dataset.images(self._indices[indices], framing)
+        return self.dataset.images(self.indices[indices], framing)
 
 
 class Framed:

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
-import torch
-
 from sparring import plugins
 from sparring.config import DataSettings
-from sparring.data.datasets import Dataset, Framed, Subset, require_bytes
+from sparring.data.datasets import Dataset, Framed, require_bytes
+from sparring.data.sampling import Sample
 from sparring.data.sources import Split
 from sparring.data.wrapping import declared_classes, wrap
 from sparring.errors import UsageError
@@ -28,7 +27,7 @@ SOURCES = {
 
 
 def load(settings: DataSettings, split: Split) -> Dataset:
-    """Load a split of the dataset; the training set is cut to `data.limit` examples.
+    """Load a split of the dataset; of the training set `data.limit` examples.
 
     Raises:
         UsageError: no such dataset, data.root or data.size is needed, or the user's own data cannot be wrapped.
@@ -38,12 +37,12 @@ def load(settings: DataSettings, split: Split) -> Dataset:
 
 
 def prepared(dataset: Dataset, settings: DataSettings, split: Split) -> Dataset:
-    """The dataset with images of `data.size`; training data are cut to the first `data.limit` examples."""
+    """The dataset with images of `data.size`; of training data `data.limit` examples, drawn by class."""
     _require_size(settings)
     dataset = framed(dataset, settings)
     if split == "test" or settings.limit is None or settings.limit >= len(dataset):
         return dataset
-    return Subset(dataset, torch.arange(settings.limit))
+    return Sample(dataset, settings.limit)
 
 
 def _require_size(settings: DataSettings) -> None:

@@ -32,10 +32,13 @@ from sparring.trainer.session import Session
 
 
 class Kept:
-    """The perturbations that are kept from batch to batch, float32 [M·b, C, H, W]; `check`: of their last gradients."""
+    """The perturbations that are kept from batch to batch, float32 [largest step, C, H, W].
+
+    check: of their last gradients.
+    """
 
     def __init__(self, experiment: Experiment, device: torch.device) -> None:
-        rows = experiment.plan.batch_size * experiment.plan.shards_per_step
+        rows = experiment.plan.largest_step
         self.delta = torch.zeros(rows, *experiment.training.shape, device=device)
         self.check = GradientCheck(rows, device)
 
