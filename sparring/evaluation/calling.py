@@ -11,7 +11,7 @@ from torch import nn
 
 from sparring.attacks import PGD, Attack
 from sparring.attacks.calling import require_ball
-from sparring.data import Dataset
+from sparring.data import Dataset, batch
 from sparring.data.training import scaled
 from sparring.data.wrapping import wrap
 from sparring.errors import SparringError
@@ -23,6 +23,7 @@ from sparring.models.forward import plain
 from sparring.models.outputs import outputs_of
 
 log = logging.getLogger(__name__)
+DOUBT_EXAMPLES = 256  # on which it is tried whether the model is made for normalised images
 STEPS, RESTARTS = 50, 3
 
 
@@ -72,7 +73,8 @@ def evaluate(
         _require_count("samples", samples)
     how: dict[str, Any] = {"samples": samples, "batch_size": batch_size, "seed": seed}
     with torch.inference_mode(False), torch.enable_grad():
-        doubts = normalised_outside(plain(model), dataset)
+        some = torch.arange(min(DOUBT_EXAMPLES, len(dataset)))
+        doubts = normalised_outside(plain(model), *batch(dataset, some, augment="none", seed=0, epoch=0))
         for doubt in doubts:
             log.warning(doubt)
         if attack == "autoattack":
