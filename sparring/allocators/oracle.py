@@ -11,6 +11,7 @@ from sparring.allocators.allocator import Allocator, Candidates
 from sparring.allocators.bullettrain import BOUNDARY, OUTLIER, ROBUST, BulletTrain
 from sparring.attacks import CROSS_ENTROPY, Attack, perturb, perturbed
 from sparring.errors import SparringError
+from sparring.objectives.predictions import correct
 
 STEPS = 10
 
@@ -28,8 +29,8 @@ class Oracle(BulletTrain):
         attack = replace(candidates.attack.stronger(STEPS), restarts=1, loss=CROSS_ENTROPY)
         delta = perturb(candidates.model, x, labels, attack, candidates.generator)
         with torch.no_grad():
-            attacked = candidates.model(perturbed(x, delta)).argmax(1) == labels
-        return classify_by_attack(candidates.clean_logits.argmax(1) == labels, attacked)
+            attacked = correct(candidates.model(perturbed(x, delta)), labels)
+        return classify_by_attack(correct(candidates.clean_logits, labels), attacked)
 
     def gradients(self, examples: int) -> int:
         return STEPS * examples

@@ -27,6 +27,11 @@ class GradientCheck:
         self.zero[at] = self.zero[at] | (largest == 0)
         self.non_finite[at] = self.non_finite[at] | ~largest.isfinite()
 
+    def add(self, other: GradientCheck, to: Tensor) -> None:
+        """Add what `other` has noted of examples that are those at `to`, int64 [n], here."""
+        self.zero[to] |= other.zero
+        self.non_finite[to] |= other.non_finite
+
     def copy(self, other: GradientCheck, to: Tensor, at: Tensor) -> None:
         """Take over what `other` has noted of its examples `at`, int64 [n], as that of the examples `to`."""
         self.zero[to], self.non_finite[to] = other.zero[at], other.non_finite[at]

@@ -278,6 +278,7 @@ def explain(context: typer.Context, recipe: Recipe = None, as_json: Json = False
     if as_json:
         out(json.dumps(explanation.as_dict(), indent=2))
     else:
+        out(explanation.verdict)
         Console().print(table("sparring explain", explanation.rows()))
         for remark in explanation.remarks:
             out(remark)
@@ -288,7 +289,7 @@ def explain(context: typer.Context, recipe: Recipe = None, as_json: Json = False
 @app.command()
 def demo(as_json: Json = False) -> None:
     """Train on handwritten digits with two workers; compare with a plain model and with the synchronous loop."""
-    from sparring.commands.demo import run_demo
+    from sparring.commands.demo import PREDICTION, run_demo
 
     result = run_demo(_show_for("demo: digits"), note)
     if as_json:
@@ -296,6 +297,7 @@ def demo(as_json: Json = False) -> None:
     else:
         if result.table is not None:
             Console().print(result.table)
+            out(PREDICTION)
         out(f"run: {result.run.path}")
     if result.phase == "interrupted":
         raise typer.Exit(130)

@@ -66,6 +66,8 @@ def _shown(key: str, value: Any) -> str:
         return " to ".join(f"{100 * share:.2f} %" for share in value)
     if isinstance(value, float):
         return f"{100 * value:.2f} %" if key.endswith("accuracy") else f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return "\n".join(map(str, value))
     if isinstance(value, dict):
         return ", ".join(f"{name}: {count}" for name, count in value.items())
     return str(value)

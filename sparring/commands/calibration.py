@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -30,11 +30,16 @@ from sparring.workers.task import AttackContext, Task
 from sparring.workers.views import Augmentation
 
 ROUND_TRIP_TIMEOUT_S = 60.0
+Clock = Callable[[], float]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Measurements of a recipe on this machine. `*_core_s` are core-seconds: the time on one thread, 0 on a GPU."""
+    """Measurements of a recipe on this machine.
+
+    attack_s, step_s: with the threads of a worker and of the trainer; `*_core_s`: CPU time with one thread, 0 on a GPU;
+    `*_one_s`: with one thread, or on the GPU; alone_s: attack and step of one process that has all cores, or one GPU.
+    """
 
     shape: tuple[int, int, int]
     device: str
@@ -52,6 +57,10 @@ class Measured:
     snapshot_bytes: int
     snapshot_load_s: float
     forward_s: float = 0.0
+    attack_one_s: float = 0.0
+    step_one_s: float = 0.0
+    alone_s: float = 0.0
+    gpus: int = 0
     makes_views: bool = False
 
     @property
@@ -69,10 +78,11 @@ def measure(experiment: Experiment) -> Measured:
     of_trainer = trainer_threads(config)
     of_worker = worker_threads(config) if asynchronous else of_trainer
     model, shard = experiment.model, _example(experiment)
-    attack = {n: _attack_s(experiment, attacker, n) for n in {of_worker, 1 if attacker.type == "cpu" else of_worker}}
+    everything = cores() if device.type == "cpu" else of_trainer
+    attack = {n: _attack_s(experiment, attacker, n) for n in {of_worker, 1, everything}}
     forward_s = _forward_s(experiment, attacker, of_worker)
     learner = Learner(experiment, device)
-    step = {n: _step_s(learner, shard, n) for n in {of_trainer, 1 if device.type == "cpu" else of_trainer}}
+    step = {n: _step_s(learner, shard, n) for n in {of_trainer, 1, everything}}
     arrays = to_arrays(model.to("cpu"), half=config.model.precision == "bf16")
     with _threads(of_worker):
         payload = encode_shard(shard, config.queue.wire)
@@ -88,8 +98,8 @@ def measure(experiment: Experiment) -> Measured:
         trainer_threads=of_trainer,
         attack_s=attack[of_worker],
         step_s=step[of_trainer],
-        attack_core_s=attack[1] if attacker.type == "cpu" else 0.0,
-        step_core_s=step[1] if device.type == "cpu" else 0.0,
+        attack_core_s=_attack_s(experiment, attacker, 1, time.process_time) if attacker.type == "cpu" else 0.0,
+        step_core_s=_step_s(learner, shard, 1, time.process_time) if device.type == "cpu" else 0.0,
         encode_s=encode_s,
         decode_s=decode_s,
         payload_bytes=len(payload),
@@ -97,6 +107,10 @@ def measure(experiment: Experiment) -> Measured:
         snapshot_bytes=sum(array.nbytes for array in arrays.values()),
         snapshot_load_s=load_s,
         forward_s=forward_s,
+        attack_one_s=attack[1],
+        step_one_s=step[1],
+        alone_s=attack[everything] + step[everything],
+        gpus=torch.cuda.device_count(),
         makes_views=experiment.attack.makes_views,
     )
 
@@ -120,7 +134,7 @@ def _example(experiment: Experiment) -> Shard:
     return Shard(Key(0, 0, 0), 0, 0, 0, attack.record, delta, labels)
 
 
-def _attack_s(experiment: Experiment, device: torch.device, threads: int) -> float:
+def _attack_s(experiment: Experiment, device: torch.device, threads: int, clock: Clock = time.perf_counter) -> float:
     """Time of a whole attack: its setup plus its number of steps times the median time of a step.
 
     The allocator is left out, because it would skip nearly all steps of an untrained network. For AugMix the setup is
@@ -142,7 +156,8 @@ def _attack_s(experiment: Experiment, device: torch.device, threads: int) -> flo
         _finish(device)
 
     with _threads(threads), frozen(model):
-        return median_seconds(restart) + (current[0].steps * median_seconds(advance) if current[0].steps else 0.0)
+        steps = current[0].steps
+        return median_seconds(restart, clock) + (steps * median_seconds(advance, clock) if steps else 0.0)
 
 
 def _without_allocator(context: AttackContext) -> AttackContext:
@@ -165,7 +180,7 @@ def _forward_s(experiment: Experiment, device: torch.device, threads: int) -> fl
         return median_seconds(forward)
 
 
-def _step_s(learner: Learner, shard: Shard, threads: int) -> float:
+def _step_s(learner: Learner, shard: Shard, threads: int, clock: Clock = time.perf_counter) -> float:
     """Time of a training step per shard. If a whole step would take too long, a step with fewer shards is timed."""
     with _threads(threads):
         began = time.perf_counter()
@@ -177,7 +192,7 @@ def _step_s(learner: Learner, shard: Shard, threads: int) -> float:
             learner.learn(learner.batch([shard] * count), 0)
             _finish(learner.device)
 
-        return median_seconds(step) / count
+        return median_seconds(step, clock) / count
 
 
 def _round_trip_s(payload: bytes) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from sparring.commands.combinations import check_combinations
 from sparring.commands.live import require_passed
@@ -58,6 +59,7 @@ def check(config: Config, live: Live = NOTHING_PASSED, *, starts: bool) -> Exper
         require_compiler()
     experiment = build_experiment(config, live)
     try_methods(experiment)
+    _check_batches(experiment)
     _check_evaluation(experiment)
     if config.engine == "ray":
         _check_cluster(experiment)
@@ -125,6 +127,22 @@ def _check_device(config: Config) -> None:
             f"ddp.ranks = {config.ddp.ranks} with trainer.device = {config.trainer.device!r}: each rank needs a GPU, "
             f"this machine has {there}. Set ddp.ranks to at most {there}, or trainer.device to 'cpu'."
         )
+
+
+def _check_batches(experiment: Experiment) -> None:
+    """Batch norm has no statistics of one example: refuse a step, or a rank's share of one, that has a single one."""
+    plan, config = experiment.plan, experiment.config
+    networks = [experiment.model] if experiment.helper is None else [experiment.model, experiment.helper.network]
+    if not any(isinstance(module, _BatchNorm) for network in networks for module in network.modules()):
+        return
+    for epoch in (0, plan.epochs - 1):
+        tickets_of_last_step = (plan.shards(epoch) - 1) % plan.shards_per_step + 1
+        if plan.smallest_ticket(epoch) == 1 and (config.engine == "ddp" or tickets_of_last_step == 1):
+            raise UsageError(
+                f"train.batch_size = {plan.batch_size} with {plan.examples(epoch)} training examples: model.name = "
+                f"{config.model.name!r} has batch norm, and a training step on a single example has no batch "
+                f"statistics. Set train.batch_size to at least 2, and use at least 2 training examples."
+            )
 
 
 def _check_evaluation(experiment: Experiment) -> None:

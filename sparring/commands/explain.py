@@ -14,6 +14,7 @@ from sparring.allocators import speedup_ceiling, theoretical_speedup
 from sparring.attacks import Attack
 from sparring.commands.calibration import Measured, measure
 from sparring.commands.combinations import check_combinations
+from sparring.commands.verdict import Choice, choices, queue_core_s, sentence
 from sparring.config import Config, check_staleness, depth, exchanges, tickets_at_once, trainer_attacks
 from sparring.errors import UsageError
 from sparring.queue.sizing import needed_memory
@@ -74,6 +75,12 @@ class Explanation:
     predicted: Predicted
     refused: str | None
     remarks: list[str]
+    choices: list[Choice]
+
+    @property
+    def verdict(self) -> str:
+        """Which engine to use, with the expected time of each."""
+        return sentence(self.choices)
 
     @property
     def ok(self) -> bool:
@@ -83,6 +90,8 @@ class Explanation:
         """Plain types, for JSON."""
         return {
             "ok": self.ok,
+            "verdict": self.verdict,
+            "choices": [{"name": each.name, **asdict(each)} for each in self.choices],
             "refused": self.refused,
             "inequalities": [{"inequality": text, "holds": holds} for text, holds in inequalities(self.config)],
             "measured": {**asdict(self.measured), "latency_s": self.measured.latency_s},
@@ -123,7 +132,7 @@ def explain(config: Config) -> Explanation:
         except UsageError as error:
             refused = str(error)
             remarks.insert(0, f"This recipe would be refused: {refused}")
-    return Explanation(config, measured, predicted, refused, remarks)
+    return Explanation(config, measured, predicted, refused, remarks, choices(config, measured, experiment.plan))
 
 
 def inequalities(config: Config) -> list[tuple[str, bool]]:
@@ -225,8 +234,8 @@ def shard_rate(config: Config, measured: Measured) -> tuple[float, str]:
     speedup = ideal_speedup(config, ratio)
     rate = speedup / (measured.attack_s + measured.step_s)
     work = measured.attack_core_s + measured.step_core_s
-    if config.ray.address == "local" and work > 0 and measured.cores / work < rate:
-        return measured.cores / work, "the cores"
+    if config.ray.address == "local" and work > 0 and measured.cores / (work + queue_core_s(measured)) < rate:
+        return measured.cores / (work + queue_core_s(measured)), "the cores"
     return rate, "the trainer's step" if speedup >= 1 + ratio else "the workers' attack"
 
 
@@ -329,6 +338,7 @@ def _bottleneck_remark(config: Config, measured: Measured, predicted: Predicted)
     useful = f"about {predicted.useful_workers:.1f} workers are useful (attack time over step time per shard)"
     if predicted.bottleneck == "the cores":
         work = measured.attack_core_s + measured.step_core_s
+        work += queue_core_s(measured)
         return (
             f"The cores are the bottleneck: with {work:.3g} core-seconds per shard, {measured.cores} cores make "
             f"{measured.cores / work:.1f} shards/s with any number of workers. With a device for each process {useful}."

@@ -39,7 +39,7 @@ from sparring.models.starting import not_fresh
 from sparring.observe.discovery import announced, reachable
 from sparring.observe.exporter import Exporter
 from sparring.observe.progress import Progress
-from sparring.observe.report import summary
+from sparring.observe.report import MEASURED, summary
 from sparring.observe.state import Heartbeats, Report, RunState
 from sparring.runs import Run, open_run, write_atomically
 from sparring.trainer import checkpoints
@@ -303,7 +303,7 @@ def _conclude(
     state.phase, state.message = phase, message
     latest.update(state)
     latest.write()
-    figures = {name: value for name, value in (evaluation or {}).items() if name != "seconds"}
+    figures = {name: value for name, value in (evaluation or {}).items() if name in MEASURED}
     content = summary(state, figures)
     run.write_json("summary.json", content)
     return Result(run, phase, content)

@@ -318,7 +318,8 @@ class TrainSettings(Settings):
     max_steps: int | None = setting(None, "steps", ge=1)
     """Stop after this number of steps, even inside an epoch. Schedules do not depend on it."""
     batch_size: int = setting(64, "examples per shard", ge=1, le=65536)
-    """Number of examples b that are attacked together: the size of a shard."""
+    """Number of examples b that are attacked together: the size of a shard. The last shard of an epoch takes what is
+    left; a single example that is left joins the shard before it."""
     shards_per_step: int = setting(1, "shards", ge=1, le=4096)
     """Number of shards M per training step: a step trains on M·b examples."""
     replays: int = setting(1, "steps per batch", ge=1, le=1000)

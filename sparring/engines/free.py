@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparring.attacks import Attack, perturbed
+from sparring.attacks import Attack, GradientCheck, perturbed
+from sparring.attacks.gradients import finite
 from sparring.errors import SparringError
 from sparring.objectives import Batch
 from sparring.queue.messages import Key, Shard
@@ -31,11 +32,15 @@ from sparring.trainer.session import Session
 
 
 class Kept:
-    """The perturbations that are kept from batch to batch: float32 [M·b, C, H, W]."""
+    """The perturbations that are kept from batch to batch, float32 [largest step, C, H, W].
+
+    check: of their last gradients.
+    """
 
     def __init__(self, experiment: Experiment, device: torch.device) -> None:
-        rows = experiment.plan.batch_size * experiment.plan.shards_per_step
+        rows = experiment.plan.largest_step
         self.delta = torch.zeros(rows, *experiment.training.shape, device=device)
+        self.check = GradientCheck(rows, device)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
@@ -58,14 +63,16 @@ def run(session: Session, experiment: Experiment, resumed: Checkpoint | None) ->
         attack, rows = _attack(learner), slice(0, len(y))
         delta = attack.project(kept.delta[rows], x, attack.radius)
         x_adv = perturbed(x, delta).requires_grad_()
-        session.learn(_shards(session, keys, delta, y, attack), Batch(x, x_adv, y))
+        session.learn(_shards(session, keys, delta, y, attack, kept.check), Batch(x, x_adv, y))
         if x_adv.grad is None:
             raise SparringError(
                 "train.replays above 1: the pass gave no gradient of the images. Take an objective that uses the "
                 "attacked images, or set train.replays to 1."
             )
+        kept.check = GradientCheck(len(kept.delta), x.device)
+        kept.check.note(x_adv.grad, rows)
         size = torch.full((len(y),), attack.alpha, device=x.device)
-        kept.delta[rows] = attack.project(attack.step(delta, x_adv.grad, size, {}), x, attack.radius)
+        kept.delta[rows] = attack.project(attack.step(delta, finite(x_adv.grad), size, {}), x, attack.radius)
     return session.finish()
 
 
@@ -79,10 +86,25 @@ def _attack(learner: Learner) -> Attack:
     return attack
 
 
-def _shards(session: Session, keys: tuple[Key, ...], delta: Tensor, y: Tensor, attack: Attack) -> list[Shard]:
+def _shards(
+    session: Session, keys: tuple[Key, ...], delta: Tensor, y: Tensor, attack: Attack, check: GradientCheck
+) -> list[Shard]:
     """The shards of this step for the records, with one gradient evaluation per example."""
     sizes, version = [len(session.plan.indices(key.epoch, key.number)) for key in keys], session.learner.step
-    parts = zip(keys, torch.split(delta, sizes), torch.split(y, sizes), strict=True)
+    of_delta, of_labels = torch.split(delta, sizes), torch.split(y, sizes)
+    zero, non_finite = (torch.split(each[: len(y)], sizes) for each in (check.zero, check.non_finite))
     return [
-        Shard(key, 0, version, version, attack.record, d, labels, gradients=len(labels)) for key, d, labels in parts
+        Shard(
+            key,
+            0,
+            version,
+            version,
+            attack.record,
+            of_delta[number],
+            of_labels[number],
+            gradients=sizes[number],
+            zero_gradients=int(zero[number].sum()),
+            non_finite_gradients=int(non_finite[number].sum()),
+        )
+        for number, key in enumerate(keys)
     ]

@@ -8,13 +8,14 @@ only the examples that are still correct after those before it.
 from __future__ import annotations
 
 import logging
+import math
 import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pyautoattack import AutoAttack
@@ -23,7 +24,10 @@ from torch import Tensor, nn
 from sparring.attacks import frozen
 from sparring.attacks.norms import l2_norms
 from sparring.errors import SparringError
+from sparring.evaluation.finite import FinitePredictions
+from sparring.evaluation.outcomes import logits_of
 from sparring.machine.devices import device_of
+from sparring.objectives.predictions import are_finite
 
 log = logging.getLogger(__name__)
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
@@ -35,6 +39,23 @@ PROGRESS_EVERY_S = 1.0
 BATCH = re.compile(r"(\S+) - (\d+)/(\d+) - ")  # 'apgd-ce - 1/4 - 10 out of 250 successfully perturbed'
 
 Progress = Callable[[str], None]
+
+
+class Ensemble(NamedTuple):
+    """Results per example, on the device of the images, and the package's warnings.
+
+    alive: bool [N], correct on the clean image and after every attack. images: float32 [N, C, H, W], of each example an
+    attacked image that is misclassified, else the clean one. non_finite_gradient, non_finite_logits: bool [N], met
+    somewhere in the ball; an example with the latter is not alive.
+    """
+
+    alive: Tensor
+    images: Tensor
+    non_finite_gradient: Tensor
+    non_finite_logits: Tensor
+    warnings: list[str]
+
+
 Predict = Callable[[Tensor], Tensor]  # images [N, C, H, W] -> logits [N, classes]
 
 
@@ -66,17 +87,14 @@ def autoattack(
     seed: int,
     batch_size: int,
     progress: Progress | None = None,
-) -> Tensor:
-    """Which examples survive the ensemble. The model is attacked in eval mode on its own device.
+) -> Ensemble:
+    """Attack by the ensemble. The model is attacked in eval mode on its own device.
 
     Args:
         x: float32 [N, C, H, W] in [0, 1], on any device. labels: int64 [N], on the same device.
         seed: seed of each attack on each batch, so the result also depends on `batch_size`.
         progress: called with a sentence (attacks, batches and forward passes done) after each batch of each attack and
             about once a second in between. An exception that it raises ends the evaluation and reaches the caller.
-
-    Returns:
-        bool [N], on the device of x: correct on the clean image and after every attack.
 
     Raises:
         SparringError: images too small or classes too few for the ensemble, or an attacked image outside the ball or
@@ -99,8 +117,8 @@ def square(
     queries: int,
     batch_size: int,
     progress: Progress | None = None,
-) -> Tensor:
-    """Which examples survive the Square attack alone: random search with `queries` forward passes, no gradients.
+) -> Ensemble:
+    """Attack by Square alone: random search with `queries` forward passes, no gradients.
 
     Andriushchenko et al. 2020 (arXiv:1912.00049). Its schedule is scaled to the queries. Otherwise as `autoattack`.
     """
@@ -126,21 +144,28 @@ def _attacked(
     epsilon: float,
     batch_size: int,
     progress: Progress | None,
-) -> Tensor:
+) -> Ensemble:
     x, device = x.float().contiguous(), device_of(model)
-    listener = _Listener(attacks, progress)
+    listener, model_calls = _Listener(attacks, progress), FinitePredictions(model, x, norm, epsilon)
 
     def predict(images: Tensor) -> Tensor:
         listener.count_pass()
-        logits: Tensor = model(images)
-        return logits
+        return model_calls(images)
 
+    images, alive = x.clone(), torch.zeros_like(labels, dtype=torch.bool)
     with frozen(model), _listening(listener), _tracing_kept(), _random_state_kept(device):
-        images, predictions = make(predict, device).run_standard_evaluation(x, labels, batch_size=batch_size)
+        sound = torch.cat([are_finite(logits_of(model, some.to(device))) for some in torch.split(x, batch_size)])
+        where = sound.to(x.device).nonzero().flatten()
+        if len(where):
+            ensemble = make(predict, device)
+            images[where], predictions = ensemble.run_standard_evaluation(
+                x[where], labels[where], batch_size=batch_size
+            )
+            alive[where] = predictions == labels[where]
     _require_inside(images, x, norm, epsilon)
     listener.finish()
-    survivors: Tensor = predictions == labels
-    return survivors
+    broken = model_calls.non_finite_logits | ~sound.to(x.device)
+    return Ensemble(alive & ~broken, images, model_calls.non_finite_gradient, broken, listener.warnings)
 
 
 def _ensemble(
@@ -201,9 +226,15 @@ def _require_inside(images: Tensor, x: Tensor, norm: str, epsilon: float) -> Non
     if not (size <= limit and low >= 0 and high <= 1):  # written so that NaN is refused
         raise SparringError(
             f"evaluation.attack = 'autoattack' made perturbations of norm {size:.6g} with attack.epsilon = "
-            f"{epsilon:.6g} ({norm}), and pixels in [{low:.6g}, {high:.6g}]: its robust accuracy would be wrong. Set "
-            f"evaluation.attack to 'pgd'."
+            f"{epsilon:.6g} ({norm}), and pixels in [{low:.6g}, {high:.6g}]: its robust accuracy would be wrong. "
+            f"{_remedy(size)}"
         )
+
+
+def _remedy(size: float) -> str:
+    if math.isfinite(size):
+        return "Set evaluation.attack to 'pgd'."
+    return "Look in the model for what is not finite in the ball: a division, root or logarithm of 0, or an overflow."
 
 
 class _Listener(logging.Handler):
@@ -216,12 +247,14 @@ class _Listener(logging.Handler):
         self._batches = ""
         self._reported_at = time.monotonic()
         self._warned: set[str] = set()
+        self.warnings: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         """Exceptions of the caller's progress are not caught: nothing here calls handleError."""
         if record.levelno >= logging.WARNING and record.funcName not in self._warned:
             self._warned.add(str(record.funcName))
-            log.warning("AutoAttack: %s", record.getMessage())
+            self.warnings.append(f"AutoAttack: {record.getMessage()}")
+            log.warning(self.warnings[-1])
         if found := BATCH.match(record.getMessage()):
             attack, number, batches = found[1], int(found[2]), int(found[3])
             ended = number == batches

@@ -22,7 +22,9 @@ from torch import Tensor, nn
 from sparring.attacks import frozen
 from sparring.data import Dataset, require_bytes, scaled
 from sparring.errors import SparringError, UsageError
-from sparring.evaluation.robustness import correct_on, interval
+from sparring.evaluation.findings import Findings, warnings_of
+from sparring.evaluation.outcomes import Outcomes, clean_outcomes, joined
+from sparring.evaluation.robustness import interval
 from sparring.machine.devices import device_of
 from sparring.randomness import generator
 
@@ -65,6 +67,7 @@ class Corruptions:
     corrupted_accuracy: float
     corrupted_interval: Pair
     corruptions: list[Corrupted]
+    warnings: list[str]
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -92,20 +95,23 @@ def corruptions(
     """
     total = len(test) if samples is None else min(samples, len(test))
     source = generated(test, seed) if root is None else read(_folder(root, data))
-    clean = _correct(model, lambda _, __, first, last: _clean(test, first, last), "", 0, total, batch_size)
-    rows = []
+    clean = _outcomes(model, lambda _, __, first, last: _clean(test, first, last), "", 0, total, batch_size)
+    rows, broken = [], clean.non_finite_logits
     for name in CORRUPTIONS:
         cells = []
         for severity in SEVERITIES:
-            cells.append(_correct(model, source, name, severity, total, batch_size))
+            seen = _outcomes(model, source, name, severity, total, batch_size)
+            cells.append(seen.clean)
+            broken = broken | seen.non_finite_logits
             if progress is not None:
                 progress(f"{name}, severity {severity}: {total} test examples evaluated")
         rows.append(torch.stack(cells))
     source_name = "imagecorruptions-imaug (ImageNet-C's strengths)" if root is None else FOLDERS[data]
-    return summarised(source_name, clean, torch.stack(rows))
+    warnings = warnings_of(Findings(total, non_finite_logits=int(broken.sum())))
+    return summarised(source_name, clean.clean, torch.stack(rows), warnings)
 
 
-def summarised(source: str, clean: Tensor, correct: Tensor) -> Corruptions:
+def summarised(source: str, clean: Tensor, correct: Tensor, warnings: list[str]) -> Corruptions:
     """Accuracies of clean: bool [N], and correct: bool [corruptions, severities, N].
 
     Intervals of means count every image once, because its corrupted versions are not independent samples.
@@ -121,7 +127,7 @@ def summarised(source: str, clean: Tensor, correct: Tensor) -> Corruptions:
     ]
     total, count = len(clean), int(clean.sum())
     mean, mean_interval = mean_of_images(correct.flatten(0, 1))
-    return Corruptions(source, total, count / total, interval(count, total), mean, mean_interval, table)
+    return Corruptions(source, total, count / total, interval(count, total), mean, mean_interval, table, warnings)
 
 
 def mean_of_images(correct: Tensor) -> tuple[float, Pair]:
@@ -246,10 +252,10 @@ def _clean(test: Dataset, first: int, last: int) -> tuple[Tensor, Tensor]:
     return test.images(indices), test.labels[indices]
 
 
-def _correct(model: nn.Module, source: Source, name: str, severity: int, total: int, size: int) -> Tensor:
+def _outcomes(model: nn.Module, source: Source, name: str, severity: int, total: int, size: int) -> Outcomes:
     device, found = device_of(model), []
     with frozen(model):
         for first in range(0, total, size):
             images, labels = source(name, severity, first, min(first + size, total))
-            found.append(correct_on(model, scaled(images.to(device)), labels.to(device)).cpu())
-    return torch.cat(found)
+            found.append(clean_outcomes(model, scaled(images.to(device)), labels.to(device)).cpu())
+    return joined(found)

@@ -20,7 +20,9 @@ from sparring.attacks import Attack
 from sparring.config import EvaluationSettings
 from sparring.data import Dataset
 from sparring.evaluation.autoattack import square
-from sparring.evaluation.robustness import attack_for, batches, counted, describe, interval, outcomes
+from sparring.evaluation.findings import findings_of, warnings_of, worst
+from sparring.evaluation.outcomes import Outcomes, batches, outcomes
+from sparring.evaluation.robustness import attack_for, counted, describe, interval
 
 EPSILONS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # relative to the trained ε
 STEPS = (1, 2, 5, 10, 20, 50, 100)
@@ -79,18 +81,20 @@ def curves(
     unbounded = math.sqrt(math.prod(dataset.shape)) if threat.norm == "l2" else 1.0  # the ball holds all of [0, 1]
     radii = [share * base.epsilon for share in EPSILONS if share * base.epsilon < unbounded] + [unbounded]
 
-    def alive(attack: Attack) -> Tensor:
+    def attacked(attack: Attack) -> Outcomes:
         report = counted(progress, f"{describe(attack)}: ")
         size, samples = settings.batch_size, settings.samples
-        return outcomes(model, dataset, attack, samples=samples, batch_size=size, seed=seed, progress=report)[1]
+        return outcomes(model, dataset, attack, samples=samples, batch_size=size, seed=seed, progress=report)
 
     by_epsilon = [_with(base, epsilon, base.steps) for epsilon in radii]
     by_steps = [_with(base, base.epsilon, steps) for steps in STEPS]
-    survivors = {attack: alive(attack) for attack in dict.fromkeys([*by_epsilon, *by_steps])}
+    found = {attack: attacked(attack) for attack in dict.fromkeys([*by_epsilon, *by_steps])}
+    survivors = {attack: outcome.robust for attack, outcome in found.items()}
     points = {
         attack: _point(attack.epsilon, attack.steps, describe(attack), robust) for attack, robust in survivors.items()
     }
     warnings = [
+        *warnings_of(worst(findings_of(outcome) for outcome in found.values())),
         *masked([(f"ε = {attack.epsilon:.4g}", survivors[attack]) for attack in by_epsilon]),
         *masked([(f"PGD-{attack.steps}", survivors[attack]) for attack in by_steps]),
         *unbounded_warning(survivors[by_epsilon[-1]], unbounded),
@@ -190,4 +194,4 @@ def _square(
         queries=settings.square_queries,
         batch_size=settings.batch_size,
         progress=progress,
-    ).cpu()
+    ).alive.cpu()

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from sparring.attacks import Attack, frozen, perturb, perturbed
+from sparring.attacks import Attack, frozen
 from sparring.config import EvaluationSettings
 from sparring.data import Dataset, batch
 from sparring.evaluation.autoattack import autoattack
 from sparring.evaluation.autoattack import describe as describe_autoattack
+from sparring.evaluation.findings import findings_of, warnings_of
+from sparring.evaluation.outcomes import Outcomes, clean_outcomes, joined, outcomes
 from sparring.machine.devices import device_of
 from sparring.models.forward import plain
-from sparring.randomness import generator
 
+log = logging.getLogger(__name__)
 Progress = Callable[[str], None]
 
 
@@ -32,7 +35,12 @@ class Verdicts(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Accuracies in [0, 1] on `samples` test examples with 95 % intervals, and the attack."""
+    """Accuracies in [0, 1] on `samples` test examples with 95 % intervals, and the attack.
+
+    zero_gradients: robust examples whose attack met a gradient of zero; non_finite_gradients: examples whose gradient
+    had entries that are not finite, taken as 0; non_finite_logits: examples that count as wrong for it. `warnings` says
+    what this does to the figures, and what to do.
+    """
 
     clean_accuracy: float
     robust_accuracy: float
@@ -41,6 +49,10 @@ class Evaluation:
     seconds: float
     clean_interval: tuple[float, float]
     robust_interval: tuple[float, float]
+    zero_gradients: int = 0
+    non_finite_gradients: int = 0
+    non_finite_logits: int = 0
+    warnings: tuple[str, ...] = ()
     verdicts: Verdicts | None = field(default=None, repr=False, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
@@ -59,8 +71,9 @@ def attack_for(threat: Attack, settings: EvaluationSettings) -> Attack:
 
 def describe(attack: Attack) -> str:
     """Such as `PGD-50, 3 restarts, step 0.01, linf 0.2`."""
+    name = (attack.name or "pgd").upper()
     return (
-        f"{attack.name.upper()}-{attack.steps}, {attack.restarts} restart{'s' if attack.restarts > 1 else ''}, "
+        f"{name}-{attack.steps}, {attack.restarts} restart{'s' if attack.restarts > 1 else ''}, "
         f"step {attack.alpha:.4g}, {attack.norm} {attack.epsilon:.4g}"
     )
 
@@ -81,10 +94,8 @@ def evaluate(
         progress: called with (examples done, all examples).
     """
     began = time.perf_counter()
-    clean, robust = outcomes(
-        model, dataset, attack, samples=samples, batch_size=batch_size, seed=seed, progress=progress
-    )
-    return evaluation_of(Verdicts(clean, robust), describe(attack), time.perf_counter() - began)
+    found = outcomes(model, dataset, attack, samples=samples, batch_size=batch_size, seed=seed, progress=progress)
+    return evaluation_of(found, describe(attack), time.perf_counter() - began)
 
 
 def evaluate_by_autoattack(
@@ -103,7 +114,7 @@ def evaluate_by_autoattack(
     x, y = batch(dataset, torch.arange(total), augment="none", seed=seed, epoch=0)
     if progress is not None:
         progress(f"AutoAttack on {total} test examples")
-    alive = autoattack(
+    found = autoattack(
         model,
         x,
         y,
@@ -114,47 +125,22 @@ def evaluate_by_autoattack(
         batch_size=batch_size,
         progress=progress,
     )
-    verdicts = Verdicts(_clean_verdicts(model, x, y, batch_size), alive.cpu())
+    after = replace(
+        _clean_outcomes(model, x, y, batch_size),
+        robust=found.alive.cpu(),
+        non_finite_gradient=found.non_finite_gradient.cpu(),
+        non_finite_logits=found.non_finite_logits.cpu(),
+    )
     attack = describe_autoattack(threat.norm, threat.epsilon, dataset.classes)
-    return evaluation_of(verdicts, attack, time.perf_counter() - began)
+    return evaluation_of(after, attack, time.perf_counter() - began, found.warnings)
 
 
-def outcomes(
-    model: nn.Module,
-    dataset: Dataset,
-    attack: Attack,
-    *,
-    samples: int | None = None,
-    batch_size: int = 500,
-    seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """The result of each of the first `samples` examples; see `evaluate`.
-
-    Returns:
-        two bool [samples] on the CPU: correct on the clean image; correct there and after every restart.
-    """
-    model = plain(model)
-    total = len(dataset) if samples is None else min(samples, len(dataset))
-    clean, robust = [], []
-    if progress is not None:
-        progress(0, total)
-    with frozen(model):
-        for first, x, y in batches(model, dataset, total, batch_size):
-            correct = correct_on(model, x, y)
-            clean.append(correct.cpu())
-            robust.append(_survivors(model, x, y, correct, attack, seed, first).cpu())
-            if progress is not None:
-                progress(first + len(y), total)
-    return torch.cat(clean), torch.cat(robust)
-
-
-def batches(model: nn.Module, dataset: Dataset, total: int, size: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Batches of the first `total` examples on the model's device: first index, images in [0, 1], labels."""
+def _clean_outcomes(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> Outcomes:
+    """The outcomes of the clean images, on the CPU."""
     device = device_of(model)
-    for first in range(0, total, size):
-        x, y = batch(dataset, torch.arange(first, min(first + size, total)), augment="none", seed=0, epoch=0)
-        yield first, x.to(device), y.to(device)
+    parts = zip(torch.split(x, batch_size), torch.split(y, batch_size), strict=True)
+    with frozen(model):
+        return joined([clean_outcomes(model, some.to(device), labels.to(device)).cpu() for some, labels in parts])
 
 
 def evaluate_by(
@@ -188,39 +174,28 @@ def interval(successes: int, total: int) -> tuple[float, float]:
     return max(0.0, (centre - half_width) / scale), min(1.0, (centre + half_width) / scale)
 
 
-def evaluation_of(verdicts: Verdicts, attack: str, seconds: float) -> Evaluation:
-    """The accuracies and intervals of the verdicts; `attack` describes the attack."""
-    total = len(verdicts.clean)
-    clean, robust = (int(each.sum()) for each in verdicts)
-    intervals = interval(clean, total), interval(robust, total)
-    return Evaluation(clean / total, robust / total, total, attack, seconds, *intervals, verdicts)
+def evaluation_of(outcomes: Outcomes, attack: str, seconds: float, warnings: Sequence[str] = ()) -> Evaluation:
+    """The figures of the outcomes.
 
-
-def _clean_verdicts(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
-    """bool [N] on the CPU: correct on the clean image."""
-    device = device_of(model)
-    parts = zip(torch.split(x, batch_size), torch.split(y, batch_size), strict=True)
-    with frozen(model):
-        return torch.cat([correct_on(model, some.to(device), labels.to(device)).cpu() for some, labels in parts])
-
-
-def _survivors(
-    model: nn.Module, x: Tensor, y: Tensor, correct: Tensor, attack: Attack, seed: int, first: int
-) -> Tensor:
-    """bool [N]: correct on the clean image and after every restart. A misclassified example is not attacked again."""
-    alive = correct.clone()
-    once = replace(attack, restarts=1)
-    for restart in range(attack.restarts):
-        where = alive.nonzero().flatten()
-        if len(where) == 0:
-            break
-        delta = perturb(model, x[where], y[where], once, generator(seed, "evaluate", first, restart))
-        alive[where] = correct_on(model, perturbed(x[where], delta), y[where])
-    return alive
-
-
-def correct_on(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """bool [N]: the prediction is the label."""
-    with torch.no_grad():
-        prediction: Tensor = model(x).argmax(1)
-    return prediction == y
+    Args:
+        attack: its description. warnings: those of the attack itself.
+    """
+    found = findings_of(outcomes)
+    total, clean = found.samples, int(outcomes.clean.sum())
+    told = (*warnings_of(found), *warnings)
+    for warning in told:
+        log.warning("%s: %s", attack, warning)
+    return Evaluation(
+        clean_accuracy=clean / total,
+        robust_accuracy=found.robust / total,
+        samples=total,
+        attack=attack,
+        seconds=seconds,
+        clean_interval=interval(clean, total),
+        robust_interval=interval(found.robust, total),
+        zero_gradients=found.zero_gradients,
+        non_finite_gradients=found.non_finite_gradients,
+        non_finite_logits=found.non_finite_logits,
+        warnings=told,
+        verdicts=Verdicts(outcomes.clean, outcomes.robust),
+    )

@@ -10,14 +10,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from sparring.attacks import CROSS_ENTROPY, Attack, frozen, perturb, perturbed
+from sparring.attacks import CROSS_ENTROPY, Attack, GradientCheck, frozen, perturb, perturbed
 from sparring.config import EvaluationSettings
 from sparring.data import Dataset
 from sparring.errors import UsageError
-from sparring.evaluation.robustness import attack_for, batches, correct_on, describe, interval
+from sparring.evaluation.findings import findings_of, warnings_of
+from sparring.evaluation.outcomes import Outcomes, batches, clean_outcomes, joined
+from sparring.evaluation.robustness import attack_for, describe, interval
 from sparring.randomness import generator
 
 Pair = tuple[float, float]
@@ -51,6 +52,7 @@ class Matrix:
     clean_interval: list[Pair]
     accuracy: list[list[float]]
     interval: list[list[Pair]]
+    warnings: list[str]
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -74,25 +76,26 @@ def transfer(
     _require_alike(members)
     attacks = [_attack_of(member, settings, as_trained) for member in members]
     total = len(members[0].test) if settings.samples is None else min(settings.samples, len(members[0].test))
-    clean = torch.zeros(len(members), dtype=torch.int64)
-    counts = torch.zeros(len(members), len(members), dtype=torch.int64)
+    rows: list[list[Outcomes]] = []
     for source, attack in enumerate(attacks):
+        parts = []
         for first, x, y in batches(members[source].model, members[source].test, total, settings.batch_size):
-            correct = torch.stack([_correct(member.model, x, y) for member in members])
-            if source == 0:
-                clean += correct.sum(1)
-            counts[source] += _survivors(members, source, attack, x, y, correct, generator_keys=(seed, first)).sum(1)
+            parts.append(_attacked(members, source, attack, x, y, seed, first))
             if progress is not None:
                 progress(f"{members[source].name}: {first + len(y)} of {total} test examples attacked")
+        rows.append([joined(of_target) for of_target in zip(*parts, strict=True)])
+    clean = [int(outcomes.clean.sum()) for outcomes in rows[0]]
+    counts = [[int(outcomes.robust.sum()) for outcomes in row] for row in rows]
     return Matrix(
         names=[member.name for member in members],
         checkpoints=[member.checkpoint for member in members],
         attacks=[_described(attack) for attack in attacks],
         samples=total,
-        clean=[count / total for count in clean.tolist()],
-        clean_interval=[interval(count, total) for count in clean.tolist()],
-        accuracy=[[count / total for count in row] for row in counts.tolist()],
-        interval=[[interval(count, total) for count in row] for row in counts.tolist()],
+        clean=[count / total for count in clean],
+        clean_interval=[interval(count, total) for count in clean],
+        accuracy=[[count / total for count in row] for row in counts],
+        interval=[[interval(count, total) for count in row] for row in counts],
+        warnings=_warnings(members, rows),
     )
 
 
@@ -108,29 +111,42 @@ def _attack_of(member: Member, settings: EvaluationSettings, as_trained: bool) -
     return replace(member.threat, loss=CROSS_ENTROPY)
 
 
-def _survivors(
-    members: Sequence[Member],
-    source: int,
-    attack: Attack,
-    x: Tensor,
-    y: Tensor,
-    correct: Tensor,
-    generator_keys: tuple[int, int],
-) -> Tensor:
-    """bool [members, N]: for each target, correct on the clean image and on the examples of every restart."""
-    alive, (seed, first) = correct.clone(), generator_keys
-    once = replace(attack, restarts=1)
+def _attacked(
+    members: Sequence[Member], source: int, attack: Attack, x: Tensor, y: Tensor, seed: int, first: int
+) -> list[Outcomes]:
+    """The outcomes of each target, on the CPU: correct on the clean image and on the examples of every restart."""
+    found = [_seen(member.model, x, y) for member in members]
+    check, once = GradientCheck(len(y), y.device), replace(attack, restarts=1)
     for restart in range(attack.restarts):
         with frozen(members[source].model):
-            delta = perturb(members[source].model, x, y, once, generator(seed, "transfer", first, restart))
+            random = generator(seed, "transfer", first, restart)
+            delta = perturb(members[source].model, x, y, once, random, check=check)
         attacked = perturbed(x, delta)
-        alive &= torch.stack([_correct(member.model, attacked, y) for member in members])
-    return alive
+        now = [_seen(member.model, attacked, y) for member in members]
+        found = [_after(before, each) for before, each in zip(found, now, strict=True)]
+    return [replace(each, zero_gradient=check.zero.cpu(), non_finite_gradient=check.non_finite.cpu()) for each in found]
 
 
-def _correct(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+def _after(before: Outcomes, now: Outcomes) -> Outcomes:
+    """What is known of the examples once they have been seen attacked too."""
+    broken = before.non_finite_logits | now.non_finite_logits
+    return replace(before, robust=before.robust & now.clean, non_finite_logits=broken)
+
+
+def _seen(model: nn.Module, x: Tensor, y: Tensor) -> Outcomes:
+    """The outcomes of these images, on the CPU."""
     with frozen(model):
-        return correct_on(model, x, y).cpu()
+        return clean_outcomes(model, x, y).cpu()
+
+
+def _warnings(members: Sequence[Member], rows: Sequence[Sequence[Outcomes]]) -> list[str]:
+    """What was found of each member: as a source on its own examples, and as a target of all."""
+    found = []
+    for number, member in enumerate(members):
+        findings = findings_of(rows[number][number])
+        logits = max(findings_of(row[number]).non_finite_logits for row in rows)
+        found += [f"{member.name}: {text}" for text in warnings_of(findings._replace(non_finite_logits=logits))]
+    return found
 
 
 def _require_alike(members: Sequence[Member]) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sparring.attacks import frozen
 from sparring.config import AugmixSettings
 from sparring.data import Dataset, augmix, scaled
-from sparring.evaluation.robustness import Evaluation, interval
+from sparring.evaluation.outcomes import clean_outcomes, joined
+from sparring.evaluation.robustness import Evaluation, evaluation_of
 from sparring.machine.devices import device_of
 from sparring.models.forward import plain
 
@@ -28,22 +30,15 @@ def evaluate_views(
 
     The views are always those of epoch 0, so that evaluations can be compared.
     """
-    began, model = time.perf_counter(), plain(model)
+    began, model, device = time.perf_counter(), plain(model), device_of(model)
     total = len(dataset) if samples is None else min(samples, len(dataset))
-    clean = robust = 0
-    with frozen(model), torch.no_grad():
+    parts = []
+    with frozen(model):
         for indices in torch.split(torch.arange(total), batch_size):
-            images, labels = dataset.images(indices), dataset.labels[indices]
-            clean += int(_correct(model, images, labels).sum())
-            first, second = augmix.views(images, settings, seed=seed, epoch=0, indices=indices)
-            robust += int((_correct(model, first, labels) & _correct(model, second, labels)).sum())
-    of_clean, of_robust = interval(clean, total), interval(robust, total)
-    seconds = time.perf_counter() - began
-    return Evaluation(clean / total, robust / total, total, "both of two AugMix views", seconds, of_clean, of_robust)
-
-
-def _correct(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """bool [N], on the CPU."""
-    x = scaled(images).to(device_of(model))
-    predictions: Tensor = model(x).argmax(1)
-    return predictions.cpu() == labels
+            images, labels = dataset.images(indices), dataset.labels[indices].to(device)
+            views = augmix.views(images, settings, seed=seed, epoch=0, indices=indices)
+            seen = [clean_outcomes(model, scaled(each).to(device), labels) for each in (images, *views)]
+            non_finite = torch.stack([each.non_finite_logits for each in seen]).any(0)
+            both = seen[1].clean & seen[2].clean
+            parts.append(replace(seen[0], robust=both, non_finite_logits=non_finite).cpu())
+    return evaluation_of(joined(parts), "both of two AugMix views", time.perf_counter() - began)

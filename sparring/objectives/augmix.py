@@ -9,6 +9,7 @@ from sparring.config import AugmixSettings
 from sparring.objectives.losses import jsd
 from sparring.objectives.methods import Passes
 from sparring.objectives.objective import Batch, Objective
+from sparring.objectives.predictions import correct
 
 
 class AugMixConsistency(Objective):
@@ -49,5 +50,5 @@ def augmix_loss(
     logits: Tensor = model(torch.cat([x, views[0, augmented], views[1, augmented]]))
     clean, *of_views = torch.split(logits, [len(x), some, some])
     first, second = (clean.index_put((augmented,), each) for each in of_views)
-    correct = (first.argmax(1) == labels) & (second.argmax(1) == labels)
-    return jsd(clean, first, second, labels, weight), correct
+    right = correct(first, labels) & correct(second, labels)
+    return jsd(clean, first, second, labels, weight), right

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from sparring.objectives.predictions import correct
+
 if TYPE_CHECKING:
     from sparring.attacks import AttackLoss, Start
 
@@ -77,15 +79,19 @@ class Objective:
     def __call__(self, model: nn.Module, batch: Batch, helper: nn.Module | None = None) -> tuple[Tensor, Tensor]:
         """The scalar loss, and bool [N]: which attacked examples are classified correctly."""
         loss, adv_logits = self.loss(model, batch, helper)
-        return loss, adv_logits.detach().argmax(1) == batch.labels
+        return loss, correct(adv_logits.detach(), batch.labels)
 
 
 def logits_of_attacked(model: nn.Module, clean_logits: Tensor, batch: Batch) -> Tensor:
-    """[N, K]: logits of x_adv for attacked examples, the clean logits for the others; only the former are computed."""
-    attacked = (batch.x_adv != batch.x).flatten(1).any(1)
-    if not bool(attacked.any()):
+    """[N, K]: logits of x_adv for attacked examples, the clean logits for the others; only the former are computed.
+
+    A single attacked example is computed beside another one, since batch norm cannot train on one example.
+    """
+    attacked = (batch.x_adv != batch.x).flatten(1).any(1).nonzero()[:, 0]
+    if len(attacked) == 0:
         return clean_logits
-    return clean_logits.index_put((attacked,), model(batch.x_adv[attacked]))
+    passed = attacked if len(attacked) > 1 or len(batch.x) == 1 else torch.stack([attacked[0], attacked[0] - 1])
+    return clean_logits.index_put((attacked,), model(batch.x_adv[passed])[: len(attacked)])
 
 
 def weighted_mean(values: Tensor, weights: Tensor | None) -> Tensor:

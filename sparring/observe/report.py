@@ -26,6 +26,8 @@ SUMMARY_KEYS: dict[str, str] = {
     "ema_robust_accuracy": "robust_accuracy of the weights' moving average on the same examples; null: there is none",
     "ema_clean_interval": "95 % interval (Wilson) of ema_clean_accuracy, two shares; null: there is none",
     "ema_robust_interval": "95 % interval (Wilson) of ema_robust_accuracy, two shares; null: there is none",
+    "warnings": "what may make the accuracies wrong",
+    "ema_warnings": "the same of the averaged weights; null: there are none",
     "attack": "attack of the robust accuracy; null: unknown",
     "samples": "number of examples on which the accuracies were measured",
     "max_staleness": "bound on staleness, in steps",
@@ -55,8 +57,16 @@ SUMMARY_KEYS: dict[str, str] = {
     "rollbacks": "rollbacks to the last checkpoint because of non-finite values",
     "overfittings": "rollbacks to good weights because robust accuracy on a training batch had fallen too far",
     "skipped_steps": "steps without an update, because the scaled fp16 gradients overflowed",
+    "attack_zero_gradients": "examples trained on whose attack met a gradient of exactly zero",
+    "attack_non_finite_gradients": "examples trained on whose attack met gradients with entries that are not finite, "
+    "taken as 0",
     "trainer_restarts": "how often a trainer that died was restarted",
 }
+
+
+FIGURES = ("clean_accuracy", "robust_accuracy", "clean_interval", "robust_interval", "warnings")
+EMA_FIGURES = tuple(f"ema_{name}" for name in FIGURES)
+MEASURED = (*FIGURES, *EMA_FIGURES, "attack", "samples")  # what a summary takes from an evaluation
 
 
 def summary(state: RunState, extra: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,7 +92,8 @@ def _of_state(state: RunState) -> dict[str, Any]:
         "attack": None,
         "clean_interval": None,
         "robust_interval": None,
-        **{f"ema_{name}": None for name in ("clean_accuracy", "robust_accuracy", "clean_interval", "robust_interval")},
+        **dict.fromkeys(EMA_FIGURES),
+        "warnings": [],
         "gradients_per_example": state.gradients / state.examples if state.examples else 0.0,
         "allocated": dict(state.allocated),
         "staleness_decisions": dict(state.staleness_decisions),

@@ -81,6 +81,8 @@ class RunState:
     pgd_until: int = 0
     guard_accuracy: float | None = None
     skipped_steps: int = 0
+    attack_zero_gradients: int = 0
+    attack_non_finite_gradients: int = 0
     trainer_pid: int = 0
     updated: float = 0.0
     message: str = ""

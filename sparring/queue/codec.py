@@ -27,7 +27,7 @@ from sparring.queue.messages import Key, Shard, Ticket
 Wire = Literal["int8", "exact", "sign", "uint8"]  # uint8: AugMix's views, with any queue.wire
 Array = npt.NDArray[Any]
 
-PROTOCOL = 5
+PROTOCOL = 6
 MAX_HEADER_BYTES = 1 << 20
 RANKS = {"labels": 1, "scales": 1, "delta": 4, "views": 5}  # δ is [n, C, H, W], views are [2, n, C, H, W]
 VIEWS = 2
@@ -261,7 +261,7 @@ def _header(shard: Shard, wire: Wire, slots: list[_Slot]) -> bytes:
             "wire": wire,
             "worker": shard.worker[:MAX_WORKER_CHARACTERS],
             **{name: float(getattr(shard, name)) for name in _SECONDS},
-            "gradients": shard.gradients,
+            **{name: getattr(shard, name) for name in _GRADIENTS},
             "classes": dict(shard.classes),
             "tensors": slots,
         }
@@ -288,10 +288,11 @@ def _read_header(view: memoryview) -> tuple[dict[str, Any], int]:
     return header, end + -end % 8
 
 
+_GRADIENTS = ("gradients", "zero_gradients", "non_finite_gradients")
 _SECONDS = ("attack_seconds", "cost_seconds", "full_seconds")
 _NAMES = {
     *("key", "fence", "version", "start_version", "attack", "wire"),
-    *("worker", *_SECONDS, "gradients", "classes", "tensors"),
+    *("worker", *_SECONDS, *_GRADIENTS, "classes", "tensors"),
 }
 
 
@@ -305,7 +306,7 @@ def _fields(header: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in seconds.items():
         if not isinstance(value, float) or not math.isfinite(value):
             raise CodecError(f"a shard's {name} is not a number")
-    counts = {name: _count(header[name], name) for name in ("fence", "version", "start_version", "gradients")}
+    counts = {name: _count(header[name], name) for name in ("fence", "version", "start_version", *_GRADIENTS)}
     epoch, number, attempt = (_count(part, "a key's part") for part in key)
     return {
         "key": Key(epoch, number, attempt),

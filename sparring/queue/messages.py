@@ -59,7 +59,8 @@ class Shard:
     attack_seconds: time from the beginning of the attack to its end. cost_seconds: this shard's part of the work in
     that time (less if several tickets were attacked together). full_seconds: estimated time of all steps on all
     examples (0: unknown). gradients: gradient evaluations (one per example and step). classes: number of examples in
-    each class of the allocator (empty without one).
+    each class of the allocator (empty without one). zero_gradients, non_finite_gradients: number of examples whose
+    attack met a gradient of zero, or entries that are not finite.
     """
 
     key: Key
@@ -75,6 +76,8 @@ class Shard:
     full_seconds: float = 0.0
     gradients: int = 0
     classes: Mapping[str, int] = field(default_factory=dict)
+    zero_gradients: int = 0
+    non_finite_gradients: int = 0
     views: Tensor | None = field(default=None, repr=False)
 
     @property

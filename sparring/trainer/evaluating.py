@@ -10,10 +10,10 @@ from torch import nn
 from sparring.attacks import Attack
 from sparring.data import Dataset
 from sparring.evaluation import Evaluation, evaluate, evaluate_by, evaluate_views
+from sparring.observe.report import FIGURES
 from sparring.trainer.learner import Learner
 
 PGD_STEPS = 10
-REPORTED = ("clean_accuracy", "robust_accuracy", "clean_interval", "robust_interval")
 
 
 class HeldoutMonitor:
@@ -73,5 +73,5 @@ def evaluate_on_test(learner: Learner, progress: Callable[[str], None]) -> dict[
     found = figures(learner.model)
     if learner.average is not None:
         apart = figures(learner.average)
-        found |= {f"ema_{name}": apart[name] for name in REPORTED}
+        found |= {f"ema_{name}": apart[name] for name in FIGURES}
     return found

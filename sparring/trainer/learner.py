@@ -27,6 +27,7 @@ from sparring.trainer.peers import Alone, Peers
 from sparring.trainer.schedules import learning_rate, warmed_up
 
 KEPT_VERSIONS = 10_000  # how far back drift is known
+MOVEMENT = "movement of the weights"
 LEAST_SCALE = 1.0  # of the loss in fp16: below it the gradients themselves overflow
 
 
@@ -199,7 +200,7 @@ class Learner:
         update = Update(self, batch, rate)
         with perturbed_weights(self.model, self._weight_perturbation(update, epoch)):
             yield update
-        self.require_finite("movement of the weights", self._moved(), rate)
+        self.require_finite(MOVEMENT, self._moved(), rate)
         self.step += 1
         self._average()
         if self.experiment.allocator is not None:
@@ -240,10 +241,18 @@ class Learner:
     def require_finite(self, what: str, value: float, rate: float) -> None:
         """Raise NonFinite if `value` is not finite."""
         if not isfinite(value):
-            raise NonFinite(
-                f"{what} {value} at step {self.step} (learning rate {rate:.3g}). Lower optimizer.lr = "
-                f"{self.config.optimizer.lr:g} or set train.gradient_clip."
-            )
+            raise NonFinite(f"{what} {value} at step {self.step} (learning rate {rate:.3g}). {self._remedy(what)}")
+
+    def _remedy(self, what: str) -> str:
+        """What may help. Before the first update the learning rate has changed nothing."""
+        settings = self.config
+        if self.step > 0 or what == MOVEMENT:
+            return f"Lower optimizer.lr = {settings.optimizer.lr:g} or set train.gradient_clip."
+        fp16 = " or set model.precision to 'bf16' or 'fp32'" if settings.model.precision == "fp16" else ""
+        return (
+            f"No step has been made, so this is not the learning rate: look in the model and the objective for a "
+            f"division, root or logarithm of 0, or an overflow{fp16}."
+        )
 
     def restart(self, initial: nn.Module) -> None:
         """Begin again from the weights of `initial`."""

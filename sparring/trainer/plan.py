@@ -56,11 +56,12 @@ def dropped_of(share: float, size: int) -> int:
 class Plan:
     """A run's order: each epoch is one permutation of the `size` training examples, cut into tickets.
 
-    The last ticket of an epoch and its last step take what is left; no step mixes epochs. With `replays` above 1 (Free)
-    every batch makes so many steps. How many examples `pruning` leaves is known from the start, which ones only once
-    the run has come so far. With `extra` examples, which are numbered from `size` on, a ticket of b holds
-    round(extra_fraction · b) of them. They are no part of an epoch: their permutation goes on from one to the next, and
-    a fresh one follows when all have been used.
+    The last ticket of an epoch and its last step take what is left; no step mixes epochs. One example that would be
+    left alone joins the ticket before it, which then has b + 1: batch norm cannot train on one example. With `replays`
+    above 1 (Free) every batch makes so many steps. How many examples `pruning` leaves is known from the start, which
+    ones only once the run has come so far. With `extra` examples, which are numbered from `size` on, a ticket of b
+    holds round(extra_fraction · b) of them. They are no part of an epoch: their permutation goes on from one to the
+    next, and a fresh one follows when all have been used.
     """
 
     size: int
@@ -89,7 +90,24 @@ class Plan:
 
     def shards(self, epoch: int) -> int:
         """Tickets of the epoch."""
-        return ceil(self.examples(epoch) / self.real_per_ticket)
+        return ceil(self.examples(epoch) / self.real_per_ticket) - self._joins(epoch)
+
+    def _joins(self, epoch: int) -> bool:
+        """Whether the last example of the epoch would be left alone, and joins the ticket before."""
+        examples, full = self.examples(epoch), self.real_per_ticket
+        return examples > full and examples % full == 1
+
+    @property
+    def largest_step(self) -> int:
+        """Examples of the largest step."""
+        joined = any(self._joins(epoch) for epoch in (0, self.epochs - 1))
+        return self.batch_size * self.shards_per_step + joined
+
+    def smallest_ticket(self, epoch: int) -> int:
+        """Examples of the smallest ticket of the epoch: its last one, or a full one."""
+        last = self.examples(epoch) - (self.shards(epoch) - 1) * self.real_per_ticket
+        real = min(self.real_per_ticket, last)
+        return real + self._extra_beside(real)
 
     def steps_of(self, epoch: int) -> int:
         """Steps of the epoch."""
@@ -120,7 +138,8 @@ class Plan:
         Of a pruned epoch they are known once it is decided what is kept.
         """
         start = number * self.real_per_ticket
-        places = _order(self.examples(epoch), self.seed, epoch)[start : start + self.real_per_ticket]
+        end = None if number == self.shards(epoch) - 1 else start + self.real_per_ticket
+        places = _order(self.examples(epoch), self.seed, epoch)[start:end]
         if self.pruning is not None and epoch >= self.pruning.epoch:
             if self.pruning.kept is None:
                 raise SparringError(f"a ticket of epoch {epoch} before pruning has decided which examples are kept")

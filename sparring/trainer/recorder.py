@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Sequence
 
@@ -18,6 +19,16 @@ from sparring.trainer.guards.gap import Checked
 from sparring.trainer.learner import Learner, StepResult
 from sparring.trainer.pruning import Decision
 
+log = logging.getLogger(__name__)
+ZERO_GRADIENTS = (
+    "step %d: the attack on %d of %d examples met a gradient of exactly zero, which did not move them. Look in the "
+    "model for rounding or saturation (probabilities instead of logits?)."
+)
+NON_FINITE_GRADIENTS = (
+    "step %d: the attack on %d of %d examples met gradients with entries that are not finite, which were taken as 0. "
+    "Look in the model for a root, logarithm, norm or division whose slope at 0 is infinite."
+)
+WARNED_SHARE = 0.01  # of a step's examples without a usable gradient
 REPORT_EVERY_S = 0.5
 SMOOTHED_STEPS = 50  # that loss and training accuracy are the mean of
 
@@ -29,6 +40,7 @@ class Recorder:
         self.learner, self.run, self.report = learner, run, report
         self.state = self._fresh_state()
         self._recent: list[StepResult] = []
+        self._warned: set[str] = set()
         self._began = time.monotonic()
         self._reported_at = 0.0
         self._tracking = Tracking(learner.config, run)
@@ -88,12 +100,25 @@ class Recorder:
     def _count_attacks(self, shards: Sequence[Shard]) -> None:
         state, timed = self.state, [shard for shard in shards if shard.full_seconds > 0]
         state.gradients += sum(shard.gradients for shard in shards)
+        self._count_gradients(shards)
         state.attack_seconds += sum(shard.cost_seconds for shard in timed)
         state.full_attack_seconds += sum(shard.full_seconds for shard in timed)
         for shard in shards:
             state.allocated.update({name: count for name, count in shard.classes.items() if count})
         if state.allocated:
             state.theoretical_speedup = self._theoretical_speedup()
+
+    def _count_gradients(self, shards: Sequence[Shard]) -> None:
+        """Count the examples whose attack had no usable gradient; the log tells of the first step that has many."""
+        state, examples = self.state, sum(len(shard.labels) for shard in shards)
+        zero = sum(shard.zero_gradients for shard in shards)
+        non_finite = sum(shard.non_finite_gradients for shard in shards)
+        for text, count in ((ZERO_GRADIENTS, zero), (NON_FINITE_GRADIENTS, non_finite)):
+            if count > WARNED_SHARE * examples and text not in self._warned:
+                self._warned.add(text)
+                log.warning(text, state.step, count, examples)
+        state.attack_zero_gradients += zero
+        state.attack_non_finite_gradients += non_finite
 
     def _theoretical_speedup(self) -> float | None:
         """Equation 7 of Hua et al. for all examples of the run; for AugMix in forward passes instead of steps."""

@@ -23,7 +23,7 @@ class PreviousBatch:
 
     def __init__(self, plan: Plan, shape: Shape) -> None:
         self.batch_size, self.shards_per_step = plan.batch_size, plan.shards_per_step
-        self.delta = torch.zeros(plan.batch_size * plan.shards_per_step, *shape)
+        self.delta = torch.zeros(plan.largest_step, *shape)
 
     def given(self, key: Key, indices: Sequence[int], radius: float) -> WarmStart:
         """The start of the attack on ticket `key`, which the attack projects to its image and ball."""

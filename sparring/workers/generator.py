@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparring.allocators import Allocation, Candidates
-from sparring.attacks import Attack, frozen, iterate
+from sparring.attacks import Attack, GradientCheck, frozen, iterate
 from sparring.errors import SparringError
 from sparring.queue.messages import Controls, Shard
 from sparring.randomness import generator
@@ -49,7 +49,16 @@ class PreparedTask:
         """Gradient evaluations of the full attack: all steps on all examples."""
         return self.attack.restarts * self.attack.steps * len(self.labels)
 
-    def shard(self, delta: Tensor, *, version: int, seconds: float, cost_seconds: float, gradient_s: float) -> Shard:
+    def shard(
+        self,
+        delta: Tensor,
+        check: GradientCheck,
+        *,
+        version: int,
+        seconds: float,
+        cost_seconds: float,
+        gradient_s: float,
+    ) -> Shard:
         """The finished shard. `gradient_s`: seconds per gradient evaluation in a full batch; 0 if unknown."""
         classifying = 0 if self.allocation is None else self.allocation.gradients
         preparation = self.seconds - self.classifying_seconds
@@ -67,6 +76,8 @@ class PreparedTask:
             full_seconds=preparation + self.full_steps * gradient_s if gradient_s else 0.0,
             gradients=self.attack.restarts * sum(self.step_counts()) + classifying,
             classes={} if self.allocation is None else self.allocation.counts,
+            zero_gradients=int(check.zero.sum()),
+            non_finite_gradients=int(check.non_finite.sum()),
         )
 
 
@@ -119,6 +130,7 @@ class ShrinkingBatch:
         self._counts = ready.step_counts()
         self._longest = max(self._counts)
         self.steps = ready.attack.restarts * self._longest
+        self.check = GradientCheck(len(ready.labels), ready.x.device)
         counts, sizes = (None, None) if ready.allocation is None else ready.allocation[:2]
         self._iteration = iterate(
             context.model,
@@ -129,6 +141,7 @@ class ShrinkingBatch:
             start=task.start,
             step_counts=counts,
             step_sizes=sizes,
+            check=self.check,
         )
         self._next()
 
@@ -167,6 +180,7 @@ class ShrinkingBatch:
             raise SparringError(f"the attack on ticket {self.task.key} is not finished: it has steps left.")
         return self.prepared.shard(
             self.delta,
+            self.check,
             version=min(self.versions[1:][-2:] or self.versions),
             seconds=self.seconds,
             cost_seconds=self.seconds,

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from sparring.attacks import GradientCheck
 from sparring.attacks.iteration import ascended, starting_point
 from sparring.queue.messages import Controls, Key, Shard
 from sparring.workers.generator import PreparedTask, now, prepare_task
@@ -144,6 +145,7 @@ class _Job:
         self.counts = ready.step_counts()
         self.delta = starting_point(ready.x, ready.attack, ready.random, ready.task.start)
         self.state = ready.attack.state(ready.x)
+        self.check = GradientCheck(len(self.counts), ready.x.device)
         attacked = [example for example, count in enumerate(self.counts) if count]
         clean = [example for example, count in enumerate(self.counts) if not count]
         self.delta[torch.tensor(clean, dtype=torch.int64, device=self.delta.device)] = 0
@@ -172,6 +174,7 @@ class _Job:
         """The finished shard; its version is the oldest version among its examples."""
         return self.ready.shard(
             self.delta,
+            self.check,
             version=self.ready.version if self.version is None else self.version,
             seconds=time.perf_counter() - self.began,
             cost_seconds=self.cost_seconds,
@@ -195,25 +198,31 @@ class _Batch:
         self.x = x.new_zeros(count, *x.shape[1:])
         self.delta = torch.zeros_like(self.x)
         self.state = self.attack.state(self.x)
+        self.check = GradientCheck(count, x.device)
         self.targets = targets.new_zeros(count, *targets.shape[1:])
         self.sizes, self.radii = x.new_zeros(count), x.new_ones(count)
 
     def step(self, model: nn.Module) -> None:
         """One attack step on every slot."""
-        self.delta = ascended(model, self.x, self.delta, self.targets, self.attack, self.sizes, self.radii, self.state)
+        self.delta = ascended(
+            model, self.x, self.delta, self.targets, self.attack, self.sizes, self.radii, self.state, self.check
+        )
 
     def put_in(self, job: _Job, numbers: list[int], examples: list[int]) -> None:
         """Copy examples of a ticket into the slots with these numbers."""
         to, at = self._indices(numbers), self._indices(examples)
         self.x[to], self.delta[to], self.targets[to] = job.ready.x[at], job.delta[at], job.ready.targets[at]
         self.sizes[to], self.radii[to] = job.step_sizes()[at], job.ready.attack.radius
+        self.check.copy(job.check, to, at)
         for name, kept in job.state.items():
             self.state[name][to] = kept[at]
 
     def take_out(self, job: _Job, numbers: list[int], examples: list[int]) -> None:
         """Copy the perturbations in these slots to their ticket."""
         if numbers:
-            job.delta[self._indices(examples)] = self.delta[self._indices(numbers)]
+            to, at = self._indices(examples), self._indices(numbers)
+            job.delta[to] = self.delta[at]
+            job.check.copy(self.check, to, at)
 
     def _indices(self, numbers: list[int]) -> Tensor:
         return torch.tensor(numbers, device=self.x.device)

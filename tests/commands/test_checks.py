@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from sparring.commands.checks import check, check_resources
 from sparring.config import from_tree
@@ -48,6 +49,44 @@ def test_whatever_is_wrong_is_refused_with_its_setting_and_nothing_is_made(
     with pytest.raises(SparringError, match=reason):
         check(small(tmp_path / "runs", **groups), starts=True)
     assert not (tmp_path / "runs").exists()
+
+
+def mlp(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """A network whose batch norm has one value per example and channel."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, classes))
+
+
+MLP = {"name": f"{__name__}:mlp"}
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        {"engine": "sync", "train": {"batch_size": 1}},
+        {"engine": "sync", "train": {"batch_size": 1, "shards_per_step": 3}, "data": {"limit": 7}},
+        {"engine": "ddp", "train": {"batch_size": 1, "shards_per_step": 2}, "data": {"limit": 8}},
+        {"engine": "sync", "data": {"limit": 1}},
+        {
+            "engine": "sync",
+            "data": {"limit": 8},
+            "train": {"epochs": 2},
+            "pruning": {"name": "random", "share": 0.9, "epoch": 1},
+        },
+    ],
+)
+def test_a_step_on_a_single_example_is_refused_where_there_is_batch_norm(
+    tmp_path: Path, groups: dict[str, Any]
+) -> None:
+    with pytest.raises(UsageError, match=r"train\.batch_size = .* has batch norm"):
+        check(small(tmp_path, model=MLP, **groups), starts=True)
+    assert check(small(tmp_path, **groups), starts=True)
+
+
+@pytest.mark.parametrize(
+    ("train", "limit"), [({"batch_size": 64}, 65), ({"batch_size": 1, "shards_per_step": 3}, 8), ({"batch_size": 2}, 5)]
+)
+def test_one_example_that_is_left_over_is_not_refused(tmp_path: Path, train: dict[str, int], limit: int) -> None:
+    assert check(small(tmp_path, engine="sync", model=MLP, train=train, data={"limit": limit}), starts=True)
 
 
 def test_a_test_set_of_another_size_is_refused_unless_all_are_brought_to_one(tmp_path: Path) -> None:

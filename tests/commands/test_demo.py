@@ -64,7 +64,9 @@ def test_it_trains_by_workers_beside_a_plain_model_and_the_synchronous_loop(
     assert result.run.read_json("summary.json") == json.loads(json.dumps(result.summary))
     assert 0 <= result.summary["plain_robust_accuracy"] <= 1 and result.summary["speedup_over_sync"] > 0
     text = shown(result.table)
-    assert str(result.run.path) in text and f"({result.summary['speedup_over_sync']:.2f}x)" in text
+    seconds = result.summary["predicted_seconds_by_devices"]
+    assert list(seconds) == [1, 2, 4, 8, 16] and seconds[1] > seconds[4] >= seconds[16] > 0
+    assert str(result.run.path) in text and "predicted on 1, 2, 4, 8, 16 devices" in text
     clean, robust = (100 * result.summary[f"{kind}_accuracy"] for kind in ("clean", "robust"))
     assert (
         f"{clean:.1f} % / {robust:.1f} %" in text and "before training" in text and "plain training, 2 epochs" in text

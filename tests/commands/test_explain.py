@@ -12,6 +12,7 @@ from sparring.cli import main
 from sparring.commands import explain as explaining
 from sparring.commands.calibration import Measured
 from sparring.commands.explain import explain, inequalities, predict
+from sparring.commands.verdict import queue_core_s
 from sparring.config import Config, depth, from_tree, trainer_attacks
 from sparring.queue.ledger import Ledger
 from sparring.queue.sizing import outstanding_bytes
@@ -76,6 +77,8 @@ def test_a_recipe_that_would_stand_still_is_explained_and_not_run(
 def test_the_demo_is_predicted_from_what_this_machine_takes() -> None:
     told = explain(Config())
     measured, predicted = told.measured, told.predicted
+    assert told.verdict.startswith("Use ") and told.as_dict()["choices"][0]["engine"] == "sync"
+    assert 0 < measured.attack_core_s <= 2 * measured.attack_one_s and measured.alone_s > 0
     assert told.ok and predicted.useful_workers == measured.attack_s / measured.step_s
     assert predicted.steps == 30 * ceil(1437 / 64)
     assert json.loads(json.dumps(told.as_dict()))["predicted"]["steps"] == predicted.steps
@@ -178,8 +181,9 @@ def test_the_cores_of_one_machine_bound_the_work_of_all_processes() -> None:
     config = recipe(workers=8)
     found = predict(config, machine(0.08, cores=2), plan_of(config))
     assert found.bottleneck == "the cores"
-    assert found.shards_per_second == pytest.approx(2 / 0.09)
-    assert found.speedup == pytest.approx(2) and found.ideal_speedup == pytest.approx(9)
+    work = 0.08 + 0.01 + queue_core_s(machine(0.08))
+    assert found.shards_per_second == pytest.approx(2 / work)
+    assert found.speedup == pytest.approx(2 * 0.09 / work) and found.ideal_speedup == pytest.approx(9)
 
 
 def test_without_workers_and_without_the_trainer_nothing_is_made() -> None:

@@ -13,7 +13,7 @@ from sparring.attacks import DIVERGENCE
 from sparring.objectives import Batch, Objective, mart, pgd_at, trades
 from sparring.objectives.methods import MART, PGDAT, TRADES, Passes
 from tests.support.losses import BETA, Array, cross_entropy, expected_kl, expected_mart, expected_trades
-from tests.support.passes import ALL, NONE, SOME, Counting, batch_where, network
+from tests.support.passes import ALL, NONE, ONE, SOME, Counting, batch_where, network
 
 Expected = Callable[..., float]
 
@@ -60,7 +60,19 @@ def test_batch_norm_sees_the_passes_of_the_method_in_its_order(
 
 
 @pytest.mark.parametrize("name", ["trades", "mart"])
-@pytest.mark.parametrize("attacked", [ALL, SOME, NONE], ids=["all", "some", "none"])
+@pytest.mark.parametrize("place", [0, 3])
+def test_a_single_attacked_example_does_not_reach_batch_norm_alone(name: str, place: int) -> None:
+    batch = batch_where([each == place for each in range(6)])
+    model, by_hand = network(batch_norm=True), network(batch_norm=True)
+    _, logits = METHODS[name]("single_pass").loss(model, batch, None)
+    expected = by_hand(batch.x)
+    expected[place] = by_hand(batch.x_adv[[place, place - 1]])[0]
+    torch.testing.assert_close(logits, expected)
+    assert [len(seen) for seen in model.seen] == [6, 2]
+
+
+@pytest.mark.parametrize("name", ["trades", "mart"])
+@pytest.mark.parametrize("attacked", [ALL, SOME, ONE, NONE], ids=["all", "some", "one", "none"])
 def test_without_batch_norm_single_equals_reference_in_value_logits_and_gradient(
     name: str, attacked: list[bool]
 ) -> None:

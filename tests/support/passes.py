@@ -11,6 +11,7 @@ from sparring.objectives import Batch
 
 CLASSES = 4
 ALL, SOME, NONE = [True] * 6, [True, False, True, True, False, False], [False] * 6
+ONE = [False] * 5 + [True]
 
 
 class Counting(nn.Module):

@@ -38,10 +38,16 @@ def test_each_epoch_uses_every_example_exactly_once(size: int, batch_size: int, 
 
 
 @TABLE
-def test_the_last_ticket_and_the_last_step_take_what_is_left(size: int, batch_size: int, shards_per_step: int) -> None:
+def test_the_last_ticket_and_the_last_step_take_what_is_left_but_never_one_alone(
+    size: int, batch_size: int, shards_per_step: int
+) -> None:
     made = plan(size, batch_size, shards_per_step, epochs=1)
     lengths = [len(made.indices(0, number)) for number in range(made.shards(0))]
-    assert lengths[:-1] == [batch_size] * (len(lengths) - 1) and lengths[-1] == (size - 1) % batch_size + 1
+    rest = (size - 1) % batch_size + 1
+    joined = rest == 1 < min(size, batch_size)
+    assert lengths[:-1] == [batch_size] * (len(lengths) - 1) and lengths[-1] == (batch_size + 1 if joined else rest)
+    assert made.smallest_ticket(0) == min(lengths)
+    assert made.largest_step == batch_size * shards_per_step + joined
     steps = [len(keys) for keys in made.steps()]
     assert steps[:-1] == [shards_per_step] * (len(steps) - 1) and 1 <= steps[-1] <= shards_per_step
     assert sum(steps) == made.shards(0) and len(steps) == made.steps_of(0)

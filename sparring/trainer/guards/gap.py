@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from sparring.attacks import Attack, WarmStart, cross_entropy, frozen, perturbed
+from sparring.objectives.predictions import correct
 from sparring.queue.messages import Key, Shard
 from sparring.trainer.guards.staleness import Decision, StalenessGuard
 from sparring.trainer.learner import Learner
@@ -88,6 +89,6 @@ def measure(learner: Learner, shard: Shard, start: WarmStart | None = None) -> G
     with frozen(learner.model), torch.no_grad():
         fresh, stale = (learner.model(perturbed(x, delta))[attacked] for delta in deltas)
     y = y[attacked]
-    correct = [(logits.argmax(1) == y).float().mean() for logits in (fresh, stale)]
+    right = [correct(logits, y).float().mean() for logits in (fresh, stale)]
     losses = [cross_entropy(logits, y).mean() for logits in (fresh, stale)]
-    return Gap(float(correct[0] - correct[1]), float(losses[0] - losses[1]), renewed.gradients)
+    return Gap(float(right[0] - right[1]), float(losses[0] - losses[1]), renewed.gradients)

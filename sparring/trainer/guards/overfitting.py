@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sparring.attacks import Attack, frozen, perturb, perturbed
 from sparring.config import Config
 from sparring.errors import Overfitted, SparringError
+from sparring.objectives.predictions import correct
 from sparring.queue.messages import Shard
 from sparring.randomness import generator
 from sparring.trainer.checkpoints import Checkpoint
@@ -138,5 +139,5 @@ def pgd_accuracy(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, seed: i
     """
     with frozen(model):
         delta = perturb(model, x, y, attack, generator(seed, "guard", step))
-        correct: Tensor = model(perturbed(x, delta)).argmax(1) == y
-    return float(correct.float().mean())
+        right = correct(model(perturbed(x, delta)), y)
+    return float(right.float().mean())

@@ -1,0 +1,89 @@
+"""What may make a robust accuracy wrong: counted beside the figure, and said in a warning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from sparring.evaluation.outcomes import Outcomes
+
+
+class Findings(NamedTuple):
+    """Numbers of examples.
+
+    zero_gradients: of the robust examples, those whose attack met a gradient of zero. non_finite_gradients: entries of
+    the gradient were not finite and taken as 0. non_finite_logits: on the clean or an attacked image, so that the
+    example counts as wrong. probabilities: the model returns probabilities (0 or 1).
+    """
+
+    samples: int
+    robust: int = 0
+    zero_gradients: int = 0
+    non_finite_gradients: int = 0
+    non_finite_logits: int = 0
+    probabilities: bool = False
+
+
+def findings_of(outcomes: Outcomes) -> Findings:
+    """The counts of the outcomes."""
+    return Findings(
+        samples=len(outcomes.labels),
+        robust=int(outcomes.robust.sum()),
+        zero_gradients=int((outcomes.zero_gradient & outcomes.robust).sum()),
+        non_finite_gradients=int(outcomes.non_finite_gradient.sum()),
+        non_finite_logits=int(outcomes.non_finite_logits.sum()),
+        probabilities=bool(outcomes.probabilities.all()),
+    )
+
+
+def worst(found: Iterable[Findings]) -> Findings:
+    """The highest count of each kind under several attacks on the same examples."""
+    return Findings(*(max(counts) for counts in zip(*found, strict=True)))
+
+
+def warnings_of(found: Findings) -> list[str]:
+    """A sentence or two for each kind: what was found, what it does to the figures, and what to do."""
+    told = []
+    if found.non_finite_logits:
+        told.append(_non_finite_logits(found))
+    if found.probabilities:
+        told.append(PROBABILITIES)
+    if found.zero_gradients:
+        told.append(_zero_gradients(found))
+    if found.non_finite_gradients:
+        told.append(_non_finite_gradients(found))
+    return told
+
+
+PROBABILITIES = (
+    "The model returns probabilities (each row sums to one), not logits: where they are near 0 or 1 the attack has "
+    "almost no gradient, and robust accuracy may be too high. Return the values before the softmax."
+)
+
+
+def _non_finite_logits(found: Findings) -> str:
+    return (
+        f"{_of(found.non_finite_logits, found.samples)} had logits that are not finite, on the clean or a changed "
+        f"image; they count as wrong. Look in the model for a division, root or logarithm of 0, or an overflow."
+    )
+
+
+def _zero_gradients(found: Findings) -> str:
+    return (
+        f"{_of(found.zero_gradients, found.robust, 'robust examples')} met a gradient of exactly zero, so that the "
+        f"attack did not move them: robust accuracy may be too high by up to "
+        f"{100 * found.zero_gradients / found.samples:.1f} points. Evaluate by AutoAttack, whose Square attack needs "
+        f"no gradient, and look in the model for rounding or saturation."
+    )
+
+
+def _non_finite_gradients(found: Findings) -> str:
+    return (
+        f"{_of(found.non_finite_gradients, found.samples)} had gradients with entries that are not finite. These were "
+        f"taken as 0, which weakens the attack: robust accuracy may be too high. Look in the model for a root, "
+        f"logarithm, norm or division whose slope at 0 is infinite."
+    )
+
+
+def _of(count: int, total: int, what: str = "examples") -> str:
+    return f"{count} of {total} {what} ({100 * count / total:.1f} %)"

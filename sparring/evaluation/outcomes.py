@@ -1,0 +1,121 @@
+"""What becomes of each example under an attack with restarts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparring.attacks import Attack, GradientCheck, frozen, perturb, perturbed
+from sparring.data import Dataset, batch
+from sparring.machine.devices import device_of
+from sparring.models.forward import plain
+from sparring.objectives.predictions import are_finite, are_probabilities, correct
+from sparring.randomness import generator
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Results per example, bool [N] on one device.
+
+    labels: int64 [N]. clean: correct on the clean image. robust: correct on it and after every restart. zero_gradient:
+    a step of the attack had a gradient of zero. non_finite_gradient: a step's gradient had entries that are not finite.
+    non_finite_logits: on the clean image or an attacked one. probabilities: the clean logits are probabilities.
+    """
+
+    labels: Tensor
+    clean: Tensor
+    robust: Tensor
+    zero_gradient: Tensor
+    non_finite_gradient: Tensor
+    non_finite_logits: Tensor
+    probabilities: Tensor
+
+    def cpu(self) -> Outcomes:
+        """The same on the CPU."""
+        return Outcomes(**{each.name: getattr(self, each.name).cpu() for each in fields(self)})
+
+
+def outcomes(
+    model: nn.Module,
+    dataset: Dataset,
+    attack: Attack,
+    *,
+    samples: int | None = None,
+    batch_size: int = 500,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+    attacked: Callable[[Tensor, Tensor], None] | None = None,
+) -> Outcomes:
+    """The outcomes of the first `samples` examples on the CPU, with the model in eval mode and float32.
+
+    Args:
+        progress: called with (examples done, all examples).
+        attacked: called with clean and attacked images of each batch, float32 [n, C, H, W]. The attacked image of an
+            example is the first one that is misclassified, else the last one; of a misclassified example the clean one.
+    """
+    model = plain(model)
+    total = len(dataset) if samples is None else min(samples, len(dataset))
+    parts = []
+    if progress is not None:
+        progress(0, total)
+    with frozen(model):
+        for first, x, y in batches(model, dataset, total, batch_size):
+            found, images = _attack(model, x, y, attack, seed, first)
+            parts.append(found.cpu())
+            if attacked is not None:
+                attacked(x, images)
+            if progress is not None:
+                progress(first + len(y), total)
+    return joined(parts)
+
+
+def clean_outcomes(model: nn.Module, x: Tensor, y: Tensor) -> Outcomes:
+    """The outcomes without an attack."""
+    logits = logits_of(model, x)
+    right, none = correct(logits, y), torch.zeros_like(y, dtype=torch.bool)
+    return Outcomes(y, right, right, none, none, ~are_finite(logits), are_probabilities(logits))
+
+
+def joined(parts: Sequence[Outcomes]) -> Outcomes:
+    """The outcomes of several batches as those of one."""
+    names = [each.name for each in fields(Outcomes)]
+    return Outcomes(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+
+
+def batches(model: nn.Module, dataset: Dataset, total: int, size: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Batches of the first `total` examples on the model's device: first index, images in [0, 1], labels."""
+    device = device_of(model)
+    for first in range(0, total, size):
+        x, y = batch(dataset, torch.arange(first, min(first + size, total)), augment="none", seed=0, epoch=0)
+        yield first, x.to(device), y.to(device)
+
+
+def logits_of(model: nn.Module, x: Tensor) -> Tensor:
+    """[N, K], without a graph."""
+    with torch.no_grad():
+        logits: Tensor = model(x)
+    return logits
+
+
+def _attack(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, seed: int, first: int) -> tuple[Outcomes, Tensor]:
+    """The outcomes of a batch, and its attacked images. A misclassified example is not attacked again."""
+    clean = clean_outcomes(model, x, y)
+    check, images, once = GradientCheck(len(y), y.device), x.clone(), replace(attack, restarts=1)
+    alive, non_finite = clean.clean.clone(), clean.non_finite_logits.clone()
+    for restart in range(attack.restarts):
+        where = alive.nonzero().flatten()
+        if len(where) == 0:
+            break
+        of_restart = GradientCheck(len(where), y.device)
+        random = generator(seed, "evaluate", first, restart)
+        delta = perturb(model, x[where], y[where], once, random, check=of_restart)
+        images[where] = perturbed(x[where], delta)
+        logits = logits_of(model, images[where])
+        alive[where], non_finite[where] = correct(logits, y[where]), ~are_finite(logits)
+        check.add(of_restart, where)
+    found: dict[str, Any] = {"zero_gradient": check.zero, "non_finite_gradient": check.non_finite}
+    return replace(clean, robust=alive, non_finite_logits=non_finite, **found), images

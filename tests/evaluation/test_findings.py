@@ -1,0 +1,157 @@
+"""What may make a figure wrong is counted beside it, and said."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import sparring
+from sparring.attacks import PGD
+from sparring.config import EvaluationSettings
+from sparring.data import ArrayDataset
+from sparring.evaluation import autoattack as module
+from sparring.evaluation.corruptions import corruptions
+from sparring.evaluation.curves import curves
+from sparring.evaluation.findings import Findings, warnings_of, worst
+from sparring.evaluation.robustness import evaluate, evaluate_by_autoattack
+from sparring.evaluation.transfer import Member, transfer
+from tests.support.models import Brightness, Shattered, distances, greys
+
+EPSILON = 0.1
+DATA = greys(torch.linspace(-0.19, 0.19, 40))
+SETTINGS = EvaluationSettings(steps=5, restarts=2, square_queries=0)
+
+
+class Changed(Brightness):
+    """The brightness model with logits that `change` makes of its own and of the images, [N, 2] each."""
+
+    def __init__(self, change: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.change = change
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [N, 2]."""
+        return self.change(super().forward(x), x)
+
+
+def at_bright(value: float) -> Callable[[Tensor, Tensor], Tensor]:
+    """`value` as the first logit of images that are brighter than .6 on average."""
+
+    def change(logits: Tensor, x: Tensor) -> Tensor:
+        bright = x.flatten(1).mean(1) > 0.6
+        return torch.stack([torch.where(bright, value, logits[:, 0]), logits[:, 1]], 1)
+
+    return change
+
+
+def rooted(logits: Tensor, x: Tensor) -> Tensor:
+    """Logits as they are, through roots whose slope at 0 is infinite."""
+    nothing = (x - x.detach()).clamp_min(0).sqrt().flatten(1).sum(1, keepdim=True)
+    return logits + torch.tensor([1.0, -1.0]) * nothing
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 30.0, 1e4, 1e6])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_multiplying_the_logits_by_a_constant_changes_no_figure(scale: float, norm: str) -> None:
+    """A score moves by ε under L∞, by ε/√64 under L2: exactly the examples farther than that are robust."""
+    epsilon = EPSILON if norm == "linf" else 8 * EPSILON
+    found = evaluate(Changed(lambda logits, x: scale * logits), DATA, PGD(epsilon, norm=norm, steps=10))
+    assert found.robust_accuracy == float((distances(DATA) > EPSILON).double().mean())
+    assert found.clean_accuracy == 1.0 and found.zero_gradients == 0 and found.warnings == ()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("by_autoattack", [False, True])
+def test_logits_that_are_not_finite_are_wrong_answers_that_are_counted(
+    value: float, by_autoattack: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image within ε of .6 can be made bright; so no example brighter than .5 is robust."""
+    monkeypatch.setattr(module, "SQUARE_QUERIES", 50)
+    how = evaluate_by_autoattack if by_autoattack else evaluate
+    found = how(Changed(at_bright(value)), DATA, PGD(EPSILON, steps=10))
+    brightness = DATA.images(torch.arange(len(DATA)))[:, 0, 0, 0].double() / 255
+    assert found.clean_accuracy == float((brightness <= 0.6).double().mean())
+    assert found.robust_accuracy <= float((brightness < 0.5 - EPSILON).double().mean())
+    assert found.non_finite_logits >= int((brightness > 0.6).sum())
+    assert any("logits that are not finite" in text for text in found.warnings)
+
+
+def test_a_network_of_nothing_but_nan_is_never_right() -> None:
+    found = evaluate(Changed(lambda logits, x: logits * math.nan), DATA, PGD(EPSILON, steps=2))
+    assert (found.clean_accuracy, found.robust_accuracy, found.non_finite_logits) == (0.0, 0.0, len(DATA))
+
+
+def test_robust_examples_whose_attack_had_no_gradient_are_counted() -> None:
+    found = evaluate(Shattered(), DATA, PGD(EPSILON, steps=3))
+    assert found.zero_gradients == round(found.robust_accuracy * len(DATA)) > 0
+    assert any(f"{found.zero_gradients} of {found.zero_gradients} robust examples" in each for each in found.warnings)
+
+
+def test_gradients_that_are_not_finite_are_counted_and_the_rest_is_attacked() -> None:
+    found = evaluate(Changed(rooted), DATA, PGD(EPSILON, steps=10, start="zero"))
+    assert found.non_finite_gradients == len(DATA)
+    assert any("entries that are not finite" in text for text in found.warnings)
+
+
+@pytest.mark.parametrize("share", [lambda logits, x: (20 * logits).softmax(1), lambda logits, x: logits + 0.5])
+def test_probabilities_instead_of_logits_are_told(share: Callable[[Tensor, Tensor], Tensor]) -> None:
+    found = sparring.evaluate(Changed(share), DATA, epsilon=EPSILON, steps=2, restarts=1)
+    assert any("returns probabilities" in text for text in found.warnings)
+
+
+def test_a_sound_model_has_no_warning() -> None:
+    found = sparring.evaluate(Brightness(), DATA, epsilon=EPSILON, steps=5, restarts=2)
+    assert found.warnings == () and found.as_dict()["warnings"] == ()
+
+
+def test_curves_and_transfer_say_the_same() -> None:
+    found = curves(Changed(lambda logits, x: logits.softmax(1)), DATA, PGD(EPSILON), SETTINGS, seed=0)
+    assert any("returns probabilities" in text for text in found.warnings)
+    members = [
+        Member(name, model, DATA, PGD(EPSILON, steps=5), "greys", "")
+        for name, model in (("sound", Brightness()), ("flat", Shattered()), ("broken", Changed(at_bright(math.nan))))
+    ]
+    matrix = transfer(members, SETTINGS, seed=0)
+    assert [text.split(":")[0] for text in matrix.warnings] == ["flat", "broken", "broken"]
+    assert "a gradient of exactly zero" in matrix.warnings[0] and "logits that are not finite" in matrix.warnings[1]
+
+
+def test_corruptions_say_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def dark(test: Any, seed: int) -> Any:
+        return lambda name, severity, first, last: (0 * test.images(torch.arange(first, last)), test.labels[first:last])
+
+    monkeypatch.setattr("sparring.evaluation.corruptions.generated", dark)
+    model = Changed(lambda logits, x: logits / x.flatten(1).sum(1, keepdim=True).sign())
+    found = corruptions(model, DATA, "greys", None, samples=None, batch_size=16, seed=0)
+    assert found.corrupted_accuracy == 0.0 and found.clean_accuracy == 1.0
+    assert found.warnings[0].startswith("40 of 40 examples (100.0 %) had logits that are not finite")
+
+
+def test_of_several_attacks_the_highest_counts_are_told() -> None:
+    one, two = Findings(50, 40, 1, 2, 3, False), Findings(50, 30, 4, 0, 3, True)
+    assert worst([one, two]) == Findings(50, 40, 4, 2, 3, True)
+    assert [text.split()[0] for text in warnings_of(worst([one, two]))] == ["3", "The", "4", "2"]
+
+
+class Root(nn.Module):
+    """20 pixels a class, through a root: the slope at black pixels is infinite."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: float32 [N, 1, 8, 8]; logits [N, 3]."""
+        return x.sqrt().flatten(1)[:, :60].view(-1, 3, 20).sum(2)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_an_infinite_slope_spoils_no_image(norm: str) -> None:
+    """The margin is 20·√(200/255) = 17.7; in the ball it moves by at most 6.2 under L2: all are robust."""
+    labels = torch.arange(30) % 3
+    images = torch.zeros(30, 1, 8, 8, dtype=torch.uint8)
+    for row, label in zip(images.view(30, -1), labels.tolist(), strict=True):
+        row[20 * label : 20 * label + 20] = 200
+    found = evaluate(Root(), ArrayDataset(images, labels, 3, "bars"), PGD(0.3 if norm == "l2" else 0.01, norm=norm))
+    assert found.robust_accuracy == 1.0 and found.non_finite_gradients == 30
