@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,8 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sparring.data.depth import note_of, read_rgb
 from sparring.data.framing import Framing, to_image, to_tensor
-from sparring.errors import SparringError, UsageError
+from sparring.data.reading import evenly_spaced
+from sparring.errors import UsageError
 
 Shape = tuple[int, int, int]
 HASHED_BYTES = 64 << 20
@@ -37,13 +40,25 @@ class Dataset(Protocol):
 
 
 class ArrayDataset:
-    """Images in memory or memory-mapped. images: uint8 [N, C, H, W]; labels: int64 [N] in [0, classes)."""
+    """Images in memory or memory-mapped. images: uint8 [N, C, H, W]; labels: int64 [N] in [0, classes).
+
+    notes: what was done to the images when they were read.
+    """
 
     def __init__(
-        self, images: Tensor, labels: Tensor, classes: int, name: str, *, setting: str = "data.name", copy: bool = True
+        self,
+        images: Tensor,
+        labels: Tensor,
+        classes: int,
+        name: str,
+        *,
+        setting: str = "data.name",
+        copy: bool = True,
+        notes: tuple[str, ...] = (),
     ) -> None:
         check_arrays(images, labels, classes, name, setting)
         self._images, self.labels, self.classes = images.contiguous() if copy else images, labels, classes
+        self.notes = notes
         self.shape: Shape = (images.shape[1], images.shape[2], images.shape[3])
         self.fingerprint = _fingerprint(self._images.numpy(), labels.numpy())
 
@@ -65,9 +80,9 @@ class FolderDataset:
 
         self.path = path
         try:
-            self._folder: Any = torchvision().datasets.ImageFolder(str(path))
+            self._folder: Any = torchvision().datasets.ImageFolder(str(path), loader=read_rgb)
         except (FileNotFoundError, RuntimeError) as error:
-            raise SparringError(
+            raise UsageError(
                 f"data.name = 'folder:{path.parent}': {path} has no class folders with images ({error}). Make one "
                 f"folder per class."
             ) from error
@@ -75,6 +90,7 @@ class FolderDataset:
         self.class_names: list[str] = self._folder.classes
         self.classes = len(self.class_names)
         width, height = self._decoded(0).size
+        self.notes = self._notes()
         self.shape: Shape = (3, height, width)
         listing = "\n".join(f"{Path(p).relative_to(path)} {Path(p).stat().st_size}" for p, _ in self._folder.samples)
         self.fingerprint = hashlib.blake2b(listing.encode(), digest_size=8).hexdigest()
@@ -94,11 +110,21 @@ class FolderDataset:
             image = image.resize((width, height))
         return to_tensor(image)
 
+    def _notes(self) -> tuple[str, ...]:
+        """Notes about evenly spaced images; those that are noted are read, and refused where that is impossible."""
+        notes = set()
+        for index in evenly_spaced(len(self)):
+            with suppress(OSError, SyntaxError):  # a damaged file is told when it is read
+                if (note := note_of(self._folder.samples[index][0])) is not None:
+                    self._decoded(index)
+                    notes.add(note)
+        return tuple(sorted(notes))
+
     def _decoded(self, index: int) -> Any:
         try:
             return self._folder[index][0]
         except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for damaged files
-            raise SparringError(
+            raise UsageError(
                 f"data.name = 'folder:{self.path.parent}': {self._folder.samples[index][0]} is not a readable image "
                 f"({error}). Repair or remove it."
             ) from error
@@ -110,7 +136,7 @@ class Subset:
     def __init__(self, dataset: Dataset, indices: Tensor) -> None:
         self.dataset, self.indices = dataset, indices
         self.shape, self.classes = dataset.shape, dataset.classes
-        self.labels = dataset.labels[indices]
+        self.labels, self.notes = dataset.labels[indices], notes_of(dataset)
         digest = hashlib.blake2b(dataset.fingerprint.encode(), digest_size=8)
         digest.update(indices.numpy().tobytes())
         self.fingerprint = digest.hexdigest()
@@ -129,6 +155,7 @@ class Framed:
         self._dataset, self._centred = dataset, Framing(size, share)
         self.shape: Shape = (dataset.shape[0], size, size)
         self.classes, self.labels, self.fingerprint = dataset.classes, dataset.labels, dataset.fingerprint
+        self.notes = notes_of(dataset)
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -145,6 +172,7 @@ class Concatenated:
         self._first, self._second = first, second
         self.shape, self.classes = first.shape, first.classes
         self.labels = torch.cat([first.labels, second.labels])
+        self.notes = (*notes_of(first), *notes_of(second))
         both = f"{first.fingerprint} {second.fingerprint}"
         self.fingerprint = hashlib.blake2b(both.encode(), digest_size=8).hexdigest()
 
@@ -163,6 +191,11 @@ class Concatenated:
 
     def _size(self, framing: Framing | None) -> Shape:
         return self.shape if framing is None else (self.shape[0], framing.size, framing.size)
+
+
+def notes_of(dataset: object) -> tuple[str, ...]:
+    """What was done to the images when they were read; of a dataset that keeps no notes nothing."""
+    return tuple(getattr(dataset, "notes", ()))
 
 
 def require_bytes(dataset: Dataset, setting: str) -> None:
@@ -186,27 +219,27 @@ def check_arrays(images: Tensor, labels: Tensor, classes: int, name: str, settin
     """Check arrays of images and labels.
 
     Raises:
-        SparringError: wrong type, rank or count, no examples, or labels outside the classes.
+        UsageError: wrong type, rank or count, no examples, or labels outside the classes.
     """
     if images.dtype != torch.uint8:
-        raise SparringError(
+        raise UsageError(
             f"{setting} = {name!r}: images are {images.dtype}, uint8 in 0..255 is needed. Multiply floats in [0, 1] by "
             f"255, round, and store them as uint8."
         )
     if images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise SparringError(
+        raise UsageError(
             f"{setting} = {name!r}: images of shape {tuple(images.shape)} after reordering to N x C x H x W; 1 or 3 "
             f"channels are needed. Store them as N x H x W or N x H x W x C."
         )
     if len(images) == 0:
-        raise SparringError(f"{setting} = {name!r} has no examples. Give data with at least one.")
+        raise UsageError(f"{setting} = {name!r} has no examples. Give data with at least one.")
     if len(images) != len(labels):
-        raise SparringError(
+        raise UsageError(
             f"{setting} = {name!r}: {len(images)} images and {len(labels)} labels; one label for each image is needed."
         )
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
-        raise SparringError(
+        raise UsageError(
             f"{setting} = {name!r}: labels from {low} to {high} lie outside the {classes} classes 0..{classes - 1}. "
             f"Number the classes from 0 and give training data for each."
         )

@@ -11,13 +11,15 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from http.client import HTTPException
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sparring.data.datasets import ArrayDataset, Dataset, FolderDataset
+from sparring.data.depth import as_bytes
+from sparring.data.reading import CHANNELS
 from sparring.errors import SparringError, UsageError
 
 Split = Literal["train", "test"]
@@ -104,7 +106,10 @@ def _torchvision(name: str, split: Split, root: Path | None, download: bool) -> 
             f"data.root to the folder into which they were downloaded."
         ) from error
     labels = torch.as_tensor(np.asarray(dataset.labels if name == "svhn" else dataset.targets)).long()
-    return ArrayDataset(channels_first(np.asarray(dataset.data), name == "svhn"), labels, classes, name)
+    images = np.asarray(dataset.data)
+    return ArrayDataset(
+        torch.from_numpy(images) if name == "svhn" else channels_first(images)[0], labels, classes, name
+    )
 
 
 def _open(kind: Any, root: Path, which: dict[str, Any], download: bool) -> Any:
@@ -138,7 +143,7 @@ def folder(split: Split, path: Path) -> Dataset:
     for name in names:
         if (path / name).is_dir():
             return _require_training_classes(FolderDataset(path / name), path / "train")
-    raise SparringError(
+    raise UsageError(
         f"data.name = 'folder:{path}': there is no {path / names[0]}. Put a folder {' or '.join(names)} there."
     )
 
@@ -148,7 +153,7 @@ def _require_training_classes(dataset: FolderDataset, train: Path) -> FolderData
     training = {each.name for each in train.glob("*") if each.is_dir()}
     different = sorted(training ^ set(dataset.class_names))
     if different:
-        raise SparringError(
+        raise UsageError(
             f"data.name = 'folder:{train.parent}': {dataset.path.name} and train have different class folders "
             f"({', '.join(different[:3])}). Give both one folder for each class."
         )
@@ -159,10 +164,10 @@ def npz(split: Split, path: Path) -> Dataset:
     """NPZ files with images and labels, one per split."""
     name = f"npz:{path}"
     setting = f"data.name = {name!r}"
-    arrays = read_npz(_npz_file(path, split, name), setting)
-    train_labels = arrays[1] if split == "train" else read_npz(_npz_file(path, "train", name), setting)[1]
-    classes = int(train_labels.max()) + 1 if len(train_labels) else 0
-    return ArrayDataset(arrays[0], arrays[1], classes, name)
+    stored = read_npz(_npz_file(path, split, name), setting)
+    training = stored if split == "train" else read_npz(_npz_file(path, "train", name), setting)
+    classes = int(training.labels.max()) + 1 if len(training.labels) else 0
+    return ArrayDataset(stored.images, stored.labels, classes, name, notes=stored.notes)
 
 
 def _npz_file(path: Path, split: Split, name: str) -> Path:
@@ -171,34 +176,47 @@ def _npz_file(path: Path, split: Split, name: str) -> Path:
     found = next((each for each in candidates if each.is_file()), None)
     if found is None:
         tried = ", ".join(str(each) for each in candidates)
-        raise SparringError(f"data.name = {name!r}: no file for the {split} split. Store it as one of {tried}.")
+        raise UsageError(f"data.name = {name!r}: no file for the {split} split. Store it as one of {tried}.")
     return found
 
 
-def read_npz(path: Path, setting: str) -> tuple[Tensor, Tensor]:
-    """Images, uint8 [N, C, H, W], and labels, int64 [N], of an NPZ file; `setting` begins error messages."""
+class Stored(NamedTuple):
+    """Images, uint8 [N, C, H, W], labels, int64 [N], and what was done to the images when they were read."""
+
+    images: Tensor
+    labels: Tensor
+    notes: tuple[str, ...]
+
+
+def read_npz(path: Path, setting: str) -> Stored:
+    """The content of an NPZ file; `setting` begins error messages.
+
+    Raises:
+        UsageError: the file lacks an array, or holds what cannot be used as images and labels.
+    """
     try:
         with np.load(path, allow_pickle=False) as arrays:
             # The published sets of generated images name their arrays `image` and `label`.
             array, labels = (arrays[one if one in arrays else f"{one}s"] for one in ("image", "label"))
-            images = channels_first(array, False)
     except KeyError as error:
-        raise SparringError(
+        raise UsageError(
             f"{setting}: {path} lacks an array ({error.args[0]}); images and labels are needed."
         ) from error
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise SparringError(f"{setting}: {path} is not an NPZ file of plain arrays ({error}).") from error
-    return images, integer_labels(labels, setting)
+        raise UsageError(f"{setting}: {path} is not an NPZ file of plain arrays ({error}).") from error
+    array, scaled = as_bytes(array, setting)
+    images, reordered = channels_first(array)
+    return Stored(images, integer_labels(labels, setting), (*scaled, *reordered))
 
 
 def integer_labels(labels: np.ndarray[Any, Any], setting: str) -> Tensor:
     """Labels as int64 [N].
 
     Raises:
-        SparringError: they are not integers, or not one-dimensional.
+        UsageError: they are not integers, or not one-dimensional.
     """
     if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
-        raise SparringError(
+        raise UsageError(
             f"{setting}: labels are {labels.dtype} of shape {labels.shape}; one integer per image is needed."
         )
     return torch.from_numpy(labels.astype(np.int64))
@@ -207,7 +225,7 @@ def integer_labels(labels: np.ndarray[Any, Any], setting: str) -> Tensor:
 def _idx(folder: Path, split: Split, name: str) -> Dataset:
     stem = "train" if split == "train" else "t10k"
     images, labels = (_read_idx(folder / f"{stem}-{kind}-ubyte.gz", name) for kind in ("images-idx3", "labels-idx1"))
-    return ArrayDataset(channels_first(images, False), torch.from_numpy(labels.astype(np.int64)), 10, name)
+    return ArrayDataset(channels_first(images)[0], torch.from_numpy(labels.astype(np.int64)), 10, name)
 
 
 def _read_idx(path: Path, name: str) -> np.ndarray[Any, Any]:
@@ -221,9 +239,16 @@ def _read_idx(path: Path, name: str) -> np.ndarray[Any, Any]:
         raise SparringError(f"data.name = {name!r}: {path} cannot be read ({error}).") from error
 
 
-def channels_first(images: np.ndarray[Any, Any], already: bool) -> Tensor:
-    """[N, H, W] or [N, H, W, C] as [N, C, H, W]. Other ranks are unchanged: `check_arrays` refuses them."""
+def channels_first(images: np.ndarray[Any, Any]) -> tuple[Tensor, tuple[str, ...]]:
+    """[N, H, W] or [N, H, W, C] as [N, C, H, W]; if they have that order already, a note says so.
+
+    Other ranks are unchanged: `check_arrays` refuses them.
+    """
     tensor = torch.from_numpy(np.ascontiguousarray(images))
     if tensor.ndim == 3:
-        return tensor[:, None]
-    return tensor.permute(0, 3, 1, 2) if tensor.ndim == 4 and not already else tensor
+        return tensor[:, None], ()
+    if tensor.ndim != 4:
+        return tensor, ()
+    if tensor.shape[1] in CHANNELS and tensor.shape[3] not in CHANNELS:
+        return tensor, ("channels first",)
+    return tensor.permute(0, 3, 1, 2), ()

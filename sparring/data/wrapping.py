@@ -22,6 +22,7 @@ from torch.utils.data import (
 )
 
 from sparring.data.datasets import Dataset, Shape, refuse_floats
+from sparring.data.depth import check_range
 from sparring.data.framing import Framing, to_image
 from sparring.data.reading import Arrays, Items, Reader, evenly_spaced, labels_of
 from sparring.errors import UsageError
@@ -112,27 +113,6 @@ class Wrapped:
             )
         if images.is_floating_point():
             check_range(images, self._setting)
-
-
-def check_range(images: Tensor, setting: str) -> None:
-    """Check that float images are in [0, 1].
-
-    Raises:
-        UsageError: there is a NaN or a value outside; the message says what the images look like.
-    """
-    low, high = (float(value) for value in images.aminmax())
-    if low >= 0 and high <= 1:
-        return
-    if low != low:
-        raise UsageError(f"{setting}: images contain NaN. Remove or repair them.")
-    if low >= 0 and high <= 255:
-        remedy = "They look like bytes: give them as uint8, or divide by 255"
-    else:
-        remedy = (
-            "They look normalised: leave them in [0, 1] and let the model normalise them (sparring.Normalize inside "
-            "the model, or data.mean and data.std)"
-        )
-    raise UsageError(f"{setting}: images range from {low:.4g} to {high:.4g}; floats must be in [0, 1]. {remedy}.")
 
 
 def _labels(labels: Any, length: int, classes: int | None, setting: str) -> Tensor:

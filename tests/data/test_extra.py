@@ -45,6 +45,13 @@ def test_a_file_and_a_mapped_folder_hold_the_same(tmp_path: Path) -> None:
     assert len({given(name).fingerprint for name in (f"npz:{tmp_path}/extra.npz", f"npz:{tmp_path}/extra")}) == 1
 
 
+def test_floats_of_a_file_are_scaled_and_those_of_a_mapped_folder_are_refused(tmp_path: Path) -> None:
+    names = saved(tmp_path, {**arrays(), "images": arrays()["images"] / 255})
+    assert torch.equal(given(names["file"]).images(torch.arange(20))[:, 0], torch.from_numpy(arrays()["images"]))
+    with pytest.raises(UsageError, match=r"uint8 in 0\.\.255 is needed"):
+        given(names["folder"])
+
+
 def test_a_folder_of_arrays_is_not_read_into_memory(tmp_path: Path) -> None:
     name = saved(tmp_path, arrays())["folder"]
     extra = given(name)
@@ -96,7 +103,7 @@ def test_an_example_is_augmented_alike_in_any_mixture(tmp_path: Path, augment: s
         ({**arrays(), "labels": np.arange(20) % 11}, r"labels from 0 to 10 lie outside the 10 classes"),
         ({**arrays(), "labels": np.arange(19) % 10}, "20 images and 19 labels"),
         ({**arrays(), "labels": np.zeros(20)}, "one integer per image"),
-        ({**arrays(), "images": np.zeros((20, 8, 8))}, "uint8 in 0..255 is needed"),
+        ({**arrays(), "images": np.full((20, 8, 8), "a")}, "not an NPZ|images are <U1|readable arrays"),
     ],
 )
 def test_what_does_not_fit_the_real_images_is_refused(tmp_path: Path, content: Arrays, told: str) -> None:

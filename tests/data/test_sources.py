@@ -13,6 +13,7 @@ from PIL import Image
 
 from sparring.config import DataSettings
 from sparring.data import Dataset, load
+from sparring.data.datasets import notes_of
 from sparring.data.sources import DEBIAN_FASHION_MNIST, Split
 from sparring.errors import SparringError, UsageError
 from tests.support.data import require_data
@@ -147,6 +148,22 @@ def test_a_damaged_image_is_named(folder: Path) -> None:
         everything(dataset)
 
 
+def test_images_of_other_bit_depths_are_noted_and_keep_their_content(folder: Path) -> None:
+    Image.fromarray(np.full((5, 6), 257 * 99, np.uint16)).save(folder / "train" / "dog" / "0.png")
+    dataset = given(f"folder:{folder}", limit=4)
+    assert set(everything(dataset)[2].flatten().tolist()) == {99}
+    assert notes_of(dataset) == ("16 bits, scaled to 8 bits",)
+    assert notes_of(given(f"folder:{folder}", "test")) == ()
+
+
+def test_an_image_of_a_bit_depth_that_is_not_known_is_named(folder: Path) -> None:
+    Image.fromarray(np.full((5, 6), 7.5, np.float32)).save(folder / "train" / "dog" / "2.tif")
+    with pytest.raises(
+        UsageError, match=r"dog/2\.tif is not a readable image \(its pixels are floats from 7\.5 to 7\.5"
+    ):
+        given(f"folder:{folder}")
+
+
 @pytest.mark.parametrize(
     ("name", "train", "test"),
     [
@@ -172,6 +189,31 @@ def test_npz_of_the_present_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(given("npz:.")) == 6
 
 
+@pytest.mark.parametrize(
+    ("stored", "note"),
+    [
+        (lambda images: (images / 255).astype(np.float32), "float32 in [0, 1], scaled to 8 bits"),
+        (lambda images: images / 255, "float64 in [0, 1], scaled to 8 bits"),
+        (lambda images: images.astype(np.uint16) * 257, "uint16 in 0..65535, scaled to 8 bits"),
+        (lambda images: (images.astype(np.uint16) * 257).astype(">u2"), ">u2 in 0..65535, scaled to 8 bits"),
+        (lambda images: images.astype(np.int64), "int64 in 0..255, taken as 8 bits"),
+        (lambda images: images.astype(np.uint16), "uint16 in 0..255, taken as 8 bits"),
+    ],
+)
+def test_npz_images_of_other_types_are_scaled_with_a_note(tmp_path: Path, stored: Any, note: str) -> None:
+    images = arrays()["images"]
+    images[0, 0, :2] = 0, 255
+    dataset = given(save_npz(tmp_path, **arrays(images=stored(images))))
+    assert torch.equal(everything(dataset)[:, 0], torch.from_numpy(images)) and notes_of(dataset) == (note,)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_npz_images_with_channels_first_are_taken_with_a_note(tmp_path: Path, channels: int) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (6, channels, 4, 5), dtype=np.uint8)
+    dataset = given(save_npz(tmp_path, **arrays(images=images)))
+    assert torch.equal(everything(dataset), torch.from_numpy(images)) and notes_of(dataset) == ("channels first",)
+
+
 def test_npz_images_with_channels_last_are_reordered(tmp_path: Path) -> None:
     images = np.arange(6 * 4 * 5 * 3, dtype=np.uint8).reshape(6, 4, 5, 3)
     dataset = given(save_npz(tmp_path, **arrays(images=images)))
@@ -183,9 +225,13 @@ def test_npz_images_with_channels_last_are_reordered(tmp_path: Path) -> None:
     ("content", "told"),
     [
         ({"images": arrays()["images"]}, r"lacks an array .*labels.*images and labels are needed"),
-        (arrays(images=np.zeros((6, 8, 8), np.float32)), r"float32, uint8 in 0\.\.255 is needed\. Multiply floats"),
-        (arrays(images=np.zeros((6, 8, 8), ">u2")), "is not an NPZ file of plain arrays"),
-        (arrays(images=np.zeros((6, 8, 8), "U1")), "is not an NPZ file of plain arrays"),
+        (arrays(images=np.full((6, 8, 8), 255.0)), r"range from 255 to 255; floats must be in \[0, 1\]\. .*like bytes"),
+        (arrays(images=np.full((6, 8, 8), -1.0)), "range from -1 to -1; .* look normalised"),
+        (arrays(images=np.full((6, 8, 8), np.nan)), "images contain NaN"),
+        (arrays(images=np.full((6, 8, 8), 256, np.int32)), "images are int32 from 256 to 256; uint8 in"),
+        (arrays(images=np.full((6, 8, 8), -1, np.int8)), "images are int8 from -1 to -1; uint8 in"),
+        (arrays(images=np.zeros((6, 8, 8), "U1")), "images are <U1; uint8 in"),
+        (arrays(images=np.zeros((6, 8, 8, 4), np.uint8)), "1 or 3 channels are needed"),
         (arrays(images=np.zeros((6, 64), np.uint8)), r"shape \(6, 64\).*N x H x W"),
         (arrays(images=np.zeros((6, 8, 8, 2), np.uint8)), "1 or 3 channels are needed"),
         (arrays(labels=np.arange(5)), "6 images and 5 labels"),

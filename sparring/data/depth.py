@@ -1,0 +1,126 @@
+"""Bring images of another bit depth, and those with an alpha channel, to 8 bits per channel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sparring.errors import UsageError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
+SIXTEEN_BITS_AS_I = ("PNG", "PPM")  # formats whose deepest grey images have 16 bits; Pillow may call their mode I
+WITH_ALPHA = ("RGBA", "LA", "PA")
+GREY = (128, 128, 128, 255)
+
+
+def as_bytes(images: Array, setting: str) -> tuple[Array, tuple[str, ...]]:
+    """The images as uint8, and notes about what was done: floats in [0, 1] and uint16 are scaled and rounded.
+
+    Integers of another type are taken as they are where all are in 0..255.
+
+    Raises:
+        UsageError: another type, or values outside; `setting` begins the message.
+    """
+    kind = images.dtype
+    if kind == np.uint8:
+        return images, ()
+    if kind.kind == "f":
+        check_range(torch.from_numpy(images.astype(np.float32)), setting)
+        return _rounded(images * 255), (f"{kind} in [0, 1], scaled to 8 bits",)
+    low, high = (int(images.min()), int(images.max())) if kind.kind in "iu" and images.size else (0, 0)
+    if kind.kind in "iu" and low >= 0 and high <= 255:
+        return images.astype(np.uint8), (f"{kind} in 0..255, taken as 8 bits",)
+    if kind.kind == "u" and kind.itemsize == 2:
+        return _rounded(images / 257), (f"{kind} in 0..65535, scaled to 8 bits",)
+    found = f" from {low} to {high}" if kind.kind in "iu" else ""
+    raise UsageError(
+        f"{setting}: images are {kind}{found}; uint8 in 0..255, uint16 or floats in [0, 1] are needed. Store them as "
+        f"one of these."
+    )
+
+
+def read_rgb(path: str | Path) -> Image.Image:
+    """The image of a file as 8-bit RGB: 16 bits and floats in [0, 1] are scaled, what is transparent is laid over grey.
+
+    Raises:
+        ValueError: its pixels have another bit depth, or are outside. OSError: Pillow cannot read it.
+    """
+    with Image.open(path) as image:
+        image.load()
+        if _is_16_bit(image):
+            return Image.fromarray(_rounded(np.asarray(image, dtype=np.float64) / 257)).convert("RGB")
+        if image.mode == "F":
+            return Image.fromarray(_rounded(_floats(image) * 255)).convert("RGB")
+        if image.mode.startswith("I"):
+            raise ValueError(f"its pixels are 32-bit integers (mode {image.mode}); 8 or 16 bits are needed")
+        return _opaque(image) if _has_alpha(image) else image.convert("RGB")
+
+
+def note_of(path: str | Path) -> str | None:
+    """How `read_rgb` changes, or refuses, the image of a file; None for what is opaque and has 8 bits."""
+    with Image.open(path) as image:
+        if _is_16_bit(image):
+            return "16 bits, scaled to 8 bits"
+        if image.mode == "F":
+            return "floats in [0, 1], scaled to 8 bits"
+        if image.mode.startswith("I"):
+            return "32-bit integers"
+        if _has_alpha(image) and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
+            return "transparent pixels, laid over grey"
+        return None
+
+
+def check_range(images: Tensor, setting: str) -> None:
+    """Check that float images are in [0, 1].
+
+    Raises:
+        UsageError: there is a NaN or a value outside; the message says what the images look like.
+    """
+    if images.numel() == 0:
+        return
+    low, high = (float(value) for value in images.aminmax())
+    if low >= 0 and high <= 1:
+        return
+    if low != low:
+        raise UsageError(f"{setting}: images contain NaN. Remove or repair them.")
+    if low >= 0 and high <= 255:
+        remedy = "They look like bytes: give them as uint8, or divide by 255"
+    else:
+        remedy = (
+            "They look normalised: leave them in [0, 1] and let the model normalise them (sparring.Normalize inside "
+            "the model, or data.mean and data.std)"
+        )
+    raise UsageError(f"{setting}: images range from {low:.4g} to {high:.4g}; floats must be in [0, 1]. {remedy}.")
+
+
+def _rounded(values: Array) -> Array:
+    return np.rint(values).astype(np.uint8)
+
+
+def _is_16_bit(image: Image.Image) -> bool:
+    return image.mode in SIXTEEN_BITS or (image.mode == "I" and image.format in SIXTEEN_BITS_AS_I)
+
+
+def _floats(image: Image.Image) -> Array:
+    values = np.asarray(image)
+    if not (values.min() >= 0 and values.max() <= 1):  # written so that NaN is refused
+        raise ValueError(f"its pixels are floats from {values.min():.4g} to {values.max():.4g}; [0, 1] is needed")
+    return values
+
+
+def _has_alpha(image: Image.Image) -> bool:
+    return image.mode in WITH_ALPHA or "transparency" in image.info
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """What is transparent is laid over grey: over black or white, what is drawn in that colour would be lost."""
+    own = image.convert("RGBA")
+    if own.getchannel("A").getextrema() == (255, 255):
+        return image.convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", own.size, GREY), own).convert("RGB")
