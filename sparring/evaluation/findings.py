@@ -70,8 +70,8 @@ PROBABILITIES = (
 
 FAINT_LOGITS = (
     "The model is right far more often than it is confident: its logits are nearly equal. There the cross-entropy "
-    "pushes towards all other classes at once, which is a weaker attack, and robust accuracy may be too high. Evaluate by "
-    "AutoAttack, or multiply the logits by a constant."
+    "pushes towards all other classes at once, which is a weaker attack, and robust accuracy may be too high. "
+    "Evaluate by AutoAttack, or multiply the logits by a constant."
 )
 
 
