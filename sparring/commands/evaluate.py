@@ -168,6 +168,7 @@ def corruptions_of_run(
         config.data.name,
         config.corruptions.root,
         samples=config.evaluation.samples,
+        draw=config.evaluation.draw,
         batch_size=config.evaluation.batch_size,
         seed=config.train.seed,
         progress=progress,

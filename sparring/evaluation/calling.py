@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -10,6 +10,7 @@ from torch import nn
 from sparring.attacks import PGD, Attack
 from sparring.attacks.calling import require_ball
 from sparring.data import Dataset
+from sparring.data.sampling import Draw
 from sparring.data.training import scaled
 from sparring.data.wrapping import wrap
 from sparring.errors import SparringError
@@ -32,6 +33,7 @@ def evaluate(
     step_size: float | None = None,
     restarts: int | None = None,
     samples: int | None = None,
+    draw: Draw = "stratified",
     classes: int | None = None,
     batch_size: int = 500,
     seed: int = 0,
@@ -48,7 +50,8 @@ def evaluate(
         epsilon: radius of the ball in pixel intensities, such as 8/255.
         norm: "linf" (default) or "l2". steps (50), step_size (2.5·ε/steps), restarts (3): of "pgd". An Attack has its
             own epsilon, norm and steps; what it would ignore is refused.
-        samples: evaluate only the first `samples` examples; by default all. classes: by default as the data declare.
+        samples: evaluate only on this number of examples; by default on all. draw: "stratified" (each class in its
+            share, at random, but always the same) or "first". classes: by default as the data declare.
         per_example: also return the result of each example, in `Evaluation.verdicts`.
         progress: called with a sentence about the progress.
 
@@ -65,7 +68,9 @@ def evaluate(
         raise ValueError(f"seed = {seed!r}: an integer is needed.")
     if samples is not None:
         _require_count("samples", samples)
-    how: dict[str, Any] = {"samples": samples, "batch_size": batch_size, "seed": seed}
+    if draw not in get_args(Draw):
+        raise ValueError(f"draw = {draw!r}: it must be {' or '.join(map(repr, get_args(Draw)))}.")
+    how: dict[str, Any] = {"samples": samples, "draw": draw, "batch_size": batch_size, "seed": seed}
     with torch.inference_mode(False), torch.enable_grad():
         if attack == "autoattack":
             found = robustness.evaluate_by_autoattack(model, dataset, threat, progress=progress, **how)
