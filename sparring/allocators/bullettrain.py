@@ -12,6 +12,7 @@ functions are pure.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -19,8 +20,10 @@ from torch import Tensor
 
 from sparring.allocators.allocator import Allocator, Budget, Candidates
 from sparring.attacks.augmix import Threat
+from sparring.objectives.predictions import are_finite, correct
 
 OUTLIER, BOUNDARY, ROBUST = 0, 1, 2
+ROUNDING = 1e-9  # of a rank
 ROBUST_RADIUS = 1.7  # N_R steps have a total length of 1.7·ε (Hua et al.)
 
 
@@ -28,7 +31,8 @@ class BulletTrain(Allocator):
     """Steps by signed variance.
 
     Args:
-        boundary_steps: N_B; None: the attack's own number. robust_steps: N_R. outlier_steps: N_O.
+        boundary_steps: N_B, of size α·κ/N_B; None: the attack's own number κ. robust_steps: N_R, of size 1.7·ε/N_R.
+            outlier_steps: N_O, of size 1.7·ε/N_O.
         gamma: F_R follows γ times the robust accuracy of the training batches. momentum: p of F_R.
     """
 
@@ -46,7 +50,10 @@ class BulletTrain(Allocator):
         self.gamma, self.momentum = gamma, momentum
 
     def classify(self, candidates: Candidates) -> Tensor:
-        return classify(signed_variance(candidates.clean_logits, candidates.labels), candidates.robust_share)
+        variance = signed_variance(candidates.clean_logits, candidates.labels)
+        # A generator of its own: equal variances must not change the random numbers of the attack.
+        random = torch.Generator().manual_seed(candidates.generator.initial_seed())
+        return classify(variance, candidates.robust_share, random)
 
     def budgets(self, attack: Threat) -> Sequence[Budget]:
         """The total length of the steps is that of the attack for boundary examples, 1.7·ε for others (Hua et al.)."""
@@ -54,7 +61,7 @@ class BulletTrain(Allocator):
         length = ROBUST_RADIUS * attack.epsilon
         return (
             Budget(self.outlier_steps, length / max(self.outlier_steps, 1)),
-            Budget(boundary_steps, attack.alpha * attack.steps / boundary_steps),
+            Budget(boundary_steps, attack.alpha * attack.steps / max(boundary_steps, 1)),
             Budget(self.robust_steps, length / max(self.robust_steps, 1)),
         )
 
@@ -66,18 +73,27 @@ class BulletTrain(Allocator):
 
 
 def signed_variance(logits: Tensor, labels: Tensor) -> Tensor:
-    """float32 [N]: variance of the predicted probabilities, negated if the prediction is wrong.
+    """float64 [N]: variance of the predicted probabilities, negated if the prediction is wrong.
 
-    logits: [N, K] of the clean images; labels: int64 [N].
+    In float32 the variances of confident predictions are equal. logits: [N, K] of the clean images, where one is not
+    finite the result is -1; labels: int64 [N].
     """
-    variance = logits.float().softmax(1).var(1, unbiased=False)
-    return torch.where(logits.argmax(1) == labels, variance, -variance)
+    variance = logits.double().softmax(1).var(1, unbiased=False)
+    signed = torch.where(correct(logits, labels), variance, -variance)
+    return torch.where(are_finite(logits), signed, -1.0)
 
 
-def classify(variance: Tensor, robust_share: float) -> Tensor:
-    """int64 [N]: OUTLIER, BOUNDARY or ROBUST by the percentile rule. With F_R = 0 no example is robust."""
+def classify(variance: Tensor, robust_share: float, random: torch.Generator) -> Tensor:
+    """int64 [N]: OUTLIER, BOUNDARY or ROBUST by the percentile rule. With F_R = 0 no example is robust.
+
+    The rule in ranks: at or above the (linearly interpolated) percentile 1 - F_R are those from rank
+    ceil((1 - F_R)·(N - 1)) on. Equal variances are ordered by `random`, so that not all of them become robust.
+    """
     classes = torch.where(variance < 0, OUTLIER, BOUNDARY)
     if robust_share > 0:
-        threshold = torch.quantile(variance, 1 - robust_share)
-        classes[(variance >= 0) & (variance >= threshold)] = ROBUST
+        shuffled = torch.randperm(len(variance), generator=random).to(variance.device)
+        order = shuffled[variance[shuffled].argsort(stable=True)]
+        first = math.ceil((1 - robust_share) * (len(variance) - 1) - ROUNDING)
+        highest = order[first:]
+        classes[highest[variance[highest] >= 0]] = ROBUST
     return classes

@@ -35,6 +35,7 @@ RESUMABLE = (
     "data.root",
 )
 FIXED = ("queue.wire",)
+LENGTH = ("train.epochs", "train.max_steps")  # may grow on resume, also of a run that has finished
 
 
 def check(config: Config, live: Live = NOTHING_PASSED, *, starts: bool) -> Experiment:
@@ -82,17 +83,24 @@ def require_resumable(run: Run, before: Config, config: Config) -> None:
     """Refuse a run that cannot be continued with `config`; `before`: its present configuration.
 
     Raises:
-        UsageError: it has finished, is still running, a file of methods has changed, or a change would alter the
-            trained function.
+        UsageError: it has finished and is not made longer, is still running, a file of methods has changed, or a change
+            would alter the trained function.
     """
-    for name, (old, _) in differences(before, config).items():
-        if not name.startswith(RESUMABLE) or name in FIXED:
+    changed = differences(before, config)
+    for name, (old, new) in changed.items():
+        if name in LENGTH:
+            if new is not None and (old is None or new < old):
+                raise UsageError(f"{name} = {new} on resume: it can only grow from {old}.")
+        elif not name.startswith(RESUMABLE) or name in FIXED:
             raise UsageError(
                 f"{name} cannot change on resume: it alters the trained function. Start a new run, or leave it at "
                 f"{old!r}."
             )
-    if (run.read_json("state.json") or {}).get("phase") == "finished":
-        raise UsageError(f"{run.path} has finished already; there is nothing to resume.")
+    if (run.read_json("state.json") or {}).get("phase") == "finished" and not set(LENGTH) & changed.keys():
+        raise UsageError(
+            f"{run.path} has finished already; there is nothing to resume. To train longer, give --train.epochs more "
+            f"than {before.train.epochs}."
+        )
     if run.is_alive():
         raise UsageError(f"{run.path} is still running; `sparring stop {run.path}` first.")
     require_same_sources(run)

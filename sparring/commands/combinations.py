@@ -26,7 +26,7 @@ AUGMIX_VALUES: dict[str, tuple[object, ...]] = {  # settings that AugMix has no 
     "allocator.name": ("none", "bullettrain"),
 }
 AUGMIX_CLASSES: dict[str, tuple[object, ...]] = {  # with an allocator: an example is augmented (1) or not (0)
-    "allocator.boundary_steps": (None, 1),
+    "allocator.boundary_steps": (None, 0, 1),
     "allocator.robust_steps": (0, 1),
     "allocator.outlier_steps": (0, 1),
 }
@@ -211,12 +211,13 @@ def _check_guard(config: Config, methods: Methods) -> None:
 
 
 def _check_allocator(methods: Methods) -> None:
-    """Robust examples must not get more steps than boundary examples."""
+    """Robust examples must not get more steps than boundary examples, unless these are left out altogether (Hua et al.,
+    Fig. 2a)."""
     if not isinstance(methods.allocator, BulletTrain) or isinstance(methods.attack, AugMix):
         return
     budgets = methods.allocator.budgets(methods.attack)
     most = budgets[BOUNDARY].steps
-    if budgets[ROBUST].steps > most:
+    if budgets[ROBUST].steps > most > 0:
         raise UsageError(
             f"allocator.robust_steps = {budgets[ROBUST].steps} with N_B = {most} (allocator.boundary_steps, by default "
             f"attack.steps): robust examples would cost more than boundary examples. Set allocator.robust_steps to at "

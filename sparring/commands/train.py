@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from sparring import plugins
-from sparring.commands.checks import check, require_loadable, require_new_folder, require_resumable
+from sparring.commands.checks import LENGTH, check, require_loadable, require_new_folder, require_resumable
 from sparring.commands.evaluate import load_model
 from sparring.commands.live import live_objects, recorded, require_passed
 from sparring.commands.sources import record_sources, sources_of
@@ -23,6 +23,7 @@ from sparring.config import (
     changes_of,
     check_staleness,
     config_of,
+    differences,
     load,
     new_run,
     overridden,
@@ -188,8 +189,18 @@ def resume(
     require_passed(config, live)
     require_loadable(run, config, live)
     with _shown(run.path.name, show, progress) as report:
-        result = _execute(config, lambda: run, report, None, live, starts=False)
+        result = _execute(config, lambda: _noted(run, before, config), report, None, live, starts=False)
     return replace(result, model=model)
+
+
+def _noted(run: Run, before: Config, config: Config) -> Run:
+    """The run; that it is made longer is recorded in phases.json: from which step, and what changed."""
+    changes = {name: list(pair) for name, pair in differences(before, config).items() if name in LENGTH}
+    if changes:
+        step = (run.read_json("state.json") or {}).get("step", 0)
+        run.write_json("phases.json", [*(run.read_json("phases.json") or []), {"from_step": step, "changes": changes}])
+        log.warning("a new phase from step %d: %s; the schedule of the rate now spans the longer run", step, changes)
+    return run
 
 
 def _execute(

@@ -240,12 +240,13 @@ class AllocatorSettings(Settings):
     as module:object or path.py:object (docs/extending.md)."""
     options: Options = setting({}, "table")
     """Keyword arguments of an allocator of your own, as allocator.options.NAME."""
-    boundary_steps: int | None = setting(None, "gradient steps", ge=1, le=1000)
-    """N_B, attack steps on boundary examples; by default attack.steps."""
+    boundary_steps: int | None = setting(None, "gradient steps", ge=0, le=1000)
+    """N_B, attack steps on boundary examples, each of size attack.step_size·attack.steps/N_B, so that they go as far as
+    the whole attack; by default attack.steps. 0 leaves them clean."""
     robust_steps: int = setting(2, "gradient steps", ge=0, le=1000)
     """N_R, attack steps on robust examples, each of size 1.7·ε/N_R. 0 leaves them clean."""
     outlier_steps: int = setting(0, "gradient steps", ge=0, le=1000)
-    """N_O, attack steps on outliers: examples that are misclassified without an attack. 0 leaves them clean."""
+    """N_O, attack steps on outliers (misclassified without an attack), each of size 1.7·ε/N_O. 0 leaves them clean."""
     gamma: float = setting(0.8, "1", gt=0, le=1)
     """γ: the share of examples that are treated as robust, F_R, follows γ times the robust accuracy of the training
     batches."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from typing import Any, get_args
 
 import torch
@@ -16,9 +18,12 @@ from sparring.data.wrapping import wrap
 from sparring.errors import SparringError
 from sparring.evaluation import robustness
 from sparring.evaluation.autoattack import require_attackable
+from sparring.evaluation.normalisation import normalised_outside
 from sparring.evaluation.robustness import Evaluation, Progress
+from sparring.models.forward import plain
 from sparring.models.outputs import outputs_of
 
+log = logging.getLogger(__name__)
 STEPS, RESTARTS = 50, 3
 
 
@@ -72,10 +77,14 @@ def evaluate(
         raise ValueError(f"draw = {draw!r}: it must be {' or '.join(map(repr, get_args(Draw)))}.")
     how: dict[str, Any] = {"samples": samples, "draw": draw, "batch_size": batch_size, "seed": seed}
     with torch.inference_mode(False), torch.enable_grad():
+        doubts = normalised_outside(plain(model), dataset)
+        for doubt in doubts:
+            log.warning(doubt)
         if attack == "autoattack":
             found = robustness.evaluate_by_autoattack(model, dataset, threat, progress=progress, **how)
         else:
             found = robustness.evaluate(model, dataset, threat, progress=robustness.counted(progress), **how)
+    found = replace(found, warnings=(*found.warnings, *doubts))
     return found if per_example else found.without_verdicts()
 
 

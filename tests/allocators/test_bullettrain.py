@@ -42,22 +42,62 @@ def test_variance_and_classes_are_those_of_the_formulas(seed: int, n: int, robus
     labels[::2] = logits[::2].argmax(1)
     variances, classes = in_float64(logits, labels, robust_share)
     variance = signed_variance(logits, labels)
-    assert torch.allclose(variance.double(), torch.tensor(variances, dtype=torch.float64), atol=1e-6)
+    assert torch.allclose(variance, torch.tensor(variances, dtype=torch.float64), atol=1e-12)
     # An example within rounding of the threshold may fall on either side of it.
     threshold = float(np.percentile(variances, 100 * (1 - robust_share)))
-    clear = [abs(value - threshold) > 1e-6 for value in variances]
-    found = classify(variance, robust_share).tolist()
+    clear = [abs(value - threshold) > 1e-12 for value in variances]
+    found = classify(variance, robust_share, seeded()).tolist()
     assert [each for each, sure in zip(found, clear, strict=True) if sure] == [
         each for each, sure in zip(classes, clear, strict=True) if sure
     ]
 
 
 def test_with_no_robust_share_no_example_is_robust() -> None:
-    assert classify(torch.tensor([0.1, 0.3, -0.2, 0.0]), 0.0).tolist() == [BOUNDARY, BOUNDARY, OUTLIER, BOUNDARY]
+    assert classify(torch.tensor([0.1, 0.3, -0.2, 0.0]), 0.0, seeded()).tolist() == [
+        BOUNDARY,
+        BOUNDARY,
+        OUTLIER,
+        BOUNDARY,
+    ]
 
 
 def test_with_a_whole_robust_share_every_example_that_is_correct_is_robust() -> None:
-    assert classify(torch.tensor([0.1, 0.3, -0.2]), 1.0).tolist() == [ROBUST, ROBUST, OUTLIER]
+    assert classify(torch.tensor([0.1, 0.3, -0.2]), 1.0, seeded()).tolist() == [ROBUST, ROBUST, OUTLIER]
+
+
+def test_confident_predictions_are_told_apart() -> None:
+    """Margins from 12 to 30: in float32 most variances are equal, and all of these would be robust."""
+    margins = torch.linspace(12, 30, 101)[torch.randperm(101, generator=seeded())]
+    logits = torch.zeros(101, 10)
+    logits[:, 0] = margins
+    variance = signed_variance(logits, torch.zeros(101, dtype=torch.int64))
+    robust = classify(variance, 0.3, seeded()) == ROBUST
+    assert torch.equal(robust, margins >= margins.sort().values[70])
+
+
+def test_of_equal_variances_as_many_become_robust_as_the_share_says_whichever_their_position() -> None:
+    variance = torch.full((41,), 0.09, dtype=torch.float64)
+    found = torch.stack([classify(variance, 0.25, seeded(seed)) == ROBUST for seed in range(400)])
+    assert (found.sum(1) == 11).all(), "ranks from 30 on, of 0 to 40"
+    assert (found.float().mean(0) - 11 / 41).abs().max() < 0.1
+
+
+def test_ties_take_no_random_numbers_from_the_attack(model: nn.Module, digits: TrainingSet) -> None:
+    x, labels = digits.batch(torch.arange(40), 0)
+    random = seeded(3)
+    BulletTrain().allocate(Candidates(model, x, labels, model(x).detach(), PGD(0.1), 0.4, random))
+    assert torch.equal(random.get_state(), seeded(3).get_state())
+
+
+def test_logits_that_are_not_finite_are_those_of_an_outlier() -> None:
+    logits = torch.tensor([[math.nan, 1.0], [2.0, math.inf], [3.0, 0.0]])
+    variance = signed_variance(logits, torch.tensor([0, 1, 0]))
+    assert classify(variance, 1.0, seeded()).tolist() == [OUTLIER, OUTLIER, ROBUST]
+
+
+def test_boundary_examples_may_be_left_clean() -> None:
+    outlier, boundary, robust = BulletTrain(0, 0, 4).budgets(PGD(0.1, steps=10))
+    assert (outlier.steps, boundary.steps, robust.steps) == (4, 0, 0)
 
 
 def test_steps_and_step_sizes_go_by_class() -> None:

@@ -62,6 +62,7 @@ def test_what_cannot_work_is_refused(tree: dict[str, Any], named: str, why: str)
         {"attack": {"start": "last"}, "allocator": {"name": "bullettrain"}, "objective": {"name": "trades"}},
         {"engine": "simulated", "attack": {"start": "previous", "name": "fgsm"}},
         {"attack": {"name": "fgsm-rs"}, "allocator": {"name": "bullettrain", "robust_steps": 0}},
+        {"allocator": {"name": "oracle", "boundary_steps": 0, "robust_steps": 7, "outlier_steps": 7}},
         {"attack": {"name": "fgsm-rs"}, "objective": {"name": "trades"}},
         {"attack": {"name": "fgsm", "start": "uniform"}, "objective": {"name": "trades"}},
         {"queue": {"wire": "sign"}},

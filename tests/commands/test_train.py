@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import sparring
 from sparring.commands import train as training
-from sparring.commands.train import train
+from sparring.commands.train import resume, train
 from sparring.config import Config, DataSettings, ModelSettings, config_of
 from sparring.data import load as load_data
 from sparring.errors import SparringError, UsageError
@@ -160,7 +161,7 @@ import sys
 from pathlib import Path
 from sparring.commands.evaluate import evaluate_run
 from sparring.commands.explain import explain
-from sparring.commands.train import train
+from sparring.commands.train import resume, train
 from tests.support.runs import small
 
 result = train(small(Path(sys.argv[1]), engine="sync", train={"max_steps": 1}))
@@ -303,3 +304,20 @@ def test_what_cannot_be_trained_is_refused_before_a_folder_is_made(tmp_path: Pat
         with pytest.raises(UsageError, match=reason):
             train(config, **objects)
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("engine", ["sync", "ray"])
+def test_a_run_that_has_finished_is_made_longer_with_the_weights_of_its_end(
+    tmp_path: Path, engine: str, shared_ray: Place
+) -> None:
+    few = {"train": {"epochs": 1, "max_steps": None, "batch_size": 500}, "workers": {"count": 1}}
+    first = train(shared_ray(small(tmp_path, engine=engine, **few)), progress=False)
+    with pytest.raises(UsageError, match=r"give --train\.epochs more than 1"):
+        resume(first.run.path, progress=False)
+    with pytest.raises(UsageError, match=r"train\.max_steps = 2 on resume: it can only grow"):
+        resume(resume(first.run.path, {"train.epochs": 2}, progress=False).run.path, {"train.max_steps": 2})
+    history = [json.loads(line) for line in first.run.history.read_text().splitlines()]
+    assert [line["epoch"] for line in history] == [0, 0, 0, 1, 1, 1]
+    assert first.run.read_json("phases.json") == [{"from_step": 3, "changes": {"train.epochs": [1, 2]}}]
+    assert (first.run.read_json("summary.json") or {})["examples"] == 2 * 1437

@@ -69,6 +69,8 @@ def shard(norm: str = "linf", radius: float = 8 / 255, n: int = 3, seed: int = 0
         cost_seconds=0.125,
         full_seconds=0.5,
         gradients=30,
+        zero_gradients=2,
+        non_finite_gradients=1,
         classes={"outlier": 1, "boundary": 2, "of one's own": 0},
     )
 

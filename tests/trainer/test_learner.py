@@ -90,7 +90,7 @@ def test_a_gradient_that_overflows_at_the_least_scale_is_a_failure(tmp_path: Pat
     learner = learner_of(experiment)
     learner.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
     plain(learner.model)[-1].weight.register_hook(lambda gradient: gradient * torch.inf)  # type: ignore
-    with pytest.raises(NonFinite, match="gradient norm"):
+    with pytest.raises(NonFinite, match=r"gradient norm .* not the learning rate: look in the model .* 'bf16'"):
         learn(learner, experiment, 0)
     learner.restore(0, learner.optimizer.state_dict(), scaler=learner.scaler.state_dict())
     with pytest.raises(SparringError, match="gradient norm"):
@@ -118,6 +118,15 @@ def test_an_fp16_run_resumes_to_the_same_weights_and_scale(tmp_path: Path, monke
     states = [checkpoints.load_state(checkpoints.latest(each.run.checkpoints)) for each in (whole, resumed)]  # type: ignore
     assert states[0].learner["scaler"] == states[1].learner["scaler"] and states[0].learner["scaler"]["scale"] > 0
     assert resumed.summary["rollbacks"] == 0 and resumed.summary["skipped_steps"] == whole.summary["skipped_steps"]
+
+
+def test_after_the_first_step_and_for_a_step_that_overflows_itself_the_rate_is_the_remedy(tmp_path: Path) -> None:
+    learner = learner_of(build_experiment(small(tmp_path, engine="sync")))
+    with pytest.raises(NonFinite, match=r"movement of the weights inf at step 0 .*Lower optimizer\.lr"):
+        learner.require_finite("movement of the weights", float("inf"), 0.1)
+    learner.step = 1
+    with pytest.raises(NonFinite, match=r"loss nan at step 1 .*Lower optimizer\.lr"):
+        learner.require_finite("loss", float("nan"), 0.1)
 
 
 @pytest.mark.parametrize(

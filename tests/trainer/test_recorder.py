@@ -50,6 +50,21 @@ def test_loss_and_accuracy_are_means_over_examples_of_the_last_fifty_steps(recor
     assert recorder.state.examples == 100 + 490 + 30
 
 
+def test_examples_without_a_usable_gradient_are_counted_and_many_of_them_are_told_once(
+    recorder: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    def step(**counts: int) -> list[str]:
+        caplog.clear()
+        recorder.step([shard(0, 5, 60), shard(1, 5, 60, **counts)], StepResult(1.0, 3, 120, 0.1), 0.0, ())
+        return caplog.messages
+
+    assert step(zero_gradients=1) == [], "1 of 120 is less than a hundredth"
+    assert "2 of 120 examples met a gradient of exactly zero" in step(zero_gradients=2)[0]
+    assert step(zero_gradients=60) == []
+    assert "3 of 120 examples met gradients with entries that are not finite" in step(non_finite_gradients=3)[0]
+    assert (recorder.state.attack_zero_gradients, recorder.state.attack_non_finite_gradients) == (63, 3)
+
+
 def test_costs_count_only_where_the_cost_of_a_whole_attack_is_known(recorder: Recorder) -> None:
     known = shard(0, 5, 4, cost_seconds=1.0, full_seconds=3.0, gradients=8)
     unknown = shard(1, 5, 4, cost_seconds=7.0, full_seconds=0.0, gradients=8)

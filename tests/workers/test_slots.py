@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sparring.data import TrainingSet
 from sparring.queue.messages import Controls, Key, Shard
@@ -168,3 +169,32 @@ def test_a_guards_attack_works_beside_the_recipes(model: nn.Module, digits: Trai
     for shard in expected:
         assert made[shard.key].attack == shard.attack
         assert torch.allclose(made[shard.key].delta, shard.delta, atol=1e-6, rtol=0)
+
+
+class Blind(nn.Module):
+    """The predictions of a network, with a gradient of `value` everywhere."""
+
+    def __init__(self, network: nn.Module, value: float) -> None:
+        super().__init__()
+        self.network, self.value = network, value
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [N, K]; the first one alone has the gradient."""
+        slope = torch.zeros_like(x).copy_(x - x.detach()) * self.value
+        logits: Tensor = self.network(x.detach())
+        return logits + (slope.flatten(1).sum(1, keepdim=True)).nan_to_num(0.0)
+
+
+@pytest.mark.parametrize("value", [0.0, math.inf])
+def test_examples_without_a_usable_gradient_are_counted_once_each_and_idle_slots_never(
+    model: nn.Module, digits: TrainingSet, value: float
+) -> None:
+    blind = context(Blind(model, value), digits)
+    for made in (alone(blind), Stream(blind, 64).run()):
+        for shard in made.values():
+            attacked = sum(count for name, count in shard.classes.items() if name != "outlier")
+            assert attacked > 0
+            counts = (shard.zero_gradients, shard.non_finite_gradients)
+            assert counts == ((attacked, 0) if value == 0 else (0, attacked))
+    sound = alone(context(model, digits)).values()
+    assert {(shard.zero_gradients, shard.non_finite_gradients) for shard in sound} == {(0, 0)}

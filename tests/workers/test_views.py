@@ -19,6 +19,7 @@ from sparring.queue.messages import Controls, Key, Shard
 from sparring.workers.generator import begin, produce
 from sparring.workers.task import AttackContext, Task
 from sparring.workers.views import make_views
+from tests.support.batches import seeded
 from tests.support.digits import context_of
 
 INDICES = tuple(range(100, 140))
@@ -69,7 +70,7 @@ def test_under_bullettrain_boundary_examples_alone_are_augmented(robust_share: f
     images, labels, views = expected_views(config)
     model = model_of(config)
     with frozen(model), torch.no_grad():
-        classes = classify(signed_variance(model(images / 255), labels), robust_share)
+        classes = classify(signed_variance(model(images / 255), labels), robust_share, seeded())
     boundary = classes == BOUNDARY
     assert shard.views is not None and 0 < int(boundary.sum()) < len(INDICES)
     assert torch.equal(shard.views[:, boundary], views[:, boundary])
@@ -85,7 +86,7 @@ def test_a_class_whose_step_is_on_is_augmented_too(name: str) -> None:
     shard = shard_of(config, robust_share=0.4)
     model = model_of(config)
     with frozen(model), torch.no_grad():
-        classes = classify(signed_variance(model(images / 255), labels), 0.4)
+        classes = classify(signed_variance(model(images / 255), labels), 0.4, seeded())
     also = classes == (ROBUST if name == "robust_steps" else OUTLIER)
     assert shard.views is not None and bool(also.any())
     assert torch.equal(shard.views[:, also], views[:, also])
