@@ -131,7 +131,7 @@ def test_test_labels_outside_the_classes_are_refused_before_anything_is_trained(
     say: Say, elsewhere: Path, tmp_path: Path, engine: str
 ) -> None:
     said = say("train", "--engine", engine, "--data.name", labels_outside(tmp_path))
-    assert said.code == 1 and "labels from 0 to 7 lie outside the 4 classes 0..3" in said.complaint
+    assert said.code == 2 and "labels from 0 to 7 lie outside the 4 classes 0..3" in said.complaint
     assert os.listdir(elsewhere) == []
 
 
