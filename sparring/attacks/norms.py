@@ -23,6 +23,8 @@ def project(delta: Tensor, x: Tensor, norm: str, epsilon: float | Tensor) -> Ten
 
 def project_ball(delta: Tensor, norm: str, epsilon: float | Tensor) -> Tensor:
     """Project δ to the ball of radius `epsilon`, without clamping the image."""
+    if not isinstance(epsilon, Tensor) and not epsilon >= 0:
+        raise ValueError(f"epsilon = {epsilon!r}: the radius of a ball must be at least 0.")
     delta = precise(delta)
     radius: Any = per_example(epsilon) if isinstance(epsilon, Tensor) else epsilon
     if norm == "linf":

@@ -53,6 +53,7 @@ OWN_OPTIONS = {
     "--timeout-s",
     "--as-trained",
     "--plot",
+    "--save",
     "--format",
     "--out",
     "--version",

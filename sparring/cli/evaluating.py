@@ -13,21 +13,32 @@ from sparring.cli.shell import Json, RunPath, out, periodic_notes, rows
 from sparring.runs import open_run
 
 evaluation_commands = typer.Typer()
+MOST_CLASSES = 20  # in a table
 HINT = "Change the attack by settings such as --evaluation.steps 100 or --evaluation.samples 1000."
 Best = Annotated[bool, typer.Option("--best", help="Use the best checkpoint on held-out data, not the last.")]
 
 
 @evaluation_commands.command(epilog=HINT)
-def evaluate(context: typer.Context, run: RunPath, best: Best = False, as_json: Json = False) -> None:
+def evaluate(
+    context: typer.Context,
+    run: RunPath,
+    save: Annotated[
+        Path | None, typer.Option("--save", help="Write the attacked images, in 8 bits, to this npz file.")
+    ] = None,
+    best: Best = False,
+    as_json: Json = False,
+) -> None:
     """Evaluate the weights of a run: accuracy on clean test images and under attack."""
     from sparring.commands.evaluate import evaluate_run
     from sparring.observe.report import table
 
-    result = evaluate_run(open_run(run), context.obj, best=best, progress=periodic_notes())
+    result = evaluate_run(open_run(run), context.obj, best=best, progress=periodic_notes(), save=save)
     if as_json:
         out(json.dumps(result, indent=2))
         return
+    classes = result.pop("by_class")
     Console().print(table(f"Evaluation of {run.name}", rows(result)))
+    Console().print(table(*_lowest(classes)))
 
 
 @evaluation_commands.command(epilog=HINT)
@@ -133,6 +144,22 @@ def export(
 def _examples(result: dict[str, Any]) -> str:
     """Such as: 100 test examples (drawn from 360 with seed 0, each class in its share)."""
     return f"{result['samples']} test examples ({result['drawn']})"
+
+
+def _lowest(classes: list[dict[str, Any]]) -> tuple[str, list[dict[str, object]]]:
+    """Title and rows of the table of the classes; of many, those with the lowest robust accuracy."""
+    shown = sorted(classes, key=lambda each: float(each["robust_accuracy"]))[:MOST_CLASSES]
+    some = len(shown) < len(classes)
+    title = f"The {len(shown)} of {len(classes)} classes that are least robust" if some else "By class"
+    return title, [
+        {
+            "class": each["label"],
+            "samples": each["samples"],
+            "clean accuracy": each["clean_accuracy"],
+            "robust accuracy": _with_interval(each["robust_accuracy"], each["robust_interval"]),
+        }
+        for each in (shown if some else classes)
+    ]
 
 
 def _matrix_rows(matrix: dict[str, Any]) -> list[dict[str, object]]:

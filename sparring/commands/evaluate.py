@@ -15,12 +15,13 @@ from sparring.attacks import Attack
 from sparring.attacks.by_name import threat_of
 from sparring.commands.live import require_passed
 from sparring.config import Config, config_of, differences, load
-from sparring.data import Dataset
+from sparring.data import Dataset, require_bytes
 from sparring.data import load as load_data
 from sparring.errors import SparringError, UsageError
 from sparring.evaluation.corruptions import corruptions
 from sparring.evaluation.curves import curves
-from sparring.evaluation.robustness import evaluate_by
+from sparring.evaluation.robustness import evaluate_by, interval
+from sparring.evaluation.saving import Saved, require_new_file
 from sparring.evaluation.transfer import Member, transfer
 from sparring.machine.threads import cores
 from sparring.models import Shape, adopt, build
@@ -54,10 +55,12 @@ class Trained:
 
     def figures(self, found: dict[str, Any]) -> dict[str, Any]:
         """What an evaluation found, with the weights that it is of and all warnings."""
-        return {**found, **self.named(), "warnings": (*self.warnings, *found["warnings"])}
+        return {**found, **self.named(), "warnings": [*self.warnings, *found["warnings"]]}
 
 
-def open_trained(run: Run, changes: dict[str, str], *, best: bool = False) -> Trained:
+def open_trained(
+    run: Run, changes: dict[str, str], *, best: bool = False, may_change: tuple[str, ...] = MAY_CHANGE
+) -> Trained:
     """Load the last (or best) checkpoint of `run`: the one place that says which weights are evaluated and exported.
 
     Raises:
@@ -66,7 +69,7 @@ def open_trained(run: Run, changes: dict[str, str], *, best: bool = False) -> Tr
     """
     before, config = config_of(run), load(run.config_file, changes)
     for name in differences(before, config):
-        if not name.startswith(MAY_CHANGE):
+        if not name.startswith(may_change):
             raise UsageError(f"--{name} cannot change here: it is not about how the model is evaluated.")
     require_passed(config, Live())
     plugins.install(run.read_json(run.sources.name) or {})
@@ -157,15 +160,47 @@ def _shape_of(run: Run, config: Config) -> tuple[Shape, int]:
 
 
 def evaluate_run(
-    run: Run, changes: dict[str, str], *, best: bool = False, progress: Progress | None = None
+    run: Run,
+    changes: dict[str, str],
+    *,
+    best: bool = False,
+    progress: Progress | None = None,
+    save: Path | None = None,
 ) -> dict[str, Any]:
-    """Clean and robust accuracy; also written to the run's evaluation.json. Raises as `open_trained`."""
-    made = open_trained(run, changes, best=best)
-    config = made.config
-    found = evaluate_by(made.model, made.test, made.threat, config.evaluation, config.train.seed, progress)
+    """Clean and robust accuracy; also written to the run's evaluation.json. Raises as `open_trained`.
+
+    `attack.epsilon` may change too: the result names the ε of the evaluation and that of the training.
+
+    Args:
+        save: npz file for the attacked images, in 8 bits; the result then has the accuracy on these.
+    """
+    if save is not None:
+        require_new_file(save)
+    made = open_trained(run, changes, best=best, may_change=(*MAY_CHANGE, "attack.epsilon"))
+    config, threat = made.config, made.threat
+    _require_epsilon(config, threat)
+    saved = None if save is None else Saved(threat.norm, threat.epsilon)
+    if saved is not None:
+        require_bytes(made.test, f"--save {save}")
+    found = evaluate_by(made.model, made.test, threat, config.evaluation, config.train.seed, progress, saved)
     result = made.figures(found.as_dict())
+    result |= {"epsilon": threat.epsilon, "trained_epsilon": config_of(run).attack.epsilon}
+    if saved is not None and save is not None:
+        correct = saved.correct(made.model, config.evaluation.batch_size)
+        saved.write(save, correct)
+        count, total = int(correct.sum()), len(correct)
+        result |= {"saved": str(save), "saved_accuracy": count / total, "saved_interval": interval(count, total)}
     run.write_json("evaluation.json", result)
     return result
+
+
+def _require_epsilon(config: Config, threat: Attack) -> None:
+    """Refuse an ε that an attack of the user's own does not take."""
+    if threat.epsilon != config.attack.epsilon:
+        raise UsageError(
+            f"attack.epsilon = {config.attack.epsilon:g}: attack.name = {config.attack.name!r} has its own epsilon, "
+            f"{threat.epsilon:g}. Leave attack.epsilon as the run has it."
+        )
 
 
 def curves_of_run(

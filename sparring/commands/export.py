@@ -102,7 +102,9 @@ def _autoattack_result(trained: Trained, run: Run) -> dict[str, Any] | None:
     evaluation = run.read_json("evaluation.json") or {}
     final = run.read_json("summary.json") or {}
     of_last = f"step-{final.get('steps', -1):09d}" == trained.checkpoint.name
-    found = [evaluation] if trained.named().items() <= evaluation.items() else []
+    epsilon = trained.threat.epsilon
+    same = trained.named().items() <= evaluation.items() and evaluation.get("epsilon", epsilon) == epsilon
+    found = [evaluation] if same else []
     if trained.config.evaluation.weights == "ema":
         final |= {name: final.get(f"ema_{name}") for name in ("clean_accuracy", "robust_accuracy")}
     found += [final] if of_last else []

@@ -18,6 +18,7 @@ from sparring.commands.checks import LENGTH, check, require_loadable, require_ne
 from sparring.commands.evaluate import load_model
 from sparring.commands.live import live_objects, recorded, require_passed
 from sparring.commands.sources import record_sources, sources_of
+from sparring.commands.trials import doubts_of
 from sparring.config import (
     Config,
     changes_of,
@@ -218,9 +219,11 @@ def _execute(
     starts: bool,
 ) -> Result:
     overlapping = config.engine == "ray" and not config.staleness.lockstep
-    warning = check_staleness(config.staleness) if overlapping else None
     experiment = check(config, live, starts=starts)
     data = experiment.data_summary
+    warnings = doubts_of(experiment) if starts else []
+    if overlapping and (expected := check_staleness(config.staleness)):
+        warnings.append(expected)
     latest = LatestState(show, data)
     with ExitStack() as stack:
         queue = None
@@ -251,7 +254,7 @@ def _execute(
             run.write_json("metrics.json", {"url": f"http://{address}/metrics"})
             if config.metrics.file_sd is not None:
                 stack.enter_context(announced(config.metrics.file_sd, run, address))
-        if warning:
+        for warning in warnings:
             log.warning("%s", warning)
             latest.state.message = warning
         if on_run is not None:

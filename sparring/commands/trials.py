@@ -11,13 +11,19 @@ from torch import Tensor
 from sparring.allocators import Candidates
 from sparring.attacks import Attack, frozen, input_gradient, targets_of
 from sparring.attacks.calling import require_ball
+from sparring.data.sampling import stratified
 from sparring.errors import SparringError, UsageError
+from sparring.evaluation.findings import PROBABILITIES
+from sparring.evaluation.normalisation import normalised_outside
+from sparring.models.starting import not_fresh
 from sparring.objectives import Batch
+from sparring.objectives.predictions import are_probabilities
 from sparring.plugins import described
 from sparring.randomness import generator
 from sparring.trainer.experiment import Experiment
 
 EXAMPLES = 2
+DOUBT_EXAMPLES = 256
 T = TypeVar("T")
 
 
@@ -37,6 +43,20 @@ def try_methods(experiment: Experiment) -> None:
         delta = _tried("attack", names.attack.name, lambda: _one_step(experiment, attack, x, labels))
         _tried("allocator", names.allocator.name, lambda: _allocate(experiment, attack, x, labels))
         _tried("objective", names.objective.name, lambda: _loss(experiment, x, delta, labels))
+
+
+def doubts_of(experiment: Experiment) -> list[str]:
+    """What may make the figures of the run wrong: a model that returns probabilities, or initial weights that are made
+    for normalised images."""
+    training, found = experiment.training, []
+    x, labels = training.batch(stratified(training.labels, DOUBT_EXAMPLES), 0)
+    device = next(experiment.model.parameters()).device
+    with frozen(experiment.model), torch.no_grad():
+        if bool(are_probabilities(experiment.model(x[:EXAMPLES].to(device))).all()):
+            found.append(PROBABILITIES)
+    if not_fresh(experiment.config.model):
+        found += normalised_outside(experiment.model, x, labels)
+    return found
 
 
 def _tried(group: str, name: str, method: Callable[[], T]) -> T:

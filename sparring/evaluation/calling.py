@@ -11,7 +11,7 @@ from torch import nn
 
 from sparring.attacks import PGD, Attack
 from sparring.attacks.calling import require_ball
-from sparring.data import Dataset
+from sparring.data import Dataset, Sample, batch
 from sparring.data.sampling import Draw
 from sparring.data.training import scaled
 from sparring.data.wrapping import wrap
@@ -24,6 +24,7 @@ from sparring.models.forward import plain
 from sparring.models.outputs import outputs_of
 
 log = logging.getLogger(__name__)
+DOUBT_EXAMPLES = 256  # on which it is tried whether the model is made for normalised images
 STEPS, RESTARTS = 50, 3
 
 
@@ -77,7 +78,9 @@ def evaluate(
         raise ValueError(f"draw = {draw!r}: it must be {' or '.join(map(repr, get_args(Draw)))}.")
     how: dict[str, Any] = {"samples": samples, "draw": draw, "batch_size": batch_size, "seed": seed}
     with torch.inference_mode(False), torch.enable_grad():
-        doubts = normalised_outside(plain(model), dataset)
+        some = Sample(dataset, DOUBT_EXAMPLES)
+        x, y = batch(some, torch.arange(len(some)), augment="none", seed=0, epoch=0)
+        doubts = normalised_outside(plain(model), x, y)
         for doubt in doubts:
             log.warning(doubt)
         if attack == "autoattack":

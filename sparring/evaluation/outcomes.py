@@ -16,6 +16,8 @@ from sparring.models.forward import plain
 from sparring.objectives.predictions import are_finite, are_probabilities, correct
 from sparring.randomness import generator
 
+Attacked = Callable[[Tensor, Tensor, Tensor], None]  # clean images [n, C, H, W], labels [n], attacked images
+
 
 @dataclass(frozen=True)
 class Outcomes:
@@ -47,14 +49,14 @@ def outcomes(
     batch_size: int = 500,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
-    attacked: Callable[[Tensor, Tensor], None] | None = None,
+    attacked: Attacked | None = None,
 ) -> Outcomes:
     """The outcomes of all examples on the CPU, with the model in eval mode and float32.
 
     Args:
         progress: called with (examples done, all examples).
-        attacked: called with clean and attacked images of each batch, float32 [n, C, H, W]. The attacked image of an
-            example is the first one that is misclassified, else the last one; of a misclassified example the clean one.
+        attacked: called with each batch. The attacked image of an example is the first one that is misclassified, else
+            the last one; of a misclassified example it is the clean one.
     """
     model = plain(model)
     total = len(dataset)
@@ -66,7 +68,7 @@ def outcomes(
             found, images = _attack(model, x, y, attack, seed, first)
             parts.append(found.cpu())
             if attacked is not None:
-                attacked(x, images)
+                attacked(x, y, images)
             if progress is not None:
                 progress(first + len(y), total)
     return joined(parts)

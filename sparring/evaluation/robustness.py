@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +19,7 @@ from sparring.data.sampling import Draw
 from sparring.evaluation.autoattack import autoattack
 from sparring.evaluation.autoattack import describe as describe_autoattack
 from sparring.evaluation.findings import findings_of, warnings_of
-from sparring.evaluation.outcomes import Outcomes, clean_outcomes, joined, outcomes
+from sparring.evaluation.outcomes import Attacked, Outcomes, clean_outcomes, joined, outcomes
 from sparring.machine.devices import device_of
 from sparring.models.forward import plain
 
@@ -32,6 +32,17 @@ class Verdicts(NamedTuple):
 
     clean: Tensor
     robust: Tensor
+
+
+@dataclass(frozen=True)
+class OfClass:
+    """Accuracies on the `samples` examples of one class, shares in [0, 1], with the 95 % interval of the robust one."""
+
+    label: int
+    samples: int
+    clean_accuracy: float
+    robust_accuracy: float
+    robust_interval: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -55,12 +66,14 @@ class Evaluation:
     zero_gradients: int = 0
     non_finite_gradients: int = 0
     non_finite_logits: int = 0
+    by_class: tuple[OfClass, ...] = ()
     warnings: tuple[str, ...] = ()
     verdicts: Verdicts | None = field(default=None, repr=False, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain types, for JSON; without the verdicts."""
-        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "verdicts"}
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "verdicts"}
+        return values | {"by_class": [asdict(each) for each in self.by_class], "warnings": list(self.warnings)}
 
     def without_verdicts(self) -> Evaluation:
         """The same without the results per example."""
@@ -91,15 +104,17 @@ def evaluate(
     batch_size: int = 500,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    attacked: Attacked | None = None,
 ) -> Evaluation:
     """Evaluate the model in eval mode and float32 by an attack with restarts.
 
     Args:
         samples, draw: the examples; see `Sample`.
-        progress: called with (examples done, all examples).
+        progress: called with (examples done, all examples). attacked: called with the images, see `outcomes`.
     """
     began, sample = time.perf_counter(), Sample(dataset, samples, draw)
-    found = outcomes(model, sample, attack, batch_size=batch_size, seed=seed, progress=progress)
+    how: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "progress": progress}
+    found = outcomes(model, sample, attack, attacked=attacked, **how)
     return evaluation_of(found, sample, describe(attack), time.perf_counter() - began)
 
 
@@ -113,8 +128,9 @@ def evaluate_by_autoattack(
     batch_size: int = 500,
     seed: int = 0,
     progress: Progress | None = None,
+    attacked: Attacked | None = None,
 ) -> Evaluation:
-    """Evaluate the model by AutoAttack within the ball of `threat`; see `autoattack`."""
+    """Evaluate the model by AutoAttack within the ball of `threat`; see `autoattack` and `outcomes`."""
     began, model, sample = time.perf_counter(), plain(model), Sample(dataset, samples, draw)
     x, y = batch(sample, torch.arange(len(sample)), augment="none", seed=seed, epoch=0)
     if progress is not None:
@@ -130,6 +146,8 @@ def evaluate_by_autoattack(
         batch_size=batch_size,
         progress=progress,
     )
+    if attacked is not None:
+        attacked(x, y, found.images)
     after = replace(
         _clean_outcomes(model, x, y, batch_size),
         robust=found.alive.cpu(),
@@ -155,6 +173,7 @@ def evaluate_by(
     settings: EvaluationSettings,
     seed: int,
     progress: Progress | None = None,
+    attacked: Attacked | None = None,
 ) -> Evaluation:
     """Evaluate as the settings say: by PGD with restarts or by AutoAttack, within the ball of the trained threat."""
     how: dict[str, Any] = {
@@ -164,8 +183,9 @@ def evaluate_by(
         "seed": seed,
     }
     if settings.attack == "autoattack":
-        return evaluate_by_autoattack(model, dataset, threat, progress=progress, **how)
-    return evaluate(model, dataset, attack_for(threat, settings), progress=counted(progress), **how)
+        return evaluate_by_autoattack(model, dataset, threat, progress=progress, attacked=attacked, **how)
+    pgd = attack_for(threat, settings)
+    return evaluate(model, dataset, pgd, progress=counted(progress), attacked=attacked, **how)
 
 
 def counted(progress: Callable[[str], None] | None, what: str = "") -> Callable[[int, int], None] | None:
@@ -209,6 +229,21 @@ def evaluation_of(
         zero_gradients=found.zero_gradients,
         non_finite_gradients=found.non_finite_gradients,
         non_finite_logits=found.non_finite_logits,
+        by_class=by_class(outcomes),
         warnings=told,
         verdicts=Verdicts(outcomes.clean, outcomes.robust),
+    )
+
+
+def by_class(outcomes: Outcomes) -> tuple[OfClass, ...]:
+    """The accuracies of each class that there are examples of."""
+    totals, clean, robust = (
+        torch.bincount(outcomes.labels[rows]).tolist()
+        for rows in (torch.ones_like(outcomes.clean), outcomes.clean, outcomes.robust)
+    )
+    clean, robust = (counts + [0] * (len(totals) - len(counts)) for counts in (clean, robust))
+    return tuple(
+        OfClass(label, total, clean[label] / total, robust[label] / total, interval(robust[label], total))
+        for label, total in enumerate(totals)
+        if total
     )

@@ -85,6 +85,13 @@ def test_without_a_gradient_nothing_moves() -> None:
         assert torch.equal(ascend(nothing, nothing, norm, 0.1), nothing)
 
 
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("epsilon", [-0.1, float("nan")])
+def test_a_ball_of_no_radius_is_refused(norm: str, epsilon: float) -> None:
+    with pytest.raises(ValueError, match=r"epsilon = .*: the radius of a ball must be at least 0"):
+        project_ball(noise(1.0), norm, epsilon)
+
+
 USES: list[Callable[[Tensor, str], Tensor]] = [
     lambda delta, norm: project_ball(delta, norm, 0.1),
     lambda delta, norm: random_start(delta, norm, 0.1, seeded()),

@@ -6,8 +6,14 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
+from sparring.commands.evaluate import load_model
+from sparring.config import config_of
+from sparring.data import load
+from sparring.runs import open_run
 from tests.support.commands import Say
 
 
@@ -27,16 +33,48 @@ def test_evaluate_shows_a_table_with_the_number_of_examples(say: Say, finished: 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (
-            ["--attack.epsilon", "0.01"],
-            "--attack.epsilon cannot change here: it is not about how the model is evaluated",
-        ),
+        (["--attack.steps", "9"], "--attack.steps cannot change here: it is not about how the model is evaluated"),
         (["--best"], "has no best (train.evaluate_every_epochs was 0?) checkpoint"),
     ],
 )
 def test_evaluate_refuses_what_is_not_about_evaluating(say: Say, finished: Path, words: list[str], told: str) -> None:
     said = say("evaluate", finished, *words)
     assert said.code in (1, 2) and told in said.complaint
+
+
+def test_evaluate_takes_another_radius_and_names_both(say: Say, finished: Path) -> None:
+    words = ["evaluate", finished, "--evaluation.samples", "30", "--json"]
+    small, own = (json.loads(say(*words, *more).out) for more in (["--attack.epsilon", "0.001"], []))
+    assert (small["epsilon"], small["trained_epsilon"], own["epsilon"]) == (0.001, 0.2, 0.2)
+    assert small["attack"].endswith("linf 0.001") and small["robust_accuracy"] >= own["robust_accuracy"]
+
+
+def test_evaluate_shows_the_classes_one_by_one(say: Say, finished: Path) -> None:
+    told = json.loads(say("evaluate", finished, "--json").out)
+    assert sum(each["samples"] for each in told["by_class"]) == told["samples"]
+    for name in ("clean_accuracy", "robust_accuracy"):
+        mean = sum(each["samples"] * each[name] for each in told["by_class"]) / told["samples"]
+        assert mean == pytest.approx(told[name])
+    shown = say("evaluate", finished).out
+    assert "By class" in shown and all(f"{each['label']}" in shown for each in told["by_class"])
+
+
+def test_evaluate_saves_images_of_eight_bits_that_lie_in_the_ball_and_are_evaluated_as_saved(
+    say: Say, finished: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "attacked.npz"
+    said = say("evaluate", finished, "--save", path, "--evaluation.samples", 360, "--json")
+    assert said.code == 0, said.complaint
+    told, kept = json.loads(said.out), np.load(path)
+    run, images = open_run(finished), torch.from_numpy(kept["images"]).permute(0, 3, 1, 2)
+    test = load(config_of(run).data, "test")
+    clean = test.images(torch.arange(len(test)))
+    assert images.dtype == torch.uint8 and (images.int() - clean.int()).abs().max() == int(0.2 * 255)
+    right = load_model(finished)(images.float() / 255).argmax(1) == test.labels
+    assert torch.equal(torch.from_numpy(kept["correct"]), right) and kept["labels"].tolist() == test.labels.tolist()
+    assert told["saved_accuracy"] == int(right.sum()) / told["samples"] and told["saved"] == str(path)
+    again = say("evaluate", finished, "--save", path)
+    assert again.code == 2 and "the file exists; nothing is overwritten" in again.complaint
 
 
 def test_a_run_without_a_checkpoint_cannot_be_evaluated(say: Say, finished: Path) -> None:

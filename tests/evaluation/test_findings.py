@@ -106,7 +106,7 @@ def test_probabilities_instead_of_logits_are_told(share: Callable[[Tensor, Tenso
 
 def test_a_sound_model_has_no_warning() -> None:
     found = sparring.evaluate(Brightness(), DATA, epsilon=EPSILON, steps=5, restarts=2)
-    assert found.warnings == () and found.as_dict()["warnings"] == ()
+    assert found.warnings == () and found.as_dict()["warnings"] == []
 
 
 def test_curves_and_transfer_say_the_same() -> None:

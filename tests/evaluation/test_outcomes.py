@@ -22,7 +22,7 @@ def attacked(restarts: int = 2, batch_size: int = 4) -> tuple[Outcomes, Tensor, 
         greys(MARGINS, labels),
         PGD(0.1, steps=5, restarts=restarts),
         batch_size=batch_size,
-        attacked=lambda x, images: parts.append((x, images)),
+        attacked=lambda x, labels, images: parts.append((x, images)),
     )
     clean, images = (torch.cat(each) for each in zip(*parts, strict=True))
     return found, clean, images
