@@ -379,7 +379,7 @@ def _detach(config: Config) -> None:
     """Create the run's folder here, so that its path can be printed, and train in a background process."""
     from sparring.commands.train import make_run
 
-    run = make_run(config)
+    run = make_run(config, note)
     with (run.path / "output.log").open("w") as log:
         child = subprocess.Popen(
             [sys.executable, "-m", "sparring", "attend", str(run.path)],

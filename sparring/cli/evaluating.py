@@ -65,10 +65,10 @@ def transfer(
         return
     from sparring.observe.report import table
 
-    Console().print(table(f"Robust accuracy of each target, {matrix['samples']} test examples", _matrix_rows(matrix)))
+    Console().print(table(f"Robust accuracy of each target, {_examples(matrix)}", _matrix_rows(matrix)))
     out(
         f"Rows: the source of the adversarial examples. Columns: the target that is evaluated on them. In brackets: "
-        f"95 % intervals. {matrix['samples']} test examples."
+        f"95 % intervals. {_examples(matrix)}."
     )
     for warning in matrix["warnings"]:
         out(warning)
@@ -101,7 +101,7 @@ def curves(
         {"attack": each["attack"], "robust accuracy": _with_interval(each["robust_accuracy"], each["robust_interval"])}
         for each in points
     ]
-    Console().print(table(f"{run.name}, {result['samples']} test examples", lines))
+    Console().print(table(f"{run.name}, {_examples(result)}", lines))
     for warning in result["warnings"] or ["No sign of masked gradients."]:
         out(warning)
     out(result["rule"])
@@ -120,7 +120,7 @@ def corruptions(context: typer.Context, run: RunPath, best: Best = False, as_jso
         return
     from sparring.observe.report import table
 
-    title = f"{run.name}: {result['source']}, {result['samples']} test examples, severities 1 to 5 and their mean"
+    title = f"{run.name}: {result['source']}, {_examples(result)}, severities 1 to 5 and their mean"
     Console().print(table(title, _corruption_rows(result)))
     for warning in result["warnings"]:
         out(warning)
@@ -139,6 +139,11 @@ def export(
 
     for file in export_run(open_run(run), kind, path, context.obj, best=best):
         out(str(file))
+
+
+def _examples(result: dict[str, Any]) -> str:
+    """Such as: 100 test examples (drawn from 360 with seed 0, each class in its share)."""
+    return f"{result['samples']} test examples ({result['drawn']})"
 
 
 def _lowest(classes: list[dict[str, Any]]) -> tuple[str, list[dict[str, object]]]:

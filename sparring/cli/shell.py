@@ -14,7 +14,7 @@ RunPath = Annotated[Path, typer.Argument(help="A run folder; `sparring train` pr
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 NOTE_EVERY_S = 5.0
 FIRST_ROWS = (
-    *("robust_accuracy", "robust_interval", "clean_accuracy", "clean_interval", "attack", "samples", "method"),
+    *("robust_accuracy", "robust_interval", "clean_accuracy", "clean_interval", "attack", "samples", "drawn", "method"),
     *("ema_robust_accuracy", "ema_robust_interval", "ema_clean_accuracy", "ema_clean_interval"),
     *("seconds", "examples_per_second", "staleness_mean", "staleness_max", "max_staleness"),
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -20,6 +22,8 @@ from sparring.observe.trackers import require_trackers
 from sparring.runs import Run, require_new
 from sparring.trainer import checkpoints
 from sparring.trainer.experiment import NOTHING_PASSED, Experiment, Live, build_experiment
+
+log = logging.getLogger(__name__)
 
 # Settings that do not alter the trained function and may change on resume.
 RESUMABLE = (
@@ -61,6 +65,8 @@ def check(config: Config, live: Live = NOTHING_PASSED, *, starts: bool) -> Exper
     experiment = build_experiment(config, live)
     try_methods(experiment)
     _check_batches(experiment)
+    for doubt in experiment.data_summary.warnings:
+        log.warning(doubt)
     _check_evaluation(experiment)
     if config.engine == "ray":
         _check_cluster(experiment)
@@ -154,13 +160,8 @@ def _check_batches(experiment: Experiment) -> None:
 
 
 def _check_evaluation(experiment: Experiment) -> None:
-    """The test set can be read, has the training images' shape and can be attacked as the run's end will attack it."""
-    test, training = experiment.test(), experiment.training.shape
-    if test.shape != training:
-        raise UsageError(
-            f"data.name = {experiment.config.data.name!r}: test images are {test.shape} and training images {training} "
-            f"(C, H, W). Bring them to one size, as data.size does."
-        )
+    """The test set can be attacked as the run's end will attack it."""
+    test = experiment.test()
     if experiment.config.evaluation.attack == "autoattack":
         require_autoattack(test.shape, experiment.threat.norm, test.classes)
 

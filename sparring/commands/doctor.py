@@ -260,15 +260,13 @@ def _disk(config: Config) -> Found:
 
 
 def _data(config: Config) -> Found:
-    from sparring.data import load
+    from sparring.data import load, split_holdout
+    from sparring.data.summary import summarise
 
     train, test = load(config.data, "train"), load(config.data, "test")
-    shape = " x ".join(map(str, train.shape))
-    return Found(
-        len(train) > config.data.holdout,
-        f"data.name = {config.data.name}: {len(train)} training examples ({config.data.holdout} of them held out), "
-        f"{len(test)} test examples, {shape}, {train.classes} classes",
-    )
+    training, heldout = split_holdout(train, config.data.holdout)
+    found = summarise(f"data.name = {config.data.name!r}", training, test, heldout=len(heldout))
+    return Found(True, " ".join((f"data.name = {config.data.name}: {found.line}.", *found.warnings)))
 
 
 def _cores(config: Config) -> Found:

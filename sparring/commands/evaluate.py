@@ -24,7 +24,7 @@ from sparring.evaluation.robustness import evaluate_by, interval
 from sparring.evaluation.saving import Saved, require_new_file
 from sparring.evaluation.transfer import Member, transfer
 from sparring.machine.threads import cores
-from sparring.models import adopt, build
+from sparring.models import Shape, adopt, build
 from sparring.runs import Run, open_run
 from sparring.trainer import checkpoints
 from sparring.trainer.experiment import Live, methods_of
@@ -36,12 +36,13 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Trained:
-    """The weights of a run, ready to be evaluated, and the test set."""
+    """The weights of a run, ready to be evaluated, and the test set; warnings: about the test set."""
 
     config: Config
     model: nn.Module
     test: Dataset
     checkpoint: Path
+    warnings: tuple[str, ...] = ()
 
     @property
     def threat(self) -> Attack:
@@ -51,6 +52,10 @@ class Trained:
     def named(self) -> dict[str, str]:
         """Which weights they are."""
         return {"checkpoint": self.checkpoint.name, "weights": self.config.evaluation.weights}
+
+    def figures(self, found: dict[str, Any]) -> dict[str, Any]:
+        """What an evaluation found, with the weights that it is of and all warnings."""
+        return {**found, **self.named(), "warnings": [*self.warnings, *found["warnings"]]}
 
 
 def open_trained(
@@ -70,12 +75,13 @@ def open_trained(
     plugins.install(run.read_json(run.sources.name) or {})
     path = checkpoint_of(run, best)
     test = load_data(config.data, "test")
-    model = build(config.model, test.shape, test.classes, config.train.seed, normalize=config.data.normalize)
+    shape, classes = _require_same_images(run, config, test)
+    model = build(config.model, shape, classes, config.train.seed, normalize=config.data.normalize)
     _load(path, model, config.evaluation.weights)
     torch.set_num_threads(config.trainer.threads or cores())
     if torch.cuda.is_available() and config.trainer.device != "cpu":
         model.to("cuda")
-    return Trained(config, model, test, path)
+    return Trained(config, model, test, path, _of_other_data(run, test))
 
 
 def checkpoint_of(run: Run, best: bool) -> Path:
@@ -125,7 +131,25 @@ def load_model(
     return made.eval()
 
 
-def _shape_of(run: Run, config: Config) -> tuple[tuple[int, int, int], int]:
+def _require_same_images(run: Run, config: Config, test: Dataset) -> tuple[Shape, int]:
+    """Shape of an image and number of classes; refuses a test set of others."""
+    shape, classes = _shape_of(run, config)
+    if (test.shape, test.classes) != (shape, classes):
+        raise UsageError(
+            f"data.name = {config.data.name!r}: test images are {test.shape} of {test.classes} classes, and {run.path} "
+            f"was trained on {shape} (C, H, W) of {classes}. Give the test set that belongs to the run."
+        )
+    return shape, classes
+
+
+def _of_other_data(run: Run, test: Dataset) -> tuple[str, ...]:
+    noted = (run.read_json(run.data.name) or {}).get("test_fingerprint", test.fingerprint)
+    if noted == test.fingerprint:
+        return ()
+    return ("The test set is not the one that the run began with: its figures cannot be compared with the run's own.",)
+
+
+def _shape_of(run: Run, config: Config) -> tuple[Shape, int]:
     """Shape of an image and number of classes, as the run noted them; of its data where it did not."""
     noted = run.read_json(run.data.name)
     if noted is not None:
@@ -159,7 +183,7 @@ def evaluate_run(
     if saved is not None:
         require_bytes(made.test, f"--save {save}")
     found = evaluate_by(made.model, made.test, threat, config.evaluation, config.train.seed, progress, saved)
-    result = {**found.as_dict(), **made.named()}
+    result = made.figures(found.as_dict())
     result |= {"epsilon": threat.epsilon, "trained_epsilon": config_of(run).attack.epsilon}
     if saved is not None and save is not None:
         correct = saved.correct(made.model, config.evaluation.batch_size)
@@ -186,7 +210,7 @@ def curves_of_run(
     made = open_trained(run, changes, best=best)
     config = made.config
     found = curves(made.model, made.test, made.threat, config.evaluation, config.train.seed, progress)
-    result = {**found.as_dict(), **made.named()}
+    result = made.figures(found.as_dict())
     run.write_json("curves.json", result)
     return result
 
@@ -203,11 +227,12 @@ def corruptions_of_run(
         config.data.name,
         config.corruptions.root,
         samples=config.evaluation.samples,
+        draw=config.evaluation.draw,
         batch_size=config.evaluation.batch_size,
         seed=config.train.seed,
         progress=progress,
     )
-    result = {**found.as_dict(), **made.named()}
+    result = made.figures(found.as_dict())
     run.write_json("corruptions.json", result)
     return result
 

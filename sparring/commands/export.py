@@ -77,7 +77,7 @@ def model_info(trained: Trained, run: Run) -> dict[str, Any]:
     footnote = "Not evaluated by AutoAttack."
     if evaluation is not None:
         clean, robust = (f"{100 * evaluation[name]:.2f}" for name in ("clean_accuracy", "robust_accuracy"))
-        footnote = f"{evaluation['attack']}, first {evaluation['samples']} of {len(trained.test)} test examples."
+        footnote = f"{evaluation['attack']}, {evaluation['samples']} test examples ({evaluation['drawn']})."
     return {
         "link": "",
         "name": "",

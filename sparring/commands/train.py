@@ -32,6 +32,7 @@ from sparring.config import (
     trainer_threads,
     with_absolute_paths,
 )
+from sparring.data.summary import DataSummary
 from sparring.engines import Outcome
 from sparring.errors import RollBack, SparringError
 from sparring.machine.logs import to_file
@@ -72,13 +73,14 @@ class Result:
 class LatestState:
     """The latest state of a run, for the live view, the metrics endpoint and `state.json`."""
 
-    def __init__(self, show: Report | None) -> None:
-        self.show = show
+    def __init__(self, show: Report | None, data: DataSummary) -> None:
+        self.show, self.data = show, data
         self.run: Run | None = None
         self.state, self.workers = RunState(), Heartbeats()
         self._written = 0.0
 
     def update(self, state: RunState, workers: Heartbeats | None = None) -> None:
+        state.data = self.data.line
         self.state, self.workers = state, workers or {}
         if self.show is not None:
             self.show(self.state, self.workers)
@@ -149,11 +151,14 @@ def _shown(title: str, show: Report | None, progress: bool) -> Iterator[Report |
         yield view.update
 
 
-def make_run(config: Config) -> Run:
-    """A run folder for a background process to train in; everything that can be refused is refused now."""
+def make_run(config: Config, note: Callable[[str], None] = lambda line: None) -> Run:
+    """A run folder for a background process to train in; everything that can be refused is refused now.
+
+    note: called with a line about the data.
+    """
     config = with_absolute_paths(config)
     require_new_folder(config)
-    check(config, starts=True)
+    note(check(config, starts=True).data_summary.line)
     return new_run(config)
 
 
@@ -215,10 +220,11 @@ def _execute(
 ) -> Result:
     overlapping = config.engine == "ray" and not config.staleness.lockstep
     experiment = check(config, live, starts=starts)
+    data = experiment.data_summary
     warnings = doubts_of(experiment) if starts else []
     if overlapping and (expected := check_staleness(config.staleness)):
         warnings.append(expected)
-    latest = LatestState(show)
+    latest = LatestState(show, data)
     with ExitStack() as stack:
         queue = None
         if config.engine == "ray":
@@ -234,6 +240,8 @@ def _execute(
         run.clear_stop()
         write_atomically(run.config_file, to_toml(config))
         to_file(run.log)
+        for text in (data.line, *data.warnings):
+            log.info("data: %s", text)
         if starts:
             _note_data(run, experiment)
             record_sources(run, config)
@@ -267,8 +275,16 @@ def _execute(
 def _note_data(run: Run, experiment: Experiment) -> None:
     """Facts of the data, so that the network can be built again without them."""
     data = experiment.training
-    noted = {"shape": data.shape, "classes": data.classes, "examples": len(data), "fingerprint": data.fingerprint}
-    run.write_json(run.data.name, noted)
+    run.write_json(
+        run.data.name,
+        {
+            "shape": data.shape,
+            "classes": data.classes,
+            "examples": len(data),
+            "fingerprint": data.fingerprint,
+            "test_fingerprint": experiment.test().fingerprint,
+        },
+    )
 
 
 def _in_this_process(config: Config, run: Run, experiment: Experiment, latest: LatestState) -> Outcome:
@@ -313,11 +329,12 @@ class _StoppedEvaluating(Exception):
 def _conclude(
     run: Run, phase: str, state: RunState, evaluation: dict[str, Any] | None, latest: LatestState, message: str = ""
 ) -> Result:
-    """Last state and summary of the run's folder; `message`: why it failed."""
+    """Last state and summary of the run's folder, with the warnings about its data; `message`: why it failed."""
     state.phase, state.message = phase, message
     latest.update(state)
     latest.write()
     figures = {name: value for name, value in (evaluation or {}).items() if name in MEASURED}
+    figures["warnings"] = [*latest.data.warnings, *figures.get("warnings", ())]
     content = summary(state, figures)
     run.write_json("summary.json", content)
     return Result(run, phase, content)

@@ -11,6 +11,7 @@ from torch import Tensor
 from sparring.allocators import Candidates
 from sparring.attacks import Attack, frozen, input_gradient, targets_of
 from sparring.attacks.calling import require_ball
+from sparring.data.sampling import stratified
 from sparring.errors import SparringError, UsageError
 from sparring.evaluation.findings import PROBABILITIES
 from sparring.evaluation.normalisation import normalised_outside
@@ -48,7 +49,7 @@ def doubts_of(experiment: Experiment) -> list[str]:
     """What may make the figures of the run wrong: a model that returns probabilities, or initial weights that are made
     for normalised images."""
     training, found = experiment.training, []
-    x, labels = training.batch(torch.arange(min(DOUBT_EXAMPLES, len(training))), 0)
+    x, labels = training.batch(stratified(training.labels, DOUBT_EXAMPLES), 0)
     device = next(experiment.model.parameters()).device
     with frozen(experiment.model), torch.no_grad():
         if bool(are_probabilities(experiment.model(x[:EXAMPLES].to(device))).all()):

@@ -337,7 +337,7 @@ class TrainSettings(Settings):
     evaluate_every_epochs: float = setting(0.0, "epochs", ge=0)
     """Epochs between evaluations of clean and PGD-10 accuracy on held-out examples. 0: never. Needs data.holdout."""
     evaluate_samples: int = setting(512, "examples", ge=1)
-    """Largest number of held-out examples in these evaluations."""
+    """Largest number of held-out examples in these evaluations, drawn at random, each class in its share."""
 
 
 class PruningSettings(Settings):
@@ -522,7 +522,10 @@ class EvaluationSettings(Settings):
     restarts: int = setting(3, "attempts", ge=1, le=1000)
     """Number of random starts. An example is robust only if it stays correct under all of them."""
     samples: int | None = setting(None, "examples", ge=1)
-    """Evaluate only the first `samples` test examples; by default all."""
+    """Evaluate only on `samples` test examples; by default on all."""
+    draw: Literal["stratified", "first"] = setting("stratified", "name")
+    """Which `samples` test examples. stratified: drawn at random, each class in its share, the same for every seed;
+    first: the first ones, as RobustBench takes 1,000 of CIFAR-10."""
     batch_size: int = setting(500, "examples", ge=1, le=65536)
     """Examples per forward pass."""
     square_queries: int = setting(500, "forward passes", ge=0, le=100_000)

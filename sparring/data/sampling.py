@@ -28,7 +28,7 @@ class Sample(Subset):
         count = total if samples is None else min(samples, total)
         indices = stratified(dataset.labels, count) if draw == "stratified" else torch.arange(count)
         super().__init__(dataset, indices)
-        self.rule = "all" if count == total else f"{count} of {total}, {_rule(draw)}"
+        self.rule = "all" if count == total else _rule(draw, total)
 
     @property
     def warnings(self) -> list[str]:
@@ -60,5 +60,7 @@ def stratified(labels: Tensor, count: int, seed: int = SEED) -> Tensor:
     return order[mixed[ranks[mixed].argsort(stable=True)]][:count].sort().values
 
 
-def _rule(draw: Draw) -> str:
-    return "the first" if draw == "first" else f"drawn with seed {SEED}, each class in its share"
+def _rule(draw: Draw, total: int) -> str:
+    if draw == "first":
+        return f"the first of {total}"
+    return f"drawn from {total} with seed {SEED}, each class in its share"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sparring.config import Config, image_size
 from sparring.data.augment import augment as augmented
-from sparring.data.datasets import Dataset, Shape
+from sparring.data.datasets import Dataset, Shape, notes_of
 from sparring.data.framing import Framing, random_framing
 
 
@@ -33,6 +33,7 @@ class TrainingSet:
         self.dataset, self.augment, self.seed, self.sizes = dataset, augment, seed, sizes
         self.shape: Shape = dataset.shape
         self.classes, self.labels, self.fingerprint = dataset.classes, dataset.labels, dataset.fingerprint
+        self.notes = notes_of(dataset)
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
 
 from sparring.attacks import PGD, Attack
 from sparring.attacks.calling import require_ball
-from sparring.data import Dataset, batch
+from sparring.data import Dataset, Sample, batch
+from sparring.data.sampling import Draw
 from sparring.data.training import scaled
 from sparring.data.wrapping import wrap
 from sparring.errors import SparringError
@@ -38,6 +39,7 @@ def evaluate(
     step_size: float | None = None,
     restarts: int | None = None,
     samples: int | None = None,
+    draw: Draw = "stratified",
     classes: int | None = None,
     batch_size: int = 500,
     seed: int = 0,
@@ -54,7 +56,8 @@ def evaluate(
         epsilon: radius of the ball in pixel intensities, such as 8/255.
         norm: "linf" (default) or "l2". steps (50), step_size (2.5·ε/steps), restarts (3): of "pgd". An Attack has its
             own epsilon, norm and steps; what it would ignore is refused.
-        samples: evaluate only the first `samples` examples; by default all. classes: by default as the data declare.
+        samples: evaluate only on this number of examples; by default on all. draw: "stratified" (each class in its
+            share, at random, but always the same) or "first". classes: by default as the data declare.
         per_example: also return the result of each example, in `Evaluation.verdicts`.
         progress: called with a sentence about the progress.
 
@@ -71,10 +74,13 @@ def evaluate(
         raise ValueError(f"seed = {seed!r}: an integer is needed.")
     if samples is not None:
         _require_count("samples", samples)
-    how: dict[str, Any] = {"samples": samples, "batch_size": batch_size, "seed": seed}
+    if draw not in get_args(Draw):
+        raise ValueError(f"draw = {draw!r}: it must be {' or '.join(map(repr, get_args(Draw)))}.")
+    how: dict[str, Any] = {"samples": samples, "draw": draw, "batch_size": batch_size, "seed": seed}
     with torch.inference_mode(False), torch.enable_grad():
-        some = torch.arange(min(DOUBT_EXAMPLES, len(dataset)))
-        doubts = normalised_outside(plain(model), *batch(dataset, some, augment="none", seed=0, epoch=0))
+        some = Sample(dataset, DOUBT_EXAMPLES)
+        x, y = batch(some, torch.arange(len(some)), augment="none", seed=0, epoch=0)
+        doubts = normalised_outside(plain(model), x, y)
         for doubt in doubts:
             log.warning(doubt)
         if attack == "autoattack":

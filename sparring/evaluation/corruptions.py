@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from sparring.attacks import frozen
-from sparring.data import Dataset, require_bytes, scaled
+from sparring.data import Dataset, Sample, require_bytes, scaled
+from sparring.data.sampling import Draw
 from sparring.errors import SparringError, UsageError
 from sparring.evaluation.findings import Findings, warnings_of
 from sparring.evaluation.outcomes import Outcomes, clean_outcomes, joined
@@ -42,7 +43,7 @@ SEEDED_BY_ARGUMENT = ("glass_blur", "impulse_noise")  # these do not use numpy's
 
 Pair = tuple[float, float]
 Array = np.ndarray[Any, np.dtype[np.uint8]]
-Source = Callable[[str, int, int, int], tuple[Tensor, Tensor]]  # name, severity, first, last -> uint8 images, labels
+Source = Callable[[str, int, Tensor], tuple[Tensor, Tensor]]  # name, severity, indices -> uint8 images, labels
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,11 @@ class Corrupted:
 
 @dataclass(frozen=True)
 class Corruptions:
-    """Accuracies in [0, 1] on `samples` test examples, each under every corruption and severity."""
+    """Accuracies in [0, 1] on `samples` test examples, each under every corruption and severity; drawn: which ones."""
 
     source: str
     samples: int
+    drawn: str
     clean_accuracy: float
     clean_interval: Pair
     corrupted_accuracy: float
@@ -80,38 +82,40 @@ def corruptions(
     root: Path | None,
     *,
     samples: int | None,
+    draw: Draw = "stratified",
     batch_size: int,
     seed: int,
     progress: Callable[[str], None] | None = None,
 ) -> Corruptions:
-    """Accuracy on the first `samples` test images, 15 corruptions by 5 severities.
+    """Accuracy on test images, 15 corruptions by 5 severities.
 
     Args:
+        samples, draw: the images; see `Sample`.
         data: the dataset's name. root: see `CorruptionsSettings`.
 
     Raises:
         UsageError: corruptions.root is set, and there are no files for these data.
         SparringError: files are missing or wrong, or the package is not installed.
     """
-    total = len(test) if samples is None else min(samples, len(test))
+    sample = Sample(test, samples, draw)
     source = generated(test, seed) if root is None else read(_folder(root, data))
-    clean = _outcomes(model, lambda _, __, first, last: _clean(test, first, last), "", 0, total, batch_size)
+    clean = _outcomes(model, lambda _, __, indices: _clean(test, indices), "", 0, sample.indices, batch_size)
     rows, broken = [], clean.non_finite_logits
     for name in CORRUPTIONS:
         cells = []
         for severity in SEVERITIES:
-            seen = _outcomes(model, source, name, severity, total, batch_size)
+            seen = _outcomes(model, source, name, severity, sample.indices, batch_size)
             cells.append(seen.clean)
             broken = broken | seen.non_finite_logits
             if progress is not None:
-                progress(f"{name}, severity {severity}: {total} test examples evaluated")
+                progress(f"{name}, severity {severity}: {len(sample)} test examples evaluated")
         rows.append(torch.stack(cells))
     source_name = "imagecorruptions-imaug (ImageNet-C's strengths)" if root is None else FOLDERS[data]
-    warnings = warnings_of(Findings(total, non_finite_logits=int(broken.sum())))
-    return summarised(source_name, clean.clean, torch.stack(rows), warnings)
+    warnings = [*sample.warnings, *warnings_of(Findings(len(sample), non_finite_logits=int(broken.sum())))]
+    return summarised(source_name, sample.rule, clean.clean, torch.stack(rows), warnings)
 
 
-def summarised(source: str, clean: Tensor, correct: Tensor, warnings: list[str]) -> Corruptions:
+def summarised(source: str, drawn: str, clean: Tensor, correct: Tensor, warnings: list[str]) -> Corruptions:
     """Accuracies of clean: bool [N], and correct: bool [corruptions, severities, N].
 
     Intervals of means count every image once, because its corrupted versions are not independent samples.
@@ -127,7 +131,8 @@ def summarised(source: str, clean: Tensor, correct: Tensor, warnings: list[str])
     ]
     total, count = len(clean), int(clean.sum())
     mean, mean_interval = mean_of_images(correct.flatten(0, 1))
-    return Corruptions(source, total, count / total, interval(count, total), mean, mean_interval, table, warnings)
+    of_clean = count / total, interval(count, total)
+    return Corruptions(source, total, drawn, *of_clean, mean, mean_interval, table, warnings)
 
 
 def mean_of_images(correct: Tensor) -> tuple[float, Pair]:
@@ -146,9 +151,8 @@ def mean_of_images(correct: Tensor) -> tuple[float, Pair]:
 def read(folder: Path) -> Source:
     """Corrupted images from the benchmark's files: NAME.npy uint8 [50000, 32, 32, 3], severity by severity."""
 
-    def source(name: str, severity: int, first: int, last: int) -> tuple[Tensor, Tensor]:
-        begin = (severity - 1) * FILE_EXAMPLES
-        part = slice(begin + first, begin + last)
+    def source(name: str, severity: int, indices: Tensor) -> tuple[Tensor, Tensor]:
+        part = (severity - 1) * FILE_EXAMPLES + indices.numpy()
         images, labels = _array(folder / f"{name}.npy", 4), _array(folder / "labels.npy", 1)
         pixels = torch.from_numpy(np.array(images[part])).permute(0, 3, 1, 2)
         return pixels, torch.from_numpy(np.array(labels[part]).astype(np.int64))
@@ -160,8 +164,7 @@ def generated(test: Dataset, seed: int) -> Source:
     """Generated corrupted images. Each depends only on the seed, its index, the corruption and the severity."""
     require_bytes(test, "sparring corruptions")
 
-    def source(name: str, severity: int, first: int, last: int) -> tuple[Tensor, Tensor]:
-        indices = torch.arange(first, last)
+    def source(name: str, severity: int, indices: Tensor) -> tuple[Tensor, Tensor]:
         images = test.images(indices).permute(0, 2, 3, 1).numpy()
         which = CORRUPTIONS.index(name)
         seeds = [generator(seed, "corruption", which, severity, index).initial_seed() for index in indices.tolist()]
@@ -247,15 +250,14 @@ def _array(path: Path, dimensions: int) -> Any:
     return array
 
 
-def _clean(test: Dataset, first: int, last: int) -> tuple[Tensor, Tensor]:
-    indices = torch.arange(first, last)
+def _clean(test: Dataset, indices: Tensor) -> tuple[Tensor, Tensor]:
     return test.images(indices), test.labels[indices]
 
 
-def _outcomes(model: nn.Module, source: Source, name: str, severity: int, total: int, size: int) -> Outcomes:
+def _outcomes(model: nn.Module, source: Source, name: str, severity: int, chosen: Tensor, size: int) -> Outcomes:
     device, found = device_of(model), []
     with frozen(model):
-        for first in range(0, total, size):
-            images, labels = source(name, severity, first, min(first + size, total))
+        for indices in torch.split(chosen, size):
+            images, labels = source(name, severity, indices)
             found.append(clean_outcomes(model, scaled(images.to(device)), labels.to(device)).cpu())
     return joined(found)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sparring.attacks import Attack
 from sparring.config import EvaluationSettings
-from sparring.data import Dataset
+from sparring.data import Dataset, Sample
 from sparring.evaluation.autoattack import square
 from sparring.evaluation.findings import findings_of, warnings_of, worst
 from sparring.evaluation.outcomes import Outcomes, batches, outcomes
@@ -50,11 +50,15 @@ class Point:
 
 @dataclass(frozen=True)
 class Curves:
-    """Two curves on the same `samples` test examples, the point of the black-box attack, and warnings."""
+    """Two curves on the same `samples` test examples, the point of the black-box attack, and warnings.
+
+    drawn: which examples these are.
+    """
 
     norm: str
     trained_epsilon: float
     samples: int
+    drawn: str
     by_epsilon: list[Point]
     by_steps: list[Point]
     black_box: Point | None
@@ -73,18 +77,18 @@ def curves(
     seed: int,
     progress: Progress | None = None,
 ) -> Curves:
-    """Attack the first `settings.samples` examples with a grid of ε (at `settings.steps`) and a grid of steps (at ε).
+    """Attack `settings.samples` examples with a grid of ε (at `settings.steps`) and a grid of steps (at ε).
 
     The step size is always 2.5·ε/steps; `settings.step_size` is not used, because one size does not fit a whole grid.
     """
+    sample = Sample(dataset, settings.samples, settings.draw)
     base = attack_for(threat, settings.model_copy(update={"step_size": None}))
     unbounded = math.sqrt(math.prod(dataset.shape)) if threat.norm == "l2" else 1.0  # the ball holds all of [0, 1]
     radii = [share * base.epsilon for share in EPSILONS if share * base.epsilon < unbounded] + [unbounded]
 
     def attacked(attack: Attack) -> Outcomes:
         report = counted(progress, f"{describe(attack)}: ")
-        size, samples = settings.batch_size, settings.samples
-        return outcomes(model, dataset, attack, samples=samples, batch_size=size, seed=seed, progress=report)
+        return outcomes(model, sample, attack, batch_size=settings.batch_size, seed=seed, progress=report)
 
     by_epsilon = [_with(base, epsilon, base.steps) for epsilon in radii]
     by_steps = [_with(base, base.epsilon, steps) for steps in STEPS]
@@ -94,6 +98,7 @@ def curves(
         attack: _point(attack.epsilon, attack.steps, describe(attack), robust) for attack, robust in survivors.items()
     }
     warnings = [
+        *sample.warnings,
         *warnings_of(worst(findings_of(outcome) for outcome in found.values())),
         *masked([(f"ε = {attack.epsilon:.4g}", survivors[attack]) for attack in by_epsilon]),
         *masked([(f"PGD-{attack.steps}", survivors[attack]) for attack in by_steps]),
@@ -102,13 +107,14 @@ def curves(
     black_box = None
     if settings.square_queries:
         name, strongest = f"Square, {settings.square_queries} queries", by_steps[-1]
-        robust = _square(model, dataset, base, settings, seed, progress)
+        robust = _square(model, sample, base, settings, seed, progress)
         warnings += masked([(name, robust), (describe(strongest), survivors[strongest])])
         black_box = _point(base.epsilon, 0, name, robust)
     return Curves(
         norm=threat.norm,
         trained_epsilon=base.epsilon,
-        samples=len(survivors[by_steps[0]]),
+        samples=len(sample),
+        drawn=sample.rule,
         by_epsilon=[points[attack] for attack in by_epsilon],
         by_steps=[points[attack] for attack in by_steps],
         black_box=black_box,
@@ -180,8 +186,7 @@ def _square(
     seed: int,
     progress: Progress | None,
 ) -> Tensor:
-    total = len(dataset) if settings.samples is None else min(settings.samples, len(dataset))
-    parts = list(batches(model, dataset, total, settings.batch_size))
+    parts = list(batches(model, dataset, settings.batch_size))
     x, y = torch.cat([part[1] for part in parts]), torch.cat([part[2] for part in parts])
     return square(
         model,

@@ -48,13 +48,12 @@ def outcomes(
     dataset: Dataset,
     attack: Attack,
     *,
-    samples: int | None = None,
     batch_size: int = 500,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
     attacked: Attacked | None = None,
 ) -> Outcomes:
-    """The outcomes of the first `samples` examples on the CPU, with the model in eval mode and float32.
+    """The outcomes of all examples on the CPU, with the model in eval mode and float32.
 
     Args:
         progress: called with (examples done, all examples).
@@ -62,12 +61,12 @@ def outcomes(
             the last one; of a misclassified example it is the clean one.
     """
     model = plain(model)
-    total = len(dataset) if samples is None else min(samples, len(dataset))
+    total = len(dataset)
     parts = []
     if progress is not None:
         progress(0, total)
     with frozen(model):
-        for first, x, y in batches(model, dataset, total, batch_size):
+        for first, x, y in batches(model, dataset, batch_size):
             found, images = _attack(model, x, y, attack, seed, first)
             parts.append(found.cpu())
             if attacked is not None:
@@ -97,11 +96,11 @@ def joined(parts: Sequence[Outcomes]) -> Outcomes:
     return Outcomes(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 
 
-def batches(model: nn.Module, dataset: Dataset, total: int, size: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Batches of the first `total` examples on the model's device: first index, images in [0, 1], labels."""
+def batches(model: nn.Module, dataset: Dataset, size: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Batches of all examples on the model's device: first index, images in [0, 1], labels."""
     device = device_of(model)
-    for first in range(0, total, size):
-        x, y = batch(dataset, torch.arange(first, min(first + size, total)), augment="none", seed=0, epoch=0)
+    for first in range(0, len(dataset), size):
+        x, y = batch(dataset, torch.arange(first, min(first + size, len(dataset))), augment="none", seed=0, epoch=0)
         yield first, x.to(device), y.to(device)
 
 

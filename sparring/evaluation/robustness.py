@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from sparring.attacks import Attack, frozen
 from sparring.config import EvaluationSettings
-from sparring.data import Dataset, batch
+from sparring.data import Dataset, Sample, batch
+from sparring.data.sampling import Draw
 from sparring.evaluation.autoattack import autoattack
 from sparring.evaluation.autoattack import describe as describe_autoattack
 from sparring.evaluation.findings import findings_of, warnings_of
@@ -48,6 +49,7 @@ class OfClass:
 class Evaluation:
     """Accuracies in [0, 1] on `samples` test examples with 95 % intervals, and the attack.
 
+    drawn: which examples these are.
     zero_gradients: robust examples whose attack met a gradient of zero; non_finite_gradients: examples whose gradient
     had entries that are not finite, taken as 0; non_finite_logits: examples that count as wrong for it. `warnings` says
     what this does to the figures, and what to do.
@@ -60,6 +62,7 @@ class Evaluation:
     seconds: float
     clean_interval: tuple[float, float]
     robust_interval: tuple[float, float]
+    drawn: str = "all"
     zero_gradients: int = 0
     non_finite_gradients: int = 0
     non_finite_logits: int = 0
@@ -97,20 +100,22 @@ def evaluate(
     attack: Attack,
     *,
     samples: int | None = None,
+    draw: Draw = "stratified",
     batch_size: int = 500,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
     attacked: Attacked | None = None,
 ) -> Evaluation:
-    """Evaluate the model in eval mode and float32 on the first `samples` examples, by an attack with restarts.
+    """Evaluate the model in eval mode and float32 by an attack with restarts.
 
     Args:
+        samples, draw: the examples; see `Sample`.
         progress: called with (examples done, all examples). attacked: called with the images, see `outcomes`.
     """
-    began = time.perf_counter()
-    how: dict[str, Any] = {"samples": samples, "batch_size": batch_size, "seed": seed}
-    found = outcomes(model, dataset, attack, progress=progress, attacked=attacked, **how)
-    return evaluation_of(found, describe(attack), time.perf_counter() - began)
+    began, sample = time.perf_counter(), Sample(dataset, samples, draw)
+    how: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "progress": progress}
+    found = outcomes(model, sample, attack, attacked=attacked, **how)
+    return evaluation_of(found, sample, describe(attack), time.perf_counter() - began)
 
 
 def evaluate_by_autoattack(
@@ -119,17 +124,17 @@ def evaluate_by_autoattack(
     threat: Attack,
     *,
     samples: int | None = None,
+    draw: Draw = "stratified",
     batch_size: int = 500,
     seed: int = 0,
     progress: Progress | None = None,
     attacked: Attacked | None = None,
 ) -> Evaluation:
     """Evaluate the model by AutoAttack within the ball of `threat`; see `autoattack` and `outcomes`."""
-    began, model = time.perf_counter(), plain(model)
-    total = len(dataset) if samples is None else min(samples, len(dataset))
-    x, y = batch(dataset, torch.arange(total), augment="none", seed=seed, epoch=0)
+    began, model, sample = time.perf_counter(), plain(model), Sample(dataset, samples, draw)
+    x, y = batch(sample, torch.arange(len(sample)), augment="none", seed=seed, epoch=0)
     if progress is not None:
-        progress(f"AutoAttack on {total} test examples")
+        progress(f"AutoAttack on {len(sample)} test examples")
     found = autoattack(
         model,
         x,
@@ -151,7 +156,7 @@ def evaluate_by_autoattack(
         non_finite_logits=found.non_finite_logits.cpu(),
     )
     attack = describe_autoattack(threat.norm, threat.epsilon, dataset.classes)
-    return evaluation_of(after, attack, time.perf_counter() - began, found.warnings)
+    return evaluation_of(after, sample, attack, time.perf_counter() - began, found.warnings)
 
 
 def _clean_outcomes(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> Outcomes:
@@ -172,7 +177,12 @@ def evaluate_by(
     attacked: Attacked | None = None,
 ) -> Evaluation:
     """Evaluate as the settings say: by PGD with restarts or by AutoAttack, within the ball of the trained threat."""
-    how: dict[str, Any] = {"samples": settings.samples, "batch_size": settings.batch_size, "seed": seed}
+    how: dict[str, Any] = {
+        "samples": settings.samples,
+        "draw": settings.draw,
+        "batch_size": settings.batch_size,
+        "seed": seed,
+    }
     if settings.attack == "autoattack":
         return evaluate_by_autoattack(model, dataset, threat, progress=progress, attacked=attacked, **how)
     pgd = attack_for(threat, settings)
@@ -195,15 +205,17 @@ def interval(successes: int, total: int) -> tuple[float, float]:
     return max(0.0, (centre - half_width) / scale), min(1.0, (centre + half_width) / scale)
 
 
-def evaluation_of(outcomes: Outcomes, attack: str, seconds: float, warnings: Sequence[str] = ()) -> Evaluation:
+def evaluation_of(
+    outcomes: Outcomes, sample: Sample, attack: str, seconds: float, warnings: Sequence[str] = ()
+) -> Evaluation:
     """The figures of the outcomes.
 
     Args:
-        attack: its description. warnings: those of the attack itself.
+        sample: what was attacked. attack: its description. warnings: those of the attack itself.
     """
     found = findings_of(outcomes)
     total, clean = found.samples, int(outcomes.clean.sum())
-    told = (*warnings_of(found), *warnings)
+    told = (*sample.warnings, *warnings_of(found), *warnings)
     for warning in told:
         log.warning("%s: %s", attack, warning)
     return Evaluation(
@@ -214,6 +226,7 @@ def evaluation_of(outcomes: Outcomes, attack: str, seconds: float, warnings: Seq
         seconds=seconds,
         clean_interval=interval(clean, total),
         robust_interval=interval(found.robust, total),
+        drawn=sample.rule,
         zero_gradients=found.zero_gradients,
         non_finite_gradients=found.non_finite_gradients,
         non_finite_logits=found.non_finite_logits,

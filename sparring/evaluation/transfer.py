@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sparring.attacks import CROSS_ENTROPY, Attack, GradientCheck, frozen, perturb, perturbed
 from sparring.config import EvaluationSettings
-from sparring.data import Dataset
+from sparring.data import Dataset, Sample
 from sparring.errors import UsageError
 from sparring.evaluation.findings import findings_of, warnings_of
 from sparring.evaluation.outcomes import Outcomes, batches, clean_outcomes, joined
@@ -39,7 +39,7 @@ class Member:
 @dataclass(frozen=True)
 class Matrix:
     """`accuracy[source][target]`: share of `samples` test examples that the target classifies correctly, both clean and
-    attacked through the source.
+    attacked through the source. drawn: which examples these are.
 
     The diagonal is white-box accuracy. Intervals are Wilson's at 95 %.
     """
@@ -48,6 +48,7 @@ class Matrix:
     checkpoints: list[str]
     attacks: list[str]
     samples: int
+    drawn: str
     clean: list[float]
     clean_interval: list[Pair]
     accuracy: list[list[float]]
@@ -75,11 +76,12 @@ def transfer(
     """
     _require_alike(members)
     attacks = [_attack_of(member, settings, as_trained) for member in members]
-    total = len(members[0].test) if settings.samples is None else min(settings.samples, len(members[0].test))
+    sample = Sample(members[0].test, settings.samples, settings.draw)
+    total = len(sample)
     rows: list[list[Outcomes]] = []
     for source, attack in enumerate(attacks):
         parts = []
-        for first, x, y in batches(members[source].model, members[source].test, total, settings.batch_size):
+        for first, x, y in batches(members[source].model, sample, settings.batch_size):
             parts.append(_attacked(members, source, attack, x, y, seed, first))
             if progress is not None:
                 progress(f"{members[source].name}: {first + len(y)} of {total} test examples attacked")
@@ -91,11 +93,12 @@ def transfer(
         checkpoints=[member.checkpoint for member in members],
         attacks=[_described(attack) for attack in attacks],
         samples=total,
+        drawn=sample.rule,
         clean=[count / total for count in clean],
         clean_interval=[interval(count, total) for count in clean],
         accuracy=[[count / total for count in row] for row in counts],
         interval=[[interval(count, total) for count in row] for row in counts],
-        warnings=_warnings(members, rows),
+        warnings=[*sample.warnings, *_warnings(members, rows)],
     )
 
 

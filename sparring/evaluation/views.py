@@ -10,7 +10,8 @@ from torch import nn
 
 from sparring.attacks import frozen
 from sparring.config import AugmixSettings
-from sparring.data import Dataset, augmix, scaled
+from sparring.data import Dataset, Sample, augmix, scaled
+from sparring.data.sampling import Draw
 from sparring.evaluation.outcomes import clean_outcomes, joined
 from sparring.evaluation.robustness import Evaluation, evaluation_of
 from sparring.machine.devices import device_of
@@ -23,18 +24,18 @@ def evaluate_views(
     settings: AugmixSettings,
     *,
     samples: int | None = None,
+    draw: Draw = "stratified",
     batch_size: int = 500,
     seed: int = 0,
 ) -> Evaluation:
-    """Accuracy on the first `samples` images, and as robust accuracy the share with both views correct.
+    """Accuracy on `samples` images (see `Sample`), and as robust accuracy the share with both views correct.
 
     The views are always those of epoch 0, so that evaluations can be compared.
     """
     began, model, device = time.perf_counter(), plain(model), device_of(model)
-    total = len(dataset) if samples is None else min(samples, len(dataset))
-    parts = []
+    sample, parts = Sample(dataset, samples, draw), []
     with frozen(model):
-        for indices in torch.split(torch.arange(total), batch_size):
+        for indices in torch.split(sample.indices, batch_size):
             images, labels = dataset.images(indices), dataset.labels[indices].to(device)
             views = augmix.views(images, settings, seed=seed, epoch=0, indices=indices)
             seen = [clean_outcomes(model, scaled(each).to(device), labels) for each in (images, *views)]
@@ -43,4 +44,4 @@ def evaluate_views(
             parts.append(
                 replace(seen[0], robust=both, non_finite_logits=non_finite, confidence=torch.ones(len(labels))).cpu()
             )
-    return evaluation_of(joined(parts), "both of two AugMix views", time.perf_counter() - began)
+    return evaluation_of(joined(parts), sample, "both of two AugMix views", time.perf_counter() - began)

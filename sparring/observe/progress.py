@@ -59,6 +59,8 @@ class Progress:
 
     def update(self, state: RunState, workers: Mapping[str, dict[str, Any]]) -> None:
         """Show the latest state and the workers' heartbeats (by worker id)."""
+        if state.data and self._latest is None:
+            self._console.print(Text(f"{self._title}: {state.data}"), soft_wrap=True)
         self._latest = (state, workers)
         interval = LINE_INTERVAL_S if self._live is None else VIEW_INTERVAL_S
         if self._clock() - self._shown_at >= interval:

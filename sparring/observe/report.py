@@ -30,6 +30,7 @@ SUMMARY_KEYS: dict[str, str] = {
     "ema_warnings": "the same of the averaged weights; null: there are none",
     "attack": "attack of the robust accuracy; null: unknown",
     "samples": "number of examples on which the accuracies were measured",
+    "drawn": "which examples these are; null: unknown",
     "max_staleness": "bound on staleness, in steps",
     "staleness_mean": "mean staleness of consumed shards, in steps",
     "staleness_max": "highest staleness of a consumed shard, in steps",
@@ -66,7 +67,7 @@ SUMMARY_KEYS: dict[str, str] = {
 
 FIGURES = ("clean_accuracy", "robust_accuracy", "clean_interval", "robust_interval", "warnings")
 EMA_FIGURES = tuple(f"ema_{name}" for name in FIGURES)
-MEASURED = (*FIGURES, *EMA_FIGURES, "attack", "samples")  # what a summary takes from an evaluation
+MEASURED = (*FIGURES, *EMA_FIGURES, "attack", "samples", "drawn")  # what a summary takes from an evaluation
 
 
 def summary(state: RunState, extra: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,6 +91,7 @@ def _of_state(state: RunState) -> dict[str, Any]:
         "steps": state.step,
         "examples_per_second": state.examples / state.seconds if state.seconds else 0.0,
         "attack": None,
+        "drawn": None,
         "clean_interval": None,
         "robust_interval": None,
         **dict.fromkeys(EMA_FIGURES),

@@ -20,6 +20,7 @@ class RunState:
     phase: str = "starting"
     engine: str = ""
     dataset: str = ""
+    data: str = ""
     method: str = ""
     step: int = 0
     total_steps: int = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil
 
 import torch
@@ -24,6 +25,7 @@ from sparring.data import (
     split_holdout,
     training_set,
 )
+from sparring.data.summary import DataSummary, summarise
 from sparring.errors import SparringError, UsageError
 from sparring.models import adopt, build, require_logits
 from sparring.models.arrays import size_bytes
@@ -78,6 +80,17 @@ class Experiment:
     def test(self) -> Dataset:
         """The test set, which is read when it is asked for."""
         return load_test(self.config, self.live)
+
+    @cached_property
+    def data_summary(self) -> DataSummary:
+        """What is in the data; raises a UsageError where training and test set do not fit each other."""
+        return summarise(
+            f"data.name = {self.config.data.name!r}",
+            self.training,
+            self.test(),
+            heldout=len(self.heldout),
+            extra=self.plan.extra,
+        )
 
     @property
     def method(self) -> str:

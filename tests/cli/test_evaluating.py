@@ -148,7 +148,9 @@ def test_curves_draw_the_picture_that_is_asked_for(say: Say, finished: Path, els
 def test_corruptions_show_every_severity_and_the_mean(say: Say, finished: Path) -> None:
     pytest.importorskip("imagecorruptions")
     said = say("corruptions", finished, "--evaluation.samples", "4")
-    assert said.code == 0 and "4 test examples, severities 1 to 5 and their mean" in " ".join(said.out.split())
+    shown = " ".join(said.out.split())
+    assert said.code == 0 and "4 test examples (drawn from 360 with seed 0, each class in its share)" in shown
+    assert "severities 1 to 5 and their mean" in shown and "hold 4 of 10 classes" in shown
     found = json.loads((finished / "corruptions.json").read_text())
     assert all(each["corruption"] in said.out and len(each["accuracy"]) == 5 for each in found["corruptions"])
     assert f"{100 * found['corrupted_accuracy']:.1f} %" in said.out

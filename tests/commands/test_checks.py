@@ -65,7 +65,6 @@ MLP = {"name": f"{__name__}:mlp"}
         {"engine": "sync", "train": {"batch_size": 1}},
         {"engine": "sync", "train": {"batch_size": 1, "shards_per_step": 3}, "data": {"limit": 7}},
         {"engine": "ddp", "train": {"batch_size": 1, "shards_per_step": 2}, "data": {"limit": 8}},
-        {"engine": "sync", "data": {"limit": 1}},
         {
             "engine": "sync",
             "data": {"limit": 8},

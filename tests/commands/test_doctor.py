@@ -45,7 +45,7 @@ def test_the_demo_is_fit_to_run_and_every_part_is_told() -> None:
     assert all(check.ok and check.detail and not check.remedy for check in found.values()), found
     assert set(found) == {"python", "torch", "torchvision", "cuda in ray", "redis", "port", "disk", "data", "cores"}
     assert "embedded, noeviction" in found["redis"].detail
-    assert "1437 training examples" in found["data"].detail and "360 test" in found["data"].detail
+    assert "1,437 training images" in found["data"].detail and "360 test images" in found["data"].detail
     assert found["port"].as_dict() == {"name": "port", "ok": True, "detail": found["port"].detail, "remedy": ""}
 
 

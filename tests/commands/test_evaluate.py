@@ -101,6 +101,21 @@ def test_the_figures_are_those_of_the_weights_under_the_attack_asked_for(run: Ru
     assert run.read_json("evaluation.json") == json.loads(json.dumps(found))
 
 
+def test_figures_on_another_test_set_say_so(run: Run) -> None:
+    path = run.path.parent / "data" / "test.npz"
+    with np.load(path) as stored:
+        np.savez(path, images=stored["images"][:-1], labels=stored["labels"][:-1])
+    assert evaluate_run(run, CHEAP)["warnings"][0].startswith("The test set is not the one that the run began with")
+
+
+def test_a_test_set_of_other_images_than_the_run_was_trained_on_is_refused(run: Run) -> None:
+    path = run.path.parent / "data" / "test.npz"
+    with np.load(path) as stored:
+        np.savez(path, images=stored["images"][:, :7], labels=stored["labels"])
+    with pytest.raises(UsageError, match=r"test images are \(1, 7, 8\) of 10 classes, .* was trained on \(1, 8, 8\)"):
+        evaluate_run(run, CHEAP)
+
+
 @pytest.mark.parametrize(
     ("changes", "name"),
     [({"attack.steps": "9"}, "attack.steps"), ({"data.holdout": "0"}, "data.holdout"), ({"seed": "3"}, "train.seed")],

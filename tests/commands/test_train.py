@@ -22,6 +22,7 @@ from sparring.config import Config, DataSettings, ModelSettings, config_of
 from sparring.data import load as load_data
 from sparring.errors import SparringError, UsageError
 from sparring.models import build
+from sparring.observe.state import Heartbeats, RunState
 from sparring.runs import Run
 from sparring.trainer import checkpoints
 from sparring.trainer.experiment import build_experiment
@@ -47,6 +48,22 @@ def growing(root: Path, start: Path, **groups: Any) -> Config:
     steps = {"epochs": 2, "max_steps": None, "batch_size": BATCH}
     model = {"name": "tests.support.pooled:make", "checkpoint": str(start)}
     return small(root, data=data, train=steps, model=model, **groups)
+
+
+def test_a_run_begins_with_a_line_about_its_data_and_ends_with_what_is_odd_in_them(tmp_path: Path) -> None:
+    random, labels = torch.Generator().manual_seed(0), torch.tensor([0, 2] * 8)
+    training, test = (torch.randint(0, 256, (16, 1, 8, 8), generator=random, dtype=torch.uint8) for _ in range(2))
+    said: list[str] = []
+
+    def show(state: RunState, workers: Heartbeats) -> None:
+        said.append(state.data)
+
+    config = small(tmp_path, engine="sync", train={"max_steps": 1})
+    result = train(config, show, train_data=(training, labels), test_data=(test, labels % 2 + labels // 2 + 1))
+    line = "16 training images, 16 test images; 1 x 8 x 8, 8 bits, pixels 0 to 1; 3 classes (0: 8, 1: 0, 2: 8)"
+    doubt = "1 of 3 classes have no training example: no model can learn them (label 1)."
+    assert said[0] == line and doubt in result.summary["warnings"]
+    assert all(text in result.run.log.read_text() for text in (line, doubt))
 
 
 def weights_file(path: Path) -> dict[str, Tensor]:

@@ -55,7 +55,7 @@ def test_fewer_examples_than_classes_are_of_different_classes_and_it_is_said() -
 
 def test_the_first_ones_can_be_had_by_name() -> None:
     drawn = Sample(sorted_by_class(30, 30), 20, "first")
-    assert drawn.labels.tolist() == [0] * 20 and drawn.rule == "20 of 60, the first"
+    assert drawn.labels.tolist() == [0] * 20 and drawn.rule == "the first of 60"
     assert drawn.warnings == ["The 20 examples hold 1 of 2 classes: the figure says nothing of the others."]
 
 
@@ -71,4 +71,4 @@ def test_limited_training_data_have_every_class() -> None:
     shares = torch.bincount(full.labels) * (100 / len(full))
     assert len(limited) == 100
     assert all(abs(found - share) < 1 for found, share in zip(torch.bincount(limited.labels), shares, strict=True))
-    assert "100 of 1437, drawn with seed 0" in Sample(full, 100).rule
+    assert Sample(full, 100).rule == "drawn from 1437 with seed 0, each class in its share"

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import sparring
 from sparring.attacks import FGSM, PGD
+from sparring.data.sampling import Draw, stratified
 from sparring.evaluation import robustness
 from tests.support.digits import half_trained, training_digits
 
@@ -55,8 +56,8 @@ def labels() -> Tensor:
 
 
 def figures(found: sparring.Evaluation) -> dict[str, Any]:
-    """All but the time that it took."""
-    return {name: value for name, value in found.as_dict().items() if name != "seconds"}
+    """All but the time that it took, and how its examples were chosen."""
+    return {name: value for name, value in found.as_dict().items() if name not in ("seconds", "drawn")}
 
 
 WAYS: dict[str, Callable[[Tensor, Tensor], Any]] = {
@@ -77,7 +78,7 @@ def test_the_figures_are_the_same_however_the_data_are_given(
     data = WAYS[way](images, labels)
     found = sparring.evaluate(model, data, **HOW, batch_size=25, seed=3, per_example=True)
     attack = PGD(EPSILON, steps=STEPS, restarts=RESTARTS)
-    expected = robustness.evaluate(model, training_digits(), attack, samples=COUNT, batch_size=25, seed=3)
+    expected = robustness.evaluate(model, training_digits(), attack, samples=COUNT, draw="first", batch_size=25, seed=3)
     assert (found.clean_accuracy, found.robust_accuracy) == (expected.clean_accuracy, expected.robust_accuracy)
     assert 0 < found.robust_accuracy < found.clean_accuracy < 1, "else this would show little"
     assert (found.samples, found.attack) == (COUNT, "PGD-4, 2 restarts, step 0.0625, linf 0.1")
@@ -112,12 +113,15 @@ def test_verdicts_are_kept_on_request_and_the_figures_and_intervals_are_theirs(
     assert sparring.evaluate(model, (images, labels), **HOW).verdicts is None
 
 
-def test_the_first_so_many_examples_are_taken_and_progress_is_a_sentence(
-    model: nn.Module, images: Tensor, labels: Tensor
+@pytest.mark.parametrize("draw", ["stratified", "first"])
+def test_so_many_examples_are_taken_and_progress_is_a_sentence(
+    model: nn.Module, images: Tensor, labels: Tensor, draw: Draw
 ) -> None:
     sentences: list[str] = []
-    found = sparring.evaluate(model, (images, labels), **HOW, samples=20, batch_size=8, progress=sentences.append)
-    alone = sparring.evaluate(model, (images[:20], labels[:20]), **HOW, batch_size=8, classes=10)
+    how: dict[str, Any] = {**HOW, "batch_size": 8, "progress": sentences.append}
+    found = sparring.evaluate(model, (images, labels), **how, samples=20, draw=draw)
+    chosen = torch.arange(20) if draw == "first" else stratified(labels, 20)
+    alone = sparring.evaluate(model, (images[chosen], labels[chosen]), **how, classes=10)
     assert figures(found) == figures(alone)
     assert sentences[-1] == "20 of 20 test examples attacked"
 
@@ -132,7 +136,7 @@ def test_an_attack_of_ones_own_is_taken_as_it_is(model: nn.Module, images: Tenso
 
 def test_autoattack_is_the_standard_ensemble(model: nn.Module, images: Tensor, labels: Tensor) -> None:
     found = sparring.evaluate(model, (images[:8], labels[:8]), "autoattack", 0.3, classes=10, per_example=True)
-    expected = robustness.evaluate_by_autoattack(model, training_digits(), PGD(0.3), samples=8)
+    expected = robustness.evaluate_by_autoattack(model, training_digits(), PGD(0.3), samples=8, draw="first")
     assert figures(found) == figures(expected) and found.attack.startswith("AutoAttack")
     assert found.verdicts is not None and expected.verdicts is not None
     assert torch.equal(found.verdicts.robust, expected.verdicts.robust)
@@ -224,6 +228,7 @@ ONE_CLASS = {
         ({"steps": 2.5}, "steps = 2.5: an integer of at least 1"),
         ({"step_size": -1.0}, "step_size = -1"),
         ({"restarts": 0}, "restarts = 0: an integer of at least 1"),
+        ({"draw": "last"}, "draw = 'last': it must be 'stratified' or 'first'"),
         ({"samples": 0}, "samples = 0: an integer of at least 1"),
         ({"samples": 2.5}, "samples = 2.5: an integer of at least 1"),
         ({"batch_size": 0}, "batch_size = 0: an integer of at least 1"),

@@ -70,9 +70,21 @@ def test_the_files_of_cifar_100_lie_in_a_folder_of_their_own(cifar_c: Path) -> N
     assert found.source == "CIFAR-100-C" and found.corrupted_accuracy == pytest.approx((14 * 0.2 + 0.1) / 15)
 
 
-def test_the_first_samples_of_each_severity_are_taken(cifar_c: Path) -> None:
-    images, labels = read(cifar_c / "CIFAR-10-C")("snow", 3, 2, 5)
-    assert labels.tolist() == [2, 3, 4] and images.shape == (3, 3, 32, 32) and images[:, 0, 0, 0].tolist() == [4, 5, 6]
+def test_the_same_images_of_each_severity_are_taken(cifar_c: Path) -> None:
+    images, labels = read(cifar_c / "CIFAR-10-C")("snow", 3, torch.tensor([2, 3, 7]))
+    assert labels.tolist() == [2, 3, 7] and images.shape == (3, 3, 32, 32) and images[:, 0, 0, 0].tolist() == [4, 5, 9]
+
+
+def test_a_sample_of_the_files_is_that_of_the_test_images(cifar_c: Path) -> None:
+    found = corruptions(FirstPixel(), clean(), "cifar10", cifar_c, samples=4, batch_size=3, seed=0)
+    table = {each.corruption: each for each in found.corruptions}
+    assert (found.clean_accuracy, found.samples, found.drawn) == (
+        1.0,
+        4,
+        "drawn from 10 with seed 0, each class in its share",
+    )
+    assert table["snow"].accuracy == [1.0, 0.0, 0.0, 0.0, 0.0]
+    assert found.warnings == ["The 4 examples hold 4 of 10 classes: the figure says nothing of the others."]
 
 
 def test_the_interval_of_a_mean_counts_every_image_once() -> None:
@@ -111,7 +123,7 @@ def test_files_are_refused_for_data_that_have_none(tmp_path: Path) -> None:
 def test_a_package_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "imagecorruptions", None)
     with pytest.raises(SparringError, match=r"pip install 'sparring\[corruptions\]'"):
-        generated(clean(), 0)("fog", 1, 0, 1)
+        generated(clean(), 0)("fog", 1, torch.tensor([0]))
 
 
 def test_an_image_made_here_depends_on_its_index_and_the_seed_alone() -> None:
@@ -119,16 +131,19 @@ def test_an_image_made_here_depends_on_its_index_and_the_seed_alone() -> None:
     pytest.importorskip("imagecorruptions")
     digits = load(DataSettings(), "test")
     for name in ("impulse_noise", "glass_blur", "snow", "frost", "elastic_transform"):
-        together, labels = generated(digits, 0)(name, 3, 0, 3)
+        together, labels = generated(digits, 0)(name, 3, torch.arange(3))
         np.random.seed(len(name))
-        alone, _ = generated(digits, 0)(name, 3, 2, 3)
+        alone, _ = generated(digits, 0)(name, 3, torch.tensor([2]))
         assert together.shape == (3, 1, 8, 8) and together.dtype == torch.uint8
         assert torch.equal(together[2:], alone), name
         assert torch.equal(labels, digits.labels[:3])
-    other, same = generated(digits, 1)("gaussian_noise", 3, 0, 3)[0], generated(digits, 0)("gaussian_noise", 3, 0, 3)[0]
+    other, same = (
+        generated(digits, 1)("gaussian_noise", 3, torch.arange(3))[0],
+        generated(digits, 0)("gaussian_noise", 3, torch.arange(3))[0],
+    )
     assert not torch.equal(other, same)
     np.random.seed(0)
     expected = np.random.random()
     np.random.seed(0)
-    generated(digits, 0)("snow", 1, 0, 1)
+    generated(digits, 0)("snow", 1, torch.tensor([0]))
     assert np.random.random() == expected, "numpy's global state is left as it was"

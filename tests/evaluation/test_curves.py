@@ -67,7 +67,8 @@ def test_of_a_smooth_model_the_curve_is_the_distance_to_the_boundary_and_nothing
         robust = int((distances(greys(MARGINS)) > point.epsilon).sum())
         assert point.robust_accuracy == pytest.approx(robust / 60), point
         assert point.robust_interval == interval(robust, 60)
-    assert found.warnings == [] and found.samples == 60
+    assert found.warnings == ["The 60 examples hold 1 of 2 classes: the figure says nothing of the others."]
+    assert (found.samples, found.drawn) == (60, "all")
     assert found.black_box is not None and found.black_box.attack == "Square, 50 queries"
 
 

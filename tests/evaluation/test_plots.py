@@ -24,6 +24,7 @@ CURVES = Curves(
     norm="linf",
     trained_epsilon=0.1,
     samples=60,
+    drawn="all",
     by_epsilon=[point(0.05, 5, 0.9), point(0.1, 5, 0.6), point(1.0, 5, 0.0)],
     by_steps=[point(0.1, 1, 0.8), point(0.1, 10, 0.6)],
     black_box=Point(0.1, 0, "Square, 50 queries", 0.7, (0.6, 0.8)),

@@ -8,7 +8,8 @@ from torch import nn
 
 from sparring.attacks import PGD, Attack, Start
 from sparring.config import DataSettings, EvaluationSettings, ModelSettings
-from sparring.data import ArrayDataset, Dataset, load
+from sparring.data import ArrayDataset, Dataset, Sample, load
+from sparring.data.sampling import Draw
 from sparring.evaluation import Evaluation, attack_for, evaluate
 from sparring.evaluation.robustness import describe, interval
 from sparring.models import build
@@ -106,9 +107,21 @@ def test_the_examples_are_counted(
     assert judged.samples == count
     assert told[-1] == (count, count) and [done for done, _ in told] == sorted({done for done, _ in told})
     with torch.no_grad():
-        x = digits.images(torch.arange(count)).float() / 255
-        right = int((model(x).argmax(1) == digits.labels[:count]).sum())
-    assert judged.clean_accuracy == right / count
+        x = digits.images(torch.arange(len(digits))).float() / 255
+        correct = model(x).argmax(1) == digits.labels
+    assert judged.clean_accuracy == float(correct[Sample(digits, samples).indices].double().mean())
+
+
+@pytest.mark.parametrize(("draw", "share"), [("stratified", 0.25), ("first", 1.0)])
+def test_of_sorted_data_a_sample_has_every_class_or_says_so(draw: Draw, share: float) -> None:
+    labels = torch.arange(4).repeat_interleave(30)
+    noise = torch.randint(0, 256, (120, 1, 8, 8), dtype=torch.uint8)
+    found = evaluate(Constant(4, 0), ArrayDataset(noise, labels, 4, "noise"), attack(0.1), samples=20, draw=draw)
+    assert found.clean_accuracy == found.robust_accuracy == share
+    missing = "The 20 examples hold 1 of 4 classes: the figure says nothing of the others."
+    assert [text for text in found.warnings if "classes" in text] == ([missing] if draw == "first" else [])
+    rules = {"first": "the first of 120", "stratified": "drawn from 120 with seed 0, each class in its share"}
+    assert found.drawn == rules[draw]
 
 
 @pytest.mark.parametrize("answer", [0, 7])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -21,7 +23,8 @@ def model() -> nn.Module:
 
 
 def evaluated(model: nn.Module, batch_size: int = 50, seed: int = 4) -> Evaluation:
-    return evaluate_views(model, training_digits(), SETTINGS, samples=COUNT, batch_size=batch_size, seed=seed)
+    how: dict[str, Any] = {"samples": COUNT, "draw": "first", "batch_size": batch_size, "seed": seed}
+    return evaluate_views(model, training_digits(), SETTINGS, **how)
 
 
 def test_an_example_counts_where_the_model_is_right_on_both_of_its_views(model: nn.Module) -> None:

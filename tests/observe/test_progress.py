@@ -50,6 +50,15 @@ def test_the_plain_line_tells(figure: str) -> None:
     assert figure in step_line(full_state())
 
 
+def test_what_is_in_the_data_is_said_once_at_the_start() -> None:
+    console = Console(file=io.StringIO(), width=200)
+    with Progress("mine", console) as progress:
+        for step in (1, 2):
+            progress.update(RunState(step=step, total_steps=2, data="7 training images"), {})
+    said = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert said[0] == "mine: 7 training images" and "training images" not in "".join(said[1:])
+
+
 def test_the_plain_line_is_one_line_and_leaves_out_what_is_not_known() -> None:
     line = step_line(RunState(message="two\nlines"))
     assert "\n" not in line

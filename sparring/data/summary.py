@@ -1,0 +1,125 @@
+"""What is in the data of a run, in a line, and what in them makes its figures doubtful."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sparring.data.datasets import Dataset, notes_of
+from sparring.data.reading import evenly_spaced
+from sparring.data.training import scaled
+from sparring.errors import UsageError
+
+MAX_LISTED = 12  # classes whose counts are listed
+NARROW = 16 / 255  # pixel intensity: images with a smaller range are nearly black, or of one colour
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """The line that a run begins with, and warnings that stand beside its figures."""
+
+    line: str
+    warnings: tuple[str, ...]
+
+
+def summarise(setting: str, training: Dataset, test: Dataset, *, heldout: int = 0, extra: int = 0) -> DataSummary:
+    """Images, shape, bit depth and classes of a run's data.
+
+    Args:
+        setting: begins error messages, such as `data.name = 'digits'`.
+        training: with its last `extra` examples, but without the `heldout` ones.
+
+    Raises:
+        UsageError: the test set has other images or classes than the training set, or there is only one class.
+    """
+    _require_alike(setting, training, test)
+    counts, test_counts = (torch.bincount(each.labels, minlength=each.classes) for each in (training, test))
+    _require_classes(setting, counts)
+    images = training.images(torch.tensor(evenly_spaced(len(training))))
+    low, high = (float(value) for value in scaled(images).aminmax())
+    parts = {"held out": heldout, "extra": extra}
+    apart = "".join(f", {count:,} {what}" for what, count in parts.items() if count)
+    notes = "".join(f", {note}" for note in notes_of(training))
+    depth = "floats" if images.is_floating_point() else "8 bits"
+    line = (
+        f"{len(training) - extra:,} training images{apart}, {len(test):,} test images; {_size(training)}, {depth}"
+        f"{notes}, pixels {low:.3g} to {high:.3g}; {_classes(counts)}"
+    )
+    doubts = [*_of_classes(counts, test_counts), *_of_range(low, high), *_of_both(training, test)]
+    return DataSummary(line, tuple(doubts))
+
+
+def _require_alike(setting: str, training: Dataset, test: Dataset) -> None:
+    if test.shape != training.shape:
+        raise UsageError(
+            f"{setting}: test images are {test.shape} and training images {training.shape} (C, H, W). Bring them to "
+            f"one size, as data.size does, and to the same channels."
+        )
+    if test.classes != training.classes:
+        raise UsageError(
+            f"{setting}: the test set has {test.classes} classes and the training set {training.classes}. Give both "
+            f"the same classes, numbered alike."
+        )
+
+
+def _require_classes(setting: str, counts: Tensor) -> None:
+    present = counts.nonzero().flatten().tolist()
+    if len(present) < 2:
+        raise UsageError(
+            f"{setting}: all training labels are {present[0]}. A classifier needs two classes or more: every model "
+            f"would be right, and so robust. Give data of several classes, or raise data.limit."
+        )
+
+
+def _size(data: Dataset) -> str:
+    channels, height, width = data.shape
+    return f"{channels} x {height} x {width}"
+
+
+def _classes(counts: Tensor) -> str:
+    if len(counts) <= MAX_LISTED:
+        listed = ", ".join(f"{label}: {count}" for label, count in enumerate(counts.tolist()))
+        return f"{len(counts)} classes ({listed})"
+    return f"{len(counts)} classes of {int(counts.min())} to {int(counts.max())} training images"
+
+
+def _of_classes(counts: Tensor, test_counts: Tensor) -> list[str]:
+    """Classes that nothing can be learnt or said about."""
+    found = {
+        "have no example, in training or in the test set. Number the classes from 0 without gaps": (
+            (counts == 0) & (test_counts == 0)
+        ),
+        "have no training example: no model can learn them": (counts == 0) & (test_counts > 0),
+        "have a single training example": counts == 1,
+        "have no test example: the figures say nothing of them": (counts > 0) & (test_counts == 0),
+    }
+    chosen = {text: where.nonzero().flatten().tolist() for text, where in found.items()}
+    some = {text: labels for text, labels in chosen.items() if labels}
+    return [f"{len(labels)} of {len(counts)} classes {text} ({_some(labels)})." for text, labels in some.items()]
+
+
+def _some(labels: list[int]) -> str:
+    more = f" and {len(labels) - MAX_LISTED} more" if len(labels) > MAX_LISTED else ""
+    return f"label{'s' if len(labels) > 1 else ''} {', '.join(map(str, labels[:MAX_LISTED]))}{more}"
+
+
+def _of_range(low: float, high: float) -> list[str]:
+    if high - low >= NARROW:
+        return []
+    return [
+        f"The pixels of the sampled training images only range from {low:.3g} to {high:.3g} of 1: are their bit depth "
+        f"and scale right?"
+    ]
+
+
+def _of_both(training: Dataset, test: Dataset) -> list[str]:
+    """Differences that should not be, and a test set that is the training set."""
+    found = []
+    if set(notes_of(training)) != set(notes_of(test)):
+        one, two = (" and ".join(notes_of(each)) or "8 bits" for each in (training, test))
+        found.append(f"Training images are {one}, test images {two}: are they stored alike?")
+    if training.fingerprint == test.fingerprint:
+        found.append("The test set is the training set: the figures say nothing of images that the model has not seen.")
+    return found

@@ -1,0 +1,103 @@
+"""What is odd in data is said before anything is trained, or refused."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+
+from sparring.config import DataSettings
+from sparring.data import ArrayDataset, Dataset, load
+from sparring.data.summary import summarise
+from sparring.errors import UsageError
+
+
+def data(
+    labels: list[int], classes: int, *, side: int = 4, channels: int = 1, high: int = 256, seed: int = 0
+) -> Dataset:
+    random, shape = torch.Generator().manual_seed(seed), (len(labels), channels, side, side)
+    images = torch.randint(0, high, shape, generator=random, dtype=torch.uint8)
+    return ArrayDataset(images, torch.tensor(labels), classes, "toy")
+
+
+TEST = data([0, 1, 2, 2], 3, seed=1)
+
+
+def test_the_line_has_images_shape_depth_and_classes() -> None:
+    training = load(DataSettings(), "train")
+    found = summarise("data.name = 'digits'", training, load(DataSettings(), "test"))
+    counts = Counter(training.labels.tolist())
+    assert found.line == (
+        "1,437 training images, 360 test images; 1 x 8 x 8, 8 bits, pixels 0 to 1; 10 classes "
+        f"({', '.join(f'{label}: {counts[label]}' for label in range(10))})"
+    )
+    assert found.warnings == ()
+
+
+def test_held_out_and_extra_examples_are_counted_apart() -> None:
+    found = summarise("data", data([0, 1, 2] * 4, 3), TEST, heldout=5, extra=2)
+    assert found.line.startswith("10 training images, 5 held out, 2 extra, 4 test images")
+
+
+def test_many_classes_are_told_by_their_extremes() -> None:
+    labels = [*range(20), 7, 7]
+    line = summarise("data", data(labels, 20), data(labels, 20, seed=1)).line
+    assert line.endswith("20 classes of 1 to 3 training images")
+
+
+@pytest.mark.parametrize(
+    ("training", "test", "told"),
+    [
+        ([0, 0, 2, 2], TEST, "1 of 3 classes have no training example: no model can learn them (label 1)."),
+        ([0, 0, 1, 1, 2], TEST, "1 of 3 classes have a single training example (label 2)."),
+        ([0, 1, 2] * 2, data([0, 0], 3), "2 of 3 classes have no test example: the figures say nothing of them"),
+    ],
+)
+def test_classes_that_lack_examples_are_told(training: list[int], test: Dataset, told: str) -> None:
+    assert [text for text in summarise("data", data(training, 3), test).warnings if text.startswith(told)]
+
+
+def test_gaps_in_the_labels_are_told() -> None:
+    labels = [0, 5, 10] * 3
+    (told,) = summarise("data", data(labels, 11), data(labels, 11, seed=1)).warnings
+    assert told.startswith("8 of 11 classes have no example, in training or in the test set. Number the classes from 0")
+    assert told.endswith("(labels 1, 2, 3, 4, 6, 7, 8, 9).")
+
+
+@pytest.mark.parametrize(
+    ("test", "told"),
+    [
+        (data([0, 1, 2], 3, side=5), r"data: test images are \(1, 5, 5\) and training images \(1, 4, 4\) .*data\.size"),
+        (data([0, 1, 2], 3, channels=3), r"test images are \(3, 4, 4\) and training images \(1, 4, 4\)"),
+        (data([0, 1, 2], 4), "the test set has 4 classes and the training set 3"),
+    ],
+)
+def test_a_test_set_of_other_images_or_classes_is_refused(test: Dataset, told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        summarise("data", data([0, 1, 2], 3), test)
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_a_single_class_is_refused(classes: int) -> None:
+    with pytest.raises(UsageError, match=r"data: all training labels are 0\. A classifier needs two classes"):
+        summarise("data", data([0] * 5, classes), data([0] * 5, classes))
+
+
+def test_images_that_are_nearly_black_are_told() -> None:
+    (told,) = summarise("data", data([0, 1, 2] * 2, 3, high=2), TEST).warnings
+    assert told.startswith("The pixels of the sampled training images only range from 0 to 0.00392 of 1")
+
+
+def test_a_test_set_that_is_the_training_set_is_told() -> None:
+    (told,) = summarise("data", data([0, 1, 2] * 2, 3), data([0, 1, 2] * 2, 3)).warnings
+    assert told.startswith("The test set is the training set")
+
+
+def test_images_that_are_not_stored_alike_are_told() -> None:
+    images, labels = torch.randint(0, 256, (6, 1, 4, 4), dtype=torch.uint8), torch.tensor([0, 1, 2] * 2)
+    scaled = ArrayDataset(images, labels, 3, "toy", notes=("uint16 in 0..65535, scaled to 8 bits",))
+    (told,) = summarise("data", scaled, TEST).warnings
+    assert told == (
+        "Training images are uint16 in 0..65535, scaled to 8 bits, test images 8 bits: are they stored alike?"
+    )
