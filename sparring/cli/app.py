@@ -27,7 +27,7 @@ from sparring.cli.serving import queue_commands
 from sparring.cli.shell import Json, RunPath, fail, note, out, rows
 from sparring.cli.workers import worker_commands
 from sparring.config import SHORT_NAMES, Config
-from sparring.errors import SparringError, UsageError
+from sparring.errors import SparringError, UsageError, file_failure
 from sparring.runs import Run, open_run
 
 app = typer.Typer(
@@ -87,6 +87,10 @@ def main() -> None:
         sys.exit(stop.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         fail("interrupted", 130)
+    except OSError as error:
+        if debug:
+            raise
+        fail(str(file_failure(error)), 1)
     except Exception as error:
         if debug:
             raise

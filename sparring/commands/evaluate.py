@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ from sparring.models import Shape, adopt, build
 from sparring.runs import Run, open_run
 from sparring.trainer import checkpoints
 from sparring.trainer.experiment import Live, methods_of
+
+log = logging.getLogger(__name__)
 
 MAY_CHANGE = ("evaluation.", "corruptions.", "data.root", "trainer.device", "trainer.threads")
 
@@ -190,8 +193,16 @@ def evaluate_run(
         saved.write(save, correct)
         count, total = int(correct.sum()), len(correct)
         result |= {"saved": str(save), "saved_accuracy": count / total, "saved_interval": interval(count, total)}
-    run.write_json("evaluation.json", result)
+    _keep(run, "evaluation.json", result)
     return result
+
+
+def _keep(run: Run, name: str, result: dict[str, Any]) -> None:
+    """Write a result into the run's folder. A folder that cannot be written to does not lose the result."""
+    try:
+        run.write_json(name, result)
+    except SparringError as error:
+        log.warning("the result is not kept: %s", error)
 
 
 def _require_epsilon(config: Config, threat: Attack) -> None:
@@ -211,7 +222,7 @@ def curves_of_run(
     config = made.config
     found = curves(made.model, made.test, made.threat, config.evaluation, config.train.seed, progress)
     result = made.figures(found.as_dict())
-    run.write_json("curves.json", result)
+    _keep(run, "curves.json", result)
     return result
 
 
@@ -233,7 +244,7 @@ def corruptions_of_run(
         progress=progress,
     )
     result = made.figures(found.as_dict())
-    run.write_json("corruptions.json", result)
+    _keep(run, "corruptions.json", result)
     return result
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -34,7 +35,7 @@ from sparring.config import (
 )
 from sparring.data.summary import DataSummary
 from sparring.engines import Outcome
-from sparring.errors import RollBack, SparringError
+from sparring.errors import RollBack, SparringError, file_failure
 from sparring.machine.logs import to_file
 from sparring.machine.memory import keep_freed_memory
 from sparring.machine.signals import stopping_on_signals
@@ -44,7 +45,7 @@ from sparring.observe.exporter import Exporter
 from sparring.observe.progress import Progress
 from sparring.observe.report import MEASURED, summary
 from sparring.observe.state import Heartbeats, Report, RunState
-from sparring.runs import Run, open_run, write_atomically
+from sparring.runs import Run, open_run, overwrite, write_atomically
 from sparring.trainer import checkpoints
 from sparring.trainer.evaluating import evaluate_on_test
 from sparring.trainer.experiment import Experiment, Live
@@ -93,6 +94,17 @@ class LatestState:
         """Put the state into the run's folder."""
         if self.run is not None:
             self.run.write_json("state.json", {**self.state.as_dict(), "workers": self.workers})
+
+    def failed(self, message: str) -> None:
+        """Put into the run's folder that it failed, also where the disk is full."""
+        self.state.phase, self.state.message = "failed", message
+        if self.run is None:
+            return
+        try:
+            self.write()
+        except SparringError:
+            with suppress(SparringError):
+                overwrite(self.run.path / "state.json", json.dumps({**self.state.as_dict(), "workers": self.workers}))
 
     def read(self) -> tuple[RunState, Heartbeats]:
         return self.state, self.workers
@@ -264,12 +276,27 @@ def _execute(
                 outcome = ray_engine.run(experiment, run, queue, latest.update, sources_of(config))
             else:
                 outcome = _in_this_process(config, run, experiment, latest)
-        except SparringError as error:
-            log.error("%s", error)
-            _conclude(run, "failed", latest.state, None, latest, str(error))
-            error.run = run.path
+        except OSError as error:
+            failure = file_failure(error, run.path)
+            _fail(run, failure, latest)
+            raise failure from error
+        except Exception as error:
+            _fail(run, error, latest)
             raise
         return _conclude(run, outcome.phase, outcome.state, outcome.evaluation, latest)
+
+
+def _fail(run: Run, error: Exception, latest: LatestState) -> None:
+    """Record in the run's folder that it failed and why, as far as its disk takes that."""
+    message = str(error) if isinstance(error, SparringError) else f"{type(error).__name__}: {error}"
+    log.error("%s", message)
+    if isinstance(error, SparringError):
+        error.run = run.path
+    latest.failed(message)
+    try:
+        _conclude(run, "failed", latest.state, None, latest, message)
+    except SparringError as other:
+        log.error("%s", other)
 
 
 def _note_data(run: Run, experiment: Experiment) -> None:

@@ -143,7 +143,7 @@ def _read_recipe(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UsageError(f"recipe {path}: {error.strerror}. Give the path of a TOML file.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"recipe {path} is not TOML: {error}") from error
+        raise UsageError(f"recipe {path} is not TOML: {error}. Correct it, or put back a copy.") from error
 
 
 def _leaf_names(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

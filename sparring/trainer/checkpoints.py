@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,8 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from sparring.errors import SparringError
-from sparring.runs import write_atomically
+from sparring.errors import SparringError, file_failure
+from sparring.runs import write_atomically, writing
 
 MODEL, AVERAGE, HELPER = "model.safetensors", "ema.safetensors", "helper.safetensors"
 FORMAT = 2  # of progress.json and state.pt
@@ -50,28 +51,43 @@ class Checkpoint:
 def save(
     folder: Path, networks: Mapping[str, nn.Module], checkpoint: Checkpoint, keep: int, best: bool = False
 ) -> Path:
-    """Write `folder`/step-N and delete all but the last `keep` (and the best). `networks`: see `Learner.networks`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write `folder`/step-N and delete all but the last `keep` (and the best). `networks`: see `Learner.networks`.
+
+    Raises:
+        SparringError: it cannot be written. What was written of it is deleted, the earlier checkpoints stay.
+    """
     target = folder / f"step-{checkpoint.step:09d}"
-    for abandoned in folder.glob(".partial-*"):
-        shutil.rmtree(abandoned)
     partial = folder / f".partial-{os.getpid()}"
-    partial.mkdir()
+    with writing(target):
+        folder.mkdir(parents=True, exist_ok=True)
+        for abandoned in folder.glob(".partial-*"):
+            shutil.rmtree(abandoned)
+        partial.mkdir()
+        try:
+            _write_files(partial, networks, checkpoint)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        _remove(target)
+        partial.rename(target)
+        _sync(folder)
+        if best:
+            write_atomically(folder / "best.json", json.dumps(target.name))
+        _forget_old(folder, keep)
+    return target
+
+
+def _write_files(partial: Path, networks: Mapping[str, nn.Module], checkpoint: Checkpoint) -> None:
     for name, network in networks.items():
         save_weights(partial, network, f"{name}.safetensors")
     state = {"step": checkpoint.step, "learner": checkpoint.learner, "owners": checkpoint.owners}
-    torch.save(state, partial / "state.pt")
+    content = BytesIO()  # torch's own writing of files hides why it failed
+    torch.save(state, content)
+    (partial / "state.pt").write_bytes(content.getbuffer())
     progress = {"format": FORMAT, "ledger": checkpoint.ledger, "counters": checkpoint.counters}
     (partial / "progress.json").write_text(json.dumps(progress))
-    for file in partial.iterdir():
-        _sync(file)
-    _remove(target)
-    partial.rename(target)
-    _sync(folder)
-    if best:
-        write_atomically(folder / "best.json", json.dumps(target.name))
-    _forget_old(folder, keep)
-    return target
+    for written in partial.iterdir():
+        _sync(written)
 
 
 def forget_newer(folder: Path, step: int) -> None:
@@ -88,22 +104,36 @@ def latest(folder: Path) -> Path | None:
 
 
 def best(folder: Path) -> Path | None:
-    """The checkpoint with the highest held-out robust accuracy, where that was measured."""
+    """The checkpoint with the highest held-out robust accuracy, where that was measured.
+
+    Raises:
+        SparringError: the note of which it is cannot be read.
+    """
+    note = folder / "best.json"
     try:
-        path = folder / json.loads((folder / "best.json").read_text())
+        path = folder / json.loads(note.read_text())
     except FileNotFoundError:
         return None
+    except (OSError, ValueError, TypeError) as error:
+        raise SparringError(f"{note} is cut short or damaged ({error}). Delete it to go on without it.") from error
     return path if path.is_dir() else None
 
 
 def save_weights(path: Path, model: nn.Module, file: str = MODEL) -> None:
-    """Write the weights into the folder `path`, for `load_weights`."""
+    """Write the weights into the folder `path`, for `load_weights`.
+
+    Raises:
+        SparringError: they cannot be written.
+    """
     # Cloned: safetensors refuses tensors that share memory, as tied weights do.
     weights = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
     }
-    save_file(weights, path / file)
+    try:
+        save_file(weights, path / file)
+    except (OSError, SafetensorError) as error:
+        raise file_failure(error, path / file) from error
 
 
 def load_weights(path: Path, model: nn.Module, file: str = MODEL) -> None:
@@ -148,8 +178,8 @@ def load_state(path: Path) -> Checkpoint:
             return Checkpoint(state["step"], state["learner"], ledger, counters, state["owners"])
     except Exception as error:
         raise SparringError(
-            f"checkpoint {path} is cut short or damaged ({type(error).__name__}: {error}). Delete it to continue "
-            f"from an older one."
+            f"checkpoint {path} is cut short or damaged ({type(error).__name__}: {str(error).split('. ')[0]}). Delete "
+            f"it to continue from an older one."
         ) from error
     raise SparringError(
         f"checkpoint {path} has format {found}, this version of Sparring continues from format {FORMAT}. Resume with "

@@ -14,7 +14,7 @@ from sparring.evaluation import Evaluation
 from sparring.observe.state import RunState
 from sparring.observe.trackers import Tracking
 from sparring.queue.messages import Shard
-from sparring.runs import Run
+from sparring.runs import Run, append
 from sparring.trainer.guards.gap import Checked
 from sparring.trainer.learner import Learner, StepResult
 from sparring.trainer.pruning import Decision
@@ -140,8 +140,7 @@ class Recorder:
             "versions": [shard.version for shard in shards],
             "workers": [shard.worker for shard in shards],
         }
-        with self.run.history.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        append(self.run.history, json.dumps(line))
 
     def pruned(self, decision: Decision) -> None:
         """Count the cost of deciding which examples are kept."""
@@ -169,8 +168,7 @@ class Recorder:
 
     def write_metrics(self) -> None:
         """One line of metrics.jsonl, and the same to the trackers."""
-        with self.run.metrics.open("a") as file:
-            file.write(json.dumps({"time": time.time(), **self.state.as_dict()}) + "\n")
+        append(self.run.metrics, json.dumps({"time": time.time(), **self.state.as_dict()}))
         self._tracking(self.state)
 
     def report_soon(self, force: bool = False) -> None:

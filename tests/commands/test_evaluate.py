@@ -142,3 +142,11 @@ def test_runs_of_one_name_are_told_apart_by_their_paths(made: Run, run: Run) -> 
         transfer_runs([made, open_run(made.path)], {})
     with pytest.raises(UsageError, match="transfer needs two runs or more"):
         transfer_runs([made], {})
+
+
+def test_the_figures_are_not_lost_where_they_cannot_be_kept(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    expected = evaluate_run(run, {})["robust_accuracy"]
+    (run.path / "evaluation.json").unlink()
+    (run.path / "evaluation.json").mkdir()
+    assert evaluate_run(run, {})["robust_accuracy"] == expected
+    assert "the result is not kept" in caplog.text and "evaluation.json: Is a directory" in caplog.text

@@ -28,6 +28,7 @@ from sparring.trainer import checkpoints
 from sparring.trainer.experiment import build_experiment
 from sparring.trainer.session import Session
 from tests.support import fragile, pooled
+from tests.support.disk import files_of_at_most
 from tests.support.runs import Place, small, weights_of
 
 EXTRA, REAL, BATCH, PER_TICKET = 30, 40, 8, 3
@@ -338,3 +339,35 @@ def test_a_run_that_has_finished_is_made_longer_with_the_weights_of_its_end(
     assert [line["epoch"] for line in history] == [0, 0, 0, 1, 1, 1]
     assert first.run.read_json("phases.json") == [{"from_step": 3, "changes": {"train.epochs": [1, 2]}}]
     assert (first.run.read_json("summary.json") or {})["examples"] == 2 * 1437
+
+
+def test_a_run_whose_disk_is_full_has_failed_and_goes_on_once_there_is_room(tmp_path: Path) -> None:
+    config = small(tmp_path, engine="sync", checkpoint={"every_steps": 4}, train={"max_steps": 6})
+    with files_of_at_most(30_000), pytest.raises(SparringError, match=r"File too large\. Free space there") as failed:
+        train(config, progress=False)
+    assert failed.value.run is not None
+    run = Run(failed.value.run)
+    state = run.read_json("state.json") or {}
+    assert state["phase"] == "failed" and state["message"] == str(failed.value)
+    assert checkpoints.latest(run.checkpoints) is None
+    assert resume(run.path, progress=False).phase == "finished"
+
+
+def test_a_file_that_cannot_be_written_ends_the_run_as_failed(tmp_path: Path) -> None:
+    def block(run: Run) -> None:
+        run.metrics.mkdir()
+
+    with pytest.raises(SparringError, match=r"metrics\.jsonl: Is a directory\. Check that it is there"):
+        train(small(tmp_path, engine="sync", run={"name": "blocked"}), on_run=block, progress=False)
+    assert (Run(tmp_path / "blocked").read_json("state.json") or {})["phase"] == "failed"
+
+
+def test_any_other_error_ends_the_run_as_failed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: Any, **named: Any) -> None:
+        raise ZeroDivisionError("of the user's own code")
+
+    monkeypatch.setattr(Session, "after_step", broken)
+    with pytest.raises(ZeroDivisionError):
+        train(small(tmp_path, engine="sync", run={"name": "broken"}), progress=False)
+    state = Run(tmp_path / "broken").read_json("state.json") or {}
+    assert state["phase"] == "failed" and state["message"] == "ZeroDivisionError: of the user's own code"

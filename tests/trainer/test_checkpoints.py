@@ -20,6 +20,7 @@ from sparring.trainer import checkpoints
 from sparring.trainer.checkpoints import Checkpoint
 from sparring.trainer.experiment import build_experiment
 from sparring.trainer.session import Session
+from tests.support.disk import files_of_at_most
 from tests.support.runs import small
 
 LEDGER = {"epoch": 3, "done": {"3": [0, 4, 2]}, "set_aside": {"1": [7]}}
@@ -210,3 +211,21 @@ def test_a_run_tells_when_it_was_saved_last_after_a_resume_too(tmp_path: Path) -
     os.utime(path, (1000.0, 1000.0))
     second = Session(experiment, run, torch.device("cpu"))
     assert second.restore() is not None and second.state.checkpointed == 1000.0
+
+
+@pytest.mark.parametrize("size", [100, 20_000, 120_000])  # bytes: within the weights, the optimizer's state, or both
+def test_a_full_disk_leaves_the_earlier_checkpoints_and_no_part_of_a_new_one(tmp_path: Path, size: int) -> None:
+    network = nn.Linear(100, 200)
+    state = {"momentum": torch.zeros(50_000)}
+    checkpoints.save(tmp_path, {"model": network}, Checkpoint(1, state, {}, {}), keep=2)
+    full = r"step-000000002|model\.safetensors"
+    with files_of_at_most(size), pytest.raises(SparringError, match=rf"({full}): File too large\. Free space there"):
+        checkpoints.save(tmp_path, {"model": network}, Checkpoint(2, state, {}, {}), keep=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000001"]
+    assert torch.equal(checkpoints.load_state(tmp_path / "step-000000001").learner["momentum"], state["momentum"])
+
+
+def test_a_note_of_the_best_that_is_cut_short_is_named(tmp_path: Path) -> None:
+    (tmp_path / "best.json").write_text('"step-0')
+    with pytest.raises(SparringError, match=r"best\.json is cut short or damaged .* Delete it"):
+        checkpoints.best(tmp_path)

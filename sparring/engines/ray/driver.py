@@ -20,7 +20,7 @@ from sparring.engines import Outcome
 from sparring.engines.ray.actors import Actors
 from sparring.engines.ray.nodes import ask_for_nodes, let_nodes_go
 from sparring.engines.ray.pool import Pool
-from sparring.errors import SparringError, UsageError
+from sparring.errors import SparringError, UsageError, file_failure
 from sparring.machine.signals import stopping_on_signals
 from sparring.observe.state import Report, RunState
 from sparring.queue.connection import check_server, connect, raise_limit
@@ -140,7 +140,11 @@ class Driver:
                 self._until_restarted(trainer)
                 continue
             except ray.exceptions.RayTaskError as error:
-                raise SparringError(f"the trainer failed: {error.cause!r}; see {self.run.path / 'logs'}.") from error
+                cause = error.cause
+                if isinstance(cause, OSError):
+                    cause = file_failure(cause, self.run.path)
+                text = str(cause) if isinstance(cause, SparringError) else repr(cause)
+                raise SparringError(f"the trainer failed: {text} See {self.run.path / 'logs'}.") from error
             if outcome["phase"] == "failed":
                 died = f" A worker died: {self.pool.last_error}" if self.pool.last_error else ""
                 raise SparringError(outcome["error"] + died)
@@ -247,8 +251,9 @@ class Driver:
         raise self._evaluation_failed(last)
 
     def _evaluation_failed(self, error: Exception) -> SparringError:
+        cause = getattr(error, "cause", error)
         return SparringError(
-            f"the evaluation failed: {error}. The weights are saved: `sparring evaluate {self.run.path}`."
+            f"the evaluation failed: {cause}. The weights are saved: `sparring evaluate {self.run.path}`."
         )
 
     def _interrupt(self, reason: str) -> None:

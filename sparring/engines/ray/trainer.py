@@ -72,8 +72,15 @@ class Trainer:
         except SparringError as error:
             log.exception("training failed")
             if loop is not None and loop.between_steps:
-                loop.session.save()
+                self._save(loop)
             return {"phase": "failed", "error": str(error)}
+
+    def _save(self, loop: Loop) -> None:
+        """Keep what was trained, unless the disk is what failed."""
+        try:
+            loop.session.save()
+        except SparringError as error:
+            log.error("%s", error)
 
     def evaluate(self) -> dict[str, Any]:
         """Clean and robust accuracy on the test set, with all cores. After a restart of the process the weights are
