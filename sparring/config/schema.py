@@ -210,8 +210,9 @@ class ObjectiveSettings(Settings):
     """β of trades and mart: 6 is usual for WRN on CIFAR-10, 1 for trades on MNIST, 5 for mart with ResNet-18."""
     passes: Literal["auto", "reference", "single_pass"] = setting("auto", "name")
     """Forward passes of a training step. reference: as many and in the same order as in the authors' code, which
-    matters for batch norm; single_pass: one pass over the clean batch, and one over those attacked images (or views)
-    that differ from the clean ones; auto: single_pass with an allocator that leaves examples clean, else reference."""
+    matters for batch norm (for trades with awp_gamma that is AWP's code: the attacked images come first); single_pass:
+    one pass over the clean batch, and one over those attacked images (or views) that differ from the clean ones; auto:
+    single_pass with an allocator that leaves examples clean, else reference."""
     label_smoothing: float = setting(0.0, "1", ge=0, lt=1)
     """Label smoothing of the cross-entropy of pgd-at, and of the clean cross-entropy of trades."""
     awp_gamma: float = setting(0.0, "1", ge=0, le=1)

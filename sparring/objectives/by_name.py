@@ -20,8 +20,8 @@ BUILT_IN = {
 def objective_of(settings: ObjectiveSettings, augmix: AugmixSettings, *, passes: str) -> Objective:
     """The objective of the settings; `passes` is objective.passes with "auto" resolved.
 
-    A factory of your own is called with `objective.options`, and with those of beta, passes and label_smoothing that it
-    takes.
+    A factory of your own is called with `objective.options`, and with those of beta, passes, label_smoothing and
+    attacked_first (whether AWP is on) that it takes.
 
     Raises:
         UsageError: there is no such objective, it refuses its arguments, or does not take what is set.
@@ -30,7 +30,8 @@ def objective_of(settings: ObjectiveSettings, augmix: AugmixSettings, *, passes:
     smoothing = {"label_smoothing": (settings.label_smoothing, 0.0)}
     require_taken("objective.name", settings.name, factory, smoothing)
     given = {"beta": settings.beta, "passes": passes, "label_smoothing": settings.label_smoothing}
-    made = call("objective.name", factory, {**given, "augmix": augmix}, settings.options)
+    given |= {"augmix": augmix, "attacked_first": settings.awp_gamma > 0}
+    made = call("objective.name", factory, given, settings.options)
     if not isinstance(made, Objective):
         raise UsageError(
             f"objective.name = {settings.name!r} made a {type(made).__name__}: a sparring.objectives.Objective is "

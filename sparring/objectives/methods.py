@@ -4,11 +4,14 @@ In train mode every forward pass updates the running statistics of batch norm, s
 part of a method. `passes = "reference"` makes the passes of the authors' code; "single_pass" leaves out those that the
 loss does not need:
 
-    | objective | reference                       | single_pass                   |
-    |-----------|---------------------------------|-------------------------------|
-    | pgd-at    | x_adv                           | x_adv                         |
-    | trades    | x, x_adv, x again (KL's target) | x, then x_adv of the attacked |
-    | mart      | x, x_adv                        | x, then x_adv of the attacked |
+    | objective    | reference                       | single_pass                   |
+    |--------------|---------------------------------|-------------------------------|
+    | pgd-at       | x_adv                           | x_adv                         |
+    | trades       | x, x_adv, x again (KL's target) | x, then x_adv of the attacked |
+    | trades + AWP | x_adv, x (KL's target), x again | x, then x_adv of the attacked |
+    | mart         | x, x_adv                        | x, then x_adv of the attacked |
+
+With AWP the order is that of its authors' code in every epoch, also before the perturbation begins.
 
 An example is attacked if its x_adv differs from x. For the other examples `single_pass` uses the clean logits as the
 adversarial ones. Its second pass computes batch norm statistics only over the attacked examples.
@@ -39,19 +42,27 @@ class PGDAT(Objective):
 
 
 class TRADES(Objective):
-    """Clean cross-entropy plus β times KL(clean || attacked) (Zhang et al. 2019); its attack maximises that KL."""
+    """Clean cross-entropy plus β times KL(clean || attacked) (Zhang et al. 2019); its attack maximises that KL.
+
+    attacked_first: the reference passes begin with x_adv, as in the code of AWP (Wu et al. 2020).
+    """
 
     attack_loss = DIVERGENCE
     attack_start = "gaussian"
 
-    def __init__(self, beta: float = 6.0, passes: Passes = "reference", label_smoothing: float = 0.0) -> None:
+    def __init__(
+        self,
+        beta: float = 6.0,
+        passes: Passes = "reference",
+        label_smoothing: float = 0.0,
+        *,
+        attacked_first: bool = False,
+    ) -> None:
         self.beta, self.passes, self.label_smoothing = beta, passes, label_smoothing
+        self.attacked_first = attacked_first
 
     def loss(self, model: nn.Module, batch: Batch, helper: nn.Module | None = None) -> tuple[Tensor, Tensor]:
-        clean = model(batch.x)
-        reference = self.passes == "reference"
-        adv = model(batch.x_adv) if reference else logits_of_attacked(model, clean, batch)
-        target = model(batch.x) if reference else clean
+        clean, adv, target = self._logits(model, batch)
         loss = trades(
             clean,
             adv,
@@ -62,6 +73,19 @@ class TRADES(Objective):
             weights=batch.weights,
         )
         return loss, adv
+
+    def _logits(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """[N, K] each: of the clean images for the cross-entropy, of the attacked ones, of the clean ones for the KL.
+
+        Each forward pass is made where it stands.
+        """
+        if self.passes == "single_pass":
+            clean = model(batch.x)
+            return clean, logits_of_attacked(model, clean, batch), clean
+        if self.attacked_first:
+            adv, target, clean = model(batch.x_adv), model(batch.x), model(batch.x)
+            return clean, adv, target
+        return model(batch.x), model(batch.x_adv), model(batch.x)
 
 
 class MART(Objective):

@@ -54,9 +54,9 @@ def batches() -> list[tuple[Tensor, Tensor, Tensor]]:
 def loss_of(objective: str, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
     if objective == "pgd-at":
         return F.cross_entropy(model(x_adv), y)
-    natural = F.cross_entropy(model(x), y)
     adv = F.log_softmax(model(x_adv), dim=1)
-    return natural + BETA * F.kl_div(adv, F.softmax(model(x), dim=1), reduction="batchmean")
+    robust = F.kl_div(adv, F.softmax(model(x), dim=1), reduction="batchmean")
+    return F.cross_entropy(model(x), y) + BETA * robust
 
 
 def transcribed(objective: str, model: nn.Module, restore_first: bool = False) -> nn.Module:
@@ -125,6 +125,18 @@ def test_weights_and_statistics_after_whole_steps_are_those_of_the_authors_order
     assert farthest(ours, transcribed(objective, network())) < 1e-9
     other_order = transcribed(objective, network(), restore_first=True)
     assert farthest(ours, other_order) > 1e-6, "weight decay must tell the two orders apart"
+
+
+def test_batch_norm_sees_attacked_images_first_also_before_the_perturbation_begins(tmp_path: Path) -> None:
+    """The running mean after passes adv, x, x is 0.9·(0.9·(0.9·m + 0.1·adv) + 0.1·x) + 0.1·x, from m = 0 here."""
+    late = configuration(tmp_path, "trades", awp_warmup_epochs=2)
+    experiment = replace(build_experiment(late), model=network())
+    x, x_adv, y = batches()[0]
+    adv, clean = (network().get_submodule("0")(images).mean((0, 2, 3)).detach() for images in (x_adv, x))
+    Learner(experiment, torch.device("cpu")).learn(Batch(x, x_adv, y), 0)
+    mean = experiment.model.get_buffer("1.running_mean")
+    torch.testing.assert_close(mean, 0.081 * adv + 0.19 * clean, rtol=1e-9, atol=1e-12)
+    assert float((mean - (0.09 * adv + 0.181 * clean)).abs().max()) > 1e-6, "the means must tell the orders apart"
 
 
 def test_the_first_epochs_go_without_it(tmp_path: Path) -> None:

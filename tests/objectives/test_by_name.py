@@ -23,7 +23,7 @@ def objective(passes: str = "reference", augmix: AugmixSettings | None = None, *
     ("name", "kind", "given"),
     [
         ("pgd-at", PGDAT, {"label_smoothing": 0.1}),
-        ("trades", TRADES, {"beta": 3.0, "passes": "single_pass", "label_smoothing": 0.1}),
+        ("trades", TRADES, {"beta": 3.0, "passes": "single_pass", "label_smoothing": 0.1, "attacked_first": False}),
         ("mart", MART, {"beta": 3.0, "passes": "single_pass"}),
     ],
 )
@@ -75,3 +75,9 @@ def test_one_of_the_users_own_is_given_its_options_too(own: str) -> None:
 def test_what_is_no_objective_or_is_not_taken_is_refused(own: str, settings: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         objective(**{**settings, "name": settings["name"].format(own=own)})
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.005])
+def test_trades_passes_the_attacked_images_first_where_weights_are_perturbed(gamma: float) -> None:
+    made = objective(name="trades", awp_gamma=gamma)
+    assert isinstance(made, TRADES) and made.attacked_first == (gamma > 0)

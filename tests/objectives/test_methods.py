@@ -20,6 +20,7 @@ Expected = Callable[..., float]
 METHODS: dict[str, Callable[[Passes], Objective]] = {
     "pgd-at": lambda passes: PGDAT(),
     "trades": lambda passes: TRADES(BETA, passes),
+    "trades with awp": lambda passes: TRADES(BETA, passes, attacked_first=True),
     "mart": lambda passes: MART(BETA, passes),
 }
 
@@ -39,6 +40,8 @@ def pass_inputs(sequence: str, batch: Batch, attacked: Sequence[bool]) -> list[T
         ("trades", "single_pass", ALL, "x adv"),
         ("trades", "single_pass", SOME, "x attacked"),
         ("trades", "single_pass", NONE, "x"),
+        ("trades with awp", "reference", SOME, "adv x x"),
+        ("trades with awp", "single_pass", SOME, "x attacked"),
         ("mart", "reference", SOME, "x adv"),
         ("mart", "single_pass", SOME, "x attacked"),
         ("mart", "single_pass", NONE, "x"),
@@ -150,7 +153,9 @@ def test_each_example_counts_by_its_weight(name: str) -> None:
 
 def test_an_objective_says_what_its_attack_maximises_and_where_it_begins() -> None:
     found = {name: (make("reference").attack_loss, make("reference").attack_start) for name, make in METHODS.items()}
-    assert found == {"pgd-at": (None, "uniform"), "trades": (DIVERGENCE, "gaussian"), "mart": (None, "gaussian")}
+    trades_attack = (DIVERGENCE, "gaussian")
+    assert found.pop("trades with awp") == trades_attack
+    assert found == {"pgd-at": (None, "uniform"), "trades": trades_attack, "mart": (None, "gaussian")}
 
 
 def test_a_call_tells_which_attacked_examples_are_classified_correctly() -> None:
