@@ -50,6 +50,20 @@ CHEAP = {
 }
 
 
+@pytest.mark.parametrize(
+    ("recipe", "setting", "value"),
+    [
+        *((f"cifar10-{name}", "model.name", "preact-resnet-18-wong") for name in ("fast", "free", "pruned")),
+        *((f"cifar10-{name}", "model.options", {"centred": True}) for name in ("augmix", "augmix-bt")),
+        *((f"cifar10-{name}", "optimizer.weight_decay", 7e-4) for name in ("mart", "mart-bt")),
+    ],
+)
+def test_a_recipe_has_what_its_authors_code_has(recipe: str, setting: str, value: object) -> None:
+    group, name = setting.split(".")
+    path = next(path for path in RECIPES if path.stem == recipe)
+    assert getattr(getattr(load(path), group), name) == value
+
+
 @pytest.mark.ray
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_runs(recipe: Path, tmp_path: Path, shared_ray: Place) -> None:

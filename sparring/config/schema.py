@@ -136,12 +136,14 @@ class DataSettings(Settings):
 
 class ModelSettings(Settings):
     name: str = setting("digits-cnn", "name")
-    """digits-cnn, mnist-32-64-1024 (Bhat et al.), mnist-16-32-100 (Wong et al.); for CIFAR preact-resnet-18, wrn-28-10,
-    wrn-28-10-silu, wrn-34-10 and wrn-40-2, for ImageNet resnet-50; timm:NAME (pip install 'sparring[timm]'); or your
-    own as module:factory or path.py:factory, called as factory(shape, classes) with model.options. The model takes
-    float32 images in [0, 1] and normalises inside forward (sparring.Normalize, or data.mean and data.std)."""
+    """digits-cnn, mnist-32-64-1024 (Bhat et al.), mnist-16-32-100 (Wong et al.); for CIFAR preact-resnet-18 (the
+    form of TRADES and AWP), preact-resnet-18-wong (Wong et al.'s form), wrn-28-10, wrn-28-10-silu, wrn-34-10 and
+    wrn-40-2, for ImageNet resnet-50; timm:NAME (pip install 'sparring[timm]'); or your own as module:factory or
+    path.py:factory, called as factory(shape, classes) with model.options. The model takes float32 images in [0, 1] and
+    normalises inside forward (sparring.Normalize, or data.mean and data.std)."""
     options: Options = setting({}, "table")
-    """Keyword arguments of that factory, or of timm's, as model.options.NAME."""
+    """Keyword arguments of that factory, or of timm's, as model.options.NAME. wrn-40-2 has one: centred (true: mean and
+    standard deviation 0.5, as in AugMix's code)."""
     pretrained: bool = setting(False, "flag")
     """Start from the pretrained weights that timm downloads for timm:NAME."""
     checkpoint: Path | None = setting(None, "path")

@@ -24,6 +24,7 @@ MODELS = {
     "mnist-32-64-1024": "sparring.models.convolutional:mnist_32_64_1024",
     "mnist-16-32-100": "sparring.models.convolutional:mnist_16_32_100",
     "preact-resnet-18": "sparring.models.residual:preact_resnet_18",
+    "preact-resnet-18-wong": "sparring.models.residual:preact_resnet_18_wong",
     "wrn-28-10": "sparring.models.residual:wrn_28_10",
     "wrn-28-10-silu": "sparring.models.residual:wrn_28_10_silu",
     "wrn-34-10": "sparring.models.residual:wrn_34_10",

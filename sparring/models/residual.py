@@ -2,7 +2,8 @@
 
 The pre-activation networks follow He et al. 2016 (arXiv:1603.05027) and Zagoruyko & Komodakis 2016 (arXiv:1605.07146),
 without dropout, in the form that adversarial training uses them in: where the shape changes, the 1×1 shortcut starts
-from the activated input, as in TRADES' code. That code's network also holds a stage that its forward never uses
+from the activated input, as in TRADES' and AWP's code. PreActResNet-18 also has the form of Wong et al.'s code, where
+it starts from the input itself. TRADES' network also holds a stage that its forward never uses
 (`sub_block1`); it is left out here, as from the published 46.2 million weights of WRN-34-10.
 """
 
@@ -24,9 +25,14 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class PreActivationBlock(nn.Module):
-    """x + conv(σ(bn(conv(σ(bn(x)))))); where the shape changes, a 1×1 convolution of σ(bn(x)) takes x's place."""
+    """x + conv(σ(bn(conv(σ(bn(x)))))); where the shape changes, a 1×1 convolution takes x's place.
 
-    def __init__(self, inputs: int, outputs: int, stride: int, activation: Activation) -> None:
+    shortcut_of_input: it is the convolution of x, not of σ(bn(x)).
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, stride: int, activation: Activation, shortcut_of_input: bool = False
+    ) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(inputs)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
@@ -35,12 +41,12 @@ class PreActivationBlock(nn.Module):
         self.shortcut: nn.Conv2d | None = None
         if stride != 1 or inputs != outputs:
             self.shortcut = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
-        self.activation = activation()
+        self.activation, self.shortcut_of_input = activation(), shortcut_of_input
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [N, inputs, H, W]; returns [N, outputs, ⌈H / stride⌉, ⌈W / stride⌉]."""
         activated = self.activation(self.bn1(x))
-        kept = x if self.shortcut is None else self.shortcut(activated)
+        kept = x if self.shortcut is None else self.shortcut(x if self.shortcut_of_input else activated)
         residual: Tensor = self.conv2(self.activation(self.bn2(self.conv1(activated))))
         return kept + residual
 
@@ -53,25 +59,36 @@ class PreActivationResNet(nn.Module):
     Args:
         widths: channels of the stem, then of every stage.
         depth: blocks a stage.
+        normalize: what images pass first; by default CIFAR-10's mean and standard deviation.
+        as_wong: shortcuts of the input and torch's initialisation, as in the code of Wong et al. 2020.
     """
 
     def __init__(
-        self, channels: int, classes: int, *, widths: Sequence[int], depth: int, activation: Activation
+        self,
+        channels: int,
+        classes: int,
+        *,
+        widths: Sequence[int],
+        depth: int,
+        activation: Activation,
+        normalize: Normalize | None = None,
+        as_wong: bool = False,
     ) -> None:
         super().__init__()
-        self.normalize = _cifar_normalize(channels)
+        self.normalize = normalize or _cifar_normalize(channels)
         self.stem = nn.Conv2d(channels, widths[0], 3, padding=1, bias=False)
         strides = (1, *[2] * (len(widths) - 2))
         self.stages = nn.Sequential(
             *(
-                _stage(inputs, outputs, stride, depth, activation)
+                _stage(inputs, outputs, stride, depth, activation, as_wong)
                 for (inputs, outputs), stride in zip(pairwise(widths), strides, strict=True)
             )
         )
         self.bn = nn.BatchNorm2d(widths[-1])
         self.activation = activation()
         self.linear = nn.Linear(widths[-1], classes)
-        self._initialize()
+        if not as_wong:
+            self._initialize()
 
     def _initialize(self) -> None:
         for module in self.modules():
@@ -94,8 +111,20 @@ def preact_resnet_18(shape: tuple[int, int, int], classes: int) -> nn.Module:
     return PreActivationResNet(shape[0], classes, widths=(64, 64, 128, 256, 512), depth=2, activation=nn.ReLU)
 
 
+def preact_resnet_18_wong(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """The same in the form of Wong et al. 2020: 1×1 shortcuts of a block's input, torch's own initialisation."""
+    widths = (64, 64, 128, 256, 512)
+    return PreActivationResNet(shape[0], classes, widths=widths, depth=2, activation=nn.ReLU, as_wong=True)
+
+
 def wide_resnet(
-    shape: tuple[int, int, int], classes: int, *, depth: int, width: int, activation: Activation = nn.ReLU
+    shape: tuple[int, int, int],
+    classes: int,
+    *,
+    depth: int,
+    width: int,
+    activation: Activation = nn.ReLU,
+    normalize: Normalize | None = None,
 ) -> nn.Module:
     """WRN-depth-width of Zagoruyko & Komodakis 2016: (depth − 4) / 6 blocks in each of three stages.
 
@@ -110,7 +139,9 @@ def wide_resnet(
     if rest or blocks < 1:
         raise ValueError(f"depth = {depth}, but a wide ResNet has depth 6n + 4 with n ≥ 1: 10, 16, 22, 28, 34, 40, ...")
     widths = (16, 16 * width, 32 * width, 64 * width)
-    return PreActivationResNet(shape[0], classes, widths=widths, depth=blocks, activation=activation)
+    return PreActivationResNet(
+        shape[0], classes, widths=widths, depth=blocks, activation=activation, normalize=normalize
+    )
 
 
 def wrn_28_10(shape: tuple[int, int, int], classes: int) -> nn.Module:
@@ -128,9 +159,9 @@ def wrn_34_10(shape: tuple[int, int, int], classes: int) -> nn.Module:
     return wide_resnet(shape, classes, depth=34, width=10)
 
 
-def wrn_40_2(shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """2.2 million weights."""
-    return wide_resnet(shape, classes, depth=40, width=2)
+def wrn_40_2(shape: tuple[int, int, int], classes: int, *, centred: bool = False) -> nn.Module:
+    """2.2 million weights. `centred`: mean and standard deviation are 0.5, as in AugMix's code."""
+    return wide_resnet(shape, classes, depth=40, width=2, normalize=Normalize(0.5, 0.5) if centred else None)
 
 
 def resnet_50(shape: tuple[int, int, int], classes: int) -> nn.Module:
@@ -150,6 +181,8 @@ def _cifar_normalize(channels: int) -> Normalize:
     return Normalize(CIFAR10_MEAN, CIFAR10_STD) if channels == 3 else Normalize(0.5, 0.5)
 
 
-def _stage(inputs: int, outputs: int, stride: int, depth: int, activation: Activation) -> nn.Sequential:
-    first = PreActivationBlock(inputs, outputs, stride, activation)
+def _stage(
+    inputs: int, outputs: int, stride: int, depth: int, activation: Activation, shortcut_of_input: bool
+) -> nn.Sequential:
+    first = PreActivationBlock(inputs, outputs, stride, activation, shortcut_of_input)
     return nn.Sequential(first, *(PreActivationBlock(outputs, outputs, 1, activation) for _ in range(depth - 1)))

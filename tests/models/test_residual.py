@@ -18,7 +18,11 @@ from sparring.models import MODELS, Shape, build, count_parameters
 from sparring.models.residual import PreActivationBlock, PreActivationResNet, wide_resnet
 
 CIFAR, SMALL = (3, 32, 32), (3, 8, 8)
-RUN = ["preact-resnet-18", "wrn-40-2"]  # small enough to be run on a CPU; the others are built without numbers
+RUN = [
+    "preact-resnet-18",
+    "preact-resnet-18-wong",
+    "wrn-40-2",
+]  # small enough to be run on a CPU; the others are built without numbers
 RESIDUAL = [*RUN, "wrn-28-10", "wrn-28-10-silu", "wrn-34-10", "resnet-50"]
 
 
@@ -49,6 +53,7 @@ def parameters_of(stem: int, widths: Sequence[int], blocks: int, classes: int = 
     ("name", "layers", "published"),
     [
         ("preact-resnet-18", (64, (64, 128, 256, 512), 2), 11_171_146 + 2 * 512),  # copies without the last batch norm
+        ("preact-resnet-18-wong", (64, (64, 128, 256, 512), 2), 11_172_170),
         ("wrn-28-10", (16, (160, 320, 640), 4), 36_479_194),
         ("wrn-28-10-silu", (16, (160, 320, 640), 4), 36_479_194),
         ("wrn-34-10", (16, (160, 320, 640), 5), 46_160_474),
@@ -76,7 +81,7 @@ def test_images_of_every_size_become_float32_logits(name: str, shape: Shape) -> 
 def test_images_are_halved_twice_or_thrice_before_they_are_pooled(name: str) -> None:
     model = on_meta(name)
     assert isinstance(model, PreActivationResNet)
-    side = 4 if name == "preact-resnet-18" else 8
+    side = 4 if name.startswith("preact-resnet-18") else 8
     assert model.stages(model.stem(torch.rand(1, *CIFAR, device="meta"))).shape[2:] == (side, side)
 
 
@@ -178,11 +183,17 @@ def batch_norm(name: str) -> list[str]:
 
 @pytest.mark.parametrize(
     ("name", "last_block"),
-    [("preact-resnet-18", "3.1"), ("wrn-40-2", "2.5"), ("wrn-28-10", "2.3"), ("wrn-34-10", "2.4")],
+    [
+        ("preact-resnet-18", "3.1"),
+        ("preact-resnet-18-wong", "3.1"),
+        ("wrn-40-2", "2.5"),
+        ("wrn-28-10", "2.3"),
+        ("wrn-34-10", "2.4"),
+    ],
 )
 def test_the_names_of_saved_weights_stay(name: str, last_block: str) -> None:
     names = list(on_meta(name).state_dict())
-    shortcut = [] if name == "preact-resnet-18" else ["stages.0.0.shortcut.weight"]
+    shortcut = [] if name.startswith("preact-resnet-18") else ["stages.0.0.shortcut.weight"]
     block = [*batch_norm("stages.0.0.bn1"), "stages.0.0.conv1.weight", *batch_norm("stages.0.0.bn2")]
     first = ["normalize.mean", "normalize.std", "stem.weight", *block, "stages.0.0.conv2.weight", *shortcut]
     assert names[: len(first)] == first
@@ -207,3 +218,34 @@ def test_resnet_50_refuses_images_without_colour() -> None:
 def test_a_depth_that_is_not_6n_plus_4_is_refused(depth: int) -> None:
     with pytest.raises(ValueError, match=rf"depth = {depth}, but a wide ResNet has depth 6n \+ 4"):
         wide_resnet(CIFAR, 10, depth=depth, width=1)
+
+
+def test_a_shortcut_of_wong_et_al_starts_from_the_blocks_input() -> None:
+    torch.manual_seed(0)
+    block = PreActivationBlock(4, 6, 2, nn.ReLU, shortcut_of_input=True).double().eval()
+    x = torch.randn(3, 4, 7, 6, dtype=torch.float64)
+    assert block.shortcut is not None
+    inner = affine(F.conv2d(affine(x, block.bn1).relu(), block.conv1.weight, stride=2, padding=1), block.bn2).relu()
+    kept = torch.einsum("oi,nihw->nohw", block.shortcut.weight[:, :, 0, 0], x[:, :, ::2, ::2])
+    expected = kept + F.conv2d(inner, block.conv2.weight, padding=1)
+    torch.testing.assert_close(block(x), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_the_network_of_wong_et_al_has_their_shortcuts_and_starts_as_torch_does() -> None:
+    """torch draws a convolution's weights uniformly from ±1 / √fan-in: their standard deviation is 1 / √(3·fan-in)."""
+    model = made("preact-resnet-18-wong", SMALL)
+    shortcuts = [block for block in model.modules() if isinstance(block, PreActivationBlock) and block.shortcut]
+    assert len(shortcuts) == 3 and all(block.shortcut_of_input for block in shortcuts)
+    for conv in (module for module in model.modules() if isinstance(module, nn.Conv2d)):
+        bound = (conv.in_channels * conv.kernel_size[0] * conv.kernel_size[1]) ** -0.5
+        assert conv.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
+        assert conv.weight.abs().max().item() <= bound
+    assert isinstance(model, PreActivationResNet) and model.linear.bias.any()
+
+
+def test_augmixs_wide_network_sees_images_from_minus_1_to_1() -> None:
+    settings = ModelSettings(name="wrn-40-2", options={"centred": True})
+    model = build(settings, SMALL, 10, 0)
+    assert isinstance(model, PreActivationResNet)
+    x = torch.tensor([0.0, 0.25, 1.0]).view(1, 3, 1, 1).expand(1, *SMALL)
+    torch.testing.assert_close(model.normalize(x)[0, :, 0, 0], torch.tensor([-1.0, -0.5, 1.0]))
