@@ -69,7 +69,7 @@ def call(
     except SparringError:
         raise
     except (TypeError, ValueError) as error:
-        raise UsageError(f"{setting}: {_name_of(factory)} refuses its arguments: {error}.") from error
+        raise UsageError(f"{setting}: {_name_of(factory)} refuses its arguments: {str(error).rstrip('.')}.") from error
 
 
 def require_taken(

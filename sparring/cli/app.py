@@ -207,7 +207,7 @@ def status(run: RunPath, as_json: Json = False) -> None:
     from sparring.observe.state import RunState
 
     state = RunState.from_dict({name: value for name, value in run_status.items() if name != "workers"})
-    out(f"{run_status['phase']} ({'running' if run_status['alive'] else 'not running'}): {step_line(state)}")
+    out(f"{'running' if run_status['alive'] else 'not running'}: {step_line(state)}")
     for name, fields in run_status["workers"].items():
         out(f"  {name}: {fields.get('shards', 0)} shards, version {fields.get('version')}, pid {fields.get('pid')}")
 

@@ -144,7 +144,7 @@ def inequalities(config: Config) -> list[tuple[str, bool]]:
         (f"max_staleness >= publish_every - 1: {bound} >= {every - 1}", bound >= every - 1),
         (f"depth <= max_staleness: {deep} <= {bound}", deep <= bound),
         (
-            f"depth + publish_every{'' if deep else ' - 1'} <= max_staleness, so that no shard is dropped: "
+            f"depth + publish_every{'' if deep else ' - 1'} <= max_staleness, so that no shard gets too old: "
             f"{deep + every - 1 + spare} <= {bound}",
             deep + every - 1 + spare <= bound,
         ),

@@ -6,6 +6,7 @@ load(Path("recipes/mnist-async.toml"), {"data.root": "~/data", "workers.count": 
 from __future__ import annotations
 
 import difflib
+import re
 import time
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -30,6 +31,7 @@ SHORT_NAMES = {
 }
 OPTIONS = ".options"  # last part of the name of a table of keyword arguments; each entry is a setting
 NAMED = ("data", "model", "attack", "objective", "allocator", "schedule")  # groups whose name may be a user's object
+FRACTION = re.compile(r"\d+(\.\d+)?/[1-9]\d*")
 FILES = ("folder", "npz")  # kinds of data that are named by a path
 
 
@@ -81,6 +83,11 @@ def changes_of(overrides: Mapping[str, Any]) -> dict[str, Any]:
     changes = {}
     for name, value in overrides.items():
         full = SHORT_NAMES.get(name, name)
+        if isinstance(value, Mapping) and full in Config.model_fields:
+            raise UsageError(
+                f"overrides: {name!r} is a group of settings. Give each setting by its dotted name, as "
+                f"{{'train.epochs': 10}}."
+            )
         require_known(full, "--")
         changes[full] = parse(full, value) if isinstance(value, str) else _plain(value)
     return changes
@@ -161,7 +168,9 @@ def require_known(name: str, origin: str) -> None:
     if name in known or _is_option(name):
         return
     by_last_word = [full for full in known if full.split(".")[-1] == name.split(".")[-1]]
-    candidates = by_last_word or difflib.get_close_matches(name, [*known, *SHORT_NAMES], n=1, cutoff=0.0)
+    same_group = [full for full in known if full.split(".")[0] == name.split(".")[0]]
+    candidates = difflib.get_close_matches(name, same_group, n=1, cutoff=0.9) or by_last_word
+    candidates = candidates or difflib.get_close_matches(name, [*known, *SHORT_NAMES], n=1, cutoff=0.0)
     raise UsageError(f"{origin}{name}: no such setting; the nearest is {candidates[0]}. See `sparring config show`.")
 
 
@@ -181,7 +190,7 @@ def _put(tree: dict[str, Any], name: str, value: Any) -> None:
 
 
 def parse(name: str, text: str) -> Any:
-    """Parse a value of the command line as TOML. `none` unsets a setting that may be unset.
+    """Parse a value of the command line as TOML, or a fraction (8/255). `none` unsets a setting that may be unset.
 
     A text that is not TOML is a string. The value of a string or path setting stays a string even if it looks like
     another TOML value (2026-01-01).
@@ -195,12 +204,17 @@ def parse(name: str, text: str) -> Any:
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        return text
+        return _fraction(text) if float in kinds and FRACTION.fullmatch(text) else text
     if kinds & {str, Path}:
         return value if isinstance(value, str) else text
     if isinstance(value, bool) and bool not in kinds:
         raise UsageError(f"--{name} {text}: not a flag, a value is needed. See `sparring config schema`.")
     return value
+
+
+def _fraction(text: str) -> float:
+    above, below = text.split("/")
+    return float(above) / float(below)
 
 
 def _kinds(name: str) -> set[Any]:

@@ -355,7 +355,8 @@ class StalenessSettings(Settings):
     """Upper bound on staleness: a shard that is staler is dropped, and its examples are attacked again."""
     depth: int | None = setting(None, "steps", ge=0, le=10_000)
     """Depth d: number of steps whose shards may be outstanding beside the current step. By default the largest value
-    at which no shard is dropped: max_staleness − publish_every, at least 0 and at most 3."""
+    at which no shard gets too old while latency is below a step: max_staleness − publish_every, at least 0 and at most
+    3."""
     publish_every: int = setting(1, "steps", ge=1, le=10_000)
     """Number of steps K between two publications of the weights."""
     exchange: bool = setting(True, "flag")

@@ -7,13 +7,16 @@ from typing import NamedTuple
 
 from sparring.evaluation.outcomes import Outcomes
 
+FAINT = 0.5  # accuracy minus mean confidence
+
 
 class Findings(NamedTuple):
     """Numbers of examples.
 
     zero_gradients: of the robust examples, those whose attack met a gradient of zero. non_finite_gradients: entries of
     the gradient were not finite and taken as 0. non_finite_logits: on the clean or an attacked image, so that the
-    example counts as wrong. probabilities: the model returns probabilities (0 or 1).
+    example counts as wrong. probabilities: the model returns probabilities. faint: its confidence is
+    far below its accuracy.
     """
 
     samples: int
@@ -22,6 +25,7 @@ class Findings(NamedTuple):
     non_finite_gradients: int = 0
     non_finite_logits: int = 0
     probabilities: bool = False
+    faint: bool = False
 
 
 def findings_of(outcomes: Outcomes) -> Findings:
@@ -33,6 +37,7 @@ def findings_of(outcomes: Outcomes) -> Findings:
         non_finite_gradients=int(outcomes.non_finite_gradient.sum()),
         non_finite_logits=int(outcomes.non_finite_logits.sum()),
         probabilities=bool(outcomes.probabilities.all()),
+        faint=float(outcomes.clean.float().mean() - outcomes.confidence.mean()) > FAINT,
     )
 
 
@@ -48,6 +53,8 @@ def warnings_of(found: Findings) -> list[str]:
         told.append(_non_finite_logits(found))
     if found.probabilities:
         told.append(PROBABILITIES)
+    if found.faint and not found.probabilities:
+        told.append(FAINT_LOGITS)
     if found.zero_gradients:
         told.append(_zero_gradients(found))
     if found.non_finite_gradients:
@@ -58,6 +65,13 @@ def warnings_of(found: Findings) -> list[str]:
 PROBABILITIES = (
     "The model returns probabilities (each row sums to one), not logits: where they are near 0 or 1 the attack has "
     "almost no gradient, and robust accuracy may be too high. Return the values before the softmax."
+)
+
+
+FAINT_LOGITS = (
+    "The model is right far more often than it is confident: its logits are nearly equal. There the cross-entropy "
+    "pushes towards all other classes at once, which is a weaker attack, and robust accuracy may be too high. "
+    "Evaluate by AutoAttack, or multiply the logits by a constant."
 )
 
 

@@ -26,6 +26,7 @@ class Outcomes:
     labels: int64 [N]. clean: correct on the clean image. robust: correct on it and after every restart. zero_gradient:
     a step of the attack had a gradient of zero. non_finite_gradient: a step's gradient had entries that are not finite.
     non_finite_logits: on the clean image or an attacked one. probabilities: the clean logits are probabilities.
+    confidence: float32 [N], of the clean prediction; 1 where the attack does not depend on it.
     """
 
     labels: Tensor
@@ -35,6 +36,7 @@ class Outcomes:
     non_finite_gradient: Tensor
     non_finite_logits: Tensor
     probabilities: Tensor
+    confidence: Tensor
 
     def cpu(self) -> Outcomes:
         """The same on the CPU."""
@@ -78,7 +80,14 @@ def clean_outcomes(model: nn.Module, x: Tensor, y: Tensor) -> Outcomes:
     """The outcomes without an attack."""
     logits = logits_of(model, x)
     right, none = correct(logits, y), torch.zeros_like(y, dtype=torch.bool)
-    return Outcomes(y, right, right, none, none, ~are_finite(logits), are_probabilities(logits))
+    return Outcomes(y, right, right, none, none, ~are_finite(logits), are_probabilities(logits), _confidence(logits))
+
+
+def _confidence(logits: Tensor) -> Tensor:
+    """float32 [N]: the highest probability; 1 with two classes, where the direction of an attack has no scale."""
+    if logits.shape[1] < 3:
+        return torch.ones(len(logits), device=logits.device)
+    return logits.float().softmax(1).amax(1).nan_to_num(1.0)
 
 
 def joined(parts: Sequence[Outcomes]) -> Outcomes:

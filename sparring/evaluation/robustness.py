@@ -150,6 +150,7 @@ def evaluate_by_autoattack(
         attacked(x, y, found.images)
     after = replace(
         _clean_outcomes(model, x, y, batch_size),
+        confidence=torch.ones(len(y)),  # its other losses do not depend on the scale of the logits
         robust=found.alive.cpu(),
         non_finite_gradient=found.non_finite_gradient.cpu(),
         non_finite_logits=found.non_finite_logits.cpu(),

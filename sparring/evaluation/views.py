@@ -41,5 +41,7 @@ def evaluate_views(
             seen = [clean_outcomes(model, scaled(each).to(device), labels) for each in (images, *views)]
             non_finite = torch.stack([each.non_finite_logits for each in seen]).any(0)
             both = seen[1].clean & seen[2].clean
-            parts.append(replace(seen[0], robust=both, non_finite_logits=non_finite).cpu())
+            parts.append(
+                replace(seen[0], robust=both, non_finite_logits=non_finite, confidence=torch.ones(len(labels))).cpu()
+            )
     return evaluation_of(joined(parts), sample, "both of two AugMix views", time.perf_counter() - began)

@@ -55,6 +55,7 @@ def labels_outside(folder: Path) -> str:
     [
         (["train", "--attack.epsilom", "0.1"], "--attack.epsilom: no such setting; the nearest is attack.epsilon"),
         (["train", "--worker", "2"], "--worker: no such setting; the nearest is workers"),
+        (["train", "--train.epoch", "2"], "--train.epoch: no such setting; the nearest is train.epochs"),
         (["explain", "--atack.steps=2"], "--atack.steps: no such setting; the nearest is attack.steps"),
         (["train", "--epochs"], "--train.epochs true: not a flag, a value is needed"),
         (["train", "--attack.epsilon", "-1"], "attack.epsilon = -1: Input should be greater than 0"),
@@ -294,7 +295,7 @@ def test_status_of_a_finished_run(say: Say, finished: Path) -> None:
     assert said.code == 0 and (told["phase"], told["alive"], told["step"]) == ("finished", False, 3)
     assert told["run"] == str(finished) and told["workers"] == {}
     line = say("status", finished).out
-    assert line.startswith("finished (not running): ") and "step 3/3" in line
+    assert line.startswith("not running: finished | ") and "step 3/3" in line
 
 
 def test_status_of_a_run_that_died(say: Say, finished: Path) -> None:

@@ -104,6 +104,23 @@ def test_probabilities_instead_of_logits_are_told(share: Callable[[Tensor, Tenso
     assert any("returns probabilities" in text for text in found.warnings)
 
 
+@pytest.mark.parametrize(("scale", "faint"), [(1.0, False), (0.5, False), (0.02, True), (1e-6, True)])
+def test_nearly_equal_logits_of_a_model_that_is_right_are_told(scale: float, faint: bool) -> None:
+    """Ten classes by the brightest of ten pixels, with a margin of 8 at scale 1."""
+    images = torch.zeros(30, 1, 8, 8, dtype=torch.uint8)
+    labels = torch.arange(30) % 10
+    images.view(30, -1)[torch.arange(30), labels] = 255
+
+    class Brightest(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            """Logits [N, 10]."""
+            return scale * 8 * x.flatten(1)[:, :10]
+
+    found = evaluate(Brightest(), ArrayDataset(images, labels, 10, "pixels"), PGD(EPSILON, steps=2))
+    assert found.clean_accuracy == 1.0
+    assert any("logits are nearly equal" in text for text in found.warnings) == faint
+
+
 def test_a_sound_model_has_no_warning() -> None:
     found = sparring.evaluate(Brightness(), DATA, epsilon=EPSILON, steps=5, restarts=2)
     assert found.warnings == () and found.as_dict()["warnings"] == []
@@ -134,7 +151,7 @@ def test_corruptions_say_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_of_several_attacks_the_highest_counts_are_told() -> None:
     one, two = Findings(50, 40, 1, 2, 3, False), Findings(50, 30, 4, 0, 3, True)
-    assert worst([one, two]) == Findings(50, 40, 4, 2, 3, True)
+    assert worst([one, two]) == Findings(50, 40, 4, 2, 3, True, False)
     assert [text.split()[0] for text in warnings_of(worst([one, two]))] == ["3", "The", "4", "2"]
 
 
