@@ -46,7 +46,7 @@ from sparring.observe.report import MEASURED, summary
 from sparring.observe.state import Heartbeats, Report, RunState
 from sparring.runs import Run, open_run, write_atomically
 from sparring.trainer import checkpoints
-from sparring.trainer.evaluating import evaluate_on_test
+from sparring.trainer.evaluating import evaluate_on_test, warning_of_warmup
 from sparring.trainer.experiment import Experiment, Live
 from sparring.trainer.session import Session
 from sparring.trainer.training_state import keep_frozen
@@ -220,10 +220,11 @@ def _execute(
 ) -> Result:
     overlapping = config.engine == "ray" and not config.staleness.lockstep
     experiment = check(config, live, starts=starts)
-    data = experiment.data_summary
+    data, plan = experiment.data_summary, experiment.plan
     warnings = doubts_of(experiment) if starts else []
     if overlapping and (expected := check_staleness(config.staleness)):
         warnings.append(expected)
+    warnings += warning_of_warmup(experiment, min(plan.total_steps, config.train.max_steps or plan.total_steps))
     latest = LatestState(show, data)
     with ExitStack() as stack:
         queue = None
@@ -256,7 +257,7 @@ def _execute(
                 stack.enter_context(announced(config.metrics.file_sd, run, address))
         for warning in warnings:
             log.warning("%s", warning)
-            latest.state.message = warning
+        latest.state.message = " ".join(warnings)
         if on_run is not None:
             on_run(run)
         try:
