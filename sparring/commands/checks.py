@@ -63,9 +63,10 @@ def check(config: Config, live: Live = NOTHING_PASSED, *, starts: bool) -> Exper
     if config.model.compile:
         require_compiler()
     experiment = build_experiment(config, live)
+    summary = experiment.data_summary  # refuses unfit data by name, before a method fails on them
     try_methods(experiment)
     _check_batches(experiment)
-    for doubt in experiment.data_summary.warnings:
+    for doubt in summary.warnings:
         log.warning(doubt)
     _check_evaluation(experiment)
     if config.engine == "ray":

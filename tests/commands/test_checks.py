@@ -182,3 +182,12 @@ def test_more_gpus_than_this_machine_has_are_refused_and_a_cluster_may_grow(
         return
     with pytest.raises(UsageError, match=f"= {wanted}, this machine has 2 GPUs".replace("+", r"\+")):
         check_resources(config)
+
+
+@pytest.mark.parametrize("objective", ["mart", "pgd-at"])
+def test_one_class_is_refused_by_name_whatever_the_objective(tmp_path: Path, objective: str) -> None:
+    for split in ("train", "test"):
+        np.savez(tmp_path / f"one-{split}.npz", images=np.zeros((20, 8, 8), np.uint8), labels=np.zeros(20, int))
+    config = small(tmp_path, engine="sync", data={"name": f"npz:{tmp_path / 'one'}"}, objective={"name": objective})
+    with pytest.raises(UsageError, match="needs two classes"):
+        check(config, starts=True)
