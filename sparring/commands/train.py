@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -194,9 +195,18 @@ def resume(
     live = live_objects(model, train_data, test_data, config)
     require_passed(config, live)
     require_loadable(run, config, live)
+    config = _same_warmup(before, config)
     with _shown(run.path.name, show, progress) as report:
         result = _execute(config, lambda: _noted(run, before, config), report, None, live, starts=False)
     return replace(result, model=model)
+
+
+def _same_warmup(before: Config, config: Config) -> Config:
+    """`config` with the end of ε's warm-up where it was: in a longer run its share would begin to grow anew."""
+    if config.train.epochs == before.train.epochs or before.attack.warmup_epochs is not None:
+        return config
+    epochs = ceil(before.train.epochs / before.train.replays)
+    return overridden(config, {"attack.warmup_epochs": before.attack.warmup * epochs})
 
 
 def _noted(run: Run, before: Config, config: Config) -> Run:
