@@ -7,7 +7,7 @@ The wrong get one step, the near all of the attack's, the sure half and the cert
 longer ones: all but the wrong go as far together as the attack itself.
 
     sparring train --engine sync --allocator.name examples/allocator.py:ByMargin --allocator.options.near 0.5 \
-        --attack.warmup_epochs 1 --train.epochs 2
+        --train.epochs 2
 
 Counts are reported by these names. After Hua et al. 2021 (BulletTrain), who take three classes and other rules.
 """

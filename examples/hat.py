@@ -6,7 +6,7 @@ The attack is that of TRADES. First a standard network, trained practically with
 
     sparring train --engine sync --name standard --attack.name fgsm --attack.epsilon 1e-6 --train.epochs 5
     sparring train --engine sync --objective.name examples/hat.py:HAT --objective.options.standard runs/standard \
-        --objective.beta 2.5 --objective.options.gamma 0.5 --attack.warmup_epochs 1 --train.epochs 2
+        --objective.beta 2.5 --objective.options.gamma 0.5 --train.epochs 2
 
 Loss and order of the passes are those of the authors' code. As there, helper examples are not clamped to [0, 1];
 h = 2, β = 2.5 and γ = 0.5 are their values for CIFAR-10.

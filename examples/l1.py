@@ -1,7 +1,7 @@
 """PGD in the L1 ball, with the projection of l1-APGD (Croce & Hein 2021, "Mind the box"): a ball of your own.
 
     sparring train --engine sync --attack.name examples/l1.py:L1 --attack.epsilon 3 \
-        --attack.warmup_epochs 1 --train.epochs 2
+        --train.epochs 2
 
 The projection is onto the ball and the image box together: one after the other would waste part of ε. A step spreads
 its length α evenly over the largest `share` of the gradient's entries. From the authors' code differ: the threshold is

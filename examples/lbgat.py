@@ -6,7 +6,7 @@ f is the robust model; g is a natural network, whose logits on clean images the 
 One optimizer trains both. The attack is that of TRADES, with β = 0 too:
 
     sparring train --engine sync --objective.name examples/lbgat.py:LBGAT --objective.beta 0 \
-        --attack.warmup_epochs 1 --train.epochs 2
+        --train.epochs 2
 
 Loss and order of the passes are those of the authors' code, whose MSE is a mean over examples and classes. They train
 a ResNet-18 beside a wide ResNet; here `network` is any model.name. β = 0 and β = 6 are their values for CIFAR.

@@ -3,7 +3,7 @@
     g ← decay·g + ∇/‖∇‖₁        δ ← δ + α·sign(g), projected        from δ = 0, with α = ε/κ
 
     sparring train --engine sync --attack.name examples/mi_fgsm.py:MIFGSM --attack.options.decay 1.0 \
-        --attack.warmup_epochs 1 --train.epochs 2
+        --train.epochs 2
 
 The authors' code divides by the mean of |∇| instead of its sum. That scales g by the number of pixels; the sign of g,
 and so the attack, is the same. Under L2 a step goes along g/‖g‖₂.

@@ -5,9 +5,9 @@
 p_T are the predictions of a robust teacher, which is frozen. The attack compares with them too: `attack_loss` says so,
 and the workers get them. First the teacher, then its student, which may be of another architecture:
 
-    sparring train --engine sync --name teacher --objective.name trades --attack.warmup_epochs 1 --train.epochs 5
+    sparring train --engine sync --name teacher --objective.name trades --train.epochs 5
     sparring train --engine sync --objective.name examples/rslad.py:RSLAD --objective.options.teacher runs/teacher \
-        --attack.warmup_epochs 1 --train.epochs 2
+        --train.epochs 2
 
 The authors' code averages the divergence over the classes too, so that its loss is K times smaller for K classes, and
 adds 1e-5 to the teacher's probabilities inside the logarithm, which changes no gradient. α = 1/6 is theirs.

@@ -3,7 +3,7 @@
 It minimises the cross-entropy with a class that the image does not show: the one after the label, or `target` for all.
 
     sparring train --engine sync --attack.name examples/targeted.py:Targeted --attack.options.target 3 \
-        --attack.warmup_epochs 1 --train.epochs 2
+        --train.epochs 2
 
 The paper takes the class that the clean image is least likely of. An image of class `target` itself has the class
 after it as its target. A run is evaluated by the untargeted PGD of the same ball all the same.

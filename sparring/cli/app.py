@@ -257,7 +257,7 @@ def stop(
 
 @app.command(epilog=HINT)
 def doctor(context: typer.Context, recipe: Recipe = None, as_json: Json = False) -> None:
-    """Check whether this machine can make the run: Python, torch, CUDA in a Ray actor, Redis, ports, disk, data."""
+    """Check whether this machine can make the run: packages, CUDA in a Ray actor, Redis, ports, disk, data, methods."""
     from sparring.commands.doctor import examine
     from sparring.observe.report import table
 

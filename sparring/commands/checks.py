@@ -63,9 +63,10 @@ def check(config: Config, live: Live = NOTHING_PASSED, *, starts: bool) -> Exper
     if config.model.compile:
         require_compiler()
     experiment = build_experiment(config, live)
+    summary = experiment.data_summary  # refuses unfit data by name, before a method fails on them
     try_methods(experiment)
     _check_batches(experiment)
-    for doubt in experiment.data_summary.warnings:
+    for doubt in summary.warnings:
         log.warning(doubt)
     _check_evaluation(experiment)
     if config.engine == "ray":
@@ -113,11 +114,25 @@ def require_resumable(run: Run, before: Config, config: Config) -> None:
 
 
 def require_loadable(run: Run, config: Config, live: Live) -> None:
-    """Refuse a damaged checkpoint before anything of the run is changed."""
-    path = checkpoints.latest(run.checkpoints)
+    """Refuse other training data and a damaged checkpoint before anything of the run is changed."""
+    experiment, path = build_experiment(config, live), checkpoints.latest(run.checkpoints)
+    _require_same_data(run, experiment)
     if path is not None:
         checkpoints.load_state(path)
-        checkpoints.load_weights(path, build_experiment(config, live).model)
+        checkpoints.load_weights(path, experiment.model)
+
+
+def _require_same_data(run: Run, experiment: Experiment) -> None:
+    """The examples of the open epoch are numbered: of other data some would be trained on twice and others never."""
+    began, now = run.read_json(run.data.name), experiment.training
+    if began is not None and (began["fingerprint"], began["examples"]) != (now.fingerprint, len(now)):
+        config = experiment.config.data
+        extra = "" if config.extra is None else f", data.extra = {config.extra!r}"
+        raise UsageError(
+            f"data.name = {config.name!r}{extra}: {run.path} began with {began['examples']} training examples "
+            f"(fingerprint {began['fingerprint']}), now there are {len(now)} ({now.fingerprint}). Images, labels or "
+            f"their order have changed. Put the data back, or start a new run."
+        )
 
 
 def _check_workers(config: Config) -> None:

@@ -16,7 +16,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from sparring.config import Config, from_tree, trainer_threads, worker_threads
@@ -57,12 +59,13 @@ def examine(config: Config) -> list[Check]:
     checks: list[tuple[str, Callable[[Config], Found], str]] = [
         ("python", _python, "Make a new environment with Python 3.11, 3.12 or 3.13."),
         ("torch", _torch, "Install a build of torch for CUDA, or set num_gpus to 0 and trainer.device to auto."),
-        ("torchvision", _torchvision, "Install the version of torchvision that matches the installed torch."),
+        ("own files", _own_files, "Install the versions of torchvision and timm that match the installed torch."),
         ("cuda in ray", _cuda_in_ray, "Set trainer.num_gpus and workers.num_gpus to the GPUs that Ray has, or to 0."),
         ("redis", _redis, "Fix what the message names, or unset queue.redis_url for an embedded server."),
         ("port", _port, "Choose another metrics.port, or 0 for a free one."),
         ("disk", _disk, "Set run.root to a writable folder with enough free space."),
         ("data", _data, "Set data.root to the folder with the files, or set data.download to true."),
+        ("methods", _methods, "Fix what the message names, in the recipe or in the file of your own."),
         ("cores", _cores, "Use fewer workers, or lower workers.threads and trainer.threads."),
     ]
     return [_check(name, check, remedy, config) for name, check, remedy in checks]
@@ -90,10 +93,28 @@ def _torch(config: Config) -> Found:
     return Found(not needs_cuda or torch.version.cuda is not None, f"{torch.__version__}, {build} build")
 
 
-def _torchvision(config: Config) -> Found:
-    from sparring.machine.torchvision_import import torchvision
+def _own_files(config: Config) -> Found:
+    """Import torchvision, and timm where it is installed, as a user's own file does: from a file, by name."""
+    from sparring import plugins
 
-    return Found(True, str(torchvision().__version__))
+    modules = ["torchvision.datasets", "torchvision.models", "torchvision.transforms.v2"]
+    modules += ["timm"] if find_spec("timm") else []
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "own.py"
+        file.write_text("".join(f"import {module}\n" for module in modules) + "names = globals()\n")
+        names: Any = plugins.resolve("a file of one's own", f"{file}:names", {})
+    versions = [f"{name} {names[name].__version__}" for name in ("torchvision", "timm") if name in names]
+    return Found(True, f"a file of one's own can import {' and '.join(versions)}")
+
+
+def _methods(config: Config) -> Found:
+    """Build what the recipe names and try it on a few examples, files of the user's own included."""
+    from sparring.commands.trials import try_methods
+    from sparring.trainer.experiment import build_experiment
+
+    experiment = build_experiment(config)
+    try_methods(experiment)
+    return Found(True, f"{config.model.name}: {experiment.method}")
 
 
 def _gpus(config: Config) -> float:

@@ -21,6 +21,7 @@ from sparring.data import load as load_data
 from sparring.errors import SparringError, UsageError
 from sparring.evaluation.corruptions import corruptions
 from sparring.evaluation.curves import curves
+from sparring.evaluation.findings import unreached
 from sparring.evaluation.robustness import evaluate_by, interval
 from sparring.evaluation.saving import Saved, require_new_file
 from sparring.evaluation.transfer import Member, transfer
@@ -39,7 +40,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Trained:
-    """The weights of a run, ready to be evaluated, and the test set; warnings: about the test set."""
+    """The weights of a run, ready to be evaluated, and the test set; warnings: about either."""
 
     config: Config
     model: nn.Module
@@ -84,7 +85,16 @@ def open_trained(
     torch.set_num_threads(config.trainer.threads or cores())
     if torch.cuda.is_available() and config.trainer.device != "cpu":
         model.to("cuda")
-    return Trained(config, model, test, path, _of_other_data(run, test))
+    warnings = (*_unreached(before, path), *_of_other_data(run, test))
+    return Trained(config, model, test, path, warnings)
+
+
+def _unreached(config: Config, checkpoint: Path) -> list[str]:
+    """A warning if the weights were trained at a smaller ε than the run's full one."""
+    attack, trained = methods_of(config).attack, checkpoints.counters(checkpoint).get("epsilon")
+    if trained is None or not isinstance(attack, Attack):
+        return []
+    return unreached(trained, attack.epsilon)
 
 
 def checkpoint_of(run: Run, best: bool) -> Path:
@@ -279,7 +289,9 @@ def transfer_runs(
         for name, made in zip(_names(runs), opened, strict=True)
     ]
     first = opened[0].config
-    return transfer(members, first.evaluation, first.train.seed, as_trained, progress).as_dict()
+    found = transfer(members, first.evaluation, first.train.seed, as_trained, progress).as_dict()
+    of_runs = [f"{member.name}: {text}" for member, made in zip(members, opened, strict=True) for text in made.warnings]
+    return {**found, "warnings": [*of_runs, *found["warnings"]]}
 
 
 def _require_different(runs: Sequence[Run]) -> None:

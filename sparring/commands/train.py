@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,7 +48,7 @@ from sparring.observe.report import MEASURED, summary
 from sparring.observe.state import Heartbeats, Report, RunState
 from sparring.runs import Run, open_run, overwrite, write_atomically
 from sparring.trainer import checkpoints
-from sparring.trainer.evaluating import evaluate_on_test
+from sparring.trainer.evaluating import evaluate_on_test, warning_of_warmup
 from sparring.trainer.experiment import Experiment, Live
 from sparring.trainer.session import Session
 from sparring.trainer.training_state import keep_frozen
@@ -206,9 +207,18 @@ def resume(
     live = live_objects(model, train_data, test_data, config)
     require_passed(config, live)
     require_loadable(run, config, live)
+    config = _same_warmup(before, config)
     with _shown(run.path.name, show, progress) as report:
         result = _execute(config, lambda: _noted(run, before, config), report, None, live, starts=False)
     return replace(result, model=model)
+
+
+def _same_warmup(before: Config, config: Config) -> Config:
+    """`config` with the end of ε's warm-up where it was: in a longer run its share would begin to grow anew."""
+    if config.train.epochs == before.train.epochs or before.attack.warmup_epochs is not None:
+        return config
+    epochs = ceil(before.train.epochs / before.train.replays)
+    return overridden(config, {"attack.warmup_epochs": before.attack.warmup * epochs})
 
 
 def _noted(run: Run, before: Config, config: Config) -> Run:
@@ -232,10 +242,11 @@ def _execute(
 ) -> Result:
     overlapping = config.engine == "ray" and not config.staleness.lockstep
     experiment = check(config, live, starts=starts)
-    data = experiment.data_summary
+    data, plan = experiment.data_summary, experiment.plan
     warnings = doubts_of(experiment) if starts else []
     if overlapping and (expected := check_staleness(config.staleness)):
         warnings.append(expected)
+    warnings += warning_of_warmup(experiment, min(plan.total_steps, config.train.max_steps or plan.total_steps))
     latest = LatestState(show, data)
     with ExitStack() as stack:
         queue = None
@@ -268,7 +279,7 @@ def _execute(
                 stack.enter_context(announced(config.metrics.file_sd, run, address))
         for warning in warnings:
             log.warning("%s", warning)
-            latest.state.message = warning
+        latest.state.message = " ".join(warnings)
         if on_run is not None:
             on_run(run)
         try:

@@ -195,9 +195,12 @@ class AttackSettings(Settings):
     clean image; auto: kl for trades, ce for the others."""
     restarts: int = setting(1, "attempts", ge=1, le=100)
     """Number of independent starts. For each example the perturbation with the highest loss is kept."""
-    warmup_epochs: float = setting(10.0, "epochs", ge=0)
-    """Number of epochs over which ε grows linearly from 0. Without a warm-up a small network can stay at a loss of
+    warmup: float = setting(0.3, "share of training", ge=0, le=1)
+    """Share of all steps over which ε grows linearly from 0. Without a warm-up a small network can stay at a loss of
     ln(classes)."""
+    warmup_epochs: float | None = setting(None, "epochs", ge=0)
+    """The same as a number of epochs, which takes the place of attack.warmup. A run that ends before it has not reached
+    ε; this is said at its start and beside its figures."""
 
 
 class ObjectiveSettings(Settings):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from contextlib import suppress
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,16 +19,20 @@ from sparring.data.reading import evenly_spaced
 from sparring.errors import UsageError
 
 Shape = tuple[int, int, int]
-HASHED_BYTES = 64 << 20
+HASHED_BYTES = 256 << 20  # of images: all of a smaller dataset, evenly spaced ones of a larger one
 
 
 class Dataset(Protocol):
-    """Images and labels by index. `fingerprint` is a hash of the content: hosts compare it to have the same data."""
+    """Images and labels by index."""
 
     shape: Shape
     classes: int
-    fingerprint: str
     labels: Tensor
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of images, labels and their order. Hosts compare it, and a resume with that of the run's start."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -92,8 +97,17 @@ class FolderDataset:
         width, height = self._decoded(0).size
         self.notes = self._notes()
         self.shape: Shape = (3, height, width)
-        listing = "\n".join(f"{Path(p).relative_to(path)} {Path(p).stat().st_size}" for p, _ in self._folder.samples)
-        self.fingerprint = hashlib.blake2b(listing.encode(), digest_size=8).hexdigest()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the names and sizes of all files, and of the content of as many as `HASHED_BYTES` allow."""
+        files = [Path(name) for name, _ in self._folder.samples]
+        sizes = [file.stat().st_size for file in files]
+        listing = "\n".join(f"{file.relative_to(self.path)} {size}" for file, size in zip(files, sizes, strict=True))
+        digest = hashlib.blake2b(listing.encode(), digest_size=8)
+        for file in files[:: max(1, -(-sum(sizes) // HASHED_BYTES))]:
+            digest.update(file.read_bytes())
+        return digest.hexdigest()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -137,9 +151,12 @@ class Subset:
         self.dataset, self.indices = dataset, indices
         self.shape, self.classes = dataset.shape, dataset.classes
         self.labels, self.notes = dataset.labels[indices], notes_of(dataset)
-        digest = hashlib.blake2b(dataset.fingerprint.encode(), digest_size=8)
-        digest.update(indices.numpy().tobytes())
-        self.fingerprint = digest.hexdigest()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        digest = hashlib.blake2b(self.dataset.fingerprint.encode(), digest_size=8)
+        digest.update(self.indices.numpy().tobytes())
+        return digest.hexdigest()
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -154,8 +171,11 @@ class Framed:
     def __init__(self, dataset: Dataset, size: int, share: float) -> None:
         self._dataset, self._centred = dataset, Framing(size, share)
         self.shape: Shape = (dataset.shape[0], size, size)
-        self.classes, self.labels, self.fingerprint = dataset.classes, dataset.labels, dataset.fingerprint
-        self.notes = notes_of(dataset)
+        self.classes, self.labels, self.notes = dataset.classes, dataset.labels, notes_of(dataset)
+
+    @property
+    def fingerprint(self) -> str:
+        return self._dataset.fingerprint
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -173,8 +193,11 @@ class Concatenated:
         self.shape, self.classes = first.shape, first.classes
         self.labels = torch.cat([first.labels, second.labels])
         self.notes = (*notes_of(first), *notes_of(second))
-        both = f"{first.fingerprint} {second.fingerprint}"
-        self.fingerprint = hashlib.blake2b(both.encode(), digest_size=8).hexdigest()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        both = f"{self._first.fingerprint} {self._second.fingerprint}"
+        return hashlib.blake2b(both.encode(), digest_size=8).hexdigest()
 
     def __len__(self) -> int:
         return len(self.labels)

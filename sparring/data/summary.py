@@ -13,7 +13,7 @@ from sparring.data.training import scaled
 from sparring.errors import UsageError
 
 MAX_LISTED = 12  # classes whose counts are listed
-NARROW = 16 / 255  # pixel intensity: images with a smaller range are nearly black, or of one colour
+NARROW = 32 / 255  # pixel intensity: a smaller range is nearly black or one colour, as of 12 bits stored as 16
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,11 @@ class TrainingSet:
     ) -> None:
         self.dataset, self.augment, self.seed, self.sizes = dataset, augment, seed, sizes
         self.shape: Shape = dataset.shape
-        self.classes, self.labels, self.fingerprint = dataset.classes, dataset.labels, dataset.fingerprint
-        self.notes = notes_of(dataset)
+        self.classes, self.labels, self.notes = dataset.classes, dataset.labels, notes_of(dataset)
+
+    @property
+    def fingerprint(self) -> str:
+        return self.dataset.fingerprint
 
     def __len__(self) -> int:
         return len(self.dataset)

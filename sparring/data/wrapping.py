@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sized
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -21,12 +23,14 @@ from torch.utils.data import (
     default_convert,
 )
 
-from sparring.data.datasets import Dataset, Shape, refuse_floats
+from sparring.data.datasets import HASHED_BYTES, Dataset, Shape, refuse_floats
 from sparring.data.depth import check_range
 from sparring.data.framing import Framing, to_image
 from sparring.data.reading import Arrays, Items, Reader, evenly_spaced, labels_of
 from sparring.errors import UsageError
 
+HASHED_ITEM_BYTES = 16 << 20  # of images that have to be read one by one
+HASHED_AT_ONCE = 256  # images
 INTERFACE = ("shape", "classes", "fingerprint", "labels", "images")
 
 
@@ -89,7 +93,17 @@ class Wrapped:
                 f"{setting}: the same image differs when it is read again, so processes would train on different "
                 f"images. Remove the random transform from the data and use data.augment."
             )
-        self.fingerprint = _fingerprint(self.labels, images)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of all labels, and of as many evenly spaced images as may be read for it."""
+        budget = HASHED_BYTES if isinstance(self._read, Arrays) else HASHED_ITEM_BYTES
+        size = math.prod(self.shape) * self._dtype.itemsize
+        digest = hashlib.blake2b(f"{len(self)} {self._dtype} {self.shape}".encode(), digest_size=8)
+        digest.update(self.labels.numpy().tobytes())
+        for indices in torch.split(torch.arange(0, len(self), max(1, -(-size * len(self) // budget))), HASHED_AT_ONCE):
+            digest.update(self.images(indices).numpy().tobytes())
+        return digest.hexdigest()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -164,10 +178,3 @@ def _checked(data: Dataset, setting: str) -> Dataset:
     if images.is_floating_point():
         check_range(images, setting)
     return data
-
-
-def _fingerprint(labels: Tensor, images: Tensor) -> str:
-    digest = hashlib.blake2b(f"{len(labels)} {images.dtype} {tuple(images.shape)}".encode(), digest_size=8)
-    digest.update(labels.numpy().tobytes())
-    digest.update(images.numpy().tobytes())
-    return digest.hexdigest()

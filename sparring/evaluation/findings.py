@@ -62,6 +62,17 @@ def warnings_of(found: Findings) -> list[str]:
     return told
 
 
+def unreached(trained: float, epsilon: float) -> list[str]:
+    """A warning if training ended at a smaller ε (`trained`) than its attack's full one, by which it is evaluated."""
+    if trained >= epsilon * (1 - 1e-6):
+        return []
+    return [
+        f"Training ended at an ε of {trained:.4g}, but the model is evaluated at attack.epsilon = {epsilon:.4g}: the "
+        f"warm-up of ε had not ended, and robust accuracy may be far too low. Lower attack.warmup or "
+        f"attack.warmup_epochs, or train longer."
+    ]
+
+
 PROBABILITIES = (
     "The model returns probabilities (each row sums to one), not logits: where they are near 0 or 1 the attack has "
     "almost no gradient, and robust accuracy may be too high. Return the values before the softmax."

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from sparring.config import ModelSettings
 from sparring.errors import SparringError, UsageError
 from sparring.models import Shape, build
+from sparring.models.names import named_alike
 
 log = logging.getLogger(__name__)
-WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which training scripts save a state dict
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # keys under which training scripts save a state dict
 MAY_LACK = ("normalize.mean", "normalize.std", "num_batches_tracked")
 MAX_NAMES = 5  # in an error message
 
@@ -57,7 +58,7 @@ def load_checkpoint(path: Path, model: nn.Module, classes: int) -> tuple[str, ..
         SparringError: it cannot be read.
     """
     setting, own = f"model.checkpoint = {str(path)!r}", model.state_dict()
-    weights = _renamed(model, _read(path, setting))
+    weights = named_alike(_read(path, setting), model)
     fresh = _head(own, weights, classes)
     _require_same_network(setting, own, weights, fresh)
     model.load_state_dict({**own, **{name: weights[name] for name in weights if name not in fresh}})
@@ -86,7 +87,7 @@ def _read(path: Path, setting: str) -> dict[str, Tensor]:
         found = inner[0]
     if not isinstance(found, dict) or not found or not all(isinstance(value, Tensor) for value in found.values()):
         raise SparringError(f"{setting}: {file} has no state dict, which maps names to tensors. Save one.")
-    return {str(name).removeprefix("module."): tensor for name, tensor in found.items()}
+    return {str(name): tensor for name, tensor in found.items()}
 
 
 def _file(path: Path, setting: str) -> Path:
@@ -101,14 +102,6 @@ def _file(path: Path, setting: str) -> Path:
             f"checkpoint. Give one of these."
         )
     return found[0]
-
-
-def _renamed(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under the model's names: here torchvision's and timm's networks are wrapped with their normalisation."""
-    inner = [name for name, _ in model.named_children() if name != "normalize"]
-    if len(inner) != 1 or any(name.startswith(f"{inner[0]}.") for name in weights):
-        return weights
-    return {f"{inner[0]}.{name}": tensor for name, tensor in weights.items()}
 
 
 def _head(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], classes: int) -> tuple[str, ...]:

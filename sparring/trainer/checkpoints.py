@@ -187,6 +187,15 @@ def load_state(path: Path) -> Checkpoint:
     )
 
 
+def counters(path: Path) -> dict[str, Any]:
+    """What had been observed by the checkpoint (`RunState`); empty where that cannot be read."""
+    try:
+        found: dict[str, Any] = json.loads((path / "progress.json").read_text())["counters"]
+    except (OSError, ValueError, KeyError):
+        return {}
+    return found
+
+
 def _forget_old(folder: Path, keep: int) -> None:
     kept = best(folder)
     for path in sorted(folder.glob("step-*"))[:-keep]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +11,13 @@ from torch import nn
 from sparring.attacks import Attack
 from sparring.data import Dataset
 from sparring.evaluation import Evaluation, evaluate, evaluate_by, evaluate_views
+from sparring.evaluation.findings import unreached
 from sparring.observe.report import FIGURES
+from sparring.trainer.experiment import Experiment
 from sparring.trainer.learner import Learner
+from sparring.trainer.schedules import warmed_up
 
+log = logging.getLogger(__name__)
 PGD_STEPS = 10
 
 
@@ -71,7 +76,21 @@ def evaluate_on_test(learner: Learner, progress: Callable[[str], None]) -> dict[
         return evaluate_by(model, test, experiment.threat, config.evaluation, config.train.seed, progress).as_dict()
 
     found = figures(learner.model)
+    ended = warning_of_warmup(experiment, learner.step)
+    for warning in ended:
+        log.warning("%s", warning)
+    found["warnings"] = [*ended, *found["warnings"]]
     if learner.average is not None:
         apart = figures(learner.average)
         found |= {f"ema_{name}": apart[name] for name in FIGURES}
+        found["ema_warnings"] = [*ended, *found["ema_warnings"]]
     return found
+
+
+def warning_of_warmup(experiment: Experiment, steps: int) -> list[str]:
+    """A warning if a run that ends after `steps` steps has not reached the ε that it is evaluated at."""
+    attack = experiment.attack
+    if not isinstance(attack, Attack):
+        return []
+    reached = warmed_up(attack.epsilon, steps - 1, experiment.plan.warmup_steps(experiment.config.attack))
+    return unreached(reached, attack.epsilon)

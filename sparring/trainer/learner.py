@@ -98,7 +98,7 @@ class Learner:
     def epsilon(self, step: int | None = None) -> float:
         """ε at `step` (now by default), warmed up."""
         at = self.step if step is None else step
-        return warmed_up(self.experiment.attack.epsilon, at, self.plan.steps_until(self.config.attack.warmup_epochs))
+        return warmed_up(self.experiment.attack.epsilon, at, self.plan.warmup_steps(self.config.attack))
 
     def batch(self, shards: Sequence[Shard], weights: Tensor | None = None) -> Batch:
         """The shards' examples put together, on the model's device.

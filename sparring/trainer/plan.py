@@ -10,7 +10,7 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from sparring.config import PruningSettings
+from sparring.config import AttackSettings, PruningSettings
 from sparring.errors import SparringError, UsageError
 from sparring.queue.messages import Key
 from sparring.randomness import generator
@@ -122,6 +122,12 @@ class Plan:
         """Epochs that `step` steps make, as a fraction: the inverse of `steps_until`."""
         whole = step if self.pruning is None else min(step, self.pruning.epoch * self.steps_of(0))
         return whole / self.steps_of(0) + (step - whole) / self.steps_of(self.epochs - 1)
+
+    def warmup_steps(self, settings: AttackSettings) -> float:
+        """Steps over which ε grows."""
+        if settings.warmup_epochs is not None:
+            return self.steps_until(settings.warmup_epochs)
+        return settings.warmup * self.total_steps
 
     @property
     def shards_by_epoch(self) -> tuple[int, ...]:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from sparring.commands.checks import check, check_resources
-from sparring.config import from_tree
+from sparring.commands.checks import check, check_resources, require_loadable
+from sparring.commands.live import live_objects
+from sparring.commands.train import train
+from sparring.config import config_of, from_tree
 from sparring.errors import SparringError, UsageError
 from sparring.models import build
 from tests.support.runs import small
@@ -49,6 +54,56 @@ def test_whatever_is_wrong_is_refused_with_its_setting_and_nothing_is_made(
     with pytest.raises(SparringError, match=reason):
         check(small(tmp_path / "runs", **groups), starts=True)
     assert not (tmp_path / "runs").exists()
+
+
+Change = Callable[[np.ndarray[Any, Any], np.ndarray[Any, Any]], tuple[Any, Any]]
+CHANGES: dict[str, Change] = {
+    "an example less": lambda images, labels: (images[1:], labels[1:]),
+    "two of a class change places": lambda images, labels: (images[[10, *range(1, 10), 0, *range(11, 20)]], labels),
+    "another label": lambda images, labels: (images, np.array([1, *labels[1:]])),
+    "another pixel": lambda images, labels: (images ^ (np.arange(images.size) == 77).reshape(images.shape), labels),
+}
+
+
+def save_data(folder: Path, kind: str, images: Any, labels: Any) -> dict[str, Any]:
+    """The training images as this kind of data; the settings that name them."""
+    for split in ("train", "test"):
+        if kind == "folder":
+            shutil.rmtree(folder / split, ignore_errors=True)
+            for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+                (folder / split / str(label)).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(image).save(folder / split / str(label) / f"{number:02d}.bmp")
+        np.savez(folder / f"{split}.npz", images=images, labels=labels)
+    if kind == "extra":
+        return {"limit": 20, "extra": f"npz:{folder / 'train.npz'}"}
+    return {} if kind == "live" else {"name": f"{kind}:{folder}"}
+
+
+@pytest.mark.parametrize("kind", ["npz", "folder", "extra", "live"])
+def test_a_resume_on_other_training_data_is_refused(tmp_path: Path, kind: str) -> None:
+    random = np.random.default_rng(0)
+    images, labels = random.integers(0, 256, (20, 8, 8), np.uint8), np.arange(20) % 10
+
+    def passed(images: Any, labels: Any) -> dict[str, Any]:
+        items = list(zip(images, labels.tolist(), strict=True))
+        return {"train_data": items, "test_data": items} if kind == "live" else {}
+
+    config = small(
+        tmp_path / "runs", engine="sync", data=save_data(tmp_path, kind, images, labels), train={"max_steps": 1}
+    )
+    run = train(config, progress=False, **passed(images, labels)).run
+
+    def resumed(images: Any, labels: Any) -> None:
+        save_data(tmp_path, kind, images, labels)
+        given = passed(images, labels)
+        live = live_objects(None, given.get("train_data"), given.get("test_data"), config)
+        require_loadable(run, config_of(run), live)
+
+    resumed(images, labels)
+    for name, change in CHANGES.items():
+        with pytest.raises(UsageError, match=r"began with \d+ training examples \(fingerprint .*Put the data back"):
+            resumed(*change(images, labels))
+            pytest.fail(name)
 
 
 def mlp(shape: tuple[int, int, int], classes: int) -> nn.Module:
@@ -127,3 +182,12 @@ def test_more_gpus_than_this_machine_has_are_refused_and_a_cluster_may_grow(
         return
     with pytest.raises(UsageError, match=f"= {wanted}, this machine has 2 GPUs".replace("+", r"\+")):
         check_resources(config)
+
+
+@pytest.mark.parametrize("objective", ["mart", "pgd-at"])
+def test_one_class_is_refused_by_name_whatever_the_objective(tmp_path: Path, objective: str) -> None:
+    for split in ("train", "test"):
+        np.savez(tmp_path / f"one-{split}.npz", images=np.zeros((20, 8, 8), np.uint8), labels=np.zeros(20, int))
+    config = small(tmp_path, engine="sync", data={"name": f"npz:{tmp_path / 'one'}"}, objective={"name": objective})
+    with pytest.raises(UsageError, match="needs two classes"):
+        check(config, starts=True)

@@ -19,6 +19,13 @@ FREE: dict[str, Any] = {"engine": "sync", "train": {"replays": 4}, "attack": {"n
         ({"attack": {"start": "previous"}}, "engine = 'ray'", "timing"),
         ({"engine": "sync", "attack": {"start": "previous", "restarts": 2}}, "attack.restarts = 2", "same point"),
         ({"attack": {"start": "last", "restarts": 3}}, "attack.restarts = 3", "same point"),
+        ({"attack": {"name": "fgsm", "restarts": 3}}, "attack.restarts = 3", "same point"),
+        ({"attack": {"start": "zero", "restarts": 2}}, "attack.restarts = 2", "same point"),
+        (
+            {"objective": {"name": "mart", "label_smoothing": 0.1}},
+            "objective.label_smoothing = 0.1",
+            "takes no label_smoothing",
+        ),
         ({"attack": {"start": "last"}, "data": {"augment": "crop"}}, "data.augment = 'crop'", "moves the pixels"),
         ({"attack": {"start": "last", "norm": "l2"}}, "attack.norm = 'l2'", "int8"),
         ({"attack": {"norm": "l2"}, "queue": {"wire": "sign"}}, "queue.wire = 'sign'", "outside the ball"),

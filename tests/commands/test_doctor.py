@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,10 +44,30 @@ def checks(**tree: object) -> dict[str, Check]:
 def test_the_demo_is_fit_to_run_and_every_part_is_told() -> None:
     found = checks()
     assert all(check.ok and check.detail and not check.remedy for check in found.values()), found
-    assert set(found) == {"python", "torch", "torchvision", "cuda in ray", "redis", "port", "disk", "data", "cores"}
+    names = "python, torch, own files, cuda in ray, redis, port, disk, data, methods, cores"
+    assert ", ".join(found) == names and "torchvision" in found["own files"].detail
+    assert found["methods"].detail.startswith("digits-cnn: pgd-at, pgd (")
     assert "embedded, noeviction" in found["redis"].detail
     assert "1,437 training images" in found["data"].detail and "360 test images" in found["data"].detail
     assert found["port"].as_dict() == {"name": "port", "ok": True, "detail": found["port"].detail, "remedy": ""}
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_what_a_file_of_ones_own_does_is_tried(tmp_path: Path) -> None:
+    own = tmp_path / "own.py"
+    own.write_text("import torchvision\nfrom torch import nn\ndef make(shape, classes): return nn.Linear(2, 3)\n")
+    found = checks(model={"name": f"{own}:make"})["methods"]
+    assert not found.ok and f"model.name = '{own}:make' cannot take images" in found.detail
+    own.write_text("import there_is_none\n")
+    found = checks(model={"name": f"{own}:make"})["methods"]
+    assert not found.ok and "No module named 'there_is_none', own.py:1" in found.detail
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_that_torchvision_cannot_be_imported_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision.transforms.v2", None)
+    found = checks()["own files"]
+    assert not found.ok and "own.py:3" in found.detail and "match the installed torch" in found.remedy
 
 
 @pytest.mark.usefixtures("no_ray")

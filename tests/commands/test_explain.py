@@ -17,28 +17,13 @@ from sparring.config import Config, depth, from_tree, trainer_attacks
 from sparring.queue.ledger import Ledger
 from sparring.queue.sizing import outstanding_bytes
 from sparring.trainer.plan import Plan
+from tests.support.measured import measured
 
 MANY_CORES = 10_000
 
 
 def machine(attack_s: float, step_s: float = 0.01, *, cores: int = MANY_CORES, encode_s: float = 0.0) -> Measured:
-    return Measured(
-        shape=(1, 28, 28),
-        device="cpu",
-        cores=cores,
-        worker_threads=1,
-        trainer_threads=1,
-        attack_s=attack_s,
-        step_s=step_s,
-        attack_core_s=attack_s,
-        step_core_s=step_s,
-        encode_s=encode_s,
-        decode_s=0.0,
-        payload_bytes=1000,
-        round_trip_s=0.0,
-        snapshot_bytes=100,
-        snapshot_load_s=0.0,
-    )
+    return measured(attack_s, step_s, cores=cores, encode_s=encode_s)
 
 
 def recipe(

@@ -329,7 +329,8 @@ def test_what_cannot_be_trained_is_refused_before_a_folder_is_made(tmp_path: Pat
 def test_a_run_that_has_finished_is_made_longer_with_the_weights_of_its_end(
     tmp_path: Path, engine: str, shared_ray: Place
 ) -> None:
-    few = {"train": {"epochs": 1, "max_steps": None, "batch_size": 500}, "workers": {"count": 1}}
+    few: dict[str, Any] = {"train": {"epochs": 1, "max_steps": None, "batch_size": 500}, "workers": {"count": 1}}
+    few["attack"] = {"warmup": 0.5, "warmup_epochs": None}
     first = train(shared_ray(small(tmp_path, engine=engine, **few)), progress=False)
     with pytest.raises(UsageError, match=r"give --train\.epochs more than 1"):
         resume(first.run.path, progress=False)
@@ -337,6 +338,7 @@ def test_a_run_that_has_finished_is_made_longer_with_the_weights_of_its_end(
         resume(resume(first.run.path, {"train.epochs": 2}, progress=False).run.path, {"train.max_steps": 2})
     history = [json.loads(line) for line in first.run.history.read_text().splitlines()]
     assert [line["epoch"] for line in history] == [0, 0, 0, 1, 1, 1]
+    assert config_of(first.run).attack.warmup_epochs == 0.5, "ε does not begin to grow anew"
     assert first.run.read_json("phases.json") == [{"from_step": 3, "changes": {"train.epochs": [1, 2]}}]
     assert (first.run.read_json("summary.json") or {})["examples"] == 2 * 1437
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from sparring.attacks import PGD
-from sparring.commands.evaluate import open_trained
+from sparring.commands.evaluate import evaluate_run, open_trained
+from sparring.commands.train import train
 from sparring.config import DataSettings, new_run
 from sparring.data import Dataset, load, split_holdout
 from sparring.engines import sync
@@ -68,3 +69,38 @@ def test_the_best_checkpoint_is_the_one_most_robust_on_heldout_training_examples
     best = checkpoints.best(run.checkpoints)
     assert best is not None and best.name == f"step-{expected:09d}", accuracies
     assert open_trained(run, {}, best=True).checkpoint == best
+
+
+@pytest.mark.parametrize(
+    ("attack", "training", "ended"),
+    [
+        ({"warmup_epochs": 10}, {"epochs": 1, "max_steps": None}, 0.2 / 10),
+        ({"warmup_epochs": 2}, {"epochs": 4, "max_steps": 3}, 0.2 * 3 / (2 * 4)),
+        ({"warmup_epochs": None, "warmup": 0.5}, {"epochs": 2, "max_steps": 2}, 0.2 * 2 / (0.5 * 2 * 4)),
+    ],
+)
+def test_a_run_that_ends_before_its_epsilon_is_reached_says_so_with_both(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, attack: dict[str, Any], training: dict[str, Any], ended: float
+) -> None:
+    """Four steps an epoch."""
+    size = {"batch_size": 16, "ema": 0.5}
+    config = small(tmp_path, engine="sync", data={"limit": 64}, attack=attack, train={**training, **size})
+    result = train(config, progress=False)
+    told = [
+        result.summary["warnings"][0],
+        result.summary["ema_warnings"][0],
+        evaluate_run(result.run, {})["warnings"][0],
+        *(record.getMessage() for record in caplog.records if "warm-up" in record.getMessage()),
+    ]
+    assert len(told) >= 5, "at its start as well as at its end"
+    assert all(f"an ε of {ended:.4g}" in each and "attack.epsilon = 0.2" in each for each in told)
+
+
+@pytest.mark.parametrize("training", [{"epochs": 1}, {"epochs": 2}, {"epochs": 3, "shards_per_step": 3}])
+def test_by_default_every_length_of_training_reaches_its_epsilon(tmp_path: Path, training: dict[str, Any]) -> None:
+    size = {"batch_size": 16, "max_steps": None}
+    attack = {"warmup_epochs": None}
+    config = small(tmp_path, engine="sync", data={"limit": 64}, attack=attack, train={**size, **training})
+    result = train(config, progress=False)
+    state = result.run.read_json("state.json") or {}
+    assert state["epsilon"] == 0.2 and not any("warm-up" in each for each in result.summary["warnings"])

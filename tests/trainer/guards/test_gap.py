@@ -104,3 +104,19 @@ def test_the_oldest_shard_is_measured_and_its_gap_counts_by_its_weight(
     session.watch_staleness(shards)
     assert measured == [Key(0, 1, 0)] and asked == [pytest.approx(0.3 * 2 / 3)]
     assert session.state.fresh_minus_stale == -0.3 and session.state.gradients == 5
+
+
+@pytest.mark.parametrize("name", ["n-fgsm", "fgsm-rs"])
+def test_after_a_guard_has_changed_the_attack_gap_and_refresh_stay_in_the_ball_of_pgd(
+    tmp_path: Path, name: str
+) -> None:
+    """N-FGSM's perturbations have a radius of up to 0.3, those of the PGD that replaces it 0.1."""
+    session = session_in(tmp_path, attack={"name": name, "epsilon": 0.1, "warmup_epochs": 0})
+    learner = session.learner
+    shard = shard_of(session.experiment, Key(0, 0, 0), Controls(0.1, pgd_steps=5), 0)
+    assert shard.attack.steps == 5 and shard.radius == pytest.approx(0.1)
+    gap = measure(learner, shard)
+    assert gap is not None and gap.accuracy == 0 and gap.loss == pytest.approx(0, abs=1e-6)
+    assert gap.gradients == 5 * 64
+    refreshed = learner.refresh(shard, 3).delta
+    assert refreshed.abs().max() <= 0.1 + 1e-6 and not refreshed.equal(shard.delta)
