@@ -58,7 +58,7 @@ def test_a_terminal_shows_the_view_and_a_pipe_lines_until_the_run_ends(going_on:
     terminal = Terminal(going_on)
     piped = subprocess.Popen([*TOP, str(going_on.path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert piped.stdout is not None
-    first = piped.stdout.readline()
+    first = next(line for line in piped.stdout if "| step" in line)  # the line about the data comes before
     wait_for("the view", lambda: terminal.shows("far · sync · digits · training"), TIMEOUT_S)
     going_on.request_stop()
     wait_for("its end", lambda: terminal.shows("far · sync · digits · stopped"), TIMEOUT_S)
