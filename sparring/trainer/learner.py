@@ -167,7 +167,8 @@ class Learner:
         if not isinstance(self.experiment.attack, Attack):
             return shard
         x, y = self.clean(shard)
-        attack = self.experiment.attack.as_recorded(shard.attack)
+        made_by = self.experiment.attack.as_recorded(shard.attack)
+        attack = replace(made_by, restarts=1)  # several attempts would all begin at the shard's δ
         delta = shard.delta.to(self.device)
         counts = torch.full_like(y, steps)
         if self.experiment.allocator is not None:

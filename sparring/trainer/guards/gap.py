@@ -77,7 +77,7 @@ def measure(learner: Learner, shard: Shard, start: WarmStart | None = None) -> G
     attack = learner.experiment.attack
     if shard.views is not None or not isinstance(attack, Attack):
         return None
-    guarded = shard.attack.name != attack.name
+    guarded = attack.at(shard.attack.epsilon).record != shard.attack
     now = learner.controls()._replace(epsilon=shard.attack.epsilon, pgd_steps=shard.attack.steps if guarded else 0)
     task = Task(shard.key, learner.plan.indices(shard.key.epoch, shard.key.number), start=start)
     renewed = produce(task, learner.context, now, learner.step)

@@ -71,6 +71,38 @@ def test_what_is_not_stale_has_no_gap_whatever_is_spared_or_kept(tmp_path: Path,
     assert "allocator" not in groups or result.summary["allocated"]["robust"] > 0
 
 
+@pytest.mark.parametrize(("attack", "steps"), [({"name": "n-fgsm", "noise": 2.0}, 2), ({"name": "pgd", "steps": 1}, 4)])
+def test_after_a_guard_has_changed_the_attack_the_gap_and_a_refresh_are_those_of_the_new_attack(
+    tmp_path: Path, attack: dict[str, Any], steps: int
+) -> None:
+    """Within ε = 0.1, not within the 0.3 of N-FGSM; the guard's PGD makes steps of 2.5·ε/steps."""
+    session = session_in(tmp_path, engine="sync", attack={"warmup_epochs": 0, "epsilon": 0.1, **attack})
+    learner = session.learner
+    shard = shard_of(session.experiment, Key(0, 0, 0), Controls(0.1, 0.0, steps), 0)
+    gap = measure(learner, shard)
+    assert gap is not None and gap.accuracy == 0 and gap.loss == pytest.approx(0, abs=1e-6)
+    assert gap.gradients == steps * 64 == shard.gradients
+
+    x, y = learner.clean(shard)
+    model = learner.model.double().eval()
+    point = (x + shard.delta).double().requires_grad_()
+    (gradient,) = torch.autograd.grad(F.cross_entropy(model(point), y), point)
+    delta = (shard.delta + 2.5 * 0.1 / steps * gradient.sign()).clamp(-0.1, 0.1)
+    learner.model.float()
+    refreshed = learner.refresh(shard, 1)
+    assert ((refreshed.delta - ((x + delta).clamp(0, 1) - x)).abs() > 1e-6).double().mean() < 0.002
+    assert refreshed.delta.abs().max() <= 0.1 + 1e-6 and refreshed.gradients == shard.gradients + 64
+
+
+def test_a_refresh_makes_one_attempt_whatever_the_restarts(tmp_path: Path) -> None:
+    session = session_in(tmp_path, engine="sync", attack={"warmup_epochs": 0, "restarts": 3})
+    shard = shard_of(session.experiment, Key(0, 0, 0), Controls(0.2), 0)
+    passes = list[int]()
+    session.learner.model.register_forward_hook(lambda module, inputs, logits: passes.append(len(logits)))
+    assert session.learner.refresh(shard, 2).gradients == shard.gradients + 2 * 64
+    assert passes == [64, 64]
+
+
 def test_it_is_measured_when_it_is_due_and_acted_on_only_for_the_guard(tmp_path: Path) -> None:
     groups = {"staleness": {"gap_every": 2}, "guard": {"staleness": True, "staleness_every": 3}}
     session = session_in(tmp_path, engine="simulated", simulated={"staleness": 4}, **groups)
