@@ -14,7 +14,7 @@ import ray
 
 from sparring.engines.ray.pool import Pool
 
-pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("pool")]
+pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("own-ray")]
 TIMEOUT_S = 60.0
 
 
