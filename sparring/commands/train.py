@@ -249,15 +249,15 @@ def _execute(
     warnings += warning_of_warmup(experiment, min(plan.total_steps, config.train.max_steps or plan.total_steps))
     latest = LatestState(show, data)
     with ExitStack() as stack:
+        exporter = None  # first: a port that is taken is refused before a server is started
+        if config.metrics.enabled:
+            exporter = stack.enter_context(Exporter(config.metrics.bind, config.metrics.port, latest.read))
         queue = None
         if config.engine == "ray":
             from sparring.engines.ray import driver as ray_engine
             from sparring.queue.opening import open_queue
 
             queue = stack.enter_context(open_queue(config, *experiment.queued))
-        exporter = None
-        if config.metrics.enabled:
-            exporter = stack.enter_context(Exporter(config.metrics.bind, config.metrics.port, latest.read))
         run = latest.run = open_folder()
         stack.enter_context(run.owned())
         run.clear_stop()
