@@ -33,7 +33,6 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.mark.ray
-@pytest.mark.xdist_group("own-ray")
 @pytest.mark.timeout(400)
 @pytest.mark.skipif(not _permitted(), reason="unshare --pid is not permitted here")
 def test_nodes_come_for_workers_that_wait_and_go_when_idle(folder: Path) -> None:

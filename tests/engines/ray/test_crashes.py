@@ -21,7 +21,7 @@ from tests.support.processes import assert_every_example_was_used_once, epochs_o
 from tests.support.runs import small
 from tests.support.waiting import TIMEOUT_S, wait_for
 
-pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("own-ray")]  # one at a time: each starts a Ray of its own
+pytestmark = pytest.mark.ray
 EXAMPLES, SHARDS = 800, 8
 
 

@@ -27,7 +27,7 @@ from tests.support.runs import small
 from tests.support.waiting import TIMEOUT_S, wait_for
 
 # One process tells both stories, whose runs take a while to start.
-pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("own-ray"), pytest.mark.timeout(480)]
+pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("elastic"), pytest.mark.timeout(480)]
 
 
 @dataclass

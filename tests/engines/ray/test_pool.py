@@ -14,7 +14,7 @@ import ray
 
 from sparring.engines.ray.pool import Pool
 
-pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("own-ray")]
+pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("pool")]
 TIMEOUT_S = 60.0
 
 
