@@ -134,7 +134,7 @@ def _example(experiment: Experiment) -> Shard:
     return Shard(Key(0, 0, 0), 0, 0, 0, attack.record, delta, labels)
 
 
-def _attack_s(experiment: Experiment, device: torch.device, threads: int, clock: Clock = time.perf_counter) -> float:
+def _attack_s(experiment: Experiment, device: torch.device, threads: int, clock: Clock | None = None) -> float:
     """Time of a whole attack: its setup plus its number of steps times the median time of a step.
 
     The allocator is left out, because it would skip nearly all steps of an untrained network. For AugMix the setup is
@@ -180,7 +180,7 @@ def _forward_s(experiment: Experiment, device: torch.device, threads: int) -> fl
         return median_seconds(forward)
 
 
-def _step_s(learner: Learner, shard: Shard, threads: int, clock: Clock = time.perf_counter) -> float:
+def _step_s(learner: Learner, shard: Shard, threads: int, clock: Clock | None = None) -> float:
     """Time of a training step per shard. If a whole step would take too long, a step with fewer shards is timed."""
     with _threads(threads):
         began = time.perf_counter()
