@@ -15,6 +15,7 @@ from sparring.data.sampling import stratified
 from sparring.errors import SparringError, UsageError
 from sparring.evaluation.findings import PROBABILITIES
 from sparring.evaluation.normalisation import normalised_outside
+from sparring.machine.devices import device_of
 from sparring.models.starting import not_fresh
 from sparring.objectives import Batch
 from sparring.objectives.predictions import are_probabilities
@@ -37,7 +38,7 @@ def try_methods(experiment: Experiment) -> None:
     if not isinstance(attack, Attack):
         return
     x, labels = experiment.training.batch(torch.arange(min(EXAMPLES, len(experiment.training))), 0)
-    device = next(experiment.model.parameters()).device
+    device = device_of(experiment.model)
     x, labels = x.to(device), labels.to(device)
     with frozen(experiment.model):
         delta = _tried("attack", names.attack.name, lambda: _one_step(experiment, attack, x, labels))
@@ -50,7 +51,7 @@ def doubts_of(experiment: Experiment) -> list[str]:
     for normalised images."""
     training, found = experiment.training, []
     x, labels = training.batch(stratified(training.labels, DOUBT_EXAMPLES), 0)
-    device = next(experiment.model.parameters()).device
+    device = device_of(experiment.model)
     with frozen(experiment.model), torch.no_grad():
         if bool(are_probabilities(experiment.model(x[:EXAMPLES].to(device))).all()):
             found.append(PROBABILITIES)
