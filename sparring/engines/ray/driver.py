@@ -50,9 +50,6 @@ def ray_cluster(config: Config) -> Iterator[None]:
     """A local Ray of this run's own, shut down at the end, or a connection to the cluster that the settings name."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault(
-        "RAY_BACKEND_LOG_LEVEL", "error"
-    )  # Ray warns of arguments that may be lost; the run keeps them
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 gives other processes precedence
     require_no_ray()
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
