@@ -5,6 +5,7 @@ An allocator of your own is a subclass of `Allocator` with `classes`, `classify`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -85,7 +86,7 @@ class Allocator:
         """Steps and step sizes of each example.
 
         Raises:
-            ValueError: a class number outside `classes`.
+            ValueError: a class number outside `classes`, two classes of one name, or a budget below 0.
         """
         numbers = self.classify(candidates)
         return allocation_of(numbers, self.classes, self.budgets(candidates.attack), self.gradients(len(numbers)))
@@ -102,7 +103,15 @@ def allocation_of(
             f"{int(where.min())} to {int(where.max())}: one budget per class and numbers from 0 to "
             f"{len(classes) - 1} are needed"
         )
-    steps = torch.tensor([budget.steps for budget in budgets])
+    if len(set(classes)) != len(classes):
+        raise ValueError(f"an allocator has the classes {classes}: each needs a name of its own")
+    for name, (count, size) in zip(classes, budgets, strict=True):
+        if count != int(count) or count < 0 or not 0 <= size < math.inf:
+            raise ValueError(
+                f"the class {name!r} has the budget steps = {count}, step_size = {size}: an integer of at least 0 and "
+                f"a finite number of at least 0 are needed"
+            )
+    steps = torch.tensor([int(budget.steps) for budget in budgets])
     sizes = torch.tensor([budget.step_size for budget in budgets], dtype=torch.float32)
     counts = torch.bincount(where, minlength=len(classes)).tolist()
     return Allocation(

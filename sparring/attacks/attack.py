@@ -18,6 +18,7 @@ from sparring.attacks.losses import CROSS_ENTROPY, LOSSES, AttackLoss
 from sparring.attacks.norms import NORMS, ascend, project, project_ball, random_start
 
 Start = Literal["zero", "uniform", "gaussian", "given"]
+FIXED_STARTS = ("zero", "given")  # the same in every attempt
 State = dict[str, Tensor]  # state of a step rule per example, [N, ...]
 GAUSSIAN = 0.001  # standard deviation of the start of TRADES and MART, in pixel intensities
 A = TypeVar("A", bound="Attack")
@@ -175,10 +176,12 @@ class Attack:
     def evaluator(self, steps: int, *, step_size: float | None = None, restarts: int = 1) -> Attack:
         """The attack for evaluating a model trained with this attack: PGD on the cross-entropy in the same ball.
 
-        For a norm that PGD does not support: this attack with `steps` steps.
+        For a norm that PGD does not support: this attack with `steps` steps, and with one attempt where its start is
+        the same in all of them.
         """
         if self.norm not in NORMS:
-            return replace(self, steps=steps, step_size=step_size, restarts=restarts)
+            attempts = 1 if self.start in FIXED_STARTS else restarts
+            return replace(self, steps=steps, step_size=step_size, restarts=attempts)
         return PGD(self.epsilon, norm=self.norm, steps=steps, step_size=step_size, restarts=restarts)
 
     def as_recorded(self, record: AttackRecord) -> Attack:
@@ -228,6 +231,8 @@ class Attack:
             raise ValueError(
                 f"step_size = {self.step_size!r}: a number of at least 0 is needed, or None for the default."
             )
+        if self.step_size == 0 and self.epsilon > 0:
+            raise ValueError("step_size = 0: the attack would not move. None stands for the default.")
         if not isinstance(self.clamp_start, bool):
             raise ValueError(f"clamp_start = {self.clamp_start!r}: True or False is needed.")
         if not self.clamp_start and self.start != "gaussian" and self.norm not in NORMS:
@@ -237,6 +242,11 @@ class Attack:
             )
         if self.start not in get_args(Start):
             raise ValueError(f"start = {self.start!r}: it must be one of {', '.join(map(repr, get_args(Start)))}.")
+        if self.restarts > 1 and self.start in FIXED_STARTS:
+            raise ValueError(
+                f"restarts = {self.restarts} with start = {self.start!r}: all would begin at the same point. Set "
+                f"restarts to 1, or start to 'uniform'."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any, cast
 
-from sparring.attacks.attack import PGD, Attack
+from sparring.attacks.attack import FIXED_STARTS, PGD, Attack
 from sparring.attacks.augmix import AugMix, Threat
 from sparring.config import AttackSettings, AugmixSettings
 from sparring.errors import UsageError
@@ -40,17 +40,24 @@ def attack_of(settings: AttackSettings, augmix: AugmixSettings, objective: Objec
     given: dict[str, Any] = {name: getattr(settings, name) for name in TAKEN}
     if settings.clamp_start is not None:
         given["clamp_start"] = settings.clamp_start
-    made = call(
-        "attack.name",
-        factory,
-        {**given, **_left_open(settings, factory, objective), "augmix": augmix},
-        settings.options,
-    )
+    left_open = _left_open(settings, factory, objective)
+    _require_different_starts(settings, left_open["start"])
+    made = call("attack.name", factory, {**given, **left_open, "augmix": augmix}, settings.options)
     if not isinstance(made, Attack | AugMix):
         raise UsageError(
             f"attack.name = {settings.name!r} made a {type(made).__name__}: a sparring.attacks.Attack is needed."
         )
     return made
+
+
+def _require_different_starts(settings: AttackSettings, start: Any) -> None:
+    """Refuse several attempts from the same point: they would be equal, at a multiple of the cost."""
+    if settings.restarts > 1 and (start in FIXED_STARTS or settings.start == "last"):
+        raise UsageError(
+            f"attack.restarts = {settings.restarts} with attack.name = {settings.name!r} and attack.start = "
+            f"{settings.start!r}: all restarts would begin at the same point. Set attack.restarts to 1, or "
+            f"attack.start to 'uniform'."
+        )
 
 
 def threat_of(settings: AttackSettings, attack: Threat) -> Attack:

@@ -8,10 +8,10 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sparring.commands.combinations import check_combinations
-from sparring.commands.live import require_passed
+from sparring.commands.live import require_passed, require_sendable
 from sparring.commands.sources import require_same_sources
 from sparring.commands.trials import try_methods
-from sparring.config import Config, check_staleness, differences, trainer_attacks
+from sparring.config import Config, RunSettings, check_staleness, differences, trainer_attacks
 from sparring.errors import UsageError
 from sparring.evaluation.autoattack import require_autoattack
 from sparring.machine.devices import device_for
@@ -52,6 +52,7 @@ def check(config: Config, live: Live = NOTHING_PASSED, *, starts: bool) -> Exper
         SparringError: the first thing that is wrong.
     """
     require_passed(config, live)
+    require_sendable(config, live)
     check_combinations(config)
     require_folder(config.metrics.file_sd)
     require_trackers(config.metrics.trackers)
@@ -77,13 +78,13 @@ def check(config: Config, live: Live = NOTHING_PASSED, *, starts: bool) -> Exper
     return experiment
 
 
-def require_new_folder(config: Config) -> None:
+def require_new_folder(run: RunSettings) -> None:
     """Refuse a run folder that exists or cannot be made.
 
     Raises:
         SparringError: with the folder and the remedy.
     """
-    require_new(config.run.root, config.run.name)
+    require_new(run.root, run.name)
 
 
 def require_resumable(run: Run, before: Config, config: Config) -> None:

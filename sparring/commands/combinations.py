@@ -79,13 +79,7 @@ def _check_start(config: Config, methods: Methods) -> None:
     attack = config.attack
     setting = f"attack.start = {attack.start!r}"
     if attack.start not in ("previous", "last"):
-        _check_restarts(config, methods)
         return
-    if attack.restarts > 1:
-        raise UsageError(
-            f"{setting} with attack.restarts = {attack.restarts}: all restarts would begin at the same point. Set "
-            f"attack.restarts to 1."
-        )
     if attack.start == "previous" and config.engine == "ray":
         raise UsageError(
             f"{setting} with engine = 'ray': the previous batch would depend on timing. Set engine to "
@@ -100,17 +94,6 @@ def _check_start(config: Config, methods: Methods) -> None:
         raise UsageError(
             f"{setting} with attack.norm = {methods.attack.norm!r}: perturbations are stored as int8 of ε/127, which "
             f"is too coarse for another norm. Set attack.norm to 'linf', or choose another start."
-        )
-
-
-def _check_restarts(config: Config, methods: Methods) -> None:
-    """From a start that is not random, attempts are equal."""
-    attack = methods.attack
-    if isinstance(attack, Attack) and attack.restarts > 1 and attack.start == "zero":
-        raise UsageError(
-            f"attack.restarts = {attack.restarts} with attack.name = {config.attack.name!r}, attack.start = 'zero': "
-            f"all restarts would begin at the same point, so their results are equal. Set attack.restarts to 1, or "
-            f"attack.start to 'uniform'."
         )
 
 

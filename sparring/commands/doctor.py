@@ -172,10 +172,9 @@ def look_inside_actor(config: Config) -> dict[str, Any]:
 
     from sparring.engines.ray.driver import ray_cluster
 
-    no_workers = config.workers.model_copy(update={"count": 0})
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     try:
-        with ray_cluster(config.model_copy(update={"workers": no_workers})):
+        with ray_cluster(config.ray, config.trainer.num_cpus):
             gpus = float(ray.cluster_resources().get("GPU", 0))
             reserved = config.trainer.num_gpus or min(config.workers.num_gpus, _gpus(config))
             possible = reserved <= gpus or config.ray.address != "local"
@@ -295,7 +294,7 @@ def _cores(config: Config) -> Found:
     available, of_trainer = cores(), trainer_threads(config)
     if config.engine != "ray":
         return Found(True, f"{available} cores, {of_trainer} threads")
-    of_worker = worker_threads(config)
+    of_worker = worker_threads(config.workers)
     used = config.workers.count * of_worker + of_trainer
     shared = f"; {used} threads share {available} cores, which may slow the run down" if used > available else ""
     where = "" if config.workers.num_gpus == 0 else "on GPUs "

@@ -15,7 +15,15 @@ from sparring.attacks import Attack
 from sparring.commands.calibration import Measured, measure
 from sparring.commands.combinations import check_combinations
 from sparring.commands.verdict import Choice, choices, queue_core_s, sentence
-from sparring.config import Config, check_staleness, depth, exchanges, tickets_at_once, trainer_attacks
+from sparring.config import (
+    Config,
+    StalenessSettings,
+    check_staleness,
+    depth,
+    exchanges,
+    tickets_at_once,
+    trainer_attacks,
+)
 from sparring.errors import UsageError
 from sparring.queue.sizing import needed_memory
 from sparring.trainer.experiment import build_experiment, methods_of
@@ -93,7 +101,9 @@ class Explanation:
             "verdict": self.verdict,
             "choices": [{"name": each.name, **asdict(each)} for each in self.choices],
             "refused": self.refused,
-            "inequalities": [{"inequality": text, "holds": holds} for text, holds in inequalities(self.config)],
+            "inequalities": [
+                {"inequality": text, "holds": holds} for text, holds in inequalities(self.config.staleness)
+            ],
             "measured": {**asdict(self.measured), "latency_s": self.measured.latency_s},
             "predicted": asdict(self.predicted),
             "remarks": self.remarks,
@@ -108,7 +118,7 @@ class Explanation:
             for name, (label, unit) in LABELS.items()
             if figures[name] is not None
         ]
-        checks = inequalities(self.config) if self.config.engine == "ray" else []
+        checks = inequalities(self.config.staleness) if self.config.engine == "ray" else []
         return rows + [{"": text, "value": "holds" if holds else "FAILS"} for text, holds in checks]
 
 
@@ -135,9 +145,8 @@ def explain(config: Config) -> Explanation:
     return Explanation(config, measured, predicted, refused, remarks, choices(config, measured, experiment.plan))
 
 
-def inequalities(config: Config) -> list[tuple[str, bool]]:
+def inequalities(settings: StalenessSettings) -> list[tuple[str, bool]]:
     """The inequalities for the staleness settings, with numbers: to make progress, to be valid, to drop no shard."""
-    settings = config.staleness
     bound, every, deep = settings.max_staleness, settings.publish_every, depth(settings)
     spare = 1 if deep else 0
     return [
@@ -208,7 +217,7 @@ def outstanding_shards(config: Config, ratio: float, views: bool = False) -> int
     """
     deep, of_step = depth(config.staleness), config.train.shards_per_step
     attackers = config.workers.count * tickets_at_once(config, views) + (1 if trainer_attacks(config) else 0)
-    return deep * of_step + (max(of_step, min(attackers, ceil(ratio)), 1) if exchanges(config) else of_step)
+    return deep * of_step + (max(of_step, min(attackers, ceil(ratio)), 1) if exchanges(config.staleness) else of_step)
 
 
 def redis_maxmemory(config: Config, measured: Measured) -> int:
@@ -261,7 +270,7 @@ def mean_staleness(config: Config, measured: Measured) -> float:
 def _ageing(config: Config, in_flight: float) -> float:
     """Number of shards in flight, as far as they age: with exchange only the last attack step of each counts."""
     attack = methods_of(config).attack
-    return in_flight / (attack.steps * attack.restarts) if exchanges(config) else in_flight
+    return in_flight / (attack.steps * attack.restarts) if exchanges(config.staleness) else in_flight
 
 
 def _remarks(config: Config, measured: Measured, predicted: Predicted) -> list[str]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import cloudpickle
 import torch
 from torch import nn
 
@@ -48,6 +51,32 @@ def recorded(config: Config, live: Live, model: object, data: object) -> Config:
     if live.training is not None:
         changes["data.name"] = f"{PREFIX}{type(data).__name__}"
     return overridden(config, changes)
+
+
+class _Nowhere:
+    """A file that keeps nothing of what is written."""
+
+    def write(self, content: Any) -> int:
+        return len(content)
+
+
+def require_sendable(config: Config, live: Live) -> None:
+    """Refuse objects that cannot reach the other processes of the run.
+
+    Raises:
+        UsageError: one cannot be pickled.
+    """
+    if config.engine not in ("ray", "ddp"):
+        return
+    for argument, value in (("model", live.model), ("train_data", live.training), ("test_data", live.test)):
+        try:
+            cloudpickle.dump(value, _Nowhere())
+        except Exception as error:  # whatever the objects' own code raises
+            raise UsageError(
+                f"{argument} cannot be sent to the other processes of engine = {config.engine!r} "
+                f"({type(error).__name__}: {error}). Make it picklable (open files and locks in the process that "
+                f"uses them), or set engine to 'sync'."
+            ) from error
 
 
 def require_passed(config: Config, live: Live, *, data: bool = True) -> None:

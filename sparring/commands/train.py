@@ -146,7 +146,7 @@ def train(
         config = overridden(config, changes_of(overrides))
     config = with_absolute_paths(config)
     plugins.forget_installed()
-    require_new_folder(config)
+    require_new_folder(config.run)
     live = live_objects(model, train_data, test_data, config)
     made = recorded(config, live, model, train_data)
     with _shown(made.data.name, show, progress) as report:
@@ -170,7 +170,7 @@ def make_run(config: Config, note: Callable[[str], None] = lambda line: None) ->
     note: called with a line about the data.
     """
     config = with_absolute_paths(config)
-    require_new_folder(config)
+    require_new_folder(config.run)
     note(check(config, starts=True).data_summary.line)
     return new_run(config)
 

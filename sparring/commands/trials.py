@@ -8,8 +8,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from sparring.allocators import Candidates
-from sparring.attacks import Attack, frozen, input_gradient, targets_of
+from sparring.allocators import Allocation, Candidates
+from sparring.attacks import Attack, State, frozen, input_gradient, targets_of
 from sparring.attacks.calling import require_ball
 from sparring.data.sampling import stratified
 from sparring.errors import SparringError, UsageError
@@ -25,11 +25,13 @@ from sparring.trainer.experiment import Experiment
 
 EXAMPLES = 2
 DOUBT_EXAMPLES = 256
+ROUNDING = 1e-5
+ORDERS = {"linf": float("inf"), "l2": 2.0, "l1": 1.0}
 T = TypeVar("T")
 
 
 def try_methods(experiment: Experiment) -> None:
-    """One step of the attack, one allocation and one loss, with the model in eval mode; nothing is changed.
+    """One step of the attack, one allocation, one loss and its gradient, in eval mode; nothing is changed.
 
     Raises:
         UsageError: a method fails, or returns something else than its interface says. The method is named.
@@ -40,7 +42,7 @@ def try_methods(experiment: Experiment) -> None:
     x, labels = experiment.training.batch(torch.arange(min(EXAMPLES, len(experiment.training))), 0)
     device = device_of(experiment.model)
     x, labels = x.to(device), labels.to(device)
-    with frozen(experiment.model):
+    with frozen(experiment.model):  # which restores what `_loss` changes, too
         delta = _tried("attack", names.attack.name, lambda: _one_step(experiment, attack, x, labels))
         _tried("allocator", names.allocator.name, lambda: _allocate(experiment, attack, x, labels))
         _tried("objective", names.objective.name, lambda: _loss(experiment, x, delta, labels))
@@ -76,11 +78,37 @@ def _one_step(experiment: Experiment, attack: Attack, x: Tensor, labels: Tensor)
     targets = targets_of(experiment.model, x, labels, attack, helper)
     for now in (attack.at(attack.epsilon / 2), attack):
         delta = _like(x, "initial", now.initial(x, generator(experiment.config.train.seed, "trial")))
-        gradient = input_gradient(experiment.model, x + delta, targets, now.maximised)
+        gradient = input_gradient(experiment.model, x + delta, targets, now.maximised).nan_to_num(0.0, 0.0, 0.0)
         sizes = torch.full((len(x),), now.alpha, device=x.device)
-        delta = _like(x, "step", now.step(delta, gradient, sizes, now.state(x)))
+        delta = _like(x, "step", now.step(delta, gradient, sizes, _state(now, x)))
         delta = _like(x, "project", now.project(delta, x, now.radius))
+        _require_inside(now, x, delta)
     return delta
+
+
+def _state(attack: Attack, x: Tensor) -> State:
+    state = attack.state(x)
+    if not isinstance(state, dict):
+        raise ValueError(f"state returns a {type(state).__name__}; a dict of tensors [N, ...] is needed")
+    for name, value in state.items():
+        if not isinstance(value, Tensor) or value.shape[:1] != x.shape[:1]:
+            raise ValueError(f"state[{name!r}] is no tensor with one row for each of the {len(x)} examples")
+    return state
+
+
+def _require_inside(attack: Attack, x: Tensor, delta: Tensor) -> None:
+    """The projection must end in [0, 1], and under a norm that is known here in the ball."""
+    if not delta.isfinite().all():
+        raise ValueError("project returns NaN or infinite entries")
+    if not ((x + delta).clamp(0, 1) - x).allclose(delta, atol=ROUNDING):
+        raise ValueError("project leaves x + δ outside [0, 1]")
+    if attack.norm in ORDERS:
+        farthest = torch.linalg.vector_norm(delta.flatten(1), ORDERS[attack.norm], dim=1).max().item()
+        if farthest > attack.radius * (1 + ROUNDING) + ROUNDING:
+            raise ValueError(
+                f"project leaves δ outside the ball: its {attack.norm} norm is {farthest:.4g}, the radius "
+                f"{attack.radius:.4g}"
+            )
 
 
 def _like(x: Tensor, method: str, made: object) -> Tensor:
@@ -96,11 +124,19 @@ def _allocate(experiment: Experiment, attack: Attack, x: Tensor, labels: Tensor)
     random = generator(experiment.config.train.seed, "trial")
     with torch.no_grad():
         logits = experiment.model(x)
-    experiment.allocator.allocate(Candidates(experiment.model, x, labels, logits, attack, 0.0, random))
+    found = experiment.allocator.allocate(Candidates(experiment.model, x, labels, logits, attack, 0.0, random))
+    if not isinstance(found, Allocation) or not found.step_counts.shape == found.step_sizes.shape == labels.shape:
+        raise ValueError(f"allocate must return an Allocation with a number of steps for each of {len(x)} examples")
 
 
 def _loss(experiment: Experiment, x: Tensor, delta: Tensor, labels: Tensor) -> None:
     helper = None if experiment.helper is None else experiment.helper.network
+    parameters = list(experiment.model.requires_grad_(True).parameters())
     found = experiment.objective(experiment.model, Batch(x, (x + delta).clamp(0, 1), labels), helper)
     if not (isinstance(found[0], Tensor) and found[0].shape == () and found[1].shape == labels.shape):
         raise ValueError("loss must return the scalar loss of the batch and the logits [N, K] of the attacked images")
+    if bool(found[1].isfinite().all()) and not found[0].isfinite():
+        raise ValueError(f"loss is {found[0].item()} although all logits are finite")
+    if not found[0].requires_grad:
+        raise ValueError("loss has no gradient: it must be a differentiable function of the model's logits")
+    torch.autograd.grad(found[0], parameters, allow_unused=True)

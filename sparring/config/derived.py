@@ -6,7 +6,7 @@ cores: the threads of a forward pass wait for each other by spinning, and the pa
 
 from __future__ import annotations
 
-from sparring.config.schema import Config, StalenessSettings
+from sparring.config.schema import Config, DataSettings, StalenessSettings, WorkersSettings
 from sparring.errors import UsageError
 from sparring.machine.threads import cores
 
@@ -23,15 +23,14 @@ def with_workers(config: Config, count: int) -> Config:
     return config.model_copy(update={"workers": config.workers.model_copy(update={"count": count})})
 
 
-def image_size(config: Config, epoch: int) -> int | None:
-    """Side of a training image in `epoch`, in pixels; None: the size that the dataset has."""
-    sizes = (phase.size for phase in config.data.phases if epoch < round(phase.until * config.train.epochs))
-    return next(sizes, config.data.size)
+def image_size(data: DataSettings, epoch: int, epochs: int) -> int | None:
+    """Side of a training image in `epoch` of `epochs`, in pixels; None: the size that the dataset has."""
+    sizes = (phase.size for phase in data.phases if epoch < round(phase.until * epochs))
+    return next(sizes, data.size)
 
 
-def exchanges(config: Config) -> bool:
+def exchanges(settings: StalenessSettings) -> bool:
     """Whether workers load newer weights between two attack steps (in-flight exchange)."""
-    settings = config.staleness
     return settings.exchange and not settings.lockstep and depth(settings) > 0
 
 
@@ -56,7 +55,7 @@ def tickets_at_once(config: Config, views: bool = False) -> int:
     fill `batch_size` slots: at Hua et al.'s fractions (.28 with 10 steps, .54 with 2) one ticket keeps 39 % of the
     slots busy during its 10 steps.
     """
-    return 3 if slots_of(config, views) and exchanges(config) else 1
+    return 3 if slots_of(config, views) and exchanges(config.staleness) else 1
 
 
 def bound(config: Config) -> int:
@@ -94,13 +93,13 @@ def check_staleness(settings: StalenessSettings) -> str | None:
     return None
 
 
-def worker_threads(config: Config) -> int:
+def worker_threads(workers: WorkersSettings) -> int:
     """Threads of a worker: on CPU an equal share of all cores but one, which the trainer has; on GPU one."""
-    if config.workers.threads is not None:
-        return config.workers.threads
-    if config.workers.num_gpus > 0:
+    if workers.threads is not None:
+        return workers.threads
+    if workers.num_gpus > 0:
         return 1
-    return max(1, (cores() - 1) // max(config.workers.count, 1))
+    return max(1, (cores() - 1) // max(workers.count, 1))
 
 
 def trainer_threads(config: Config) -> int:
@@ -114,7 +113,7 @@ def trainer_threads(config: Config) -> int:
         return cores()
     if config.workers.num_gpus > 0:
         return 1
-    return max(1, cores() - config.workers.count * worker_threads(config))
+    return max(1, cores() - config.workers.count * worker_threads(config.workers))
 
 
 def trainer_attacks(config: Config) -> bool:
@@ -129,4 +128,4 @@ def trainer_would_idle(config: Config) -> bool:
     if config.trainer.num_gpus > 0:
         return True
     on_cpu = config.workers.count if config.workers.num_gpus == 0 else 0
-    return on_cpu * worker_threads(config) + trainer_threads(config) <= cores()
+    return on_cpu * worker_threads(config.workers) + trainer_threads(config) <= cores()

@@ -56,7 +56,9 @@ class TrainingSet:
 
 def training_set(config: Config, dataset: Dataset) -> TrainingSet:
     """The dataset with the augmentation of `config`."""
-    return TrainingSet(dataset, config.data.augment, config.train.seed, partial(image_size, config))
+    return TrainingSet(
+        dataset, config.data.augment, config.train.seed, partial(image_size, config.data, epochs=config.train.epochs)
+    )
 
 
 def batch(

@@ -50,7 +50,12 @@ def mart(
     clean_logits, adv_logits: [N, K], K ≥ 2; labels: int64 [N]; weights: see `pgd_at`; returns a scalar. The boosted
     CE adds to the adversarial cross-entropy a margin to the likeliest wrong class; the KL of an example weighs
     1 - p_clean(label), and gradient flows through that weight too.
+
+    Raises:
+        ValueError: K is 1.
     """
+    if adv_logits.shape[1] < 2:
+        raise ValueError("logits of 1 class: MART needs at least 2, since its margin is to the likeliest wrong class.")
     adv_probabilities = _precise(adv_logits).softmax(1)
     clean_log_probabilities = _log_softmax(clean_logits)
     wrong = _likeliest_wrong(adv_probabilities, labels)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sparring.config import Config, depth, tickets_at_once
+from sparring.config import Config, QueueSettings, StalenessSettings, depth, tickets_at_once
 from sparring.errors import UsageError
 from sparring.queue.codec import payload_bytes, ticket_bytes
 
@@ -15,23 +15,27 @@ def needed_memory(config: Config, shape: tuple[int, int, int], snapshot_bytes: i
 
     It covers the outstanding payload, the snapshots of the weights if they go through the queue, and a reserve.
     """
-    snapshots = 0 if through_object_store(config, snapshot_bytes) else (kept_snapshots(config) + 1) * snapshot_bytes
+    snapshots = (
+        0
+        if through_object_store(config.queue, snapshot_bytes)
+        else (kept_snapshots(config.staleness) + 1) * snapshot_bytes
+    )
     return int(MEMORY_FACTOR * (outstanding_bytes(config, shape, views) + snapshots)) + MEMORY_SLACK_BYTES
 
 
-def kept_snapshots(config: Config) -> int:
+def kept_snapshots(settings: StalenessSettings) -> int:
     """Number of snapshots that are kept; under lockstep all that a ticket may still need."""
-    return depth(config.staleness) + 2 if config.staleness.lockstep else 2
+    return depth(settings) + 2 if settings.lockstep else 2
 
 
-def through_object_store(config: Config, snapshot_bytes: int) -> bool:
+def through_object_store(queue: QueueSettings, snapshot_bytes: int) -> bool:
     """Whether weights of this size are sent through Ray's object store. The result is the same in every process.
 
     Raises:
         UsageError: queue.weights is 'redis', and the weights are too large for it.
     """
-    if config.queue.weights != "redis":
-        return config.queue.weights == "object_store" or snapshot_bytes > SMALL_BYTES
+    if queue.weights != "redis":
+        return queue.weights == "object_store" or snapshot_bytes > SMALL_BYTES
     if snapshot_bytes > LARGEST_BYTES:
         raise UsageError(
             f"queue.weights = 'redis' with {snapshot_bytes / 2**20:.0f} MiB of weights: the limit is "

@@ -14,7 +14,7 @@ from sparring.allocators.by_name import allocator_of
 from sparring.attacks import Attack
 from sparring.attacks.augmix import AugMix, Threat
 from sparring.attacks.by_name import attack_of, threat_of
-from sparring.config import Config
+from sparring.config import Config, DataSettings
 from sparring.data import (
     Concatenated,
     Dataset,
@@ -79,7 +79,7 @@ class Experiment:
 
     def test(self) -> Dataset:
         """The test set, which is read when it is asked for."""
-        return load_test(self.config, self.live)
+        return load_test(self.config.data, self.live)
 
     @cached_property
     def data_summary(self) -> DataSummary:
@@ -183,7 +183,7 @@ def build_experiment(config: Config, live: Live = NOTHING_PASSED, *, with_helper
         extra_fraction=config.data.extra_fraction,
     )
     if extra is not None:
-        _require_both(config, plan)
+        _require_both(config.data.extra_fraction, plan)
         training = Concatenated(training, extra)
     learning_rate(config.schedule, config.optimizer.lr)
     sizes = {phase.size for phase in config.data.phases}
@@ -226,17 +226,17 @@ def _helper(config: Config, objective: Objective, data: Dataset) -> Helper | Non
     return helper
 
 
-def load_test(config: Config, live: Live = NOTHING_PASSED) -> Dataset:
+def load_test(data: DataSettings, live: Live = NOTHING_PASSED) -> Dataset:
     """The test set of a run."""
-    return load(config.data, "test") if live.test is None else live.test
+    return load(data, "test") if live.test is None else live.test
 
 
-def _require_both(config: Config, plan: Plan) -> None:
+def _require_both(extra_fraction: float, plan: Plan) -> None:
     """Refuse a share that rounds to no extra or no real examples."""
     if 0 < plan.extra_per_ticket < plan.batch_size:
         return
     raise UsageError(
-        f"data.extra_fraction = {config.data.extra_fraction} of train.batch_size = {plan.batch_size} is "
+        f"data.extra_fraction = {extra_fraction} of train.batch_size = {plan.batch_size} is "
         f"{plan.extra_per_ticket} extra and {plan.real_per_ticket} real examples; at least one of each is needed. "
         f"Change one of the two."
     )

@@ -48,7 +48,9 @@ class Session:
         load_initial(run, experiment.model)
         keep_frozen(run, experiment.helper)
         self.learner = learner = Learner(experiment, device)
-        self.starts = starts_of(self.config, self.plan, len(experiment.training), experiment.training.shape)
+        self.starts = starts_of(
+            self.config.attack.start, self.plan, len(experiment.training), experiment.training.shape
+        )
         self.pruner = Pruner(learner, run)
         self.overfitting = OverfittingGuard(self.config, learner)
         self.non_finite = NonFiniteGuard(self.config.guard, learner)

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from sparring.attacks.starts import Rows, WarmStart, packed, unpacked
-from sparring.config import Config
 from sparring.queue.messages import Key, Shard
 from sparring.trainer.plan import Plan
 
@@ -93,8 +92,8 @@ class LastPerturbations:
         self.known = torch.zeros_like(self.known) if state is None else state["known"].clone()
 
 
-def starts_of(config: Config, plan: Plan, size: int, shape: Shape) -> PreviousBatch | LastPerturbations | None:
+def starts_of(start: str, plan: Plan, size: int, shape: Shape) -> PreviousBatch | LastPerturbations | None:
     """The perturbations that `attack.start` needs for `size` training examples; None if attacks have no warm start."""
-    if config.attack.start == "previous":
+    if start == "previous":
         return PreviousBatch(plan, shape)
-    return LastPerturbations(size, shape) if config.attack.start == "last" else None
+    return LastPerturbations(size, shape) if start == "last" else None

@@ -206,6 +206,7 @@ def test_an_attack_of_ones_own_is_called_by_its_class_unless_it_says_a_name() ->
         ("steps", True),
         ("restarts", 0),
         ("step_size", -0.1),
+        ("step_size", 0),
         ("step_size", math.nan),
         ("start", "random"),
         ("loss", "cw"),
@@ -214,6 +215,14 @@ def test_an_attack_of_ones_own_is_called_by_its_class_unless_it_says_a_name() ->
 def test_an_argument_that_is_wrong_is_refused_by_name(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"^{name} = {value!r}: "):
         PGD(**{"epsilon": 0.1, name: value})
+
+
+@pytest.mark.parametrize("start", ["zero", "given"])
+def test_several_attempts_from_the_same_point_are_refused_and_never_made(start: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^restarts = 3 with start = '{start}': all would begin at the same point"):
+        PGD(0.1, start=start, restarts=3)
+    assert PGD(0.1, start=start).evaluator(10, restarts=3).start == "uniform"
+    assert InADiamond(1.0, start=start).evaluator(10, restarts=3).restarts == 1
 
 
 def test_an_attack_stays_checked_where_it_is_changed() -> None:

@@ -21,6 +21,7 @@ FREE: dict[str, Any] = {"engine": "sync", "train": {"replays": 4}, "attack": {"n
         ({"attack": {"start": "last", "restarts": 3}}, "attack.restarts = 3", "same point"),
         ({"attack": {"name": "fgsm", "restarts": 3}}, "attack.restarts = 3", "same point"),
         ({"attack": {"start": "zero", "restarts": 2}}, "attack.restarts = 2", "same point"),
+        ({"attack": {"name": "sparring.attacks.fgsm:FGSM", "restarts": 2}}, "attack.restarts = 2", "same point"),
         (
             {"objective": {"name": "mart", "label_smoothing": 0.1}},
             "objective.label_smoothing = 0.1",

@@ -207,7 +207,7 @@ def test_steps_that_are_too_small_for_the_workers_are_told() -> None:
 def test_every_inequality_is_told_with_whether_it_holds(
     bound: int, depth: int, publish_every: int, expected: list[bool]
 ) -> None:
-    found = inequalities(recipe(depth=depth, bound=bound, publish_every=publish_every))
+    found = inequalities(recipe(depth=depth, bound=bound, publish_every=publish_every).staleness)
     assert [holds for _, holds in found] == expected
 
 

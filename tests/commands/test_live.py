@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from sparring.commands.live import live_objects, recorded, require_passed
+from sparring.commands.live import live_objects, recorded, require_passed, require_sendable
 from sparring.config import Config, from_tree
 from sparring.errors import UsageError
 from sparring.trainer.experiment import Live
@@ -80,3 +81,19 @@ def test_a_run_goes_on_only_with_the_objects_that_it_was_started_with() -> None:
         require_passed(config, Live(model))
     require_passed(config, Live(model), data=False)
     require_passed(Config(), Live())
+
+
+class Locked(nn.Linear):
+    """Holds a lock, as a network with a cache or an open file does."""
+
+    def __init__(self) -> None:
+        super().__init__(64, 5)
+        self.lock = threading.Lock()
+
+
+@pytest.mark.parametrize("engine", ["ray", "ddp"])
+def test_an_object_that_cannot_reach_the_other_processes_is_refused(engine: str) -> None:
+    with pytest.raises(UsageError, match=rf"model cannot be sent .* engine = '{engine}' \(TypeError: cannot pickle"):
+        require_sendable(from_tree({"engine": engine}), Live(Locked()))
+    require_sendable(from_tree({"engine": engine}), Live(nn.Linear(64, 5)))
+    require_sendable(from_tree({"engine": "sync"}), Live(Locked()))

@@ -68,6 +68,73 @@ class Undecided(Allocator):
 class NoLogits(Objective):
     def loss(self, model, batch, helper):
         return model(batch.x_adv).sum(1)[0]
+
+
+class Far(Attack):
+    def project(self, delta, x, radius):
+        return (x + delta).clamp(0, 1) - x
+
+    def step(self, delta, gradient, step_size, state):
+        return delta + 2 * (0.5 - torch.zeros_like(delta))
+
+
+class Bright(Attack):
+    def project(self, delta, x, radius):
+        return torch.full_like(x, 0.9 * radius) * (2 * (x > 0.5) - 1)
+
+
+class Forgetful(Attack):
+    def state(self, x):
+        return None
+
+
+class Lost(Attack):
+    def project(self, delta, x, radius):
+        return delta * float("nan")
+
+
+class Sorted(Allocator):
+    classes = ("few", "many")
+
+    def classify(self, candidates):
+        return torch.zeros(len(candidates.labels), dtype=torch.int64)
+
+
+class Below(Sorted):
+    def budgets(self, attack):
+        return [(1, 0.1), (-1, 0.1)]
+
+
+class Halves(Sorted):
+    def budgets(self, attack):
+        return [(1, 0.1), (1.5, 0.1)]
+
+
+class Twins(Sorted):
+    classes = ("same", "same")
+
+    def budgets(self, attack):
+        return [(1, 0.1), (2, 0.1)]
+
+
+class Detached(Objective):
+    def loss(self, model, batch, helper):
+        logits = model(batch.x_adv)
+        return logits.detach().sum(), logits
+
+
+class Endless(Objective):
+    def loss(self, model, batch, helper):
+        logits = model(batch.x_adv)
+        return logits.sum() / 0, logits
+
+
+class InPlace(Objective):
+    def loss(self, model, batch, helper):
+        logits = model(batch.x_adv)
+        loss = logits.exp()
+        loss.add_(1)
+        return loss.sum(), logits
 """
 
 
@@ -79,6 +146,16 @@ class NoLogits(Objective):
         ("attack", "Momentum", r"KeyError: 'momentum', mine\.py:\d+"),
         ("allocator", "Undecided", r"returned 0 budgets"),
         ("objective", "NoLogits", r"TypeError: "),
+        ("attack", "Far", r"project leaves δ outside the ball: its linf norm is \d"),
+        ("attack", "Bright", r"project leaves x \+ δ outside \[0, 1\]"),
+        ("attack", "Forgetful", r"state returns a NoneType; a dict of tensors"),
+        ("attack", "Lost", r"project returns NaN"),
+        ("allocator", "Below", r"class 'many' has the budget steps = -1, step_size = 0\.1"),
+        ("allocator", "Halves", r"class 'many' has the budget steps = 1\.5"),
+        ("allocator", "Twins", r"each needs a name of its own"),
+        ("objective", "Detached", r"loss has no gradient"),
+        ("objective", "Endless", r"loss is -?inf although all logits are finite"),
+        ("objective", "InPlace", r"modified by an inplace operation"),
     ],
 )
 def test_a_method_that_cannot_work_is_refused_before_the_folder_is_made(

@@ -32,7 +32,7 @@ def test_the_cores_are_used_once(
 ) -> None:
     monkeypatch.setattr(derived, "cores", lambda: cores)
     config = from_tree(tree)
-    assert (derived.worker_threads(config), derived.trainer_threads(config)) == (of_worker, of_trainer)
+    assert (derived.worker_threads(config.workers), derived.trainer_threads(config)) == (of_worker, of_trainer)
     if config.engine == "ray" and cores > config.workers.count > 0:
         assert config.workers.count * of_worker + of_trainer <= cores or config.trainer.threads is not None
 

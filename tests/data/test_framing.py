@@ -114,8 +114,8 @@ def test_half_of_the_images_are_mirrored() -> None:
 def test_a_phase_lasts_for_its_share_of_the_epochs() -> None:
     phases = [{"until": 0.4, "size": 128}, {"until": 0.8, "size": 224}]
     config = from_tree({"data": {"size": 288, "phases": phases}, "train": {"epochs": 15}})
-    assert [image_size(config, epoch) for epoch in range(15)] == [128] * 6 + [224] * 6 + [288] * 3
-    assert image_size(from_tree({}), 0) is None
+    assert [image_size(config.data, epoch, 15) for epoch in range(15)] == [128] * 6 + [224] * 6 + [288] * 3
+    assert image_size(from_tree({}).data, 0, 15) is None
 
 
 def test_images_are_of_the_phases_size_and_test_images_of_the_last(folder: Path) -> None:

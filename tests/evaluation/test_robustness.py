@@ -149,7 +149,7 @@ def test_judging_is_repeatable_and_leaves_model_and_random_state_as_they_were(
 
 
 def test_the_evaluating_attack_takes_the_ball_of_training_and_the_steps_of_the_evaluation() -> None:
-    threat = PGD(1.5, norm="l2", steps=3, restarts=9, start="zero", loss="kl")
+    threat = PGD(1.5, norm="l2", steps=3, restarts=9, start="gaussian", loss="kl")
     found = attack_for(threat, EvaluationSettings(steps=10, restarts=4))
     assert found == PGD(1.5, norm="l2", steps=10, start="uniform", restarts=4) and found.alpha == 0.375
     assert attack_for(threat, EvaluationSettings(step_size=0.01)).alpha == 0.01

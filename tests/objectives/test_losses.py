@@ -163,3 +163,8 @@ def test_trades_smooths_the_labels_of_its_clean_term_alone() -> None:
     expected = -(target * clean).sum() / EXAMPLES + BETA * divergence
     value = trades(torch.tensor(logits[0]), torch.tensor(logits[1]), torch.tensor(labels), BETA, label_smoothing=0.1)
     assert value.item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_mart_refuses_a_single_class() -> None:
+    with pytest.raises(ValueError, match="MART needs at least 2"):
+        mart(torch.zeros(3, 1), torch.zeros(3, 1), torch.zeros(3, dtype=torch.int64), beta=5.0)

@@ -18,7 +18,7 @@ def test_snapshots_that_travel_through_the_queue_count() -> None:
     assert needed_memory(from_tree({}), SHAPE, large) == needed_memory(from_tree({}), SHAPE, 0)
     lockstep = from_tree({"staleness": {"lockstep": True, "depth": 20, "max_staleness": 20}})
     small = 4 << 20
-    assert kept_snapshots(lockstep) == 22
+    assert kept_snapshots(lockstep.staleness) == 22
     assert needed_memory(lockstep, SHAPE, small) - needed_memory(lockstep, SHAPE, 0) >= 23 * small
 
 
@@ -29,7 +29,7 @@ def test_tickets_that_carry_starts_count() -> None:
 
 
 def test_the_size_decides_the_way_unless_it_is_told() -> None:
-    auto, redis, objects = (from_tree({"queue": {"weights": way}}) for way in ("auto", "redis", "object_store"))
+    auto, redis, objects = (from_tree({"queue": {"weights": way}}).queue for way in ("auto", "redis", "object_store"))
     assert [through_object_store(auto, size) for size in (4 << 20, (4 << 20) + 1)] == [False, True]
     assert not through_object_store(redis, 5 << 20) and through_object_store(objects, 1)
     with pytest.raises(UsageError, match=r"queue.weights = 'redis' with 300 MiB"):

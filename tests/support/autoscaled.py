@@ -143,7 +143,7 @@ def main(folder: Path, port: int) -> None:
     for place in places:
         ray.kill(place)
     places.clear()
-    let_nodes_go(config)
+    let_nodes_go(config.ray)
     until(lambda: worker_nodes() == 0, "idle nodes were not let go")
     counts.append(worker_nodes())
     sys.stdout.write(json.dumps(counts) + "\n")

@@ -33,7 +33,7 @@ class Actors:
         self.for_trainer = actor_inputs(sources, replace(experiment.live, helper=experiment.helper))
         self.for_workers = actor_inputs(sources, experiment.for_workers())
         self.store_name = f"sparring-snapshots-{run.id}"
-        self.store = self._store() if through_object_store(self.config, experiment.snapshot_bytes) else None
+        self.store = self._store() if through_object_store(self.config.queue, experiment.snapshot_bytes) else None
 
     def trainer(self) -> Any:
         """The trainer's actor."""
@@ -58,7 +58,7 @@ class Actors:
             max_restarts=-1,
             max_concurrency=1000 + MAX_WORKERS,
         )
-        return made.remote(kept_snapshots(self.config))
+        return made.remote(kept_snapshots(self.config.staleness))
 
     def _queue(self) -> tuple[str, str | None]:
         return self.queue.url, self.queue.password

@@ -15,7 +15,7 @@ from typing import Any
 
 import ray
 
-from sparring.config import Config, to_toml, with_workers
+from sparring.config import RaySettings, to_toml, with_workers
 from sparring.engines import Outcome
 from sparring.engines.ray.actors import Actors
 from sparring.engines.ray.nodes import ask_for_nodes, let_nodes_go
@@ -46,7 +46,7 @@ def require_no_ray() -> None:
 
 
 @contextmanager
-def ray_cluster(config: Config) -> Iterator[None]:
+def ray_cluster(settings: RaySettings, trainer_cpus: float) -> Iterator[None]:
     """A local Ray of this run's own, shut down at the end, or a connection to the cluster that the settings name."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -54,19 +54,18 @@ def ray_cluster(config: Config) -> Iterator[None]:
     require_no_ray()
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
-        if config.ray.address == "local":
-            cpus = config.trainer.num_cpus + 1
+        if settings.address == "local":
             ray.init(
                 address="local",
-                num_cpus=int(cpus) + 1,
+                num_cpus=int(trainer_cpus) + 2,
                 include_dashboard=False,
-                object_store_memory=config.ray.object_store_mb << 20,
+                object_store_memory=settings.object_store_mb << 20,
                 **common,
             )
         else:
-            ray.init(address=config.ray.address, **common)
+            ray.init(address=settings.address, **common)
     except (ConnectionError, OSError, ValueError, RuntimeError) as error:
-        raise SparringError(f"ray.address = {config.ray.address!r}: {error}") from error
+        raise SparringError(f"ray.address = {settings.address!r}: {error}") from error
     try:
         yield
     finally:
@@ -104,7 +103,7 @@ class Driver:
                 self._refresh_status()
                 self.transport.request_stop()
                 self.pool.stop(STOP_GRACE_S if self.interrupted else 15.0)
-                let_nodes_go(self.config)
+                let_nodes_go(self.config.ray)
                 evaluation = None
                 if outcome["phase"] == "finished":
                     evaluation = self._evaluate(trainer)
@@ -259,7 +258,7 @@ class Driver:
     def _close(self, trainer: Any) -> None:
         self.pool.stop(0)
         ray.kill(trainer, no_restart=True)
-        let_nodes_go(self.config)
+        let_nodes_go(self.config.ray)
         self.run.connection.unlink(missing_ok=True)
         try:
             self.transport.forget()
@@ -275,5 +274,5 @@ class Driver:
 
 def run(experiment: Experiment, run: Run, queue: Queue, report: Report, sources: dict[str, str]) -> Outcome:
     """Train with workers, queue and trainer; see `Driver.train`. `sources`: texts of the user's files by path."""
-    with ray_cluster(experiment.config):
+    with ray_cluster(experiment.config.ray, experiment.config.trainer.num_cpus):
         return Driver(experiment, run, queue, report, sources).train()

@@ -68,7 +68,7 @@ class Loop:
         self.broadcaster = Broadcaster(session, route)
         self.config, self.plan, self.learner = experiment.config, experiment.plan, session.learner
         self.settings = experiment.config.staleness
-        self.exchange = exchanges(self.config)
+        self.exchange = exchanges(self.config.staleness)
         self.workers = -1
         self._apply_target(transport.target_count())
         self.ledger = Ledger(

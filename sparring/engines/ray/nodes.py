@@ -6,14 +6,14 @@ import logging
 
 from ray.autoscaler import sdk
 
-from sparring.config import Config, TrainerSettings, WorkersSettings
+from sparring.config import Config, RaySettings, TrainerSettings, WorkersSettings
 
 log = logging.getLogger(__name__)
 
 
-def bundles(config: Config) -> list[dict[str, float]]:
+def bundles(trainer: TrainerSettings, workers: WorkersSettings) -> list[dict[str, float]]:
     """What each actor reserves, including those that run already, as the autoscaler expects."""
-    return [_reserved(config.trainer), *[_reserved(config.workers)] * config.workers.count]
+    return [_reserved(trainer), *[_reserved(workers)] * workers.count]
 
 
 def ask_for_nodes(config: Config) -> None:
@@ -21,17 +21,17 @@ def ask_for_nodes(config: Config) -> None:
 
     A cluster has one such request: that of the last run counts, and nodes of another run stay while its actors do.
     """
-    _request(config, bundles(config))
+    _request(config.ray, bundles(config.trainer, config.workers))
 
 
-def let_nodes_go(config: Config) -> None:
+def let_nodes_go(settings: RaySettings) -> None:
     """Request no nodes any more."""
-    _request(config, [])
+    _request(settings, [])
 
 
-def _request(config: Config, wanted: list[dict[str, float]]) -> None:
+def _request(settings: RaySettings, wanted: list[dict[str, float]]) -> None:
     """Only a hint: Ray also requests nodes for actors that wait for one, but one after the other."""
-    if config.ray.address == "local":
+    if settings.address == "local":
         return
     try:
         sdk.request_resources(bundles=wanted)

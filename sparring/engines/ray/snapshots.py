@@ -57,9 +57,9 @@ class Route(Protocol):
 
 def open_route(config: Config, snapshot_bytes: int, transport: Transport, store: str) -> Route:
     """The route for the settings and the size of a snapshot; `store` is the name of the `SnapshotStore` actor."""
-    if through_object_store(config, snapshot_bytes):
+    if through_object_store(config.queue, snapshot_bytes):
         return RayRoute(ray.get_actor(store))
-    return QueueRoute(transport, kept_snapshots(config))
+    return QueueRoute(transport, kept_snapshots(config.staleness))
 
 
 class QueueRoute:

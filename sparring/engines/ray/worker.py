@@ -86,7 +86,7 @@ class Worker:
         views = experiment.attack.makes_views
         slots = slots_of(self.config, views)
         self.attacker = attacker_of(self.context, slots, hold_back=self.config.allocator.hold_back)
-        self.exchange, self.most_tickets = exchanges(self.config), tickets_at_once(self.config, views)
+        self.exchange, self.most_tickets = exchanges(self.config.staleness), tickets_at_once(self.config, views)
         self.weights = Weights(
             open_route(self.config, experiment.snapshot_bytes, self.beating, store),
             self.model,
@@ -132,7 +132,7 @@ class Worker:
 
     def share_cores(self) -> None:
         """Use an equal share of the cores, which changes with the number of workers."""
-        threads = worker_threads(with_workers(self.config, self.target_count))
+        threads = worker_threads(with_workers(self.config, self.target_count).workers)
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
 
