@@ -13,7 +13,7 @@ made again with every seed, for one seed after the other all rows back to back, 
 only these runs count. What is in FOLDER already is not made again, but where one row of a seed is missing all of them
 are: take a new one for another machine.
 
-Rows with EMA are judged by the moving average of their weights. `over κ = 40` is of the same seed, where both hold; in
+Rows with EMA use the moving average of their weights. `over κ = 40` is of the same seed, where both hold; in
 brackets the least and greatest, and beside it the same of `passes`, forward and backward through the network for attack
 and training up to the target (BulletTrain's classifying forward passes are not in them), which no machine disturbs.
 `over sync` of an asynchronous row: its examples over those of the synchronous loop with the same attack, schedule and
@@ -174,24 +174,24 @@ def _outcome(run: Run) -> Tree:
     experiment = build_experiment(config_of(run))
     torch.set_num_threads(cores())
     paths = sorted(run.checkpoints.glob("step-*"))
-    judged = MODEL if experiment.config.train.ema is None else AVERAGE
+    evaluated = MODEL if experiment.config.train.ema is None else AVERAGE
 
     def accuracy(index: int) -> float:
-        load_weights(paths[index], experiment.model, judged)
+        load_weights(paths[index], experiment.model, evaluated)
         return evaluate(experiment.model, experiment.heldout, EVALUATED_BY, samples=HELD_OUT).robust_accuracy
 
     lines = {line["step"]: line for line in map(json.loads, run.metrics.read_text().splitlines())}
     at_end, whole_s = accuracy(len(paths) - 1), float(lines[max(lines)]["seconds"])
-    told: Tree = {"at_end": at_end, "whole_seconds": whole_s}
+    reported: Tree = {"at_end": at_end, "whole_seconds": whole_s}
     if at_end < TARGET:
-        return {**told, "seconds": None, "examples": None, "passes": None}
+        return {**reported, "seconds": None, "examples": None, "passes": None}
     low, high = -1, len(paths) - 1  # the target is held at `high`, and not at `low`
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if accuracy(middle) >= TARGET else (middle, high)
     line = lines[int(paths[high].name.removeprefix("step-"))]
     passes = line["gradients"] + line["examples"]
-    return {**told, "seconds": line["seconds"], "examples": line["examples"], "passes": passes}
+    return {**reported, "seconds": line["seconds"], "examples": line["examples"], "passes": passes}
 
 
 def best(outcomes: dict[Point, Outcome]) -> Point:
@@ -217,7 +217,7 @@ class Bench:
         return grid
 
     def back_to_back(self, points: dict[str, Point], seed: int) -> dict[str, Outcome]:
-        """A run of every row, trained one right after the other and then judged; where one is missing, all anew."""
+        """A run of every row, trained one right after the other and then evaluated; where one is missing, all anew."""
         configs = {name: settings_of(name, point, seed, self.data, self.out) for name, point in points.items()}
         if not all(is_trained(config) for config in configs.values()):
             for config in configs.values():

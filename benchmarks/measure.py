@@ -32,8 +32,8 @@ def machine() -> str:
 
 def _processor() -> str:
     """Its name where Linux tells it, else its architecture."""
-    told = Path("/proc/cpuinfo")
-    lines = told.read_text().splitlines() if told.is_file() else []
+    reported = Path("/proc/cpuinfo")
+    lines = reported.read_text().splitlines() if reported.is_file() else []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.machine())
 

@@ -78,17 +78,17 @@ def measured(config: Config, autoattack: int) -> dict[str, Any]:
     if not found:
         began = time.process_time()
         summary = train(config).summary
-        found = {**summary, "processor_seconds": time.process_time() - began, **_judged(run, PGD)}
+        found = {**summary, "processor_seconds": time.process_time() - began, **_evaluated(run, PGD)}
         run.write_json(FILE, found)
     if autoattack and found.get("autoattack_samples") != autoattack:
-        judged = _judged(run, {"attack": "autoattack", "samples": autoattack})
-        found |= {"autoattack": judged["robust_accuracy"], "autoattack_samples": autoattack}
+        evaluated = _evaluated(run, {"attack": "autoattack", "samples": autoattack})
+        found |= {"autoattack": evaluated["robust_accuracy"], "autoattack_samples": autoattack}
         run.write_json(FILE, found)
     print(f"{run.path.name}: {100 * found['robust_accuracy']:.2f} % under PGD-40", file=sys.stderr, flush=True)
     return found
 
 
-def _judged(run: Run, settings: dict[str, Any]) -> dict[str, Any]:
+def _evaluated(run: Run, settings: dict[str, Any]) -> dict[str, Any]:
     return evaluate_run(run, {f"evaluation.{name}": str(value) for name, value in settings.items()})
 
 
@@ -144,16 +144,16 @@ def table_of_autoattack(results: Mapping[str, Runs]) -> list[str]:
         "| --- | --- | --- | --- | --- |",
     ]
     for name, runs in results.items():
-        judged = [run for run in runs if run.get("autoattack") is not None]
-        if not judged:
+        attacked = [run for run in runs if run.get("autoattack") is not None]
+        if not attacked:
             continue
-        samples = int(judged[0]["autoattack_samples"])
+        samples = int(attacked[0]["autoattack_samples"])
         each = []
-        for share in of(judged, "autoattack"):
+        for share in of(attacked, "autoattack"):
             low, high = interval(round(share * samples), samples)
             each.append(f"{100 * share:.1f} ({100 * low:.1f} to {100 * high:.1f})")
         lines.append(
-            f"| {name} | {len(judged)} | {samples} | {spread(of(judged, 'autoattack', 100))} | {', '.join(each)} |"
+            f"| {name} | {len(attacked)} | {samples} | {spread(of(attacked, 'autoattack', 100))} | {', '.join(each)} |"
         )
     return lines
 
@@ -164,7 +164,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/methods"))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--autoattack", type=int, default=1000, help="test images that AutoAttack judges; 0: none")
+    parser.add_argument("--autoattack", type=int, default=1000, help="test images that AutoAttack evaluates; 0: none")
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
     rows = [(method, bullettrain) for method in options.methods for bullettrain in (False, True)]

@@ -161,8 +161,8 @@ def apart(case: Case) -> dict[str, Any]:
     environment = {**CASES[case.name], "WAITING_SLOW": tempfile.mkdtemp(dir=case.folder), "OMP_NUM_THREADS": "1"}
     if case.engine != "ray":
         environment["WAITING_NUMBERS"] = "60"
-    told: dict[str, Any] = in_a_fresh_process("benchmarks.peers", "--only", json.dumps(asdict(case)), **environment)
-    return told
+    reported: dict[str, Any] = in_a_fresh_process("benchmarks.peers", "--only", json.dumps(asdict(case)), **environment)
+    return reported
 
 
 def main() -> None:
@@ -191,9 +191,9 @@ def main() -> None:
                 case = Case(name, "sync", options.devices, options.seconds, folder, options.slow_down)
                 alone = apart(case)["examples_per_second"]
                 for engine, found in speedups.items():
-                    told = apart(replace(case, engine=engine))
-                    found.append(told["examples_per_second"] / alone)
-                    died = died or told["died"]
+                    reported = apart(replace(case, engine=engine))
+                    found.append(reported["examples_per_second"] / alone)
+                    died = died or reported["died"]
             ratios = [ray / ddp for ray, ddp in zip(speedups["ray"], speedups["ddp"], strict=True)]
             cells = [spread(each) for each in (speedups["ddp"], speedups["ray"], ratios)]
             print(row(name, *cells, "the run ended" if died else "-"), flush=True)

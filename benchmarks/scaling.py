@@ -214,8 +214,8 @@ def _core_seconds() -> tuple[float, float]:
 
 def apart(what: str, row: Row, **environment: str) -> Any:
     """One row, or the arithmetic of its series, measured in a fresh process."""
-    told = json.dumps({"what": what, **asdict(row)})
-    return in_a_fresh_process("benchmarks.scaling", "--only", told, **environment)
+    reported = json.dumps({"what": what, **asdict(row)})
+    return in_a_fresh_process("benchmarks.scaling", "--only", reported, **environment)
 
 
 def arithmetic_of(name: str, folder: str) -> tuple[float, float]:
@@ -254,8 +254,8 @@ def beside_the_loop(name: str, workers: int, arithmetic: tuple[float, float], fo
         return Row(name, count, waits, max(options.seconds, LEAST_STEPS * steps_s), folder, slow_down)
 
     alone = apart("run", row(0, sync_s), WAITING_JITTER="0")  # nobody marches in step with it
-    told, rate = apart("run", row(workers, of_step * sync_s / ideal)), alone["shards_per_second"]
-    speedup = told["shards_per_second"] / rate
+    reported, rate = apart("run", row(workers, of_step * sync_s / ideal)), alone["shards_per_second"]
+    speedup = reported["shards_per_second"] / rate
     return {
         "series": name,
         "workers": workers,
@@ -268,7 +268,7 @@ def beside_the_loop(name: str, workers: int, arithmetic: tuple[float, float], fo
         "ideal": ideal,
         "saturated": workers >= series.attack_ms / STEP_MS,
         "efficiency": speedup / ideal,
-        **told,
+        **reported,
     }
 
 
@@ -280,11 +280,11 @@ def rounds_of(options: argparse.Namespace, folder: str, save: Callable[[Told], N
             for workers in options.workers:
                 if SERIES[name].of_step is not None and workers < SATURATED:
                     continue
-                told = beside_the_loop(name, workers, arithmetic[name], folder, options)
-                save({"round": turn, **told})
+                reported = beside_the_loop(name, workers, arithmetic[name], folder, options)
+                save({"round": turn, **reported})
                 print(
-                    f"round {turn + 1}, series {name}, {workers} workers, F = {told['slow_down']:g}: "
-                    f"{told['speedup']:.2f} of {told['ideal']:.0f}",
+                    f"round {turn + 1}, series {name}, {workers} workers, F = {reported['slow_down']:g}: "
+                    f"{reported['speedup']:.2f} of {reported['ideal']:.0f}",
                     flush=True,
                 )
 
@@ -307,13 +307,13 @@ def main() -> None:
         sys.stdout.write(json.dumps(arithmetic_s(row) if what == "arithmetic" else measured(row)) + "\n")
         return
     options.out.mkdir(parents=True, exist_ok=True)
-    told = f"{machine()}; as if each host had {options.cores_per_host:g} cores"
-    print(told)
+    reported = f"{machine()}; as if each host had {options.cores_per_host:g} cores"
+    print(reported)
     rows: list[Told] = []
 
     def save(row: Told) -> None:
         rows.append(row)
-        (options.out / "scaling.json").write_text(json.dumps({"machine": told, "rows": rows}, indent=2))
+        (options.out / "scaling.json").write_text(json.dumps({"machine": reported, "rows": rows}, indent=2))
 
     with tempfile.TemporaryDirectory() as folder:
         write_images(Path(folder) / "images", EXAMPLES)

@@ -3,7 +3,7 @@
     python -m benchmarks.staleness --data DIR [--seeds 3] [--out FOLDER]
 
 1,200 steps of 128 examples (51,200 training images, 3 epochs), κ = 8, ε = 0.3 warmed up over 30 % of the steps,
-one-cycle rate with peak 0.002, the network of Wong et al.; judged by PGD-40 (step 0.02, 2 restarts) on the first 1,000
+one-cycle rate with peak 0.002, the network of Wong et al.; tested by PGD-40 (step 0.02, 2 restarts) on the first 1,000
 test images. Runs that are in FOLDER already are not made again.
 """
 

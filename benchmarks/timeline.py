@@ -189,8 +189,8 @@ def main() -> None:
         train(from_tree(tree), window.show, window.on_run)
         spans = [json.loads(line) for path in traces.glob("*.jsonl") for line in path.read_text().splitlines()]
     names = {pid: _who([span for span in spans if span["pid"] == pid]) for pid in {span["pid"] for span in spans}}
-    told = [{"name": "process_name", "ph": "M", "pid": pid, "args": {"name": who}} for pid, who in names.items()]
-    (options.out / "trace.json").write_text(json.dumps({"traceEvents": [*told, *spans]}))
+    reported = [{"name": "process_name", "ph": "M", "pid": pid, "args": {"name": who}} for pid, who in names.items()]
+    (options.out / "trace.json").write_text(json.dumps({"traceEvents": [*reported, *spans]}))
     print(table(spans, 1e6 * window.began, 1e6 * window.ended))
     sys.stdout.write(f"{options.out / 'trace.json'}: {len(spans)} spans; open it in https://ui.perfetto.dev\n")
 

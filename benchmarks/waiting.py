@@ -1,4 +1,4 @@
-"""A network whose passes take as long as it is told, as on a GPU of its own; everything around them is real.
+"""A network whose passes take as long as it is set to, as on a GPU of its own; everything around them is real.
 
     --model.name benchmarks.waiting:wait_9600_8400      microseconds: an attack step, a training step, of BATCH examples
 

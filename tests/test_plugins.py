@@ -111,9 +111,9 @@ def test_what_cannot_be_found_is_said_with_setting_value_and_remedy(name: str, p
     name = name.replace("{folder}", str(losses.parent))
     with pytest.raises(UsageError) as raised:
         plugins.resolve("objective.name", name, BUILT_IN)
-    told = str(raised.value)
-    assert told.startswith(f"objective.name = {name!r}: ") and problem in told
-    assert told.endswith(". Name an object of your own as module:object or path.py:object.")
+    reported = str(raised.value)
+    assert reported.startswith(f"objective.name = {name!r}: ") and problem in reported
+    assert reported.endswith(". Name an object of your own as module:object or path.py:object.")
 
 
 def test_a_file_that_failed_is_tried_again(losses: Path) -> None:
@@ -136,7 +136,7 @@ def test_a_factory_of_any_keywords_is_given_the_options_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "reported"),
     [
         ({}, "objective.options.width is missing. Set it; factory takes gamma = 0.5, width."),
         ({"width": 1, "gama": 2}, "objective.options.gama = 2: no such option; factory takes gamma = 0.5, width."),
@@ -144,10 +144,10 @@ def test_a_factory_of_any_keywords_is_given_the_options_alone() -> None:
         ({"width": -1}, "objective.name: factory refuses its arguments: width must not be negative."),
     ],
 )
-def test_options_that_do_not_fit_are_refused_by_name(options: dict[str, Any], told: str) -> None:
+def test_options_that_do_not_fit_are_refused_by_name(options: dict[str, Any], reported: str) -> None:
     with pytest.raises(UsageError) as raised:
         plugins.call("objective.name", factory, {"beta": 6.0}, options)
-    assert str(raised.value).startswith(told)
+    assert str(raised.value).startswith(reported)
 
 
 def test_what_is_no_function_is_refused() -> None:

@@ -7,7 +7,6 @@ from sparring.attacks import CROSS_ENTROPY, Attack
 from sparring.attacks.augmix import AugMix
 from sparring.config import Config, flatten, slots_of
 from sparring.errors import UsageError
-from sparring.objectives.augmix import AugMixConsistency
 from sparring.objectives.methods import PGDAT
 from sparring.trainer.experiment import Methods, methods_of
 
@@ -55,8 +54,8 @@ def check_combinations(config: Config) -> None:
 
 def _check_augmix(config: Config, methods: Methods) -> None:
     """AugMix's views and its objective need each other, and settings of attacks have no effect on them."""
-    views = isinstance(methods.attack, AugMix)
-    if views != isinstance(methods.objective, AugMixConsistency):
+    views = methods.attack.makes_views
+    if views != methods.objective.takes_views:
         raise UsageError(
             f"attack.name = {config.attack.name!r} with objective.name = {config.objective.name!r}: AugMix's loss is a "
             f"divergence between the predictions on an image and on its two views, which only attack.name = 'augmix' "
@@ -233,7 +232,7 @@ def _check_slots(config: Config, methods: Methods) -> None:
         raise UsageError(
             f"allocator.slots = {slots} with data.phases: slots hold images of one size. Set allocator.slots to 0."
         )
-    if slots and isinstance(methods.attack, AugMix):
+    if slots and methods.attack.makes_views:
         raise UsageError(
             f"allocator.slots = {slots} with attack.name = {config.attack.name!r}: it has no attack steps. Set "
             f"allocator.slots to 0."
@@ -256,7 +255,7 @@ def _check_ranks(config: Config, methods: Methods) -> None:
             f"every rank. Set train.shards_per_step to {ranks} or a multiple of it. To keep the number of examples per "
             f"step, divide train.batch_size by the same factor."
         )
-    if isinstance(methods.attack, AugMix):
+    if methods.attack.makes_views:
         raise UsageError(
             f"attack.name = {config.attack.name!r} with engine = 'ddp': views cannot be divided among ranks. Set "
             f"attack.name to 'pgd', or engine to 'sync' or 'ray'."

@@ -128,7 +128,7 @@ class FolderDataset:
         """Notes about evenly spaced images; those that are noted are read, and refused where that is impossible."""
         notes = set()
         for index in evenly_spaced(len(self)):
-            with suppress(OSError, SyntaxError):  # a damaged file is told when it is read
+            with suppress(OSError, SyntaxError):  # a damaged file is reported when it is read
                 if (note := note_of(self._folder.samples[index][0])) is not None:
                     self._decoded(index)
                     notes.add(note)

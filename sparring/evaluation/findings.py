@@ -48,18 +48,18 @@ def worst(found: Iterable[Findings]) -> Findings:
 
 def warnings_of(found: Findings) -> list[str]:
     """A sentence or two for each kind: what was found, what it does to the figures, and what to do."""
-    told = []
+    reported = []
     if found.non_finite_logits:
-        told.append(_non_finite_logits(found))
+        reported.append(_non_finite_logits(found))
     if found.probabilities:
-        told.append(PROBABILITIES)
+        reported.append(PROBABILITIES)
     if found.faint and not found.probabilities:
-        told.append(FAINT_LOGITS)
+        reported.append(FAINT_LOGITS)
     if found.zero_gradients:
-        told.append(_zero_gradients(found))
+        reported.append(_zero_gradients(found))
     if found.non_finite_gradients:
-        told.append(_non_finite_gradients(found))
-    return told
+        reported.append(_non_finite_gradients(found))
+    return reported
 
 
 def unreached(trained: float, epsilon: float) -> list[str]:

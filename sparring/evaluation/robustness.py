@@ -215,8 +215,8 @@ def evaluation_of(
     """
     found = findings_of(outcomes)
     total, clean = found.samples, int(outcomes.clean.sum())
-    told = (*sample.warnings, *warnings_of(found), *warnings)
-    for warning in told:
+    reported = (*sample.warnings, *warnings_of(found), *warnings)
+    for warning in reported:
         log.warning("%s: %s", attack, warning)
     return Evaluation(
         clean_accuracy=clean / total,
@@ -231,7 +231,7 @@ def evaluation_of(
         non_finite_gradients=found.non_finite_gradients,
         non_finite_logits=found.non_finite_logits,
         by_class=by_class(outcomes),
-        warnings=told,
+        warnings=reported,
         verdicts=Verdicts(outcomes.clean, outcomes.robust),
     )
 

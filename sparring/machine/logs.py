@@ -12,7 +12,7 @@ class _LogFile(logging.FileHandler):
     """A log that does not print a traceback for every line that a full disk does not take."""
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Lose the line: what failed is told where it is noticed."""
+        """Lose the line: what failed is reported where it is noticed."""
 
 
 def to_file(path: Path, level: int = logging.INFO) -> None:

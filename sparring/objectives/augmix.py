@@ -19,6 +19,8 @@ class AugMixConsistency(Objective):
     do.
     """
 
+    takes_views = True
+
     def __init__(self, augmix: AugmixSettings, passes: Passes = "reference") -> None:
         self.weight, self.passes = augmix.weight, passes
 

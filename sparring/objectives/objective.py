@@ -58,11 +58,12 @@ class Objective:
     """Base class of objectives.
 
     attack_loss: the loss that the attack maximises; by default the cross-entropy. attack_start: start of PGD with this
-    objective.
+    objective. takes_views: the loss needs `Batch.views`.
     """
 
     attack_loss: AttackLoss | None = None
     attack_start: Start = "uniform"
+    takes_views: bool = False
 
     def helper(self, shape: Shape, classes: int) -> Helper | None:
         """Make the helper network for images of `shape` (C, H, W); called once, when a run starts. None: no helper."""

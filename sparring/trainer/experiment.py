@@ -12,7 +12,7 @@ from torch import nn
 from sparring.allocators import Allocator
 from sparring.allocators.by_name import allocator_of
 from sparring.attacks import Attack
-from sparring.attacks.augmix import AugMix, Threat
+from sparring.attacks.augmix import Threat
 from sparring.attacks.by_name import attack_of, threat_of
 from sparring.config import Config, DataSettings
 from sparring.data import (
@@ -167,7 +167,7 @@ def build_experiment(config: Config, live: Live = NOTHING_PASSED, *, with_helper
     """
     methods, train = methods_of(config), config.train
     full = load(config.data, "train") if live.training is None else live.training
-    if isinstance(methods.attack, AugMix):
+    if methods.attack.makes_views:
         require_bytes(full, f"attack.name = {config.attack.name!r}")
     training, heldout = split_holdout(full, config.data.holdout)
     extra = None if config.data.extra is None else load_extra(config.data, full)

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from sparring.attacks import Attack, WarmStart, frozen, iterate, perturbed, result_of, targets_of
-from sparring.attacks.augmix import AugMix
 from sparring.errors import NonFinite, SparringError
 from sparring.models.forward import for_training
 from sparring.objectives import Batch
@@ -110,7 +109,7 @@ class Learner:
         """
         x, y = self.clean(*shards)
         weights = None if weights is None else weights.to(self.device)
-        if isinstance(self.experiment.attack, AugMix):
+        if self.experiment.attack.makes_views:
             return Batch(x, x, y, weights, views=self._views(shards, x))
         return Batch(x, perturbed(x, torch.cat([shard.delta.to(self.device) for shard in shards])), y, weights)
 

@@ -79,11 +79,13 @@ def test_what_an_allocator_does_not_say_has_a_default_or_an_error_with_its_name(
 
 
 @pytest.mark.parametrize(
-    ("fractions", "robust_steps", "told"), [((18, 28, 54), 2, 2.3), ((27, 29, 44), 1, 2.5), ((26, 30, 43), 2, 2.2)]
+    ("fractions", "robust_steps", "reported"), [((18, 28, 54), 2, 2.3), ((27, 29, 44), 1, 2.5), ((26, 30, 43), 2, 2.2)]
 )
-def test_equation_7_gives_the_papers_speed_ups(fractions: tuple[int, int, int], robust_steps: int, told: float) -> None:
+def test_equation_7_gives_the_papers_speed_ups(
+    fractions: tuple[int, int, int], robust_steps: int, reported: float
+) -> None:
     allocator = BulletTrain(boundary_steps=10, robust_steps=robust_steps)
-    assert theoretical_speedup(counts(*fractions), allocator, PGD_10) == pytest.approx(told, abs=0.07)
+    assert theoretical_speedup(counts(*fractions), allocator, PGD_10) == pytest.approx(reported, abs=0.07)
 
 
 def test_mean_steps_are_of_the_examples_that_were_counted() -> None:

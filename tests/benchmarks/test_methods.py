@@ -31,6 +31,6 @@ def test_bullettrain_stands_against_its_base_with_the_means_of_all_seeds() -> No
 
 
 def test_autoattacks_figures_carry_their_images_and_intervals() -> None:
-    judged = run(0.87, 8.0, autoattack=0.8, autoattack_samples=1000)
-    (line,) = table_of_autoattack({"PGD-AT": [judged], "MART": [run(0.5, 8.0)]})[2:]
+    evaluated = run(0.87, 8.0, autoattack=0.8, autoattack_samples=1000)
+    (line,) = table_of_autoattack({"PGD-AT": [evaluated], "MART": [run(0.5, 8.0)]})[2:]
     assert line == "| PGD-AT | 1 | 1000 | 80.0 (80.0 to 80.0) | 80.0 (77.4 to 82.4) |"

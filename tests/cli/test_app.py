@@ -51,7 +51,7 @@ def labels_outside(folder: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "reported"),
     [
         (["train", "--attack.epsilom", "0.1"], "--attack.epsilom: no such setting; the nearest is attack.epsilon"),
         (["train", "--worker", "2"], "--worker: no such setting; the nearest is workers"),
@@ -92,10 +92,10 @@ def labels_outside(folder: Path) -> str:
     ],
 )
 def test_a_wrong_request_is_refused_in_one_sentence_and_leaves_nothing(
-    say: Say, elsewhere: Path, words: list[str], told: str
+    say: Say, elsewhere: Path, words: list[str], reported: str
 ) -> None:
     said = say(*words)
-    assert said.code == 2 and told in said.complaint and len(said.err.splitlines()) == 1
+    assert said.code == 2 and reported in said.complaint and len(said.err.splitlines()) == 1
     assert said.out == "" and os.listdir(elsewhere) == []
 
 
@@ -185,7 +185,7 @@ def test_a_redis_that_wants_another_password_is_told_and_no_password_is_shown(
 
 
 @pytest.mark.parametrize(
-    ("setting", "value", "told"),
+    ("setting", "value", "reported"),
     [
         ("maxmemory-policy", "allkeys-lru", "CONFIG SET maxmemory-policy noeviction"),
         ("maxmemory", str(1 << 20), "maxmemory = 1 MiB"),
@@ -198,13 +198,13 @@ def test_a_redis_that_would_lose_shards_is_refused(
     elsewhere: Path,
     setting: str,
     value: str,
-    told: str,
+    reported: str,
 ) -> None:
     monkeypatch.setenv("SPARRING_REDIS_PASSWORD", server.password)
     with server.client() as client:
         client.config_set(setting, value)
     said = say("train", "--queue.redis_url", server.url)
-    assert said.code == 1 and told in said.complaint and os.listdir(elsewhere) == []
+    assert said.code == 1 and reported in said.complaint and os.listdir(elsewhere) == []
 
 
 def test_resuming_a_finished_run_is_refused(say: Say, finished: Path) -> None:
@@ -236,8 +236,8 @@ def test_a_resume_that_would_alter_the_function_is_refused_by_name(
 
 def test_a_resume_goes_on_and_may_change_how_it_is_watched(say: Say, stopped: Path) -> None:
     said = say("resume", stopped, "--checkpoint.keep", "7", "--json")
-    told = json.loads(said.out)
-    assert said.code == 0 and (told["steps"], told["phase"], told["run"]) == (5, "finished", str(stopped))
+    reported = json.loads(said.out)
+    assert said.code == 0 and (reported["steps"], reported["phase"], reported["run"]) == (5, "finished", str(stopped))
     assert config_of(open_run(stopped)).checkpoint.keep == 7 and newest(stopped).name == "step-000000005"
 
 
@@ -284,17 +284,17 @@ def test_config_diff_compares_recipes_and_runs(say: Say, finished: Path, elsewhe
     recipe.write_text(to_toml(Config()))
     said = say("config", "diff", recipe, finished)
     assert said.code == 0 and "attack.steps: 8 -> 3\n" in said.out and "engine: ray -> sync\n" in said.out
-    told = json.loads(say("config", "diff", recipe, finished, "--json").out)
-    assert told["attack.steps"] == [8, 3] and "attack.epsilon" not in told
+    reported = json.loads(say("config", "diff", recipe, finished, "--json").out)
+    assert reported["attack.steps"] == [8, 3] and "attack.epsilon" not in reported
     same = say("config", "diff", finished, finished)
     assert (same.code, same.out) == (0, "") and "no setting differs" in same.err
 
 
 def test_status_of_a_finished_run(say: Say, finished: Path) -> None:
     said = say("status", finished, "--json")
-    told = json.loads(said.out)
-    assert said.code == 0 and (told["phase"], told["alive"], told["step"]) == ("finished", False, 3)
-    assert told["run"] == str(finished) and told["workers"] == {}
+    reported = json.loads(said.out)
+    assert said.code == 0 and (reported["phase"], reported["alive"], reported["step"]) == ("finished", False, 3)
+    assert reported["run"] == str(finished) and reported["workers"] == {}
     line = say("status", finished).out
     assert line.startswith("not running: finished | ") and "step 3/3" in line
 
@@ -330,8 +330,8 @@ def test_train_prints_the_run_last_and_its_summary_before(say: Say, elsewhere: P
 
 def test_train_with_json_prints_nothing_else(say: Say, elsewhere: Path) -> None:
     said = say("train", "--engine", "sync", "--name", "mine", "--train.max_steps", "1", "--json", *CHEAP)
-    told = json.loads(said.out)
-    assert (told["run"], told["phase"], told["steps"]) == (str(elsewhere / "runs" / "mine"), "finished", 1)
+    reported = json.loads(said.out)
+    assert (reported["run"], reported["phase"], reported["steps"]) == (str(elsewhere / "runs" / "mine"), "finished", 1)
 
 
 def test_a_recipe_and_settings_may_come_in_any_order(say: Say, elsewhere: Path) -> None:
@@ -350,8 +350,8 @@ def test_runs_without_a_name_never_share_a_folder(say: Say, elsewhere: Path) -> 
 def test_the_simulated_engine_has_exactly_the_staleness_asked_for(say: Say, elsewhere: Path) -> None:
     words = ["--engine", "simulated", "--staleness", "3", "--train.max_steps", "8", "--train.evaluate_samples", "8"]
     said = say("train", *words, "--name", "mine", "--json", *CHEAP)
-    told = json.loads(said.out)
-    assert said.code == 0 and told["engine"] == "simulated" and told["staleness_max"] == 3
+    reported = json.loads(said.out)
+    assert said.code == 0 and reported["engine"] == "simulated" and reported["staleness_max"] == 3
     state = json.loads((elsewhere / "runs" / "mine" / "state.json").read_text())
     assert state["staleness"] == {"0": 1, "1": 1, "2": 1, "3": 5}
 
@@ -409,16 +409,16 @@ def test_a_detached_run_goes_on_by_itself_until_it_is_stopped(elsewhere: Path) -
     started = run_command("train", "--detach", "--engine", "sync", "--name", "mine", "--epochs", "5000", *CHEAP)
     try:
         assert (started.code, started.out) == (0, f"run: {run}\n")
-        told = json.loads(run_command("status", run, "--json").out)
-        assert told["alive"] and told["phase"] == "training" and told["step"] > 0
+        reported = json.loads(run_command("status", run, "--json").out)
+        assert reported["alive"] and reported["phase"] == "training" and reported["step"] > 0
         again = run_command("resume", run)
         assert again.code == 2 and "is still running" in again.complaint
     finally:
         stop = run_command("stop", run)
     assert (stop.code, stop.out) == (0, f"stopped: {run}\n")
-    told = json.loads(run_command("status", run, "--json").out)
-    assert (told["alive"], told["phase"]) == (False, "stopped")
-    assert checkpoints.load_state(newest(run)).step >= told["step"] > 0
+    reported = json.loads(run_command("status", run, "--json").out)
+    assert (reported["alive"], reported["phase"]) == (False, "stopped")
+    assert checkpoints.load_state(newest(run)).step >= reported["step"] > 0
 
 
 def test_a_detached_run_that_cannot_start_says_so_and_leaves_nothing(elsewhere: Path, listening: int) -> None:

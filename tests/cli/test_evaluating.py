@@ -19,10 +19,13 @@ from tests.support.commands import Say
 
 def test_evaluate_prints_json_alone_on_standard_output(say: Say, finished: Path) -> None:
     said = say("evaluate", finished, "--evaluation.samples", "30", "--evaluation.steps", "3", "--json")
-    told = json.loads(said.out)
-    assert said.code == 0 and told["samples"] == 30 and told["attack"].startswith("PGD-3, 1 restart")
-    assert 0 <= told["robust_accuracy"] <= told["clean_accuracy"] <= 1 and told["checkpoint"] == "step-000000003"
-    assert json.loads((finished / "evaluation.json").read_text()) == told
+    reported = json.loads(said.out)
+    assert said.code == 0 and reported["samples"] == 30 and reported["attack"].startswith("PGD-3, 1 restart")
+    assert (
+        0 <= reported["robust_accuracy"] <= reported["clean_accuracy"] <= 1
+        and reported["checkpoint"] == "step-000000003"
+    )
+    assert json.loads((finished / "evaluation.json").read_text()) == reported
 
 
 def test_evaluate_shows_a_table_with_the_number_of_examples(say: Say, finished: Path) -> None:
@@ -31,15 +34,17 @@ def test_evaluate_shows_a_table_with_the_number_of_examples(say: Say, finished: 
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "reported"),
     [
         (["--attack.steps", "9"], "--attack.steps cannot change here: it is not about how the model is evaluated"),
         (["--best"], "has no best (train.evaluate_every_epochs was 0?) checkpoint"),
     ],
 )
-def test_evaluate_refuses_what_is_not_about_evaluating(say: Say, finished: Path, words: list[str], told: str) -> None:
+def test_evaluate_refuses_what_is_not_about_evaluating(
+    say: Say, finished: Path, words: list[str], reported: str
+) -> None:
     said = say("evaluate", finished, *words)
-    assert said.code in (1, 2) and told in said.complaint
+    assert said.code in (1, 2) and reported in said.complaint
 
 
 def test_evaluate_takes_another_radius_and_names_both(say: Say, finished: Path) -> None:
@@ -50,13 +55,13 @@ def test_evaluate_takes_another_radius_and_names_both(say: Say, finished: Path) 
 
 
 def test_evaluate_shows_the_classes_one_by_one(say: Say, finished: Path) -> None:
-    told = json.loads(say("evaluate", finished, "--json").out)
-    assert sum(each["samples"] for each in told["by_class"]) == told["samples"]
+    reported = json.loads(say("evaluate", finished, "--json").out)
+    assert sum(each["samples"] for each in reported["by_class"]) == reported["samples"]
     for name in ("clean_accuracy", "robust_accuracy"):
-        mean = sum(each["samples"] * each[name] for each in told["by_class"]) / told["samples"]
-        assert mean == pytest.approx(told[name])
+        mean = sum(each["samples"] * each[name] for each in reported["by_class"]) / reported["samples"]
+        assert mean == pytest.approx(reported[name])
     shown = say("evaluate", finished).out
-    assert "By class" in shown and all(f"{each['label']}" in shown for each in told["by_class"])
+    assert "By class" in shown and all(f"{each['label']}" in shown for each in reported["by_class"])
 
 
 def test_evaluate_saves_images_of_eight_bits_that_lie_in_the_ball_and_are_evaluated_as_saved(
@@ -65,14 +70,14 @@ def test_evaluate_saves_images_of_eight_bits_that_lie_in_the_ball_and_are_evalua
     path = tmp_path / "attacked.npz"
     said = say("evaluate", finished, "--save", path, "--evaluation.samples", 360, "--json")
     assert said.code == 0, said.complaint
-    told, kept = json.loads(said.out), np.load(path)
+    reported, kept = json.loads(said.out), np.load(path)
     run, images = open_run(finished), torch.from_numpy(kept["images"]).permute(0, 3, 1, 2)
     test = load(config_of(run).data, "test")
     clean = test.images(torch.arange(len(test)))
     assert images.dtype == torch.uint8 and (images.int() - clean.int()).abs().max() == int(0.2 * 255)
     right = load_model(finished)(images.float() / 255).argmax(1) == test.labels
     assert torch.equal(torch.from_numpy(kept["correct"]), right) and kept["labels"].tolist() == test.labels.tolist()
-    assert told["saved_accuracy"] == int(right.sum()) / told["samples"] and told["saved"] == str(path)
+    assert reported["saved_accuracy"] == int(right.sum()) / reported["samples"] and reported["saved"] == str(path)
     again = say("evaluate", finished, "--save", path)
     assert again.code == 2 and "the file exists; nothing is overwritten" in again.complaint
 
@@ -87,19 +92,19 @@ def test_transfer_prints_the_matrix_with_its_counts(say: Say, finished: Path, tm
     other = Path(shutil.copytree(finished, tmp_path / "other"))
     words = ["transfer", finished, other, "--evaluation.samples", "20"]
     said = say(*words, "--json")
-    told = json.loads(said.out)
-    assert said.code == 0 and told["samples"] == 20 and told["names"] == ["finished", "other"]
-    assert told["accuracy"][0][0] == told["accuracy"][0][1], "the same weights"
+    reported = json.loads(said.out)
+    assert said.code == 0 and reported["samples"] == 20 and reported["names"] == ["finished", "other"]
+    assert reported["accuracy"][0][0] == reported["accuracy"][0][1], "the same weights"
     shown = say(*words)
     assert "20 test examples" in shown.out and "PGD-2" in shown.out and "95 %" in shown.out
 
 
 @pytest.mark.parametrize(
-    ("words", "told"), [(["finished"], "needs two runs or more"), (["finished", "finished"], "is given twice")]
+    ("words", "reported"), [(["finished"], "needs two runs or more"), (["finished", "finished"], "is given twice")]
 )
-def test_transfer_needs_different_runs(say: Say, finished: Path, words: list[str], told: str) -> None:
+def test_transfer_needs_different_runs(say: Say, finished: Path, words: list[str], reported: str) -> None:
     said = say("transfer", *(finished for _ in words))
-    assert said.code == 2 and told in said.complaint
+    assert said.code == 2 and reported in said.complaint
 
 
 def test_transfer_of_other_threats_is_refused(say: Say, finished: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`sparring serve-queue`: words that cannot be meant are refused; in the background it is told where it is reached."""
+"""`sparring serve-queue`: words that cannot be meant are refused; in the background it says where it is reached."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from tests.support.runs import small
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "reported"),
     [
         ([], "engine = 'sync': "),
         (["set", "2"], "trains in one process and has no workers"),
@@ -27,9 +27,9 @@ from tests.support.runs import small
         (["drain"], "drain needs the name of a worker; `sparring workers RUN` lists them"),
     ],
 )
-def test_workers_that_cannot_be_are_refused(say: Say, finished: Path, words: list[str], told: str) -> None:
+def test_workers_that_cannot_be_are_refused(say: Say, finished: Path, words: list[str], reported: str) -> None:
     said = say("workers", finished, *words)
-    assert said.code == 2 and told in said.complaint and said.out == ""
+    assert said.code == 2 and reported in said.complaint and said.out == ""
 
 
 @pytest.fixture

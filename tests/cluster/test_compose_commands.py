@@ -48,8 +48,8 @@ def start(two_hosts: Hosts, address: str, service: dict[str, Any]) -> None:
 def healthy(two_hosts: Hosts, address: str, service: dict[str, Any]) -> bool:
     kind, *test = service["healthcheck"]["test"]
     command = test[0].replace("$$", "$") if kind == "CMD-SHELL" else shlex.join(test)
-    told = two_hosts.on(address, f"bash -c {shlex.quote(f'{PATH}; {command}')} >/dev/null 2>&1; echo $?")
-    return told.strip().splitlines()[-1] == "0"
+    reported = two_hosts.on(address, f"bash -c {shlex.quote(f'{PATH}; {command}')} >/dev/null 2>&1; echo $?")
+    return reported.strip().splitlines()[-1] == "0"
 
 
 def test_the_services_commands_train_together(two_hosts: Hosts) -> None:

@@ -42,8 +42,8 @@ def test_a_cluster_comes_up_trains_across_both_hosts_and_goes_down_without_a_tra
         _check_run(two_hosts)
         _check_secrecy(two_hosts)
     finally:
-        told = _on_operator(two_hosts, f"ray down --yes {CLUSTER}")
-    assert "No nodes remaining" in told
+        reported = _on_operator(two_hosts, f"ray down --yes {CLUSTER}")
+    assert "No nodes remaining" in reported
     for address in (HEAD, WORKER):
         _until_gone(two_hosts, address)
 
@@ -80,8 +80,8 @@ def _check_secrecy(two_hosts: Hosts) -> None:
 
 def _nodes(two_hosts: Hosts) -> set[str]:
     script = "import json, ray; ray.init(log_to_driver=False, logging_level=50); print(json.dumps(ray.nodes()))"
-    told = two_hosts.on(HEAD, f"bash -ic 'python -c \"{script}\" 2>/dev/null' 2>/dev/null")
-    nodes = json.loads(told.strip().splitlines()[-1])
+    reported = two_hosts.on(HEAD, f"bash -ic 'python -c \"{script}\" 2>/dev/null' 2>/dev/null")
+    nodes = json.loads(reported.strip().splitlines()[-1])
     return {node["NodeManagerAddress"] for node in nodes if node["Alive"]}
 
 

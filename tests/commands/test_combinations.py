@@ -56,8 +56,8 @@ FREE: dict[str, Any] = {"engine": "sync", "train": {"replays": 4}, "attack": {"n
 def test_what_cannot_work_is_refused(tree: dict[str, Any], named: str, why: str) -> None:
     with pytest.raises(UsageError, match=why) as refusal:
         check_combinations(from_tree(tree))
-    told = str(refusal.value)
-    assert named in told and ("Set " in told or "Leave " in told)
+    reported = str(refusal.value)
+    assert named in reported and ("Set " in reported or "Leave " in reported)
 
 
 @pytest.mark.parametrize(

@@ -70,8 +70,8 @@ def test_a_terminal_shows_the_view_and_a_pipe_lines_until_the_run_ends(going_on:
 
 def test_a_run_that_does_not_go_on_is_refused_in_one_sentence(tmp_path: Path) -> None:
     run = train(small(tmp_path, engine="sync", train={"max_steps": 2})).run
-    told = subprocess.run([*TOP, str(run.path)], capture_output=True, text=True, timeout=TIMEOUT_S)
-    assert (told.returncode, told.stdout) == (2, "")
-    assert told.stderr == (
+    reported = subprocess.run([*TOP, str(run.path)], capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert (reported.returncode, reported.stdout) == (2, "")
+    assert reported.stderr == (
         f"sparring: {run.path} is not running (finished); `sparring status {run.path}` shows its state.\n"
     )

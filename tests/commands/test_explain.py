@@ -60,45 +60,45 @@ def test_a_recipe_that_would_stand_still_is_explained_and_not_run(
 
 @pytest.mark.usefixtures("quick")
 def test_the_demo_is_predicted_from_what_this_machine_takes() -> None:
-    told = explain(Config())
-    measured, predicted = told.measured, told.predicted
-    assert told.verdict.startswith("Use ") and told.as_dict()["choices"][0]["engine"] == "sync"
+    reported = explain(Config())
+    measured, predicted = reported.measured, reported.predicted
+    assert reported.verdict.startswith("Use ") and reported.as_dict()["choices"][0]["engine"] == "sync"
     assert 0 < measured.attack_core_s <= 2 * measured.attack_one_s and measured.alone_s > 0
-    assert told.ok and predicted.useful_workers == measured.attack_s / measured.step_s
+    assert reported.ok and predicted.useful_workers == measured.attack_s / measured.step_s
     assert predicted.steps == 30 * ceil(1437 / 64)
-    assert json.loads(json.dumps(told.as_dict()))["predicted"]["steps"] == predicted.steps
-    assert {"", "value"} == set(told.rows()[0])
+    assert json.loads(json.dumps(reported.as_dict()))["predicted"]["steps"] == predicted.steps
+    assert {"", "value"} == set(reported.rows()[0])
 
 
 def test_free_takes_the_time_of_its_steps_alone() -> None:
     config = from_tree({"engine": "sync", "train": {"epochs": 4, "replays": 4}, "attack": {"name": "fgsm"}})
-    told = predict(config, machine(0.08), Plan(6400, 64, 1, 1, 0, replays=4))
-    assert told.steps == 400 and told.duration_s == pytest.approx(400 * 0.01)
+    reported = predict(config, machine(0.08), Plan(6400, 64, 1, 1, 0, replays=4))
+    assert reported.steps == 400 and reported.duration_s == pytest.approx(400 * 0.01)
 
 
 @pytest.mark.usefixtures("quick")
 def test_the_synchronous_engine_has_no_queue_and_no_staleness() -> None:
-    told = explain(from_tree({"engine": "sync", "train": {"max_steps": 10}}))
-    assert told.ok and told.predicted.steps == 10
-    assert told.predicted.outstanding_shards is None and told.predicted.max_staleness == 0
-    assert "workers" in told.remarks[-1]
+    reported = explain(from_tree({"engine": "sync", "train": {"max_steps": 10}}))
+    assert reported.ok and reported.predicted.steps == 10
+    assert reported.predicted.outstanding_shards is None and reported.predicted.max_staleness == 0
+    assert "workers" in reported.remarks[-1]
 
 
 def test_the_allocators_speed_up_is_told_for_the_papers_fractions() -> None:
     config = from_tree({"allocator": {"name": "bullettrain"}, "attack": {"steps": 10}})
     measured = replace(machine(attack_s=10.0, step_s=1.5), forward_s=0.4)
-    told = explaining._remarks(config, measured, predict(config, measured, plan_of(config)))
+    reported = explaining._remarks(config, measured, predict(config, measured, plan_of(config)))
     assert (
-        f"equation 7 gives a speed-up of {11 / 4.88:.2f} over" in told[0]
-        and f"at most {11.5 / 5.78:.2f} is possible" in told[0]
+        f"equation 7 gives a speed-up of {11 / 4.88:.2f} over" in reported[0]
+        and f"at most {11.5 / 5.78:.2f} is possible" in reported[0]
     )
 
 
 @pytest.mark.usefixtures("quick")
 def test_times_of_a_cpu_are_not_passed_off_as_those_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    told = explain(from_tree({"workers": {"num_gpus": 0.5}}))
-    assert "not of a GPU" in told.remarks[0]
+    reported = explain(from_tree({"workers": {"num_gpus": 0.5}}))
+    assert "not of a GPU" in reported.remarks[0]
 
 
 @pytest.mark.parametrize("exchange", [False, True])

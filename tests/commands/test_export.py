@@ -68,9 +68,14 @@ def test_safetensors_holds_the_weights_and_what_builds_the_model_again(run: Run,
     (out.parent / "plain").touch()
     assert out.stat().st_mode == (out.parent / "plain").stat().st_mode
     with safe_open(out, "pt") as file:
-        told, weights = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    assert (told["model"], told["epsilon"], told["norm"], told["classes"]) == ("digits-cnn", "0.2", "linf", "10")
-    model = build(config_of(run).model, tuple(json.loads(told["shape"])), int(told["classes"]), seed=9)
+        reported, weights = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    assert (reported["model"], reported["epsilon"], reported["norm"], reported["classes"]) == (
+        "digits-cnn",
+        "0.2",
+        "linf",
+        "10",
+    )
+    model = build(config_of(run).model, tuple(json.loads(reported["shape"])), int(reported["classes"]), seed=9)
     model.load_state_dict(weights)
     x, logits = answers(run)
     with torch.no_grad():
@@ -83,12 +88,14 @@ def test_robustbench_gets_a_state_dict_and_its_own_fields(run: Run, tmp_path: Pa
     made = open_trained(run, {})
     weights = torch.load(files[0], weights_only=True)
     assert weights.keys() == made.model.state_dict().keys()
-    told = json.loads(files[1].read_text())
+    reported = json.loads(files[1].read_text())
     fields = "link name authors additional_data number_forward_passes dataset venue architecture eps clean_acc reported"
-    assert list(told) == [*fields.split(), "autoattack_acc", "footnote", "unreliable", "threat_model"]
-    assert (told["eps"], told["threat_model"], told["architecture"]) == ("0.2", "Linf", "digits-cnn")
-    assert told["additional_data"] is False
-    assert told["autoattack_acc"] is None and told["clean_acc"] is None, "PGD is not what RobustBench's field means"
+    assert list(reported) == [*fields.split(), "autoattack_acc", "footnote", "unreliable", "threat_model"]
+    assert (reported["eps"], reported["threat_model"], reported["architecture"]) == ("0.2", "Linf", "digits-cnn")
+    assert reported["additional_data"] is False
+    assert reported["autoattack_acc"] is None and reported["clean_acc"] is None, (
+        "PGD is not what RobustBench's field means"
+    )
 
 
 @pytest.mark.parametrize("changes", [{"data.extra": "npz:more"}, {"model.checkpoint": "base.safetensors"}])
@@ -104,15 +111,15 @@ def test_images_that_others_have_not_are_told(run: Run, changes: dict[str, str])
 def test_autoattacks_figure_is_taken_only_if_it_is_of_these_weights(
     run: Run, tmp_path: Path, checkpoint: str, weights: str, accuracy: str | None
 ) -> None:
-    judged = {"attack": "AutoAttack standard (...)", "clean_accuracy": 0.9, "robust_accuracy": 0.415, "samples": 200}
-    judged["drawn"] = "the first of 360"
-    run.write_json("evaluation.json", {**judged, "checkpoint": checkpoint, "weights": weights})
+    evaluated = {"attack": "AutoAttack standard (...)", "clean_accuracy": 0.9, "robust_accuracy": 0.415, "samples": 200}
+    evaluated["drawn"] = "the first of 360"
+    run.write_json("evaluation.json", {**evaluated, "checkpoint": checkpoint, "weights": weights})
     try:
-        told = json.loads(export_run(run, "robustbench", tmp_path / "m.pt")[1].read_text())
+        reported = json.loads(export_run(run, "robustbench", tmp_path / "m.pt")[1].read_text())
     finally:
         (run.path / "evaluation.json").unlink()
-    assert told["autoattack_acc"] == accuracy
-    assert ("200 test examples (the first of 360)" in told["footnote"]) is (accuracy is not None)
+    assert reported["autoattack_acc"] == accuracy
+    assert ("200 test examples (the first of 360)" in reported["footnote"]) is (accuracy is not None)
 
 
 @pytest.mark.parametrize("there", ["m.pt", "m.json"])

@@ -63,7 +63,7 @@ def test_by_default_the_depth_is_the_deepest_without_drops(bound: int, every: in
 
 
 @pytest.mark.parametrize(
-    ("bound", "every", "deep", "told"),
+    ("bound", "every", "deep", "reported"),
     [
         (0, 2, None, r"max_staleness >= publish_every - 1 fails \(0 < 1\).*Set max_staleness to at least 1"),
         (3, 5, 0, r"\(3 < 4\).*at least 4"),
@@ -72,9 +72,9 @@ def test_by_default_the_depth_is_the_deepest_without_drops(bound: int, every: in
     ],
 )
 def test_staleness_settings_that_cannot_make_progress_are_refused(
-    bound: int, every: int, deep: int | None, told: str
+    bound: int, every: int, deep: int | None, reported: str
 ) -> None:
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=reported):
         check_staleness(StalenessSettings(max_staleness=bound, publish_every=every, depth=deep))
 
 
@@ -91,5 +91,5 @@ def test_staleness_settings_that_cannot_make_progress_are_refused(
     ],
 )
 def test_settings_that_will_drop_shards_are_warned_of(bound: int, every: int, deep: int, dropped: str | None) -> None:
-    told = check_staleness(StalenessSettings(max_staleness=bound, publish_every=every, depth=deep))
-    assert (told is None) if dropped is None else (told is not None and dropped in told)
+    reported = check_staleness(StalenessSettings(max_staleness=bound, publish_every=every, depth=deep))
+    assert (reported is None) if dropped is None else (reported is not None and dropped in reported)

@@ -1,4 +1,4 @@
-"""Defaults, recipe and command line, in this order; whatever is wrong is told by its name, value and remedy."""
+"""Defaults, recipe and command line, in this order; whatever is wrong is reported by its name, value and remedy."""
 
 from __future__ import annotations
 
@@ -96,13 +96,13 @@ def test_values_of_the_command_line_are_read_as_their_setting_wants_them(name: s
 def test_an_unknown_setting_is_refused_with_the_nearest(name: str, nearest: str) -> None:
     with pytest.raises(UsageError) as raised:
         load(None, {name: "1"})
-    told = str(raised.value)
-    assert told.startswith(f"--{name}: no such setting; the nearest is ")
-    assert nearest.split(".")[0] in told
+    reported = str(raised.value)
+    assert reported.startswith(f"--{name}: no such setting; the nearest is ")
+    assert nearest.split(".")[0] in reported
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reported"),
     [
         ("[atack]\nsteps = 3\n", "atack.steps: no such setting; the nearest is attack.steps"),
         ("[attack]\nstep = 3\n", "attack.step: no such setting; the nearest is attack.step"),
@@ -115,20 +115,20 @@ def test_an_unknown_setting_is_refused_with_the_nearest(name: str, nearest: str)
         ("[attack]\nsteps = 1\nsteps = 2\n", "is not TOML"),
     ],
 )
-def test_a_recipe_that_is_wrong_is_refused_by_name(tmp_path: Path, text: str, told: str) -> None:
+def test_a_recipe_that_is_wrong_is_refused_by_name(tmp_path: Path, text: str, reported: str) -> None:
     path = tmp_path / "wrong.toml"
     path.write_text(text)
     with pytest.raises(UsageError) as raised:
         load(path)
-    assert told in str(raised.value)
+    assert reported in str(raised.value)
 
 
-@pytest.mark.parametrize(("content", "told"), [(b"\xff\xfe\x00", "is not TOML"), (None, "No such file")])
-def test_what_is_no_recipe_is_told(tmp_path: Path, content: bytes | None, told: str) -> None:
+@pytest.mark.parametrize(("content", "reported"), [(b"\xff\xfe\x00", "is not TOML"), (None, "No such file")])
+def test_what_is_no_recipe_is_told(tmp_path: Path, content: bytes | None, reported: str) -> None:
     path = tmp_path / "recipe.toml"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(UsageError, match=f"recipe {path}.*{told}"):
+    with pytest.raises(UsageError, match=f"recipe {path}.*{reported}"):
         load(path)
 
 

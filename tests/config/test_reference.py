@@ -12,8 +12,8 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 def test_the_table_of_settings_is_up_to_date() -> None:
-    told = (DOCS / "configuration.md").read_text()
-    assert told.endswith(markdown()), (
+    reported = (DOCS / "configuration.md").read_text()
+    assert reported.endswith(markdown()), (
         "run: python -m sparring.config.reference, and replace the end of docs/configuration.md"
     )
 

@@ -47,8 +47,8 @@ def test_what_no_schedule_could_follow_is_refused_by_name(name: str, text: str, 
 def test_a_value_out_of_bounds_is_refused_with_the_bound(name: str, text: str, bound: str) -> None:
     with pytest.raises(UsageError) as raised:
         load(None, {name: text})
-    told = str(raised.value)
-    assert told.startswith(f"{name} = ") and bound in told and "\n" not in told
+    reported = str(raised.value)
+    assert reported.startswith(f"{name} = ") and bound in reported and "\n" not in reported
 
 
 @pytest.mark.parametrize("name", list(setting_names()))
@@ -68,7 +68,7 @@ def test_the_schema_is_json() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "reported"),
     [
         ({"gamma": float("nan")}, "gamma must be a string, flag, finite number, list or table, not nan"),
         ({"paths": [Path("a")]}, "paths must be a string"),
@@ -77,22 +77,22 @@ def test_the_schema_is_json() -> None:
         (3, "valid dictionary"),
     ],
 )
-def test_options_that_toml_or_a_function_cannot_hold_are_refused(options: Any, told: str) -> None:
+def test_options_that_toml_or_a_function_cannot_hold_are_refused(options: Any, reported: str) -> None:
     with pytest.raises(UsageError) as raised:
         from_tree({"objective": {"options": options}})
-    assert str(raised.value).startswith("objective.options = ") and told in str(raised.value)
+    assert str(raised.value).startswith("objective.options = ") and reported in str(raised.value)
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "reported"),
     [
         ({"mean": 0.5}, "data.mean and data.std must be set together"),
         ({"mean": 0.5, "std": 0.0}, "must be above 0"),
         ({"mean": [0.5], "std": [1.0, -1.0]}, "must be above 0"),
     ],
 )
-def test_a_normalisation_that_cannot_be_is_refused(data: dict[str, Any], told: str) -> None:
-    with pytest.raises(UsageError, match=told):
+def test_a_normalisation_that_cannot_be_is_refused(data: dict[str, Any], reported: str) -> None:
+    with pytest.raises(UsageError, match=reported):
         from_tree({"data": data})
 
 

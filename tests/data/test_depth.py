@@ -73,7 +73,7 @@ def test_a_transparent_colour_of_a_palette_is_laid_over_grey(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("image", "told"),
+    ("image", "reported"),
     [
         (Image.fromarray(np.full((4, 4), 70_000, np.int32)), "32-bit integers"),
         (Image.fromarray(np.full((4, 4), 200.0, np.float32)), r"floats from 200 to 200; \[0, 1\] is needed"),
@@ -81,8 +81,8 @@ def test_a_transparent_colour_of_a_palette_is_laid_over_grey(tmp_path: Path) -> 
         (Image.fromarray(np.full((4, 4), np.nan, np.float32)), "floats from nan to nan"),
     ],
 )
-def test_other_pixels_are_refused_with_the_reason(tmp_path: Path, image: Image.Image, told: str) -> None:
+def test_other_pixels_are_refused_with_the_reason(tmp_path: Path, image: Image.Image, reported: str) -> None:
     path = saved(tmp_path, image, "tif")
     assert note_of(path) is not None
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=reported):
         read_rgb(path)

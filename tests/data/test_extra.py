@@ -96,7 +96,7 @@ def test_an_example_is_augmented_alike_in_any_mixture(tmp_path: Path, augment: s
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "reported"),
     [
         (arrays(side=9), r"images of \(1, 9, 9\), data\.name = 'digits' of \(1, 8, 8\)"),
         (arrays(channels=3), r"images of \(3, 8, 8\), data\.name = 'digits' of \(1, 8, 8\)"),
@@ -106,9 +106,9 @@ def test_an_example_is_augmented_alike_in_any_mixture(tmp_path: Path, augment: s
         ({**arrays(), "images": np.full((20, 8, 8), "a")}, "not an NPZ|images are <U1|readable arrays"),
     ],
 )
-def test_what_does_not_fit_the_real_images_is_refused(tmp_path: Path, content: Arrays, told: str) -> None:
+def test_what_does_not_fit_the_real_images_is_refused(tmp_path: Path, content: Arrays, reported: str) -> None:
     for name in saved(tmp_path, content).values():
-        with pytest.raises(SparringError, match=rf"data\.extra = '{name}'.*{told}"):
+        with pytest.raises(SparringError, match=rf"data\.extra = '{name}'.*{reported}"):
             given(name)
 
 

@@ -222,7 +222,7 @@ def test_npz_images_with_channels_last_are_reordered(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "reported"),
     [
         ({"images": arrays()["images"]}, r"lacks an array .*labels.*images and labels are needed"),
         (arrays(images=np.full((6, 8, 8), 255.0)), r"range from 255 to 255; floats must be in \[0, 1\]\. .*like bytes"),
@@ -243,8 +243,10 @@ def test_npz_images_with_channels_last_are_reordered(tmp_path: Path) -> None:
         (arrays(images=np.array([{}] * 6, dtype=object)), "is not an NPZ file of plain arrays"),
     ],
 )
-def test_npz_files_that_cannot_be_used_are_refused_with_the_reason(tmp_path: Path, content: Arrays, told: str) -> None:
-    with pytest.raises(SparringError, match=told):
+def test_npz_files_that_cannot_be_used_are_refused_with_the_reason(
+    tmp_path: Path, content: Arrays, reported: str
+) -> None:
+    with pytest.raises(SparringError, match=reported):
         given(save_npz(tmp_path, **content))
 
 
@@ -299,9 +301,9 @@ def test_missing_data_are_told_in_one_sentence_and_leave_no_empty_folders(
     root = tmp_path / "new" / "data"
     with pytest.raises(SparringError) as raised:
         given(name, root=root, download=download)
-    told = str(raised.value)
-    assert told.startswith(f"data.root = '{root}' does not have {name} and ") and "\n" not in told
-    assert ("could not be downloaded" if download else "data.download is off") in told
+    reported = str(raised.value)
+    assert reported.startswith(f"data.root = '{root}' does not have {name} and ") and "\n" not in reported
+    assert ("could not be downloaded" if download else "data.download is off") in reported
     assert os.listdir(tmp_path) == []
     assert capfd.readouterr().out == ""
 

@@ -47,34 +47,36 @@ def test_many_classes_are_told_by_their_extremes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("training", "test", "told"),
+    ("training", "test", "reported"),
     [
         ([0, 0, 2, 2], TEST, "1 of 3 classes have no training example: no model can learn them (label 1)."),
         ([0, 0, 1, 1, 2], TEST, "1 of 3 classes have a single training example (label 2)."),
         ([0, 1, 2] * 2, data([0, 0], 3), "2 of 3 classes have no test example: the figures say nothing of them"),
     ],
 )
-def test_classes_that_lack_examples_are_told(training: list[int], test: Dataset, told: str) -> None:
-    assert [text for text in summarise("data", data(training, 3), test).warnings if text.startswith(told)]
+def test_classes_that_lack_examples_are_told(training: list[int], test: Dataset, reported: str) -> None:
+    assert [text for text in summarise("data", data(training, 3), test).warnings if text.startswith(reported)]
 
 
 def test_gaps_in_the_labels_are_told() -> None:
     labels = [0, 5, 10] * 3
-    (told,) = summarise("data", data(labels, 11), data(labels, 11, seed=1)).warnings
-    assert told.startswith("8 of 11 classes have no example, in training or in the test set. Number the classes from 0")
-    assert told.endswith("(labels 1, 2, 3, 4, 6, 7, 8, 9).")
+    (reported,) = summarise("data", data(labels, 11), data(labels, 11, seed=1)).warnings
+    assert reported.startswith(
+        "8 of 11 classes have no example, in training or in the test set. Number the classes from 0"
+    )
+    assert reported.endswith("(labels 1, 2, 3, 4, 6, 7, 8, 9).")
 
 
 @pytest.mark.parametrize(
-    ("test", "told"),
+    ("test", "reported"),
     [
         (data([0, 1, 2], 3, side=5), r"data: test images are \(1, 5, 5\) and training images \(1, 4, 4\) .*data\.size"),
         (data([0, 1, 2], 3, channels=3), r"test images are \(3, 4, 4\) and training images \(1, 4, 4\)"),
         (data([0, 1, 2], 4), "the test set has 4 classes and the training set 3"),
     ],
 )
-def test_a_test_set_of_other_images_or_classes_is_refused(test: Dataset, told: str) -> None:
-    with pytest.raises(UsageError, match=told):
+def test_a_test_set_of_other_images_or_classes_is_refused(test: Dataset, reported: str) -> None:
+    with pytest.raises(UsageError, match=reported):
         summarise("data", data([0, 1, 2], 3), test)
 
 
@@ -85,19 +87,19 @@ def test_a_single_class_is_refused(classes: int) -> None:
 
 
 def test_images_that_are_nearly_black_are_told() -> None:
-    (told,) = summarise("data", data([0, 1, 2] * 2, 3, high=2), TEST).warnings
-    assert told.startswith("The pixels of the sampled training images only range from 0 to 0.00392 of 1")
+    (reported,) = summarise("data", data([0, 1, 2] * 2, 3, high=2), TEST).warnings
+    assert reported.startswith("The pixels of the sampled training images only range from 0 to 0.00392 of 1")
 
 
 def test_a_test_set_that_is_the_training_set_is_told() -> None:
-    (told,) = summarise("data", data([0, 1, 2] * 2, 3), data([0, 1, 2] * 2, 3)).warnings
-    assert told.startswith("The test set is the training set")
+    (reported,) = summarise("data", data([0, 1, 2] * 2, 3), data([0, 1, 2] * 2, 3)).warnings
+    assert reported.startswith("The test set is the training set")
 
 
 def test_images_that_are_not_stored_alike_are_told() -> None:
     images, labels = torch.randint(0, 256, (6, 1, 4, 4), dtype=torch.uint8), torch.tensor([0, 1, 2] * 2)
     scaled = ArrayDataset(images, labels, 3, "toy", notes=("uint16 in 0..65535, scaled to 8 bits",))
-    (told,) = summarise("data", scaled, TEST).warnings
-    assert told == (
+    (reported,) = summarise("data", scaled, TEST).warnings
+    assert reported == (
         "Training images are uint16 in 0..65535, scaled to 8 bits, test images 8 bits: are they stored alike?"
     )

@@ -169,8 +169,8 @@ def test_metrics_get_the_labels_that_rules_and_dashboards_ask_for() -> None:
 
 
 def test_the_documented_command_makes_a_prometheus_rule_of_the_alerts() -> None:
-    told = (ROOT / "docs" / "cluster.md").read_text()
-    (command,) = re.findall(r"(\{ printf .*?; \}) \| kubectl", told, re.DOTALL)
+    reported = (ROOT / "docs" / "cluster.md").read_text()
+    (command,) = re.findall(r"(\{ printf .*?; \}) \| kubectl", reported, re.DOTALL)
     made = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     rule = yaml.safe_load(made)
     check_against_model(rule, "PrometheusRule")

@@ -45,8 +45,8 @@ def difference(first: Result, second: Result) -> float:
 
 
 def final_state(result: Result) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads((result.run.path / "state.json").read_text())
-    return told
+    reported: dict[str, Any] = json.loads((result.run.path / "state.json").read_text())
+    return reported
 
 
 @pytest.mark.parametrize(

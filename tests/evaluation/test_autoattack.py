@@ -195,15 +195,15 @@ def test_progress_tells_attacks_and_batches_and_ends_with_all_attacks_done(
     share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where every example has fallen (100 ε) and the remaining attacks are left out."""
-    monkeypatch.setattr(module, "PROGRESS_EVERY_S", 1e9)  # nothing is told within a batch, however slow the machine
+    monkeypatch.setattr(module, "PROGRESS_EVERY_S", 1e9)  # nothing is reported within a batch, however slow the machine
     model, x, labels, epsilon, _ = case(5)
-    told: list[str] = []
-    survivors(model, x, labels, share * epsilon, 5, batch_size=4, progress=told.append)
-    found = [re.fullmatch(SENTENCE, each) for each in told]
+    reported: list[str] = []
+    survivors(model, x, labels, share * epsilon, 5, batch_size=4, progress=reported.append)
+    found = [re.fullmatch(SENTENCE, each) for each in reported]
     numbers = [(int(each["attacks"]), int(each["passes"])) for each in found if each is not None]
-    assert len(numbers) == len(told) >= 4 and numbers == sorted(numbers)
+    assert len(numbers) == len(reported) >= 4 and numbers == sorted(numbers)
     assert [attacks for attacks, _ in numbers].count(4) == 1 and numbers[-1][0] == 4
-    assert told[0].startswith("AutoAttack: 0 of 4 attacks done, 1 of 3 batches of apgd-ce, ")
+    assert reported[0].startswith("AutoAttack: 0 of 4 attacks done, 1 of 3 batches of apgd-ce, ")
 
 
 def test_progress_is_told_within_a_batch_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,20 +211,20 @@ def test_progress_is_told_within_a_batch_too(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(module, "PROGRESS_EVERY_S", 0.0)
     monkeypatch.setattr(module, "SQUARE_QUERIES", 20)
     model, x, labels, epsilon, _ = case(2)
-    told: list[str] = []
-    survivors(model, x, labels, epsilon, 2, batch_size=N, progress=told.append)
-    assert len(told) > 200 and all(re.fullmatch(SENTENCE, each) for each in told)
-    assert told[0] == "AutoAttack: 0 of 3 attacks done, 1 forward passes"
+    reported: list[str] = []
+    survivors(model, x, labels, epsilon, 2, batch_size=N, progress=reported.append)
+    assert len(reported) > 200 and all(re.fullmatch(SENTENCE, each) for each in reported)
+    assert reported[0] == "AutoAttack: 0 of 3 attacks done, 1 forward passes"
 
 
 def test_square_breaks_what_is_near_and_nothing_beyond_the_ball() -> None:
     dataset = greys(torch.tensor([0.02, -0.02, 0.02, 0.2, -0.2, 0.2]))
     x, labels = dataset.images(torch.arange(6)).float() / 255, dataset.labels
-    model, told = Brightness(), list[str]()
+    model, reported = Brightness(), list[str]()
     settings: dict[str, Any] = {"norm": "linf", "epsilon": 0.1, "classes": 2, "seed": 0, "batch_size": 4}
-    alive = square(model, x, labels, queries=300, progress=told.append, **settings).alive
+    alive = square(model, x, labels, queries=300, progress=reported.append, **settings).alive
     assert alive.tolist() == [False] * 3 + [True] * 3
-    assert told[-1].startswith("AutoAttack: 1 of 1 attacks done")
+    assert reported[-1].startswith("AutoAttack: 1 of 1 attacks done")
 
 
 class Stop(Exception):
@@ -238,16 +238,16 @@ def test_an_exception_from_progress_ends_the_judgement_and_reaches_the_caller(
     monkeypatch.setattr(module, "PROGRESS_EVERY_S", pulse_s)
     model, x, labels, epsilon, _ = case(5)
     model.train()
-    told: list[str] = []
+    reported: list[str] = []
 
     def stop(said: str) -> None:
-        told.append(said)
+        reported.append(said)
         raise Stop
 
     before = sys.gettrace()
     with pytest.raises(Stop):
         survivors(model, x, labels, epsilon, 5, progress=stop)
-    assert len(told) == 1 and sys.gettrace() is before
+    assert len(reported) == 1 and sys.gettrace() is before
     assert logging.getLogger("auto-attack").handlers == [] and model.training and torch.is_grad_enabled()
 
 
@@ -309,17 +309,19 @@ def test_what_the_ensemble_cannot_attack_is_refused_by_name() -> None:
 def test_an_evaluation_takes_attack_ball_and_count_from_the_settings() -> None:
     model, x, labels, epsilon, _ = case(3)
     dataset = ArrayDataset((x * 255).round().to(torch.uint8), labels, 3, "greys")
-    told: list[str] = []
+    reported: list[str] = []
     threat = PGD(epsilon)
 
-    def judged(**settings: Any) -> Any:
-        return evaluate_by(model, dataset, threat, EvaluationSettings(**settings), 0, told.append)
+    def evaluated(**settings: Any) -> Any:
+        return evaluate_by(model, dataset, threat, EvaluationSettings(**settings), 0, reported.append)
 
-    pgd = judged(steps=20, samples=11)
+    pgd = evaluated(steps=20, samples=11)
     assert pgd.attack.startswith("PGD-20, 3 restarts") and pgd.samples == 11
-    assert told == ["0 of 11 test examples attacked", "11 of 11 test examples attacked"]
-    told.clear()
-    found = judged(attack="autoattack", samples=11, batch_size=4)
+    assert reported == ["0 of 11 test examples attacked", "11 of 11 test examples attacked"]
+    reported.clear()
+    found = evaluated(attack="autoattack", samples=11, batch_size=4)
     assert found.attack == describe("linf", epsilon, 3) and found.samples == 11
     assert found.robust_accuracy <= pgd.robust_accuracy < found.clean_accuracy == pgd.clean_accuracy == 10 / 11
-    assert told[0] == "AutoAttack on 11 test examples" and told[-1].startswith("AutoAttack: 3 of 3 attacks done")
+    assert reported[0] == "AutoAttack on 11 test examples" and reported[-1].startswith(
+        "AutoAttack: 3 of 3 attacks done"
+    )

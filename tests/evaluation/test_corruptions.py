@@ -101,17 +101,17 @@ def test_images_that_are_all_alike_are_no_proof_of_certainty() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "reported"),
     [
         (lambda folder: (folder / "snow.npy").unlink(), "snow.npy cannot be read"),
         (lambda folder: np.save(folder / "fog.npy", np.zeros((50, 32, 32, 3))), "fog.npy is float64 of shape"),
         (lambda folder: np.save(folder / "labels.npy", np.zeros(40, np.int64)), "has 40 entries; 50 are needed"),
     ],
 )
-def test_files_that_are_missing_or_wrong_are_told(cifar_c: Path, spoil: object, told: str) -> None:
+def test_files_that_are_missing_or_wrong_are_told(cifar_c: Path, spoil: object, reported: str) -> None:
     assert callable(spoil)
     spoil(cifar_c / "CIFAR-10-C")
-    with pytest.raises(SparringError, match=told):
+    with pytest.raises(SparringError, match=reported):
         corruptions(FirstPixel(), clean(), "cifar10", cifar_c, samples=None, batch_size=4, seed=0)
 
 

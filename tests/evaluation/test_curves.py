@@ -18,7 +18,7 @@ from tests.support.models import Brightness, Shattered, distances, greys
 MARGINS = torch.linspace(0.03, 0.41, 20).repeat(3)  # none lies on a ball of the grid
 
 
-def judged(model: nn.Module, queries: int = 0, margins: Tensor = MARGINS) -> Curves:
+def evaluated(model: nn.Module, queries: int = 0, margins: Tensor = MARGINS) -> Curves:
     settings = EvaluationSettings(steps=5, restarts=1, square_queries=queries)
     return curves(model, greys(margins), PGD(0.1), settings, seed=0)
 
@@ -60,7 +60,7 @@ def test_an_attack_without_limits_must_leave_next_to_nothing(left: int, warns: b
 
 
 def test_of_a_smooth_model_the_curve_is_the_distance_to_the_boundary_and_nothing_warns() -> None:
-    found = judged(Brightness(), queries=50)
+    found = evaluated(Brightness(), queries=50)
     assert [point.epsilon for point in found.by_epsilon] == pytest.approx([0.1 * share for share in EPSILONS] + [1.0])
     assert [point.steps for point in found.by_steps] == list(STEPS)
     for point in [*found.by_epsilon, *found.by_steps]:
@@ -73,6 +73,6 @@ def test_of_a_smooth_model_the_curve_is_the_distance_to_the_boundary_and_nothing
 
 
 def test_a_shattered_model_is_found_out_without_limits_and_by_the_black_box() -> None:
-    found = judged(Shattered(), queries=200, margins=MARGINS / 4)
+    found = evaluated(Shattered(), queries=200, margins=MARGINS / 4)
     assert any("ball of ε = 1 holds every image" in each for each in found.warnings)
     assert any("leaves" in each and "Square, 200 queries only" in each for each in found.warnings)

@@ -1,4 +1,4 @@
-"""Robust accuracy never flatters: an example counts only if it survives every attempt, and the count is told."""
+"""Robust accuracy never flatters: an example counts only if it survives every attempt, and the count is reported."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ class Constant(nn.Module):
 def test_robust_accuracy_is_at_most_clean_accuracy(
     model: nn.Module, digits: Dataset, norm: str, epsilon: float
 ) -> None:
-    judged = evaluate(model, digits, attack_for(PGD(epsilon, norm=norm), EvaluationSettings(steps=3, restarts=2)))
-    assert judged.robust_accuracy <= judged.clean_accuracy and judged.clean_accuracy > 0.8
+    evaluated = evaluate(model, digits, attack_for(PGD(epsilon, norm=norm), EvaluationSettings(steps=3, restarts=2)))
+    assert evaluated.robust_accuracy <= evaluated.clean_accuracy and evaluated.clean_accuracy > 0.8
 
 
 def test_more_restarts_never_raise_robust_accuracy_and_here_lower_it(model: nn.Module, digits: Dataset) -> None:
@@ -95,21 +95,21 @@ def test_an_example_that_one_restart_breaks_stays_broken(digits: Dataset) -> Non
 def test_the_examples_are_counted(
     model: nn.Module, digits: Dataset, samples: int | None, batch_size: int, count: int
 ) -> None:
-    told: list[tuple[int, int]] = []
-    judged = evaluate(
+    reported: list[tuple[int, int]] = []
+    evaluated = evaluate(
         model,
         digits,
         attack(),
         samples=samples,
         batch_size=batch_size,
-        progress=lambda done, total: told.append((done, total)),
+        progress=lambda done, total: reported.append((done, total)),
     )
-    assert judged.samples == count
-    assert told[-1] == (count, count) and [done for done, _ in told] == sorted({done for done, _ in told})
+    assert evaluated.samples == count
+    assert reported[-1] == (count, count) and [done for done, _ in reported] == sorted({done for done, _ in reported})
     with torch.no_grad():
         x = digits.images(torch.arange(len(digits))).float() / 255
         correct = model(x).argmax(1) == digits.labels
-    assert judged.clean_accuracy == float(correct[Sample(digits, samples).indices].double().mean())
+    assert evaluated.clean_accuracy == float(correct[Sample(digits, samples).indices].double().mean())
 
 
 @pytest.mark.parametrize(("draw", "share"), [("stratified", 0.25), ("first", 1.0)])
@@ -127,8 +127,8 @@ def test_of_sorted_data_a_sample_has_every_class_or_says_so(draw: Draw, share: f
 @pytest.mark.parametrize("answer", [0, 7])
 def test_a_constant_model_is_wholly_robust_on_its_class(digits: Dataset, answer: int) -> None:
     share = float((digits.labels == answer).float().mean())
-    judged = evaluate(Constant(10, answer), digits, attack(0.5, steps=4, restarts=3))
-    assert judged.clean_accuracy == judged.robust_accuracy == pytest.approx(share)
+    evaluated = evaluate(Constant(10, answer), digits, attack(0.5, steps=4, restarts=3))
+    assert evaluated.clean_accuracy == evaluated.robust_accuracy == pytest.approx(share)
 
 
 def test_judging_is_repeatable_and_leaves_model_and_random_state_as_they_were(
@@ -138,10 +138,10 @@ def test_judging_is_repeatable_and_leaves_model_and_random_state_as_they_were(
     torch.manual_seed(5)
     before, weights = torch.get_rng_state(), [parameter.clone() for parameter in model.parameters()]
 
-    def judged(seed: int) -> Evaluation:
+    def evaluated(seed: int) -> Evaluation:
         return evaluate(model, digits, attack(), seed=seed)
 
-    one, two = judged(1), judged(1)
+    one, two = evaluated(1), evaluated(1)
     assert (one.clean_accuracy, one.robust_accuracy) == (two.clean_accuracy, two.robust_accuracy)
     assert torch.equal(torch.get_rng_state(), before)
     assert model.training and all(parameter.requires_grad for parameter in model.parameters())
@@ -157,8 +157,8 @@ def test_the_evaluating_attack_takes_the_ball_of_training_and_the_steps_of_the_e
 
 @pytest.mark.parametrize(("restarts", "text"), [(1, "1 restart,"), (3, "3 restarts,")])
 def test_the_attack_is_described(restarts: int, text: str) -> None:
-    told = describe(attack(0.2, 50, restarts))
-    assert told == f"PGD-50, {text} step 0.1, linf 0.2"
+    reported = describe(attack(0.2, 50, restarts))
+    assert reported == f"PGD-50, {text} step 0.1, linf 0.2"
 
 
 @pytest.mark.parametrize(
@@ -169,6 +169,6 @@ def test_intervals_are_wilsons(successes: int, total: int, low: float, high: flo
 
 
 def test_an_evaluation_tells_its_intervals(model: nn.Module, digits: Dataset) -> None:
-    judged = evaluate(model, digits, attack(), samples=40)
-    assert judged.clean_interval == interval(round(40 * judged.clean_accuracy), 40)
-    assert judged.robust_interval == interval(round(40 * judged.robust_accuracy), 40)
+    evaluated = evaluate(model, digits, attack(), samples=40)
+    assert evaluated.clean_interval == interval(round(40 * evaluated.clean_accuracy), 40)
+    assert evaluated.robust_interval == interval(round(40 * evaluated.robust_accuracy), 40)

@@ -57,9 +57,10 @@ def test_what_is_written_is_what_is_evaluated_and_can_be_read_as_data(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("name", "told"), [("a.pt", "ends in .npz"), ("none/a.npz", "there is no folder"), ("there.npz", "the file exists")]
+    ("name", "reported"),
+    [("a.pt", "ends in .npz"), ("none/a.npz", "there is no folder"), ("there.npz", "the file exists")],
 )
-def test_a_file_that_cannot_be_written_is_refused_beforehand(tmp_path: Path, name: str, told: str) -> None:
+def test_a_file_that_cannot_be_written_is_refused_beforehand(tmp_path: Path, name: str, reported: str) -> None:
     (tmp_path / "there.npz").touch()
-    with pytest.raises(UsageError, match=f"--save .*{told}"):
+    with pytest.raises(UsageError, match=f"--save .*{reported}"):
         require_new_file(tmp_path / name)

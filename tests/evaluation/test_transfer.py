@@ -71,13 +71,13 @@ def test_as_trained_each_source_attacks_as_it_was_trained() -> None:
 
 
 @pytest.mark.parametrize(
-    ("other", "told"),
+    ("other", "reported"),
     [
         ({"threat": PGD(0.2, steps=3)}, "attack.epsilon = 0.1 in a and 0.2 in b"),
         ({"threat": PGD(0.1, norm="l2", steps=3)}, "attack.norm = 'linf' in a and 'l2' in b"),
         ({"test": greys(MARGINS[:5])}, "data.name = 'greys' in a and 'greys' in b"),
     ],
 )
-def test_other_data_or_another_ball_are_refused(other: dict[str, Any], told: str) -> None:
-    with pytest.raises(UsageError, match=told):
+def test_other_data_or_another_ball_are_refused(other: dict[str, Any], reported: str) -> None:
+    with pytest.raises(UsageError, match=reported):
         matrix(member("a", Brightness()), member("b", Brightness(), **other))

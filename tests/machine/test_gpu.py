@@ -1,4 +1,4 @@
-"""A worker's GPU is told where there is one."""
+"""A worker's GPU is reported where there is one."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ def test_on_a_cpu_there_is_nothing_to_tell() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_memory_and_utilisation_are_those_of_the_gpu() -> None:
     held = torch.zeros(64 << 20, dtype=torch.uint8, device="cuda")
-    told = gpu_reading(held.device)
-    assert len(held) <= told["gpu_memory_bytes"] <= told["gpu_memory_limit_bytes"]
-    assert 0 <= told["gpu_utilisation"] <= 1
+    reported = gpu_reading(held.device)
+    assert len(held) <= reported["gpu_memory_bytes"] <= reported["gpu_memory_limit_bytes"]
+    assert 0 <= reported["gpu_utilisation"] <= 1

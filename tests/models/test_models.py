@@ -106,7 +106,7 @@ def test_a_model_may_stand_in_a_file_and_take_options(own: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "told"),
+    ("name", "options", "reported"),
     [
         ("{own}:wide", {}, "model.options.width is missing. Set it; wide takes width, bias = True."),
         ("{own}:wide", {"width": 2, "depth": 3}, "model.options.depth = 3: no such option; wide takes"),
@@ -115,8 +115,8 @@ def test_a_model_may_stand_in_a_file_and_take_options(own: str, tmp_path: Path) 
         ("timm:test_resnet", {"no_such_option": 1}, "model.name = 'timm:test_resnet' cannot be built .*no_such_option"),
     ],
 )
-def test_options_that_no_factory_takes_are_refused(own: str, name: str, options: dict[str, Any], told: str) -> None:
-    with pytest.raises(UsageError, match=told):
+def test_options_that_no_factory_takes_are_refused(own: str, name: str, options: dict[str, Any], reported: str) -> None:
+    with pytest.raises(UsageError, match=reported):
         build(ModelSettings(name=name.format(own=own), options=options), DIGITS, 10, 0)
 
 
@@ -135,19 +135,19 @@ def test_data_mean_and_std_stand_before_a_network_that_does_not_normalise(own: s
 
 
 @pytest.mark.parametrize(
-    ("name", "normalize", "told"),
+    ("name", "normalize", "reported"),
     [
         ("digits-cnn", (0.5, 0.5), "data.mean = 0.5 and data.std = 0.5: model.name = 'digits-cnn' already normalises"),
         ("mnist-16-32-100", ((0.5, 0.5), 0.5), r"data.mean = \(0.5, 0.5\) .* images have 1 channels"),
     ],
 )
-def test_normalising_twice_or_by_other_channels_is_refused(name: str, normalize: Any, told: str) -> None:
-    with pytest.raises(UsageError, match=told):
+def test_normalising_twice_or_by_other_channels_is_refused(name: str, normalize: Any, reported: str) -> None:
+    with pytest.raises(UsageError, match=reported):
         build(ModelSettings(name=name), DIGITS, 10, 0, normalize=normalize)
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "reported"),
     [
         ("mnist-16-32", "no such name; the nearest is mnist-16-32-100. Built in: .* own as module:object"),
         ("digits", "the nearest is digits-cnn"),
@@ -169,8 +169,8 @@ def test_normalising_twice_or_by_other_channels_is_refused(name: str, normalize:
         ("{own}:Colour", r"cannot take images of shape \(1, 8, 8\).*three channels, please"),
     ],
 )
-def test_what_cannot_be_used_is_refused_by_its_name(own: str, name: str, told: str) -> None:
+def test_what_cannot_be_used_is_refused_by_its_name(own: str, name: str, reported: str) -> None:
     full = name.format(own=own)
-    with pytest.raises(UsageError, match=told) as raised:
+    with pytest.raises(UsageError, match=reported) as raised:
         made(full)
     assert str(raised.value).startswith(f"model.name = {full!r}")

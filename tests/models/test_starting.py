@@ -59,7 +59,7 @@ def test_a_head_of_other_classes_stays_fresh_and_is_named(tmp_path: Path, caplog
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "reported"),
     [
         ({"1.weight": None}, r"it lacks 1\.weight"),
         ({"11.weight": torch.zeros(3)}, r"the model has no 11\.weight"),
@@ -68,11 +68,13 @@ def test_a_head_of_other_classes_stays_fresh_and_is_named(tmp_path: Path, caplog
         ({"7.weight": torch.zeros(5, 1024), "9.weight": torch.zeros(5, 128)}, r"other shapes 7\.weight .*, 9\.weight"),
     ],
 )
-def test_other_networks_are_refused_with_the_names(tmp_path: Path, change: dict[str, Tensor | None], told: str) -> None:
+def test_other_networks_are_refused_with_the_names(
+    tmp_path: Path, change: dict[str, Tensor | None], reported: str
+) -> None:
     weights = {name: tensor for name, tensor in {**network().state_dict(), **change}.items() if tensor is not None}
     save_file(weights, tmp_path / "w.safetensors")
     model = network(seed=3)
-    with pytest.raises(UsageError, match=f"is of another network than model.name: .*{told}"):
+    with pytest.raises(UsageError, match=f"is of another network than model.name: .*{reported}"):
         load_checkpoint(tmp_path / "w.safetensors", model, 10)
     assert same(model.state_dict(), network(seed=3).state_dict())
 

@@ -27,8 +27,8 @@ def rules() -> list[dict[str, Any]]:
     return found
 
 
-def promtool(*words: str, told: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(["promtool", *words], cwd=PROMETHEUS, input=told, capture_output=True, timeout=60)
+def promtool(*words: str, reported: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(["promtool", *words], cwd=PROMETHEUS, input=reported, capture_output=True, timeout=60)
 
 
 @with_promtool
@@ -50,7 +50,7 @@ class _Full(Collector):
 def test_promtool_has_no_complaint_about_the_names_of_metrics() -> None:
     registry = CollectorRegistry()
     registry.register(_Full())
-    found = promtool("check", "metrics", told=generate_latest(registry))
+    found = promtool("check", "metrics", reported=generate_latest(registry))
     assert (found.returncode, found.stdout, found.stderr) == (0, b"", b"")
 
 

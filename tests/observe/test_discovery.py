@@ -48,14 +48,16 @@ def test_a_folder_that_cannot_be_is_refused_before_anything_is_made(tmp_path: Pa
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize(("bind", "told"), [("127.0.0.1", "127.0.0.1:9"), ("node-7", "node-7:9"), ("::1", "[::1]:9")])
-def test_an_address_that_others_reach_is_told_as_it_is(bind: str, told: str) -> None:
-    assert reachable(bind, 9) == told
+@pytest.mark.parametrize(
+    ("bind", "reported"), [("127.0.0.1", "127.0.0.1:9"), ("node-7", "node-7:9"), ("::1", "[::1]:9")]
+)
+def test_an_address_that_others_reach_is_told_as_it_is(bind: str, reported: str) -> None:
+    assert reachable(bind, 9) == reported
 
 
 def test_who_listens_everywhere_is_told_by_an_address_that_can_be_asked() -> None:
     with socket.create_server(("0.0.0.0", 0)) as listening:
         port = listening.getsockname()[1]
-        host, _, told = reachable("0.0.0.0", port).rpartition(":")
-        assert host == own_address() and int(told) == port
+        host, _, reported = reachable("0.0.0.0", port).rpartition(":")
+        assert host == own_address() and int(reported) == port
         socket.create_connection((host, port), timeout=5).close()

@@ -108,8 +108,8 @@ def test_what_is_not_measured_is_absent_rather_than_zero() -> None:
 def test_what_can_be_lost_is_counted_from_the_start_so_that_the_first_loss_shows_as_growth() -> None:
     found = samples(lambda: (RunState(dropped=Counter({"stale": 2, "new_reason": 1})), {}))
     dropped = {
-        dict(labels)["reason"]: told
-        for (name, labels), told in found.items()
+        dict(labels)["reason"]: reported
+        for (name, labels), reported in found.items()
         if name == "sparring_shards_dropped_total"
     }
     assert (dropped["stale"], dropped["lease_expired"], dropped["new_reason"]) == (2, 0, 1)

@@ -90,8 +90,8 @@ def test_the_view_shows_each_worker_and_how_many_more_there_are() -> None:
     first = next(line for line in lines if "w0" in line)
     assert first.strip("│ ").split() == ["w0", "40", "75", "%", "118", "2", "s", "ago"]
     assert any("and 3 more" in line for line in lines)
-    told = [line.split()[1] for line in lines if "s ago" in line]
-    assert told == [f"w{index}" for index in range(8)]
+    reported = [line.split()[1] for line in lines if "s ago" in line]
+    assert reported == [f"w{index}" for index in range(8)]
 
 
 def test_a_view_without_readings_and_with_empty_heartbeats_is_possible() -> None:

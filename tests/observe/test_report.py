@@ -68,5 +68,5 @@ def test_the_table_shows_shares_as_percentages_and_gaps_as_dashes() -> None:
 
 
 def test_every_key_of_a_summary_is_documented() -> None:
-    told = (DOCS / "operations.md").read_text()
-    assert [key for key in SUMMARY_KEYS if f"`{key}`" not in told] == []
+    reported = (DOCS / "operations.md").read_text()
+    assert [key for key in SUMMARY_KEYS if f"`{key}`" not in reported] == []

@@ -1,4 +1,4 @@
-"""Trackers are told what a line of metrics.jsonl tells, and can never cost a run."""
+"""Trackers are reported what a line of metrics.jsonl tells, and can never cost a run."""
 
 from __future__ import annotations
 
@@ -82,14 +82,14 @@ def test_weights_and_biases_keeps_every_line_offline(tmp_path: Path, monkeypatch
     monkeypatch.setenv("WANDB_SILENT", "true")
     run = tracked(tmp_path, "wandb")
     (path,) = (run.path / "wandb").glob("offline-run-*/*.wandb")
-    told = {}
+    reported = {}
     for data in records(path.read_bytes()):
         record = Record()
         record.ParseFromString(data)
         items = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
         if items:
-            told[int(items["steps"])] = items["loss"]
-    assert told == pytest.approx(losses(run))
+            reported[int(items["steps"])] = items["loss"]
+    assert reported == pytest.approx(losses(run))
 
 
 def test_mlflow_has_settings_and_every_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,10 +127,10 @@ def test_a_tracker_that_fails_is_switched_off_and_the_run_goes_on(
 
 
 def test_scalars_are_the_metrics_of_the_run_by_name() -> None:
-    told = scalars(full_state())
-    assert told["loss"] == 1.25 and told["steps"] == 120 and told["shards_dropped/stale"] == 2
-    assert told["staleness_steps"] == 1.7 and told["trainer_wait_seconds/no_shard"] == 4.5
-    assert not [name for name in told if name.startswith(("worker_", "info", "up"))]
+    reported = scalars(full_state())
+    assert reported["loss"] == 1.25 and reported["steps"] == 120 and reported["shards_dropped/stale"] == 2
+    assert reported["staleness_steps"] == 1.7 and reported["trainer_wait_seconds/no_shard"] == 4.5
+    assert not [name for name in reported if name.startswith(("worker_", "info", "up"))]
 
 
 def test_what_is_not_known_or_no_number_is_left_out() -> None:

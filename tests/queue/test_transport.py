@@ -353,8 +353,8 @@ def test_state_and_heartbeats_are_told(make: Callable[..., Transport]) -> None:
     trainer.set_state({"step": 4, "share": 0.5})
     trainer.heartbeat("w", {"shards": 3, "name": "μ"})
     assert other.state() == {"step": 4, "share": 0.5}
-    told = other.heartbeats()["w"]
-    assert told.pop("age_s") in (0, 1) and told == {"shards": 3, "name": "μ"}
+    reported = other.heartbeats()["w"]
+    assert reported.pop("age_s") in (0, 1) and reported == {"shards": 3, "name": "μ"}
     trainer.forget()
     assert other.state() is None and other.heartbeats() == {}
 

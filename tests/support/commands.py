@@ -36,10 +36,10 @@ Say = Callable[..., Said]
 
 def phase(run: Path) -> str | None:
     try:
-        told: str = json.loads((run / "state.json").read_text())["phase"]
+        reported: str = json.loads((run / "state.json").read_text())["phase"]
     except FileNotFoundError:
         return None
-    return told
+    return reported
 
 
 def newest(run: Path) -> Path:

@@ -64,8 +64,8 @@ def assert_answers(asked: Query, series: Mapping[str, str], expected: Mapping[st
     }
     path = folder / "test.yml"
     path.write_text(json.dumps({"evaluation_interval": "10s", "tests": [test]}))
-    told = subprocess.run(["promtool", "test", "rules", path], capture_output=True, text=True, timeout=60)
-    assert told.returncode == 0, told.stderr + told.stdout
+    reported = subprocess.run(["promtool", "test", "rules", path], capture_output=True, text=True, timeout=60)
+    assert reported.returncode == 0, reported.stderr + reported.stdout
 
 
 def _of_run(run: str, series: Mapping[str, str]) -> list[dict[str, Any]]:

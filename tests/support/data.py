@@ -18,10 +18,10 @@ FOLDERS = {
 
 def require_data(name: str) -> Path:
     """The torchvision root that SPARRING_DATA names; skips the test where it does not hold `name`."""
-    told = os.environ.get("SPARRING_DATA")
-    if told is None:
+    reported = os.environ.get("SPARRING_DATA")
+    if reported is None:
         pytest.skip(f"{name} is needed: set SPARRING_DATA to a torchvision root that holds it")
-    root = Path(told).expanduser()
+    root = Path(reported).expanduser()
     if not (root / FOLDERS[name]).is_dir():
-        pytest.skip(f"SPARRING_DATA = {told} does not hold {name} ({FOLDERS[name]})")
+        pytest.skip(f"SPARRING_DATA = {reported} does not hold {name} ({FOLDERS[name]})")
     return root

@@ -91,11 +91,11 @@ def test_both_are_evaluated_at_the_end_and_either_can_be_afterwards(tmp_path: Pa
     summary = result.summary
     assert summary["clean_accuracy"] != summary["ema_clean_accuracy"]
     for prefix, weights in (("", "plain"), ("ema_", "ema")):
-        told = evaluate_run(result.run, {"evaluation.weights": weights})
-        assert told["weights"] == weights and told["samples"] == summary["samples"] == 200
-        assert told["clean_accuracy"] == summary[f"{prefix}clean_accuracy"]
-        assert told["robust_accuracy"] == summary[f"{prefix}robust_accuracy"]
-        assert list(told["robust_interval"]) == list(summary[f"{prefix}robust_interval"])
+        reported = evaluate_run(result.run, {"evaluation.weights": weights})
+        assert reported["weights"] == weights and reported["samples"] == summary["samples"] == 200
+        assert reported["clean_accuracy"] == summary[f"{prefix}clean_accuracy"]
+        assert reported["robust_accuracy"] == summary[f"{prefix}robust_accuracy"]
+        assert list(reported["robust_interval"]) == list(summary[f"{prefix}robust_interval"])
 
 
 def test_an_average_is_exported_with_its_own_figures(tmp_path: Path) -> None:

@@ -86,14 +86,14 @@ def test_a_run_that_ends_before_its_epsilon_is_reached_says_so_with_both(
     size = {"batch_size": 16, "ema": 0.5}
     config = small(tmp_path, engine="sync", data={"limit": 64}, attack=attack, train={**training, **size})
     result = train(config, progress=False)
-    told = [
+    reported = [
         result.summary["warnings"][0],
         result.summary["ema_warnings"][0],
         evaluate_run(result.run, {})["warnings"][0],
         *(record.getMessage() for record in caplog.records if "warm-up" in record.getMessage()),
     ]
-    assert len(told) >= 5, "at its start as well as at its end"
-    assert all(f"an ε of {ended:.4g}" in each and "attack.epsilon = 0.2" in each for each in told)
+    assert len(reported) >= 5, "at its start as well as at its end"
+    assert all(f"an ε of {ended:.4g}" in each and "attack.epsilon = 0.2" in each for each in reported)
 
 
 @pytest.mark.parametrize("training", [{"epochs": 1}, {"epochs": 2}, {"epochs": 3, "shards_per_step": 3}])

@@ -115,7 +115,7 @@ def test_a_schedule_of_ones_own_takes_options_and_the_settings_that_it_names(own
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "told"),
+    ("name", "options", "reported"),
     [
         ("one-cycle", {}, "schedule.name = 'one-cycle': no such name; the nearest is one_cycle. Built in: constant, "),
         ("constant", {"until": 1}, "schedule.options.until = 1: no such option; constant takes no options"),
@@ -126,10 +126,10 @@ def test_a_schedule_of_ones_own_takes_options_and_the_settings_that_it_names(own
         ("{own}:fails", {}, "fails at progress 0 (TypeError: "),
     ],
 )
-def test_what_is_no_schedule_is_refused_at_once(own: str, name: str, options: dict[str, Any], told: str) -> None:
+def test_what_is_no_schedule_is_refused_at_once(own: str, name: str, options: dict[str, Any], reported: str) -> None:
     with pytest.raises(UsageError) as raised:
         rates(name=name.format(own=own), options=options)
-    assert told in str(raised.value)
+    assert reported in str(raised.value)
 
 
 def test_a_rate_that_is_no_number_is_refused_when_it_comes(own: str) -> None:

@@ -126,9 +126,9 @@ def test_a_run_that_is_killed_while_it_is_evaluated_is_evaluated_when_it_is_resu
         timeout=TIMEOUT_S,
     )
     assert resumed.returncode == 0, resumed.stderr
-    told = json.loads(resumed.stdout)
-    assert (told["phase"], told["steps"]) == ("finished", 12)
-    assert told["robust_accuracy"] is not None
+    reported = json.loads(resumed.stdout)
+    assert (reported["phase"], reported["steps"]) == ("finished", 12)
+    assert reported["robust_accuracy"] is not None
 
 
 def test_a_trainer_that_is_killed_while_it_evaluates_evaluates_anew(tmp_path: Path) -> None:
@@ -143,16 +143,16 @@ def test_a_trainer_that_is_killed_while_it_evaluates_evaluates_anew(tmp_path: Pa
 
 
 def _busy_worker(run: Run) -> int | None:
-    told = read_status(run)
-    if told["step"] < 2:
+    reported = read_status(run)
+    if reported["step"] < 2:
         return None
-    pids = [fields["pid"] for fields in told["workers"].values() if fields["shards"] >= 1]
+    pids = [fields["pid"] for fields in reported["workers"].values() if fields["shards"] >= 1]
     return pids[0] if pids else None
 
 
 def _trainer_at(run: Run, step: int) -> int | None:
-    told = read_status(run)
-    return int(told["trainer_pid"]) if told["step"] >= step else None
+    reported = read_status(run)
+    return int(reported["trainer_pid"]) if reported["step"] >= step else None
 
 
 def _alive(pid: int) -> bool:

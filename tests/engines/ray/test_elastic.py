@@ -60,10 +60,10 @@ def tell(
         story = Story(run, most)
 
         def reached(step: int) -> bool:
-            told = read_status(run)
-            if told["trainer_pid"]:
-                story.trainers.add(told["trainer_pid"])
-            return bool(told["step"] >= step)
+            reported = read_status(run)
+            if reported["trainer_pid"]:
+                story.trainers.add(reported["trainer_pid"])
+            return bool(reported["step"] >= step)
 
         def serving() -> bool:
             reached(0)
@@ -88,7 +88,7 @@ def tell(
         wait_for("shards of all", serving)
         assert change_workers(run, "drain", "worker-0")["wanted"] == most - 1
         wait_for("worker-0 has left", lambda: "worker-0" not in read_workers(run)["workers"])
-        assert "worker-0" not in read_status(run)["workers"], "nothing is told of it any more"
+        assert "worker-0" not in read_status(run)["workers"], "nothing is reported of it any more"
         story.left_at = read_status(run)["step"]
         wait_for("ten more steps", lambda: reached(story.left_at + 10))
         story.requests.append(requested())
@@ -102,8 +102,8 @@ def tell(
 def commanded(run: Run, *words: str) -> dict[str, Any]:
     """What the command prints."""
     command = [sys.executable, "-m", "sparring", "workers", str(run.path), *words, "--json"]
-    told: dict[str, Any] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
-    return told
+    reported: dict[str, Any] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+    return reported
 
 
 def endless(root: Path, lockstep: bool = False, **groups: Any) -> Config:
@@ -154,8 +154,8 @@ def requested_actors() -> int:
 
 @pytest.fixture(params=["local", "clustered"])
 def story(request: pytest.FixtureRequest) -> Story:
-    told: Story = request.getfixturevalue(request.param)
-    return told
+    reported: Story = request.getfixturevalue(request.param)
+    return reported
 
 
 def test_tickets_reach_the_workers_that_came_and_the_trainer_was_not_restarted(story: Story) -> None:

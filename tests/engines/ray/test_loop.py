@@ -230,17 +230,17 @@ def test_a_server_that_is_lost_while_the_trainer_prunes_costs_nothing(
     monkeypatch.setattr("sparring.engines.ray.loop.HOUSEKEEPING_S", 0.0)
     monkeypatch.setattr("sparring.trainer.recorder.REPORT_EVERY_S", 0.0)
     scene = Scene(tmp_path, server, train={"epochs": 2}, pruning={"name": "high", "share": 0.6})
-    told: list[tuple[str, int]] = []
+    reported: list[tuple[str, int]] = []
 
     def report(state: RunState) -> None:
-        told.append((state.message, scene.loop.fence))
+        reported.append((state.message, scene.loop.fence))
         if state.message.startswith("pruning: 500 of 1437") and scene.loop.fence == 1:
             server.client().flushall()
 
     scene.session.recorder.report = report
     scene.worker("w", scene.attack)
     assert scene.run_to_end() == "finished"
-    assert ("pruning: 800 of 1437 training examples attacked", 2) in told, "housekeeping goes on meanwhile"
+    assert ("pruning: 800 of 1437 training examples attacked", 2) in reported, "housekeeping goes on meanwhile"
     assert epochs_of(scene.run) == {0: Counter(range(SHARDS)), 1: Counter(range(6))}
 
 

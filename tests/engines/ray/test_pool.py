@@ -34,7 +34,7 @@ class Sleeper:
 
 
 class Scene:
-    """A pool in a Ray that has room for two actors, and what it has told."""
+    """A pool in a Ray that has room for two actors, and what it has reported."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

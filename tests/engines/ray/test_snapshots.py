@@ -59,24 +59,24 @@ def test_rays_object_store_does_the_same(shared_ray: Place, tmp_path: Path) -> N
 
 
 def test_the_store_forgets_older_fences_and_keeps_the_order_of_versions() -> None:
-    async def told() -> list[tuple[int, int]]:
+    async def reported() -> list[tuple[int, int]]:
         store = SnapshotStore(keep=3)
         for fence, version in ((1, 0), (1, 1), (2, 5), (2, 4), (2, 5)):
             await store.publish(notice(fence, version))
         return [each.order for each in store.notices]
 
-    assert asyncio.run(told()) == [(2, 4), (2, 5)]
+    assert asyncio.run(reported()) == [(2, 4), (2, 5)]
 
 
 def test_the_store_answers_as_soon_as_there_is_a_newer_one() -> None:
-    async def told() -> tuple[Notice | None, Notice | None, Notice | None]:
+    async def reported() -> tuple[Notice | None, Notice | None, Notice | None]:
         store = SnapshotStore()
         early = asyncio.create_task(store.newer((1, 0), 10.0))
         await asyncio.sleep(0)
         await store.publish(notice(1, 1))
         return await early, await store.exactly((1, 1), 0.01), await store.exactly((1, 2), 0.01)
 
-    newer, exact, never = asyncio.run(told())
+    newer, exact, never = asyncio.run(reported())
     assert newer is not None and newer.order == (1, 1) and exact is not None and never is None
 
 

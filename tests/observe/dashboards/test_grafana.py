@@ -24,8 +24,8 @@ each_dashboard = pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda eac
 
 
 def written(dashboard: Dashboard) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads((GRAFANA / "dashboards" / file_name(dashboard)).read_text())
-    return told
+    reported: dict[str, Any] = json.loads((GRAFANA / "dashboards" / file_name(dashboard)).read_text())
+    return reported
 
 
 @each_dashboard

@@ -44,8 +44,8 @@ def test_every_query_parses(tmp_path: Path) -> None:
     ]
     path = tmp_path / "rules.yml"
     path.write_text(json.dumps({"groups": [{"name": "panels", "rules": rules}]}))
-    told = subprocess.run(["promtool", "check", "rules", path], capture_output=True, text=True, timeout=60)
-    assert told.returncode == 0 and f"{len(rules)} rules found" in told.stdout, told.stderr
+    reported = subprocess.run(["promtool", "check", "rules", path], capture_output=True, text=True, timeout=60)
+    assert reported.returncode == 0 and f"{len(rules)} rules found" in reported.stdout, reported.stderr
 
 
 SERIES = {

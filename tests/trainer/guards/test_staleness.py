@@ -60,8 +60,10 @@ def test_in_the_simulated_engine_the_staleness_itself_is_halved() -> None:
 
 def test_the_guard_climbs_where_the_gap_is_wide_and_comes_down_when_it_stays_closed() -> None:
     guard = StalenessGuard([Remedies(None, 0, 1, depth) for depth in (2, 1, 0)], from_tree({"guard": GUARD}).guard)
-    told = [(guard.decide(gap), guard.level) for gap in (0.09, 0.11, 0.2, 0.5, 0.04, 0.06, 0.04, 0.04, -0.3, 0.0, 0.0)]
-    assert told == [
+    reported = [
+        (guard.decide(gap), guard.level) for gap in (0.09, 0.11, 0.2, 0.5, 0.04, 0.06, 0.04, 0.04, -0.3, 0.0, 0.0)
+    ]
+    assert reported == [
         (None, 0),
         ("tightened", 1),
         ("tightened", 2),
