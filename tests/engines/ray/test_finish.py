@@ -30,12 +30,16 @@ def weights(root: Path, place: Place, **groups: Any) -> bytes:
 @pytest.mark.parametrize(
     "methods",
     [
-        {"workers": {"count": 2}, "train": SEVERAL},
         {**BULLETTRAIN, "objective": {"name": "trades", "awp_gamma": 0.01}, "train": {"ema": 0.9}},
-        {**BULLETTRAIN, "objective": {"name": "mart"}, "staleness": {"finish": 1, "lead": 2}},
         {**BULLETTRAIN, "attack": {"name": "augmix"}, "objective": {"name": "augmix"}},
-        {"attack": {"start": "last"}, "data": {"limit": 256}, "train": {"epochs": 4}, "workers": {"count": 2}},
-        {"pruning": {"name": "high", "epoch": 1}, "train": {"epochs": 2, "max_steps": 10, "batch_size": 250}},
+        {
+            "objective": {"name": "mart"},
+            "attack": {"start": "last"},
+            "data": {"limit": 512},
+            "pruning": {"name": "high", "epoch": 1},
+            "train": {"epochs": 3, "max_steps": 16},
+            "staleness": {"finish": 1, "lead": 2},
+        },
         {"workers": {"count": 0}, "staleness": {**FRESH, "trainer_attacks": "always"}, "queue": {"wire": "sign"}},
     ],
 )
