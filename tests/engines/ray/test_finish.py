@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sparring.commands.control import read_status
+from sparring.commands.replay import replay
 from sparring.commands.train import train
 from sparring.trainer import checkpoints
 from tests.support.processes import running
@@ -67,3 +68,4 @@ def test_workers_trainer_and_both_make_the_same_weights_after_kills(tmp_path: Pa
         assert process.wait(timeout=TIMEOUT_S) == 0, (tmp_path / "killed" / "output").read_text()
     path = checkpoints.latest(run.checkpoints)
     assert path is not None and (path / "model.safetensors").read_bytes() == expected
+    assert replay(run.path, 20).same, "and any part of it can be made again in one process"
