@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 
 from sparring.commands.train import train
-from tests.cli.conftest import Say
+from tests.support.commands import Say
 from tests.support.runs import small
 
 
