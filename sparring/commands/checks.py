@@ -57,9 +57,10 @@ def check(config: Config, live: Live = NOTHING_PASSED, *, starts: bool) -> Exper
     require_folder(config.metrics.file_sd)
     require_trackers(config.metrics.trackers)
     if config.engine == "ray":
+        check_resources(config)
+    if config.engine in ("ray", "virtual"):
         _check_workers(config)
         check_staleness(config.staleness)
-        check_resources(config)
     _check_device(config)
     if config.model.compile:
         require_compiler()

@@ -80,9 +80,9 @@ def _check_start(config: Config, methods: Methods) -> None:
     setting = f"attack.start = {attack.start!r}"
     if attack.start not in ("previous", "last"):
         return
-    if attack.start == "previous" and config.engine == "ray":
+    if attack.start == "previous" and config.engine in ("ray", "virtual"):
         raise UsageError(
-            f"{setting} with engine = 'ray': the previous batch would depend on timing. Set engine to "
+            f"{setting} with engine = {config.engine!r}: the previous batch would depend on timing. Set engine to "
             f"'sync' or 'simulated', or attack.start to 'uniform' or 'last'."
         )
     if attack.start == "last" and config.data.augment != "none":
@@ -104,7 +104,7 @@ def _check_finish(config: Config, methods: Methods) -> None:
         return
     slots = slots_of(config, attack.makes_views)
     required: dict[str, tuple[object, bool, object]] = {
-        "engine": (config.engine, config.engine in ("sync", "ray"), "sync' or 'ray"),
+        "engine": (config.engine, config.engine in ("sync", "ray", "virtual"), "sync' or 'ray"),
         "train.replays": (config.train.replays, config.train.replays == 1, 1),
         "attack.restarts": (attack.restarts, attack.restarts == 1, 1),
         "attack.start": (config.attack.start, config.attack.start != "previous", "last"),
@@ -125,7 +125,7 @@ def _check_finish(config: Config, methods: Methods) -> None:
                 f"staleness.finish = {settings.finish!r} with staleness.{name} = {unset!r}: staleness.lead says how "
                 f"early an attack begins, and what counts of it is never stale. Leave staleness.{name} out."
             )
-    if config.engine == "ray" and settings.max_staleness < settings.lead:
+    if config.engine != "sync" and settings.max_staleness < settings.lead:
         raise UsageError(
             f"staleness.max_staleness = {settings.max_staleness} with staleness.lead = {settings.lead}: a shard of "
             f"which no example is attacked is as old as its head. Set staleness.max_staleness to at least "
@@ -135,7 +135,7 @@ def _check_finish(config: Config, methods: Methods) -> None:
 
 def _check_wire(config: Config, methods: Methods) -> None:
     norm = methods.attack.norm
-    if config.engine == "ray" and config.queue.wire == "sign" and norm != "linf":
+    if config.engine in ("ray", "virtual") and config.queue.wire == "sign" and norm != "linf":
         raise UsageError(
             f"queue.wire = 'sign' with attack.norm = {norm!r}: the decoded perturbation is a corner of the L∞ ball, "
             f"which is outside the ball of another norm. Set queue.wire to 'int8'."

@@ -94,7 +94,7 @@ def replay(
 
 
 def _require_replayable(config: Config) -> None:
-    fixed = config.staleness.finish != "off" or config.engine in ("sync", "simulated")
+    fixed = config.staleness.finish != "off" or config.engine in ("sync", "simulated", "virtual")
     if not fixed:
         raise UsageError(
             f"engine = {config.engine!r} with staleness.finish = 'off': which weights made which attack step depended "

@@ -48,6 +48,7 @@ from sparring.observe.report import MEASURED, summary
 from sparring.observe.state import Heartbeats, Report, RunState
 from sparring.runs import Run, open_run, overwrite, write_atomically
 from sparring.trainer import checkpoints
+from sparring.trainer.checkpoints import Checkpoint
 from sparring.trainer.evaluating import evaluate_on_test, warning_of_warmup
 from sparring.trainer.experiment import Experiment, Live
 from sparring.trainer.session import Session
@@ -339,11 +340,7 @@ def train_here(session: Session, experiment: Experiment) -> str:
     Raises:
         SparringError: it failed.
     """
-    from sparring.engines import ddp, free, simulated, sync
-
-    config = experiment.config
-    synchronous = free.run if config.train.replays > 1 else sync.run
-    engine = {"sync": synchronous, "ddp": ddp.run, "simulated": simulated.run}[config.engine]
+    engine = _engine_of(experiment.config)
     resumed = session.restore()
     session.start_clock()
     while True:
@@ -351,6 +348,18 @@ def train_here(session: Session, experiment: Experiment) -> str:
             return engine(session, experiment, resumed)
         except RollBack as error:
             resumed = session.roll_back(error)
+
+
+def _engine_of(config: Config) -> Callable[[Session, Experiment, Checkpoint | None], str]:
+    """The engine in this process that the settings name; the virtual one alone needs Redis' client."""
+    from sparring.engines import ddp, free, simulated, sync
+
+    if config.engine == "virtual":
+        from sparring.engines.virtual import engine as virtual
+
+        return virtual.run
+    synchronous = free.run if config.train.replays > 1 else sync.run
+    return {"sync": synchronous, "ddp": ddp.run, "simulated": simulated.run}[config.engine]
 
 
 def _in_this_process(config: Config, run: Run, experiment: Experiment, latest: LatestState) -> Outcome:

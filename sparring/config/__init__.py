@@ -60,6 +60,7 @@ from sparring.config.schema import (
     StalenessSettings,
     TrainerSettings,
     TrainSettings,
+    VirtualSettings,
     WorkersSettings,
 )
 
@@ -93,6 +94,7 @@ __all__ = [
     "StalenessSettings",
     "TrainSettings",
     "TrainerSettings",
+    "VirtualSettings",
     "WorkersSettings",
     "bound",
     "changes_of",

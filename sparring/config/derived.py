@@ -72,8 +72,9 @@ def tickets_at_once(config: Config, views: bool = False) -> int:
 def bound(config: Config) -> int:
     """The staleness that no step of the run may exceed."""
     of_sync = config.staleness.lead if config.staleness.finish != "off" else 0
-    bounds = {"sync": of_sync, "ddp": 0, "simulated": config.simulated.staleness, "ray": config.staleness.max_staleness}
-    return bounds[config.engine]
+    asynchronous = config.staleness.max_staleness
+    bounds = {"sync": of_sync, "ddp": 0, "simulated": config.simulated.staleness}
+    return bounds.get(config.engine, asynchronous)
 
 
 def check_staleness(settings: StalenessSettings) -> str | None:
@@ -139,7 +140,7 @@ def trainer_attacks(config: Config) -> bool:
 
 def trainer_would_idle(config: Config) -> bool:
     """Whether the trainer's device would be idle: it has its own GPU, or the workers leave cores free."""
-    if config.trainer.num_gpus > 0:
+    if config.trainer.num_gpus > 0 or config.engine == "virtual":
         return True
     on_cpu = config.workers.count if config.workers.num_gpus == 0 else 0
     return on_cpu * worker_threads(config.workers) + trainer_threads(config) <= cores()

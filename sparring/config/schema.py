@@ -399,6 +399,45 @@ class SimulatedSettings(Settings):
     """Staleness of the last attack step with simulated.exchange."""
 
 
+class VirtualEvent(Settings):
+    at_s: float = setting(0.0, "virtual seconds", ge=0)
+    """When it happens."""
+    worker: int = setting(1, "number", ge=1)
+    """To which worker, from 1 on."""
+    what: Literal["dies", "joins", "slows"] = setting("dies", "name")
+    """dies: its tickets are lost, and issued again when their leases have expired; joins: it begins only then; slows:
+    its speed is `speed` from then on."""
+    speed: float = setting(1.0, "1", gt=0)
+    """The new speed, relative to the others."""
+
+
+class VirtualSettings(Settings):
+    attack_s: float = setting(0.0, "seconds", ge=0)
+    """Constant part of an attack step."""
+    attack_example_s: float = setting(8e-5, "seconds per example", ge=0)
+    """Part of an attack step for each of its examples."""
+    forward_s: float = setting(0.0, "seconds", ge=0)
+    """Constant part of a clean forward pass (the allocator's classification, TRADES)."""
+    forward_example_s: float = setting(3e-5, "seconds per example", ge=0)
+    """Its part for each example."""
+    step_s: float = setting(0.0, "seconds", ge=0)
+    """Constant part of a training step."""
+    step_example_s: float = setting(8e-5, "seconds per example", ge=0)
+    """Its part for each example."""
+    publish_s: float = setting(0.001, "seconds", ge=0)
+    """From the end of a step until workers have its weights."""
+    push_s: float = setting(0.001, "seconds", ge=0)
+    """From the end of an attack until the trainer has its shard."""
+    lease_s: float = setting(0.0, "seconds", ge=0)
+    """From issuing a ticket until a worker can take it."""
+    jitter: float = setting(0.05, "share", ge=0, lt=1)
+    """Every duration is multiplied by a random factor from 1 − jitter to 1 + jitter."""
+    speeds: tuple[float, ...] = setting((), "1, one per worker")
+    """Speed of each worker relative to the trainer; those without one have speed 1."""
+    events: tuple[VirtualEvent, ...] = setting((), "table")
+    """What happens to workers, as [[virtual.events]] with at_s, worker, what and speed."""
+
+
 class DdpSettings(Settings):
     ranks: int = setting(2, "processes", ge=1, le=1024)
     """Number of processes on this host. They share the tickets of each step. With GPUs, each has its own."""
@@ -569,9 +608,10 @@ class MetricsSettings(Settings):
 class Config(Settings):
     """One run."""
 
-    engine: Literal["ray", "sync", "ddp", "simulated"] = setting("ray", "name")
+    engine: Literal["ray", "sync", "ddp", "simulated", "virtual"] = setting("ray", "name")
     """ray: workers, queue and trainer; sync: the textbook loop in one process; ddp: the same loop in several processes
-    that average their gradients; simulated: one process with an exact staleness."""
+    that average their gradients; simulated: one process with an exact staleness; virtual: a cluster on a virtual
+    clock in one process."""
     run: RunSettings = RunSettings()
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
@@ -586,6 +626,7 @@ class Config(Settings):
     staleness: StalenessSettings = StalenessSettings()
     simulated: SimulatedSettings = SimulatedSettings()
     ddp: DdpSettings = DdpSettings()
+    virtual: VirtualSettings = VirtualSettings()
     workers: WorkersSettings = WorkersSettings()
     trainer: TrainerSettings = TrainerSettings()
     queue: QueueSettings = QueueSettings()

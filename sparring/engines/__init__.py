@@ -1,4 +1,4 @@
-"""Ways to run the same training: sync (the textbook's loop), ddp (it on several processes), simulated, ray."""
+"""Ways to run the same training: sync (the textbook's loop), ddp (it on several processes), simulated, virtual, ray."""
 
 from __future__ import annotations
 

@@ -41,30 +41,31 @@ class Recorder:
         self.state = self._fresh_state()
         self._recent: list[StepResult] = []
         self._warned: set[str] = set()
-        self._began = time.monotonic()
+        self.clock: Callable[[], float] = time.monotonic  # of the training's seconds
+        self._began = self.clock()
         self._reported_at = 0.0
         self._tracking = Tracking(learner.config, run)
 
     def restart(self) -> None:
         """Count again from the beginning."""
-        self.state, self._recent, self._began = self._fresh_state(), [], time.monotonic()
+        self.state, self._recent, self._began = self._fresh_state(), [], self.clock()
 
     def continue_from(self, state: RunState) -> None:
         """Continue counting from `state`; settings that a resume may have changed are taken from the configuration."""
         fresh = self._fresh_state()
         self.state, self._recent = state, []
         state.engine, state.total_steps, state.max_staleness = fresh.engine, fresh.total_steps, fresh.max_staleness
-        self._began = time.monotonic() - state.seconds
+        self._began = self.clock() - state.seconds
 
     def start_clock(self, already: float) -> None:
         """Training began `already` seconds ago; time before that does not count."""
-        self._began = time.monotonic() - self.state.seconds - already
+        self._began = self.clock() - self.state.seconds - already
         self.state.phase = "training"
 
     def read_clock(self) -> None:
         """Update the time that training has taken."""
         state = self.state
-        state.seconds = time.monotonic() - self._began
+        state.seconds = self.clock() - self._began
         state.examples_per_second = state.examples / max(state.seconds, 1e-9)
 
     def step(self, shards: Sequence[Shard], result: StepResult, seconds: float, arrivals: Sequence[int]) -> None:

@@ -52,6 +52,11 @@ class OneByOne:
     def busy(self) -> bool:
         return self._work is not None
 
+    @property
+    def active(self) -> int:
+        """Examples that take part in the next step."""
+        return 0 if self._work is None else self._work.active
+
     def begin(self, task: Task, controls: Controls, version: int) -> None:
         self._work = begin(task, self.context, controls, version)
 

@@ -41,6 +41,11 @@ class FinishedAttack:
         return self.task.fence, self.head if in_head else self.finish.version
 
     @property
+    def active(self) -> int | None:
+        """Examples that take part in the next step; None: the attack is to be prepared."""
+        return None if self._work is None else self._work.active
+
+    @property
     def orders(self) -> set[tuple[int, int]]:
         """Fence and version of all weights for the steps that are left."""
         return {self.needs, (self.task.fence, self.finish.version)}
@@ -76,6 +81,12 @@ class Finisher:
     def orders(self) -> set[tuple[int, int]]:
         """All weights that the tickets still need."""
         return {order for attack in self._attacks for order in attack.orders}
+
+    @property
+    def active(self) -> int | None:
+        """Examples that take part in the next step; None: an attack is to be prepared, or none can go on."""
+        attack = self._next()
+        return None if attack is None else attack.active
 
     @property
     def waits(self) -> bool:

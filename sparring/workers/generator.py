@@ -150,6 +150,13 @@ class ShrinkingBatch:
         return self.delta is not None
 
     @property
+    def active(self) -> int:
+        """Examples that take part in the next step."""
+        if self.left == 0:
+            return 0
+        return sum(count >= self._longest - len(self.step_seconds) % self._longest for count in self._counts)
+
+    @property
     def left(self) -> int:
         """Attack steps that are left, restarts included."""
         return self.steps - len(self.step_seconds)

@@ -27,6 +27,7 @@ def small(root: Path, **groups: Any) -> Config:
         "metrics": {"every_steps": 1},
         "workers": {"count": 1, "threads": 1},  # a process more takes seconds: two where they matter
         "trainer": {"threads": 1},
+        "staleness": {"trainer_attacks": "never"},  # where workers attack, all shards are theirs
     }
     for group, values in groups.items():
         tree[group] = {**tree.get(group, {}), **values} if isinstance(values, dict) else values

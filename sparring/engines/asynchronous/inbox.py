@@ -5,11 +5,25 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
+from typing import Protocol
 
 from sparring.queue.messages import Missing, Shard
 from sparring.queue.transport import Transport
 
 RECEIVE_S = 0.5
+
+
+class Arrivals(Protocol):
+    """What has come to the trainer."""
+
+    def start(self) -> None:
+        """Begin to receive."""
+
+    def take(self, timeout_s: float) -> list[Shard | Missing]:
+        """All that has arrived; waits up to `timeout_s` for the first."""
+
+    def close(self) -> None:
+        """Receive no more."""
 
 
 class Inbox:
@@ -25,7 +39,6 @@ class Inbox:
         self._thread.start()
 
     def take(self, timeout_s: float) -> list[Shard | Missing]:
-        """All that has arrived; waits up to `timeout_s` for the first."""
         taken: list[Shard | Missing] = []
         while True:
             try:

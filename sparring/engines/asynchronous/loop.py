@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from math import ceil
 
 import torch
@@ -28,15 +29,15 @@ from sparring.config import (
     with_workers,
 )
 from sparring.engines.asynchronous.broadcaster import Broadcaster
-from sparring.engines.asynchronous.inbox import Inbox
+from sparring.engines.asynchronous.inbox import Arrivals
 from sparring.engines.asynchronous.own_attack import OwnAttack, OwnAttacks, OwnFinish
-from sparring.engines.asynchronous.snapshot import Route
 from sparring.errors import SparringError
 from sparring.queue.ledger import Ledger
 from sparring.queue.messages import Key, Missing, Shard, Ticket
 from sparring.queue.transport import QueueLost, Transport
 from sparring.trainer.checkpoints import Checkpoint
 from sparring.trainer.experiment import Experiment
+from sparring.trainer.learner import StepResult
 from sparring.trainer.session import Session
 from sparring.trainer.starts import LastPerturbations
 
@@ -48,7 +49,7 @@ SET_ASIDE_SHARE = 0.05
 
 
 class Loop:
-    """Trains from `resumed` to the end of the run; snapshots of the weights take `route`.
+    """Trains from `resumed` to the end of the run.
 
     The target number of workers may change meanwhile. The permits in flight, the threads and whether the trainer
     attacks itself depend on it.
@@ -59,13 +60,15 @@ class Loop:
         session: Session,
         experiment: Experiment,
         transport: Transport,
-        route: Route,
+        broadcaster: Broadcaster,
+        inbox: Arrivals,
         *,
         at_least_fence: int,
         resumed: Checkpoint | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.session, self.experiment, self.transport = session, experiment, transport
-        self.broadcaster = Broadcaster(session, route)
+        self.broadcaster, self.clock = broadcaster, clock
         self.config, self.plan, self.learner = experiment.config, experiment.plan, session.learner
         self.settings = experiment.config.staleness
         self.exchange = exchanges(self.config.staleness)
@@ -94,7 +97,7 @@ class Loop:
         self.last_error = ""
         self.arrivals = 0
         self._housekept_at = 0.0
-        self._inbox = Inbox(transport, lambda: self.fence)
+        self._inbox = inbox
 
     def run(self) -> str:
         """Train to the end of the run; returns how it ended: finished, stopped or interrupted."""
@@ -118,13 +121,13 @@ class Loop:
         shards, arrivals = [shard for shard, _ in taken], [arrived_at for _, arrived_at in taken]
         for shard in shards:
             self._require_within_bound(shard)
-        began = time.monotonic()
+        began = self.clock()
         shards = self._refreshed(shards)
-        refreshed = time.monotonic()
+        refreshed = self.clock()
         self.session.watch_staleness(shards)
-        watched = time.monotonic()
-        result = self.session.learn(shards, arrivals=arrivals)
-        self.step_s = _mean(self.step_s, (refreshed - began + time.monotonic() - watched) / len(shards))
+        watched = self.clock()
+        result = self.learn(shards, arrivals)
+        self.step_s = _mean(self.step_s, (refreshed - began + self.clock() - watched) / len(shards))
         self.session.state.worker_shards += sum(shard.worker != "trainer" for shard in shards)
         self.session.state.trainer_shards += sum(shard.worker == "trainer" for shard in shards)
         log.debug("step %d loss %.4f", self.learner.step, result.loss)
@@ -134,6 +137,10 @@ class Loop:
         self.ledger.retire(keys)
         self._count()
         self.session.after_step(last_of_epoch=self.ledger.epoch != epoch)
+
+    def learn(self, shards: list[Shard], arrivals: list[int]) -> StepResult:
+        """One training step."""
+        return self.session.learn(shards, arrivals=arrivals)
 
     def _prune(self) -> None:
         """At the barrier: decide which examples are kept, and lift it."""
@@ -172,7 +179,7 @@ class Loop:
         Raises:
             SparringError: no shard came for too long.
         """
-        began = waiting_since = time.monotonic()
+        began = waiting_since = self.clock()
         idle = 0.0
         while not self.session.should_stop() and not self.ledger.finished and not self.ledger.held:
             came = self._drain(block=False)
@@ -191,14 +198,14 @@ class Loop:
                 continue
             busy = came or self._attack_a_little()
             if not busy:
-                paused = time.monotonic()
+                paused = self.clock()
                 busy = self._drain(block=True)
                 idle += self._waited(paused)
             if busy:
-                waiting_since = time.monotonic()
-            if time.monotonic() - began > REPUBLISH_S:
+                waiting_since = self.clock()
+            if self.clock() - began > REPUBLISH_S:
                 self._publish(older=True)  # in case the snapshot store was restarted and lost them
-                began = time.monotonic()
+                began = self.clock()
             self._give_up_after(waiting_since)
         return None
 
@@ -283,7 +290,7 @@ class Loop:
 
     def _housekeep(self) -> None:
         """Every HOUSEKEEPING_S: lost leases, the own lease, ended broadcasts, the worker target, a stop, the report."""
-        now = time.monotonic()
+        now = self.clock()
         if now - self._housekept_at < HOUSEKEEPING_S:
             return
         self._housekept_at = now
@@ -347,13 +354,13 @@ class Loop:
         state.queue_received_bytes, state.queue_sent_bytes = usage.received_bytes, usage.sent_bytes
 
     def _waited(self, since: float) -> float:
-        seconds = time.monotonic() - since
+        seconds = self.clock() - since
         waits, reason = self.session.state.wait_seconds, "shards" if self.arrivals else "first_shard"
         waits[reason] = waits.get(reason, 0.0) + seconds
         return seconds
 
     def _give_up_after(self, since: float) -> None:
-        waited = time.monotonic() - since
+        waited = self.clock() - since
         name = "trainer.wait_timeout_s" if self.arrivals else "workers.start_timeout_s"
         limit = self.config.trainer.wait_timeout_s if self.arrivals else self.config.workers.start_timeout_s
         if waited < limit:

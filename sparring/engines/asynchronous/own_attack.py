@@ -23,6 +23,10 @@ class OwnAttacks(Protocol):
     def ready(self) -> bool:
         """Whether a ticket is in work that can go on now."""
 
+    @property
+    def active(self) -> int | None:
+        """Examples that take part in the next step; None: the attack is to be prepared."""
+
     def begin(self) -> bool:
         """Take a ticket into work; False: there is none."""
 
@@ -47,6 +51,10 @@ class OwnAttack:
     @property
     def ready(self) -> bool:
         return self.lease is not None
+
+    @property
+    def active(self) -> int | None:
+        return None if self._work is None else self._work.active
 
     def begin(self) -> bool:
         self.lease = self._transport.lease_local("trainer")
@@ -91,6 +99,10 @@ class OwnFinish:
     @property
     def ready(self) -> bool:
         return not self._finisher.waits
+
+    @property
+    def active(self) -> int | None:
+        return self._finisher.active
 
     def begin(self) -> bool:
         lease = self._transport.lease_local("trainer")

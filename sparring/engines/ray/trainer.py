@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 from sparring.config import from_tree, trainer_threads
+from sparring.engines.asynchronous.broadcaster import Broadcaster
+from sparring.engines.asynchronous.inbox import Inbox
 from sparring.engines.asynchronous.loop import Loop
 from sparring.engines.ray.actor_inputs import ActorInputs
 from sparring.engines.ray.snapshots import open_route
@@ -63,7 +65,15 @@ class Trainer:
             with stopping_on_signals(session.ask_to_stop):
                 while True:
                     session.state.trainer_pid = os.getpid()
-                    loop = Loop(session, experiment, self.transport, route, at_least_fence=fence - 1, resumed=resumed)
+                    loop = Loop(
+                        session,
+                        experiment,
+                        self.transport,
+                        Broadcaster(session, route),
+                        Inbox(self.transport, lambda: self.transport.fence),
+                        at_least_fence=fence - 1,
+                        resumed=resumed,
+                    )
                     try:
                         return {"phase": loop.run(), "state": session.state.as_dict()}
                     except RollBack as error:

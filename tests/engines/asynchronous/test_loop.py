@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from sparring.config import new_run
+from sparring.engines.asynchronous.broadcaster import Broadcaster
+from sparring.engines.asynchronous.inbox import Inbox
 from sparring.engines.asynchronous.loop import Loop
 from sparring.engines.asynchronous.snapshot import Snapshot
 from sparring.errors import SparringError
@@ -53,11 +55,13 @@ class Scene:
         self.after_sending: Callable[[Snapshot], None] = lambda snapshot: None
         self.ended = threading.Event()
         self.threads: list[threading.Thread] = []
+        transport = self.transport()
         self.loop = Loop(
             self.session,
             experiment,
-            self.transport(),
-            self,
+            transport,
+            Broadcaster(self.session, self),
+            Inbox(transport, lambda: transport.fence),
             at_least_fence=0,
         )
 
@@ -321,7 +325,8 @@ def test_permits_in_flight_and_the_trainers_own_attacks_follow_the_number_of_wor
 ) -> None:
     monkeypatch.setattr("sparring.engines.asynchronous.loop.HOUSEKEEPING_S", 0.0)
     monkeypatch.setattr("sparring.config.derived.cores", lambda: 4)
-    loop = Scene(tmp_path, server, workers={"count": 1}, attack={"steps": 3}).loop
+    own = {"trainer_attacks": "auto"}
+    loop = Scene(tmp_path, server, workers={"count": 1}, attack={"steps": 3}, staleness=own).loop
     loop.broadcaster.start(loop.fence)
     loop.issue()
     assert loop.attacks_itself and loop.in_flight == 2

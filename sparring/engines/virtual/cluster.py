@@ -1,0 +1,182 @@
+"""The virtual clock, and the queue and snapshots as they are at each of its times. Deterministic for a given seed."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor
+
+from sparring.config import VirtualSettings
+from sparring.queue.messages import Controls, Lease, Returned, Shard, Sizes, Ticket, Usage
+
+Order = tuple[int, int]
+
+
+class Sent(NamedTuple):
+    """Weights and controls of a version, and when workers have them."""
+
+    arrives: float
+    weights: dict[str, Tensor]
+    controls: Controls
+
+
+class Cluster:
+    """What happens when. `now` is in seconds; `arrived` holds shards that the trainer has not taken yet."""
+
+    def __init__(self, settings: VirtualSettings, *, lease_s: float, seed: int) -> None:
+        self.settings, self.lease_s = settings, lease_s
+        self.now = 0.0
+        self.arrived: list[Shard] = []
+        self.wakers: list[Callable[[], None]] = []  # called when there may be something to do
+        self.tickets: deque[Ticket] = deque()
+        self.leases: dict[tuple[int, tuple[int, int, int]], Lease] = {}
+        self.returned: list[Returned] = []
+        self._sent: dict[Order, Sent] = {}
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._count = 0
+        self._random = random.Random(seed)
+
+    def clock(self) -> float:
+        """The virtual time in seconds."""
+        return self.now
+
+    def after(self, seconds: float, action: Callable[[], None]) -> None:
+        """Do something `seconds` from now."""
+        self._count += 1
+        heapq.heappush(self._events, (self.now + seconds, self._count, action))
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        end = self.now + seconds
+        while self._events and self._events[0][0] <= end:
+            self._happen()
+        self.now = end
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass until a shard has arrived."""
+        end = self.now + seconds
+        while not self.arrived:
+            if not self._events or self._events[0][0] > end:
+                self.now = end
+                return
+            self._happen()
+
+    def _happen(self) -> None:
+        self.now, _, action = heapq.heappop(self._events)
+        action()
+
+    def wake(self) -> None:
+        """Whoever has nothing to do looks again."""
+        for waker in self.wakers:
+            waker()
+
+    def varied(self, seconds: float) -> float:
+        """The duration with its jitter."""
+        return seconds * (1 + self.settings.jitter * (2 * self._random.random() - 1))
+
+    def attack_step_s(self, examples: int) -> float:
+        """An attack step on so many examples, at speed 1."""
+        return self.settings.attack_s + self.settings.attack_example_s * examples if examples else 0.0
+
+    def forward_s(self, examples: int) -> float:
+        """A clean forward pass, at speed 1."""
+        return self.settings.forward_s + self.settings.forward_example_s * examples
+
+    def step_s(self, examples: int) -> float:
+        """A training step, at speed 1."""
+        return self.settings.step_s + self.settings.step_example_s * examples
+
+    def publish(self, order: Order, weights: dict[str, Tensor], controls: Controls, keep: int) -> None:
+        """Send weights to all workers."""
+        self._sent[order] = Sent(self.now + self.settings.publish_s, weights, controls)
+        for old in sorted(self._sent)[:-keep]:
+            del self._sent[old]
+        self.after(self.settings.publish_s, self.wake)
+
+    def newest(self, fence: int) -> tuple[int, Sent] | None:
+        """Version and content of the newest weights that have arrived."""
+        here = [order for order, sent in self._sent.items() if order[0] == fence and sent.arrives <= self.now]
+        return (max(here)[1], self._sent[max(here)]) if here else None
+
+    def at(self, order: Order) -> Sent | None:
+        """The weights of a version, where they have arrived."""
+        sent = self._sent.get(order)
+        return sent if sent is not None and sent.arrives <= self.now else None
+
+    def lease(self, worker: str) -> Lease | None:
+        """The next ticket."""
+        if not self.tickets:
+            return None
+        ticket = self.tickets.popleft()
+        lease = Lease(ticket, ticket.fence, worker)
+        self.leases[lease.owner] = lease
+        return lease
+
+    def is_live(self, lease: Lease) -> bool:
+        """Whether the lease has not been lost."""
+        return self.leases.get(lease.owner) is lease
+
+    def commit(self, lease: Lease, shard: Shard) -> None:
+        """A worker sends a shard; it arrives a little later."""
+        if self.leases.get(lease.owner) is lease:
+            del self.leases[lease.owner]
+            self.after(self.settings.push_s, lambda: self.arrived.append(shard))
+
+    def abandon(self, lease: Lease) -> None:
+        """Whoever held the lease has died: it expires."""
+
+        def expire() -> None:
+            if self.leases.get(lease.owner) is lease:
+                del self.leases[lease.owner]
+                self.returned.append(Returned(lease.ticket.key, "lease_expired"))
+
+        self.after(self.lease_s, expire)
+
+
+class VirtualTransport:
+    """The queue as the trainer's loop sees it."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster, self._fence = cluster, 0
+
+    def open(self, at_least: int = 0) -> int:
+        self._fence = max(self._fence, at_least) + 1
+        return self._fence
+
+    def issue(self, tickets: list[Ticket]) -> None:
+        again = [ticket for ticket in tickets if ticket.key.attempt]
+        self._cluster.tickets.extendleft(reversed(again))
+        self._cluster.tickets.extend(ticket for ticket in tickets if not ticket.key.attempt)
+        self._cluster.after(self._cluster.settings.lease_s, self._cluster.wake)
+
+    def expired(self, fence: int) -> list[Returned]:
+        returned, self._cluster.returned = self._cluster.returned, []
+        return returned
+
+    def lease_local(self, owner: str) -> Lease | None:
+        return self._cluster.lease(owner)
+
+    def finish_local(self, lease: Lease) -> bool:
+        return self._cluster.leases.pop(lease.owner, None) is lease
+
+    def renew(self, lease: Lease) -> bool:
+        return self._cluster.is_live(lease)
+
+    def target_count(self) -> int | None:
+        return None
+
+    def stop_requested(self) -> bool:
+        return False
+
+    def usage(self) -> Usage:
+        return Usage(0, None, 0, 0)
+
+    def sizes(self) -> Sizes:
+        return Sizes(len(self._cluster.tickets), len(self._cluster.leases), len(self._cluster.arrived))
+
+    def heartbeats(self) -> dict[str, dict[str, float]]:
+        return {}

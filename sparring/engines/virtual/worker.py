@@ -1,0 +1,165 @@
+"""A virtual worker: it attacks as a worker of the Ray engine does, and each step takes its virtual time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import nn
+
+from sparring.attacks import Attack, frozen
+from sparring.attacks.starts import unpacked
+from sparring.config import last_steps
+from sparring.engines.virtual.cluster import Cluster, Order, Sent
+from sparring.queue.codec import received
+from sparring.queue.messages import Controls, Key, Lease, Shard
+from sparring.trainer.experiment import Experiment
+from sparring.workers.attackers import OneByOne
+from sparring.workers.finish import Finisher
+from sparring.workers.task import Task
+
+
+class Arrived:
+    """The weights that have arrived at a worker, loaded into its networks."""
+
+    def __init__(self, cluster: Cluster, networks: nn.Module) -> None:
+        self._cluster, self._networks = cluster, networks
+
+    def has(self, order: Order) -> bool:
+        return self._cluster.at(order) is not None
+
+    def load(self, order: Order) -> Controls:
+        sent = self._cluster.at(order)
+        if sent is None:
+            raise KeyError(order)
+        self._networks.load_state_dict(sent.weights)
+        return sent.controls
+
+
+class VirtualWorker:
+    """One worker of `speed`; `alive` until it dies."""
+
+    def __init__(self, experiment: Experiment, cluster: Cluster, name: str, speed: float) -> None:
+        self.experiment, self.cluster, self.name, self.speed = experiment, cluster, name, speed
+        self.alive = True
+        self._networks, self._context = experiment.attacker()
+        self._held: dict[tuple[int, Key], tuple[Lease, float]] = {}  # with the time at which each began
+        self._busy = False
+        cluster.wakers.append(self.wake)
+
+    def wake(self) -> None:
+        """Go on, unless a step is under way."""
+        if self.alive and not self._busy:
+            self.go_on()
+
+    def die(self) -> None:
+        """Its tickets are lost."""
+        self.alive = False
+        for lease, _ in self._held.values():
+            self.cluster.abandon(lease)
+
+    def go_on(self) -> None:
+        """Take a ticket or make a step, if there is one."""
+        raise NotImplementedError
+
+    def _take(self) -> Lease | None:
+        lease = self.cluster.lease(self.name)
+        if lease is not None:
+            self._held[lease.owner] = lease, self.cluster.now
+        return lease
+
+    def _task(self, lease: Lease, epsilon: float) -> Task:
+        ticket = lease.ticket
+        start = unpacked(ticket.starts, self.experiment.training.shape, epsilon)
+        return Task(ticket.key, ticket.indices, ticket.fence, self.name, start)
+
+    def _take_time(self, seconds: float, shards: list[Shard]) -> None:
+        """The step made now ends later; then its shards are sent."""
+        self._busy = True
+        self.cluster.after(self.cluster.varied(seconds) / self.speed, lambda: self._end(shards))
+
+    def _end(self, shards: list[Shard]) -> None:
+        if not self.alive:
+            return
+        self._busy = False
+        for shard in shards:
+            lease, began = self._held.pop((shard.fence, shard.key))
+            seconds = self.cluster.now - began
+            shard = received(shard, self.experiment.config.queue.wire)
+            self.cluster.commit(lease, replace(shard, attack_seconds=seconds, cost_seconds=seconds))
+        self.go_on()
+
+    @property
+    def _classify_s(self) -> float:
+        """Time of the clean pass of a ticket, where the allocator or the attack's loss needs one."""
+        attack = self.experiment.attack
+        clean = isinstance(attack, Attack) and attack.maximised.targets == "clean"
+        needed = self.experiment.allocator is not None or clean
+        return self.cluster.forward_s(self.experiment.config.train.batch_size) if needed else 0.0
+
+
+class NewestWorker(VirtualWorker):
+    """Attacks with the newest weights that have arrived; with `exchange` newer ones are loaded between two steps."""
+
+    def __init__(self, experiment: Experiment, cluster: Cluster, name: str, speed: float, *, exchange: bool) -> None:
+        super().__init__(experiment, cluster, name, speed)
+        self.exchange = exchange
+        self._attacker = OneByOne(self._context)
+        self._waiting: Lease | None = None
+        self._version = -1
+
+    def go_on(self) -> None:
+        if self._attacker.busy:
+            self._step()
+            return
+        self._waiting = self._waiting or self._take()
+        if self._waiting is not None and not self.cluster.is_live(self._waiting):
+            self._held.pop(self._waiting.owner, None)
+            self._waiting = None
+        if self._waiting is None:
+            return
+        newest = self.cluster.newest(self._waiting.ticket.fence)
+        if newest is not None and newest[0] >= self._waiting.ticket.version:
+            lease, self._waiting = self._waiting, None
+            self._begin(lease, *newest)
+
+    def _begin(self, lease: Lease, version: int, sent: Sent) -> None:
+        self._load(version, sent)
+        with frozen(self._context.model):
+            self._attacker.begin(self._task(lease, sent.controls.epsilon), sent.controls, version)
+        self._fence = lease.ticket.fence
+        self._take_time(self._classify_s, [])
+
+    def _step(self) -> None:
+        newest = self.cluster.newest(self._fence)
+        if self.exchange and newest is not None and newest[0] > self._version:
+            self._load(*newest)
+        seconds = self.cluster.attack_step_s(self._attacker.active)
+        with frozen(self._context.model):
+            shards = self._attacker.advance(self._version)
+        self._take_time(seconds, shards)
+
+    def _load(self, version: int, sent: Sent) -> None:
+        self._networks.load_state_dict(sent.weights)
+        self._version = version
+
+
+class FinishingWorker(VirtualWorker):
+    """Attacks with a fresh finish."""
+
+    def __init__(self, experiment: Experiment, cluster: Cluster, name: str, speed: float) -> None:
+        super().__init__(experiment, cluster, name, speed)
+        steps = last_steps(experiment.config.staleness, experiment.attack.steps)
+        self._finisher = Finisher(self._context, Arrived(cluster, self._networks), steps)
+
+    def go_on(self) -> None:
+        if self._finisher.at_gate and (lease := self._take()) is not None:
+            finish = lease.ticket.finish
+            if finish is None:
+                raise ValueError(f"ticket {lease.ticket.key} has no finish")
+            self._finisher.begin(self._task(lease, finish.epsilon), lease.ticket.version, finish)
+        if self._finisher.waits:
+            return
+        active = self._finisher.active
+        seconds = self._classify_s if active is None else self.cluster.attack_step_s(active)
+        shard = self._finisher.advance()
+        self._take_time(seconds, [] if shard is None else [shard])

@@ -1,0 +1,94 @@
+"""The asynchronous engine on a virtual clock, against arithmetic and against the loop in one process."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparring.commands.train import Result, train
+from tests.support.runs import small, weights_of
+
+BATCH, EXAMPLES = 32, 640
+SECONDS = {"attack_example_s": 1e-3, "step_example_s": 1e-3, "publish_s": 0.0, "push_s": 0.0, "jitter": 0.0}
+
+
+def made(root: Path, **groups: Any) -> Result:
+    tree: dict[str, Any] = {
+        "engine": "virtual",
+        "data": {"limit": EXAMPLES},
+        "train": {"epochs": 2, "max_steps": None, "batch_size": BATCH},
+        "queue": {"wire": "exact"},
+        "virtual": SECONDS,
+    }
+    for group, values in groups.items():
+        tree[group] = {**tree.get(group, {}), **values} if isinstance(values, dict) else values
+    return train(small(root, **tree), progress=False)
+
+
+def tickets(result: Result) -> Counter[tuple[int, int]]:
+    lines = map(json.loads, result.run.history.read_text().splitlines())
+    return Counter((line["epoch"], number) for line in lines for number in line["tickets"])
+
+
+@pytest.mark.parametrize(("workers", "attack_steps"), [(1, 4), (2, 4), (3, 6), (8, 4), (8, 2)])
+def test_throughput_is_that_of_the_workers_until_the_trainer_is_saturated(
+    tmp_path: Path, workers: int, attack_steps: int
+) -> None:
+    """A shard takes κ steps of b examples, a training step one: W / κ shards in the time of a step. At most 1, and at
+    most (d + 1) / (κ + 1): a permit comes back after the attack and the step that trains on it. d is 3."""
+    result = made(tmp_path, workers={"count": workers}, attack={"steps": attack_steps}, staleness={"exchange": False})
+    steps, step_s = result.summary["steps"], BATCH * 1e-3
+    ideal = steps * step_s / min(1.0, workers / attack_steps, 4 / (attack_steps + 1))
+    assert ideal * 0.99 <= result.summary["seconds"] <= ideal * 1.05 + attack_steps * step_s
+    assert tickets(result) == Counter({(epoch, number): 1 for epoch in range(2) for number in range(20)})
+    assert result.summary["staleness_max"] <= 4
+
+
+def test_bound_0_makes_the_weights_of_the_synchronous_loop(tmp_path: Path) -> None:
+    exact = {"staleness": {"max_staleness": 0, "depth": 0}, "workers": {"count": 3}, "train": {"shards_per_step": 3}}
+    assert weights_of(made(tmp_path, **exact)) == weights_of(made(tmp_path, **exact, engine="sync"))
+
+
+def test_with_a_fresh_finish_the_cluster_changes_the_clock_alone(tmp_path: Path) -> None:
+    """Three or seven workers, two speeds, one that dies and one that joins: the same weights at other times."""
+    common = {"staleness": {"finish": 2}, "attack": {"steps": 6}, "train": {"shards_per_step": 4}}
+    expected = weights_of(made(tmp_path, **common, engine="sync"))
+    events = [{"at_s": 0.5, "worker": 1, "what": "dies"}, {"at_s": 1.0, "worker": 4, "what": "joins"}]
+    clusters: list[dict[str, Any]] = [
+        {"workers": {"count": 3}},
+        {"workers": {"count": 7}, "staleness": {**common["staleness"], "trainer_attacks": "always"}},
+        {"workers": {"count": 4}, "virtual": {"speeds": [1, 0.4], "events": events}, "queue": {"lease_s": 2}},
+    ]
+    results = [made(tmp_path, **{**common, **groups}) for groups in clusters]
+    assert [weights_of(result) == expected for result in results] == [True] * 3
+    assert all(result.summary["staleness_max"] == 0 for result in results)
+    assert len({result.summary["seconds"] for result in results}) == 3
+    assert results[1].summary["seconds"] < results[0].summary["seconds"]
+    assert results[2].summary["shards_dropped_by_reason"] == {"lease_expired": 1}
+
+
+def test_a_run_is_the_same_twice_and_another_jitter_is_another_run(tmp_path: Path) -> None:
+    loose = {"workers": {"count": 5}, "virtual": {"jitter": 0.2}, "train": {"epochs": 1}}
+    first, second = (made(tmp_path, **loose) for _ in range(2))
+    assert weights_of(first) == weights_of(second) and first.summary["seconds"] == second.summary["seconds"]
+    other = made(tmp_path, **{**loose, "virtual": {"jitter": 0.3}})
+    assert other.summary["seconds"] != first.summary["seconds"]
+
+
+def test_in_flight_exchange_makes_shards_fresher(tmp_path: Path) -> None:
+    common = {"workers": {"count": 6}, "attack": {"steps": 8}}
+    plain, exchanged = (made(tmp_path, **common, staleness={"exchange": flag}) for flag in (False, True))
+    assert exchanged.summary["staleness_mean"] < plain.summary["staleness_mean"]
+
+
+def test_a_worker_of_half_the_speed_makes_half_the_shards(tmp_path: Path) -> None:
+    result = made(
+        tmp_path, workers={"count": 2}, attack={"steps": 8}, virtual={"speeds": [1, 0.5]}, train={"epochs": 6}
+    )
+    lines = map(json.loads, result.run.history.read_text().splitlines())
+    counts = Counter(name for line in lines for name in line["workers"])
+    assert counts["worker-1"] == pytest.approx(2 * counts["worker-2"], rel=0.1)
