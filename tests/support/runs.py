@@ -18,14 +18,14 @@ Place = Callable[[Config], Config]  # where a run of the Ray engine takes place
 
 
 def small(root: Path, **groups: Any) -> Config:
-    """Digits, few steps, a cheap judgement; `groups` change settings by group."""
+    """Digits, few steps, one worker, a cheap evaluation; `groups` change settings by group."""
     tree: dict[str, Any] = {
         "run": {"root": str(root)},
         "train": {"epochs": 1, "max_steps": 12, "batch_size": 64},
         "attack": {"steps": 3, "warmup_epochs": 0.5},
         "evaluation": {"steps": 2, "restarts": 1, "samples": 50},
         "metrics": {"every_steps": 1},
-        "workers": {"count": 2, "threads": 1},
+        "workers": {"count": 1, "threads": 1},  # a process more takes seconds: two where they matter
         "trainer": {"threads": 1},
     }
     for group, values in groups.items():

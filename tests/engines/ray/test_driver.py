@@ -24,6 +24,7 @@ from tests.support.runs import Place, small, weights_of
 
 pytestmark = pytest.mark.ray
 
+TWO = {"workers": {"count": 2}}
 AUGMENTED = {"name": "digits", "augment": "crop"}
 AUGMIX = {
     "attack": {"name": "augmix"},
@@ -35,8 +36,8 @@ AUGMIX = {
 @pytest.mark.parametrize(
     ("route", "methods"),
     [
-        ("redis", {}),
-        ("object_store", {}),
+        ("redis", TWO),
+        ("object_store", TWO),
         ("redis", {"allocator": {"name": "bullettrain"}, "objective": {"name": "trades", "passes": "single_pass"}}),
         ("object_store", {"allocator": {"name": "bullettrain"}, "objective": {"name": "mart"}}),
         ("redis", {"attack": {"start": "last"}, "data": {"limit": 256}, "train": {"epochs": 3}}),
@@ -68,7 +69,7 @@ def test_in_lockstep_weights_and_staleness_are_those_of_the_simulated_engine(
     steps = {"shards_per_step": shards_per_step, "batch_size": 32, "max_steps": 14}
     lockstep = {"max_staleness": 3, "depth": 3, "publish_every": 1, "lockstep": True}
     simulated = train(small(tmp_path, engine="simulated", train=steps, simulated={"staleness": 3}))
-    ray = train(shared_ray(small(tmp_path, train=steps, staleness=lockstep, queue={"wire": "exact"})))
+    ray = train(shared_ray(small(tmp_path, train=steps, staleness=lockstep, queue={"wire": "exact"}, **TWO)))
     assert _histogram(ray.run.path) == _histogram(simulated.run.path)
     assert _histogram(ray.run.path)["3"] == 11 * shards_per_step
     assert weights_of(simulated) == weights_of(ray)
@@ -81,6 +82,7 @@ def test_a_whole_run_uses_every_example_once_an_epoch_and_stays_within_its_bound
         tmp_path,
         train={"epochs": 3, "max_steps": None, "batch_size": 50, "shards_per_step": 4},
         staleness={"max_staleness": 4, "publish_every": 2},
+        **TWO,
     )
     result = train(shared_ray(config))
     summary = result.summary
@@ -98,6 +100,7 @@ def test_slots_use_every_example_once_an_epoch_and_stay_within_the_bound(tmp_pat
         allocator={"name": "bullettrain", "slots": 40},
         train={"epochs": 2, "max_steps": None, "batch_size": 50},
         staleness={"max_staleness": 4},
+        **TWO,
     )
     result = train(shared_ray(config))
     summary = result.summary
