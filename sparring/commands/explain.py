@@ -354,8 +354,8 @@ def _warnings(config: Config, measured: Measured, predicted: Predicted) -> list[
     if late is not None and late * settings.publish_every > 1:
         warnings.append(
             f"Latency of {1000 * measured.latency_s:.1f} ms (encode, transport and decode of a shard, transport and "
-            f"load of a snapshot) is {late:.1f} steps, and staleness rises by that much. depth + publish_every + latency "
-            f"<= max_staleness "
+            f"load of a snapshot) is {late:.1f} steps, and staleness rises by that much. depth + publish_every + "
+            f"latency <= max_staleness "
             f"({depth(settings)} + {settings.publish_every} + {ceil(late)} <= {settings.max_staleness}) "
             f"{'holds' if depth(settings) + settings.publish_every + late <= settings.max_staleness else 'fails'}."
         )
