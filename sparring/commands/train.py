@@ -304,7 +304,7 @@ def _begin(run: Run, experiment: Experiment, *, starts: bool, from_model: bool) 
             run.initial.mkdir(exist_ok=True)
             checkpoints.save_weights(run.initial, experiment.model)
     keep_frozen(run, experiment.helper)
-    if starts:
+    if starts or not run.data.is_file():
         _note_data(run, experiment)  # last: what has this file has all
 
 
