@@ -23,6 +23,7 @@ from rich.console import Console
 
 from sparring import config as configuration
 from sparring.cli.evaluating import evaluation_commands
+from sparring.cli.replaying import replay_commands
 from sparring.cli.serving import queue_commands
 from sparring.cli.shell import Json, RunPath, fail, note, out, rows
 from sparring.cli.workers import worker_commands
@@ -40,6 +41,7 @@ config_app = typer.Typer(help="Show, describe and compare configurations.", no_a
 app.add_typer(config_app, name="config")
 app.add_typer(evaluation_commands)
 app.add_typer(queue_commands)
+app.add_typer(replay_commands)
 app.add_typer(worker_commands)
 
 HINT = "Change any setting by --GROUP.NAME VALUE, for example --attack.steps 10 or --workers 4."
@@ -60,6 +62,8 @@ OWN_OPTIONS = {
     "--install-completion",
     "--show-completion",
     "--seeds",
+    "--from",
+    "--until",
 } | {f"--{name}" for name in ("port", "address", "maxmemory", "password-file", "beside-port", "log")}
 COMMANDS_WITH_SETTINGS = {"train", "resume", "doctor", "explain", "config show"} | {
     *("evaluate", "transfer", "curves", "corruptions", "export")

@@ -40,6 +40,7 @@ def check_combinations(config: Config) -> None:
     methods = methods_of(config)
     _check_augmix(config, methods)
     _check_start(config, methods)
+    _check_finish(config, methods)
     _check_wire(config, methods)
     _check_replays(config, methods)
     _check_divergence(config, methods)
@@ -93,6 +94,42 @@ def _check_start(config: Config, methods: Methods) -> None:
         raise UsageError(
             f"{setting} with attack.norm = {methods.attack.norm!r}: perturbations are stored as int8 of ε/127, which "
             f"is too coarse for another norm. Set attack.norm to 'linf', or choose another start."
+        )
+
+
+def _check_finish(config: Config, methods: Methods) -> None:
+    """A fresh finish fixes which weights make which attack step."""
+    settings, attack = config.staleness, methods.attack
+    if settings.finish == "off":
+        return
+    slots = slots_of(config, attack.makes_views)
+    required: dict[str, tuple[object, bool, object]] = {
+        "engine": (config.engine, config.engine in ("sync", "ray"), "sync' or 'ray"),
+        "train.replays": (config.train.replays, config.train.replays == 1, 1),
+        "attack.restarts": (attack.restarts, attack.restarts == 1, 1),
+        "attack.start": (config.attack.start, config.attack.start != "previous", "last"),
+        "allocator.slots": (slots, slots == 0, 0),
+        "staleness.publish_every": (settings.publish_every, settings.publish_every == 1, 1),
+        "staleness.refresh": (settings.refresh, settings.refresh == 0, 0),
+        "staleness.lockstep": (settings.lockstep, not settings.lockstep, False),
+    }
+    for name, (value, met, only) in required.items():
+        if not met:
+            raise UsageError(
+                f"staleness.finish = {settings.finish!r} with {name} = {value!r}: a fresh finish fixes which weights "
+                f"make which attack step. Set {name} to {only!r}, or staleness.finish to 'off'."
+            )
+    for name, unset in (("depth", settings.depth), ("age_half_life", settings.age_half_life)):
+        if unset is not None:
+            raise UsageError(
+                f"staleness.finish = {settings.finish!r} with staleness.{name} = {unset!r}: staleness.lead says how "
+                f"early an attack begins, and what counts of it is never stale. Leave staleness.{name} out."
+            )
+    if config.engine == "ray" and settings.max_staleness < settings.lead:
+        raise UsageError(
+            f"staleness.max_staleness = {settings.max_staleness} with staleness.lead = {settings.lead}: a shard of "
+            f"which no example is attacked is as old as its head. Set staleness.max_staleness to at least "
+            f"{settings.lead}."
         )
 
 

@@ -336,25 +336,40 @@ def _note_data(run: Run, experiment: Experiment) -> None:
     )
 
 
-def _in_this_process(config: Config, run: Run, experiment: Experiment, latest: LatestState) -> Outcome:
-    from sparring.engines import ddp, free, simulated, sync
+def session_here(experiment: Experiment, run: Run, report: Callable[[RunState], None]) -> Session:
+    """A session on this process's own device."""
     from sparring.machine.devices import device_for
 
-    torch.set_num_threads(trainer_threads(config))
-    keep_freed_memory()
-    device = device_for(config.trainer.device, float(torch.cuda.is_available()))
-    session = Session(experiment, run, device, latest.update)
+    device = device_for(experiment.config.trainer.device, float(torch.cuda.is_available()))
+    return Session(experiment, run, device, report)
+
+
+def train_here(session: Session, experiment: Experiment) -> str:
+    """Train in this process, from the newest checkpoint to the end of the run; returns how it ended.
+
+    Raises:
+        SparringError: it failed.
+    """
+    from sparring.engines import ddp, free, simulated, sync
+
+    config = experiment.config
     synchronous = free.run if config.train.replays > 1 else sync.run
     engine = {"sync": synchronous, "ddp": ddp.run, "simulated": simulated.run}[config.engine]
+    resumed = session.restore()
+    session.start_clock()
+    while True:
+        try:
+            return engine(session, experiment, resumed)
+        except RollBack as error:
+            resumed = session.roll_back(error)
+
+
+def _in_this_process(config: Config, run: Run, experiment: Experiment, latest: LatestState) -> Outcome:
+    torch.set_num_threads(trainer_threads(config))
+    keep_freed_memory()
+    session = session_here(experiment, run, latest.update)
     with stopping_on_signals(session.ask_to_stop):
-        resumed = session.restore()
-        session.start_clock()
-        while True:
-            try:
-                phase = engine(session, experiment, resumed)
-                break
-            except RollBack as error:
-                resumed = session.roll_back(error)
+        phase = train_here(session, experiment)
         if phase != "finished":
             return Outcome(phase, session.state)
 

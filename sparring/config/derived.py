@@ -6,6 +6,8 @@ cores: the threads of a forward pass wait for each other by spinning, and the pa
 
 from __future__ import annotations
 
+from math import ceil
+
 from sparring.config.schema import Config, DataSettings, StalenessSettings, WorkersSettings
 from sparring.errors import UsageError
 from sparring.machine.threads import cores
@@ -13,9 +15,18 @@ from sparring.machine.threads import cores
 
 def depth(settings: StalenessSettings) -> int:
     """Number of steps whose shards may be outstanding beside the current step (docs/architecture.md, invariant 3)."""
+    if settings.finish != "off":
+        return settings.lead
     if settings.depth is not None:
         return settings.depth
     return max(0, min(3, settings.max_staleness - settings.publish_every))
+
+
+def last_steps(settings: StalenessSettings, attack_steps: int) -> int:
+    """Attack steps of a fresh finish under the weights that train on the ticket; 0: there is no fresh finish."""
+    if settings.finish == "off":
+        return 0
+    return ceil(0.75 * attack_steps) if settings.finish == "auto" else min(settings.finish, attack_steps)
 
 
 def with_workers(config: Config, count: int) -> Config:
@@ -31,7 +42,7 @@ def image_size(data: DataSettings, epoch: int, epochs: int) -> int | None:
 
 def exchanges(settings: StalenessSettings) -> bool:
     """Whether workers load newer weights between two attack steps (in-flight exchange)."""
-    return settings.exchange and not settings.lockstep and depth(settings) > 0
+    return settings.exchange and settings.finish == "off" and not settings.lockstep and depth(settings) > 0
 
 
 def slots_of(config: Config, views: bool = False) -> int:
@@ -42,7 +53,7 @@ def slots_of(config: Config, views: bool = False) -> int:
     setting = config.allocator.slots
     if setting != "auto":
         return setting
-    on_gpu_workers = config.engine == "ray" and config.workers.num_gpus > 0
+    on_gpu_workers = config.engine == "ray" and config.workers.num_gpus > 0 and config.staleness.finish == "off"
     steps_differ = config.allocator.name != "none" and not views
     possible = config.attack.restarts == 1 and not config.data.phases
     return config.train.batch_size if on_gpu_workers and steps_differ and possible else 0
@@ -60,7 +71,8 @@ def tickets_at_once(config: Config, views: bool = False) -> int:
 
 def bound(config: Config) -> int:
     """The staleness that no step of the run may exceed."""
-    bounds = {"sync": 0, "ddp": 0, "simulated": config.simulated.staleness, "ray": config.staleness.max_staleness}
+    of_sync = config.staleness.lead if config.staleness.finish != "off" else 0
+    bounds = {"sync": of_sync, "ddp": 0, "simulated": config.simulated.staleness, "ray": config.staleness.max_staleness}
     return bounds[config.engine]
 
 
@@ -70,6 +82,8 @@ def check_staleness(settings: StalenessSettings) -> str | None:
     Raises:
         UsageError: with the inequality that fails.
     """
+    if settings.finish != "off":
+        return None  # a shard is at most `lead` steps old: commands/combinations
     bound, publish_every, run_depth = settings.max_staleness, settings.publish_every, depth(settings)
     if bound < publish_every - 1:
         raise UsageError(

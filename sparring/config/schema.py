@@ -372,6 +372,12 @@ class StalenessSettings(Settings):
     many as fit into the time in which it would wait."""
     trainer_attacks: Literal["auto", "always", "never"] = setting("auto", "name")
     """Let the trainer attack shards itself while it would wait. auto: only where its device would be idle."""
+    finish: Literal["off", "auto"] | Annotated[int, Field(ge=1, le=1000)] = setting("off", "attack steps")
+    """Fresh finish (docs/methods.md): the last g attack steps use exactly the weights that train on the ticket, the
+    steps before them exactly those of `lead` steps earlier. The trained weights are then a function of recipe and seed
+    alone. auto: three quarters of the attack steps. off: attacks use the newest weights that have arrived."""
+    lead: int = setting(1, "steps", ge=1, le=100)
+    """With a fresh finish: how many steps before its own an attack begins. It takes the place of `depth`."""
     lockstep: bool = setting(False, "flag")
     """For tests: workers use exactly the weights of the version at which a ticket was issued, and shards are consumed
     in order. The trained weights then do not depend on timing. Switches off exchange and trainer_attacks."""

@@ -9,17 +9,11 @@ Run it: sparring train RECIPE --engine simulated --staleness 32
 
 from __future__ import annotations
 
-import copy
-from collections import deque
-from typing import Any
-
-from torch import Tensor, nn
-
 from sparring.config import SimulatedSettings
-from sparring.models.forward import for_training
-from sparring.queue.messages import Controls, Key, Shard
+from sparring.queue.messages import Key, Shard
 from sparring.trainer.checkpoints import Checkpoint
 from sparring.trainer.experiment import Experiment
+from sparring.trainer.history import History, networks_of
 from sparring.trainer.session import Session
 from sparring.workers.generator import begin
 from sparring.workers.task import Task
@@ -29,10 +23,10 @@ def run(session: Session, experiment: Experiment, resumed: Checkpoint | None) ->
     """Train to the end of the run; returns how it ended."""
     learner, settings = session.learner, experiment.config.simulated
     attacker = Attacker(experiment, settings.staleness)
-    session.training.register("simulated", attacker, resumed)
-    trained = _networks(learner.model, experiment.changing_helper)
+    session.training.register("simulated", attacker.history, resumed)
+    trained = networks_of(learner.model, experiment.changing_helper)
     for step in session.steps(resumed):
-        attacker.remember(learner.step, trained.state_dict(), learner.controls())
+        attacker.history.remember(learner.step, trained.state_dict(), learner.controls())
         remedies = session.staleness.remedies
         exactly = settings.model_copy(update={"staleness": remedies.depth})
         shards = [attacker.attack(key, learner.step, exactly, session) for key in step.keys]
@@ -48,49 +42,21 @@ class Attacker:
 
     def __init__(self, experiment: Experiment, staleness: int) -> None:
         self.experiment = experiment
-        model = copy.deepcopy(experiment.model).eval().requires_grad_(False)
-        model = for_training(model, experiment.config.model)
-        helper = copy.deepcopy(experiment.changing_helper)
-        self.networks = _networks(model, None if helper is None else helper.eval().requires_grad_(False))
-        self.context = experiment.context(model, helper)
-        self.history: deque[tuple[int, dict[str, Tensor], Controls]] = deque(maxlen=staleness + 1)
-
-    def remember(self, step: int, weights: dict[str, Tensor], controls: Controls) -> None:
-        """Keep a copy of the weights and controls of `step`; the oldest copy is dropped."""
-        self.history.append((step, {name: tensor.clone() for name, tensor in weights.items()}, controls))
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
-        return {"history": [(step, weights, tuple(controls)) for step, weights, controls in self.history]}
-
-    def restore(self, state: dict[str, Any] | None) -> None:
-        """Continue from `state()`; without one, with nothing remembered."""
-        self.history.clear()
-        for step, weights, controls in () if state is None else state["history"]:
-            self.history.append((step, weights, Controls(*controls)))
+        self.networks, self.context = experiment.attacker()
+        self.history = History(staleness + 1)
 
     def attack(self, key: Key, step: int, settings: SimulatedSettings, session: Session) -> Shard:
         """Attack a ticket that is consumed at `step`; `session` gives its warm start, if there is one."""
-        experiment, (version, weights, controls) = self.experiment, self._at(step, settings.staleness)
+        experiment, (version, weights, controls) = self.experiment, self.history.at(step - settings.staleness)
         self.networks.load_state_dict(weights)
         indices = experiment.plan.indices(key.epoch, key.number)
         task = Task(key, indices, start=session.start_of(key, controls.epsilon))
         work = begin(task, self.context, controls, version)
         for staleness in staleness_schedule(settings, work.steps):
-            version, weights, _ = self._at(step, staleness)
+            version, weights, _ = self.history.at(step - staleness)
             self.networks.load_state_dict(weights)
             work.advance(version)
         return work.shard()
-
-    def _at(self, step: int, staleness: int) -> tuple[int, dict[str, Tensor], Controls]:
-        """The remembered weights of `staleness` steps before `step`, or the oldest there are."""
-        oldest = self.history[0][0]
-        return self.history[max(step - staleness, oldest) - oldest]
-
-
-def _networks(model: nn.Module, helper: nn.Module | None) -> nn.ModuleDict:
-    """What an attack goes by."""
-    return nn.ModuleDict({"model": model} if helper is None else {"model": model, "helper": helper})
 
 
 def staleness_schedule(settings: SimulatedSettings, steps: int) -> list[int]:

@@ -22,12 +22,12 @@ from torch import Tensor
 from sparring.attacks import AttackRecord
 from sparring.attacks.norms import NORMS, per_example, project_ball
 from sparring.errors import SparringError
-from sparring.queue.messages import Key, Shard, Ticket
+from sparring.queue.messages import Finish, Key, Shard, Ticket
 
 Wire = Literal["int8", "exact", "sign", "uint8"]  # uint8: AugMix's views, with any queue.wire
 Array = npt.NDArray[Any]
 
-PROTOCOL = 6
+PROTOCOL = 7
 MAX_HEADER_BYTES = 1 << 20
 RANKS = {"labels": 1, "scales": 1, "delta": 4, "views": 5}  # δ is [n, C, H, W], views are [2, n, C, H, W]
 VIEWS = 2
@@ -74,7 +74,7 @@ class _Slot(NamedTuple):
 
 def encode_ticket(ticket: Ticket) -> bytes:
     """A ticket as msgpack."""
-    described = (ticket.fence, ticket.version, ticket.fingerprint, ticket.indices, ticket.starts)
+    described = (ticket.fence, ticket.version, ticket.fingerprint, ticket.indices, ticket.starts, ticket.finish)
     fields = (PROTOCOL, *ticket.key, *described)
     return bytes(msgpack.packb(fields))
 
@@ -89,11 +89,20 @@ def decode_ticket(blob: bytes) -> Ticket:
     if not isinstance(fields, list) or not fields:
         raise CodecError("a ticket from the queue is malformed: not a list of fields")
     _check_protocol(fields[0])
-    if len(fields) != 9 or not isinstance(fields[6], str) or not isinstance(fields[7], list):
+    if len(fields) != 10 or not isinstance(fields[6], str) or not isinstance(fields[7], list):
         raise CodecError("a ticket from the queue is malformed: its fields are not those of a ticket")
     epoch, number, attempt, fence, version = (_count(value, "a ticket's number") for value in fields[1:6])
     indices = tuple(_count(index, "an example's index") for index in fields[7])
-    return Ticket(Key(epoch, number, attempt), fence, version, indices, fields[6], _starts(fields[8], len(indices)))
+    starts, finish = _starts(fields[8], len(indices)), _finish(fields[9])
+    return Ticket(Key(epoch, number, attempt), fence, version, indices, fields[6], starts, finish)
+
+
+def _finish(found: object) -> Finish | None:
+    if found is None:
+        return None
+    if not isinstance(found, list) or len(found) != 2 or not (found[1] == 0 or _is_radius(found[1])):
+        raise CodecError("a ticket's finish is not a version and an ε")
+    return Finish(_count(found[0], "the version of a ticket's finish"), float(found[1]))
 
 
 def _starts(rows: object, count: int) -> tuple[bytes | None, ...]:
@@ -153,6 +162,11 @@ def decode_shard(payload: bytes | memoryview) -> Shard:
         raise CodecError(f"a shard's radius is not a number between 0 and {MAX_EPSILON:g}")
     delta = _dequantise(arrays, attack.radius, wire, attack.norm)
     return Shard(**_fields(header), attack=attack, delta=delta, labels=labels)
+
+
+def received(shard: Shard, wire: Wire) -> Shard:
+    """The shard as the trainer has it after its way through the queue."""
+    return decode_shard(encode_shard(shard, wire))
 
 
 def payload_bytes(n: int, shape: Sequence[int], wire: Wire, norm: str) -> int:

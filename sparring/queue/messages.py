@@ -29,11 +29,20 @@ class Controls(NamedTuple):
     pgd_steps: int = 0
 
 
+class Finish(NamedTuple):
+    """Of a ticket with a fresh finish: the version of its last attack steps, which is the step that trains on it, and
+    that step's ε."""
+
+    version: int
+    epsilon: float
+
+
 @dataclass(frozen=True)
 class Ticket:
     """Permission to produce one shard.
 
-    version: lowest version with which the attack may begin (under lockstep: the exact version). fingerprint: that of
+    version: lowest version with which the attack may begin (under lockstep and with a `finish`: the exact version).
+    finish: None without a fresh finish. fingerprint: that of
     the training set, so that a worker with other data refuses the ticket. starts: starting point for each example, int8
     [C, H, W] in units of ε/127 as bytes, or None for the attack's own start; empty if no example has one.
     """
@@ -44,6 +53,7 @@ class Ticket:
     indices: tuple[int, ...]
     fingerprint: str
     starts: tuple[bytes | None, ...] = field(default=(), repr=False)
+    finish: Finish | None = None
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ def needed_memory(config: Config, shape: tuple[int, int, int], snapshot_bytes: i
 
 
 def kept_snapshots(settings: StalenessSettings) -> int:
-    """Number of snapshots that are kept; under lockstep all that a ticket may still need."""
-    return depth(settings) + 2 if settings.lockstep else 2
+    """Number of snapshots that are kept; under lockstep and with a fresh finish all that a ticket may still need."""
+    return depth(settings) + 2 if settings.lockstep or settings.finish != "off" else 2
 
 
 def through_object_store(queue: QueueSettings, snapshot_bytes: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
@@ -29,9 +30,11 @@ from sparring.data.summary import DataSummary, summarise
 from sparring.errors import SparringError, UsageError
 from sparring.models import adopt, build, require_logits
 from sparring.models.arrays import size_bytes
+from sparring.models.forward import for_training
 from sparring.objectives import Helper, Objective
 from sparring.objectives.by_name import objective_of
 from sparring.randomness import generator
+from sparring.trainer.history import networks_of
 from sparring.trainer.plan import Plan, planned
 from sparring.trainer.schedules import learning_rate
 from sparring.workers.task import AttackContext
@@ -140,6 +143,14 @@ class Experiment:
             self.config.train.seed,
             own_helper if helper is None else helper,
         )
+
+    def attacker(self) -> tuple[nn.ModuleDict, AttackContext]:
+        """Networks of its own for attacks under other weights than the trained ones, and the context of the attacks."""
+        model = copy.deepcopy(self.model).eval().requires_grad_(False)
+        model = for_training(model, self.config.model)
+        helper = copy.deepcopy(self.changing_helper)
+        helper = None if helper is None else helper.eval().requires_grad_(False)
+        return networks_of(model, helper), self.context(model, helper)
 
 
 def methods_of(config: Config) -> Methods:

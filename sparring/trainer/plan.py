@@ -113,6 +113,24 @@ class Plan:
         """Steps of the epoch."""
         return ceil(self.shards(epoch) / self.shards_per_step) * self.replays
 
+    def step_of(self, epoch: int, number: int) -> int:
+        """The step that trains on a ticket where all are consumed in order, without replays."""
+        return sum(self.steps_of(earlier) for earlier in range(epoch)) + number // self.shards_per_step
+
+    def keys_before(self, epoch: int, number: int, steps: int) -> list[tuple[int, int]]:
+        """Epoch and number of the tickets in the `steps` steps before that of a ticket."""
+        found, step = [], number // self.shards_per_step
+        for _ in range(steps):
+            step -= 1
+            if step < 0 and epoch == 0:
+                break
+            if step < 0:
+                epoch -= 1
+                step = self.steps_of(epoch) - 1
+            first = step * self.shards_per_step
+            found += [(epoch, n) for n in range(first, min(first + self.shards_per_step, self.shards(epoch)))]
+        return found
+
     def steps_until(self, epochs: float) -> float:
         """Steps of the first `epochs` epochs, which may be a fraction."""
         whole = epochs if self.pruning is None else min(epochs, self.pruning.epoch)

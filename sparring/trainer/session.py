@@ -18,6 +18,7 @@ from sparring.runs import Run
 from sparring.trainer.checkpoints import Checkpoint, Owner
 from sparring.trainer.evaluating import HeldoutMonitor
 from sparring.trainer.experiment import Experiment
+from sparring.trainer.finish import Heads
 from sparring.trainer.guards.gap import GapMonitor
 from sparring.trainer.guards.non_finite import NonFiniteGuard
 from sparring.trainer.guards.overfitting import OverfittingGuard
@@ -49,8 +50,13 @@ class Session:
         keep_frozen(run, experiment.helper)
         self.learner = learner = Learner(experiment, device)
         self.starts = starts_of(
-            self.config.attack.start, self.plan, len(experiment.training), experiment.training.shape
+            self.config.attack.start,
+            self.plan,
+            len(experiment.training),
+            experiment.training.shape,
+            lead=self.config.staleness.lead if self.config.staleness.finish != "off" else 0,
         )
+        self.heads = Heads(learner)
         self.pruner = Pruner(learner, run)
         self.overfitting = OverfittingGuard(self.config, learner)
         self.non_finite = NonFiniteGuard(self.config.guard, learner)
@@ -69,7 +75,11 @@ class Session:
             "staleness": self.staleness,
             "heldout": self.heldout,
         }
-        return owners if self.starts is None else {**owners, "starts": self.starts}
+        if self.starts is not None:
+            owners["starts"] = self.starts
+        if self.heads.on:
+            owners["heads"] = self.heads
+        return owners
 
     @property
     def state(self) -> RunState:
@@ -153,6 +163,8 @@ class Session:
             for replay in range(consumed.replay, plan.replays):
                 if self.should_stop() or not self.ready_for(keys[0].epoch):
                     return
+                if self.heads.on:
+                    self.heads.remember()
                 step = Step(tuple(keys), replay)
                 yield step
                 consumed.add(step, plan.replays)

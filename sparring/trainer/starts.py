@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sparring.attacks.starts import Rows, WarmStart, packed, unpacked
 from sparring.queue.messages import Key, Shard
@@ -51,10 +52,12 @@ class LastPerturbations:
     They are kept relative to the radius they were made with, so that they grow with the ball. Losing them is harmless:
     an example without one begins as the attack does. The starts of a ticket are read when it is first issued and kept
     until it is trained on, so that every attempt has the same.
+
+    recent: the examples that are trained on while the attack on a ticket may be under way already; they have no start.
     """
 
-    def __init__(self, size: int, shape: Shape) -> None:
-        self.shape = shape
+    def __init__(self, size: int, shape: Shape, recent: Callable[[Key], list[int]] = lambda key: []) -> None:
+        self.shape, self.recent = shape, recent
         self.steps = torch.zeros(size, *shape, dtype=torch.int8)
         self.known = torch.zeros(size, dtype=torch.bool)
         self._issued: dict[tuple[int, int], Rows] = {}
@@ -64,9 +67,12 @@ class LastPerturbations:
         ticket = (key.epoch, key.number)
         if ticket not in self._issued:
             at = torch.tensor(indices)
-            steps, known = self.steps[at].numpy(), self.known[at].tolist()
+            steps, known = self.steps[at].numpy(), self._known(key, at).tolist()
             self._issued[ticket] = tuple(row.tobytes() if has else None for row, has in zip(steps, known, strict=True))
         return self._issued[ticket]
+
+    def _known(self, key: Key, at: Tensor) -> Tensor:
+        return self.known[at] & ~torch.isin(at, torch.tensor(self.recent(key), dtype=at.dtype))
 
     def given(self, key: Key, indices: Sequence[int], radius: float) -> WarmStart | None:
         """The same for an attack in this process, with a ball of `radius`."""
@@ -92,8 +98,17 @@ class LastPerturbations:
         self.known = torch.zeros_like(self.known) if state is None else state["known"].clone()
 
 
-def starts_of(start: str, plan: Plan, size: int, shape: Shape) -> PreviousBatch | LastPerturbations | None:
-    """The perturbations that `attack.start` needs for `size` training examples; None if attacks have no warm start."""
+def starts_of(
+    start: str, plan: Plan, size: int, shape: Shape, *, lead: int = 0
+) -> PreviousBatch | LastPerturbations | None:
+    """The perturbations that `attack.start` needs for `size` training examples; None if attacks have no warm start.
+
+    lead: steps before its own in which the attack on a ticket may be under way (a fresh finish).
+    """
+
+    def recent(key: Key) -> list[int]:
+        return [index for each in plan.keys_before(key.epoch, key.number, lead) for index in plan.indices(*each)]
+
     if start == "previous":
         return PreviousBatch(plan, shape)
-    return LastPerturbations(size, shape) if start == "last" else None
+    return LastPerturbations(size, shape, recent) if start == "last" else None

@@ -150,6 +150,11 @@ class ShrinkingBatch:
         return self.delta is not None
 
     @property
+    def left(self) -> int:
+        """Attack steps that are left, restarts included."""
+        return self.steps - len(self.step_seconds)
+
+    @property
     def task(self) -> Task:
         return self.prepared.task
 

@@ -36,7 +36,7 @@ class Augmentation:
     The views do not depend on weights; `version` is that of the weights with which the allocator classified.
     """
 
-    done, steps = True, 0
+    done, steps, left = True, 0, 0
 
     def __init__(self, task: Task, context: AttackContext, controls: Controls, version: int) -> None:
         began = time.perf_counter()

@@ -6,12 +6,14 @@ The head runs in a PID namespace of its own, which ends with the test and takes 
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -32,12 +34,19 @@ def folder() -> Iterator[Path]:
         yield Path(path)
 
 
+def free_port_outside_the_ephemeral_range() -> int:
+    """Another test's Ray takes ephemeral ports meanwhile."""
+    for port in random.sample(range(20000, 30000), 100):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise RuntimeError("no free port from 20000 to 29999")
+
+
 @pytest.mark.ray
 @pytest.mark.timeout(400)
 @pytest.mark.skipif(not _permitted(), reason="unshare --pid is not permitted here")
 def test_nodes_come_for_workers_that_wait_and_go_when_idle(folder: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = str(probe.getsockname()[1])
+    port = str(free_port_outside_the_ephemeral_range())
     done = subprocess.run(
         [*NAMESPACE, sys.executable, "-m", "tests.support.autoscaled", str(folder), port],
         cwd=Path(__file__).parents[2],

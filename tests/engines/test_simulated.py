@@ -66,7 +66,7 @@ def test_a_helper_network_that_is_trained_beside_the_model_is_as_stale_as_it(tmp
     before = torch.cat([each.flatten().clone() for each in helper.parameters()])
     for step in range(2):
         networks = nn.ModuleDict({"model": experiment.model, "helper": helper})
-        attacker.remember(step, networks.state_dict(), Controls(0.2))
+        attacker.history.remember(step, networks.state_dict(), Controls(0.2))
         with torch.no_grad():
             for each in helper.parameters():
                 each.add_(1.0)

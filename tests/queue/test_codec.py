@@ -29,7 +29,7 @@ from sparring.queue.codec import (
     payload_bytes,
     ticket_bytes,
 )
-from sparring.queue.messages import Key, Shard, Ticket
+from sparring.queue.messages import Finish, Key, Shard, Ticket
 
 VIEWS = AttackRecord("augmix", "linf", 0.0, 0.0, 1)
 TICKET = Ticket(Key(2, 7, 1), fence=3, version=11, indices=(0, 5, 59_999), fingerprint="a1b2")
@@ -83,6 +83,16 @@ def shard_of_views(n: int = 3) -> Shard:
     return Shard(Key(1, 2, 0), 4, 9, 9, VIEWS, torch.empty(0), labels, worker="w-0", classes={"all": n}, views=views)
 
 
+MALFORMED_FINISHES: list[object] = [
+    1,
+    [1],
+    [1, "0.1"],
+    [-1, 0.1],
+    [True, 0.1],
+    [1, -0.1],
+    [1, float("nan")],
+    [1, 0.1, 2],
+]
 WAYS: list[tuple[Wire, str]] = [("int8", "linf"), ("int8", "l2"), ("exact", "linf"), ("exact", "l2"), ("sign", "linf")]
 UNKNOWN: list[tuple[Wire, str]] = [("int8", "l1"), ("exact", "l1")]  # the norm of an attack of the user's own
 
@@ -107,8 +117,10 @@ def rewritten(change: Callable[[dict[str, Any]], None], payload: bytes | None = 
     return struct.pack(">I", len(packed)) + packed + bytes(-(4 + len(packed)) % 8) + raw
 
 
-def test_a_ticket_comes_back_as_it_was() -> None:
-    assert decode_ticket(encode_ticket(TICKET)) == TICKET
+@pytest.mark.parametrize("finish", [None, Finish(7, 0.1), Finish(0, 0.0)])
+def test_a_ticket_comes_back_as_it_was(finish: Finish | None) -> None:
+    ticket = replace(TICKET, finish=finish)
+    assert decode_ticket(encode_ticket(ticket)) == ticket
 
 
 def test_the_starts_that_a_ticket_carries_come_back_as_they_were() -> None:
@@ -119,7 +131,7 @@ def test_the_starts_that_a_ticket_carries_come_back_as_they_were() -> None:
 
 
 def test_a_well_formed_ticket_of_plain_fields_is_taken() -> None:
-    plain_fields = [PROTOCOL, 0, 0, 0, 0, 0, "f", [1, 2], [b"\x01", None]]
+    plain_fields = [PROTOCOL, 0, 0, 0, 0, 0, "f", [1, 2], [b"\x01", None], None]
     assert decode_ticket(msgpack.packb(plain_fields)).starts == (b"\x01", None)
 
 
@@ -129,17 +141,18 @@ def test_a_well_formed_ticket_of_plain_fields_is_taken() -> None:
         b"",
         b"\xc1",
         msgpack.packb({"protocol": 1}),
-        msgpack.packb([PROTOCOL + 1, 0, 0, 0, 0, 0, "f", [], []]),
-        msgpack.packb([PROTOCOL, 0, 0, 0, 0, 0, "f", [1]]),
-        msgpack.packb([PROTOCOL, 0, 0, 0, 0, 0, "f", [-1], []]),
-        msgpack.packb([PROTOCOL, 0, 0, True, 0, 0, "f", [1], []]),
-        msgpack.packb([PROTOCOL, 0, 0, 0, 0, 0, "f", ["1"], []]),
-        msgpack.packb([PROTOCOL, 0, 0, 0, 0, 0, "f", [1, 2], [b"\x01"]]),
-        msgpack.packb([PROTOCOL, 0, 0, 0, 0, 0, "f", [1, 2], [b"\x01", b"\x01\x02"]]),
-        msgpack.packb([PROTOCOL, 0, 0, 0, 0, 0, "f", [1, 2], [b"\x01", b"\x80"]]),
-        msgpack.packb([PROTOCOL, 0, 0, 0, 0, 0, "f", [1, 2], [b"", None]]),
-        msgpack.packb([PROTOCOL, 0, 0, 0, 0, 0, "f", [1, 2], ["a", None]]),
-        msgpack.packb([PROTOCOL, 0, 0, 0, 0, 0, "f", [1, 2], None]),
+        msgpack.packb([PROTOCOL + 1, 0, 0, 0, 0, 0, "f", [], [], None]),
+        msgpack.packb([PROTOCOL, 0, 0, 0, 0, 0, "f", [1], None]),
+        msgpack.packb([PROTOCOL, 0, 0, 0, 0, 0, "f", [-1], [], None]),
+        msgpack.packb([PROTOCOL, 0, 0, True, 0, 0, "f", [1], [], None]),
+        msgpack.packb([PROTOCOL, 0, 0, 0, 0, 0, "f", ["1"], [], None]),
+        msgpack.packb([PROTOCOL, 0, 0, 0, 0, 0, "f", [1, 2], [b"\x01"], None]),
+        msgpack.packb([PROTOCOL, 0, 0, 0, 0, 0, "f", [1, 2], [b"\x01", b"\x01\x02"], None]),
+        msgpack.packb([PROTOCOL, 0, 0, 0, 0, 0, "f", [1, 2], [b"\x01", b"\x80"], None]),
+        msgpack.packb([PROTOCOL, 0, 0, 0, 0, 0, "f", [1, 2], [b"", None], None]),
+        msgpack.packb([PROTOCOL, 0, 0, 0, 0, 0, "f", [1, 2], ["a", None], None]),
+        msgpack.packb([PROTOCOL, 0, 0, 0, 0, 0, "f", [1, 2], None, None]),
+        *(msgpack.packb([PROTOCOL, 0, 0, 0, 0, 0, "f", [1], [], finish]) for finish in MALFORMED_FINISHES),
         b"\x91" * 5000,
         encode_ticket(TICKET)[:-1],
         encode_ticket(TICKET) + b"\x00",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from sparring.errors import SparringError
 from sparring.models.arrays import to_arrays, with_helper
 from sparring.queue.messages import Controls
 from sparring.queue.transport import QueueLost
+from sparring.trainer.history import Past
 from sparring.trainer.session import Session
 
 log = logging.getLogger(__name__)
@@ -44,8 +46,8 @@ class Broadcaster:
         self._copied.set()
         self._learner.before_change = self.until_copied
 
-    def start(self, fence: int) -> None:
-        """Begin to broadcast the present weights, once the broadcast before has ended.
+    def start(self, fence: int, older: Sequence[Past] = ()) -> None:
+        """Begin to broadcast the `older` and then the present weights, once the broadcast before has ended.
 
         Raises:
             SparringError: the one before failed, or did not end in time.
@@ -53,7 +55,7 @@ class Broadcaster:
         self.settle()
         state, version = self._session.state, self._learner.step
         self._copied = threading.Event()
-        self._sending.start(partial(self._send, fence, version, self._learner.controls(), self._copied))
+        self._sending.start(partial(self._send, fence, version, self._learner.controls(), self._copied, older))
         self.published = version
         state.version, state.fence = version, fence
         state.publications += 1
@@ -95,10 +97,14 @@ class Broadcaster:
         """Wait for the broadcast under way, since nothing should change the weights before it has ended."""
         self._sending.close(self._timeout_s)
 
-    def _send(self, fence: int, version: int, controls: Controls, copied: threading.Event) -> Sent:
+    def _send(
+        self, fence: int, version: int, controls: Controls, copied: threading.Event, older: Sequence[Past]
+    ) -> Sent:
         """In the thread. On the CPU the arrays are the weights themselves until the route has taken them."""
         began = time.monotonic()
         try:
+            for past in older:
+                self._route.publish(Snapshot(fence, past.version, past.controls, past.arrays()))
             own = to_arrays(self._learner.model, half=self._half)
             arrays = with_helper(own, self._learner.experiment.changing_helper)
             if self._learner.device.type != "cpu":

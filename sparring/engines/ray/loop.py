@@ -29,7 +29,7 @@ from sparring.config import (
 )
 from sparring.engines.ray.broadcaster import Broadcaster
 from sparring.engines.ray.inbox import Inbox
-from sparring.engines.ray.own_attack import OwnAttack
+from sparring.engines.ray.own_attack import OwnAttack, OwnAttacks, OwnFinish
 from sparring.engines.ray.snapshots import Route
 from sparring.errors import SparringError
 from sparring.queue.ledger import Ledger
@@ -77,7 +77,7 @@ class Loop:
             depth=depth(self.settings),
             max_staleness=self.settings.max_staleness,
             attempts=self.config.queue.attempts,
-            in_order=self.settings.lockstep,
+            in_order=self.settings.lockstep or session.heads.on,
             barrier=session.pruner.undecided,
         )
         if resumed is not None:
@@ -87,7 +87,9 @@ class Loop:
         session.training.ledger = self.ledger.state
         self.fence = transport.open(at_least_fence)
         self.shards: dict[Key, tuple[Shard, int]] = {}  # with the step at which each arrived
-        self.own = OwnAttack(experiment, self.learner, transport)
+        self.own: OwnAttacks = OwnAttack(experiment, self.learner, transport)
+        if session.heads.on:
+            self.own = OwnFinish(experiment, session.heads, transport)
         self.attack_s = self.step_s = self.idle_s = 0.0  # running means in seconds: per shard, per shard, per step
         self.last_error = ""
         self.arrivals = 0
@@ -98,7 +100,7 @@ class Loop:
         """Train to the end of the run; returns how it ended: finished, stopped or interrupted."""
         self._inbox.start()
         try:
-            self._publish()
+            self._publish(older=True)
             while not self.ledger.finished and not self.session.should_stop():
                 if self.ledger.held:
                     self._prune()
@@ -195,7 +197,7 @@ class Loop:
             if busy:
                 waiting_since = time.monotonic()
             if time.monotonic() - began > REPUBLISH_S:
-                self._publish()  # in case the snapshot store was restarted and lost them
+                self._publish(older=True)  # in case the snapshot store was restarted and lost them
                 began = time.monotonic()
             self._give_up_after(waiting_since)
         return None
@@ -211,7 +213,10 @@ class Loop:
     def _ticket(self, key: Key) -> Ticket:
         indices, starts = self.plan.indices(key.epoch, key.number), self.session.starts
         rows = starts.rows(key, indices) if isinstance(starts, LastPerturbations) else ()
-        return Ticket(key, self.fence, self.broadcaster.published, indices, self.experiment.training.fingerprint, rows)
+        version, finish = self.broadcaster.published, None
+        if self.session.heads.on:
+            version, finish = self.session.heads.of(key)
+        return Ticket(key, self.fence, version, indices, self.experiment.training.fingerprint, rows, finish)
 
     @property
     def in_flight(self) -> int:
@@ -223,9 +228,12 @@ class Loop:
         ratio = attackers if self.arrivals < 3 or self.step_s == 0 else ceil(self.attack_s / self.step_s)
         return max(self.plan.shards_per_step, min(attackers, ratio), 1)
 
-    def _publish(self) -> None:
-        """Begin to broadcast the present weights."""
-        self.broadcaster.start(self.fence)
+    def _publish(self, older: bool = False) -> None:
+        """Begin to broadcast the present weights, and before them the `older` ones that a fresh finish still needs."""
+        heads = self.session.heads
+        if heads.on:
+            heads.remember()
+        self.broadcaster.start(self.fence, heads.older() if older and heads.on else ())
 
     def _refreshed(self, shards: list[Shard]) -> list[Shard]:
         wanted: int | str = self.session.staleness.remedies.refresh
@@ -265,8 +273,8 @@ class Loop:
             self.attack_s = _mean(self.attack_s, received.attack_seconds)
 
     def _attack_a_little(self) -> bool:
-        """Make one step of the trainer's own attack. False: it has no ticket, or must not attack."""
-        if self.own.lease is None and not (self.attacks_itself and self.own.begin()):
+        """Make one step of the trainer's own attack. False: it has no ticket that can go on, or must not attack."""
+        if not self.own.ready and not (self.attacks_itself and self.own.begin()):
             return False
         shard = self.own.advance()
         if shard is not None:
@@ -307,7 +315,7 @@ class Loop:
         self.last_error = error or self.last_error
         self.ledger.lose(key, reason)
         log.warning("ticket %s lost: %s %s", key, reason, error)
-        allowed = max(3, SET_ASIDE_SHARE * self.plan.shards(0))
+        allowed = 0 if self.session.heads.on else max(3, SET_ASIDE_SHARE * self.plan.shards(0))
         if len(self.ledger.set_aside) > allowed:
             raise SparringError(
                 f"{len(self.ledger.set_aside)} tickets were set aside after queue.attempts = "
@@ -323,7 +331,7 @@ class Loop:
         self.shards.clear()
         self.own.drop()
         log.warning("the queue was lost; fence is now %d", self.fence)
-        self._publish()
+        self._publish(older=True)
 
     def _count(self) -> None:
         state, ledger = self.session.state, self.ledger

@@ -1,16 +1,39 @@
-"""The trainer's own attack on a ticket of the queue, one step at a time while it waits for shards."""
+"""The trainer's own attacks on tickets of the queue, one step at a time while it waits for shards."""
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from sparring.attacks import frozen
 from sparring.attacks.starts import unpacked
-from sparring.queue.messages import Lease, Shard
+from sparring.queue.messages import Key, Lease, Shard
 from sparring.queue.transport import Transport
 from sparring.trainer.experiment import Experiment
+from sparring.trainer.finish import Heads
 from sparring.trainer.learner import Learner
 from sparring.workers.generator import ShrinkingBatch, begin
 from sparring.workers.task import Task
 from sparring.workers.views import Augmentation
+
+
+class OwnAttacks(Protocol):
+    """What the trainer attacks itself."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether a ticket is in work that can go on now."""
+
+    def begin(self) -> bool:
+        """Take a ticket into work; False: there is none."""
+
+    def advance(self) -> Shard | None:
+        """One attack step; the shard, once it is finished and its lease is still live."""
+
+    def renew(self) -> None:
+        """Renew the leases."""
+
+    def drop(self) -> None:
+        """Forget the tickets in work."""
 
 
 class OwnAttack:
@@ -21,8 +44,11 @@ class OwnAttack:
         self.lease: Lease | None = None
         self._work: ShrinkingBatch | Augmentation | None = None
 
+    @property
+    def ready(self) -> bool:
+        return self.lease is not None
+
     def begin(self) -> bool:
-        """Take a ticket into work; False: there is none."""
         self.lease = self._transport.lease_local("trainer")
         if self.lease is None:
             return False
@@ -35,7 +61,6 @@ class OwnAttack:
         return True
 
     def advance(self) -> Shard | None:
-        """One attack step; the shard, once it is finished and its lease is still live."""
         work, lease = self._work, self.lease
         if work is None or lease is None:
             return None
@@ -48,10 +73,50 @@ class OwnAttack:
         return work.shard() if self._transport.finish_local(lease) else None
 
     def renew(self) -> None:
-        """Renew the lease, where there is one."""
         if self.lease is not None:
             self._transport.renew(self.lease)
 
     def drop(self) -> None:
-        """Forget the ticket in work."""
         self.lease = self._work = None
+
+
+class OwnFinish:
+    """Attacks with a fresh finish, as workers make them."""
+
+    def __init__(self, experiment: Experiment, heads: Heads, transport: Transport) -> None:
+        self._experiment, self._heads, self._transport = experiment, heads, transport
+        self._finisher = heads.finisher()
+        self._leases: dict[tuple[int, Key], Lease] = {}
+
+    @property
+    def ready(self) -> bool:
+        return not self._finisher.waits
+
+    def begin(self) -> bool:
+        lease = self._transport.lease_local("trainer")
+        if lease is None:
+            return False
+        ticket, shape = lease.ticket, self._experiment.training.shape
+        head, finish = self._heads.of(ticket.key)
+        start = unpacked(ticket.starts, shape, finish.epsilon)
+        task = Task(ticket.key, ticket.indices, ticket.fence, "trainer", start)
+        self._finisher.begin(task, head, finish)
+        self._leases[lease.owner] = lease
+        return True
+
+    def advance(self) -> Shard | None:
+        shard = self._finisher.advance()
+        if shard is None:
+            return None
+        lease = self._leases.pop((shard.fence, shard.key))
+        return self._heads.received(shard) if self._transport.finish_local(lease) else None
+
+    def renew(self) -> None:
+        for owner, lease in self._leases.copy().items():
+            if not self._transport.renew(lease):
+                del self._leases[owner]
+                self._finisher.drop(owner)
+
+    def drop(self) -> None:
+        self._leases.clear()
+        self._finisher.clear()

@@ -20,10 +20,12 @@ from typing import Any
 import torch
 
 from sparring.attacks.starts import unpacked
-from sparring.config import exchanges, from_tree, slots_of, tickets_at_once, with_workers, worker_threads
+from sparring.config import exchanges, from_tree, last_steps, slots_of, tickets_at_once, with_workers, worker_threads
 from sparring.engines.ray.actor_inputs import ActorInputs
+from sparring.engines.ray.attacks import Attacks, FixedWeights, NewestWeights
 from sparring.engines.ray.background import Background
 from sparring.engines.ray.snapshots import open_route
+from sparring.engines.ray.versions import FetchedVersions
 from sparring.engines.ray.weights import Weights
 from sparring.errors import SparringError
 from sparring.machine.devices import device_for
@@ -31,11 +33,13 @@ from sparring.machine.gpu import gpu_reading
 from sparring.machine.logs import to_file
 from sparring.models.forward import for_training
 from sparring.queue.connection import connect
-from sparring.queue.messages import Key, Lease, Shard, Stop
+from sparring.queue.messages import Key, Lease, Shard, Stop, Ticket
+from sparring.queue.sizing import kept_snapshots
 from sparring.queue.transport import Transport
 from sparring.runs import Run
-from sparring.trainer.experiment import build_experiment
+from sparring.trainer.experiment import Experiment, build_experiment
 from sparring.workers.attackers import attacker_of
+from sparring.workers.finish import Finisher
 from sparring.workers.task import Task
 
 log = logging.getLogger(__name__)
@@ -83,17 +87,6 @@ class Worker:
         self.model = for_training(model, self.config.model)
         helper = None if experiment.helper is None else experiment.helper.network.to(self.device).eval()
         self.context = experiment.context(self.model, helper)
-        views = experiment.attack.makes_views
-        slots = slots_of(self.config, views)
-        self.attacker = attacker_of(self.context, slots, hold_back=self.config.allocator.hold_back)
-        self.exchange, self.most_tickets = exchanges(self.config.staleness), tickets_at_once(self.config, views)
-        self.weights = Weights(
-            open_route(self.config, experiment.snapshot_bytes, self.beating, store),
-            self.model,
-            lockstep=self.config.staleness.lockstep,
-            timeout_s=self.config.trainer.wait_timeout_s,
-            helper=experiment.changing_helper,
-        )
         self.leases: dict[tuple[int, Key], Lease] = {}  # of the tickets being attacked, by fence and key
         self.made: list[tuple[Lease, Shard]] = []  # finished, not yet sent
         self.pushing: Background[bool] = Background("push")
@@ -110,6 +103,24 @@ class Worker:
             "wait_seconds": {"ticket": 0.0, "weights": 0.0},
             "allocated": dict.fromkeys(() if experiment.allocator is None else experiment.allocator.classes, 0),
         }
+        self.attacks = self._attacks(experiment, store)
+
+    def _attacks(self, experiment: Experiment, store: str) -> Attacks:
+        settings, helper = self.config.staleness, experiment.changing_helper
+        timeout_s, waits = self.config.trainer.wait_timeout_s, self.counts["wait_seconds"]
+        route = open_route(self.config, experiment.snapshot_bytes, self.beating, store)
+        if settings.finish != "off":
+            versions = FetchedVersions(route, self.model, keep=kept_snapshots(settings), helper=helper)
+            finisher = Finisher(self.context, versions, last_steps(settings, experiment.attack.steps))
+            return FixedWeights(finisher, versions, waits, timeout_s=timeout_s)
+        views = experiment.attack.makes_views
+        return NewestWeights(
+            attacker_of(self.context, slots_of(self.config, views), hold_back=self.config.allocator.hold_back),
+            Weights(route, self.model, lockstep=settings.lockstep, timeout_s=timeout_s, helper=helper),
+            waits,
+            exchange=exchanges(settings),
+            most_tickets=tickets_at_once(self.config, views),
+        )
 
     def serve(self) -> str:
         """Lease and attack until it is asked to stop or to leave; returns which of the two."""
@@ -167,18 +178,20 @@ class Worker:
         """Make one attack step on all tickets; an exception costs each of them one attempt."""
         if not self.leases or self.stopping.is_set():
             return
-        began = time.monotonic()
+        began, waited = time.monotonic(), self._waited_for_weights()
         try:
-            if self.exchange:
-                self.weights.swap()
-            shards = self.attacker.advance(self.weights.version)
+            shards = self.attacks.advance()
         except FAILURES as error:
-            self.attacker.clear()
+            self.attacks.clear()
             for lease in list(self.leases.values()):
                 self._fail(lease, error)
             return
         self.made += [(self.leases.pop((shard.fence, shard.key)), shard) for shard in shards]
-        self.counts["busy_seconds"] += time.monotonic() - began
+        self.counts["busy_seconds"] += time.monotonic() - began - (self._waited_for_weights() - waited)
+
+    def _waited_for_weights(self) -> float:
+        waits: dict[str, float] = self.counts["wait_seconds"]
+        return sum(seconds for reason, seconds in waits.items() if reason != "ticket")
 
     def settle_push(self, wait: bool = True) -> None:
         """Count the shard that has been sent; an exception costs its ticket one attempt."""
@@ -199,8 +212,7 @@ class Worker:
                 self.counts["allocated"][name] += count
 
     def _may_take(self) -> bool:
-        free = self.attacker.has_room and len(self.leases) < self.most_tickets
-        return free and self.leave_by is None and not self.stopping.is_set()
+        return self.attacks.has_room(len(self.leases)) and self.leave_by is None and not self.stopping.is_set()
 
     def obey(self, stop: Stop) -> None:
         """Stop at once and hand all tickets back, or take no more and finish those within LEAVE_WITHIN_S."""
@@ -217,7 +229,7 @@ class Worker:
         while self.lost:
             lease = self.lost.popleft()
             if self.leases.get(lease.owner) is lease:
-                self.attacker.drop(lease.owner)
+                self.attacks.drop(lease.owner)
                 self.counts["abandoned"] += 1
                 del self.leases[lease.owner]
 
@@ -233,34 +245,29 @@ class Worker:
             self.beating.renew(lease)
 
     def _begin(self, lease: Lease) -> None:
-        """Begin the attack on a ticket with the newest weights."""
-        ticket, began, waits = lease.ticket, time.monotonic(), self.counts["wait_seconds"]
-        waited = waits["weights"]
+        """Begin the attack on a ticket, or hand it back where nobody waits for it."""
+        ticket, began, waited = lease.ticket, time.monotonic(), self._waited_for_weights()
         self.leases[lease.owner] = lease
+
+        def task_of(epsilon: float) -> Task:
+            start = unpacked(ticket.starts, self.dataset.shape, epsilon)
+            return Task(ticket.key, ticket.indices, ticket.fence, self.name, start)
+
         try:
-            if self._prepared(lease):
-                controls = self.weights.controls
-                start = unpacked(ticket.starts, self.dataset.shape, controls.epsilon)
-                task = Task(ticket.key, ticket.indices, ticket.fence, self.name, start)
-                self.attacker.begin(task, controls, self.weights.version)
+            self._require_same_data(lease.ticket)
+            if not self.attacks.begin(ticket, task_of, lambda: self._abandoned(lease)):
+                self._hand_back(lease)
         except FAILURES as error:
             self._fail(lease, error)
         finally:
-            self.counts["busy_seconds"] += time.monotonic() - began - (waits["weights"] - waited)
+            self.counts["busy_seconds"] += time.monotonic() - began - (self._waited_for_weights() - waited)
 
-    def _prepared(self, lease: Lease) -> bool:
-        """Check the data and load weights that the ticket allows; False: nobody waits for it, it was handed back."""
-        ticket, began = lease.ticket, time.monotonic()
+    def _require_same_data(self, ticket: Ticket) -> None:
         if ticket.fingerprint != self.dataset.fingerprint:
             raise SparringError(
                 f"data.name = {self.config.data.name!r}: this host's training set (fingerprint "
                 f"{self.dataset.fingerprint}) is not the trainer's ({ticket.fingerprint}). Give all hosts the same."
             )
-        ready = self.weights.begin(ticket.fence, ticket.version, lambda: self._abandoned(lease))
-        self.counts["wait_seconds"]["weights"] += time.monotonic() - began
-        if not ready:
-            self._hand_back(lease)
-        return ready
 
     def _fail(self, lease: Lease, error: Exception) -> None:
         log.error("ticket %s failed", lease.ticket.key, exc_info=error)
@@ -275,7 +282,7 @@ class Worker:
     def _hand_all_back(self) -> None:
         self.push_made()
         self.settle_push()
-        self.attacker.clear()
+        self.attacks.clear()
         for lease in list(self.leases.values()):
             self._hand_back(lease)
 
@@ -299,8 +306,8 @@ class Worker:
     def _fields(self) -> dict[str, Any]:
         return {
             **self.counts,
-            "version": self.weights.version,
-            "swaps": self.weights.swaps,
+            "version": self.attacks.version,
+            "swaps": self.attacks.swaps,
             "pid": os.getpid(),
             "node": socket.gethostname(),
             "time": time.time(),

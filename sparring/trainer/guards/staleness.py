@@ -45,6 +45,8 @@ def ladder(config: Config) -> tuple[Remedies, ...]:
     simulated = config.engine == "simulated"
     deep = config.simulated.staleness if simulated else depth(settings)
     rungs = [Remedies(settings.age_half_life, settings.refresh, settings.publish_every, deep)]
+    if settings.finish != "off":
+        return tuple(rungs)  # its attacks end under the weights that train on them
 
     def add(rung: Remedies) -> None:
         if rung != rungs[-1]:

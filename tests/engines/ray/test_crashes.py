@@ -18,7 +18,7 @@ from sparring.config import Config
 from sparring.runs import Run
 from sparring.trainer import checkpoints
 from tests.support.processes import assert_every_example_was_used_once, epochs_of, has_ended, running
-from tests.support.runs import Place, small
+from tests.support.runs import small
 from tests.support.waiting import TIMEOUT_S, wait_for
 
 pytestmark = pytest.mark.ray
@@ -32,8 +32,8 @@ def slow(root: Path, **groups: Any) -> Config:
     return small(root, data={"limit": EXAMPLES}, train=train, attack=attack, workers={"count": 2}, **groups)
 
 
-def test_killing_a_worker_in_mid_attack_costs_nothing_but_its_attempt(tmp_path: Path, shared_ray: Place) -> None:
-    with running(shared_ray(slow(tmp_path)), tmp_path) as (run, process):
+def test_killing_a_worker_in_mid_attack_costs_nothing_but_its_attempt(tmp_path: Path) -> None:
+    with running(slow(tmp_path), tmp_path) as (run, process):
         victim = wait_for("a working worker", lambda: _busy_worker(run))
         os.kill(victim, signal.SIGKILL)
         assert process.wait(timeout=TIMEOUT_S) == 0, (tmp_path / "output").read_text()
@@ -44,8 +44,8 @@ def test_killing_a_worker_in_mid_attack_costs_nothing_but_its_attempt(tmp_path: 
     assert summary["trainer_restarts"] == 0
 
 
-def test_killing_the_trainer_continues_from_its_last_checkpoint(tmp_path: Path, shared_ray: Place) -> None:
-    with running(shared_ray(slow(tmp_path, checkpoint={"every_steps": 4})), tmp_path) as (run, process):
+def test_killing_the_trainer_continues_from_its_last_checkpoint(tmp_path: Path) -> None:
+    with running(slow(tmp_path, checkpoint={"every_steps": 4}), tmp_path) as (run, process):
         pid = wait_for("step 6", lambda: _trainer_at(run, 6))
         os.kill(pid, signal.SIGKILL)
         assert process.wait(timeout=TIMEOUT_S) == 0, (tmp_path / "output").read_text()
@@ -55,11 +55,9 @@ def test_killing_the_trainer_continues_from_its_last_checkpoint(tmp_path: Path, 
     assert json.loads((run.path / "summary.json").read_text())["trainer_restarts"] == 1
 
 
-def test_killing_the_trainer_where_it_prunes_neither_repeats_nor_loses_the_decision(
-    tmp_path: Path, shared_ray: Place
-) -> None:
+def test_killing_the_trainer_where_it_prunes_neither_repeats_nor_loses_the_decision(tmp_path: Path) -> None:
     pruning = {"name": "low_high", "share": 0.6, "epoch": 1}
-    with running(shared_ray(slow(tmp_path, pruning=pruning)), tmp_path) as (run, process):
+    with running(slow(tmp_path, pruning=pruning), tmp_path) as (run, process):
         pid = wait_for("step 2", lambda: _trainer_at(run, 2))
         wait_for("the decision", lambda: run.kept.exists() or has_ended(process, tmp_path))
         written = run.kept.read_text()
@@ -133,9 +131,9 @@ def test_a_run_that_is_killed_while_it_is_evaluated_is_evaluated_when_it_is_resu
     assert reported["robust_accuracy"] is not None
 
 
-def test_a_trainer_that_is_killed_while_it_evaluates_evaluates_anew(tmp_path: Path, shared_ray: Place) -> None:
+def test_a_trainer_that_is_killed_while_it_evaluates_evaluates_anew(tmp_path: Path) -> None:
     config = small(tmp_path, evaluation={"steps": 40, "restarts": 1, "samples": None, "batch_size": 20})
-    with running(shared_ray(config), tmp_path) as (run, process):
+    with running(config, tmp_path) as (run, process):
         pid = wait_for("the evaluation", lambda: read_status(run)["phase"] == "evaluating" and _trainer_at(run, 12))
         os.kill(pid, signal.SIGKILL)
         assert process.wait(timeout=TIMEOUT_S) == 0, (tmp_path / "output").read_text()

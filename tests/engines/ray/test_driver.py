@@ -52,7 +52,7 @@ AUGMIX = {
 def test_with_bound_0_and_the_exact_wire_the_weights_are_those_of_the_synchronous_engine(
     tmp_path: Path, route: str, methods: dict[str, Any], shared_ray: Place
 ) -> None:
-    exact = {"max_staleness": 0, "depth": 0, "publish_every": 1}
+    exact = {"max_staleness": 0, "depth": 0, "publish_every": 1, "trainer_attacks": "never"}
     common = {"data": AUGMENTED, "staleness": exact, "queue": {"wire": "exact", "weights": route}, **methods}
     sync = train(small(tmp_path, engine="sync", **common))
     ray = train(shared_ray(small(tmp_path, engine="ray", **common)))

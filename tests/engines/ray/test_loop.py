@@ -41,7 +41,8 @@ class Scene:
     def __init__(self, root: Path, server: EmbeddedServer, **groups: Any) -> None:
         train = {"epochs": 1, "max_steps": None, "batch_size": 100, **groups.pop("train", {})}
         attack = {"steps": 1, "warmup_epochs": 0, **groups.pop("attack", {})}
-        self.config = small(root, train=train, attack=attack, **groups)
+        workers = {"count": 2} | groups.pop("workers", {})
+        self.config = small(root, train=train, attack=attack, workers=workers, **groups)
         self.server = server
         self.run = new_run(self.config)
         experiment = build_experiment(self.config)
@@ -324,13 +325,13 @@ def test_permits_in_flight_and_the_trainers_own_attacks_follow_the_number_of_wor
     loop.broadcaster.start(loop.fence)
     loop.issue()
     assert loop.attacks_itself and loop.in_flight == 2
-    assert loop._attack_a_little() and loop.own.lease is not None
+    assert loop._attack_a_little() and loop.own.ready
     loop.transport.change_worker_target("start", 8)
     loop._housekeep()
     assert (loop.session.state.workers_wanted, loop.in_flight, loop.attacks_itself) == (8, 8, False)
     while loop._attack_a_little():
         pass
-    assert loop.own.lease is None and loop.ledger.ready == 1, "what it had begun itself it has ended"
+    assert not loop.own.ready and loop.ledger.ready == 1, "what it had begun itself it has ended"
 
 
 def test_a_snapshot_holds_the_weights_of_its_version_however_late_they_are_copied(

@@ -81,7 +81,7 @@ def scene(tmp_path: Path, model: nn.Module) -> Iterator[Scene]:
         try:
             yield made
         finally:
-            made.worker.weights.stop()
+            made.worker.attacks.stop()
             torch.set_num_threads(threads)
 
 
@@ -93,7 +93,7 @@ def test_a_lost_lease_costs_its_own_ticket_alone(scene: Scene) -> None:
     scene.trainer.hand_back(leases[0])  # as the server does where a lease runs out
     worker.renew()
     assert scene.finish() == [leases[1].ticket.key, leases[2].ticket.key]
-    assert worker.counts["abandoned"] == 1 and not worker.leases and not worker.attacker.busy
+    assert worker.counts["abandoned"] == 1 and not worker.leases and worker.attacks.has_room(0)
 
 
 def test_an_attack_that_raises_costs_every_ticket_in_work_one_attempt(scene: Scene) -> None:
@@ -106,7 +106,7 @@ def test_an_attack_that_raises_costs_every_ticket_in_work_one_attempt(scene: Sce
     lost = scene.trainer.expired(scene.fence)
     assert sorted(each.key.number for each in lost) == [0, 1, 2]
     assert all(each.reason == "failed" and "out of memory" in each.detail for each in lost)
-    assert not scene.worker.leases and scene.worker.attacker.has_room
+    assert not scene.worker.leases and scene.worker.attacks.has_room(0)
 
 
 def test_a_shard_is_sent_beside_the_next_attack_and_its_lease_is_renewed_meanwhile(

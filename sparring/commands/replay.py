@@ -1,0 +1,153 @@
+"""Make steps of a run again in one process and compare the weights on the way."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from sparring.commands.checks import check
+from sparring.commands.train import session_here, train_here
+from sparring.config import Config, config_of, overridden, to_toml, trainer_threads
+from sparring.errors import UsageError
+from sparring.machine.signals import stopping_on_signals
+from sparring.observe.state import RunState
+from sparring.runs import Run, open_run
+from sparring.trainer.checkpoints import MODEL
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The weights at a checkpoint of the run: the largest difference of an entry from those made again."""
+
+    step: int
+    largest_difference: float
+
+    @property
+    def same(self) -> bool:
+        """Whether all bits are the same."""
+        return self.largest_difference == 0
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What was made again: from the checkpoint of step `began` (0: from the beginning) to step `ended`.
+
+    steps: the metrics of each step, with the loss that the run has recorded (None: it recorded no such step).
+    """
+
+    began: int
+    ended: int
+    compared: list[Compared]
+    steps: list[dict[str, Any]]
+
+    @property
+    def same(self) -> bool:
+        """Whether all compared weights are the same."""
+        return all(each.same for each in self.compared)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For --json."""
+        compared = [{"step": each.step, "largest_difference": each.largest_difference} for each in self.compared]
+        return {"began": self.began, "ended": self.ended, "same": self.same, "compared": compared, "steps": self.steps}
+
+
+def replay(
+    path: str | Path,
+    first: int = 0,
+    until: int | None = None,
+    report: Callable[[RunState], None] = lambda state: None,
+) -> Replay:
+    """Make the steps after `first` up to `until` (by default the newest checkpoint) again, from the nearest checkpoint.
+
+    The run's folder is only read. The bits agree on the same kind of device with the same numbers of threads.
+
+    Raises:
+        UsageError: the run's weights depend on timing, or there are no such steps.
+    """
+    run = open_run(Path(path))
+    config = config_of(run)
+    _require_replayable(config)
+    made = sorted(_step_of(each) for each in run.checkpoints.glob("step-*"))
+    until = until if until is not None else (made[-1] if made else 0)
+    if not 0 <= first < until:
+        raise UsageError(f"--from {first} --until {until}: steps from 0 up to a larger one are needed.")
+    began = max((step for step in made if step <= first), default=0)
+    with _copy(run, config, began, until) as (again, settings):
+        torch.set_num_threads(trainer_threads(config))
+        experiment = check(settings, starts=began == 0)
+        session = session_here(experiment, again, report)
+        with stopping_on_signals(session.ask_to_stop):
+            train_here(session, experiment)
+        ended = session.learner.step
+        steps = [line for line in _lines(again, run) if first < line["step"] <= ended]
+        compared = list(_compared(run, again, [step for step in made if began < step <= ended]))
+        return Replay(began, ended, compared, steps)
+
+
+def _require_replayable(config: Config) -> None:
+    fixed = config.staleness.finish != "off" or config.engine in ("sync", "simulated")
+    if not fixed:
+        raise UsageError(
+            f"engine = {config.engine!r} with staleness.finish = 'off': which weights made which attack step depended "
+            f"on timing, so the run cannot be made again. Train with staleness.finish, or with engine = 'sync'."
+        )
+
+
+@contextmanager
+def _copy(run: Run, config: Config, began: int, until: int) -> Iterator[tuple[Run, Config]]:
+    """A folder with what the run had at step `began`, and the settings that go on from there in one process."""
+    changes: dict[str, Any] = {
+        "engine": "sync" if config.engine == "ray" else config.engine,
+        "train.max_steps": until,
+        "metrics.every_steps": 1,
+        "metrics.trackers": [],
+        "checkpoint.keep": 1000,
+    }
+    with tempfile.TemporaryDirectory(prefix="sparring-replay-") as folder:
+        settings = overridden(config, {**changes, "run.root": folder, "run.name": "replay"})
+        again = Run(Path(folder) / "replay")
+        again.checkpoints.mkdir(parents=True)
+        again.config_file.write_text(to_toml(settings))
+        if run.initial.is_dir():
+            shutil.copytree(run.initial, again.initial)
+        if began:
+            name = f"step-{began:09d}"
+            shutil.copytree(run.checkpoints / name, again.checkpoints / name)
+            if run.kept.exists():
+                shutil.copy(run.kept, again.kept)
+        yield again, settings
+
+
+def _compared(run: Run, again: Run, steps: list[int]) -> Iterator[Compared]:
+    for step in steps:
+        name = f"step-{step:09d}"
+        if not (again.checkpoints / name).is_dir():
+            continue
+        before, now = (load_file(each.checkpoints / name / MODEL) for each in (run, again))
+        differences = [(before[key].double() - now[key].double()).abs().max() for key in before if before[key].numel()]
+        yield Compared(step, float(torch.stack(differences).max()))
+
+
+def _lines(again: Run, run: Run) -> Iterator[dict[str, Any]]:
+    """What every step was like, beside the loss that the run has recorded."""
+    recorded = {line["step"]: line["loss"] for line in _metrics(run)}
+    for line in {line["step"]: line for line in _metrics(again)}.values():
+        shown = {name: line[name] for name in ("step", "epoch", "loss", "train_robust_accuracy", "epsilon")}
+        yield {**shown, "recorded_loss": recorded.get(line["step"])}
+
+
+def _metrics(run: Run) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in run.metrics.read_text().splitlines()] if run.metrics.exists() else []
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
