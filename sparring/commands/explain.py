@@ -172,7 +172,7 @@ def predict(config: Config, measured: Measured, plan: Plan) -> Predicted:
     rate, bottleneck = shard_rate(config, measured)
     outstanding = outstanding_shards(config, ratio, measured.makes_views)
     settings = config.staleness
-    deep = depth(settings)
+    deep, stale = depth(settings), mean_staleness(config, measured, rate)
     return Predicted(
         steps=steps,
         duration_s=shards / rate if rate else None,
@@ -184,8 +184,10 @@ def predict(config: Config, measured: Measured, plan: Plan) -> Predicted:
         outstanding_shards=outstanding,
         outstanding_bytes=outstanding * measured.payload_bytes,
         redis_maxmemory_bytes=redis_maxmemory(config, measured),
-        mean_staleness=mean_staleness(config, measured, rate),
-        max_staleness=deep + settings.publish_every - 1 + (1 if deep else 0),
+        mean_staleness=stale,
+        max_staleness=deep + settings.publish_every - 1 + (1 if deep else 0)
+        if settings.finish == "off"
+        else int(stale),
         shards_per_step_needed=max(1, ceil(ageing(config, config.workers.count + 1) / TARGET_STALENESS)),
         latency_steps=measured.latency_s / (step_s * of_step),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import ceil
 
 from sparring.commands.calibration import Measured
-from sparring.config import Config, depth, exchanges, tickets_at_once, trainer_attacks
+from sparring.config import Config, depth, exchanges, last_steps, tickets_at_once, trainer_attacks
 from sparring.trainer.experiment import methods_of
 
 WAKINGS, WAKING_S = 4, 0.008  # pushing, receiving, publishing, fetching; seconds until a thread gets a busy core
@@ -30,9 +30,12 @@ def mean_staleness(config: Config, measured: Measured, rate: float) -> float:
 
     Where workers keep the trainer busy all the time, shards wait for it, and there are as many as there are permits.
     Then Little's law takes the place of 1 to 3: the outstanding shards that age, without those of the present step,
-    over M. It is the limit of any run.
+    over M. It is the limit of any run. A fresh finish fixes the staleness: 0, or `lead` if one attack step is fresh.
     """
     of_step, settings = config.train.shards_per_step, config.staleness
+    if settings.finish != "off":
+        steps = methods_of(config).attack.steps
+        return 0.0 if last_steps(settings, steps) >= min(COUNTED_STEPS, steps) else settings.lead
     ratio = measured.attack_s / measured.step_s
     permitted = outstanding_shards(config, ratio, measured.makes_views) - of_step
     in_flight = min(ratio, permitted)

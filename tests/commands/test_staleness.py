@@ -99,6 +99,13 @@ def test_rarer_publications_make_weights_older() -> None:
     assert rarely - often == pytest.approx(1.5)
 
 
+@pytest.mark.parametrize(("finish", "staleness"), [("auto", 0), (2, 0), (1, 3)])
+def test_a_fresh_finish_fixes_it(finish: str | int, staleness: int) -> None:
+    settings = {"finish": finish, "lead": 3}
+    config = from_tree({"attack": {"steps": ATTACK_STEPS}, "staleness": settings})
+    assert mean_staleness(config, measured(0.1, STEP_S), 10.0) == staleness
+
+
 def test_it_never_exceeds_the_bound() -> None:
     machine = replace(measured(0.1, STEP_S, cores=MANY_CORES), snapshot_send_s=5.0)
     assert expected(recipe(2, 1, max_staleness=4), machine) == 4
