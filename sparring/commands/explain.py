@@ -350,8 +350,8 @@ def _warnings(config: Config, measured: Measured, predicted: Predicted) -> list[
     needed, late = predicted.shards_per_step_needed, predicted.latency_steps
     if needed is not None and config.train.shards_per_step < needed:
         warnings.append(
-            f"train.shards_per_step = {config.train.shards_per_step} is small for {config.workers.count} workers: with "
-            f"{needed} the mean staleness stays near {TARGET_STALENESS:g}."
+            f"train.shards_per_step = {config.train.shards_per_step} is small for workers.count = "
+            f"{config.workers.count}: with {needed} the mean staleness stays near {TARGET_STALENESS:g}."
         )
     if late is not None and late * settings.publish_every > 1:
         warnings.append(
