@@ -32,8 +32,9 @@ import torch
 from benchmarks.measure import header, in_turn, machine, row, spread
 from sparring.attacks import PGD
 from sparring.attacks.norms import project_ball
-from sparring.engines.ray.background import Background
-from sparring.engines.ray.snapshots import RayRoute, Snapshot, SnapshotStore
+from sparring.engines.asynchronous.background import Background
+from sparring.engines.asynchronous.snapshot import Snapshot
+from sparring.engines.ray.snapshots import RayRoute, SnapshotStore
 from sparring.models.arrays import Arrays
 from sparring.queue.codec import Wire, decode_shard, encode_shard
 from sparring.queue.connection import connect

@@ -56,7 +56,7 @@ def shown(table: object) -> str:
 def test_it_trains_by_workers_beside_a_plain_model_and_the_synchronous_loop(
     tmp_path: Path, short: Callable[[Config], None], shared_ray: Place
 ) -> None:
-    short(shared_ray(small(tmp_path)))
+    short(shared_ray(small(tmp_path, workers={"count": 2})))
     notes: list[str] = []
     result = demo.run_demo(silent, notes.append)
     assert (result.phase, result.summary["engine"], result.summary["steps"]) == ("finished", "ray", 12)

@@ -1,6 +1,4 @@
-"""Versioned snapshots of the weights and their two routes: through the queue's Redis, or through Ray's object store.
-
-Snapshots are ordered by (fence, version): those of a later start of the run are newer, whatever their versions.
+"""The two routes of snapshots: through the queue's Redis, or through Ray's object store.
 
 Large weights are put into Ray's object store once per version, one copy per node, and a small actor hands out the
 references. Even for small weights this costs about 20 ms of processor time per broadcast, summed over the processes
@@ -13,13 +11,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import ray
 from safetensors.numpy import load, save
 
 from sparring.config import Config
-from sparring.models.arrays import Arrays
+from sparring.engines.asynchronous.snapshot import Route, Snapshot
 from sparring.queue.messages import Controls, Weights
 from sparring.queue.sizing import kept_snapshots, through_object_store
 from sparring.queue.transport import Transport
@@ -27,32 +25,6 @@ from sparring.queue.transport import Transport
 log = logging.getLogger(__name__)
 FETCH_TIMEOUT_S = 60.0
 RETRY_S = 0.2
-
-
-class Snapshot(NamedTuple):
-    """Weights and the controls that go with them."""
-
-    fence: int
-    version: int
-    controls: Controls
-    arrays: Arrays
-
-    @property
-    def order(self) -> tuple[int, int]:
-        return (self.fence, self.version)
-
-
-class Route(Protocol):
-    """How snapshots reach the workers. Methods that wait return None after their time-out."""
-
-    def publish(self, snapshot: Snapshot, copied: Callable[[], None] = lambda: None) -> None:
-        """Broadcast it; the oldest kept snapshot is removed. Calls `copied` once the arrays may change."""
-
-    def newer(self, order: tuple[int, int], timeout_s: float) -> Snapshot | None:
-        """The newest snapshot, as soon as it is newer than `order`."""
-
-    def exactly(self, order: tuple[int, int], timeout_s: float) -> Snapshot | None:
-        """The snapshot named `order`."""
 
 
 def open_route(config: Config, snapshot_bytes: int, transport: Transport, store: str) -> Route:

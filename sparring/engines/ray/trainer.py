@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from sparring.config import from_tree, trainer_threads
+from sparring.engines.asynchronous.loop import Loop
 from sparring.engines.ray.actor_inputs import ActorInputs
-from sparring.engines.ray.loop import Loop
 from sparring.engines.ray.snapshots import open_route
 from sparring.errors import RollBack, SparringError
 from sparring.machine.devices import device_for

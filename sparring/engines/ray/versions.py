@@ -7,7 +7,7 @@ import threading
 
 from torch import nn
 
-from sparring.engines.ray.snapshots import Route, Snapshot
+from sparring.engines.asynchronous.snapshot import Route, Snapshot
 from sparring.models.arrays import helper_of, load_arrays
 from sparring.queue.messages import Controls
 

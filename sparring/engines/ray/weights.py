@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from sparring.engines.ray.snapshots import Route, Snapshot
+from sparring.engines.asynchronous.snapshot import Route, Snapshot
 from sparring.errors import SparringError
 from sparring.models.arrays import helper_of, load_arrays
 from sparring.queue.messages import Controls

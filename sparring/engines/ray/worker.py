@@ -21,9 +21,9 @@ import torch
 
 from sparring.attacks.starts import unpacked
 from sparring.config import exchanges, from_tree, last_steps, slots_of, tickets_at_once, with_workers, worker_threads
+from sparring.engines.asynchronous.background import Background
 from sparring.engines.ray.actor_inputs import ActorInputs
 from sparring.engines.ray.attacks import Attacks, FixedWeights, NewestWeights
-from sparring.engines.ray.background import Background
 from sparring.engines.ray.snapshots import open_route
 from sparring.engines.ray.versions import FetchedVersions
 from sparring.engines.ray.weights import Weights

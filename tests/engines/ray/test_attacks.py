@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from sparring.attacks import PGD
+from sparring.engines.asynchronous.snapshot import Snapshot
 from sparring.engines.ray.attacks import FixedWeights
-from sparring.engines.ray.snapshots import QueueRoute, Snapshot
+from sparring.engines.ray.snapshots import QueueRoute
 from sparring.engines.ray.versions import FetchedVersions
 from sparring.errors import SparringError
 from sparring.models.arrays import to_arrays

@@ -14,7 +14,8 @@ import pytest
 import ray
 
 from sparring.commands.train import train
-from sparring.engines.ray.snapshots import Notice, QueueRoute, RayRoute, Route, Snapshot, SnapshotStore
+from sparring.engines.asynchronous.snapshot import Route, Snapshot
+from sparring.engines.ray.snapshots import Notice, QueueRoute, RayRoute, SnapshotStore
 from sparring.errors import UsageError
 from sparring.models.arrays import Arrays
 from sparring.queue.connection import connect

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparring.engines.ray.snapshots import Notice, QueueRoute, RayRoute, Snapshot, SnapshotStore, open_route
+from sparring.engines.asynchronous.snapshot import Snapshot
+from sparring.engines.ray.snapshots import Notice, QueueRoute, RayRoute, SnapshotStore, open_route
 from sparring.queue.messages import Controls
 from sparring.queue.transport import Transport
 from tests.support.runs import Place, small

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from sparring.engines.ray.snapshots import QueueRoute, Snapshot
+from sparring.engines.asynchronous.snapshot import Snapshot
+from sparring.engines.ray.snapshots import QueueRoute
 from sparring.engines.ray.versions import FetchedVersions
 from sparring.models.arrays import to_arrays
 from sparring.queue.messages import Controls

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from sparring.engines.ray.snapshots import QueueRoute, Snapshot
+from sparring.engines.asynchronous.snapshot import Snapshot
+from sparring.engines.ray.snapshots import QueueRoute
 from sparring.engines.ray.weights import Weights
 from sparring.errors import SparringError
 from sparring.models.arrays import to_arrays, with_helper

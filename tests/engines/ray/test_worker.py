@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from sparring.config import new_run
+from sparring.engines.asynchronous.snapshot import Snapshot
 from sparring.engines.ray.actor_inputs import ActorInputs
-from sparring.engines.ray.snapshots import QueueRoute, Snapshot
+from sparring.engines.ray.snapshots import QueueRoute
 from sparring.engines.ray.worker import Worker
 from sparring.models.arrays import to_arrays
 from sparring.queue.messages import Controls, Key, Lease, Shard, Stop, Ticket

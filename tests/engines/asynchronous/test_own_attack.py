@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparring.engines.ray.own_attack import OwnAttack
+from sparring.engines.asynchronous.own_attack import OwnAttack
 from sparring.queue.messages import Key, Ticket
 from sparring.queue.transport import Transport
 from sparring.trainer.experiment import Experiment, build_experiment

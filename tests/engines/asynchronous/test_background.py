@@ -7,7 +7,7 @@ from threading import Event
 
 import pytest
 
-from sparring.engines.ray.background import Background
+from sparring.engines.asynchronous.background import Background
 
 
 @pytest.fixture

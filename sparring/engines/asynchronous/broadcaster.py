@@ -10,8 +10,8 @@ from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
-from sparring.engines.ray.background import Background
-from sparring.engines.ray.snapshots import Route, Snapshot
+from sparring.engines.asynchronous.background import Background
+from sparring.engines.asynchronous.snapshot import Route, Snapshot
 from sparring.errors import SparringError
 from sparring.models.arrays import to_arrays, with_helper
 from sparring.queue.messages import Controls

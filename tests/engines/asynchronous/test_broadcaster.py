@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from sparring.config import new_run
-from sparring.engines.ray.broadcaster import Broadcaster
-from sparring.engines.ray.snapshots import Snapshot
+from sparring.engines.asynchronous.broadcaster import Broadcaster
+from sparring.engines.asynchronous.snapshot import Snapshot
 from sparring.errors import SparringError
 from sparring.models.arrays import size_bytes
 from sparring.queue.transport import QueueLost

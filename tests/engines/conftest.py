@@ -1,4 +1,4 @@
-"""Fixtures of the tests of the Ray engine."""
+"""Fixtures of the tests of the asynchronous engine."""
 
 from __future__ import annotations
 

@@ -27,10 +27,10 @@ from sparring.config import (
     trainer_would_idle,
     with_workers,
 )
-from sparring.engines.ray.broadcaster import Broadcaster
-from sparring.engines.ray.inbox import Inbox
-from sparring.engines.ray.own_attack import OwnAttack, OwnAttacks, OwnFinish
-from sparring.engines.ray.snapshots import Route
+from sparring.engines.asynchronous.broadcaster import Broadcaster
+from sparring.engines.asynchronous.inbox import Inbox
+from sparring.engines.asynchronous.own_attack import OwnAttack, OwnAttacks, OwnFinish
+from sparring.engines.asynchronous.snapshot import Route
 from sparring.errors import SparringError
 from sparring.queue.ledger import Ledger
 from sparring.queue.messages import Key, Missing, Shard, Ticket

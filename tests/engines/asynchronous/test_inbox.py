@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sparring.engines.ray.inbox import Inbox
+from sparring.engines.asynchronous.inbox import Inbox
 from sparring.queue.messages import Controls, Key, Lease, Missing, Shard, Ticket
 from sparring.queue.transport import QueueLost, Transport
 from sparring.trainer.experiment import build_experiment

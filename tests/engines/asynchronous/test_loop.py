@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from sparring.config import new_run
-from sparring.engines.ray.loop import Loop
-from sparring.engines.ray.snapshots import Snapshot
+from sparring.engines.asynchronous.loop import Loop
+from sparring.engines.asynchronous.snapshot import Snapshot
 from sparring.errors import SparringError
 from sparring.models.arrays import size_bytes
 from sparring.observe.state import RunState
@@ -228,7 +228,7 @@ def test_an_epoch_whose_last_ticket_is_set_aside_is_pruned_all_the_same(tmp_path
 def test_a_server_that_is_lost_while_the_trainer_prunes_costs_nothing(
     tmp_path: Path, server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sparring.engines.ray.loop.HOUSEKEEPING_S", 0.0)
+    monkeypatch.setattr("sparring.engines.asynchronous.loop.HOUSEKEEPING_S", 0.0)
     monkeypatch.setattr("sparring.trainer.recorder.REPORT_EVERY_S", 0.0)
     scene = Scene(tmp_path, server, train={"epochs": 2}, pruning={"name": "high", "share": 0.6})
     reported: list[tuple[str, int]] = []
@@ -248,7 +248,7 @@ def test_a_server_that_is_lost_while_the_trainer_prunes_costs_nothing(
 def test_a_stop_that_is_asked_for_while_the_trainer_prunes_is_honoured(
     tmp_path: Path, server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sparring.engines.ray.loop.HOUSEKEEPING_S", 0.0)
+    monkeypatch.setattr("sparring.engines.asynchronous.loop.HOUSEKEEPING_S", 0.0)
     monkeypatch.setattr("sparring.trainer.recorder.REPORT_EVERY_S", 0.0)
     scene = Scene(tmp_path, server, train={"epochs": 2}, pruning={"name": "high", "share": 0.6})
 
@@ -319,7 +319,7 @@ def test_augmix_views_go_through_the_queue_and_the_trainer_makes_its_own(
 def test_permits_in_flight_and_the_trainers_own_attacks_follow_the_number_of_workers(
     tmp_path: Path, server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sparring.engines.ray.loop.HOUSEKEEPING_S", 0.0)
+    monkeypatch.setattr("sparring.engines.asynchronous.loop.HOUSEKEEPING_S", 0.0)
     monkeypatch.setattr("sparring.config.derived.cores", lambda: 4)
     loop = Scene(tmp_path, server, workers={"count": 1}, attack={"steps": 3}).loop
     loop.broadcaster.start(loop.fence)
@@ -378,7 +378,7 @@ def test_a_snapshot_that_cannot_be_sent_ends_the_run(tmp_path: Path, server: Emb
 def test_a_server_that_is_lost_while_a_snapshot_is_under_way_costs_nothing_but_time(
     tmp_path: Path, server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sparring.engines.ray.loop.HOUSEKEEPING_S", 0.0)
+    monkeypatch.setattr("sparring.engines.asynchronous.loop.HOUSEKEEPING_S", 0.0)
     scene = Scene(tmp_path, server)
     sent: list[int] = []
 
