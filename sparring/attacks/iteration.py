@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from sparring.attacks.gradients import ALL, GradientCheck, finite
 from sparring.attacks.norms import per_example, perturbed
 from sparring.attacks.starts import WarmStart
+from sparring.errors import UsageError
 
 if TYPE_CHECKING:
     from sparring.attacks.attack import Attack, State
@@ -44,9 +45,20 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 
 def input_gradient(model: nn.Module, point: Tensor, targets: Tensor, loss: Loss) -> Tensor:
-    """The gradient of the summed loss with respect to the attacked images; parameters get no gradient."""
+    """The gradient of the summed loss with respect to the attacked images; parameters get no gradient.
+
+    Raises:
+        UsageError: the logits do not depend on the images by anything that torch differentiates.
+    """
     point = point.detach().requires_grad_(True)
-    return torch.autograd.grad(loss(model(point), targets).sum(), point)[0]
+    total = loss(model(point), targets).sum()
+    gradient = torch.autograd.grad(total, point, allow_unused=True)[0] if total.requires_grad else None
+    if gradient is None:
+        raise UsageError(
+            "model: its logits have no gradient with respect to the images (detach, no_grad, argmax or numpy in its "
+            "forward pass?), so no gradient attack can judge it. Remove that."
+        )
+    return gradient
 
 
 def iterate(

@@ -76,11 +76,11 @@ def main() -> None:
     if debug:
         sys.argv.remove("--debug")
         logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # so that module:factory is found, as with `python -m sparring`
     try:
+        if os.getcwd() not in sys.path:
+            sys.path.insert(0, os.getcwd())  # so that module:factory is found, as with `python -m sparring`
         arguments, settings = split(sys.argv[1:])
-        code = app(arguments, standalone_mode=False, obj=settings)
+        code = app(arguments, prog_name="sparring", standalone_mode=False, obj=settings)
     except SparringError as error:
         if debug:
             raise

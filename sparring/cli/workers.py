@@ -23,7 +23,7 @@ class Verb(StrEnum):
     DRAIN = "drain"
 
 
-@worker_commands.command()
+@worker_commands.command(context_settings={"ignore_unknown_options": True})  # so that -1 is a number, if a wrong one
 def workers(
     run: RunPath,
     verb: Annotated[
@@ -58,7 +58,8 @@ def _value(verb: Verb, text: str | None) -> int | str:
 
 def _lines(pool: dict[str, Any]) -> list[str]:
     serving = sum(fields["state"] == "serving" for fields in pool["workers"].values())
-    return [f"target: {pool['wanted']} workers; serving: {serving}"] + [
+    wanted = pool["wanted"]
+    return [f"target: {wanted} worker{'' if wanted == 1 else 's'}; serving: {serving}"] + [
         f"  {name}: {fields['state']}{_work(fields)}" for name, fields in pool["workers"].items()
     ]
 

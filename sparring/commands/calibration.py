@@ -38,7 +38,8 @@ class Measured:
     """Measurements of a recipe on this machine.
 
     attack_s, step_s: with the threads of a worker and of the trainer; `*_core_s`: CPU time with one thread, 0 on a GPU;
-    `*_one_s`: with one thread, or on the GPU; alone_s: attack and step of one process that has all cores, or one GPU.
+    snapshot_send_s: SET and GET of a snapshot; `*_one_s`: with one thread, or on the GPU; alone_s: attack and step of
+    one process that has all cores, or one GPU.
     """
 
     shape: tuple[int, int, int]
@@ -56,6 +57,7 @@ class Measured:
     round_trip_s: float | None
     snapshot_bytes: int
     snapshot_load_s: float
+    snapshot_send_s: float = 0.0
     forward_s: float = 0.0
     attack_one_s: float = 0.0
     step_one_s: float = 0.0
@@ -64,9 +66,19 @@ class Measured:
     makes_views: bool = False
 
     @property
+    def transport_s(self) -> float:
+        """Latency from a finished attack to its use: encode, SET and GET, decode."""
+        return self.encode_s + (self.round_trip_s or 0.0) + self.decode_s
+
+    @property
+    def publication_s(self) -> float:
+        """Latency from the end of a step to the use of its weights: SET and GET, load."""
+        return self.snapshot_send_s + self.snapshot_load_s
+
+    @property
     def latency_s(self) -> float:
-        """Latency from a finished attack to its use plus that from a publication to its use."""
-        return self.encode_s + (self.round_trip_s or 0.0) + self.decode_s + self.snapshot_load_s
+        """Both latencies."""
+        return self.transport_s + self.publication_s
 
 
 def measure(experiment: Experiment) -> Measured:
@@ -90,6 +102,8 @@ def measure(experiment: Experiment) -> Measured:
         load_s = median_seconds(lambda: load_arrays(model, arrays))
     with _threads(of_trainer):
         decode_s = median_seconds(lambda: decode_shard(payload))
+    snapshot_bytes = sum(array.nbytes for array in arrays.values())
+    round_trip_s, send_s = _round_trips_s(len(payload), snapshot_bytes) if asynchronous else (None, None)
     return Measured(
         shape=experiment.training.shape,
         device=device.type if device == attacker else f"{device.type}, workers {attacker.type}",
@@ -103,9 +117,10 @@ def measure(experiment: Experiment) -> Measured:
         encode_s=encode_s,
         decode_s=decode_s,
         payload_bytes=len(payload),
-        round_trip_s=_round_trip_s(payload) if asynchronous else None,
-        snapshot_bytes=sum(array.nbytes for array in arrays.values()),
+        round_trip_s=round_trip_s,
+        snapshot_bytes=snapshot_bytes,
         snapshot_load_s=load_s,
+        snapshot_send_s=send_s or 0.0,
         forward_s=forward_s,
         attack_one_s=attack[1],
         step_one_s=step[1],
@@ -195,17 +210,17 @@ def _step_s(learner: Learner, shard: Shard, threads: int, clock: Clock | None = 
         return median_seconds(step, clock) / count
 
 
-def _round_trip_s(payload: bytes) -> float | None:
-    """Time of SET and GET of a payload with a server on this machine; None if no server can be started.
+def _round_trips_s(*sizes_bytes: int) -> tuple[float | None, ...]:
+    """Time of SET and GET of each payload with a server on this machine; None if no server can be started.
 
     It is measured in a subprocess, so that this process needs no Redis client.
     """
-    command = [sys.executable, "-m", "sparring.queue.round_trip", str(len(payload))]
+    command = [sys.executable, "-m", "sparring.queue.round_trip", *map(str, sizes_bytes)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=ROUND_TRIP_TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        return None
-    return float(done.stdout) if done.returncode == 0 else None
+        return (None,) * len(sizes_bytes)
+    return tuple(map(float, done.stdout.split())) if done.returncode == 0 else (None,) * len(sizes_bytes)
 
 
 def _finish(device: torch.device) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sparring.commands.combinations import check_combinations
-from sparring.commands.live import require_passed, require_sendable
+from sparring.commands.live import PREFIX, require_passed, require_sendable
 from sparring.commands.sources import require_same_sources
 from sparring.commands.trials import try_methods
 from sparring.config import Config, RunSettings, check_staleness, differences, trainer_attacks
@@ -16,7 +16,7 @@ from sparring.errors import UsageError
 from sparring.evaluation.autoattack import require_autoattack
 from sparring.machine.devices import device_for
 from sparring.models.forward import require_compiler
-from sparring.models.starting import start_from
+from sparring.models.starting import not_fresh, start_from
 from sparring.observe.discovery import require_folder
 from sparring.observe.trackers import require_trackers
 from sparring.runs import Run, require_new
@@ -113,6 +113,17 @@ def require_resumable(run: Run, before: Config, config: Config) -> None:
     if run.is_alive():
         raise UsageError(f"{run.path} is still running; `sparring stop {run.path}` first.")
     require_same_sources(run)
+
+
+def has_begun(run: Run, config: Config) -> bool:
+    """Whether a resume has what it needs: a checkpoint, or the initial weights and the description of the data.
+
+    A run may fail before it has written them, as on a full disk. Then a resume starts it.
+    """
+    if checkpoints.latest(run.checkpoints) is not None:
+        return True
+    given = not_fresh(config.model) or config.model.name.startswith(PREFIX)
+    return run.data.is_file() and (not given or (run.initial / checkpoints.MODEL).is_file())
 
 
 def require_loadable(run: Run, config: Config, live: Live) -> None:

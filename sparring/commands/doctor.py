@@ -297,10 +297,10 @@ def _cores(config: Config) -> Found:
     of_worker = worker_threads(config.workers)
     used = config.workers.count * of_worker + of_trainer
     shared = f"; {used} threads share {available} cores, which may slow the run down" if used > available else ""
-    where = "" if config.workers.num_gpus == 0 else "on GPUs "
+    where = "" if config.workers.num_gpus == 0 else " on GPUs"
     return Found(
         True,
-        f"{available} cores: {config.workers.count} workers {where}with {of_worker} threads each, trainer with "
+        f"{available} cores; workers{where}: {config.workers.count}, threads of each: {of_worker}, of the trainer: "
         f"{of_trainer}{shared}",
     )
 

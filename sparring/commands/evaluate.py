@@ -198,12 +198,13 @@ def evaluate_run(
     found = evaluate_by(made.model, made.test, threat, config.evaluation, config.train.seed, progress, saved)
     result = made.figures(found.as_dict())
     result |= {"epsilon": threat.epsilon, "trained_epsilon": config_of(run).attack.epsilon}
+    _keep(run, "evaluation.json", result)  # before the images: they may not fit on the disk
     if saved is not None and save is not None:
         correct = saved.correct(made.model, config.evaluation.batch_size)
         saved.write(save, correct)
         count, total = int(correct.sum()), len(correct)
         result |= {"saved": str(save), "saved_accuracy": count / total, "saved_interval": interval(count, total)}
-    _keep(run, "evaluation.json", result)
+        _keep(run, "evaluation.json", result)
     return result
 
 

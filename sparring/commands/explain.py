@@ -14,14 +14,13 @@ from sparring.allocators import speedup_ceiling, theoretical_speedup
 from sparring.attacks import Attack
 from sparring.commands.calibration import Measured, measure
 from sparring.commands.combinations import check_combinations
+from sparring.commands.staleness import ageing, mean_staleness, outstanding_shards
 from sparring.commands.verdict import Choice, choices, queue_core_s, sentence
 from sparring.config import (
     Config,
     StalenessSettings,
     check_staleness,
     depth,
-    exchanges,
-    tickets_at_once,
     trainer_attacks,
 )
 from sparring.errors import UsageError
@@ -35,7 +34,7 @@ LABELS = {  # of each value in the table: meaning and unit
     "device": ("measured on", ""),
     "attack_s": ("attack", "s per shard"),
     "step_s": ("training step", "s per shard"),
-    "latency_s": ("latency: encode, transport, decode, load of a snapshot", "s"),
+    "latency_s": ("latency: encode, transport and decode; transport and load of a snapshot", "s"),
     "payload_bytes": ("payload", "bytes per shard"),
     "snapshot_bytes": ("snapshot of the weights", "bytes"),
     "steps": ("steps", ""),
@@ -173,7 +172,7 @@ def predict(config: Config, measured: Measured, plan: Plan) -> Predicted:
     rate, bottleneck = shard_rate(config, measured)
     outstanding = outstanding_shards(config, ratio, measured.makes_views)
     settings = config.staleness
-    deep = depth(settings)
+    deep, stale = depth(settings), mean_staleness(config, measured, rate)
     return Predicted(
         steps=steps,
         duration_s=shards / rate if rate else None,
@@ -185,9 +184,11 @@ def predict(config: Config, measured: Measured, plan: Plan) -> Predicted:
         outstanding_shards=outstanding,
         outstanding_bytes=outstanding * measured.payload_bytes,
         redis_maxmemory_bytes=redis_maxmemory(config, measured),
-        mean_staleness=mean_staleness(config, measured),
-        max_staleness=deep + settings.publish_every - 1 + (1 if deep else 0),
-        shards_per_step_needed=max(1, ceil(_ageing(config, config.workers.count + 1) / TARGET_STALENESS)),
+        mean_staleness=stale,
+        max_staleness=deep + settings.publish_every - 1 + (1 if deep else 0)
+        if settings.finish == "off"
+        else int(stale),
+        shards_per_step_needed=max(1, ceil(ageing(config, config.workers.count + 1) / TARGET_STALENESS)),
         latency_steps=measured.latency_s / (step_s * of_step),
     )
 
@@ -208,16 +209,6 @@ def _without_workers(config: Config, attack_s: float, step_s: float, steps: int,
         mean_staleness=stale,
         max_staleness=stale,
     )
-
-
-def outstanding_shards(config: Config, ratio: float, views: bool = False) -> int:
-    """Number of permits: (d + 1)·M; with exchange d·M plus the shards in flight.
-
-    In flight are one shard of the trainer, if it attacks, and for each worker as many as it attacks at the same time.
-    """
-    deep, of_step = depth(config.staleness), config.train.shards_per_step
-    attackers = config.workers.count * tickets_at_once(config, views) + (1 if trainer_attacks(config) else 0)
-    return deep * of_step + (max(of_step, min(attackers, ceil(ratio)), 1) if exchanges(config.staleness) else of_step)
 
 
 def redis_maxmemory(config: Config, measured: Measured) -> int:
@@ -246,31 +237,6 @@ def shard_rate(config: Config, measured: Measured) -> tuple[float, str]:
     if config.ray.address == "local" and work > 0 and measured.cores / (work + queue_core_s(measured)) < rate:
         return measured.cores / (work + queue_core_s(measured)), "the cores"
     return rate, "the trainer's step" if speedup >= 1 + ratio else "the workers' attack"
-
-
-def mean_staleness(config: Config, measured: Measured) -> float:
-    """Little's law: outstanding shards besides those of the current step, divided by shards per step.
-
-    With a saturated trainer all permits are in use. Otherwise the shards in flight are outstanding, and on average half
-    a step's shards that wait for the others. With exchange an attack in flight ages only during its last step. The
-    published weights are (K − 1)/2 steps old on average.
-    """
-    ratio, of_step, settings = measured.attack_s / measured.step_s, config.train.shards_per_step, config.staleness
-    permitted = outstanding_shards(config, ratio, measured.makes_views) - of_step
-    workers = config.workers.count
-    if workers >= ratio:
-        in_flight = min(ratio, permitted)
-        beside = permitted - in_flight + _ageing(config, in_flight)
-    else:
-        in_flight = workers + (1 if trainer_attacks(config) else 0)
-        beside = min(_ageing(config, in_flight) + (of_step - 1) / 2, permitted)
-    return beside / of_step + (settings.publish_every - 1) / 2
-
-
-def _ageing(config: Config, in_flight: float) -> float:
-    """Number of shards in flight, as far as they age: with exchange only the last attack step of each counts."""
-    attack = methods_of(config).attack
-    return in_flight / (attack.steps * attack.restarts) if exchanges(config.staleness) else in_flight
 
 
 def _remarks(config: Config, measured: Measured, predicted: Predicted) -> list[str]:
@@ -384,13 +350,14 @@ def _warnings(config: Config, measured: Measured, predicted: Predicted) -> list[
     needed, late = predicted.shards_per_step_needed, predicted.latency_steps
     if needed is not None and config.train.shards_per_step < needed:
         warnings.append(
-            f"train.shards_per_step = {config.train.shards_per_step} is small for {config.workers.count} workers: with "
-            f"{needed} the mean staleness stays near {TARGET_STALENESS:g}."
+            f"train.shards_per_step = {config.train.shards_per_step} is small for workers.count = "
+            f"{config.workers.count}: with {needed} the mean staleness stays near {TARGET_STALENESS:g}."
         )
     if late is not None and late * settings.publish_every > 1:
         warnings.append(
-            f"Latency of {1000 * measured.latency_s:.1f} ms (encode, transport, decode, load of a snapshot) is "
-            f"{late:.1f} steps, and staleness rises by that much. depth + publish_every + latency <= max_staleness "
+            f"Latency of {1000 * measured.latency_s:.1f} ms (encode, transport and decode of a shard, transport and "
+            f"load of a snapshot) is {late:.1f} steps, and staleness rises by that much. depth + publish_every + "
+            f"latency <= max_staleness "
             f"({depth(settings)} + {settings.publish_every} + {ceil(late)} <= {settings.max_staleness}) "
             f"{'holds' if depth(settings) + settings.publish_every + late <= settings.max_staleness else 'fails'}."
         )

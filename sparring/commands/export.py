@@ -9,18 +9,20 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from sparring.attacks import frozen
 from sparring.commands.evaluate import Trained, open_trained
 from sparring.data import scaled
-from sparring.errors import SparringError, UsageError
+from sparring.errors import SparringError, UsageError, file_failure
 from sparring.models.starting import not_fresh
-from sparring.runs import Run
+from sparring.runs import Run, writing
 
 Format = Literal["robustbench", "safetensors", "onnx"]
 SUFFIX: dict[Format, str] = {"robustbench": ".pt", "safetensors": ".safetensors", "onnx": ".onnx"}
@@ -60,7 +62,9 @@ def export_run(
         _write(out, lambda path: save_file(_weights(trained), path, metadata=_metadata(trained, run)))
     else:
         info = json.dumps(model_info(trained, run), indent=2) + "\n"
-        _write(out, lambda path: torch.save(_weights(trained), path))
+        content = BytesIO()  # torch's own writing of files hides why it failed
+        torch.save(_weights(trained), content)
+        _write(out, lambda path: path.write_bytes(content.getbuffer()))
         _write(files[1], lambda path: path.write_text(info))
     return files
 
@@ -188,9 +192,16 @@ def _require_free(path: Path) -> None:
 
 
 def _write(path: Path, fill: Callable[[Path], Any]) -> None:
-    """Write a file atomically, and never over an existing one."""
-    with _beside(path) as partial:
-        fill(partial)
+    """Write a file atomically, and never over an existing one.
+
+    Raises:
+        SparringError: it cannot be written.
+    """
+    with writing(path), _beside(path) as partial:
+        try:
+            fill(partial)
+        except SafetensorError as error:
+            raise file_failure(error, path) from error
         partial.chmod(_usual_mode())  # safetensors makes files that only their owner may read
         try:
             os.link(partial, path)

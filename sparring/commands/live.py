@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import cloudpickle
 import torch
 from torch import nn
 
-from sparring.config import Config, overridden
+from sparring.config import Config, differences, overridden
 from sparring.data import prepared, scaled, wrap
 from sparring.errors import UsageError
 from sparring.models.outputs import outputs_of
 from sparring.trainer.experiment import Live
 
+log = logging.getLogger(__name__)
+REPLACED_BY_MODEL = ("model.name", "model.checkpoint", "model.pretrained")
 PREFIX = "python:"  # how a run records that an object was passed: what it is called follows
 
 
@@ -44,13 +47,28 @@ def _classes(model: nn.Module | None, train_data: object, config: Config) -> int
 
 
 def recorded(config: Config, live: Live, model: object, data: object) -> Config:
-    """The configuration with the names of what was passed, so that a run says what it needs to go on."""
+    """The configuration with the names of what was passed, so that a run says what it needs to go on.
+
+    Settings that name something else, which is not used, are warned of.
+    """
     changes = {}
     if live.model is not None:
         changes["model.name"] = f"{PREFIX}{type(model).__name__}"
     if live.training is not None:
         changes["data.name"] = f"{PREFIX}{type(data).__name__}"
+    for setting, ignored in _ignored(config, live).items():
+        log.warning("%s = %r is ignored: %s was passed from Python.", setting, *ignored)
     return overridden(config, changes)
+
+
+def _ignored(config: Config, live: Live) -> dict[str, tuple[object, str]]:
+    """The settings that what was passed takes the place of, as far as they are not the defaults: value, argument."""
+    argument_of = {
+        **({} if live.training is None else {"data.name": "train_data"}),
+        **({} if live.model is None else dict.fromkeys(REPLACED_BY_MODEL, "model")),
+    }
+    changed = differences(Config(), config)
+    return {name: (str(changed[name][1]), argument) for name, argument in argument_of.items() if name in changed}
 
 
 class _Nowhere:

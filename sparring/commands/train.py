@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from sparring import plugins
-from sparring.commands.checks import LENGTH, check, require_loadable, require_new_folder, require_resumable
+from sparring.commands.checks import LENGTH, check, has_begun, require_loadable, require_new_folder, require_resumable
 from sparring.commands.evaluate import load_model
 from sparring.commands.live import live_objects, recorded, require_passed
 from sparring.commands.sources import record_sources, sources_of
@@ -191,7 +191,7 @@ def resume(
     test_data: object = None,
     progress: bool = True,
 ) -> Result:
-    """Continue a run from its last checkpoint, exactly where its epoch was.
+    """Continue a run from its last checkpoint, exactly where its epoch was; start one that failed before it began.
 
     Args:
         changes: settings by dotted name; those that would alter the trained function are refused.
@@ -210,7 +210,8 @@ def resume(
     require_loadable(run, config, live)
     config = _same_warmup(before, config)
     with _shown(run.path.name, show, progress) as report:
-        result = _execute(config, lambda: _noted(run, before, config), report, None, live, starts=False)
+        starts = not has_begun(run, config)
+        result = _execute(config, lambda: _noted(run, before, config), report, None, live, starts=starts)
     return replace(result, model=model)
 
 
@@ -261,29 +262,18 @@ def _execute(
             queue = stack.enter_context(open_queue(config, *experiment.queued))
         run = latest.run = open_folder()
         stack.enter_context(run.owned())
-        run.clear_stop()
-        write_atomically(run.config_file, to_toml(config))
-        to_file(run.log)
-        for text in (data.line, *data.warnings):
-            log.info("data: %s", text)
-        if starts:
-            _note_data(run, experiment)
-            record_sources(run, config)
-        if starts and (not_fresh(config.model) or live.model is not None):
-            run.initial.mkdir()
-            checkpoints.save_weights(run.initial, experiment.model)
-        keep_frozen(run, experiment.helper)
-        if exporter is not None:
-            address = reachable(config.metrics.bind, exporter.port)
-            run.write_json("metrics.json", {"url": f"http://{address}/metrics"})
-            if config.metrics.file_sd is not None:
-                stack.enter_context(announced(config.metrics.file_sd, run, address))
-        for warning in warnings:
-            log.warning("%s", warning)
-        latest.state.message = " ".join(warnings)
-        if on_run is not None:
-            on_run(run)
         try:
+            _begin(run, experiment, starts=starts, from_model=live.model is not None)
+            if exporter is not None:
+                address = reachable(config.metrics.bind, exporter.port)
+                run.write_json("metrics.json", {"url": f"http://{address}/metrics"})
+                if config.metrics.file_sd is not None:
+                    stack.enter_context(announced(config.metrics.file_sd, run, address))
+            for warning in warnings:
+                log.warning("%s", warning)
+            latest.state.message = " ".join(warnings)
+            if on_run is not None:
+                on_run(run)
             if queue is not None:
                 outcome = ray_engine.run(experiment, run, queue, latest.update, sources_of(config))
             else:
@@ -296,6 +286,27 @@ def _execute(
             _fail(run, error, latest)
             raise
         return _conclude(run, outcome.phase, outcome.state, outcome.evaluation, latest)
+
+
+def _begin(run: Run, experiment: Experiment, *, starts: bool, from_model: bool) -> None:
+    """Put into the run's folder what a resume needs of the run's start; `has_begun` tells whether it is there.
+
+    from_model: the initial weights are those of a model that was passed from Python.
+    """
+    config, data = experiment.config, experiment.data_summary
+    run.clear_stop()
+    write_atomically(run.config_file, to_toml(config))
+    to_file(run.log)
+    for text in (data.line, *data.warnings):
+        log.info("data: %s", text)
+    if starts:
+        record_sources(run, config)
+        if from_model or not_fresh(config.model):
+            run.initial.mkdir(exist_ok=True)
+            checkpoints.save_weights(run.initial, experiment.model)
+    keep_frozen(run, experiment.helper)
+    if starts or not run.data.is_file():
+        _note_data(run, experiment)  # last: what has this file has all
 
 
 def _fail(run: Run, error: Exception, latest: LatestState) -> None:

@@ -216,6 +216,15 @@ class Concatenated:
         return self.shape if framing is None else (self.shape[0], framing.size, framing.size)
 
 
+def sources_of(dataset: object) -> set[str]:
+    """Fingerprints of the dataset and of those that it takes its examples from."""
+    if isinstance(dataset, Concatenated):
+        return {dataset.fingerprint, *sources_of(dataset._first), *sources_of(dataset._second)}
+    inner = dataset._dataset if isinstance(dataset, Framed) else getattr(dataset, "dataset", None)
+    own = getattr(dataset, "fingerprint", None)
+    return (set() if own is None else {own}) | (set() if inner is None else sources_of(inner))
+
+
 def notes_of(dataset: object) -> tuple[str, ...]:
     """What was done to the images when they were read; of a dataset that keeps no notes nothing."""
     return tuple(getattr(dataset, "notes", ()))

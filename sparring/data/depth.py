@@ -16,6 +16,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
 SIXTEEN_BITS_AS_I = ("PNG", "PPM")  # formats whose deepest grey images have 16 bits; Pillow may call their mode I
 WITH_ALPHA = ("RGBA", "LA", "PA")
+SLIGHTLY = 0.05  # beyond [0, 1], as resizing with bicubic interpolation leaves it
 GREY = (128, 128, 128, 255)
 
 
@@ -89,14 +90,16 @@ def check_range(images: Tensor, setting: str) -> None:
         return
     if low != low:
         raise UsageError(f"{setting}: images contain NaN. Remove or repair them.")
-    if low >= 0 and high <= 255:
+    if low >= -SLIGHTLY and high <= 1 + SLIGHTLY:
+        remedy = "They lie slightly outside: clip them to [0, 1]"
+    elif low >= 0 and high <= 255:
         remedy = "They look like bytes: give them as uint8, or divide by 255"
     else:
         remedy = (
             "They look normalised: leave them in [0, 1] and let the model normalise them (sparring.Normalize inside "
             "the model, or data.mean and data.std)"
         )
-    raise UsageError(f"{setting}: images range from {low:.4g} to {high:.4g}; floats must be in [0, 1]. {remedy}.")
+    raise UsageError(f"{setting}: images range from {low:.7g} to {high:.7g}; floats must be in [0, 1]. {remedy}.")
 
 
 def _rounded(values: Array) -> Array:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparring.data.datasets import Dataset, notes_of
+from sparring.data.datasets import Dataset, notes_of, sources_of
 from sparring.data.reading import evenly_spaced
 from sparring.data.training import scaled
 from sparring.errors import UsageError
@@ -115,11 +115,16 @@ def _of_range(low: float, high: float) -> list[str]:
 
 
 def _of_both(training: Dataset, test: Dataset) -> list[str]:
-    """Differences that should not be, and a test set that is the training set."""
+    """Differences that should not be, and a test set that is the training set, or drawn from the same images."""
     found = []
     if set(notes_of(training)) != set(notes_of(test)):
         one, two = (" and ".join(notes_of(each)) or "8 bits" for each in (training, test))
         found.append(f"Training images are {one}, test images {two}: are they stored alike?")
     if training.fingerprint == test.fingerprint:
         found.append("The test set is the training set: the figures say nothing of images that the model has not seen.")
+    elif sources_of(training) & sources_of(test):
+        found.append(
+            "Test set and training set are drawn from the same data: of images that both hold the figures say nothing. "
+            "Give test data that are not trained on."
+        )
     return found

@@ -31,7 +31,7 @@ def run(session: Session, experiment: Experiment, resumed: Checkpoint | None) ->
         exactly = settings.model_copy(update={"staleness": remedies.depth})
         shards = [attacker.attack(key, learner.step, exactly, session) for key in step.keys]
         if remedies.refresh not in (0, "auto"):
-            shards = [learner.refresh(shard, int(remedies.refresh)) for shard in shards]
+            shards = session.refreshed(shards, int(remedies.refresh))
         session.watch_staleness(shards)
         session.learn(shards)
     return session.finish()

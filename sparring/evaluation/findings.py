@@ -16,7 +16,7 @@ class Findings(NamedTuple):
     zero_gradients: of the robust examples, those whose attack met a gradient of zero. non_finite_gradients: entries of
     the gradient were not finite and taken as 0. non_finite_logits: on the clean or an attacked image, so that the
     example counts as wrong. probabilities: the model returns probabilities. faint: its confidence is
-    far below its accuracy.
+    far below its accuracy. varies: a second pass of the same images gives other logits.
     """
 
     samples: int
@@ -26,6 +26,7 @@ class Findings(NamedTuple):
     non_finite_logits: int = 0
     probabilities: bool = False
     faint: bool = False
+    varies: bool = False
 
 
 def findings_of(outcomes: Outcomes) -> Findings:
@@ -38,6 +39,7 @@ def findings_of(outcomes: Outcomes) -> Findings:
         non_finite_logits=int(outcomes.non_finite_logits.sum()),
         probabilities=bool(outcomes.probabilities.all()),
         faint=float(outcomes.clean.float().mean() - outcomes.confidence.mean()) > FAINT,
+        varies=bool(outcomes.varies.any()),
     )
 
 
@@ -55,6 +57,8 @@ def warnings_of(found: Findings) -> list[str]:
         reported.append(PROBABILITIES)
     if found.faint and not found.probabilities:
         reported.append(FAINT_LOGITS)
+    if found.varies:
+        reported.append(RANDOM_LOGITS)
     if found.zero_gradients:
         reported.append(_zero_gradients(found))
     if found.non_finite_gradients:
@@ -83,6 +87,13 @@ FAINT_LOGITS = (
     "The model is right far more often than it is confident: its logits are nearly equal. There the cross-entropy "
     "pushes towards all other classes at once, which is a weaker attack, and robust accuracy may be too high. "
     "Evaluate by AutoAttack, or multiply the logits by a constant."
+)
+
+
+RANDOM_LOGITS = (
+    "The model is random: two passes of the same images in eval mode give other logits. A gradient of one pass is a "
+    "weaker attack on the next one, and robust accuracy may be too high. Make the model deterministic, or attack its "
+    "mean over many passes."
 )
 
 

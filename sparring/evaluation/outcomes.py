@@ -16,6 +16,7 @@ from sparring.models.forward import plain
 from sparring.objectives.predictions import are_finite, are_probabilities, correct
 from sparring.randomness import generator
 
+RANDOM = 1e-2  # difference of two passes, relative to the largest logit
 Attacked = Callable[[Tensor, Tensor, Tensor], None]  # clean images [n, C, H, W], labels [n], attacked images
 
 
@@ -26,7 +27,8 @@ class Outcomes:
     labels: int64 [N]. clean: correct on the clean image. robust: correct on it and after every restart. zero_gradient:
     a step of the attack had a gradient of zero. non_finite_gradient: a step's gradient had entries that are not finite.
     non_finite_logits: on the clean image or an attacked one. probabilities: the clean logits are probabilities.
-    confidence: float32 [N], of the clean prediction; 1 where the attack does not depend on it.
+    confidence: float32 [N], of the clean prediction; 1 where the attack does not depend on it. varies: a second pass
+    had other logits (looked at in the first batch).
     """
 
     labels: Tensor
@@ -37,6 +39,7 @@ class Outcomes:
     non_finite_logits: Tensor
     probabilities: Tensor
     confidence: Tensor
+    varies: Tensor
 
     def cpu(self) -> Outcomes:
         """The same on the CPU."""
@@ -68,6 +71,8 @@ def outcomes(
     with frozen(model):
         for first, x, y in batches(model, dataset, batch_size):
             found, images = _attack(model, x, y, attack, seed, first)
+            if first == 0:
+                found = replace(found, varies=_varies(model, x))
             parts.append(found.cpu())
             if attacked is not None:
                 attacked(x, y, images)
@@ -80,7 +85,14 @@ def clean_outcomes(model: nn.Module, x: Tensor, y: Tensor) -> Outcomes:
     """The outcomes without an attack."""
     logits = logits_of(model, x)
     right, none = correct(logits, y), torch.zeros_like(y, dtype=torch.bool)
-    return Outcomes(y, right, right, none, none, ~are_finite(logits), are_probabilities(logits), _confidence(logits))
+    of_logits = ~are_finite(logits), are_probabilities(logits), _confidence(logits)
+    return Outcomes(y, right, right, none, none, *of_logits, varies=none)
+
+
+def _varies(model: nn.Module, x: Tensor) -> Tensor:
+    """bool [N]: two passes of the same images give other logits, by more than a GPU's order of summation explains."""
+    one, other = logits_of(model, x), logits_of(model, x)
+    return (one - other).abs().amax(1) > RANDOM * one.abs().amax(1)
 
 
 def _confidence(logits: Tensor) -> Tensor:

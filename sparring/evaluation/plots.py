@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sparring.errors import SparringError, UsageError
+from sparring.runs import writing
 
 SUFFIX = ".png"
 
@@ -45,7 +46,8 @@ def draw(result: dict[str, Any], title: str, path: Path) -> None:
         axes.legend()
     masked = "gradients are probably masked" if result["warnings"] else "no sign of masked gradients"
     figure.suptitle(f"{title}: {result['samples']} test examples, 95 % intervals; {masked}")
-    figure.savefig(path.expanduser(), dpi=120)
+    with writing(path.expanduser()):
+        figure.savefig(path.expanduser(), dpi=120)
 
 
 def _curve(axes: Any, points: list[dict[str, Any]], along: str, label: str) -> None:

@@ -15,6 +15,7 @@ from sparring.errors import UsageError
 from sparring.evaluation.outcomes import clean_outcomes
 from sparring.machine.devices import device_of
 from sparring.models.forward import plain
+from sparring.runs import writing
 
 ROUNDING = 1e-6  # of a radius, in pixel intensities
 
@@ -43,11 +44,20 @@ class Saved:
         return torch.cat(found)
 
     def write(self, path: Path, correct: Tensor) -> None:
-        """Write `images` (uint8 [N, H, W, C]), `labels` and `correct` to a new npz file; see `correct`."""
+        """Write `images` (uint8 [N, H, W, C]), `labels` and `correct` to a new npz file; see `correct`.
+
+        Raises:
+            SparringError: it cannot be written; then there is no file.
+        """
         images = torch.cat(self._images).permute(0, 2, 3, 1).contiguous()
         labels = torch.cat(self._labels)
-        with path.open("xb") as file:
-            np.savez_compressed(file, images=images.numpy(), labels=labels.numpy(), correct=correct.numpy())
+        with writing(path):
+            path.touch(exist_ok=False)
+            try:
+                np.savez_compressed(path, images=images.numpy(), labels=labels.numpy(), correct=correct.numpy())
+            except OSError:
+                path.unlink()
+                raise
 
 
 def in_eight_bits(x: Tensor, attacked: Tensor, norm: str, radius: float) -> Tensor:

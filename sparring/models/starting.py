@@ -54,13 +54,14 @@ def load_checkpoint(path: Path, model: nn.Module, classes: int) -> tuple[str, ..
             state dict. Nothing in it is executed.
 
     Raises:
-        UsageError: there is no such file, or it is of another network.
+        UsageError: there is no such file, it is of another network, or weights are not finite.
         SparringError: it cannot be read.
     """
     setting, own = f"model.checkpoint = {str(path)!r}", model.state_dict()
     weights = named_alike(_read(path, setting), model)
     fresh = _head(own, weights, classes)
     _require_same_network(setting, own, weights, fresh)
+    _require_finite(setting, weights)
     model.load_state_dict({**own, **{name: weights[name] for name in weights if name not in fresh}})
     if fresh:
         theirs = len(weights[fresh[0]])
@@ -129,6 +130,15 @@ def _require_same_network(
     if parts:
         raise UsageError(
             f"{setting} is of another network than model.name: {'; '.join(parts)}. Set model.name to that network."
+        )
+
+
+def _require_finite(setting: str, weights: Mapping[str, Tensor]) -> None:
+    spoilt = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
+    if spoilt:
+        raise UsageError(
+            f"{setting}: {_some(spoilt)} {'has' if len(spoilt) == 1 else 'have'} entries that are not finite, so that "
+            f"every loss would be NaN. Take weights from before that training diverged."
         )
 
 

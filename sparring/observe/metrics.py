@@ -226,6 +226,18 @@ METRICS: tuple[Metric, ...] = (
         of_state("gradients"),
     ),
     Metric(
+        "sparring_attack_zero_gradient_examples_total",
+        "counter",
+        "Examples trained on whose attack met a gradient of exactly zero.",
+        of_state("attack_zero_gradients"),
+    ),
+    Metric(
+        "sparring_attack_non_finite_gradient_examples_total",
+        "counter",
+        "Examples trained on whose attack met gradients with entries that are not finite, taken as 0.",
+        of_state("attack_non_finite_gradients"),
+    ),
+    Metric(
         "sparring_kept_examples",
         "gauge",
         "Training examples that pruning has kept; absent before the pruning.",

@@ -1,4 +1,4 @@
-"""Measure the round trip of a payload to a server on this machine: python -m sparring.queue.round_trip BYTES"""
+"""Measure round trips of payloads to a server on this machine: python -m sparring.queue.round_trip BYTES [BYTES ...]"""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ def round_trip_s(size_bytes: int) -> float:
 
 
 def main() -> None:
-    """Print the seconds on standard output; exit with 1 if no server can be started."""
+    """Print the seconds of each on standard output; exit with 1 if no server can be started."""
     try:
-        sys.stdout.write(f"{round_trip_s(int(sys.argv[1]))}\n")
+        for size in sys.argv[1:]:
+            sys.stdout.write(f"{round_trip_s(int(size))}\n")
     except SparringError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(1)

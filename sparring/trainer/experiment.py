@@ -101,7 +101,8 @@ class Experiment:
         attack, allocator = self.attack, self.config.allocator.name
         ball = f", {attack.norm} {attack.epsilon:.4g}" if attack.radius else ""
         allocated = "" if self.allocator is None else f", {allocator}"
-        return f"{self.config.objective.name}, {self.config.attack.name} ({attack.steps} steps{ball}){allocated}"
+        steps = f"{attack.steps} step{'' if attack.steps == 1 else 's'}"
+        return f"{self.config.objective.name}, {self.config.attack.name} ({steps}{ball}){allocated}"
 
     @property
     def threat(self) -> Attack:

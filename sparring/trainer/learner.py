@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparring.attacks import Attack, WarmStart, frozen, iterate, perturbed, result_of, targets_of
+from sparring.attacks import Attack, GradientCheck, WarmStart, frozen, iterate, perturbed, result_of, targets_of
 from sparring.errors import NonFinite, SparringError
 from sparring.models.forward import for_training
 from sparring.objectives import Batch
@@ -162,7 +162,10 @@ class Learner:
         return x.to(self.device), y.to(self.device)
 
     def refresh(self, shard: Shard, steps: int) -> Shard:
-        """The shard with `steps` more attack steps under the present weights (docs/architecture.md)."""
+        """The shard with `steps` more attack steps under the present weights (docs/architecture.md).
+
+        Their gradients without use are counted too; an example that had one before may count twice.
+        """
         if not isinstance(self.experiment.attack, Attack):
             return shard
         x, y = self.clean(shard)
@@ -173,11 +176,18 @@ class Learner:
         if self.experiment.allocator is not None:
             counts[~delta.flatten(1).any(1)] = 0  # what was left clean stays clean
         random = generator(self.config.train.seed, "refresh", shard.key.epoch, shard.key.number)
-        start = WarmStart(delta, torch.ones(len(y), dtype=torch.bool))
+        start, check = WarmStart(delta, torch.ones(len(y), dtype=torch.bool)), GradientCheck(len(y), x.device)
         with frozen(self.model):
             targets = targets_of(self.model, x, y, attack, self.helper)
-            more = result_of(iterate(self.model, x, targets, attack, random, start=start, step_counts=counts))
-        return replace(shard, delta=more, gradients=shard.gradients + int(counts.sum()))
+            made = iterate(self.model, x, targets, attack, random, start=start, step_counts=counts, check=check)
+            more = result_of(made)
+        return replace(
+            shard,
+            delta=more,
+            gradients=shard.gradients + int(counts.sum()),
+            zero_gradients=min(len(y), shard.zero_gradients + int(check.zero.sum())),
+            non_finite_gradients=min(len(y), shard.non_finite_gradients + int(check.non_finite.sum())),
+        )
 
     def learn(self, batch: Batch, epoch: int) -> StepResult:
         """One step on a batch: forward, backward, optimizer step.

@@ -285,6 +285,11 @@ class Session:
         self.recorder.report_soon(force=True)
         return True
 
+    def refreshed(self, shards: Sequence[Shard], steps: int) -> list[Shard]:
+        """The shards with so many more attack steps under the present weights; they are counted."""
+        self.state.refresh_steps += steps * len(shards)
+        return [self.learner.refresh(shard, steps) for shard in shards]
+
     def watch_staleness(self, shards: Sequence[Shard]) -> None:
         """Compare shards, before they are trained on, with a fresh attack if that is due; see `GapMonitor`."""
         checked = self.gap.check(shards)

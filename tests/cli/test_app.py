@@ -369,6 +369,29 @@ def test_a_model_of_ones_own_is_found_in_the_folder_that_one_starts_in(
     assert say("train", *words, *CHEAP).code == 0
 
 
+def test_a_result_that_cannot_be_printed_is_told_in_one_sentence() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command("config", "show"), stdout=full, stderr=subprocess.PIPE, text=True)
+    expected = (
+        "sparring: reading or writing: No space left on device. Free space there, or use a folder on another disk."
+    )
+    assert (done.returncode, done.stderr.splitlines()) == (1, [expected])
+
+
+def test_a_current_folder_that_is_gone_is_told_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    monkeypatch.setattr("sys.argv", ["sparring", "config", "show"])
+    with pytest.raises(SystemExit, match="1"):
+        main()
+    said = capsys.readouterr().err
+    assert said.startswith("sparring: reading or writing: No such file or directory. Check that it is there")
+
+
 def test_with_debug_the_traceback_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["sparring", "--debug", "train", "--data.name", "mnist"])
     with pytest.raises(Exception, match=r"data\.root is unset"):

@@ -23,6 +23,7 @@ from tests.support.runs import small
         (["set", "2"], "trains in one process and has no workers"),
         (["set"], "set : a whole number of workers is needed, 0 or more"),
         (["set", "two"], "set two: a whole number of workers is needed, 0 or more"),
+        (["set", "-1"], "set -1: a whole number of workers is needed, 0 or more"),
         (["add", "0"], "add 0: a whole number of workers is needed, 1 or more"),
         (["drain"], "drain needs the name of a worker; `sparring workers RUN` lists them"),
     ],
@@ -54,6 +55,10 @@ def test_workers_are_shown_with_what_they_do_and_did(say: Say, served: tuple[Run
         "  worker-0: serving, 7 shards, version 3, pid 42 on node-a",
         "  worker-1: starting",
     ]
+
+
+def test_a_single_worker_is_one(say: Say, served: tuple[Run, Transport]) -> None:
+    assert say("workers", served[0].path, "set", 1).out.splitlines()[0] == "target: 1 worker; serving: 1"
 
 
 def test_a_number_is_set_added_to_and_falls_by_one_for_a_worker_that_leaves(

@@ -28,7 +28,7 @@ def test_every_part_of_the_demo_takes_its_time_and_threads_are_left_as_they_were
     assert min(found.attack_s, found.step_s, found.encode_s, found.decode_s, found.snapshot_load_s) > 0
     assert found.round_trip_s is not None and found.round_trip_s > 0
     assert found.shape == (1, 8, 8) and found.attack_s > found.forward_s > 0
-    parts = (found.encode_s, found.round_trip_s, found.decode_s, found.snapshot_load_s)
+    parts = (found.encode_s, found.round_trip_s, found.decode_s, found.snapshot_send_s, found.snapshot_load_s)
     assert found.latency_s == pytest.approx(sum(parts))
     assert replace(found, round_trip_s=None).latency_s == pytest.approx(sum(parts) - found.round_trip_s)
 

@@ -17,11 +17,11 @@ from torch import nn
 
 from sparring.commands.checks import check, check_resources, require_loadable
 from sparring.commands.live import live_objects
-from sparring.commands.train import train
+from sparring.commands.train import resume, train
 from sparring.config import config_of, from_tree
 from sparring.errors import SparringError, UsageError
 from sparring.models import build
-from tests.support.runs import small
+from tests.support.runs import small, stopped_at
 
 IMAGES, LABELS = np.zeros((20, 8, 8), np.uint8), np.arange(20) % 10
 
@@ -104,6 +104,14 @@ def test_a_resume_on_other_training_data_is_refused(tmp_path: Path, kind: str) -
         with pytest.raises(UsageError, match=r"began with \d+ training examples \(fingerprint .*Put the data back"):
             resumed(*change(images, labels))
             pytest.fail(name)
+
+
+def test_a_resume_without_the_description_of_the_data_writes_it_again(tmp_path: Path) -> None:
+    run = stopped_at(2, tmp_path, engine="sync")
+    described = run.data.read_text()
+    run.data.unlink()
+    resume(run.path, progress=False)
+    assert run.data.read_text() == described
 
 
 def mlp(shape: tuple[int, int, int], classes: int) -> nn.Module:

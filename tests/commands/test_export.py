@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -20,6 +22,7 @@ from sparring.config import config_of, overridden
 from sparring.errors import SparringError, UsageError
 from sparring.models import build
 from sparring.runs import Run, open_run
+from tests.support.disk import files_of_at_most
 from tests.support.runs import small
 
 ALONE = """
@@ -140,6 +143,19 @@ def test_what_cannot_be_written_is_told(run: Run, tmp_path: Path, monkeypatch: p
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(SparringError, match=r"pip install 'sparring\[export\]'"):
         export_run(open_run(run.path), "onnx", tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["robustbench", "safetensors", "onnx"])
+def test_a_full_disk_is_one_sentence_with_the_file_and_leaves_nothing(run: Run, tmp_path: Path, kind: str) -> None:
+    if kind == "onnx":
+        pytest.importorskip("onnxscript")
+    with files_of_at_most(500), pytest.raises(SparringError) as failed:
+        export_run(run, kind, tmp_path / "m.bin")
+    assert (
+        str(failed.value)
+        == f"{tmp_path / 'm.bin'}: {os.strerror(errno.EFBIG)}. Free space there, or use a folder on another disk."
+    )
     assert list(tmp_path.iterdir()) == []
 
 

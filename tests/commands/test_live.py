@@ -97,3 +97,17 @@ def test_an_object_that_cannot_reach_the_other_processes_is_refused(engine: str)
         require_sendable(from_tree({"engine": engine}), Live(Locked()))
     require_sendable(from_tree({"engine": engine}), Live(nn.Linear(64, 5)))
     require_sendable(from_tree({"engine": "sync"}), Live(Locked()))
+
+
+def test_settings_that_the_objects_take_the_place_of_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    model, data = nn.Sequential(nn.Flatten(), nn.Linear(64, 5)), (IMAGES, LABELS)
+    config = from_tree({"data": {"name": "mnist"}, "model": {"checkpoint": "w.pt"}})
+    recorded(config, passed(model, data, data), model, data)
+    assert [record.getMessage() for record in caplog.records] == [
+        "data.name = 'mnist' is ignored: train_data was passed from Python.",
+        "model.checkpoint = 'w.pt' is ignored: model was passed from Python.",
+    ]
+    caplog.clear()
+    recorded(config, passed(), None, None)
+    recorded(Config(), passed(model, data, data), model, data)
+    assert caplog.records == []

@@ -355,6 +355,24 @@ def test_a_run_whose_disk_is_full_has_failed_and_goes_on_once_there_is_room(tmp_
     assert resume(run.path, progress=False).phase == "finished"
 
 
+@pytest.mark.parametrize("passed", [False, True])
+def test_a_run_that_failed_before_its_first_weights_were_written_starts_from_them_on_a_resume(
+    tmp_path: Path, passed: bool
+) -> None:
+    start, file = build(ModelSettings(name="digits-cnn"), (1, 8, 8), 10, seed=99), tmp_path / "start.safetensors"
+    save_file(start.state_dict(), file)
+    objects: dict[str, Any] = {"model": start} if passed else {}
+    model = {"name": "digits-cnn", "checkpoint": None if passed else str(file)}
+    groups: dict[str, Any] = {"engine": "sync", "train": {"max_steps": 2}, "model": model}
+    whole = train(small(tmp_path / "whole", **groups), **objects, progress=False)
+    with files_of_at_most(20_000), pytest.raises(SparringError, match=r"File too large\. Free space there") as failed:
+        train(small(tmp_path / "failed", **groups), **objects, progress=False)
+    assert failed.value.run is not None
+    run = Run(failed.value.run)
+    assert not list(run.checkpoints.glob("step-*")) and not (run.initial / "model.safetensors").exists()
+    assert weights_of(resume(run.path, **objects, progress=False)) == weights_of(whole)
+
+
 def test_a_file_that_cannot_be_written_ends_the_run_as_failed(tmp_path: Path) -> None:
     def block(run: Run) -> None:
         run.metrics.mkdir()

@@ -9,7 +9,10 @@ import torch
 
 from sparring.config import DataSettings
 from sparring.data import ArrayDataset, Dataset, load
+from sparring.data.datasets import Concatenated, Framed
+from sparring.data.sampling import Sample
 from sparring.data.summary import summarise
+from sparring.data.training import TrainingSet
 from sparring.errors import UsageError
 
 
@@ -94,6 +97,19 @@ def test_images_that_are_nearly_black_are_told() -> None:
 def test_a_test_set_that_is_the_training_set_is_told() -> None:
     (reported,) = summarise("data", data([0, 1, 2] * 2, 3), data([0, 1, 2] * 2, 3)).warnings
     assert reported.startswith("The test set is the training set")
+
+
+@pytest.mark.parametrize("how", ["a part", "framed", "extra"])
+def test_a_test_set_that_training_data_are_drawn_from_is_told(how: str) -> None:
+    test, other = data([0, 1, 2] * 4, 3), data([0, 1, 2] * 4, 3, seed=1)
+    training: Dataset = Sample(test, 6)
+    if how == "framed":
+        training = TrainingSet(Framed(training, 4, 1.0))
+    elif how == "extra":
+        training = Concatenated(other, test)
+    (reported,) = summarise("data", training, test).warnings
+    assert reported.startswith("Test set and training set are drawn from the same data")
+    assert summarise("data", training, data([0, 1, 2] * 2, 3, seed=2)).warnings == ()
 
 
 def test_images_that_are_not_stored_alike_are_told() -> None:

@@ -188,6 +188,10 @@ def cut(image: Any) -> Any:
         (Pictures(flipped_at_times), "the same image differs when it is read again.*use data.augment"),
         (Pictures(cut), r"example \d+ is torch.uint8 of \(1, \d, 4\), example .* Bring all images to one size"),
         ((FLOATS - 0.5, LABELS), r"range from -0\.5 to 0\.5; .*look normalised: .*sparring\.Normalize"),
+        (
+            (FLOATS * 1.0001, LABELS),
+            r"range from 0 to 1\.0001; floats must .* They lie slightly outside: clip",
+        ),
         ((FLOATS * 255, LABELS), r"range from 0 to 255; floats must be in \[0, 1\]\. They look like bytes"),
         ((FLOATS.log(), LABELS), "range from -inf to 0"),
         ((FLOATS.masked_fill(FLOATS > 0.9, float("nan")), LABELS), "images contain NaN"),

@@ -91,3 +91,9 @@ def test_a_resume_with_a_trained_helper_goes_on_to_the_same_weights(
 def test_the_first_steps_are_as_stale_as_there_are_versions_before_them(tmp_path: Path) -> None:
     run = train(small(tmp_path, engine="simulated", simulated={"staleness": 3}, train={"max_steps": 6})).run
     assert (run.read_json("state.json") or {})["staleness"] == {"0": 1, "1": 1, "2": 1, "3": 3}
+
+
+def test_the_steps_of_a_refresh_are_counted(tmp_path: Path) -> None:
+    settings = {"simulated": {"staleness": 3}, "staleness": {"refresh": 2}, "train": {"max_steps": 4}}
+    summary = train(small(tmp_path, engine="simulated", **settings)).summary
+    assert summary["refresh_steps"] == 4 * 2 and summary["gradients_per_example"] == 3 + 2

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import sparring
 from sparring.attacks import PGD
 from sparring.config import EvaluationSettings
 from sparring.data import ArrayDataset
+from sparring.errors import UsageError
 from sparring.evaluation import autoattack as module
 from sparring.evaluation.corruptions import corruptions
 from sparring.evaluation.curves import curves
@@ -84,6 +86,22 @@ def test_logits_that_are_not_finite_are_wrong_answers_that_are_counted(
 def test_a_network_of_nothing_but_nan_is_never_right() -> None:
     found = evaluate(Changed(lambda logits, x: logits * math.nan), DATA, PGD(EPSILON, steps=2))
     assert (found.clean_accuracy, found.robust_accuracy, found.non_finite_logits) == (0.0, 0.0, len(DATA))
+
+
+@pytest.mark.parametrize(("noise", "warned"), [(0.0, False), (1e-4, False), (0.3, True)])
+def test_a_model_that_draws_at_random_is_warned_of(noise: float, warned: bool) -> None:
+    random = torch.Generator().manual_seed(0)
+    model = Changed(lambda logits, x: logits * (1 + noise * torch.rand(len(x), 1, generator=random)))
+    found = evaluate(model, DATA, PGD(EPSILON, steps=2))
+    assert any("two passes of the same images" in text for text in found.warnings) is warned
+
+
+@pytest.mark.parametrize(
+    "change", [lambda logits, x: logits.detach(), lambda logits, x: F.one_hot(logits.argmax(1), 2)]
+)
+def test_logits_that_cannot_be_differentiated_are_refused(change: Callable[[Tensor, Tensor], Tensor]) -> None:
+    with pytest.raises(UsageError, match="its logits have no gradient with respect to the images"):
+        evaluate(Changed(lambda logits, x: change(logits, x).float()), DATA, PGD(EPSILON, steps=2))
 
 
 def test_robust_examples_whose_attack_had_no_gradient_are_counted() -> None:

@@ -11,9 +11,10 @@ import torch
 from sparring.attacks.norms import perturbed, project
 from sparring.config import DataSettings
 from sparring.data import load
-from sparring.errors import UsageError
+from sparring.errors import SparringError, UsageError
 from sparring.evaluation.saving import Saved, in_eight_bits, require_new_file
 from tests.support.batches import seeded
+from tests.support.disk import files_of_at_most
 from tests.support.models import Brightness, greys
 
 CASES = [("linf", 8 / 255), ("linf", 0.3), ("linf", 0.5 / 255), ("l2", 0.5), ("l2", 0.01), ("l2", 3.0), ("l1", 4.0)]
@@ -54,6 +55,15 @@ def test_what_is_written_is_what_is_evaluated_and_can_be_read_as_data(tmp_path: 
     read = load(DataSettings(name=f"npz:{tmp_path}"), "test")
     assert torch.equal(read.labels, dataset.labels) and np.load(path)["correct"].tolist() == correct.tolist()
     assert (read.images(torch.arange(3)).int() - dataset.images(torch.arange(3)).int()).abs().max() <= 25
+
+
+def test_on_a_full_disk_no_part_of_a_file_is_left(tmp_path: Path) -> None:
+    saved, path = Saved("linf", 0.1), tmp_path / "test.npz"
+    noise = torch.rand(3, 1, 40, 40, generator=seeded())
+    saved(noise, torch.arange(3), noise)
+    with files_of_at_most(1000), pytest.raises(SparringError, match=f"{path}: File too large. Free space there"):
+        saved.write(path, torch.ones(3, dtype=torch.bool))
+    assert not path.exists()
 
 
 @pytest.mark.parametrize(

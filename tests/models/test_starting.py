@@ -91,6 +91,14 @@ class Harmful:
         return eval, ("1 + 1",)
 
 
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path: Path) -> None:
+    weights = network().state_dict()
+    weights["9.bias"][3] = torch.nan
+    save_file(weights, tmp_path / "w.safetensors")
+    with pytest.raises(UsageError, match=r"w\.safetensors': 9\.bias has entries that are not finite"):
+        load_checkpoint(tmp_path / "w.safetensors", network(), 10)
+
+
 def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": Harmful()}, tmp_path / "w.pt")
     with pytest.raises(SparringError, match="Other objects are not loaded, because they may run code"):

@@ -93,6 +93,8 @@ def test_a_staleness_beyond_the_last_bucket_is_still_counted() -> None:
         ("sparring_worker_last_heartbeat_timestamp_seconds", {"worker": "w0"}, 1_700_000_008),
         ("sparring_worker_info", {"worker": "w1", "node": "node-a", "pid": "101"}, 1),
         ("sparring_fresh_minus_stale_accuracy", {}, -0.02),
+        ("sparring_attack_zero_gradient_examples_total", {}, 37),
+        ("sparring_attack_non_finite_gradient_examples_total", {}, 5),
     ],
 )
 def test_a_reading_arrives_with_its_labels(full: Samples, name: str, labels: dict[str, str], expected: float) -> None:

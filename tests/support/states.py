@@ -55,6 +55,8 @@ def full_state() -> RunState:
         full_attack_seconds=80.0,
         theoretical_speedup=2.3,
         gradients=61440,
+        attack_zero_gradients=37,
+        attack_non_finite_gradients=5,
         kept=24_000,
         pruning_seconds=12.5,
         robust_share=0.44,

@@ -249,8 +249,7 @@ class Loop:
             wanted = 2 if room >= 2 else 1 if room else 0
         if not isinstance(wanted, int) or wanted == 0:
             return shards
-        self.session.state.refresh_steps += wanted * len(shards)
-        return [self.learner.refresh(shard, wanted) for shard in shards]
+        return self.session.refreshed(shards, wanted)
 
     def _discard(self, dropped: tuple[Key, ...]) -> None:
         """Forget shards that were too stale; the next attempts at their tickets begin with the newest weights."""

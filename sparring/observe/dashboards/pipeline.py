@@ -99,9 +99,14 @@ PIPELINE = Dashboard(
         ),
         Panel(
             "Gradient evaluations",
-            "For the attacks on consumed shards, per second.",
+            "For the attacks on consumed shards, per second; and examples whose attack met a gradient of zero, or "
+            "entries that are not finite.",
             "short",
-            (rate("sparring_gradient_evaluations_total", "gradients"),),
+            (
+                rate("sparring_gradient_evaluations_total", "gradients"),
+                rate("sparring_attack_zero_gradient_examples_total", "examples, zero"),
+                rate("sparring_attack_non_finite_gradient_examples_total", "examples, not finite"),
+            ),
         ),
     ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,18 @@ def test_a_refresh_makes_one_attempt_whatever_the_restarts(tmp_path: Path) -> No
     session.learner.model.register_forward_hook(lambda module, inputs, logits: passes.append(len(logits)))
     assert session.learner.refresh(shard, 2).gradients == shard.gradients + 2 * 64
     assert passes == [64, 64]
+
+
+@pytest.mark.parametrize(("weight", "zero", "not_finite"), [(0.0, 64, 2), (torch.nan, 1, 64), (1.0, 1, 2)])
+def test_gradients_without_use_in_a_refresh_are_counted(
+    tmp_path: Path, weight: float, zero: int, not_finite: int
+) -> None:
+    session = session_in(tmp_path, engine="sync", attack={"warmup_epochs": 0})
+    made = shard_of(session.experiment, Key(0, 0, 0), Controls(0.2), 0)
+    with torch.no_grad():
+        list(session.learner.model.parameters())[-2].mul_(weight)
+    found = session.learner.refresh(replace(made, zero_gradients=1, non_finite_gradients=2), 1)
+    assert (found.zero_gradients, found.non_finite_gradients) == (zero, not_finite)
 
 
 def test_it_is_measured_when_it_is_due_and_acted_on_only_for_the_guard(tmp_path: Path) -> None:
