@@ -14,9 +14,13 @@ import json
 import statistics
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.measure import machine
 from sparring.config import Config, from_tree
+
+if TYPE_CHECKING:
+    from sparring.commands.train import Result
 
 LONG: dict[str, object] = {"optimizer": {"lr": 0.002}, "train": {"epochs": 3}}
 TRADES: dict[str, object] = {"objective": {"name": "trades", "beta": 1.0}}
@@ -71,17 +75,22 @@ def config_of(name: str, seed: int, data: Path, out: Path) -> Config:
 def robust_accuracy(name: str, seed: int, data: Path, out: Path) -> float:
     """Train and evaluate, or read what an earlier call has found."""
     from sparring.commands.train import train
-    from sparring.evaluation.calling import evaluate
-    from sparring.trainer.experiment import build_experiment
 
     config, found = config_of(name, seed, data, out), out / f"{_slug(name)}-seed{seed}.json"
     if not found.exists():
         result = train(config)
-        model, heldout = result.load_model(), build_experiment(config).heldout
-        evaluated = evaluate(model, heldout, epsilon=0.3, steps=40, step_size=0.02, restarts=1)
-        line = {"robust": evaluated.robust_accuracy, "clean": evaluated.clean_accuracy, "samples": evaluated.samples}
-        found.write_text(json.dumps(line | {"seconds": result.summary["seconds"]}))
+        found.write_text(json.dumps({**evaluated(result, config), "seconds": result.summary["seconds"]}))
     return float(json.loads(found.read_text())["robust"])
+
+
+def evaluated(result: Result, config: Config) -> dict[str, float]:
+    """Accuracies on the training images that are held out."""
+    from sparring.evaluation.calling import evaluate
+    from sparring.trainer.experiment import build_experiment
+
+    heldout = build_experiment(config).heldout
+    found = evaluate(result.load_model(), heldout, epsilon=0.3, steps=40, step_size=0.02, restarts=1)
+    return {"robust": found.robust_accuracy, "clean": found.clean_accuracy, "samples": found.samples}
 
 
 def main() -> None:
