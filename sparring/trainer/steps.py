@@ -49,4 +49,4 @@ def consumed_by(checkpoint: Checkpoint | None) -> Consumed:
     if checkpoint is None:
         return Consumed()
     ledger = copy.deepcopy(checkpoint.ledger)
-    return Consumed(ledger["epoch"], ledger["done"], ledger["replay"])
+    return Consumed(ledger["epoch"], ledger["done"], ledger.get("replay", 0))  # the Ray engine has no replays

@@ -53,7 +53,12 @@ def test_its_weights_are_those_of_the_synchronous_engine(
 
 
 def test_workers_trainer_and_both_make_the_same_weights_after_kills(tmp_path: Path, shared_ray: Place) -> None:
-    groups = {"train": SEVERAL, "attack": {"steps": 8}, "checkpoint": {"every_steps": 4}, "queue": {"lease_s": 3}}
+    groups = {
+        "train": SEVERAL,
+        "attack": {"steps": 8},
+        "checkpoint": {"every_steps": 4},
+        "queue": {"lease_s": 5, "attempts": 20},
+    }
     expected = weights(tmp_path, shared_ray, **groups, engine="sync")
     attacks = {**FRESH, "trainer_attacks": "always"}
     for workers in (1, 4):
