@@ -34,6 +34,21 @@ def running(config: Config, root: Path) -> Iterator[tuple[Run, subprocess.Popen[
             process.wait()
 
 
+@contextmanager
+def resuming(run: Run, root: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A run that goes on in a process of its own; it is ended whatever happens."""
+    with (root / "output").open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sparring", "resume", str(run.path)], stdout=output, stderr=output
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+
+
 def has_ended(process: subprocess.Popen[bytes], root: Path) -> bool:
     assert process.poll() is None, (root / "output").read_text()
     return False

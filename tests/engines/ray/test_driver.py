@@ -38,9 +38,8 @@ AUGMIX = {
     ("route", "methods"),
     [
         ("redis", TWO),
-        ("object_store", TWO),
         ("redis", {"allocator": {"name": "bullettrain"}, "objective": {"name": "trades", "passes": "single_pass"}}),
-        ("object_store", {"allocator": {"name": "bullettrain"}, "objective": {"name": "mart"}}),
+        ("object_store", {"allocator": {"name": "bullettrain"}, "objective": {"name": "mart"}, **TWO}),
         ("redis", {"attack": {"start": "last"}, "data": {"limit": 256}, "train": {"epochs": 3}}),
         (
             "redis",
