@@ -295,6 +295,7 @@ def _begin(run: Run, experiment: Experiment, *, starts: bool, from_model: bool) 
     """
     config, data = experiment.config, experiment.data_summary
     run.clear_stop()
+    run.connection.unlink(missing_ok=True)  # of a life that was killed: nobody answers there
     write_atomically(run.config_file, to_toml(config))
     to_file(run.log)
     for text in (data.line, *data.warnings):

@@ -15,7 +15,6 @@ import pytest
 
 from sparring.commands.control import read_status
 from sparring.config import Config
-from sparring.queue.connection import QueueUnavailable
 from sparring.runs import Run
 from sparring.trainer import checkpoints
 from tests.support.processes import assert_every_example_was_used_once, epochs_of, has_ended, resuming, running
@@ -77,7 +76,8 @@ def test_the_whole_run_is_killed_while_it_trains_and_while_it_is_evaluated(tmp_p
         assert checkpoints.latest(run.checkpoints) is not None
         assert read_status(run)["phase"] == "died"
     with resuming(run, tmp_path) as process:
-        wait_for("the evaluation", lambda: _is_evaluating(run))
+        wait_for("its start", lambda: run.is_alive() and not run.connection.exists())  # that of the first life is gone
+        wait_for("the evaluation", lambda: read_status(run)["phase"] == "evaluating")
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert_every_example_was_used_once(run)
@@ -117,13 +117,6 @@ def test_ctrl_c_before_the_first_step_is_not_forgotten(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=TIMEOUT_S) == 130, (tmp_path / "output").read_text()
     assert read_status(run)["step"] < SHARDS
-
-
-def _is_evaluating(run: Run) -> bool:
-    try:
-        return bool(read_status(run)["phase"] == "evaluating")
-    except QueueUnavailable:  # the address is still that of the life before
-        return False
 
 
 def _busy_worker(run: Run) -> int | None:
