@@ -6,6 +6,7 @@ The head runs in a PID namespace of its own, which ends with the test and takes 
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import socket
@@ -50,6 +51,7 @@ def test_nodes_come_for_workers_that_wait_and_go_when_idle(folder: Path) -> None
     done = subprocess.run(
         [*NAMESPACE, sys.executable, "-m", "tests.support.autoscaled", str(folder), port],
         cwd=Path(__file__).parents[2],
+        env={**os.environ, "HOME": str(folder)},  # a local Ray of another test leaves a token in ~/.ray
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
