@@ -14,7 +14,7 @@ import json
 import statistics
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.measure import machine
 from sparring.config import Config, from_tree
@@ -22,16 +22,16 @@ from sparring.config import Config, from_tree
 if TYPE_CHECKING:
     from sparring.commands.train import Result
 
-LONG: dict[str, object] = {"optimizer": {"lr": 0.002}, "train": {"epochs": 3}}
-TRADES: dict[str, object] = {"objective": {"name": "trades", "beta": 1.0}}
+LONG: dict[str, dict[str, Any]] = {"optimizer": {"lr": 0.002}, "train": {"epochs": 3}}
+TRADES: dict[str, dict[str, Any]] = {"objective": {"name": "trades", "beta": 1.0}}
 
 
-def finish(steps: int | str, lead: int = 1) -> dict[str, object]:
+def finish(steps: int | str, lead: int = 1) -> dict[str, dict[str, Any]]:
     """The settings of a fresh finish."""
     return {"staleness": {"finish": steps, "lead": lead}}
 
 
-SERIES: dict[str, dict[str, object]] = {
+SERIES: dict[str, dict[str, dict[str, Any]]] = {
     "steep, loop": {},
     "steep, g = 6": finish(6),
     "steep, g = 4": finish(4),
@@ -50,7 +50,7 @@ SERIES: dict[str, dict[str, object]] = {
 
 def config_of(name: str, seed: int, data: Path, out: Path) -> Config:
     """One run of the series."""
-    tree: dict[str, object] = {
+    tree: dict[str, Any] = {
         "engine": "sync",
         "run": {"root": str(out), "name": f"{_slug(name)}-seed{seed}"},
         "data": {"name": "mnist", "root": str(data), "holdout": 1000, "download": False},
@@ -58,18 +58,13 @@ def config_of(name: str, seed: int, data: Path, out: Path) -> Config:
         "attack": {"epsilon": 0.3, "steps": 8, "warmup": 0.3},
         "optimizer": {"lr": 0.008},
         "schedule": {"name": "one_cycle", "peak_at": 0.3},
-        "train": {"epochs": 1, "batch_size": 128},
+        "train": {"epochs": 1, "batch_size": 128, "seed": seed},
         "queue": {"wire": "exact"},
         "evaluation": {"steps": 1, "restarts": 1, "samples": 10},
         "trainer": {"threads": 1},
         "metrics": {"enabled": False},
     }
-    changed = tree | {
-        group: {**tree.get(group, {}), **values} if isinstance(values, dict) else values  # type: ignore[dict-item]
-        for group, values in SERIES[name].items()
-    }
-    config = from_tree(changed)
-    return config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
+    return from_tree(tree | {group: {**tree.get(group, {}), **values} for group, values in SERIES[name].items()})
 
 
 def robust_accuracy(name: str, seed: int, data: Path, out: Path) -> float:

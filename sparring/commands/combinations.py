@@ -41,6 +41,7 @@ def check_combinations(config: Config) -> None:
     _check_augmix(config, methods)
     _check_start(config, methods)
     _check_finish(config, methods)
+    _check_events(config)
     _check_wire(config, methods)
     _check_replays(config, methods)
     _check_divergence(config, methods)
@@ -131,6 +132,25 @@ def _check_finish(config: Config, methods: Methods) -> None:
             f"which no example is attacked is as old as its head. Set staleness.max_staleness to at least "
             f"{settings.lead}."
         )
+
+
+def _check_events(config: Config) -> None:
+    """What happens on the virtual clock happens to workers that there are."""
+    count, joining = config.workers.count, set[int]()
+    for event in sorted(config.virtual.events, key=lambda event: event.at_s):
+        if event.worker > count:
+            raise UsageError(
+                f"virtual.events: worker {event.worker} {event.what}, but workers.count = {count}. Those that join are "
+                f"counted too. Set workers.count to at least {event.worker}."
+            )
+        joins = any(each.what == "joins" and each.worker == event.worker for each in config.virtual.events)
+        if event.what != "joins" and joins and event.worker not in joining:
+            raise UsageError(
+                f"virtual.events: worker {event.worker} {event.what} at {event.at_s:g} s, before it joins. Set at_s "
+                f"to a later time."
+            )
+        if event.what == "joins":
+            joining.add(event.worker)
 
 
 def _check_wire(config: Config, methods: Methods) -> None:

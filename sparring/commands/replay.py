@@ -94,7 +94,7 @@ def replay(
 
 
 def _require_replayable(config: Config) -> None:
-    fixed = config.staleness.finish != "off" or config.engine in ("sync", "simulated", "virtual")
+    fixed = config.staleness.finish != "off" or config.engine in ("sync", "simulated")
     if not fixed:
         raise UsageError(
             f"engine = {config.engine!r} with staleness.finish = 'off': which weights made which attack step depended "
@@ -106,7 +106,7 @@ def _require_replayable(config: Config) -> None:
 def _copy(run: Run, config: Config, began: int, until: int) -> Iterator[tuple[Run, Config]]:
     """A folder with what the run had at step `began`, and the settings that go on from there in one process."""
     changes: dict[str, Any] = {
-        "engine": "sync" if config.engine == "ray" else config.engine,
+        "engine": "simulated" if config.engine == "simulated" else "sync",
         "train.max_steps": until,
         "metrics.every_steps": 1,
         "metrics.trackers": [],

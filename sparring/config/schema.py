@@ -432,7 +432,7 @@ class VirtualSettings(Settings):
     """From issuing a ticket until a worker can take it."""
     jitter: float = setting(0.05, "share", ge=0, lt=1)
     """Every duration is multiplied by a random factor from 1 − jitter to 1 + jitter."""
-    speeds: tuple[float, ...] = setting((), "1, one per worker")
+    speeds: tuple[Annotated[float, Field(gt=0)], ...] = setting((), "1, one per worker")
     """Speed of each worker relative to the trainer; those without one have speed 1."""
     events: tuple[VirtualEvent, ...] = setting((), "table")
     """What happens to workers, as [[virtual.events]] with at_s, worker, what and speed."""

@@ -72,7 +72,7 @@ def test_steps_that_are_none_are_refused(tmp_path: Path, first: int, until: int 
         replay(run.path, first, until)
 
 
-@pytest.mark.parametrize("engine", ["ray", "ddp"])
+@pytest.mark.parametrize("engine", ["ray", "ddp", "virtual"])
 def test_a_run_that_depended_on_timing_is_refused(tmp_path: Path, engine: str) -> None:
     (tmp_path / "config.toml").write_text(to_toml(small(tmp_path, engine=engine)))
     with pytest.raises(UsageError, match=rf"engine = '{engine}' with staleness\.finish = 'off'.*depended on timing"):
