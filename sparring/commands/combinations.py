@@ -52,6 +52,7 @@ def check_combinations(config: Config) -> None:
     _check_allocator(methods)
     _check_slots(config, methods)
     _check_ranks(config, methods)
+    _check_trainers(config)
 
 
 def _check_augmix(config: Config, methods: Methods) -> None:
@@ -298,6 +299,15 @@ def _check_slots(config: Config, methods: Methods) -> None:
         raise UsageError(
             f"allocator.slots = {slots} with engine = 'simulated': with slots, several tickets share the weights of an "
             f"attack step, but exact staleness needs different weights for each ticket. Set allocator.slots to 0."
+        )
+
+
+def _check_trainers(config: Config) -> None:
+    """Trainers in parallel divide the shards of a step."""
+    if config.trainer.count > 1:
+        raise UsageError(
+            f"trainer.count = {config.trainer.count} with engine = {config.engine!r}: this engine has one trainer. Set "
+            f"trainer.count to 1."
         )
 
 

@@ -461,6 +461,8 @@ class WorkersSettings(Settings):
 
 
 class TrainerSettings(Settings):
+    count: int = setting(1, "trainers", ge=1, le=256)
+    """Number of trainers in parallel. They share the shards of each step and average their gradients."""
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "name")
     """Device of the training step. auto: CUDA if a GPU is reserved for the trainer."""
     num_gpus: float = setting(0.0, "GPUs", ge=0)
