@@ -17,6 +17,7 @@ from sparring.engines.asynchronous.loop import Loop
 from sparring.engines.asynchronous.own_attack import OwnAttacks
 from sparring.engines.virtual.cluster import Cluster, VirtualTransport
 from sparring.engines.virtual.worker import FinishingWorker, NewestWorker, VirtualWorker
+from sparring.queue.codec import Objection
 from sparring.queue.messages import Missing, Shard
 from sparring.queue.sizing import kept_snapshots
 from sparring.trainer.checkpoints import Checkpoint
@@ -88,7 +89,6 @@ class VirtualLoop(Loop):
             transport,
             broadcaster,
             VirtualInbox(cluster),
-            at_least_fence=session.state.fence,
             resumed=resumed,
             clock=cluster.clock,
         )
@@ -111,7 +111,7 @@ class VirtualInbox:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
 
-    def start(self) -> None:
+    def start(self, objection: Objection) -> None:
         """Nothing to start."""
 
     def take(self, timeout_s: float) -> list[Shard | Missing]:
@@ -173,9 +173,6 @@ class VirtualOwn:
         shard = self._own.advance()
         self._cluster.advance(self._cluster.varied(seconds))
         return shard
-
-    def renew(self) -> None:
-        self._own.renew()
 
     def drop(self) -> None:
         self._own.drop()
