@@ -30,7 +30,7 @@ from sparring.config import (
 )
 from sparring.engines.asynchronous.broadcaster import Broadcaster
 from sparring.engines.asynchronous.inbox import Arrivals
-from sparring.engines.asynchronous.own_attack import OwnAttack, OwnAttacks, OwnFinish
+from sparring.engines.asynchronous.own_attack import own_attacks
 from sparring.errors import SparringError
 from sparring.queue.ledger import Ledger
 from sparring.queue.messages import Key, Missing, Shard, Ticket
@@ -90,9 +90,7 @@ class Loop:
         session.training.ledger = self.ledger.state
         self.fence = transport.open(at_least_fence)
         self.shards: dict[Key, tuple[Shard, int]] = {}  # with the step at which each arrived
-        self.own: OwnAttacks = OwnAttack(experiment, self.learner, transport)
-        if session.heads.on:
-            self.own = OwnFinish(experiment, session.heads, transport)
+        self.own = own_attacks(experiment, self.learner, session.heads, transport, clock)
         self.attack_s = self.step_s = self.idle_s = 0.0  # running means in seconds: per shard, per shard, per step
         self.last_error = ""
         self.arrivals = 0
@@ -127,7 +125,7 @@ class Loop:
         self.session.watch_staleness(shards)
         watched = self.clock()
         result = self.learn(shards, arrivals)
-        self.step_s = _mean(self.step_s, (refreshed - began + self.clock() - watched) / len(shards))
+        self.step_s = running_mean(self.step_s, (refreshed - began + self.clock() - watched) / len(shards))
         self.session.state.worker_shards += sum(shard.worker != "trainer" for shard in shards)
         self.session.state.trainer_shards += sum(shard.worker == "trainer" for shard in shards)
         log.debug("step %d loss %.4f", self.learner.step, result.loss)
@@ -193,7 +191,7 @@ class Loop:
             if taken is not None:
                 self._discard(taken.dropped)
                 if taken.keys:
-                    self.idle_s = _mean(self.idle_s, idle)
+                    self.idle_s = running_mean(self.idle_s, idle)
                     return taken.keys
                 continue
             busy = came or self._attack_a_little()
@@ -229,9 +227,8 @@ class Loop:
     def in_flight(self) -> int:
         """Permits for shards being attacked: attack time over step time, but no more than the attackers work on, or
         finished shards would queue up behind a waiting step."""
-        attackers = self.workers * tickets_at_once(self.config, self.experiment.attack.makes_views) + (
-            1 if self.attacks_itself else 0
-        )
+        trainers = self.config.trainer.count if self.attacks_itself else 0
+        attackers = self.workers * tickets_at_once(self.config, self.experiment.attack.makes_views) + trainers
         ratio = attackers if self.arrivals < 3 or self.step_s == 0 else ceil(self.attack_s / self.step_s)
         return max(self.plan.shards_per_step, min(attackers, ratio), 1)
 
@@ -276,7 +273,7 @@ class Loop:
             if self.arrivals == 0:
                 self.session.start_clock(already=received.attack_seconds)
             self.arrivals += 1
-            self.attack_s = _mean(self.attack_s, received.attack_seconds)
+            self.attack_s = running_mean(self.attack_s, received.attack_seconds)
 
     def _attack_a_little(self) -> bool:
         """Make one step of the trainer's own attack. False: it has no ticket that can go on, or must not attack."""
@@ -375,6 +372,6 @@ class Loop:
         )
 
 
-def _mean(mean: float, value: float, weight: float = 0.1) -> float:
+def running_mean(mean: float, value: float, weight: float = 0.1) -> float:
     """Exponential running mean; the first value is taken as it is."""
     return value if mean == 0 else (1 - weight) * mean + weight * value
