@@ -23,9 +23,10 @@ from rich.console import Console
 
 from sparring import config as configuration
 from sparring.cli.evaluating import evaluation_commands
+from sparring.cli.planning import planning_commands
 from sparring.cli.replaying import replay_commands
 from sparring.cli.serving import queue_commands
-from sparring.cli.shell import Json, RunPath, fail, note, out, rows
+from sparring.cli.shell import HINT, Json, Recipe, RunPath, fail, note, out, rows
 from sparring.cli.workers import worker_commands
 from sparring.config import SHORT_NAMES, Config
 from sparring.errors import SparringError, UsageError, file_failure
@@ -40,12 +41,11 @@ app = typer.Typer(
 config_app = typer.Typer(help="Show, describe and compare configurations.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 app.add_typer(evaluation_commands)
+app.add_typer(planning_commands)
 app.add_typer(queue_commands)
 app.add_typer(replay_commands)
 app.add_typer(worker_commands)
 
-HINT = "Change any setting by --GROUP.NAME VALUE, for example --attack.steps 10 or --workers 4."
-Recipe = Annotated[Path | None, typer.Argument(help="A recipe (TOML file); by default the settings of the demo.")]
 DETACHED_START_S = 60.0
 OWN_OPTIONS = {
     "--json",
@@ -62,10 +62,12 @@ OWN_OPTIONS = {
     "--install-completion",
     "--show-completion",
     "--seeds",
+    "--devices",
+    "--price",
     "--from",
     "--until",
 } | {f"--{name}" for name in ("port", "address", "maxmemory", "password-file", "beside-port", "log")}
-COMMANDS_WITH_SETTINGS = {"train", "resume", "doctor", "explain", "config show"} | {
+COMMANDS_WITH_SETTINGS = {"train", "resume", "doctor", "explain", "calibrate", "config show"} | {
     *("evaluate", "transfer", "curves", "corruptions", "export")
 }
 
@@ -124,7 +126,7 @@ def split(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
     rest = list(arguments)
     while rest:
         argument = rest.pop(0)
-        if argument == "--seeds":
+        if argument in ("--seeds", "--devices"):
             own += [argument, ",".join(_leading_numbers(rest))]
             continue
         if not argument.startswith("--") or argument.partition("=")[0] in OWN_OPTIONS:
@@ -274,24 +276,6 @@ def doctor(context: typer.Context, recipe: Recipe = None, as_json: Json = False)
         for failed in (each for each in checks if not each.ok):
             out(f"{failed.name}: {failed.remedy}")
     if not all(check.ok for check in checks):
-        raise typer.Exit(1)
-
-
-@app.command(epilog=HINT)
-def explain(context: typer.Context, recipe: Recipe = None, as_json: Json = False) -> None:
-    """Predict a run without making it: duration, memory, staleness, useful workers, bottleneck."""
-    from sparring.commands.explain import explain as explain_recipe
-    from sparring.observe.report import table
-
-    explanation = explain_recipe(configuration.load(recipe, context.obj))
-    if as_json:
-        out(json.dumps(explanation.as_dict(), indent=2))
-    else:
-        out(explanation.verdict)
-        Console().print(table("sparring explain", explanation.rows()))
-        for remark in explanation.remarks:
-            out(remark)
-    if not explanation.ok:
         raise typer.Exit(1)
 
 

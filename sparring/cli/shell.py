@@ -12,6 +12,8 @@ import typer
 
 RunPath = Annotated[Path, typer.Argument(help="A run folder; `sparring train` prints its path in the last line.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+Recipe = Annotated[Path | None, typer.Argument(help="A recipe (TOML file); by default the settings of the demo.")]
+HINT = "Change any setting by --GROUP.NAME VALUE, for example --attack.steps 10 or --workers 4."
 NOTE_EVERY_S = 5.0
 FIRST_ROWS = (
     *("robust_accuracy", "robust_interval", "clean_accuracy", "clean_interval", "attack", "samples", "drawn", "method"),

@@ -89,18 +89,18 @@ def measure(experiment: Experiment) -> Measured:
     attacker = _device(config, config.workers.num_gpus, "auto") if asynchronous else device
     of_trainer = trainer_threads(config)
     of_worker = worker_threads(config.workers) if asynchronous else of_trainer
-    model, shard = experiment.model, _example(experiment)
+    model, shard = experiment.model, example_shard(experiment)
     everything = cores() if device.type == "cpu" else of_trainer
     attack = {n: _attack_s(experiment, attacker, n) for n in {of_worker, 1, everything}}
     forward_s = _forward_s(experiment, attacker, of_worker)
     learner = Learner(experiment, device)
     step = {n: _step_s(learner, shard, n) for n in {of_trainer, 1, everything}}
     arrays = to_arrays(model.to("cpu"), half=config.model.precision == "bf16")
-    with _threads(of_worker):
+    with torch_threads(of_worker):
         payload = encode_shard(shard, config.queue.wire)
         encode_s = median_seconds(lambda: encode_shard(shard, config.queue.wire))
         load_s = median_seconds(lambda: load_arrays(model, arrays))
-    with _threads(of_trainer):
+    with torch_threads(of_trainer):
         decode_s = median_seconds(lambda: decode_shard(payload))
     snapshot_bytes = sum(array.nbytes for array in arrays.values())
     round_trip_s, send_s = _round_trips_s(len(payload), snapshot_bytes) if asynchronous else (None, None)
@@ -137,11 +137,11 @@ def _device(config: Config, num_gpus: float, name: str) -> torch.device:
     return torch.device("cuda" if uses_gpu and torch.cuda.is_available() else "cpu")
 
 
-def _example(experiment: Experiment) -> Shard:
+def example_shard(experiment: Experiment) -> Shard:
     """A shard with views or with a random perturbation, which costs as much to encode as a real one."""
     attack, indices = experiment.attack, experiment.plan.indices(0, 0)
     if not isinstance(attack, Attack):
-        return produce(Task(Key(0, 0, 0), indices), _without_allocator(experiment.context()), Controls(0.0), 0)
+        return produce(Task(Key(0, 0, 0), indices), without_allocator(experiment.context()), Controls(0.0), 0)
     x = torch.full((len(indices), *experiment.training.shape), 0.5)
     random = generator(experiment.config.train.seed, "explain")
     delta = attack.project(attack.epsilon * (2 * torch.rand(x.shape, generator=random) - 1), x, attack.radius)
@@ -156,7 +156,7 @@ def _attack_s(experiment: Experiment, device: torch.device, threads: int, clock:
     everything.
     """
     model = for_training(experiment.model.to(device), experiment.config.model)
-    context = _without_allocator(experiment.context(model))
+    context = without_allocator(experiment.context(model))
     task, controls = Task(Key(0, 0, 0), experiment.plan.indices(0, 0)), Controls(experiment.attack.epsilon)
 
     def restart() -> ShrinkingBatch | Augmentation:
@@ -168,14 +168,15 @@ def _attack_s(experiment: Experiment, device: torch.device, threads: int, clock:
         if current[0].done:
             current[0] = restart()
         current[0].advance(0)
-        _finish(device)
+        finish(device)
 
-    with _threads(threads), frozen(model):
+    with torch_threads(threads), frozen(model):
         steps = current[0].steps
         return median_seconds(restart, clock) + (steps * median_seconds(advance, clock) if steps else 0.0)
 
 
-def _without_allocator(context: AttackContext) -> AttackContext:
+def without_allocator(context: AttackContext) -> AttackContext:
+    """Every example gets all steps of the attack."""
     return replace(context, allocator=None)
 
 
@@ -189,15 +190,15 @@ def _forward_s(experiment: Experiment, device: torch.device, threads: int) -> fl
 
     def forward() -> None:
         model(x)
-        _finish(device)
+        finish(device)
 
-    with _threads(threads), frozen(model), torch.no_grad():
+    with torch_threads(threads), frozen(model), torch.no_grad():
         return median_seconds(forward)
 
 
 def _step_s(learner: Learner, shard: Shard, threads: int, clock: Clock | None = None) -> float:
     """Time of a training step per shard. If a whole step would take too long, a step with fewer shards is timed."""
-    with _threads(threads):
+    with torch_threads(threads):
         began = time.perf_counter()
         learner.learn(learner.batch([shard]), 0)
         one_shard_s = time.perf_counter() - began
@@ -205,7 +206,7 @@ def _step_s(learner: Learner, shard: Shard, threads: int, clock: Clock | None = 
 
         def step() -> None:
             learner.learn(learner.batch([shard] * count), 0)
-            _finish(learner.device)
+            finish(learner.device)
 
         return median_seconds(step, clock) / count
 
@@ -223,13 +224,15 @@ def _round_trips_s(*sizes_bytes: int) -> tuple[float | None, ...]:
     return tuple(map(float, done.stdout.split())) if done.returncode == 0 else (None,) * len(sizes_bytes)
 
 
-def _finish(device: torch.device) -> None:
+def finish(device: torch.device) -> None:
+    """Wait until the device has done its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def torch_threads(count: int) -> Iterator[None]:
+    """So many torch threads inside the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -304,10 +304,16 @@ def _check_slots(config: Config, methods: Methods) -> None:
 
 def _check_trainers(config: Config) -> None:
     """Trainers in parallel divide the shards of a step."""
-    if config.trainer.count > 1:
+    count, shards = config.trainer.count, config.train.shards_per_step
+    if count > 1 and config.engine != "virtual":
         raise UsageError(
-            f"trainer.count = {config.trainer.count} with engine = {config.engine!r}: this engine has one trainer. Set "
-            f"trainer.count to 1."
+            f"trainer.count = {count} with engine = {config.engine!r}: this engine has one trainer. Set trainer.count "
+            f"to 1."
+        )
+    if count > shards:
+        raise UsageError(
+            f"trainer.count = {count} with train.shards_per_step = {shards}: a step has too few shards to give one to "
+            f"every trainer. Set train.shards_per_step to {count} or more, or trainer.count to at most {shards}."
         )
 
 

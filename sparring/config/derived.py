@@ -69,6 +69,20 @@ def tickets_at_once(config: Config, views: bool = False) -> int:
     return 3 if slots_of(config, views) and exchanges(config.staleness) else 1
 
 
+def share_of_step(config: Config) -> int:
+    """Tickets of a step that fall to each attacker, with a fresh finish: as many as it takes ahead."""
+    attackers = config.workers.count + (config.trainer.count if trainer_attacks(config) else 0)
+    return ceil(config.train.shards_per_step / max(1, attackers))
+
+
+def gate_patience_s(config: Config) -> float:
+    """How long an attacker waits for the weights of its last steps before it takes more than its share.
+
+    Half a lease: when the lease of a lost ticket has expired, somebody has waited so long.
+    """
+    return config.queue.lease_s / 2
+
+
 def bound(config: Config) -> int:
     """The staleness that no step of the run may exceed."""
     of_sync = config.staleness.lead if config.staleness.finish != "off" else 0

@@ -6,6 +6,7 @@ The defaults are those of the demo: handwritten digits, a small network, two wor
 from __future__ import annotations
 
 import os
+import tomllib
 from itertools import pairwise
 from math import isfinite
 from pathlib import Path
@@ -413,6 +414,9 @@ class VirtualEvent(Settings):
 
 
 class VirtualSettings(Settings):
+    times: Path | None = setting(None, "path")
+    """File with such settings as its table [virtual], as `sparring calibrate --out FILE` writes it; three are in
+    recipes/times. Settings given beside it come first. A run records the values."""
     attack_s: float = setting(0.0, "seconds", ge=0)
     """Constant part of an attack step."""
     attack_example_s: float = setting(8e-5, "seconds per example", ge=0)
@@ -431,12 +435,29 @@ class VirtualSettings(Settings):
     """From the end of an attack until the trainer has its shard."""
     lease_s: float = setting(0.0, "seconds", ge=0)
     """From issuing a ticket until a worker can take it."""
+    message_s: float = setting(5e-5, "seconds", ge=0)
+    """Latency of a message between trainers. Gradients are summed by a ring: 2·(trainer.count − 1) messages, one after
+    the other."""
+    bandwidth: float = setting(1.25e9, "bytes per second", gt=0)
+    """How fast a trainer sends gradients. A message holds 1 / trainer.count of them."""
     jitter: float = setting(0.05, "share", ge=0, lt=1)
     """Every duration is multiplied by a random factor from 1 − jitter to 1 + jitter."""
     speeds: tuple[Annotated[float, Field(gt=0)], ...] = setting((), "1, one per worker")
     """Speed of each worker relative to the trainer; those without one have speed 1."""
     events: tuple[VirtualEvent, ...] = setting((), "table")
     """What happens to workers, as [[virtual.events]] with at_s, worker, what and speed."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_file(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or given.get("times") is None:
+            return given
+        path = Path(given["times"]).expanduser()
+        try:
+            found = tomllib.loads(path.read_text())["virtual"]
+        except (OSError, KeyError, ValueError) as error:
+            raise ValueError(f"times = {str(path)!r} is no TOML file with a table [virtual]: {error}") from error
+        return {**found, **given, "times": None}
 
 
 class DdpSettings(Settings):

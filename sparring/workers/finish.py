@@ -68,6 +68,7 @@ class Finisher:
 
     def __init__(self, context: AttackContext, versions: Versions, last_steps: int) -> None:
         self.context, self.versions, self.last_steps = context, versions, last_steps
+        self.steps = 0  # that were made, on any ticket
         self._attacks: list[FinishedAttack] = []
         self._loaded: tuple[int, int] | None = None
         self._controls = Controls(0.0)
@@ -116,6 +117,7 @@ class Finisher:
         attack = self._next()
         if attack is None:
             return None
+        self.steps += 1
         if self._loaded != attack.needs:
             self._controls = self.versions.load(attack.needs)
             self._loaded = attack.needs

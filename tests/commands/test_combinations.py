@@ -23,6 +23,8 @@ FREE: dict[str, Any] = {"engine": "sync", "train": {"replays": 4}, "attack": {"n
             "worker 1 dies at 1 s",
             "before it joins",
         ),
+        ({"trainer": {"count": 2}, "train": {"shards_per_step": 2}}, "engine = 'ray'", "one trainer"),
+        ({"engine": "virtual", "trainer": {"count": 2}}, "train.shards_per_step = 1", "one to every trainer"),
         ({"engine": "sync", "attack": {"start": "previous", "restarts": 2}}, "attack.restarts = 2", "same point"),
         ({"attack": {"start": "last", "restarts": 3}}, "attack.restarts = 3", "same point"),
         ({"attack": {"name": "fgsm", "restarts": 3}}, "attack.restarts = 3", "same point"),

@@ -47,6 +47,22 @@ def test_slots_are_for_workers_with_gpus_unless_set() -> None:
     assert derived.tickets_at_once(from_tree({"allocator": {"slots": 8}, "staleness": {"exchange": False}})) == 1
 
 
+@pytest.mark.parametrize(
+    ("trainers", "workers", "own", "share"),
+    [(1, 3, "always", 2), (1, 3, "never", 3), (2, 6, "always", 1), (1, 0, "always", 8), (1, 0, "never", 8)],
+)
+def test_the_tickets_of_a_step_fall_to_all_attackers_alike(trainers: int, workers: int, own: str, share: int) -> None:
+    config = from_tree(
+        {
+            "trainer": {"count": trainers},
+            "workers": {"count": workers},
+            "train": {"shards_per_step": 8},
+            "staleness": {"trainer_attacks": own},
+        }
+    )
+    assert derived.share_of_step(config) == share
+
+
 def test_the_bound_is_that_of_the_engine() -> None:
     tree = {"staleness": {"max_staleness": 5}, "simulated": {"staleness": 9}}
     assert [bound(from_tree({"engine": engine, **tree})) for engine in ("ray", "sync", "simulated")] == [5, 0, 9]

@@ -31,7 +31,7 @@ from sparring.config import (
 from sparring.engines.asynchronous.broadcaster import Broadcaster
 from sparring.engines.asynchronous.inbox import Arrivals
 from sparring.engines.asynchronous.objections import objection
-from sparring.engines.asynchronous.own_attack import OwnAttack, OwnAttacks, OwnFinish
+from sparring.engines.asynchronous.own_attack import own_attacks
 from sparring.errors import SparringError
 from sparring.queue.codec import Claims
 from sparring.queue.ledger import Ledger
@@ -93,9 +93,7 @@ class Loop:
         self._open()
         self.tickets: dict[Key, Ticket] = {}  # of the attempts whose shards have not come
         self.shards: dict[Key, tuple[Shard, int]] = {}  # with the step at which each arrived
-        self.own: OwnAttacks = OwnAttack(experiment, self.learner, transport)
-        if session.heads.on:
-            self.own = OwnFinish(experiment, session.heads, transport)
+        self.own = own_attacks(experiment, self.learner, session.heads, transport, clock)
         self.attack_s = self.step_s = self.idle_s = 0.0  # running means in seconds: per shard, per shard, per step
         self.last_error = ""
         self.arrivals = 0
@@ -138,7 +136,7 @@ class Loop:
         watched = self.clock()
         result = self.learn(shards, arrivals)
         self.ledger.trained(keys)
-        self.step_s = _mean(self.step_s, (refreshed - began + self.clock() - watched) / len(shards))
+        self.step_s = running_mean(self.step_s, (refreshed - began + self.clock() - watched) / len(shards))
         self.session.state.worker_shards += sum(shard.worker != "trainer" for shard in shards)
         self.session.state.trainer_shards += sum(shard.worker == "trainer" for shard in shards)
         log.debug("step %d loss %.4f", self.learner.step, result.loss)
@@ -204,7 +202,7 @@ class Loop:
             if taken is not None:
                 self._discard(taken.dropped)
                 if taken.keys:
-                    self.idle_s = _mean(self.idle_s, idle)
+                    self.idle_s = running_mean(self.idle_s, idle)
                     return taken.keys
                 continue
             busy = came or self._attack_a_little()
@@ -249,9 +247,8 @@ class Loop:
     def in_flight(self) -> int:
         """Permits for shards being attacked: attack time over step time, but no more than the attackers work on, or
         finished shards would queue up behind a waiting step."""
-        attackers = self.workers * tickets_at_once(self.config, self.experiment.attack.makes_views) + (
-            1 if self.attacks_itself else 0
-        )
+        trainers = self.config.trainer.count if self.attacks_itself else 0
+        attackers = self.workers * tickets_at_once(self.config, self.experiment.attack.makes_views) + trainers
         ratio = attackers if self.arrivals < 3 or self.step_s == 0 else ceil(self.attack_s / self.step_s)
         return max(self.plan.shards_per_step, min(attackers, ratio), 1)
 
@@ -297,7 +294,7 @@ class Loop:
             if self.arrivals == 0:
                 self.session.start_clock(already=received.attack_seconds)
             self.arrivals += 1
-            self.attack_s = _mean(self.attack_s, received.attack_seconds)
+            self.attack_s = running_mean(self.attack_s, received.attack_seconds)
 
     def _attack_a_little(self) -> bool:
         """Make one step of the trainer's own attack. False: it has no ticket that can go on, or must not attack."""
@@ -422,6 +419,6 @@ class Loop:
         )
 
 
-def _mean(mean: float, value: float, weight: float = 0.1) -> float:
+def running_mean(mean: float, value: float, weight: float = 0.1) -> float:
     """Exponential running mean; the first value is taken as it is."""
     return value if mean == 0 else (1 - weight) * mean + weight * value

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Protocol
 
 from sparring.attacks import frozen
 from sparring.attacks.starts import unpacked
+from sparring.config import gate_patience_s, share_of_step
 from sparring.queue.messages import Key, Lease, Shard
 from sparring.queue.transport import Transport
 from sparring.trainer.experiment import Experiment
 from sparring.trainer.finish import Heads
 from sparring.trainer.learner import Learner
+from sparring.workers.gate import Gate
 from sparring.workers.generator import ShrinkingBatch, begin
 from sparring.workers.task import Task
 from sparring.workers.views import Augmentation
@@ -84,9 +88,12 @@ class OwnAttack:
 class OwnFinish:
     """Attacks with a fresh finish, as workers make them."""
 
-    def __init__(self, experiment: Experiment, heads: Heads, transport: Transport) -> None:
+    def __init__(
+        self, experiment: Experiment, heads: Heads, transport: Transport, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._experiment, self._heads, self._transport = experiment, heads, transport
-        self._finisher = heads.finisher()
+        self._finisher, config = heads.finisher(), experiment.config
+        self._gate = Gate(self._finisher, share_of_step(config), gate_patience_s(config), clock)
         self._leases: dict[tuple[int, Key], Lease] = {}
 
     @property
@@ -98,7 +105,7 @@ class OwnFinish:
         return self._finisher.active
 
     def begin(self) -> bool:
-        lease = self._transport.lease_local("trainer")
+        lease = self._transport.lease_local("trainer") if self._gate.open else None
         if lease is None:
             return False
         ticket, shape = lease.ticket, self._experiment.training.shape
@@ -119,3 +126,10 @@ class OwnFinish:
     def drop(self) -> None:
         self._leases.clear()
         self._finisher.clear()
+
+
+def own_attacks(
+    experiment: Experiment, learner: Learner, heads: Heads, transport: Transport, clock: Callable[[], float]
+) -> OwnAttacks:
+    """The attacks of a trainer, with a fresh finish where the recipe has one."""
+    return OwnFinish(experiment, heads, transport, clock) if heads.on else OwnAttack(experiment, learner, transport)

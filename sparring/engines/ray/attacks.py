@@ -12,6 +12,7 @@ from sparring.errors import SparringError
 from sparring.queue.messages import Key, Shard, Ticket
 from sparring.workers.attackers import Attacker
 from sparring.workers.finish import Finisher
+from sparring.workers.gate import Gate
 from sparring.workers.task import Task
 
 GATE_S = 0.05
@@ -101,9 +102,10 @@ class FixedWeights:
     swaps = 0
 
     def __init__(
-        self, finisher: Finisher, versions: FetchedVersions, waits: dict[str, float], *, timeout_s: float
+        self, finisher: Finisher, gate: Gate, versions: FetchedVersions, waits: dict[str, float], *, timeout_s: float
     ) -> None:
-        self.finisher, self.versions, self.waits, self.timeout_s = finisher, versions, waits, timeout_s
+        self.finisher, self.gate, self.versions, self.waits = finisher, gate, versions, waits
+        self.timeout_s = timeout_s
         self._waiting_since: float | None = None
 
     @property
@@ -111,7 +113,7 @@ class FixedWeights:
         return self.versions.loaded[1]
 
     def has_room(self, held: int) -> bool:
-        return self.finisher.at_gate
+        return self.gate.open
 
     def begin(self, ticket: Ticket, task_of: Callable[[float], Task], abandoned: Callable[[], bool]) -> bool:
         if ticket.finish is None:

@@ -20,7 +20,17 @@ from typing import Any
 import torch
 
 from sparring.attacks.starts import unpacked
-from sparring.config import exchanges, from_tree, last_steps, slots_of, tickets_at_once, with_workers, worker_threads
+from sparring.config import (
+    exchanges,
+    from_tree,
+    gate_patience_s,
+    last_steps,
+    share_of_step,
+    slots_of,
+    tickets_at_once,
+    with_workers,
+    worker_threads,
+)
 from sparring.engines.asynchronous.background import Background
 from sparring.engines.ray.actor_inputs import ActorInputs
 from sparring.engines.ray.attacks import Attacks, FixedWeights, NewestWeights
@@ -40,6 +50,7 @@ from sparring.runs import Run
 from sparring.trainer.experiment import Experiment, build_experiment
 from sparring.workers.attackers import attacker_of
 from sparring.workers.finish import Finisher
+from sparring.workers.gate import Gate
 from sparring.workers.task import Task
 
 log = logging.getLogger(__name__)
@@ -113,7 +124,8 @@ class Worker:
         if settings.finish != "off":
             versions = FetchedVersions(route, self.model, keep=kept_snapshots(settings), helper=helper)
             finisher = Finisher(self.context, versions, last_steps(settings, experiment.attack.steps))
-            return FixedWeights(finisher, versions, waits, timeout_s=timeout_s)
+            gate = Gate(finisher, share_of_step(self.config), gate_patience_s(self.config))
+            return FixedWeights(finisher, gate, versions, waits, timeout_s=timeout_s)
         views = experiment.attack.makes_views
         return NewestWeights(
             attacker_of(self.context, slots_of(self.config, views), hold_back=self.config.allocator.hold_back),

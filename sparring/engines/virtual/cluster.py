@@ -6,14 +6,18 @@ import heapq
 import random
 from collections import Counter, deque
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import zip_longest
 from typing import NamedTuple
 
 from torch import Tensor
 
 from sparring.config import VirtualSettings
-from sparring.queue.messages import Controls, Lease, Returned, Shard, Sizes, Ticket, Usage
+from sparring.engines.virtual import times
+from sparring.queue.messages import Controls, Key, Lease, Returned, Shard, Sizes, Ticket, Usage
 
 Order = tuple[int, int]
+Owner = tuple[int, Key]
 
 
 class Sent(NamedTuple):
@@ -33,7 +37,8 @@ class Cluster:
         self.arrived: list[Shard] = []
         self.wakers: list[Callable[[], None]] = []  # called when there may be something to do
         self.tickets: deque[Ticket] = deque()
-        self.leases: dict[tuple[int, tuple[int, int, int]], Lease] = {}
+        self.leases: dict[Owner, Lease] = {}
+        self._leased_at: dict[Owner, float] = {}
         self.returned: list[Returned] = []
         self._sent: dict[Order, Sent] = {}
         self._events: list[tuple[float, int, Callable[[], None]]] = []
@@ -80,15 +85,24 @@ class Cluster:
 
     def attack_step_s(self, examples: int) -> float:
         """An attack step on so many examples, at speed 1."""
-        return self.settings.attack_s + self.settings.attack_example_s * examples if examples else 0.0
+        return times.attack_step_s(self.settings, examples)
 
     def forward_s(self, examples: int) -> float:
         """A clean forward pass, at speed 1."""
-        return self.settings.forward_s + self.settings.forward_example_s * examples
+        return times.forward_s(self.settings, examples)
 
     def step_s(self, examples: int) -> float:
         """A training step, at speed 1."""
-        return self.settings.step_s + self.settings.step_example_s * examples
+        return times.step_s(self.settings, examples)
+
+    def parallel_step_s(self, sizes: list[int], ranks: int, waits: list[float]) -> float:
+        """Time until the last of the ranks has made its part of a step on shards of these sizes.
+
+        waits: how long it takes each rank, from the first on, to end what it does now.
+        """
+        parts = [sum(sizes[rank::ranks]) for rank in range(ranks)]
+        trained = [self.varied(self.step_s(part)) if part else 0.0 for part in parts]
+        return max(wait + step for wait, step in zip_longest(waits, trained, fillvalue=0.0))
 
     def publish(self, order: Order, weights: dict[str, Tensor], controls: Controls, keep: int) -> None:
         """Send weights to all workers."""
@@ -113,8 +127,13 @@ class Cluster:
             return None
         ticket = self.tickets.popleft()
         lease = Lease(ticket, ticket.fence, worker)
-        self.leases[lease.owner] = lease
+        self.leases[lease.owner], self._leased_at[lease.owner] = lease, self.now
         return lease
+
+    def timed(self, shard: Shard) -> Shard:
+        """A shard that is finished now, with the time since its lease."""
+        seconds = self.now - self._leased_at.pop((shard.fence, shard.key))
+        return replace(shard, attack_seconds=seconds, cost_seconds=seconds)
 
     def is_live(self, lease: Lease) -> bool:
         """Whether the lease has not been lost."""
@@ -155,6 +174,8 @@ class VirtualTransport:
         self._cluster.tickets.extendleft(reversed(again))
         self._cluster.tickets.extend(ticket for ticket in tickets if not ticket.key.attempt)
         self._cluster.after(self._cluster.settings.lease_s, self._cluster.wake)
+        if again:
+            self._cluster.after(self._cluster.settings.lease_s + self._cluster.lease_s, self._cluster.wake)
 
     def expired(self, fence: int) -> list[Returned]:
         returned, self._cluster.returned = self._cluster.returned, []

@@ -12,19 +12,24 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from sparring.config import Config, exchanges
+from sparring.config import exchanges
 from sparring.engines.asynchronous.loop import Loop
-from sparring.engines.asynchronous.own_attack import OwnAttacks
+from sparring.engines.asynchronous.own_attack import own_attacks
 from sparring.engines.virtual.cluster import Cluster, VirtualTransport
+from sparring.engines.virtual.events import populate, speed_of
+from sparring.engines.virtual.own_attack import VirtualOwn, VirtualRank
+from sparring.engines.virtual.times import allreduce_s, prepare_s
 from sparring.engines.virtual.worker import FinishingWorker, NewestWorker, VirtualWorker
 from sparring.queue.codec import Objection
-from sparring.queue.messages import Missing, Shard
+from sparring.queue.messages import Key, Missing, Shard
 from sparring.queue.sizing import kept_snapshots
 from sparring.trainer.checkpoints import Checkpoint
 from sparring.trainer.experiment import Experiment
 from sparring.trainer.history import Past, networks_of
 from sparring.trainer.learner import StepResult
 from sparring.trainer.session import Session
+
+GRADIENT_BYTES = 4  # of a parameter, as float32
 
 
 def run(session: Session, experiment: Experiment, resumed: Checkpoint | None) -> str:
@@ -33,33 +38,8 @@ def run(session: Session, experiment: Experiment, resumed: Checkpoint | None) ->
     cluster = Cluster(config.virtual, lease_s=config.queue.lease_s, seed=config.train.seed)
     session.recorder.clock = cluster.clock
     loop = VirtualLoop(session, experiment, cluster, resumed)
-    _people(cluster, experiment)
+    populate(cluster, config, partial(worker_of, cluster, experiment))
     return loop.run()
-
-
-def _people(cluster: Cluster, experiment: Experiment) -> None:
-    """The workers, and what happens to them."""
-    config = experiment.config
-    joining = {event.worker for event in config.virtual.events if event.what == "joins"}
-    workers = {n: worker_of(cluster, experiment, n) for n in range(1, config.workers.count + 1) if n not in joining}
-
-    def join(number: int) -> None:
-        workers[number] = worker_of(cluster, experiment, number)
-        workers[number].wake()
-
-    def slow(number: int, speed: float) -> None:
-        workers[number].speed = speed
-
-    def die(number: int) -> None:
-        workers[number].die()
-
-    for event in config.virtual.events:
-        happens = {
-            "dies": partial(die, event.worker),
-            "joins": partial(join, event.worker),
-            "slows": partial(slow, event.worker, event.speed),
-        }
-        cluster.after(event.at_s, happens[event.what])
 
 
 def worker_of(cluster: Cluster, experiment: Experiment, number: int) -> VirtualWorker:
@@ -71,14 +51,14 @@ def worker_of(cluster: Cluster, experiment: Experiment, number: int) -> VirtualW
     return NewestWorker(experiment, cluster, name, speed, exchange=exchanges(config.staleness))
 
 
-def speed_of(config: Config, number: int) -> float:
-    """Speed of worker `number`; 1 where none is set."""
-    speeds = config.virtual.speeds
-    return speeds[number - 1] if number <= len(speeds) else 1.0
-
-
 class VirtualLoop(Loop):
-    """The trainer's loop, whose steps and waits take virtual time."""
+    """The trainer's loop, whose steps and waits take virtual time.
+
+    With `trainer.count` = R there are R − 1 more trainers. The shards of a step are divided among all R, the gradient
+    is computed once on the whole batch, which is the sum over the ranks (and batch statistics are those of all). The
+    step lasts until the last rank has ended, and the gradients are summed by an all-reduce. All ranks have the new
+    weights then; workers have them after the latency of publication.
+    """
 
     def __init__(self, session: Session, experiment: Experiment, cluster: Cluster, resumed: Checkpoint | None) -> None:
         transport: Any = VirtualTransport(cluster)
@@ -93,13 +73,27 @@ class VirtualLoop(Loop):
             clock=cluster.clock,
         )
         self.cluster = cluster
-        self.own = VirtualOwn(self.own, experiment, cluster)
+        takes_s = prepare_s(cluster.settings, experiment.attack, experiment.allocator, experiment.plan.batch_size)
+        self.own = VirtualOwn(self.own, cluster, takes_s)
+        others = range(1, experiment.config.trainer.count) if self.attacks_itself else ()
+        owns = [own_attacks(experiment, self.learner, session.heads, transport, cluster.clock) for _ in others]
+        self.ranks = [VirtualRank(own, cluster, takes_s) for own in owns]
+        size_bytes = sum(each.numel() for each in self.learner.model.parameters()) * GRADIENT_BYTES
+        self._allreduce_s = allreduce_s(cluster.settings, experiment.config.trainer.count, size_bytes)
+
+    def step(self, keys: tuple[Key, ...]) -> None:
+        for rank in self.ranks:
+            rank.train()
+        super().step(keys)
+        for rank in self.ranks:
+            rank.wake_up()
 
     def learn(self, shards: list[Shard], arrivals: list[int]) -> StepResult:
         state = self.session.state
         before = state.step_seconds
         result = super().learn(shards, arrivals)
-        seconds = self.cluster.varied(self.cluster.step_s(sum(len(shard.labels) for shard in shards)))
+        sizes, waits = [len(shard.labels) for shard in shards], [0.0, *(rank.busy_s for rank in self.ranks)]
+        seconds = self.cluster.parallel_step_s(sizes, self.config.trainer.count, waits) + self._allreduce_s
         self.cluster.advance(seconds)
         state.step_seconds = before + seconds
         return result
@@ -148,31 +142,3 @@ class VirtualBroadcaster:
 
     def close(self) -> None:
         """Nothing to close."""
-
-
-class VirtualOwn:
-    """The trainer's own attacks, whose steps take virtual time."""
-
-    def __init__(self, own: OwnAttacks, experiment: Experiment, cluster: Cluster) -> None:
-        self._own, self._experiment, self._cluster = own, experiment, cluster
-
-    @property
-    def ready(self) -> bool:
-        return self._own.ready
-
-    @property
-    def active(self) -> int | None:
-        return self._own.active
-
-    def begin(self) -> bool:
-        return self._own.begin()
-
-    def advance(self) -> Shard | None:
-        active = self._own.active
-        seconds = 0.0 if active is None else self._cluster.attack_step_s(active)
-        shard = self._own.advance()
-        self._cluster.advance(self._cluster.varied(seconds))
-        return shard
-
-    def drop(self) -> None:
-        self._own.drop()

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from torch import nn
 
-from sparring.attacks import Attack, frozen
+from sparring.attacks import frozen
 from sparring.attacks.starts import unpacked
-from sparring.config import last_steps
+from sparring.config import gate_patience_s, last_steps, share_of_step
 from sparring.engines.virtual.cluster import Cluster, Order, Sent
+from sparring.engines.virtual.times import prepare_s
 from sparring.queue.codec import received
 from sparring.queue.messages import Controls, Key, Lease, Shard
 from sparring.trainer.experiment import Experiment
 from sparring.workers.attackers import OneByOne
 from sparring.workers.finish import Finisher
+from sparring.workers.gate import Gate
 from sparring.workers.task import Task
 
 
@@ -42,8 +42,11 @@ class VirtualWorker:
         self.experiment, self.cluster, self.name, self.speed = experiment, cluster, name, speed
         self.alive = True
         self._networks, self._context = experiment.attacker()
-        self._held: dict[tuple[int, Key], tuple[Lease, float]] = {}  # with the time at which each began
+        self._held: dict[tuple[int, Key], Lease] = {}
         self._busy = False
+        self.prepare_s = prepare_s(
+            cluster.settings, experiment.attack, experiment.allocator, experiment.config.train.batch_size
+        )
         cluster.wakers.append(self.wake)
 
     def wake(self) -> None:
@@ -54,7 +57,7 @@ class VirtualWorker:
     def die(self) -> None:
         """Its tickets are lost."""
         self.alive = False
-        for lease, _ in self._held.values():
+        for lease in self._held.values():
             self.cluster.abandon(lease)
 
     def go_on(self) -> None:
@@ -64,7 +67,7 @@ class VirtualWorker:
     def _take(self) -> Lease | None:
         lease = self.cluster.lease(self.name)
         if lease is not None:
-            self._held[lease.owner] = lease, self.cluster.now
+            self._held[lease.owner] = lease
         return lease
 
     def _task(self, lease: Lease, epsilon: float) -> Task:
@@ -82,19 +85,10 @@ class VirtualWorker:
             return
         self._busy = False
         for shard in shards:
-            lease, began = self._held.pop((shard.fence, shard.key))
-            seconds = self.cluster.now - began
+            lease = self._held.pop((shard.fence, shard.key))
             shard = received(shard, self.experiment.config.queue.wire)
-            self.cluster.commit(lease, replace(shard, attack_seconds=seconds, cost_seconds=seconds))
+            self.cluster.commit(lease, self.cluster.timed(shard))
         self.go_on()
-
-    @property
-    def _classify_s(self) -> float:
-        """Time of the clean pass of a ticket, where the allocator or the attack's loss needs one."""
-        attack = self.experiment.attack
-        clean = isinstance(attack, Attack) and attack.maximised.targets == "clean"
-        needed = self.experiment.allocator is not None or clean
-        return self.cluster.forward_s(self.experiment.config.train.batch_size) if needed else 0.0
 
 
 class NewestWorker(VirtualWorker):
@@ -127,7 +121,7 @@ class NewestWorker(VirtualWorker):
         with frozen(self._context.model):
             self._attacker.begin(self._task(lease, sent.controls.epsilon), sent.controls, version)
         self._fence = lease.ticket.fence
-        self._take_time(self._classify_s, [])
+        self._take_time(self.prepare_s, [])
 
     def _step(self) -> None:
         newest = self.cluster.newest(self._fence)
@@ -149,10 +143,11 @@ class FinishingWorker(VirtualWorker):
     def __init__(self, experiment: Experiment, cluster: Cluster, name: str, speed: float) -> None:
         super().__init__(experiment, cluster, name, speed)
         steps = last_steps(experiment.config.staleness, experiment.attack.steps)
-        self._finisher = Finisher(self._context, Arrived(cluster, self._networks), steps)
+        self._finisher, config = Finisher(self._context, Arrived(cluster, self._networks), steps), experiment.config
+        self._gate = Gate(self._finisher, share_of_step(config), gate_patience_s(config), cluster.clock)
 
     def go_on(self) -> None:
-        if self._finisher.at_gate and (lease := self._take()) is not None:
+        if self._gate.open and (lease := self._take()) is not None:
             finish = lease.ticket.finish
             if finish is None:
                 raise ValueError(f"ticket {lease.ticket.key} has no finish")
@@ -160,6 +155,6 @@ class FinishingWorker(VirtualWorker):
         if self._finisher.waits:
             return
         active = self._finisher.active
-        seconds = self._classify_s if active is None else self.cluster.attack_step_s(active)
+        seconds = self.prepare_s if active is None else self.cluster.attack_step_s(active)
         shard = self._finisher.advance()
         self._take_time(seconds, [] if shard is None else [shard])

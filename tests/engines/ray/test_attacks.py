@@ -16,6 +16,7 @@ from sparring.models.arrays import to_arrays
 from sparring.queue.messages import Controls, Finish, Key, Ticket
 from sparring.queue.transport import Transport
 from sparring.workers.finish import Finisher
+from sparring.workers.gate import Gate
 from sparring.workers.task import AttackContext, Task
 from tests.support.digits import half_trained, training_digits
 from tests.support.waiting import wait_for
@@ -29,7 +30,8 @@ def attacks(transport: Transport) -> Iterator[FixedWeights]:
     model = half_trained(DIGITS)
     context = AttackContext(model, DIGITS, PGD(0.2, steps=3), None, seed=0)
     versions = FetchedVersions(QueueRoute(transport, keep=3), model, keep=3)
-    made = FixedWeights(Finisher(context, versions, 1), versions, {}, timeout_s=0.2)
+    finisher = Finisher(context, versions, 1)
+    made = FixedWeights(finisher, Gate(finisher, 2, 60.0), versions, {}, timeout_s=0.2)
     yield made
     made.stop()
 

@@ -14,6 +14,7 @@ from tests.support.runs import small, weights_of
 
 BATCH, EXAMPLES = 32, 640
 SECONDS = {"attack_example_s": 1e-3, "step_example_s": 1e-3, "publish_s": 0.0, "push_s": 0.0, "jitter": 0.0}
+ATTACKS = {"trainer_attacks": "always"}
 
 
 def made(root: Path, **groups: Any) -> Result:
@@ -92,3 +93,41 @@ def test_a_worker_of_half_the_speed_makes_half_the_shards(tmp_path: Path) -> Non
     lines = map(json.loads, result.run.history.read_text().splitlines())
     counts = Counter(name for line in lines for name in line["workers"])
     assert counts["worker-1"] == pytest.approx(2 * counts["worker-2"], rel=0.1)
+
+
+@pytest.mark.parametrize(("ranks", "workers"), [(2, 0), (3, 2)])
+def test_trainers_in_parallel_change_the_clock_alone_where_nothing_is_stale(
+    tmp_path: Path, ranks: int, workers: int
+) -> None:
+    common = {"train": {"shards_per_step": 4, "epochs": 1}, "attack": {"steps": 3}, "data": {"limit": 256}}
+    split = {"trainer": {"count": ranks}, "workers": {"count": workers}}
+    for fresh in ({"finish": 2}, {"max_staleness": 0, "depth": 0}):
+        expected = weights_of(made(tmp_path, **common, staleness=fresh, engine="sync"))
+        assert weights_of(made(tmp_path, **common, staleness={**fresh, **ATTACKS}, **split)) == expected
+
+
+def test_ranks_share_a_step_and_its_attacks_and_add_up_gradients(tmp_path: Path) -> None:
+    """Two ranks, nothing overlaps (depth 0): a step of 4 shards takes each rank two attacks of 4 steps on 32 examples,
+    a step on 64, and together an all-reduce of two messages of half the gradients."""
+    result = made(
+        tmp_path,
+        trainer={"count": 2},
+        workers={"count": 0},
+        train={"shards_per_step": 4, "epochs": 1},
+        attack={"steps": 4},
+        staleness={"max_staleness": 0, "depth": 0, **ATTACKS},
+        virtual={"message_s": 0.001, "bandwidth": 1e6},
+    )
+    size_bytes = 4 * sum(each.numel() for each in result.load_model().parameters())
+    allreduce_s = 2 * (0.001 + size_bytes / 2 / 1e6)
+    assert result.summary["seconds"] == pytest.approx(5 * (2 * 4 * 0.032 + 0.064 + allreduce_s))
+
+
+def test_loose_ranks_are_the_same_twice_and_attack_beside_the_first(tmp_path: Path) -> None:
+    loose = {"workers": {"count": 1}, "trainer": {"count": 3}, "train": {"epochs": 1, "shards_per_step": 4}}
+    more = {"attack": {"steps": 6}, "virtual": {"jitter": 0.2}, "staleness": ATTACKS}
+    first, second = (made(tmp_path, **loose, **more) for _ in range(2))
+    assert weights_of(first) == weights_of(second) and first.summary["seconds"] == second.summary["seconds"]
+    lines = map(json.loads, first.run.history.read_text().splitlines())
+    counts = Counter(name for line in lines for name in line["workers"])
+    assert counts["trainer"] == pytest.approx(3 * counts["worker-1"], rel=0.5)
