@@ -88,7 +88,7 @@ def measure(experiment: Experiment) -> Measured:
     device = _device(config, config.trainer.num_gpus, config.trainer.device)
     attacker = _device(config, config.workers.num_gpus, "auto") if asynchronous else device
     of_trainer = trainer_threads(config)
-    of_worker = worker_threads(config.workers) if asynchronous else of_trainer
+    of_worker = worker_threads(config.workers, config.trainer.count) if asynchronous else of_trainer
     model, shard = experiment.model, example_shard(experiment)
     everything = cores() if device.type == "cpu" else of_trainer
     attack = {n: _attack_s(experiment, attacker, n) for n in {of_worker, 1, everything}}

@@ -18,6 +18,7 @@ import sparring
 from sparring.commands.control import read_status
 from sparring.commands.train import Result
 from sparring.config import Config
+from sparring.engines.ddp import device_of
 from sparring.errors import SparringError, UsageError
 from sparring.runs import Run
 from sparring.trainer import checkpoints
@@ -60,12 +61,12 @@ def final_state(result: Result) -> dict[str, Any]:
         pytest.param(
             2,
             {
-                "objective": {"name": "trades"},
+                "objective": {"name": "trades", "awp_gamma": 0.01},
                 "optimizer": {"name": "sgd"},
                 "allocator": {"name": "bullettrain"},
                 "pruning": {"name": "low_high", "share": 0.5, "epoch": 1},
             },
-            id="trades, bullettrain, pruned",
+            id="trades, AWP, bullettrain, pruned",
         ),
     ],
 )
@@ -153,7 +154,6 @@ def test_a_rank_that_cannot_start_is_named(tmp_path: Path, monkeypatch: pytest.M
             {"train": {"shards_per_step": 1}},
             r"ddp\.ranks = 2 with train\.shards_per_step = 1.*Set train.shards_per_step to 2",
         ),
-        ({"train": SHARDS, "objective": {"awp_gamma": 0.01}}, r"objective\.awp_gamma = 0\.01 with engine = 'ddp'"),
         ({"train": SHARDS, "attack": {"start": "last"}}, r"attack\.start = 'last' with engine = 'ddp'"),
     ],
 )
@@ -162,3 +162,10 @@ def test_what_cannot_be_shared_out_is_refused(tmp_path: Path, groups: dict[str, 
     with pytest.raises(UsageError, match=said):
         sparring.train(config)
     assert not any(tmp_path.iterdir())
+
+
+def test_ranks_get_a_gpu_each_or_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert device_of("auto", 1) == torch.device("cuda", 1) and device_of("cpu", 1) == torch.device("cpu")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert device_of("auto", 1) == torch.device("cpu")

@@ -85,6 +85,7 @@ class Worker:
                 lease_s=settings.lease_s,
                 timeout_s=settings.timeout_s,
                 wire=settings.wire,
+                parts=self.config.trainer.count,
                 secret=secret,
             )
 
@@ -156,7 +157,7 @@ class Worker:
 
     def share_cores(self) -> None:
         """Use an equal share of the cores, which changes with the number of workers."""
-        threads = worker_threads(with_workers(self.config, self.target_count).workers)
+        threads = worker_threads(with_workers(self.config, self.target_count).workers, self.config.trainer.count)
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
 
