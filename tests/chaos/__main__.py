@@ -6,7 +6,6 @@ Prints a table of faults on standard output and the failures on standard error; 
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
@@ -14,14 +13,7 @@ from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
 
-import torch
-
-from tests.chaos.schedules import run_schedule, table
-
-
-def _quiet() -> None:
-    logging.disable(logging.CRITICAL)
-    torch.set_num_threads(1)
+from tests.chaos.schedules import quiet, run_schedule, table
 
 
 def main() -> None:
@@ -34,7 +26,7 @@ def main() -> None:
     root = options.keep or Path(tempfile.mkdtemp(prefix="sparring-chaos-"))
     seeds = range(options.first, options.first + options.schedules)
     outcomes = []
-    with ProcessPoolExecutor(options.processes, get_context("spawn"), initializer=_quiet) as pool:
+    with ProcessPoolExecutor(options.processes, get_context("spawn"), initializer=quiet) as pool:
         for outcome in pool.map(run_schedule, seeds, repeat(root)):
             outcomes.append(outcome)
             if not outcome.passed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import shutil
 import time
@@ -9,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+
+import torch
 
 from tests.chaos.audit import violations
 from tests.chaos.faults import FAULTS
@@ -74,6 +77,12 @@ def _schedule(drawn: random.Random) -> dict[int, list[str]]:
 def _ends_a_life(name: str) -> bool:
     """Last of those that happen together."""
     return ("kill" in name and "worker" not in name) or "trainer" in name or "damaged" in name or "cut" in name
+
+
+def quiet() -> None:
+    """Of a process that makes schedules: what goes wrong is meant to."""
+    logging.disable(logging.CRITICAL)
+    torch.set_num_threads(1)
 
 
 def table(outcomes: list[Outcome]) -> Iterator[str]:

@@ -248,7 +248,7 @@ class Loop:
         ticket, learner = self.tickets.get(claims.key), self.learner
         if ticket is None:
             return ""
-        return objection(claims, ticket, learner.dataset.shape, learner.step, learner.knows)
+        return objection(claims, ticket, learner.dataset.shape_in(claims.key.epoch), learner.step, learner.knows)
 
     def _ticket(self, key: Key) -> Ticket:
         indices, starts = self.plan.indices(key.epoch, key.number), self.session.starts
