@@ -126,7 +126,7 @@ def _objection(learner: Learner, claims: Claims) -> str:
     """Why a shard is refused. This rank may still be in the step of which rank 0 has published the weights."""
     indices = learner.plan.indices(claims.key.epoch, claims.key.number)
     ticket = Ticket(claims.key, claims.fence, 0, indices, learner.dataset.fingerprint)
-    return objection(claims, ticket, learner.dataset.shape, learner.step + 1, learner.knows)
+    return objection(claims, ticket, learner.dataset.shape_in(claims.key.epoch), learner.step + 1, learner.knows)
 
 
 @contextmanager
