@@ -41,8 +41,13 @@ LOOSE = {"max_staleness": 4, "depth": 2, "refresh": 1, "age_half_life": 2, "gap_
 SYNCHRONOUS = {"max_staleness": 0, "depth": 0, "publish_every": 1, "trainer_attacks": "always"}
 SAME: dict[str, dict[str, Any]] = {
     "fresh": {"staleness": FRESH, "train": {"ema": 0.9}, "objective": {"awp_gamma": 0.01}},
-    "pruned": {"staleness": SYNCHRONOUS, "attack": {"start": "last"}, "pruning": {"name": "high", "epoch": 1}},
-    "mart": {"staleness": SYNCHRONOUS, "allocator": {"name": "bullettrain"}, "objective": {"name": "mart"}},
+    "pruned": {
+        "staleness": SYNCHRONOUS,
+        "objective": {"name": "mart"},
+        "allocator": {"name": "bullettrain"},
+        "attack": {"start": "last"},
+        "pruning": {"name": "high", "epoch": 1},
+    },
     "augmix": {"staleness": FRESH, "attack": {"name": "augmix"}, "objective": {"name": "augmix"}},
 }
 OTHERS: dict[str, dict[str, Any]] = {
