@@ -13,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-fast cluster-test wheel lint bench clean setup
+.PHONY: demo test test-fast chaos cluster-test wheel lint bench clean setup
 
 setup: $(STAMP)
 
@@ -30,6 +30,11 @@ FAST := allocators attacks config data objectives queue/test_ledger.py queue/tes
 test-fast: $(STAMP)
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup \
 	  $(addprefix tests/,$(FAST)) $(ARGS)
+
+# Breaks runs on purpose and audits each: 1,000 seeded schedules in one process each, then real runs with Ray; an hour.
+chaos: $(STAMP)
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m tests.chaos $(ARGS)
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m chaos
 
 # As root on Linux: two hosts made of namespaces, a real `ray up`, a run across them, `ray down`; about five minutes.
 cluster-test: $(STAMP)

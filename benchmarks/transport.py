@@ -61,7 +61,8 @@ class Queue:
     def __init__(self, client: redis.Redis, wire: Wire) -> None:
         self.client: Any = client
         self.transport = Transport(client, "benchmark-transport", lease_s=60, timeout_s=10, wire=wire)
-        self.fence, self.number = self.transport.open(), 0
+        self.fence, self.number = self.transport.current_fence() + 1, 0
+        self.transport.open(self.fence)
         self.shard = shard_of(Key(0, 0, 0), self.fence)
         self.payload = encode_shard(self.shard, wire)
         self.lease: Lease

@@ -101,10 +101,18 @@ class Run:
                 f"{path} is cut short or damaged ({error}). Delete it, or put back a copy of it."
             ) from error
 
-    def next_fence(self) -> int:
-        """A number that grows with every start or resume of the run. It is written to disk before it is used."""
-        fence = int(self.read_json("fence.json") or 0) + 1
-        self.write_json("fence.json", fence)
+    @property
+    def fence(self) -> int:
+        """The last fence that was handed out; 0: none."""
+        return int(self.read_json("fence.json") or 0)
+
+    def next_fence(self, above: int = 0) -> int:
+        """The only source of fences: a number above all earlier ones and `above`, on disk before it is used.
+
+        Every start, resume, restart of the trainer and loss of the queue takes a new one.
+        """
+        fence = max(self.fence, above) + 1
+        write_atomically(self.path / "fence.json", f"{fence}\n", durable=True)
         return fence
 
     @contextmanager
@@ -159,7 +167,7 @@ def create(root: Path, name: str | None, default_name: str, config: str) -> Run:
     if name is None:
         path = _first_free(path)
     try:
-        path.mkdir(parents=True)
+        path.mkdir(mode=0o700, parents=True)  # logs and connection.json are for its owner
     except FileExistsError as error:
         raise _taken(name, path) from error
     except OSError as error:
@@ -242,13 +250,27 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def append(path: Path, line: str) -> None:
-    """Add a line to a file.
+    """Add a line to a file. What a dead process has cut short stays a line of its own.
 
     Raises:
         SparringError: the disk is full, or the file may not be written to.
     """
-    with writing(path), path.open("a") as file:
-        file.write(line + "\n")
+    with writing(path), path.open("ab+") as file:
+        cut = file.seek(0, os.SEEK_END) > 0 and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n"
+        file.write(("\n" if cut else "").encode() + line.encode() + b"\n")
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a file of lines, without what was cut short; empty if there is no file."""
+    found = []
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            found.append(value)
+    return found
 
 
 def overwrite(path: Path, text: str) -> None:

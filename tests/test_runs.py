@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sparring.errors import SparringError, UsageError
-from sparring.runs import PACKAGES, Run, append, create, open_run, overwrite, write_atomically
+from sparring.runs import PACKAGES, Run, append, create, lines_of, open_run, overwrite, write_atomically
 from tests.support.disk import files_of_at_most
 
 HOLD = """
@@ -150,3 +150,22 @@ def test_a_file_that_is_cut_short_or_cannot_be_read_is_named(run: Run) -> None:
     (run.path / "summary.json").mkdir()
     with pytest.raises(SparringError, match=r"summary\.json: Is a directory\."):
         run.read_json("summary.json")
+
+
+def test_a_line_that_was_cut_short_does_not_swallow_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    append(path, '{"step": 1}')
+    with path.open("ab") as file:
+        file.write(b'{"step": 2, "lo')
+    append(path, '{"step": 3}')
+    append(path, '{"step": 4}')
+    assert path.read_text().splitlines() == ['{"step": 1}', '{"step": 2, "lo', '{"step": 3}', '{"step": 4}']
+    assert lines_of(path) == [{"step": 1}, {"step": 3}, {"step": 4}] and lines_of(tmp_path / "none") == []
+
+
+def test_a_fence_is_above_the_servers_too(run: Run) -> None:
+    assert [run.fence, run.next_fence(above=7), run.next_fence(above=3), run.fence] == [0, 8, 9, 9]
+
+
+def test_a_runs_folder_is_for_its_owner_alone(run: Run) -> None:
+    assert run.path.stat().st_mode & 0o777 == 0o700

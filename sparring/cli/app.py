@@ -292,8 +292,7 @@ def demo(as_json: Json = False) -> None:
             Console().print(result.table)
             out(PREDICTION)
         out(f"run: {result.run.path}")
-    if result.phase == "interrupted":
-        raise typer.Exit(130)
+    _exit_by(result.phase)
 
 
 @config_app.command("show", epilog=HINT)
@@ -340,10 +339,27 @@ def _watched(title: str, work: Callable[[Any], Any], as_json: bool) -> None:
     else:
         from sparring.observe.report import table
 
-        Console().print(table(f"{result.run.path.name}: {result.phase}", rows(result.summary)))
+        Console().print(table(f"{result.run.path.name}: {_ending(result)}", rows(result.summary)))
         out(f"run: {result.run.path}")
-    if result.phase == "interrupted":
-        raise typer.Exit(130)
+    _exit_by(result.phase)
+
+
+def _ending(result: Any) -> str:
+    """The last phase; of an incomplete run also what it lacks."""
+    if result.phase != "incomplete":
+        return str(result.phase)
+    missing, examples = result.summary["examples_missing"], result.summary["examples"]
+    return (
+        f"incomplete: {missing} of {missing + examples} examples were not trained on, since their attacks failed. "
+        f"`sparring resume` makes them."
+    )
+
+
+def _exit_by(phase: str) -> None:
+    """130 after an interrupt, 1 where examples are missing."""
+    code = {"interrupted": 130, "incomplete": 1}.get(phase, 0)
+    if code:
+        raise typer.Exit(code)
 
 
 def _train_with_seeds(config: Config, seeds: str, as_json: bool) -> None:

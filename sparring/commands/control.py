@@ -16,29 +16,62 @@ if TYPE_CHECKING:
     from sparring.queue.transport import Transport
 
 POLL_S = 0.5
+STATUS_TIMEOUT_S = 2.0  # for the queue's answer
 
 
 def read_status(run: Run) -> dict[str, Any]:
-    """The run's state, with its workers' heartbeats as `workers` and whether a process works on it as `alive`."""
-    alive = run.is_alive()
-    transport = _transport(run) if alive else None
+    """The run's state, with its workers' heartbeats as `workers` and whether a process works on it as `alive`.
+
+    Where its queue does not answer, what the run's folder records, with that as `message`.
+    """
+    transport = _transport(run, STATUS_TIMEOUT_S) if run.is_alive() else None
+    status = status_from_folder(run)
     if transport is None:
-        return status_from_folder(run)
+        return status
     try:
         state = transport.state()
-        status = status_from_folder(run) if state is None else {**state, "workers": transport.heartbeats()}
+        if state is not None and _is_state(state):
+            status |= {**state, "workers": transport.heartbeats()}
+    except SparringError as error:
+        status["message"] = f"from the run's folder, since the queue does not answer: {error}"
     finally:
         transport.close()
-    return {**status, "alive": alive, "run": str(run.path)}
+    return status
+
+
+def _is_state(found: dict[str, Any]) -> bool:
+    try:
+        RunState.from_dict(found)
+    except ValueError:
+        return False
+    return True
 
 
 def status_from_folder(run: Run) -> dict[str, Any]:
     """The status as the run's folder records it, at most a second old."""
     alive = run.is_alive()
-    status = run.read_json("state.json") or {**RunState().as_dict(), "workers": {}}
+    status = {**RunState().as_dict(), "workers": {}, **_recorded(run)}
     if not alive and status["phase"] in ("starting", "training", "evaluating"):
         status["phase"] = "died"
     return {**status, "alive": alive, "run": str(run.path)}
+
+
+def _recorded(run: Run) -> dict[str, Any]:
+    """What state.json holds; empty where there is none.
+
+    Raises:
+        SparringError: it is damaged.
+    """
+    found = run.read_json("state.json")
+    try:
+        if not isinstance(found, dict | None) or not isinstance((found or {}).get("workers", {}), dict):
+            raise ValueError("it holds no state of a run")
+        RunState.from_dict(found or {})
+    except ValueError as error:
+        raise SparringError(
+            f"{run.path / 'state.json'} is damaged ({error}). Delete it; `sparring resume` writes it again."
+        ) from error
+    return found or {}
 
 
 def require_running(run: Run) -> None:
@@ -57,10 +90,7 @@ def require_running(run: Run) -> None:
 def follow(run: Run, show: Report) -> None:
     """Show the state of a run of another process until that run has ended."""
     while True:
-        try:
-            status = read_status(run)
-        except SparringError:  # the queue cannot be reached any more: the folder has the state
-            status = status_from_folder(run)
+        status = read_status(run)
         show(RunState.from_dict(status), status["workers"])
         if not status["alive"]:
             return
@@ -92,7 +122,7 @@ def stop_run(run: Run, timeout_s: float) -> None:
         time.sleep(0.1)
 
 
-def _transport(run: Run) -> Transport | None:
+def _transport(run: Run, timeout_s: float = 5.0) -> Transport | None:
     """The run's queue, or None where it has none."""
     address = run.read_json(run.connection.name)
     if address is None:
@@ -102,8 +132,8 @@ def _transport(run: Run) -> Transport | None:
 
     settings = config_of(run).queue
     password = address["password"] or password_of(settings)
-    client = connect(address["url"], password, timeout_s=5.0)
-    return Transport(client, run.id, lease_s=settings.lease_s, timeout_s=5.0)
+    client = connect(address["url"], password, timeout_s)
+    return Transport(client, run.id, lease_s=settings.lease_s, timeout_s=timeout_s)
 
 
 def read_workers(run: Run) -> dict[str, Any]:

@@ -107,6 +107,8 @@ def checkpoint_of(run: Run, best: bool) -> Path:
     if path is None:
         wanted = "best (train.evaluate_every_epochs was 0?)" if best else "whole"
         raise SparringError(f"{run.path} has no {wanted} checkpoint; train or resume it first.")
+    if reason := checkpoints.damage(path):
+        raise SparringError(f"checkpoint {path} is damaged: {reason}. Evaluate the last one instead, or train again.")
     return path
 
 

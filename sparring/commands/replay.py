@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ from sparring.config import Config, config_of, overridden, to_toml, trainer_thre
 from sparring.errors import UsageError
 from sparring.machine.signals import stopping_on_signals
 from sparring.observe.state import RunState
-from sparring.runs import Run, open_run
+from sparring.runs import Run, lines_of, open_run
 from sparring.trainer.checkpoints import MODEL
 
 
@@ -139,14 +138,10 @@ def _compared(run: Run, again: Run, steps: list[int]) -> Iterator[Compared]:
 
 def _lines(again: Run, run: Run) -> Iterator[dict[str, Any]]:
     """What every step was like, beside the loss that the run has recorded."""
-    recorded = {line["step"]: line["loss"] for line in _metrics(run)}
-    for line in {line["step"]: line for line in _metrics(again)}.values():
+    recorded = {line["step"]: line["loss"] for line in lines_of(run.metrics)}
+    for line in {line["step"]: line for line in lines_of(again.metrics)}.values():
         shown = {name: line[name] for name in ("step", "epoch", "loss", "train_robust_accuracy", "epsilon")}
         yield {**shown, "recorded_loss": recorded.get(line["step"])}
-
-
-def _metrics(run: Run) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in run.metrics.read_text().splitlines()] if run.metrics.exists() else []
 
 
 def _step_of(path: Path) -> int:

@@ -60,7 +60,7 @@ STATE_FILE_EVERY_S = 1.0
 
 @dataclass(frozen=True)
 class Result:
-    """A run that has ended: finished, stopped or interrupted."""
+    """A run that has ended: finished, incomplete (examples are missing), stopped or interrupted."""
 
     run: Run
     phase: str

@@ -31,6 +31,7 @@ SHORT_NAMES = {
 }
 OPTIONS = ".options"  # last part of the name of a table of keyword arguments; each entry is a setting
 NAMED = ("data", "model", "attack", "objective", "allocator", "schedule")  # groups whose name may be a user's object
+PASSWORD = re.compile(r"(?<=:)[^:@/]*(?=@)|(?<=password=)[^&']*")  # in a URL
 FRACTION = re.compile(r"\d+(\.\d+)?/[1-9]\d*")
 FILES = ("folder", "npz")  # kinds of data that are named by a path
 
@@ -110,7 +111,8 @@ def from_tree(tree: Mapping[str, Any]) -> Config:
         known = [str(part) for part in first["loc"] if str(part) in _name_parts()]
         name = ".".join(known or map(str, first["loc"]))
         reason = first["msg"].removeprefix("Value error, ")
-        raise UsageError(f"{name} = {first['input']!r}: {reason}. See `sparring config schema`.") from error
+        value = PASSWORD.sub("***", repr(first["input"]))
+        raise UsageError(f"{name} = {value}: {reason}. See `sparring config schema`.") from None  # it shows the input
 
 
 def to_toml(config: Config) -> str:

@@ -11,6 +11,7 @@ from itertools import pairwise
 from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -501,6 +502,11 @@ class TrainerSettings(Settings):
     """How long a step may wait for shards before the run fails."""
 
 
+def _has_password(url: str) -> bool:
+    parts = urlsplit(url)
+    return "password" in parse_qs(parts.query) or ":" in parts.netloc.rpartition("@")[0]
+
+
 class QueueSettings(Settings):
     redis_url: str | None = setting(None, "URL")
     """redis://HOST:PORT/DB of a server with maxmemory-policy noeviction. $NAME is read from the environment. By default
@@ -518,7 +524,10 @@ class QueueSettings(Settings):
     lease_s: float = setting(15.0, "seconds", gt=0, le=3600)
     """A lease that is not renewed within this time is lost, and its ticket is issued again."""
     attempts: int = setting(3, "attempts", ge=1, le=100)
-    """After this number of failed attempts a ticket is set aside, counted and reported."""
+    """After this number of failed attacks on several workers, with one kind of error, a ticket is set aside; after
+    twice as many in any case. Lost leases do not count."""
+    missing_share: float = setting(0.0, "share of the examples", ge=0, lt=1)
+    """A run that ends with more of its examples set aside is `incomplete`; `sparring resume` makes them."""
     timeout_s: float = setting(30.0, "seconds", gt=0)
     """How long to wait for a server that cannot be reached or is full."""
     maxmemory_mb: int | None = setting(None, "MiB", ge=1)
@@ -527,11 +536,12 @@ class QueueSettings(Settings):
     @field_validator("redis_url")
     @classmethod
     def _from_environment(cls, url: str | None) -> str | None:
-        if url is None or not url.startswith("$"):
-            return url
-        found = os.environ.get(url[1:])
-        if not found:
+        """Without a password: the run's folder keeps the URL, and many may read that."""
+        found = os.environ.get(url[1:]) if url is not None and url.startswith("$") else url
+        if url is not None and not found:
             raise ValueError(f"the environment variable {url[1:]} is not set; set it to redis://HOST:PORT/DB")
+        if found is not None and _has_password(found):
+            raise ValueError("it holds a password. Give that by queue.password_env or queue.password_file")
         return found
 
 

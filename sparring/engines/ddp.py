@@ -53,7 +53,7 @@ def run(session: Session, experiment: Experiment, resumed: Checkpoint | None) ->
     """
     learner = session.learner
     with other_ranks(experiment, session.run) as others, others.blamed(), others.joined(learner) as ranks:
-        ranks.begin(learner, consumed_by(resumed))
+        ranks.begin(learner, consumed_by(resumed, session.plan.shards_by_epoch))
         session.start_clock()  # starting the ranks is not training time
         for step in session.steps(resumed):
             ranks.agree(True)

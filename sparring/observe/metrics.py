@@ -11,7 +11,11 @@ Workers = Mapping[str, Mapping[str, Any]]
 Labelled = tuple[tuple[str, ...], Any]
 Source = Callable[[RunState, Workers], Iterable[Labelled]]
 # Known reasons for dropping a shard. Any other reason is exported once it occurs.
-DROP_REASONS = ("stale", "superseded", "lease_expired", "failed", "payload_missing", "payload_corrupt", "queue_lost")
+DROP_REASONS = (
+    *("stale", "ahead", "superseded", "lease_expired", "failed", "queue_full", "queue_lost"),
+    *("ticket_corrupt", "payload_missing", "payload_corrupt"),
+)
+REFUSED = ("fence", "heartbeat", "member", "pool", "returned", "state", "ticket", "weights", "worker_target")
 
 
 class Metric(NamedTuple):
@@ -187,9 +191,16 @@ METRICS: tuple[Metric, ...] = (
         ("reason",),
     ),
     Metric(
+        "sparring_queue_entries_refused_total",
+        "counter",
+        "Entries of the queue that the trainer refused, by what they were to be; not 0: damage, or an intruder.",
+        by_reason("refused", *REFUSED),
+        ("what",),
+    ),
+    Metric(
         "sparring_shards_set_aside_total",
         "counter",
-        "Tickets set aside after too many failed attempts; their examples are missing from the epoch.",
+        "Tickets set aside after too many failed attempts; a resume makes them.",
         of_state("set_aside"),
     ),
     Metric(

@@ -44,7 +44,8 @@ SUMMARY_KEYS: dict[str, str] = {
     "trainer_shards": "consumed shards that the trainer attacked itself",
     "shards_dropped": "shards that were lost or discarded and whose tickets were issued again, all reasons",
     "shards_dropped_by_reason": "shards_dropped by reason",
-    "shards_set_aside": "tickets set aside after too many failed attempts; their examples are missing from the epoch",
+    "shards_set_aside": "tickets set aside after too many failed attempts; a resume makes them",
+    "examples_missing": "examples of these tickets: they were not trained on in their epoch",
     "gradients": "input gradients that the attacks on consumed shards and for pruning needed, counted per example",
     "gradients_per_example": "gradients per example trained on, mean",
     "kept": "training examples that pruning has kept; null: not pruned",
@@ -106,6 +107,7 @@ def _of_state(state: RunState) -> dict[str, Any]:
         "shards_dropped": sum(state.dropped.values()),
         "shards_dropped_by_reason": dict(state.dropped),
         "shards_set_aside": state.set_aside,
+        "examples_missing": state.missing,
     }
 
 

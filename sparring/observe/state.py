@@ -48,7 +48,9 @@ class RunState:
     in_queue: Counter[int] = field(default_factory=Counter)
     drift_sum: float = 0.0
     dropped: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
     set_aside: int = 0
+    missing: int = 0
     outstanding: int = 0
     ready: int = 0
     leased: int = 0
@@ -115,16 +117,32 @@ class RunState:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> RunState:
-        """The inverse of `as_dict`. Unknown names, of a newer version, are ignored."""
+        """The inverse of `as_dict`. Unknown names, of a newer version, are ignored.
+
+        Raises:
+            ValueError: a value is not of its kind.
+        """
         state = cls()
-        for name, value in values.items():
-            current = getattr(state, name, None)
+        for name in {each.name for each in fields(cls)} & values.keys():
+            current, value = getattr(state, name), values[name]
+            if not _is_like(current, value):
+                raise ValueError(f"{name} = {value!r:.80} is no such value as {current!r:.80}")
             if isinstance(current, Counter):
                 by_number = name in ("staleness", "in_flight", "in_queue")
                 value = Counter({int(key) if by_number else key: count for key, count in value.items()})
-            if hasattr(state, name):
-                setattr(state, name, value)
+            setattr(state, name, value)
         return state
+
+
+def _is_like(current: Any, value: Any) -> bool:
+    """Whether a value from JSON is of the kind of a field's default."""
+    if isinstance(current, dict):
+        return isinstance(value, dict) and all(isinstance(each, int | float) for each in value.values())
+    if isinstance(current, str):
+        return isinstance(value, str)
+    if current is None and (value is None or isinstance(value, list | tuple)):
+        return value is None or all(isinstance(each, int | float) for each in value)
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 Heartbeats = dict[str, dict[str, Any]]  # what each worker last reported, by its name

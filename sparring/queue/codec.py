@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import msgpack  # type: ignore[import-untyped]
@@ -27,7 +27,7 @@ from sparring.queue.messages import Finish, Key, Shard, Ticket
 Wire = Literal["int8", "exact", "sign", "uint8"]  # uint8: AugMix's views, with any queue.wire
 Array = npt.NDArray[Any]
 
-PROTOCOL = 7
+PROTOCOL = 8
 MAX_HEADER_BYTES = 1 << 20
 RANKS = {"labels": 1, "scales": 1, "delta": 4, "views": 5}  # δ is [n, C, H, W], views are [2, n, C, H, W]
 VIEWS = 2
@@ -79,7 +79,7 @@ def encode_ticket(ticket: Ticket) -> bytes:
     return bytes(msgpack.packb(fields))
 
 
-def decode_ticket(blob: bytes) -> Ticket:
+def decode_ticket(blob: bytes | memoryview) -> Ticket:
     """The ticket in `blob`.
 
     Raises:
@@ -136,13 +136,30 @@ def encode_shard(shard: Shard, wire: Wire) -> bytes:
     return b"".join([_header(shard, wire, slots), *raw])
 
 
-def decode_shard(payload: bytes | memoryview) -> Shard:
+class Claims(NamedTuple):
+    """What a shard says of itself: key, fence, versions, attack, number of examples, their images' shape [C, H, W]."""
+
+    key: Key
+    fence: int
+    version: int
+    start_version: int
+    attack: AttackRecord
+    examples: int
+    shape: tuple[int, ...]
+
+
+Objection = Callable[[Claims], str]  # why a shard is refused; empty: it is not
+
+
+def decode_shard(payload: bytes | memoryview, objection: Objection = lambda claims: "") -> Shard:
     """The shard in `payload`: δ float32, dequantised and projected again into the ball, or views; labels int64.
 
-    The image box is applied where δ meets the image that the trainer rebuilds.
+    The image box is applied where δ meets the image that the trainer rebuilds. Nothing is allocated before the header
+    is checked and `objection` has been asked.
 
     Raises:
-        CodecError: the payload is not one that `encode_shard` of this protocol could have made.
+        CodecError: the payload is not one that `encode_shard` of this protocol could have made, or there is an
+            objection.
     """
     view = memoryview(payload).cast("B")
     header, start = _read_header(view)
@@ -151,17 +168,20 @@ def decode_shard(payload: bytes | memoryview) -> Shard:
     if wire not in _OF_WIRE:
         raise CodecError(f"a shard from the queue has the unknown wire format {wire!r:.20}")
     _check_slots(slots, wire, attack.norm)
+    fields = _fields(header)
+    if reason := objection(_claims(fields, attack, slots)):
+        raise CodecError(reason)
     arrays = _arrays(view, start, slots)
     labels = torch.from_numpy(arrays["labels"].astype(np.int64))
     if wire == "uint8":
         if attack.radius != 0:
             raise CodecError(f"a shard of views has the radius {attack.radius}, not 0")
         views = torch.from_numpy(arrays["views"].copy())
-        return Shard(**_fields(header), attack=attack, delta=torch.empty(0), labels=labels, views=views)
+        return Shard(**fields, attack=attack, delta=torch.empty(0), labels=labels, views=views)
     if not _is_radius(attack.radius):
         raise CodecError(f"a shard's radius is not a number between 0 and {MAX_EPSILON:g}")
     delta = _dequantise(arrays, attack.radius, wire, attack.norm)
-    return Shard(**_fields(header), attack=attack, delta=delta, labels=labels)
+    return Shard(**fields, attack=attack, delta=delta, labels=labels)
 
 
 def received(shard: Shard, wire: Wire) -> Shard:
@@ -329,6 +349,18 @@ def _fields(header: Mapping[str, Any]) -> dict[str, Any]:
         "classes": _classes(header["classes"]),
         **counts,
     }
+
+
+def _claims(fields: Mapping[str, Any], attack: AttackRecord, slots: list[_Slot]) -> Claims:
+    return Claims(
+        key=fields["key"],
+        fence=fields["fence"],
+        version=fields["version"],
+        start_version=fields["start_version"],
+        attack=attack,
+        examples=slots[0].shape[0],
+        shape=slots[-1].shape[-3:],
+    )
 
 
 def _attack(fields: object) -> AttackRecord:

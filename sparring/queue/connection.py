@@ -18,11 +18,17 @@ from sparring.config import QueueSettings
 from sparring.errors import SparringError, UsageError
 
 TRANSIENT = (failures.ConnectionError, failures.TimeoutError, failures.BusyLoadingError)
-REFUSED = (failures.AuthenticationError, failures.AuthorizationError, failures.NoPermissionError)
+REFUSED = (failures.AuthenticationError, failures.AuthorizationError)
+PASSING = (failures.ReadOnlyError, failures.MasterDownError, failures.ClusterDownError, failures.TryAgainError)
+PASSING_WORDS = ("BUSY ", "MISCONF", "NOREPLICAS")  # of errors that have no class of their own
 
 
 class QueueUnavailable(SparringError):
     """The server does not answer, or refuses the password."""
+
+
+class QueueRefused(SparringError):
+    """The server answered with an error that waiting does not cure."""
 
 
 def connect(url: str, password: str | None, timeout_s: float) -> redis.Redis:
@@ -114,10 +120,12 @@ def describe(client: redis.Redis) -> str:
 
 
 def with_retries(client: redis.Redis, operation: Callable[[], Any], timeout_s: float) -> Any:
-    """Run `operation`; while the server cannot be reached, retry with back-off for at most `timeout_s`.
+    """Run `operation`; while the server cannot be reached or is not ready, retry with back-off for at most `timeout_s`.
 
     Raises:
-        QueueUnavailable: the server stayed unreachable, or it refuses the password (which is not retried).
+        QueueUnavailable: the server stayed so, or it refuses the password, the user or the certificate (which is not
+            retried).
+        redis.ResponseError: another error of the server's.
     """
     deadline, pause_s = time.monotonic() + timeout_s, 0.02
     while True:
@@ -125,14 +133,34 @@ def with_retries(client: redis.Redis, operation: Callable[[], Any], timeout_s: f
             return operation()
         except REFUSED as error:
             _refused(client, error)
-        except TRANSIENT as error:
+        except failures.NoPermissionError as error:
+            raise QueueUnavailable(
+                f"Redis at {describe(client)} does not allow its user what Sparring needs ({error}). Change the "
+                f"user's rules (ACL SETUSER), see docs/operations.md."
+            ) from error
+        except (*TRANSIENT, failures.ResponseError) as error:
+            _require_passing(client, error)
             if time.monotonic() + pause_s > deadline:
                 raise QueueUnavailable(
                     f"no answer from Redis at {describe(client)} for queue.timeout_s = {timeout_s:g} s "
-                    f"({type(error).__name__}). Check that the server runs and that queue.redis_url is its address."
+                    f"({type(error).__name__}: {str(error)[:200]}). Check that the server runs and that "
+                    f"queue.redis_url is its address."
                 ) from error
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, 1.0)
+
+
+def _require_passing(client: redis.Redis, error: Exception) -> None:
+    """Raise what waiting does not cure."""
+    text = str(error)
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        raise QueueUnavailable(
+            f"the TLS certificate of Redis at {describe(client)} is not trusted ({text[:200]}). Name its authority in "
+            f"the URL: rediss://HOST:PORT/0?ssl_ca_certs=/path/to/ca.pem."
+        ) from error
+    passing = isinstance(error, (*TRANSIENT, *PASSING)) or text.startswith(PASSING_WORDS)
+    if not passing:
+        raise error
 
 
 def _refused(client: redis.Redis, error: Exception) -> NoReturn:

@@ -4,8 +4,8 @@ Invariants (docs/architecture.md): a step never takes a shard staler than the bo
 trained on exactly once; at most the permitted number of shards is outstanding; no step mixes epochs. Redis stores
 leases and payloads. Only the ledger decides what is issued, consumed and lost.
 
-The states of a ticket: pending -> issued -> ready -> consumed -> done. A lost or stale shard sets its ticket back to
-pending, with the next attempt. A ticket that was lost `attempts` times is set aside.
+The states of a ticket: pending -> issued -> ready -> consumed -> trained -> done. A lost or stale shard sets its ticket
+back to pending, with the next attempt. A ticket whose attack fails again and again is set aside; a resume makes it.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ Arrival = Literal["accepted", "superseded"]
 
 @dataclass
 class _Epoch:
-    """Ticket numbers of one epoch by state; attempts and losses by number."""
+    """Ticket numbers of one epoch by state; attempts, and workers and kinds of the failures, by number."""
 
     pending: list[int]
     issued: set[int] = field(default_factory=set)
     ready: dict[int, int] = field(default_factory=dict)  # number -> version
     consumed: set[int] = field(default_factory=set)
+    trained: set[int] = field(default_factory=set)  # of these: the step is made, its publication is not
     done: set[int] = field(default_factory=set)
     set_aside: set[int] = field(default_factory=set)
     attempt: Counter[int] = field(default_factory=Counter)
-    losses: Counter[int] = field(default_factory=Counter)
+    failures: dict[int, list[tuple[str, str]]] = field(default_factory=dict)
 
     @property
     def outstanding(self) -> int:
@@ -49,6 +50,18 @@ class Taken:
 
     keys: tuple[Key, ...] = ()
     dropped: tuple[Key, ...] = ()
+
+
+def reopened(
+    epoch: int, done: Mapping[str, Sequence[int]], set_aside: Mapping[str, Sequence[int]], shards: Sequence[int]
+) -> tuple[int, dict[int, set[int]]]:
+    """Where a run continues from `Ledger.state()`: its first epoch with something to do, and the tickets that are
+    trained on, by epoch from there on. shards: tickets of each epoch. Epochs that miss a ticket are open again."""
+    missing = {int(index): set(numbers) for index, numbers in set_aside.items() if numbers}
+    trained = {index: set(range(shards[index])) - missing.get(index, set()) for index in range(epoch)}
+    trained |= {int(index): set(numbers) for index, numbers in done.items()}
+    first = min([epoch, *missing])
+    return first, {index: numbers for index, numbers in sorted(trained.items()) if index >= first}
 
 
 class Ledger:
@@ -147,8 +160,8 @@ class Ledger:
 
     def arrive(self, key: Key, version: int) -> Arrival:
         """Accept a committed shard. It is superseded if its attempt is not the one that is issued."""
-        epoch = self._open.get(key.epoch)
-        if epoch is None or key.number not in epoch.issued or epoch.attempt[key.number] != key.attempt:
+        epoch = self._issued(key)
+        if epoch is None:
             self.dropped["superseded"] += 1
             return "superseded"
         epoch.issued.remove(key.number)
@@ -158,17 +171,19 @@ class Ledger:
     def take(self, step: int) -> Taken | None:
         """The shards of step `step` (number of updates so far), or None if too few are ready.
 
-        Shards above the staleness bound are set back to pending in any case, and reported in `dropped`.
+        Shards above the staleness bound, or of weights that do not exist yet, are set back to pending in any case, and
+        reported in `dropped`.
         """
         epoch = self._open.get(self.epoch)
         if epoch is None:
             return None
-        stale = [number for number, version in epoch.ready.items() if step - version > self.max_staleness]
-        dropped = tuple(Key(self.epoch, number, epoch.attempt[number]) for number in stale)
-        for number in stale:
+        ages = {number: step - version for number, version in epoch.ready.items()}
+        refused = [number for number, age in ages.items() if not 0 <= age <= self.max_staleness]
+        dropped = tuple(Key(self.epoch, number, epoch.attempt[number]) for number in refused)
+        for number in refused:
             del epoch.ready[number]
             self._reissue(epoch, number)
-        self.dropped["stale"] += len(stale)
+            self.dropped["stale" if ages[number] > 0 else "ahead"] += 1
         size = min(self.shards_per_step, epoch.unconsumed)
         numbers = self._next(epoch, size)
         if len(numbers) < size or size == 0:
@@ -178,47 +193,64 @@ class Ledger:
             epoch.consumed.add(number)
         return Taken(tuple(Key(self.epoch, number, epoch.attempt[number]) for number in numbers), dropped)
 
+    def trained(self, keys: tuple[Key, ...]) -> None:
+        """Record that the weights hold the step which consumed `keys`: a checkpoint counts them as done."""
+        for key in keys:
+            self._open[key.epoch].trained.add(key.number)
+
     def retire(self, keys: tuple[Key, ...]) -> None:
         """Record that the step which consumed `keys`, and any publication due after it, have ended."""
         for key in keys:
             epoch = self._open[key.epoch]
             epoch.consumed.remove(key.number)
+            epoch.trained.discard(key.number)
             epoch.done.add(key.number)
         self._close_finished()
 
     def lose(self, key: Key, reason: str = "lease_expired") -> bool:
-        """Record a lost attempt. Its ticket is pending again, or set aside after too many losses.
+        """Record an attempt that ended without a shard and was not its attack's fault. Its ticket is pending again.
 
         Returns False, without any change, if the attempt was not the one that is issued.
         """
-        epoch = self._open.get(key.epoch)
-        if epoch is None or key.number not in epoch.issued or epoch.attempt[key.number] != key.attempt:
+        epoch = self._issued(key)
+        if epoch is None:
             return False
+        if reason != "handed_back":
+            self.dropped[reason] += 1
         epoch.issued.remove(key.number)
-        self.dropped[reason] += 1
-        epoch.losses[key.number] += 1
-        if epoch.losses[key.number] < self.attempts:
-            self._reissue(epoch, key.number)
-            return True
+        self._reissue(epoch, key.number)
+        return True
+
+    def fail(self, key: Key, worker: str, kind: str) -> bool:
+        """Record an attempt whose attack failed on `worker` with an error of a `kind`.
+
+        The ticket is set aside after `attempts` failures, if they are of one kind and of several workers; after twice
+        as many in any case. Returns as `lose` does.
+        """
+        epoch = self._issued(key)
+        if epoch is None:
+            return False
+        failures = epoch.failures.setdefault(key.number, [])
+        failures.append((worker, kind))
+        if not self._is_poison(failures):
+            return self.lose(key, "failed")
+        self.dropped["failed"] += 1
+        epoch.issued.remove(key.number)
         epoch.set_aside.add(key.number)
         self.set_aside.append(key)
         self._close_finished()
         return True
 
-    def hand_back(self, key: Key) -> bool:
-        """Take back the ticket of a worker that stops; this does not count as a loss of the ticket."""
-        epoch = self._open.get(key.epoch)
-        if epoch is None or key.number not in epoch.issued or epoch.attempt[key.number] != key.attempt:
-            return False
-        epoch.issued.remove(key.number)
-        self._reissue(epoch, key.number)
-        return True
+    @property
+    def between_steps(self) -> bool:
+        """Whether the weights hold all that is consumed, so that a checkpoint may be written."""
+        return all(epoch.consumed == epoch.trained for epoch in self._open.values())
 
     def state(self) -> dict[str, object]:
-        """The state for a checkpoint, in plain types: tickets of open epochs that are retired or set aside."""
+        """The state for a checkpoint, in plain types: tickets of open epochs that are trained on or set aside."""
         return {
             "epoch": self.epoch,
-            "done": {str(index): sorted(epoch.done) for index, epoch in self._open.items()},
+            "done": {str(index): sorted(epoch.done | epoch.trained) for index, epoch in self._open.items()},
             "set_aside": {
                 str(index): sorted(key.number for key in self.set_aside if key.epoch == index)
                 for index in {key.epoch for key in self.set_aside}
@@ -226,13 +258,14 @@ class Ledger:
         }
 
     def restore(self, epoch: int, done: Mapping[str, list[int]], set_aside: Mapping[str, list[int]]) -> None:
-        """Continue from `state()`: tickets that were not retired or set aside are pending."""
-        self.epoch, self._open = epoch, {}
-        self.set_aside = [Key(int(index), number, 0) for index in set_aside for number in set_aside[index]]
-        for index in sorted(index for index in {*map(int, done), *map(int, set_aside)} if index >= epoch):
+        """Continue from `state()`: tickets that were not trained on are pending, also those that were set aside, and
+        the epochs that miss them are open again."""
+        self.epoch, trained = reopened(epoch, done, set_aside, self.shards_by_epoch)
+        self._open, self.set_aside = {}, []
+        for index, numbers in trained.items():
             entry = self._epoch(index)
-            entry.done, entry.set_aside = set(done.get(str(index), ())), set(set_aside.get(str(index), ()))
-            entry.pending = [n for n in entry.pending if n not in entry.done | entry.set_aside]
+            entry.done = numbers
+            entry.pending = [number for number in entry.pending if number not in numbers]
         self._close_finished()
 
     def reissue_everything(self) -> None:
@@ -253,6 +286,17 @@ class Ledger:
         if index not in self._open:
             self._open[index] = _Epoch(pending=list(range(self.shards_by_epoch[index])))
         return self._open[index]
+
+    def _issued(self, key: Key) -> _Epoch | None:
+        """The epoch of an attempt that is issued; None: of another attempt, or of none."""
+        epoch = self._open.get(key.epoch)
+        known = epoch is not None and key.number in epoch.issued and epoch.attempt[key.number] == key.attempt
+        return epoch if known else None
+
+    def _is_poison(self, failures: list[tuple[str, str]]) -> bool:
+        workers, kinds = {worker for worker, _ in failures}, {kind for _, kind in failures}
+        alike = len(failures) >= self.attempts and len(workers) > 1 and len(kinds) == 1
+        return alike or len(failures) >= 2 * self.attempts
 
     def _missing(self) -> int:
         """Number of tickets that the next step needs and that are not issued; 0 during a step."""

@@ -136,11 +136,13 @@ class Missing(NamedTuple):
 
 
 class Returned(NamedTuple):
-    """An attempt that ended without a shard: lease_expired, handed_back, or failed (`detail`: the worker's error)."""
+    """An attempt that ended without a shard: lease_expired, handed_back, queue_full, or failed (`detail`: the error of
+    its attack on `worker`)."""
 
     key: Key
     reason: str
     detail: str = ""
+    worker: str = ""
 
 
 class WorkerTarget(NamedTuple):

@@ -17,9 +17,12 @@ All keys begin with `sparring:{run}:`; the braces are the hash tag:
 from __future__ import annotations
 
 import json
+import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from hmac import compare_digest
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
@@ -29,8 +32,18 @@ import redis
 from redis import exceptions as failures
 
 from sparring.errors import SparringError
-from sparring.queue.codec import PROTOCOL, CodecError, Wire, decode_shard, decode_ticket, encode_shard, encode_ticket
-from sparring.queue.connection import describe, with_retries
+from sparring.queue.codec import (
+    PROTOCOL,
+    Claims,
+    CodecError,
+    Objection,
+    Wire,
+    decode_shard,
+    decode_ticket,
+    encode_shard,
+    encode_ticket,
+)
+from sparring.queue.connection import QueueRefused, describe, with_retries
 from sparring.queue.messages import (
     Controls,
     Key,
@@ -45,12 +58,25 @@ from sparring.queue.messages import (
     Weights,
     WorkerTarget,
 )
+from sparring.queue.parsing import (
+    Refused,
+    count_of,
+    heartbeat_of,
+    json_of,
+    key_of,
+    returned_of,
+    target_of,
+    weights_of,
+)
+from sparring.queue.signature import signed, tag_of, verified
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 LUA = Path(__file__).parent / "lua"
 MAX_BLOCK_S = 0.5
 EXACT_POLL_S = 0.005
+NO_DEADLINE_S = 1e9
 VERSIONS_PER_EPOCH = 2**31  # a ready shard's score is epoch · 2³¹ + version: exact in a double up to epoch 2²²
 
 
@@ -81,24 +107,34 @@ class Transport:
         lease_s: float,
         timeout_s: float,
         wire: Wire = "int8",
+        secret: bytes = b"",
     ) -> None:
-        self.lease_s, self.timeout_s, self.wire = lease_s, timeout_s, wire
+        self.lease_s, self.timeout_s, self.wire, self.secret = lease_s, timeout_s, wire, secret
+        self.refused: Counter[str] = Counter()  # entries that were not what they should be, by what they were to be
         self.fence = 0
         self._client = client
         self._redis: Any = client  # its methods are also typed for the asynchronous client
         self._prefix = f"sparring:{{{run}}}:"
         self._scripts = {path.stem: client.register_script(path.read_text()) for path in LUA.glob("*.lua")}
         self._requests = count(1)
-        self._acknowledged: list[str] = []
-        self._taken: dict[int, str] = {}  # by fence: the received member that is not removed yet
+        self._acknowledged: list[bytes] = []
+        self._taken: dict[int, bytes] = {}  # by fence: the received member that is not removed yet
 
-    def open(self, at_least: int = 0) -> int:
-        """Raise the fence above every earlier one and `at_least`, empty the queue, and become its trainer."""
+    def current_fence(self) -> int:
+        """The fence that is in force; 0: no trainer has opened the queue, or the server was restarted empty."""
+        return self._checked(count_of(self._retry(lambda: self._redis.get(self._key("fence"))), "fence")) or 0
+
+    def open(self, fence: int) -> None:
+        """Put `fence` in force, empty the queue, and become its trainer.
+
+        Raises:
+            FencedOut: one as high or higher is in force.
+        """
         names = "fence tickets wake leases owners returned control weights meta"
-        self.fence = int(self._run("open", names, at_least, PROTOCOL, self._prefix))
+        self._accepted(self._run("open", names, fence, PROTOCOL, self._prefix), fence)
+        self.fence = fence
         self._acknowledged = []
         self._taken.clear()
-        return self.fence
 
     def issue(self, tickets: Sequence[Ticket]) -> None:
         """Append tickets, all of one fence, and wake idle workers; repeated attempts go to the front.
@@ -111,15 +147,19 @@ class Transport:
             return
         fence = tickets[0].fence
         ordered = sorted(tickets, key=lambda ticket: ticket.key.attempt == 0)
-        entries = [f"{fence} {_member(ticket.key)} ".encode() + encode_ticket(ticket) for ticket in ordered]
+        blobs = [signed(self.secret, encode_ticket(ticket)) for ticket in ordered]
+        entries = [
+            f"{fence} {_member(ticket.key)} ".encode() + blob for ticket, blob in zip(ordered, blobs, strict=True)
+        ]
         again = sum(ticket.key.attempt > 0 for ticket in tickets)
         request = f"{fence}:{next(self._requests)}"
         self._accepted(self._run("issue", "fence tickets wake meta", fence, request, again, *entries), fence)
 
     def put_weights(self, fence: int, version: int, controls: Controls, arrays: bytes, keep: int) -> None:
         """Publish a snapshot and delete all but the last `keep`; raises as `issue` does."""
-        reply = self._run("put_weights", "fence weights", fence, version, keep, msgpack.packb(controls), arrays)
-        self._accepted(reply, fence)
+        packed = msgpack.packb(controls)
+        tag = tag_of(self.secret, f"{fence}-{version}".encode(), packed, arrays)
+        self._accepted(self._run("put_weights", "fence weights", fence, version, keep, packed, tag, arrays), fence)
 
     def newer_weights(self, order: tuple[int, int], timeout_s: float) -> Weights | None:
         """Wait for a snapshot newer than `order` (fence, version); returns the newest, or None after the timeout."""
@@ -131,7 +171,9 @@ class Transport:
             found = self._retry(partial(self._redis.xread, {self._key("weights"): after}, block=block_ms))
             if found:
                 ((_, entries),) = found
-                return _weights(*entries[-1])
+                if (weights := self._weights(*entries[-1])) is not None:
+                    return weights
+                after = entries[-1][0].decode()
             if left_s <= MAX_BLOCK_S:
                 return None
 
@@ -142,13 +184,16 @@ class Transport:
             if time.monotonic() > deadline:
                 return None
             time.sleep(EXACT_POLL_S)
-        return _weights(*found[0])
+        return self._weights(*found[0])
 
-    def receive(self, timeout_s: float, fence: int | None = None) -> Received | None:
+    def receive(
+        self, timeout_s: float, fence: int | None = None, objection: Objection = lambda claims: ""
+    ) -> Received | None:
         """Wait for a ready shard and return the one of the lowest version; None after the timeout.
 
         The shard is removed from Redis by the next call. `fence` is by default that of the last `open`; a thread that
-        may still run after the next `open` must pass its own.
+        may still run after the next `open` must pass its own. objection: why a shard is refused by what it says of
+        itself, before memory is taken for it.
         """
         fence, deadline = self.fence if fence is None else fence, time.monotonic() + timeout_s
         while True:
@@ -156,7 +201,10 @@ class Transport:
             if first is not None:
                 member, payload = first
                 self._taken[fence] = member
-                return _received(_parse(member), fence, payload)
+                key = self._checked(key_of(member))
+                if key is not None:
+                    return _received(key, fence, payload, self.secret, objection)
+                continue
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 return None
@@ -172,13 +220,16 @@ class Transport:
         if isinstance(reply, int):
             self._accepted(reply, fence)
             return []
-        members = [member.decode() for member in reply[::2]]
-        self._acknowledged = members
-        return [_returned(member, reason.decode()) for member, reason in zip(members, reply[1::2], strict=True)]
+        self._acknowledged = members = reply[::2]
+        found = [self._checked(returned_of(*each)) for each in zip(members, reply[1::2], strict=True)]
+        return [each for each in found if each is not None]
 
     def lease_local(self, owner: str) -> Lease | None:
-        """Lease a ticket for the trainer itself, as a worker does, but also after a request to stop."""
-        lease = self._lease(owner, check_stop=False)
+        """Lease a ticket for the trainer itself, as a worker does, but also after a request to stop.
+
+        The lease has no deadline: where the trainer dies, the next one opens the queue under another fence.
+        """
+        lease = self._lease(owner, NO_DEADLINE_S, check_stop=False)
         return None if isinstance(lease, Stop) else lease
 
     def finish_local(self, lease: Lease) -> bool:
@@ -210,17 +261,17 @@ class Transport:
     def check_protocol(self) -> None:
         """Refuse a trainer with another protocol version. If no trainer has opened the queue yet, there is no check."""
         found = self._retry(lambda: self._redis.hget(self._key("meta"), "protocol"))
-        if found is not None and int(found) != PROTOCOL:
+        if found is not None and found != str(PROTOCOL).encode():
             raise SparringError(
-                f"the trainer uses queue protocol {int(found)}, this worker {PROTOCOL}: install the same version of "
-                f"sparring on both."
+                f"the trainer uses queue protocol {found.decode(errors='replace'):.20}, this worker {PROTOCOL}: "
+                f"install the same version of sparring on both."
             )
 
     def lease(self, worker: str, wait_s: float) -> Lease | Stop | None:
         """Wait for a ticket for `worker`; None after `wait_s`, Stop if the worker must stop."""
         deadline = time.monotonic() + wait_s
         while True:
-            lease = self._lease(worker, check_stop=True)
+            lease = self._lease(worker, self.lease_s, check_stop=True)
             left_s = deadline - time.monotonic()
             if lease is not None or left_s <= 0:
                 return lease
@@ -240,7 +291,7 @@ class Transport:
         Raises:
             QueueFull: memory stayed full for queue.timeout_s.
         """
-        payload = encode_shard(shard, self.wire)
+        payload = signed(self.secret, encode_shard(shard, self.wire))
         score = shard.key.epoch * VERSIONS_PER_EPOCH + shard.version
         deadline, pause_s = time.monotonic() + self.timeout_s, 0.01
         while True:
@@ -259,8 +310,12 @@ class Transport:
         return self._release(lease, "handed_back", "")
 
     def fail(self, lease: Lease, error: str) -> bool:
-        """Give the ticket back because its attack failed with `error`."""
+        """Give the ticket back because its attack failed with `error` (its type first, then a colon)."""
         return self._release(lease, "failed", error[:2000])
+
+    def refuse(self, lease: Lease, reason: str, detail: str) -> bool:
+        """Give the ticket back for a `reason` that is not its attack's; this does not count as a failure."""
+        return self._release(lease, reason, detail[:2000])
 
     def drop_worker(self, worker: str) -> None:
         """End all leases of a worker that is known to be dead."""
@@ -274,7 +329,10 @@ class Transport:
         """The last heartbeat of each worker, with its age `age_s` by the server's clock."""
         now, _ = self._retry(self._redis.time)
         entries = self._retry(lambda: self._redis.hgetall(self._key("heartbeat")))
-        return {name.decode(): _heartbeat(entry, now) for name, entry in entries.items()}
+        found = {
+            name.decode(errors="replace"): self._checked(heartbeat_of(entry, now)) for name, entry in entries.items()
+        }
+        return {name: fields for name, fields in found.items() if fields is not None}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Publish the run's state for `sparring status`."""
@@ -283,7 +341,7 @@ class Transport:
     def state(self) -> dict[str, Any] | None:
         """The run's state, or None if none was published."""
         text = self._retry(lambda: self._redis.get(self._key("state")))
-        return None if text is None else dict(json.loads(text))
+        return None if text is None else self._checked(json_of(text, "state"))
 
     def request_stop(self, worker: str | None = None) -> None:
         """Request that the run stops, or that one of its workers leaves; `open` cancels the request."""
@@ -302,16 +360,12 @@ class Transport:
 
     def worker_target(self) -> WorkerTarget | None:
         """The current target; None if the run has not begun, or if its server was restarted empty."""
-        fields = self._retry(lambda: self._redis.hgetall(self._key("worker_target")))
-        if b"count" not in fields:
-            return None
-        leaving = (name.decode().removeprefix("leaving:") for name in fields if name != b"count")
-        return WorkerTarget(int(fields[b"count"]), frozenset(leaving))
+        return self._checked(target_of(self._retry(lambda: self._redis.hgetall(self._key("worker_target")))))
 
     def target_count(self) -> int | None:
         """The number of the worker target."""
-        count = self._retry(lambda: self._redis.hget(self._key("worker_target"), "count"))
-        return None if count is None else int(count)
+        target = self.worker_target()
+        return None if target is None else target.workers
 
     def change_worker_target(self, verb: TargetVerb, value: int | str, least: int = 0, most: int = 0) -> int:
         """Change the target: `start` at, `set` to or `add` a number; `drain` a worker by name and lower the number, or
@@ -328,7 +382,8 @@ class Transport:
     def pool(self) -> dict[str, str]:
         """The published state of each worker."""
         text = self._retry(lambda: self._redis.get(self._key("pool")))
-        return {} if text is None else dict(json.loads(text))
+        found = None if text is None else self._checked(json_of(text, "pool"))
+        return {name: str(state) for name, state in (found or {}).items()}
 
     def forget_worker(self, worker: str) -> None:
         """Remove a worker that has left; later heartbeats of it are ignored."""
@@ -353,7 +408,16 @@ class Transport:
         return self._prefix + name
 
     def _retry(self, operation: Callable[[], Any]) -> Any:
-        return with_retries(self._client, operation, self.timeout_s)
+        try:
+            return with_retries(self._client, operation, self.timeout_s)
+        except failures.OutOfMemoryError:
+            raise
+        except failures.ResponseError as error:
+            raise QueueRefused(
+                f"Redis at {describe(self._client)} answered: {str(error)[:200]}. Keys of this run "
+                f"({self._prefix}*) are not what Sparring wrote, or the server is not a Redis 7. `sparring resume` "
+                f"continues from the last checkpoint."
+            ) from error
 
     def _run(self, script: str, names: str, *arguments: Any) -> Any:
         keys = [self._key(name) for name in names.split()]
@@ -368,18 +432,30 @@ class Transport:
         if reply < 0:
             raise QueueLost(f"Redis at {describe(self._client)} was restarted empty; the queue of this run is gone.")
 
-    def _lease(self, worker: str, check_stop: bool) -> Lease | Stop | None:
+    def _lease(self, worker: str, seconds: float, check_stop: bool) -> Lease | Stop | None:
         names = "fence tickets wake leases owners control"
-        reply = self._run("lease", names, worker, _milliseconds(self.lease_s), int(check_stop))
+        reply = self._run("lease", names, worker, _milliseconds(seconds), int(check_stop))
         if reply is None or isinstance(reply, bytes):
             return None if reply is None else Stop(reply.decode())
-        blob, fence = reply
-        return Lease(decode_ticket(blob), int(fence), worker)
+        member, blob, fence = reply
+        content = verified(self.secret, blob)
+        try:
+            if content is None:
+                raise CodecError("a ticket's checksum is not that of this run's trainer")
+            ticket = decode_ticket(content)
+            if (_member(ticket.key).encode(), ticket.fence) != (member, int(fence)):
+                raise CodecError(f"the ticket {member!r:.40} is that of {ticket.key} under fence {ticket.fence}")
+        except CodecError as error:
+            self._checked(Refused("ticket", str(error)))
+            names = f"fence leases owners returned payload:{int(fence)}:-"
+            self._run("release", names, int(fence), member, worker, f"ticket_corrupt\n{worker}\n{error}")
+            return None
+        return Lease(ticket, int(fence), worker)
 
     def _release(self, lease: Lease, reason: str, detail: str) -> bool:
         payload = f"payload:{lease.fence}:{_member(lease.ticket.key)}"
         names = f"fence leases owners returned {payload}"
-        return bool(self._of_lease("release", names, lease, f"{reason}\n{detail}"))
+        return bool(self._of_lease("release", names, lease, f"{reason}\n{lease.worker}\n{detail}"))
 
     def _push(self, lease: Lease, payload: bytes, score: int) -> int:
         """SET with an expiry and the commit in one round trip; raises OutOfMemoryError, with nothing done."""
@@ -404,7 +480,24 @@ class Transport:
             f"train.batch_size."
         ) from error
 
-    def _first_ready(self, fence: int) -> tuple[str, bytes | None] | None:
+    def _checked(self, found: T | Refused) -> T | None:
+        """What was found; a refusal is counted and logged."""
+        if isinstance(found, Refused):
+            self.refused[found.what] += 1
+            log.warning("refused from the queue: %s: %s", found.what, found.reason)
+            return None
+        return found
+
+    def _weights(self, name: bytes, fields: dict[bytes, bytes]) -> Weights | None:
+        weights = self._checked(weights_of(name, fields))
+        if weights is None:
+            return None
+        tag = tag_of(self.secret, name, fields[b"controls"], weights.arrays)
+        if not compare_digest(fields.get(b"tag", b""), tag):
+            return self._checked(Refused("weights", f"the checksum of {name!r:.40} is not that of this run's trainer"))
+        return weights
+
+    def _first_ready(self, fence: int) -> tuple[bytes, bytes | None] | None:
         """The member with the lowest score and its payload, in one round trip, once the one before is taken out.
 
         SORT_RO with the constant BY gives the order of the scores. It only looks, so a lost reply loses nothing.
@@ -412,50 +505,34 @@ class Transport:
         ready = self._key(f"ready:{fence}")
         pipe = self._redis.pipeline(transaction=False)
         if (name := self._taken.get(fence)) is not None:
-            pipe.zrem(ready, name).unlink(self._key(f"payload:{fence}:{name}"))
+            pipe.zrem(ready, name).unlink(self._key(f"payload:{fence}:").encode() + name)
         payloads = self._key(f"payload:{fence}:*")
         pipe.execute_command("SORT_RO", ready, "BY", "nosort", "LIMIT", 0, 1, "GET", "#", "GET", payloads)
         found = pipe.execute()[-1]
         self._taken.pop(fence, None)
-        return (found[0].decode(), found[1]) if found else None
+        return (found[0], found[1]) if found else None
 
 
-def _received(key: Key, fence: int, payload: bytes | None) -> Received:
+def _received(key: Key, fence: int, payload: bytes | None, secret: bytes, objection: Objection) -> Received:
     if payload is None:
         return Missing(key, "payload_missing", fence=fence)
+    content = verified(secret, payload)
+    if content is None:
+        return Missing(key, "payload_corrupt", "its checksum is not that of this run's workers", fence)
+
+    def refused(claims: Claims) -> str:
+        if (claims.key, claims.fence) != (key, fence):
+            return f"it is that of {claims.key} under fence {claims.fence}"
+        return objection(claims)
+
     try:
-        shard = decode_shard(payload)
+        return decode_shard(content, refused)
     except CodecError as error:
         return Missing(key, "payload_corrupt", str(error), fence)
-    if (shard.key, shard.fence) != (key, fence):
-        return Missing(key, "payload_corrupt", f"it is that of {shard.key} under fence {shard.fence}", fence)
-    return shard
-
-
-def _weights(name: bytes, fields: dict[bytes, bytes]) -> Weights:
-    fence, version = map(int, name.split(b"-"))
-    epsilon, robust_share, pgd_steps = msgpack.unpackb(fields[b"controls"])
-    controls = Controls(float(epsilon), float(robust_share), int(pgd_steps))
-    return Weights(fence, version, controls, fields[b"arrays"])
 
 
 def _member(key: Key) -> str:
     return f"{key.epoch}:{key.number}:{key.attempt}"
-
-
-def _parse(member: str) -> Key:
-    epoch, number, attempt = map(int, member.split(":"))
-    return Key(epoch, number, attempt)
-
-
-def _returned(member: str, entry: str) -> Returned:
-    reason, _, detail = entry.partition("\n")
-    return Returned(_parse(member), reason, detail)
-
-
-def _heartbeat(entry: bytes, now: int) -> dict[str, Any]:
-    stamp, _, fields = entry.partition(b" ")
-    return {**msgpack.unpackb(fields), "age_s": max(0, now - int(stamp))}
 
 
 def _milliseconds(seconds: float) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Mapping
@@ -21,6 +23,10 @@ from sparring.runs import write_atomically, writing
 
 MODEL, AVERAGE, HELPER = "model.safetensors", "ema.safetensors", "helper.safetensors"
 FORMAT = 2  # of progress.json and state.pt
+DIGESTS = "digests.json"  # SHA-256 of every other file, written last: a folder that has it is whole
+PARTIAL, DELETED = ".partial-", ".deleted-"
+
+log = logging.getLogger(__name__)
 
 
 class Owner(Protocol):
@@ -57,10 +63,10 @@ def save(
         SparringError: it cannot be written. What was written of it is deleted, the earlier checkpoints stay.
     """
     target = folder / f"step-{checkpoint.step:09d}"
-    partial = folder / f".partial-{os.getpid()}"
+    partial = folder / f"{PARTIAL}{os.getpid()}-{target.name}"
     with writing(target):
         folder.mkdir(parents=True, exist_ok=True)
-        for abandoned in folder.glob(".partial-*"):
+        for abandoned in (*folder.glob(f"{PARTIAL}*"), *folder.glob(f"{DELETED}*")):
             shutil.rmtree(abandoned)
         partial.mkdir()
         try:
@@ -88,6 +94,17 @@ def _write_files(partial: Path, networks: Mapping[str, nn.Module], checkpoint: C
     (partial / "progress.json").write_text(json.dumps(progress))
     for written in partial.iterdir():
         _sync(written)
+    write_atomically(partial / DIGESTS, json.dumps(_digests(partial)), durable=True)
+
+
+def _digests(path: Path) -> dict[str, str]:
+    """SHA-256 of the files of a checkpoint, by name."""
+    digests = {}
+    for each in sorted(path.iterdir()):
+        if each.name != DIGESTS and not each.name.startswith("."):
+            with each.open("rb") as file:
+                digests[each.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
 
 
 def forget_newer(folder: Path, step: int) -> None:
@@ -98,9 +115,47 @@ def forget_newer(folder: Path, step: int) -> None:
 
 
 def latest(folder: Path) -> Path | None:
-    """The newest whole checkpoint."""
-    found = sorted(folder.glob("step-*"))
-    return found[-1] if found else None
+    """The newest checkpoint that is as it was written; damaged ones are warned of and passed over.
+
+    Raises:
+        SparringError: there are checkpoints, and all are damaged.
+    """
+    found = sorted(folder.glob("step-*"), reverse=True)
+    for path in found:
+        if not (reason := damage(path)):
+            return path
+        log.warning("checkpoint %s is damaged: %s; the one before is used", path, reason)
+    if not found:
+        return None
+    raise SparringError(
+        f"checkpoint {found[0]} is damaged ({damage(found[0])}), and there is no other that is not. Put back a copy of "
+        f"it. Delete it and all others to begin the run again."
+    )
+
+
+def damage(path: Path) -> str:
+    """What is not as it was written, by the digests; empty: nothing, or the checkpoint has no digests."""
+    try:
+        expected = json.loads((path / DIGESTS).read_text())
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError) as error:
+        return f"{DIGESTS} cannot be read ({error})"
+    found = _digests(path)
+    wrong = [name for name, digest in expected.items() if found.get(name) != digest]
+    return f"{', '.join(wrong)} changed after the checkpoint was written" if wrong else ""
+
+
+def recover(folder: Path) -> Path | None:
+    """Make a checkpoint of what a process that was killed had written, where that is whole and the newest."""
+    for partial in folder.glob(f"{PARTIAL}*-step-*"):
+        target = folder / partial.name[partial.name.index("step-") :]
+        newest = max(folder.glob("step-*"), default=None)
+        if (partial / DIGESTS).is_file() and not damage(partial) and (newest is None or newest.name < target.name):
+            partial.rename(target)
+            _sync(folder)
+            return target
+    return None
 
 
 def best(folder: Path) -> Path | None:
@@ -206,7 +261,7 @@ def _forget_old(folder: Path, keep: int) -> None:
 def _remove(path: Path) -> None:
     """Rename first, so that a process that dies leaves no part of a checkpoint under its name."""
     if path.is_dir():
-        doomed = path.with_name(f".partial-{path.name}")
+        doomed = path.with_name(f"{DELETED}{path.name}")
         path.rename(doomed)
         shutil.rmtree(doomed)
 

@@ -12,7 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparring.attacks import Attack, GradientCheck, WarmStart, frozen, iterate, perturbed, result_of, targets_of
+from sparring.attacks import (
+    Attack,
+    AttackRecord,
+    GradientCheck,
+    WarmStart,
+    frozen,
+    iterate,
+    perturbed,
+    result_of,
+    targets_of,
+)
 from sparring.errors import NonFinite, SparringError
 from sparring.models.forward import for_training
 from sparring.objectives import Batch
@@ -144,11 +154,14 @@ class Learner:
                 )
         return x, y
 
+    def knows(self, made: AttackRecord) -> bool:
+        """Whether this recipe's attack, at an ε up to its full one, or a guard's in its place can have made a shard."""
+        attack = self.experiment.attack
+        return made.epsilon <= attack.epsilon and attack.as_recorded(made).record == made
+
     def _require_own(self, shard: Shard) -> None:
-        """Refuse what this recipe's attack, at an ε up to its full one, or a guard's in its place cannot have made."""
         attack, made = self.experiment.attack, shard.attack
-        known = made.epsilon <= attack.epsilon and attack.as_recorded(made).record == made
-        if not known:
+        if not self.knows(made):
             raise SparringError(
                 f"shard {shard.key} of {shard.worker or 'a worker'} was made by {made}, attack.name = "
                 f"{self.config.attack.name!r} is {attack.record} here. Give every host the same recipe, version and "
@@ -218,7 +231,8 @@ class Learner:
             self.robust_share = self.experiment.allocator.updated(self.robust_share, accuracy)
 
     def _set_rate(self) -> float:
-        rate = self.rate_at(self.step / max(self.plan.total_steps, 1)) * self.rate_scale
+        total = max(self.plan.total_steps, 1)  # tickets that were set aside may add steps
+        rate = self.rate_at(min(self.step, total - 1) / total) * self.rate_scale
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         return rate

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from math import inf
 
 import torch
 
@@ -87,9 +88,10 @@ class Session:
         return self.recorder.state
 
     @property
-    def last_step(self) -> int:
-        """Steps that this run makes."""
-        return self.state.total_steps
+    def last_step(self) -> float:
+        """Steps after which this run stops; infinite where all its tickets decide."""
+        limit = self.config.train.max_steps
+        return inf if limit is None else min(limit, self.plan.total_steps)
 
     def restore(self) -> Checkpoint | None:
         """Continue from the newest checkpoint of the run's folder; None: there is none, the run begins."""
@@ -157,7 +159,7 @@ class Session:
         Ends after the run's last step or when it is to stop. Prunes before the epoch that needs it. After the body, the
         step's tickets count as consumed, and guards, checkpoint and records follow. After an exception they do not.
         """
-        consumed, plan = consumed_by(resumed), self.plan
+        consumed, plan = consumed_by(resumed, self.plan.shards_by_epoch), self.plan
         self.training.ledger = consumed.state
         for keys in plan.steps(consumed.epoch, consumed.done):
             for replay in range(consumed.replay, plan.replays):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from sparring.queue.ledger import reopened
 from sparring.queue.messages import Key
 from sparring.trainer.checkpoints import Checkpoint
 
@@ -36,7 +37,8 @@ class Consumed:
         if self.replay:
             return
         if step.epoch != self.epoch:
-            self.epoch, self.done = step.epoch, {}
+            self.epoch = step.epoch
+            self.done = {epoch: numbers for epoch, numbers in self.done.items() if int(epoch) >= step.epoch}
         self.done.setdefault(str(step.epoch), []).extend(key.number for key in step.keys)
 
     def state(self) -> dict[str, Any]:
@@ -44,9 +46,11 @@ class Consumed:
         return {"epoch": self.epoch, "done": self.done, "set_aside": {}, "replay": self.replay}
 
 
-def consumed_by(checkpoint: Checkpoint | None) -> Consumed:
+def consumed_by(checkpoint: Checkpoint | None, shards_by_epoch: Sequence[int]) -> Consumed:
     """Where to continue: from the checkpoint's record, or at the beginning."""
     if checkpoint is None:
         return Consumed()
-    ledger = copy.deepcopy(checkpoint.ledger)
-    return Consumed(ledger["epoch"], ledger["done"], ledger.get("replay", 0))  # the Ray engine has no replays
+    kept = checkpoint.ledger
+    epoch, done = reopened(kept["epoch"], kept["done"], kept["set_aside"], shards_by_epoch)
+    made = {str(index): sorted(numbers) for index, numbers in done.items()}
+    return Consumed(epoch, made, kept.get("replay", 0))  # the Ray engine has no replays

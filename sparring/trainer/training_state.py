@@ -58,6 +58,9 @@ class TrainingState:
 
     def load_newest(self) -> Checkpoint | None:
         """Continue from the newest checkpoint of the run's folder; None where there is none."""
+        recovered = checkpoints.recover(self.run.checkpoints)
+        if recovered is not None:
+            log.warning("recovered %s, which a killed process had written", recovered.name)
         path = checkpoints.latest(self.run.checkpoints)
         if path is None:
             return None
@@ -66,6 +69,9 @@ class TrainingState:
         self.continue_from(checkpoint)
         self.recorder.state.checkpointed = path.stat().st_mtime
         log.info("continued from %s", path.name)
+        newer = [each.name for each in self.run.checkpoints.glob("step-*") if each.name > path.name]
+        if newer:
+            self.recorder.state.message = f"continued from {path.name}: {', '.join(newer)} is damaged"
         return checkpoint
 
     def continue_from(self, checkpoint: Checkpoint) -> None:

@@ -243,10 +243,11 @@ def test_a_resume_goes_on_and_may_change_how_it_is_watched(say: Say, stopped: Pa
 
 @pytest.mark.parametrize("file", ["model.safetensors", "state.pt", "progress.json"])
 def test_a_checkpoint_that_is_cut_short_is_told_and_kept(say: Say, stopped: Path, file: str) -> None:
-    cut(newest(stopped) / file)
+    checkpoint = newest(stopped)
+    cut(checkpoint / file)
     before = sorted(path.name for path in (stopped / "checkpoints").rglob("*"))
     said = say("resume", stopped)
-    assert said.code == 1 and str(newest(stopped)) in said.complaint and "Delete it" in said.complaint
+    assert said.code == 1 and str(checkpoint) in said.complaint and "Delete it" in said.complaint
     assert sorted(path.name for path in (stopped / "checkpoints").rglob("*")) == before
 
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 import pty
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from sparring.commands.control import read_status
 from sparring.commands.train import train
+from sparring.config import new_run
+from sparring.errors import SparringError
 from sparring.runs import Run
 from tests.support.runs import small
 from tests.support.waiting import wait_for
@@ -75,3 +80,23 @@ def test_a_run_that_does_not_go_on_is_refused_in_one_sentence(tmp_path: Path) ->
     assert reported.stderr == (
         f"sparring: {run.path} is not running (finished); `sparring status {run.path}` shows its state.\n"
     )
+
+
+@pytest.mark.parametrize("content", ["[1]", '{"staleness": 5}', '{"workers": 3}', '{"step": 1'])
+def test_a_damaged_state_file_is_one_sentence(tmp_path: Path, content: str) -> None:
+    run = new_run(small(tmp_path))
+    (run.path / "state.json").write_text(content)
+    with pytest.raises(SparringError, match=r"state\.json is (cut short or )?damaged .*Delete it"):
+        read_status(run)
+
+
+def test_where_the_queue_does_not_answer_the_status_is_that_of_the_folder_within_five_seconds(tmp_path: Path) -> None:
+    run = new_run(small(tmp_path))
+    run.write_json("state.json", {"phase": "training", "step": 7})
+    with socket.create_server(("127.0.0.1", 0)) as silent, run.owned():
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        run.write_json(run.connection.name, {"url": url, "password": None})
+        began = time.monotonic()
+        status = read_status(run)
+    assert time.monotonic() - began < 5 and status["step"] == 7
+    assert "the queue does not answer" in status["message"]

@@ -126,3 +126,18 @@ def test_a_configuration_cannot_be_changed_once_it_is_made() -> None:
 def test_normalisation_is_set_whole_or_not_at_all() -> None:
     assert Config().data.normalize is None
     assert from_tree({"data": {"mean": [0.1, 0.2, 0.3], "std": 0.5}}).data.normalize == ((0.1, 0.2, 0.3), 0.5)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["redis://:hunter2@host/0", "rediss://user:hunter2@host:1/0", "redis://host/0?password=hunter2", "$SPARRING_URL"],
+)
+def test_a_password_in_the_queues_url_is_refused_and_not_shown(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPARRING_URL", "redis://:hunter2@host/0")
+    with pytest.raises(UsageError, match=r"queue\.redis_url = .*holds a password.*password_file") as refused:
+        from_tree({"queue": {"redis_url": url}})
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_users_name_in_the_queues_url_is_no_password() -> None:
+    assert from_tree({"queue": {"redis_url": "redis://user@host/0"}}).queue.redis_url == "redis://user@host/0"

@@ -8,6 +8,7 @@ import pytest
 
 from sparring.queue.server import EmbeddedServer
 from sparring.queue.transport import Transport
+from tests.support.queues import opened
 
 
 @pytest.fixture(scope="module")
@@ -19,6 +20,6 @@ def queue_server() -> Iterator[EmbeddedServer]:
 @pytest.fixture
 def transport(queue_server: EmbeddedServer, request: pytest.FixtureRequest) -> Transport:
     """Of a run of the test's own."""
-    opened = Transport(queue_server.client(), request.node.name, lease_s=5.0, timeout_s=5.0)
-    opened.open()
-    return opened
+    made = Transport(queue_server.client(), request.node.name, lease_s=5.0, timeout_s=5.0)
+    opened(made)
+    return made

@@ -42,7 +42,7 @@ class Clock:
         "128 examples/s",
         "staleness 1.70 mean, 4 max, bound 4",
         "dropped 3 (stale 2, lease_expired 1)",
-        "1 set aside",
+        "64 examples missing",
         "worker w2 came back",
     ],
 )
@@ -77,7 +77,7 @@ def test_the_plain_line_is_one_line_and_leaves_out_what_is_not_known() -> None:
         "128 examples/s · trainer waited 10 %",
         "1 █ 30 %",
         "mean 1.70, max 4, bound 4",
-        "6 outstanding, 3 ready · 3.0 MiB · dropped 3 (stale 2, lease_expired 1) · 1 set aside",
+        "6 outstanding, 3 ready · 3.0 MiB · dropped 3 (stale 2, lease_expired 1) · 64 examples missing",
         "worker w2 came back",
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -45,3 +46,20 @@ def test_the_mean_and_the_maximum_are_those_of_the_shards(
     histogram: dict[str, int] | Counter[int], summary: tuple[float, int]
 ) -> None:
     assert staleness_summary(histogram) == summary
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"staleness": 5},
+        {"staleness": {"1": "x"}},
+        {"phase": 3},
+        {"step": "3"},
+        {"step": None},
+        {"loss": {}},
+        {"message": []},
+    ],
+)
+def test_a_value_of_another_kind_is_refused_by_name(values: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(values))):
+        RunState.from_dict(values)

@@ -22,6 +22,7 @@ from sparring.queue.connection import (
 )
 from sparring.queue.server import EmbeddedServer
 from sparring.queue.transport import Transport
+from tests.support.queues import opened
 
 MIB = 1 << 20
 
@@ -31,7 +32,7 @@ def test_a_server_that_is_down_is_named() -> None:
         client = server.client()
     down = Transport(client, "run", lease_s=1, timeout_s=0.3)
     with pytest.raises(QueueUnavailable, match=rf"127\.0\.0\.1:{server.port} .*queue\.redis_url") as caught:
-        down.open()
+        opened(down)
     assert server.password not in str(caught.value)
 
 
@@ -40,14 +41,14 @@ def test_a_wrong_password_is_not_tried_again(server: EmbeddedServer, password: s
     side = Transport(connect(server.url, password, 5), "run", lease_s=1, timeout_s=30)
     began = time.monotonic()
     with pytest.raises(QueueUnavailable, match=r"queue\.password_env") as caught:
-        side.open()
+        opened(side)
     assert time.monotonic() - began < 5 and "wrong-secret" not in str(caught.value)
 
 
 def test_a_password_in_the_url_is_never_shown() -> None:
     side = Transport(connect("redis://:hunter2@127.0.0.1:1/0", None, 1), "run", lease_s=1, timeout_s=0.1)
     with pytest.raises(QueueUnavailable) as caught:
-        side.open()
+        opened(side)
     assert "hunter2" not in str(caught.value)
     with pytest.raises(SparringError, match=r"queue\.redis_url") as refused:
         connect("http://:hunter2@host", None, 1)

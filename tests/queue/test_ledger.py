@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -77,23 +78,74 @@ def test_a_late_arrival_is_superseded() -> None:
     assert one.arrive(late, 0) == "superseded"
     assert one.arrive(again, 0) == "accepted"
     assert one.arrive(again, 0) == "superseded"
-    assert not one.lose(again) and not one.hand_back(late)
+    assert not one.lose(again) and not one.fail(late, "w", "E")
 
 
-def test_a_ticket_that_is_lost_again_and_again_is_set_aside() -> None:
+@pytest.mark.parametrize(
+    ("failures", "expected"),
+    [
+        ([("a", "E"), ("b", "E"), ("a", "E")], 3),
+        ([("a", "E")] * 6, 6),
+        ([("a", "E"), ("b", "E"), ("a", "F"), ("b", "E"), ("a", "E"), ("b", "E")], 6),
+        ([("a", "E"), ("a", "E"), ("a", "E"), ("b", "E")], 4),
+    ],
+)
+def test_a_ticket_is_set_aside_that_fails_alike_on_several_workers_or_twice_as_often(
+    failures: list[tuple[str, str]], expected: int
+) -> None:
     one = ledger(shards_by_epoch=(1,), shards_per_step=1, attempts=3)
-    for attempt in range(3):
-        assert one.issue() == [Key(0, 0, attempt)]
-        one.lose(Key(0, 0, attempt))
-    assert one.set_aside == [Key(0, 0, 2)] and one.issue() == [] and one.finished
+    for attempt, (worker, kind) in enumerate(failures[:expected]):
+        assert one.set_aside == [] and one.issue() == [Key(0, 0, attempt)]
+        assert one.fail(Key(0, 0, attempt), worker, kind)
+    assert one.set_aside == [Key(0, 0, expected - 1)] and one.issue() == [] and one.finished
+    assert one.dropped["failed"] == expected
 
 
-def test_handing_back_costs_the_ticket_nothing() -> None:
+@pytest.mark.parametrize("reason", ["lease_expired", "handed_back", "queue_full", "payload_corrupt"])
+def test_an_attempt_that_is_lost_otherwise_costs_the_ticket_nothing(reason: str) -> None:
     one = ledger(attempts=1)
     for attempt in range(5):
         (key,) = (key for key in one.issue() if key.number == 0)
-        assert key.attempt == attempt and one.hand_back(key)
-    assert one.set_aside == []
+        assert key.attempt == attempt and one.lose(key, reason)
+    assert one.set_aside == [] and one.dropped[reason] == (0 if reason == "handed_back" else 5)
+
+
+def test_a_resume_makes_what_was_set_aside_first() -> None:
+    one, again = ledger(attempts=1, shards_by_epoch=(3, 3)), ledger(attempts=1, shards_by_epoch=(3, 3))
+    while one.epoch == 0:
+        for key in one.issue():
+            poisoned = key.number == 1 and key.epoch == 0
+            assert one.fail(key, "w", "E") if poisoned else one.arrive(key, 0)
+        taken = one.take(0)
+        if taken is not None:
+            one.retire(taken.keys)
+    assert [key[:2] for key in one.set_aside] == [(0, 1)]
+    restore(again, one.state())
+    assert again.epoch == 0 and again.set_aside == [] and again.issue()[0] == Key(0, 1, 0)
+
+
+def test_a_shard_of_weights_that_do_not_exist_yet_is_not_trained_on() -> None:
+    one = ledger(depth=2)
+    keys = one.issue()
+    for key, version in zip(keys, (71, 3, 4, 4, 4), strict=True):
+        one.arrive(key, version)
+    taken = one.take(4)
+    assert taken is not None and taken.dropped == (keys[0],) and keys[0] not in taken.keys
+    assert one.dropped["ahead"] == 1 and one.dropped["stale"] == 0 and Key(0, 0, 1) in one.issue()
+
+
+def test_a_checkpoint_counts_what_the_weights_hold_before_the_step_has_ended() -> None:
+    one, again = ledger(), ledger()
+    for key in one.issue():
+        one.arrive(key, 0)
+    taken = one.take(0)
+    assert taken is not None and not one.between_steps
+    one.trained(taken.keys)
+    assert one.between_steps and one.consuming == 2
+    restore(again, one.state())
+    assert again.issue()[0].number == 2
+    one.retire(taken.keys)
+    assert one.between_steps
 
 
 def test_the_last_step_of_an_epoch_takes_what_is_left() -> None:
@@ -151,7 +203,9 @@ def test_what_a_step_under_way_consumed_is_pending_after_a_resume() -> None:
 def test_going_back_in_one_ledger_forgets_what_was_set_aside_since() -> None:
     one = ledger(attempts=1)
     state = one.state()
-    one.lose(one.issue()[0])
+    for _ in range(2):
+        one.fail(one.issue()[0], "w", "E")
+    assert one.set_aside
     restore(one, state)
     assert one.set_aside == []
 
@@ -229,12 +283,19 @@ class Life(RuleBasedStateMachine):
         self.gone.append(key)
 
     @precondition(lambda self: self.air)
-    @rule(data=st.data(), kind=st.sampled_from(["expired", "handed_back"]))
-    def a_worker_is_lost_or_stops(self, data: st.DataObject, kind: str) -> None:
+    @rule(data=st.data(), steps=st.integers(1, 3))
+    def a_shard_of_another_life_comes(self, data: st.DataObject, steps: int) -> None:
+        key = data.draw(st.sampled_from(sorted(self.air)))
+        assert self.ledger.arrive(key, self.air.pop(key) + steps + self.step) == "accepted"
+        self.gone.append(key)
+
+    @precondition(lambda self: self.air)
+    @rule(data=st.data(), kind=st.sampled_from(["expired", "handed_back", "a", "b"]))
+    def a_worker_is_lost_or_stops_or_fails(self, data: st.DataObject, kind: str) -> None:
         key = data.draw(st.sampled_from(sorted(self.air)))
         del self.air[key]
         self.gone.append(key)
-        assert self.ledger.lose(key) if kind == "expired" else self.ledger.hand_back(key)
+        assert self.ledger.fail(key, kind, "E") if kind in ("a", "b") else self.ledger.lose(key, kind)
 
     @precondition(lambda self: self.gone)
     @rule(data=st.data())
@@ -242,7 +303,7 @@ class Life(RuleBasedStateMachine):
         key = data.draw(st.sampled_from(self.gone))
         before = self.ledger.outstanding, self.ledger.ready, self.ledger.state()
         assert self.ledger.arrive(key, self.step) == "superseded"
-        assert not self.ledger.lose(key) and not self.ledger.hand_back(key)
+        assert not self.ledger.lose(key) and not self.ledger.fail(key, "a", "E")
         assert before == (self.ledger.outstanding, self.ledger.ready, self.ledger.state())
 
     @precondition(lambda self: not self.training)
@@ -254,11 +315,11 @@ class Life(RuleBasedStateMachine):
         if taken is None:
             return
         for key in taken.dropped:
-            assert self.step - versions[key] > self.options["max_staleness"]
+            assert not 0 <= self.step - versions[key] <= self.options["max_staleness"]
         if taken.keys:
             assert {key.epoch for key in taken.keys} == {epoch}
             assert len(taken.keys) == min(self.options["shards_per_step"], left)
-            assert all(self.step - versions[key] <= self.options["max_staleness"] for key in taken.keys)
+            assert all(0 <= self.step - versions[key] <= self.options["max_staleness"] for key in taken.keys)
             self.history += [(key.epoch, key.number) for key in taken.keys]
             self.training = taken.keys
             self.step += 1

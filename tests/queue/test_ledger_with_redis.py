@@ -17,6 +17,7 @@ from sparring.queue.ledger import Ledger
 from sparring.queue.messages import Key, Lease, Shard, Ticket
 from sparring.queue.server import EmbeddedServer
 from sparring.queue.transport import QueueLost, Transport
+from tests.support.queues import opened
 
 WORKERS = ("w0", "w1", "w2")
 SERVERS: list[EmbeddedServer] = []
@@ -74,7 +75,7 @@ class Run(RuleBasedStateMachine):
         self.open()
 
     def open(self) -> None:
-        before, self.fence = self.fence, self.trainer.open(self.fence)
+        before, self.fence = self.fence, opened(self.trainer, self.fence)
         assert self.fence > before
         self.versions: dict[Key, int] = {}
         self.dead += self.held
@@ -137,8 +138,10 @@ class Run(RuleBasedStateMachine):
     @rule()
     def keep_house(self) -> None:
         for back in self.trainer.expired(self.fence):
-            known = self.ledger.hand_back if back.reason == "handed_back" else self.ledger.lose
-            assert known(back.key)
+            if back.reason == "failed":
+                assert self.ledger.fail(back.key, back.worker, back.detail)
+            else:
+                assert self.ledger.lose(back.key, back.reason)
 
     @rule()
     def receive(self) -> None:

@@ -16,9 +16,11 @@ import torch
 from sparring.attacks import PGD
 from sparring.errors import SparringError
 from sparring.queue import transport as module
+from sparring.queue.connection import QueueRefused
 from sparring.queue.messages import Controls, Key, Lease, Missing, Shard, Sizes, Stop, Ticket, WorkerTarget
 from sparring.queue.server import EmbeddedServer
 from sparring.queue.transport import FencedOut, QueueFull, QueueLost, Received, Transport
+from tests.support.queues import opened
 from tests.support.waiting import wait_for
 
 MIB = 1 << 20
@@ -66,7 +68,7 @@ def test_the_server_tells_its_memory_its_limit_and_what_it_has_moved(
     make: Callable[..., Transport], server: EmbeddedServer
 ) -> None:
     trainer, worker = make(), make()
-    trainer.issue([ticket(0, trainer.open())])
+    trainer.issue([ticket(0, opened(trainer))])
     before = trainer.usage()
     lease = leased(worker)
     assert worker.commit(lease, product(lease, n=1000, size=32))
@@ -83,7 +85,7 @@ def test_the_server_tells_its_memory_its_limit_and_what_it_has_moved(
 
 def test_a_shard_travels_and_leaves_nothing_behind(make: Callable[..., Transport], server: EmbeddedServer) -> None:
     trainer, worker = make(), make()
-    fence = trainer.open()
+    fence = opened(trainer)
     worker.check_protocol()
     trainer.issue([ticket(3, fence)])
     lease = leased(worker)
@@ -98,7 +100,7 @@ def test_a_shard_travels_and_leaves_nothing_behind(make: Callable[..., Transport
 
 def test_the_lowest_version_comes_first_and_an_epoch_before_the_next(make: Callable[..., Transport]) -> None:
     trainer = make()
-    fence = trainer.open()
+    fence = opened(trainer)
     work = {(1, 0): 3, (0, 1): 9, (0, 2): 8}
     trainer.issue([ticket(number, fence, epoch) for epoch, number in work])
     for version in work.values():
@@ -109,7 +111,7 @@ def test_the_lowest_version_comes_first_and_an_epoch_before_the_next(make: Calla
 
 def test_a_late_commit_is_fenced_out(make: Callable[..., Transport], server: EmbeddedServer) -> None:
     trainer = make()
-    fence = trainer.open()
+    fence = opened(trainer)
     trainer.issue([ticket(0, fence)])
     lease = leased(trainer)
     trainer.drop_worker("w")
@@ -123,7 +125,7 @@ def test_a_late_commit_is_fenced_out(make: Callable[..., Transport], server: Emb
 
 def test_an_expired_lease_frees_its_ticket_and_a_renewed_one_does_not(make: Callable[..., Transport]) -> None:
     trainer, brief = make(), make(lease_s=1.0)
-    fence = trainer.open()
+    fence = opened(trainer)
     trainer.issue([ticket(0, fence), ticket(1, fence)])
     lost, kept = leased(brief, "dies"), leased(brief, "lives")
 
@@ -142,7 +144,7 @@ def test_an_expired_lease_frees_its_ticket_and_a_renewed_one_does_not(make: Call
 
 def test_a_report_is_repeated_until_it_has_arrived(make: Callable[..., Transport]) -> None:
     trainer, restarted = make(), make()
-    fence = trainer.open()
+    fence = opened(trainer)
     trainer.issue([ticket(0, fence), ticket(1, fence)])
     assert trainer.hand_back(leased(trainer))
     assert trainer.fail(leased(trainer), "ValueError: no such image\nat line 3")
@@ -154,7 +156,7 @@ def test_a_report_is_repeated_until_it_has_arrived(make: Callable[..., Transport
 
 def test_committing_twice_is_committing_once(make: Callable[..., Transport]) -> None:
     trainer = make()
-    fence = trainer.open()
+    fence = opened(trainer)
     trainer.issue([ticket(0, fence)])
     lease = leased(trainer)
     assert trainer.commit(lease, product(lease)) and trainer.commit(lease, product(lease))
@@ -163,7 +165,7 @@ def test_committing_twice_is_committing_once(make: Callable[..., Transport]) -> 
 
 def test_a_lost_payload_counts_as_missing(make: Callable[..., Transport], server: EmbeddedServer) -> None:
     trainer = make()
-    fence = trainer.open()
+    fence = opened(trainer)
     trainer.issue([ticket(number, fence) for number in range(3)])
     for number in range(3):
         lease = leased(trainer)
@@ -188,7 +190,7 @@ def test_a_reply_lost_on_the_way_to_the_trainer_loses_no_shard(
     make: Callable[..., Transport], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = make()
-    fence = trainer.open()
+    fence = opened(trainer)
     trainer.issue([ticket(number, fence) for number in range(2)])
     for _ in range(2):
         lease = leased(trainer)
@@ -213,7 +215,7 @@ def test_issuing_the_same_request_again_adds_nothing(
     make: Callable[..., Transport], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = make()
-    fence = trainer.open()
+    fence = opened(trainer)
     script = trainer._scripts["issue"]
     calls: list[Any] = []
 
@@ -231,13 +233,13 @@ def test_issuing_the_same_request_again_adds_nothing(
 
 def test_resume_raises_the_fence_and_flushes_the_queue(make: Callable[..., Transport], server: EmbeddedServer) -> None:
     old, new = make(), make()
-    before = old.open()
+    before = opened(old)
     old.issue([ticket(number, before) for number in range(4)])
     ready, running = leased(old), leased(old)
     assert old.commit(ready, product(ready))
     old.hand_back(leased(old))
     old.request_stop()
-    after = new.open(at_least=before + 5)
+    after = opened(new, before + 5)
     assert after == before + 6 and not new.stop_requested()
     assert new.sizes() == Sizes(0, 0, 0) and new.receive(0) is None and new.expired(after) == []
     assert not [key for key in keys(server, new) if b"payload" in key]
@@ -248,13 +250,13 @@ def test_resume_raises_the_fence_and_flushes_the_queue(make: Callable[..., Trans
     ):
         with pytest.raises(FencedOut):
             refused()
-    assert new.lease("w", 0) is None and new.open() == after + 1
+    assert new.lease("w", 0) is None and opened(new) == after + 1
 
 
 def test_a_trainer_that_was_replaced_takes_no_shard_of_its_successor(make: Callable[..., Transport]) -> None:
     old, new = make(), make()
-    old.open()
-    fence = new.open()
+    opened(old)
+    fence = opened(new)
     new.issue([ticket(0, fence)])
     lease = leased(new)
     new.commit(lease, product(lease))
@@ -264,7 +266,7 @@ def test_a_trainer_that_was_replaced_takes_no_shard_of_its_successor(make: Calla
 
 def test_who_still_asks_for_an_older_fence_takes_nothing(make: Callable[..., Transport]) -> None:
     trainer = make()
-    before, fence = trainer.open(), trainer.open()
+    before, fence = opened(trainer), opened(trainer)
     trainer.issue([ticket(number, fence) for number in range(2)])
     for _ in range(2):
         lease = leased(trainer)
@@ -279,7 +281,7 @@ def test_who_still_asks_for_an_older_fence_takes_nothing(make: Callable[..., Tra
 def test_an_idle_worker_wakes_promptly(make: Callable[..., Transport], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_BLOCK_S", 8.0)
     trainer, worker = make(), make()
-    fence = trainer.open()
+    fence = opened(trainer)
     woken: list[float] = []
 
     def wait() -> None:
@@ -298,7 +300,7 @@ def test_an_idle_worker_wakes_promptly(make: Callable[..., Transport], monkeypat
 def test_the_trainer_wakes_promptly(make: Callable[..., Transport], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_BLOCK_S", 8.0)
     trainer, worker = make(), make()
-    fence = trainer.open()
+    fence = opened(trainer)
     trainer.issue([ticket(0, fence)])
     lease = leased(worker)
     came: list[Received | None] = []
@@ -317,7 +319,7 @@ def blocked(side: Transport) -> bool:
 
 def test_a_wait_without_result_ends_in_time(make: Callable[..., Transport]) -> None:
     trainer = make()
-    trainer.open()
+    opened(trainer)
     began = time.monotonic()
     assert trainer.lease("w", 0.1) is None and trainer.receive(0.1) is None
     assert 0.15 < time.monotonic() - began < 5
@@ -325,7 +327,7 @@ def test_a_wait_without_result_ends_in_time(make: Callable[..., Transport]) -> N
 
 def test_the_trainer_leases_as_a_worker_does(make: Callable[..., Transport]) -> None:
     trainer = make()
-    fence = trainer.open()
+    fence = opened(trainer)
     trainer.issue([ticket(0, fence), ticket(1, fence)])
     trainer.request_stop()
     assert trainer.lease("w", 0) is Stop.STOP
@@ -339,7 +341,7 @@ def test_the_trainer_leases_as_a_worker_does(make: Callable[..., Transport]) -> 
 
 def test_a_stop_reaches_all_or_one(make: Callable[..., Transport]) -> None:
     trainer = make()
-    trainer.open()
+    opened(trainer)
     trainer.request_stop("w1")
     assert trainer.lease("w1", 0) is Stop.DRAIN and trainer.lease("w2", 0) is None
     assert trainer.stopping("w1") is Stop.DRAIN and trainer.stopping("w2") is None and not trainer.stop_requested()
@@ -361,9 +363,9 @@ def test_state_and_heartbeats_are_told(make: Callable[..., Transport]) -> None:
 
 def test_two_runs_share_a_server_and_nothing_else(make: Callable[..., Transport], server: EmbeddedServer) -> None:
     one, other = make(), Transport(server.client(), "other[*]?", lease_s=5, timeout_s=5)
-    fence = one.open()
+    fence = opened(one)
     one.issue([ticket(0, fence)])
-    assert other.open() == 1 and other.lease("w", 0) is None
+    assert opened(other) == 1 and other.lease("w", 0) is None
     other.forget()
     assert isinstance(one.lease("w", 0), Lease)
     other.close()
@@ -372,7 +374,7 @@ def test_two_runs_share_a_server_and_nothing_else(make: Callable[..., Transport]
 def test_another_protocol_is_refused(make: Callable[..., Transport], monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = make()
     monkeypatch.setattr(module, "PROTOCOL", 99)
-    trainer.open()
+    opened(trainer)
     monkeypatch.undo()
     with pytest.raises(SparringError, match="protocol 99"):
         trainer.check_protocol()
@@ -380,7 +382,7 @@ def test_another_protocol_is_refused(make: Callable[..., Transport], monkeypatch
 
 def test_full_memory_is_back_pressure(make: Callable[..., Transport], server: EmbeddedServer) -> None:
     trainer, worker = make(), make(timeout_s=0.3)
-    fence = trainer.open()
+    fence = opened(trainer)
     trainer.issue([ticket(0, fence), ticket(1, fence), ticket(2, fence)])
     first, second, third = leased(trainer), leased(worker), leased(worker)
     assert trainer.commit(first, product(first))
@@ -416,7 +418,7 @@ def test_a_lease_lost_while_memory_is_full_ends_the_wait(
     make: Callable[..., Transport], server: EmbeddedServer
 ) -> None:
     trainer = make(timeout_s=30.0)
-    fence = trainer.open()
+    fence = opened(trainer)
     trainer.issue([ticket(0, fence)])
     lease = leased(trainer)
     with full_memory(server):
@@ -428,7 +430,7 @@ def test_a_lease_lost_while_memory_is_full_ends_the_wait(
 
 def test_a_server_restarted_empty_is_noticed(make: Callable[..., Transport], server: EmbeddedServer) -> None:
     trainer = make()
-    fence = trainer.open()
+    fence = opened(trainer)
     trainer.issue([ticket(0, fence)])
     lease = leased(trainer)
     with server.client() as client:
@@ -438,13 +440,13 @@ def test_a_server_restarted_empty_is_noticed(make: Callable[..., Transport], ser
         with pytest.raises(QueueLost):
             raises()
     assert not trainer.renew(lease) and not trainer.commit(lease, product(lease))
-    assert trainer.lease("w", 0) is None and trainer.open(fence) == fence + 1
+    assert trainer.lease("w", 0) is None and opened(trainer, fence) == fence + 1
 
 
 def test_an_outage_is_survived() -> None:
     with EmbeddedServer(16 * MIB) as first:
         trainer = Transport(first.client(), "run", lease_s=5, timeout_s=20)
-        fence = trainer.open()
+        fence = opened(trainer)
     lost: list[type[Exception]] = []
 
     def ask() -> None:
@@ -457,7 +459,7 @@ def test_an_outage_is_survived() -> None:
     thread.start()
     with EmbeddedServer(16 * MIB, port=first.port, password=first.password):
         thread.join(20)
-        assert lost == [QueueLost] and trainer.open(fence) == fence + 1
+        assert lost == [QueueLost] and opened(trainer, fence) == fence + 1
     trainer.close()
 
 
@@ -472,7 +474,7 @@ def keys(server: EmbeddedServer, side: Transport) -> list[bytes]:
 
 def test_a_shard_under_another_tickets_name_counts_as_corrupt(make: Callable[..., Transport]) -> None:
     trainer = make()
-    fence = trainer.open()
+    fence = opened(trainer)
     trainer.issue([ticket(0, fence)])
     lease = leased(trainer)
     trainer.commit(lease, replace(product(lease), fence=fence + 1))
@@ -481,7 +483,7 @@ def test_a_shard_under_another_tickets_name_counts_as_corrupt(make: Callable[...
 
 def test_a_ticket_that_is_issued_again_is_served_first(make: Callable[..., Transport]) -> None:
     trainer = make()
-    fence = trainer.open()
+    fence = opened(trainer)
     trainer.issue([ticket(0, fence), ticket(1, fence)])
     trainer.issue([ticket(2, fence), ticket(3, fence, attempt=1), ticket(4, fence, attempt=2)])
     assert [leased(trainer).ticket.key.number for _ in range(5)] == [3, 4, 0, 1, 2]
@@ -489,7 +491,7 @@ def test_a_ticket_that_is_issued_again_is_served_first(make: Callable[..., Trans
 
 def test_snapshots_of_the_weights_travel_and_the_oldest_are_forgotten(make: Callable[..., Transport]) -> None:
     trainer, worker = make(), make()
-    fence = trainer.open()
+    fence = opened(trainer)
     assert worker.newer_weights((0, -1), 0.01) is None
     for version in (0, 3, 5):
         trainer.put_weights(fence, version, Controls(0.1 * version, 0.5), f"weights {version}".encode(), keep=2)
@@ -502,7 +504,7 @@ def test_snapshots_of_the_weights_travel_and_the_oldest_are_forgotten(make: Call
 
 def test_whoever_waits_for_newer_weights_gets_them_when_they_come(make: Callable[..., Transport]) -> None:
     trainer, worker = make(), make()
-    fence = trainer.open()
+    fence = opened(trainer)
     trainer.put_weights(fence, 1, Controls(0.1), b"old", keep=2)
     timer = threading.Timer(0.7, lambda: trainer.put_weights(fence, 2, Controls(0.2), b"new", keep=2))
     timer.start()
@@ -512,9 +514,9 @@ def test_whoever_waits_for_newer_weights_gets_them_when_they_come(make: Callable
 
 def test_weights_of_an_older_start_are_gone_and_cannot_come_back(make: Callable[..., Transport]) -> None:
     old, new, worker = make(), make(), make()
-    before = old.open()
+    before = opened(old)
     old.put_weights(before, 9, Controls(0.1), b"old", keep=2)
-    fence = new.open()
+    fence = opened(new)
     with pytest.raises(FencedOut):
         old.put_weights(before, 10, Controls(0.1), b"old", keep=2)
     assert worker.newer_weights((before, 9), 0.01) is None
@@ -526,7 +528,7 @@ def test_weights_are_broadcast_even_while_memory_is_full(
     make: Callable[..., Transport], server: EmbeddedServer
 ) -> None:
     trainer, worker = make(), make()
-    fence = trainer.open()
+    fence = opened(trainer)
     client = server.client()
     before = str(client.config_get("maxmemory")["maxmemory"])
     client.config_set("maxmemory", 1)
@@ -573,7 +575,7 @@ def test_a_target_outlives_a_trainer_that_starts_again_and_is_changed_in_a_full_
     driver = make()
     driver.change_worker_target("start", 2)
     driver.set_pool({"worker-0": "serving"})
-    driver.open()
+    opened(driver)
     assert driver.target_count() == 2 and driver.pool() == {"worker-0": "serving"}
     with full_memory(server):
         assert driver.change_worker_target("add", 1, 0, 9) == 3
@@ -589,3 +591,70 @@ def test_what_a_worker_said_is_forgotten_once_it_has_left(make: Callable[..., Tr
     assert list(driver.heartbeats()) == ["worker-1"]
     driver.heartbeat("worker-0", {"shards": 1})
     assert list(driver.heartbeats()) == ["worker-1"], "what was under way does not bring it back"
+
+
+def test_what_was_changed_on_its_way_is_refused_and_its_ticket_comes_back(
+    make: Callable[..., Transport], server: EmbeddedServer
+) -> None:
+    trainer, worker = make(), make()
+    fence = opened(trainer)
+    trainer.issue([ticket(0, fence)])
+    lease = leased(worker)
+    assert worker.commit(lease, product(lease))
+    name = worker._key(f"payload:{fence}:0:0:0")
+    with server.client() as client:
+        payload = bytearray(client.get(name) or b"")
+        payload[-1] ^= 1
+        client.set(name, bytes(payload))
+    lost = missing(trainer)
+    assert lost.reason == "payload_corrupt" and "checksum" in lost.detail
+
+
+def test_without_the_secret_nobody_can_send_anything(make: Callable[..., Transport]) -> None:
+    trainer, worker, stranger = make(secret=b"ours"), make(secret=b"ours"), make(secret=b"theirs")
+    fence = opened(trainer)
+    stranger.fence = fence
+    trainer.issue([ticket(0, fence)])
+    lease = leased(worker)
+    assert stranger.commit(lease, product(lease)) and missing(trainer).reason == "payload_corrupt"
+    for _ in range(2):  # the first has the number of the trainer's request and is taken for it
+        stranger.issue([ticket(1, fence)])
+    assert worker.lease("w", 0) is None and worker.refused["ticket"] == 1
+    assert [(each.key, each.reason) for each in trainer.expired(fence)] == [(Key(0, 1, 0), "ticket_corrupt")]
+    stranger.put_weights(fence, 3, Controls(0.1), b"weights", keep=2)
+    assert worker.newer_weights((0, -1), 0.01) is None and worker.refused["weights"] == 1
+    assert worker.weights((fence, 3), 0.01) is None
+
+
+def test_a_shard_is_refused_by_what_it_says_of_itself(make: Callable[..., Transport]) -> None:
+    trainer = make()
+    fence = opened(trainer)
+    trainer.issue([ticket(0, fence)])
+    lease = leased(trainer)
+    trainer.commit(lease, product(lease, version=10**9))
+    got = trainer.receive(1.0, objection=lambda claims: "too new" if claims.version > 5 else "")
+    assert isinstance(got, Missing) and (got.reason, got.detail) == ("payload_corrupt", "too new")
+
+
+def test_an_answer_that_waiting_does_not_cure_is_told_at_once(
+    make: Callable[..., Transport], server: EmbeddedServer
+) -> None:
+    trainer = make()
+    with server.client() as client:
+        client.rpush(trainer._key("state"), "a list")
+        with pytest.raises(QueueRefused, match=r"WRONGTYPE.*sparring resume"):
+            trainer.state()
+        client.delete(trainer._key("state"))
+
+
+def test_what_passes_is_waited_for(make: Callable[..., Transport], server: EmbeddedServer) -> None:
+    """As after a failover, while the server is a replica that takes no writes."""
+    trainer = make()
+    with server.client() as client:
+        client.replicaof("127.0.0.1", 1)
+        timer = threading.Timer(0.3, lambda: client.replicaof("NO", "ONE"))
+        timer.start()
+        try:
+            assert opened(trainer) == 1
+        finally:
+            timer.join()

@@ -42,6 +42,7 @@ def full_state() -> RunState:
         drift_sum=0.5,
         dropped=Counter({"stale": 2, "lease_expired": 1}),
         set_aside=1,
+        missing=64,
         outstanding=6,
         leased=2,
         ready=3,

@@ -70,7 +70,7 @@ def test_everything_comes_back_as_it_was(tmp_path: Path) -> None:
     state = {"optimizer": optimizer.state_dict(), "robust_share": 0.25}
     networks = {"model": model, "ema": network(seed=2)}
     path = checkpoints.save(tmp_path, networks, Checkpoint(12, state, LEDGER, COUNTERS, OWNERS), keep=2)
-    files = ["ema.safetensors", "model.safetensors", "progress.json", "state.pt"]
+    files = ["digests.json", "ema.safetensors", "model.safetensors", "progress.json", "state.pt"]
     assert path == checkpoints.latest(tmp_path) and names(path) == files
     others = {"model": network(seed=1), "ema": network(seed=1)}
     checkpoints.load_networks(path, others)
@@ -118,6 +118,52 @@ def test_what_a_killed_process_left_is_no_checkpoint_and_is_cleared_away(tmp_pat
     assert checkpoints.latest(tmp_path) is None
     write(tmp_path, 1)
     assert names(tmp_path) == ["step-000000001"]
+
+
+def killed_before_the_renaming(folder: Path, step: int) -> None:
+    """Leave a checkpoint as a process does that is killed when all of it is written."""
+    path = write(folder, step)
+    path.rename(folder / f".partial-4711-{path.name}")
+
+
+def test_what_a_killed_process_had_written_whole_is_recovered(tmp_path: Path) -> None:
+    write(tmp_path, 1)
+    killed_before_the_renaming(tmp_path, 7)
+    recovered = checkpoints.recover(tmp_path)
+    assert recovered == checkpoints.latest(tmp_path) == tmp_path / "step-000000007"
+    assert checkpoints.load_state(recovered).step == 7 and checkpoints.recover(tmp_path) is None
+
+
+@pytest.mark.parametrize("file", ["digests.json", "model.safetensors", "state.pt"])
+def test_what_a_killed_process_had_written_in_part_is_not(tmp_path: Path, file: str) -> None:
+    write(tmp_path, 1)
+    killed_before_the_renaming(tmp_path, 7)
+    (tmp_path / ".partial-4711-step-000000007" / file).unlink()
+    assert checkpoints.recover(tmp_path) is None and checkpoints.latest(tmp_path) == tmp_path / "step-000000001"
+
+
+def test_a_checkpoint_that_is_being_deleted_is_not_recovered(tmp_path: Path) -> None:
+    path = write(tmp_path, 7)
+    path.rename(tmp_path / f".deleted-{path.name}")
+    assert checkpoints.recover(tmp_path) is None
+    write(tmp_path, 1)
+    assert names(tmp_path) == ["step-000000001"]
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "state.pt", "progress.json"])
+def test_a_bit_that_flips_is_noticed_and_the_checkpoint_before_is_used(
+    tmp_path: Path, file: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    before, newest = write(tmp_path, 1), write(tmp_path, 2)
+    content = bytearray((newest / file).read_bytes())
+    content[len(content) // 2] ^= 4
+    (newest / file).write_bytes(content)
+    assert checkpoints.latest(tmp_path) == before
+    assert f"{newest} is damaged: {file} changed after" in caplog.text
+    content = bytearray((before / file).read_bytes())
+    (before / file).write_bytes(content[:-1])
+    with pytest.raises(SparringError, match=rf"step-000000002 is damaged \({file} .* no other"):
+        checkpoints.latest(tmp_path)
 
 
 def cut(name: str, size: int) -> Callable[[Path], None]:

@@ -28,15 +28,27 @@ def test_whenever_it_is_saved_a_resume_makes_exactly_the_steps_that_are_left(rep
         consumed = Consumed()
         for keys, replay in islice(every, made):
             consumed.add(Step(keys, replay), replays)
-        again = consumed_by(Checkpoint(made, {}, consumed.state(), {}))
+        again = consumed_by(Checkpoint(made, {}, consumed.state(), {}), plan.shards_by_epoch)
         assert steps_of(plan, again) == every[made:]
 
 
 def test_what_goes_on_does_not_change_the_checkpoint_that_it_began_from() -> None:
     kept = Checkpoint(1, {}, {"epoch": 0, "done": {"0": [0]}, "set_aside": {}, "replay": 0}, {})
-    consumed_by(kept).add(Step((Key(0, 1, 0),)), 1)
+    consumed_by(kept, (2,)).add(Step((Key(0, 1, 0),)), 1)
     assert kept.ledger["done"] == {"0": [0]}
 
 
 def test_without_a_checkpoint_it_begins_at_the_beginning() -> None:
-    assert consumed_by(None) == Consumed(0, {}, 0)
+    assert consumed_by(None, (2,)) == Consumed(0, {}, 0)
+
+
+def test_tickets_that_an_asynchronous_run_has_set_aside_are_made_first() -> None:
+    ledger = {"epoch": 2, "done": {"2": [1]}, "set_aside": {"0": [3]}}
+    consumed = consumed_by(Checkpoint(9, {}, ledger, {}), (5, 5, 3))
+    plan = Plan(20, 4, 2, 2, 0)
+    left = [number for keys in plan.steps(consumed.epoch, consumed.done) for number in keys]
+    assert left == [Key(0, 3, 0)]
+    consumed.add(Step((Key(0, 3, 0),)), 1)
+    assert consumed.epoch == 0 and set(consumed.done["0"]) == set(range(5)) and set(consumed.done["1"]) == set(range(5))
+    consumed.add(Step((Key(2, 0, 0),)), 1)
+    assert consumed.done == {"2": [1, 0]}

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
+from sparring.queue.codec import Objection
 from sparring.queue.messages import Missing, Shard
 from sparring.queue.transport import Transport
 
@@ -16,8 +17,8 @@ RECEIVE_S = 0.5
 class Arrivals(Protocol):
     """What has come to the trainer."""
 
-    def start(self) -> None:
-        """Begin to receive."""
+    def start(self, objection: Objection) -> None:
+        """Begin to receive; `objection` may be asked in another thread."""
 
     def take(self, timeout_s: float) -> list[Shard | Missing]:
         """All that has arrived; waits up to `timeout_s` for the first."""
@@ -33,9 +34,10 @@ class Inbox:
         self._transport, self._fence = transport, fence
         self._received: queue.Queue[Shard | Missing | Exception] = queue.Queue()
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._receive, name="inbox", daemon=True)
+        self._thread: threading.Thread | None = None
 
-    def start(self) -> None:
+    def start(self, objection: Objection) -> None:
+        self._thread = threading.Thread(target=self._receive, args=(objection,), name="inbox", daemon=True)
         self._thread.start()
 
     def take(self, timeout_s: float) -> list[Shard | Missing]:
@@ -51,12 +53,13 @@ class Inbox:
 
     def close(self) -> None:
         self._closing.set()
-        self._thread.join(timeout=5)
+        if self._thread is not None:
+            self._thread.join(timeout=5)
 
-    def _receive(self) -> None:
+    def _receive(self, objection: Objection) -> None:
         while not self._closing.is_set():
             try:
-                received = self._transport.receive(RECEIVE_S, self._fence())
+                received = self._transport.receive(RECEIVE_S, self._fence(), objection)
             except Exception as error:
                 self._received.put(error)
                 return

@@ -30,11 +30,13 @@ from sparring.config import (
 )
 from sparring.engines.asynchronous.broadcaster import Broadcaster
 from sparring.engines.asynchronous.inbox import Arrivals
+from sparring.engines.asynchronous.objections import objection
 from sparring.engines.asynchronous.own_attack import own_attacks
 from sparring.errors import SparringError
+from sparring.queue.codec import Claims
 from sparring.queue.ledger import Ledger
-from sparring.queue.messages import Key, Missing, Shard, Ticket
-from sparring.queue.transport import QueueLost, Transport
+from sparring.queue.messages import Key, Missing, Returned, Shard, Ticket
+from sparring.queue.transport import FencedOut, QueueLost, Transport
 from sparring.trainer.checkpoints import Checkpoint
 from sparring.trainer.experiment import Experiment
 from sparring.trainer.learner import StepResult
@@ -63,7 +65,6 @@ class Loop:
         broadcaster: Broadcaster,
         inbox: Arrivals,
         *,
-        at_least_fence: int,
         resumed: Checkpoint | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -88,7 +89,9 @@ class Loop:
             self.ledger.restore(kept["epoch"], kept["done"], kept["set_aside"])
             self.ledger.dropped.update(session.state.dropped)
         session.training.ledger = self.ledger.state
-        self.fence = transport.open(at_least_fence)
+        self.fence = 0
+        self._open()
+        self.tickets: dict[Key, Ticket] = {}  # of the attempts whose shards have not come
         self.shards: dict[Key, tuple[Shard, int]] = {}  # with the step at which each arrived
         self.own = own_attacks(experiment, self.learner, session.heads, transport, clock)
         self.attack_s = self.step_s = self.idle_s = 0.0  # running means in seconds: per shard, per shard, per step
@@ -99,7 +102,7 @@ class Loop:
 
     def run(self) -> str:
         """Train to the end of the run; returns how it ended: finished, stopped or interrupted."""
-        self._inbox.start()
+        self._inbox.start(self.objection)
         try:
             self._publish(older=True)
             while not self.ledger.finished and not self.session.should_stop():
@@ -111,7 +114,14 @@ class Loop:
         finally:
             self._inbox.close()
             self.broadcaster.close()
-        return self.session.finish()
+        self._count()
+        return self._ended(self.session.finish())
+
+    def _ended(self, phase: str) -> str:
+        """`phase`, or `incomplete` where more examples were not trained on than queue.missing_share allows."""
+        total = sum(self.plan.examples(epoch) for epoch in range(self.plan.epochs))
+        allowed = self.config.queue.missing_share * total
+        return "incomplete" if phase == "finished" and self.session.state.missing > allowed else phase
 
     def step(self, keys: tuple[Key, ...]) -> None:
         """Train on the shards of `keys`, publish if that is due, and only then return their permits."""
@@ -125,6 +135,7 @@ class Loop:
         self.session.watch_staleness(shards)
         watched = self.clock()
         result = self.learn(shards, arrivals)
+        self.ledger.trained(keys)
         self.step_s = running_mean(self.step_s, (refreshed - began + self.clock() - watched) / len(shards))
         self.session.state.worker_shards += sum(shard.worker != "trainer" for shard in shards)
         self.session.state.trainer_shards += sum(shard.worker == "trainer" for shard in shards)
@@ -168,8 +179,8 @@ class Loop:
 
     @property
     def between_steps(self) -> bool:
-        """No shard is consumed but not yet retired, so weights and ledger agree."""
-        return not self.ledger.consuming
+        """Weights and ledger agree, so that a checkpoint may be written."""
+        return self.ledger.between_steps
 
     def collect(self) -> tuple[Key, ...] | None:
         """Wait for the shards of a step, none staler than the bound; None if the run is to stop or to be pruned.
@@ -213,7 +224,16 @@ class Loop:
         keys = self.ledger.issue(self.in_flight if self.exchange and self.ledger.depth > 0 else None)
         if not keys:
             return
-        self.transport.issue([self._ticket(key) for key in keys])
+        tickets = [self._ticket(key) for key in keys]
+        self.tickets.update(zip(keys, tickets, strict=True))
+        self.transport.issue(tickets)
+
+    def objection(self, claims: Claims) -> str:
+        """Why a shard is not what its ticket asked for; empty: it is, or nobody waits for it. Any thread may ask."""
+        ticket, learner = self.tickets.get(claims.key), self.learner
+        if ticket is None:
+            return ""
+        return objection(claims, ticket, learner.dataset.shape, learner.step, learner.knows)
 
     def _ticket(self, key: Key) -> Ticket:
         indices, starts = self.plan.indices(key.epoch, key.number), self.session.starts
@@ -266,8 +286,9 @@ class Loop:
         if received.fence != self.fence:
             return
         if isinstance(received, Missing):
-            self._lose(received.key, received.reason, received.detail)
+            self._lose(Returned(received.key, received.reason, received.detail))
             return
+        self.tickets.pop(received.key, None)
         if self.ledger.arrive(received.key, received.version) == "accepted":
             self.shards[received.key] = (received, self.learner.step)
             if self.arrivals == 0:
@@ -290,9 +311,8 @@ class Loop:
         if now - self._housekept_at < HOUSEKEEPING_S:
             return
         self._housekept_at = now
-        for key, reason, error in self.transport.expired(self.fence):
-            self._lose(key, reason, error)
-        self.own.renew()
+        for returned in self.transport.expired(self.fence):
+            self._lose(returned)
         self.broadcaster.settle(wait=False)
         self._apply_target(self.transport.target_count())
         if self.transport.stop_requested():
@@ -311,27 +331,51 @@ class Loop:
         self.attacks_itself, self.idle_device = trainer_attacks(config), trainer_would_idle(config)
         torch.set_num_threads(trainer_threads(config))
 
-    def _lose(self, key: Key, reason: str, error: str) -> None:
+    def _lose(self, returned: Returned) -> None:
+        """Issue the ticket again; one whose attack failed too often is set aside.
+
+        Raises:
+            SparringError: too many are.
+        """
+        key, reason, error, worker = returned
+        self.tickets.pop(key, None)
         if reason == "handed_back":
-            self.ledger.hand_back(key)
+            self.ledger.lose(key, reason)
             return
         self.last_error = error or self.last_error
-        self.ledger.lose(key, reason)
-        log.warning("ticket %s lost: %s %s", key, reason, error)
-        allowed = 0 if self.session.heads.on else max(3, SET_ASIDE_SHARE * self.plan.shards(0))
+        log.warning("ticket %s lost: %s %s %s", key, reason, worker, error)
+        if reason != "failed":
+            self.ledger.lose(key, reason)
+            return
+        self.ledger.fail(key, worker, kind=error.partition(":")[0])
+        share = max(SET_ASIDE_SHARE, self.config.queue.missing_share)
+        allowed = 0 if self.session.heads.on else max(3, share * self.plan.shards(0))
         if len(self.ledger.set_aside) > allowed:
             raise SparringError(
                 f"{len(self.ledger.set_aside)} tickets were set aside after queue.attempts = "
-                f"{self.config.queue.attempts} failed attempts each; the last error of a worker: "
-                f"{self.last_error or 'none, its process died'}. See the logs in the run's folder."
+                f"{self.config.queue.attempts} failed attempts or more each; the last error of a worker: "
+                f"{self.last_error}. See the logs in the run's folder. `sparring resume` makes them again."
             )
+
+    def _open(self) -> None:
+        """Take the queue under a fence above every earlier one, the run's and the server's.
+
+        Raises:
+            FencedOut: a later start or resume of the run has taken over.
+        """
+        run = self.session.run
+        if self.fence and run.fence > self.fence:
+            raise FencedOut(f"this trainer's fence {self.fence} is no longer current: the run was started again.")
+        self.fence = run.next_fence(self.transport.current_fence())
+        self.transport.open(self.fence)
 
     def _start_over(self) -> None:
         """The server was restarted empty: take a new fence and issue again everything that is not consumed."""
         self.broadcaster.settle()  # a broadcast under the old fence would be refused under the new one
-        self.fence = self.transport.open(self.fence)
+        self._open()
         self.ledger.reissue_everything()
         self.shards.clear()
+        self.tickets.clear()
         self.own.drop()
         log.warning("the queue was lost; fence is now %d", self.fence)
         self._publish(older=True)
@@ -341,7 +385,10 @@ class Loop:
         state.outstanding, state.ready = ledger.outstanding, ledger.ready
         state.dropped.clear()
         state.dropped.update({reason: count for reason, count in ledger.dropped.items() if count})
+        state.refused.clear()
+        state.refused.update(self.transport.refused)
         state.set_aside = len(ledger.set_aside)
+        state.missing = sum(len(self.plan.indices(key.epoch, key.number)) for key in ledger.set_aside)
 
     def _measure_queue(self) -> None:
         state, usage = self.session.state, self.transport.usage()

@@ -37,9 +37,6 @@ class OwnAttacks(Protocol):
     def advance(self) -> Shard | None:
         """One attack step; the shard, once it is finished and its lease is still live."""
 
-    def renew(self) -> None:
-        """Renew the leases."""
-
     def drop(self) -> None:
         """Forget the tickets in work."""
 
@@ -84,10 +81,6 @@ class OwnAttack:
         self.drop()
         return work.shard() if self._transport.finish_local(lease) else None
 
-    def renew(self) -> None:
-        if self.lease is not None:
-            self._transport.renew(self.lease)
-
     def drop(self) -> None:
         self.lease = self._work = None
 
@@ -129,12 +122,6 @@ class OwnFinish:
             return None
         lease = self._leases.pop((shard.fence, shard.key))
         return self._heads.received(shard) if self._transport.finish_local(lease) else None
-
-    def renew(self) -> None:
-        for owner, lease in self._leases.copy().items():
-            if not self._transport.renew(lease):
-                del self._leases[owner]
-                self._finisher.drop(owner)
 
     def drop(self) -> None:
         self._leases.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import replace
 from typing import Any
 
@@ -30,6 +31,7 @@ class Actors:
 
     def __init__(self, experiment: Experiment, run: Run, queue: Queue, sources: dict[str, str]) -> None:
         self.config, self.run, self.queue = experiment.config, run, queue
+        self.secret = secrets.token_bytes(32)  # signs what goes through the queue
         self.for_trainer = actor_inputs(sources, replace(experiment.live, helper=experiment.helper))
         self.for_workers = actor_inputs(sources, experiment.for_workers())
         self.store_name = f"sparring-snapshots-{run.id}"
@@ -60,8 +62,8 @@ class Actors:
         )
         return made.remote(kept_snapshots(self.config.staleness))
 
-    def _queue(self) -> tuple[str, str | None]:
-        return self.queue.url, self.queue.password
+    def _queue(self) -> tuple[str, str | None, bytes]:
+        return self.queue.url, self.queue.password, self.secret
 
 
 def _reserved(settings: TrainerSettings | WorkersSettings) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,12 +19,13 @@ import ray
 from sparring.config import RaySettings, to_toml, with_workers
 from sparring.engines import Outcome
 from sparring.engines.ray.actors import Actors
+from sparring.engines.ray.health import Health
 from sparring.engines.ray.nodes import ask_for_nodes, let_nodes_go
 from sparring.engines.ray.pool import Pool
-from sparring.errors import SparringError, UsageError, file_failure
+from sparring.errors import SparringError, UsageError
 from sparring.machine.signals import stopping_on_signals
 from sparring.observe.state import Report, RunState
-from sparring.queue.connection import check_server, connect, raise_limit
+from sparring.queue.connection import QueueUnavailable, check_server, connect, raise_limit
 from sparring.queue.messages import WorkerTarget
 from sparring.queue.opening import Queue
 from sparring.queue.transport import Transport
@@ -32,7 +34,9 @@ from sparring.trainer.experiment import Experiment
 
 log = logging.getLogger(__name__)
 STOP_GRACE_S = 60.0
+CHECKPOINT_S = 30.0  # Ray ends this process a minute after its control server
 POLL_S = 0.5
+SHUTDOWN_S = 30.0
 
 
 def require_no_ray() -> None:
@@ -69,7 +73,17 @@ def ray_cluster(settings: RaySettings, trainer_cpus: float) -> Iterator[None]:
     try:
         yield
     finally:
-        ray.shutdown()
+        _shut_down()
+
+
+def _shut_down() -> None:
+    """End the connection to Ray, and Ray itself if it is local; wait no longer than SHUTDOWN_S: where Ray's processes
+    have died, it may wait for their answers for ever."""
+    ending = threading.Thread(target=ray.shutdown, name="ray-shutdown", daemon=True)
+    ending.start()
+    ending.join(SHUTDOWN_S)
+    if ending.is_alive():
+        log.error("Ray did not shut down within %g s; its processes may be left on this host", SHUTDOWN_S)
 
 
 class Driver:
@@ -83,6 +97,7 @@ class Driver:
         self.transport = Transport(self.client, run.id, lease_s=settings.lease_s, timeout_s=settings.timeout_s)
         self.actors, transport = Actors(experiment, run, queue, sources), self.transport
         self.pool = Pool(self.actors.worker, transport.drop_worker, transport.request_stop, transport.forget_worker)
+        self.health = Health()
         self.interrupted = False
         self.state = RunState(engine="ray", dataset=config.data.name, total_steps=0)
 
@@ -105,9 +120,9 @@ class Driver:
                 self.pool.stop(STOP_GRACE_S if self.interrupted else 15.0)
                 let_nodes_go(self.config.ray)
                 evaluation = None
-                if outcome["phase"] == "finished":
+                if outcome["phase"] in ("finished", "incomplete"):
                     evaluation = self._evaluate(trainer)
-                    outcome["phase"] = "finished" if evaluation is not None else "stopped"
+                    outcome["phase"] = outcome["phase"] if evaluation is not None else "stopped"
             finally:
                 self._close(trainer)
         phase = "interrupted" if self.interrupted else outcome["phase"]
@@ -118,10 +133,11 @@ class Driver:
     def _with_restarts(self, trainer: Any) -> dict[str, Any]:
         deaths, last_step = 0, -1
         while True:
-            training = trainer.train.remote(self.run.next_fence())
+            training = trainer.train.remote()
             try:
                 outcome: dict[str, Any] = self._until_done(training)
             except ray.exceptions.RayActorError as error:
+                self._require_ray()
                 deaths = deaths + 1 if self.state.step <= last_step else 1
                 last_step = self.state.step
                 log.warning("the trainer died at step %d (%d in a row): %s", last_step, deaths, error)
@@ -136,11 +152,7 @@ class Driver:
                 self._until_restarted(trainer)
                 continue
             except ray.exceptions.RayTaskError as error:
-                cause = error.cause
-                if isinstance(cause, OSError):
-                    cause = file_failure(cause, self.run.path)
-                text = str(cause) if isinstance(cause, SparringError) else repr(cause)
-                raise SparringError(f"the trainer failed: {text} See {self.run.path / 'logs'}.") from error
+                raise SparringError(f"the trainer failed: {error.cause!r} See {self.run.path / 'logs'}.") from error
             if outcome["phase"] == "failed":
                 died = f" A worker died: {self.pool.last_error}" if self.pool.last_error else ""
                 raise SparringError(outcome["error"] + died)
@@ -150,11 +162,12 @@ class Driver:
         """Wait until Ray has restarted the process of a dead trainer; until then calls fail."""
         limit = time.monotonic() + self.config.workers.start_timeout_s
         while True:
+            self._require_ray()
             try:
-                ray.get(trainer.__ray_ready__.remote(), timeout=max(1.0, limit - time.monotonic()))
+                ray.get(trainer.__ray_ready__.remote(), timeout=POLL_S)
                 return
             except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
-                if time.monotonic() > limit:
+                if self.interrupted or time.monotonic() > limit:
                     raise SparringError(
                         f"the trainer's process was not restarted within workers.start_timeout_s = "
                         f"{self.config.workers.start_timeout_s:g} s; `sparring resume {self.run.path}` continues."
@@ -168,8 +181,12 @@ class Driver:
             if done:
                 result: dict[str, Any] = ray.get(task)
                 return result
-            self._reconcile()
-            self._refresh_status()
+            self._require_ray()
+            try:
+                self._reconcile()
+                self._refresh_status()
+            except QueueUnavailable as error:
+                return self._last_word(task, error)
             if self.interrupted and asked_at is None:
                 asked_at = time.monotonic()
                 self.run.request_stop()  # also in the folder: a trainer that opens the queue only now clears it there
@@ -179,6 +196,37 @@ class Driver:
                     f"the trainer did not stop within {STOP_GRACE_S:.0f} s and was killed; its last checkpoint is in "
                     f"{self.run.checkpoints}."
                 )
+
+    def _require_ray(self) -> None:
+        """Where Ray no longer works, let the trainer write its checkpoint, which it is told through the queue.
+
+        Raises:
+            SparringError: it does not.
+        """
+        problem = self.health.check()
+        if not problem:
+            return
+        log.error("%s. Waiting for the trainer's checkpoint.", problem)
+        self.run.request_stop()
+        self.transport.request_stop()
+        limit = time.monotonic() + CHECKPOINT_S
+        while time.monotonic() < limit and (self.transport.state() or {}).get("phase") == "training":
+            time.sleep(POLL_S)
+        raise SparringError(
+            f"{problem}. The last checkpoint is in {self.run.checkpoints}; `sparring resume {self.run.path}` continues."
+        )
+
+    def _last_word(self, task: Any, error: QueueUnavailable) -> dict[str, Any]:
+        """The queue is gone: the trainer notices that too, saves its checkpoint, and says so.
+
+        Raises:
+            QueueUnavailable: it did not, in the time that it has.
+        """
+        log.error("%s Waiting for the trainer's checkpoint.", error)
+        if not ray.wait([task], timeout=self.config.queue.timeout_s + STOP_GRACE_S)[0]:
+            raise error
+        outcome: dict[str, Any] = ray.get(task)
+        return outcome
 
     def _reconcile(self) -> None:
         """Start or stop workers until their number is the target, and restart dead ones."""
@@ -216,13 +264,21 @@ class Driver:
         """Read the run's status from the queue and report it."""
         status = self.transport.state()
         if status is not None:
-            restarts = self.state.trainer_restarts
-            self.state = RunState.from_dict(status)
-            self.state.trainer_restarts = restarts
+            self._take_over(status)
         self.state.workers_wanted = self.config.workers.count
         if self.pool.last_error and not self.state.message:
             self.state.message = f"a worker died: {self.pool.last_error}"
         self.report(self.state, self.transport.heartbeats())
+
+    def _take_over(self, status: dict[str, Any]) -> None:
+        """Replace the state by the trainer's; one that is damaged is passed over."""
+        try:
+            found = RunState.from_dict(status)
+        except ValueError as error:
+            log.warning("refused from the queue: state: %s", error)
+            return
+        found.trainer_restarts = self.state.trainer_restarts
+        self.state = found
 
     def _evaluate(self, trainer: Any) -> dict[str, Any] | None:
         """The evaluation, or None if the run is stopped before it ends. A trainer that dies starts it again."""
@@ -256,9 +312,10 @@ class Driver:
         self.interrupted = True
 
     def _close(self, trainer: Any) -> None:
-        self.pool.stop(0)
-        ray.kill(trainer, no_restart=True)
-        let_nodes_go(self.config.ray)
+        if not self.health.problem:
+            self.pool.stop(0)
+            ray.kill(trainer, no_restart=True)
+            let_nodes_go(self.config.ray)
         self.run.connection.unlink(missing_ok=True)
         try:
             self.transport.forget()

@@ -15,7 +15,7 @@ from sparring.engines.asynchronous.inbox import Inbox
 from sparring.engines.asynchronous.loop import Loop
 from sparring.engines.ray.actor_inputs import ActorInputs
 from sparring.engines.ray.snapshots import open_route
-from sparring.errors import RollBack, SparringError
+from sparring.errors import RollBack, SparringError, file_failure
 from sparring.machine.devices import device_for
 from sparring.machine.logs import to_file
 from sparring.machine.memory import keep_freed_memory
@@ -36,7 +36,14 @@ class Trainer:
     """Holds one session; `train` runs it to its end, `evaluate` measures the weights that came out."""
 
     def __init__(
-        self, tree: dict[str, Any], run_path: str, url: str, password: str | None, store: str, inputs: ActorInputs
+        self,
+        tree: dict[str, Any],
+        run_path: str,
+        url: str,
+        password: str | None,
+        secret: bytes,
+        store: str,
+        inputs: ActorInputs,
     ) -> None:
         self.live = inputs.unpack()
         self.config, self.run, self.store = from_tree(tree), Run(Path(run_path)), store
@@ -50,11 +57,12 @@ class Trainer:
             lease_s=settings.lease_s,
             timeout_s=settings.timeout_s,
             wire=settings.wire,
+            secret=secret,
         )
         self.device = device_for(self.config.trainer.device, self.config.trainer.num_gpus)
         self.session: Session | None = None
 
-    def train(self, fence: int) -> dict[str, Any]:
+    def train(self) -> dict[str, Any]:
         """Train from the newest checkpoint or from the beginning; returns the last phase and state, or the error."""
         loop = None
         try:
@@ -71,19 +79,23 @@ class Trainer:
                         self.transport,
                         Broadcaster(session, route),
                         Inbox(self.transport, lambda: self.transport.fence),
-                        at_least_fence=fence - 1,
                         resumed=resumed,
                     )
                     try:
                         return {"phase": loop.run(), "state": session.state.as_dict()}
                     except RollBack as error:
                         loop = None  # these weights must not be saved
-                        resumed, fence = session.roll_back(error), self.run.next_fence()
-        except SparringError as error:
+                        resumed = session.roll_back(error)
+        except Exception as error:
             log.exception("training failed")
             if loop is not None and loop.between_steps:
                 self._save(loop)
-            return {"phase": "failed", "error": str(error)}
+            return {"phase": "failed", "error": self._explained(error)}
+
+    def _explained(self, error: Exception) -> str:
+        if isinstance(error, OSError):
+            error = file_failure(error, self.run.path)
+        return str(error) if isinstance(error, SparringError) else f"{error!r}. See {self.run.path / 'logs'}."
 
     def _save(self, loop: Loop) -> None:
         """Keep what was trained, unless the disk is what failed."""

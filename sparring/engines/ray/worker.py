@@ -45,7 +45,7 @@ from sparring.models.forward import for_training
 from sparring.queue.connection import connect
 from sparring.queue.messages import Key, Lease, Shard, Stop, Ticket
 from sparring.queue.sizing import kept_snapshots
-from sparring.queue.transport import Transport
+from sparring.queue.transport import QueueFull, Transport
 from sparring.runs import Run
 from sparring.trainer.experiment import Experiment, build_experiment
 from sparring.workers.attackers import attacker_of
@@ -56,7 +56,6 @@ from sparring.workers.task import Task
 log = logging.getLogger(__name__)
 LEASE_WAIT_S = 0.5
 LEAVE_WITHIN_S = 30.0  # then a worker that is to leave hands unfinished tickets back
-FAILURES = (SparringError, RuntimeError, ValueError)  # of an attack: each costs its ticket one attempt
 
 
 class Worker:
@@ -70,6 +69,7 @@ class Worker:
         run_id: str,
         url: str,
         password: str | None,
+        secret: bytes,
         store: str,
         inputs: ActorInputs,
     ) -> None:
@@ -85,6 +85,7 @@ class Worker:
                 lease_s=settings.lease_s,
                 timeout_s=settings.timeout_s,
                 wire=settings.wire,
+                secret=secret,
             )
 
         self.transport, self.beating = transport(), transport()
@@ -166,8 +167,11 @@ class Worker:
         """
         while self._may_take():
             began = time.monotonic()
-            lease = self.transport.lease(self.name, 0.0 if self.leases or self.made else LEASE_WAIT_S)
-            if not self.leases:
+            idle = not self.leases
+            lease = self.transport.lease(self.name, LEASE_WAIT_S if idle and not self.made else 0.0)
+            if isinstance(lease, Lease):
+                self.leases[lease.owner] = lease  # at once: what follows may wait, and leases must be renewed meanwhile
+            if idle:
                 self.counts["wait_seconds"]["ticket"] += time.monotonic() - began
             self.push_made()
             if isinstance(lease, Stop):
@@ -193,7 +197,7 @@ class Worker:
         began, waited = time.monotonic(), self._waited_for_weights()
         try:
             shards = self.attacks.advance()
-        except FAILURES as error:
+        except Exception as error:  # whatever a user's method raises
             self.attacks.clear()
             for lease in list(self.leases.values()):
                 self._fail(lease, error)
@@ -212,7 +216,10 @@ class Worker:
             return
         (lease, shard), self.under_way = self.under_way, None
         error = push.exception()
-        if isinstance(error, FAILURES):
+        if isinstance(error, QueueFull):
+            log.warning("ticket %s: %s", lease.ticket.key, error)
+            self.transport.refuse(lease, "queue_full", str(error))
+        elif isinstance(error, Exception):
             self._fail(lease, error)
         elif not push.result():
             self.counts["abandoned"] += 1
@@ -259,7 +266,6 @@ class Worker:
     def _begin(self, lease: Lease) -> None:
         """Begin the attack on a ticket, or hand it back where nobody waits for it."""
         ticket, began, waited = lease.ticket, time.monotonic(), self._waited_for_weights()
-        self.leases[lease.owner] = lease
 
         def task_of(epsilon: float) -> Task:
             start = unpacked(ticket.starts, self.dataset.shape, epsilon)
@@ -269,7 +275,7 @@ class Worker:
             self._require_same_data(lease.ticket)
             if not self.attacks.begin(ticket, task_of, lambda: self._abandoned(lease)):
                 self._hand_back(lease)
-        except FAILURES as error:
+        except Exception as error:
             self._fail(lease, error)
         finally:
             self.counts["busy_seconds"] += time.monotonic() - began - (self._waited_for_weights() - waited)

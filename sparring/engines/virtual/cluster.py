@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import zip_longest
@@ -160,11 +160,14 @@ class VirtualTransport:
     """The queue as the trainer's loop sees it."""
 
     def __init__(self, cluster: Cluster) -> None:
-        self._cluster, self._fence = cluster, 0
+        self._cluster = cluster
+        self.refused: Counter[str] = Counter()
 
-    def open(self, at_least: int = 0) -> int:
-        self._fence = max(self._fence, at_least) + 1
-        return self._fence
+    def current_fence(self) -> int:
+        return 0
+
+    def open(self, fence: int) -> None:
+        """Workers have no other fence."""
 
     def issue(self, tickets: list[Ticket]) -> None:
         again = [ticket for ticket in tickets if ticket.key.attempt]
@@ -183,9 +186,6 @@ class VirtualTransport:
 
     def finish_local(self, lease: Lease) -> bool:
         return self._cluster.leases.pop(lease.owner, None) is lease
-
-    def renew(self, lease: Lease) -> bool:
-        return self._cluster.is_live(lease)
 
     def target_count(self) -> int | None:
         return None

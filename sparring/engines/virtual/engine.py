@@ -20,6 +20,7 @@ from sparring.engines.virtual.events import populate, speed_of
 from sparring.engines.virtual.own_attack import VirtualOwn, VirtualRank
 from sparring.engines.virtual.times import allreduce_s, prepare_s
 from sparring.engines.virtual.worker import FinishingWorker, NewestWorker, VirtualWorker
+from sparring.queue.codec import Objection
 from sparring.queue.messages import Key, Missing, Shard
 from sparring.queue.sizing import kept_snapshots
 from sparring.trainer.checkpoints import Checkpoint
@@ -68,7 +69,6 @@ class VirtualLoop(Loop):
             transport,
             broadcaster,
             VirtualInbox(cluster),
-            at_least_fence=session.state.fence,
             resumed=resumed,
             clock=cluster.clock,
         )
@@ -105,7 +105,7 @@ class VirtualInbox:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
 
-    def start(self) -> None:
+    def start(self, objection: Objection) -> None:
         """Nothing to start."""
 
     def take(self, timeout_s: float) -> list[Shard | Missing]:

@@ -51,9 +51,6 @@ class VirtualOwn:
         self._cluster.advance(seconds)
         return None if shard is None else self._cluster.timed(shard)
 
-    def renew(self) -> None:
-        self._own.renew()
-
     def drop(self) -> None:
         self._own.drop()
 

@@ -134,9 +134,13 @@ RUN = Dashboard(
         ),
         Panel(
             "Drops by reason",
-            "Shards per second that were lost or discarded. stale: above the staleness bound.",
+            "Shards per second that were lost or discarded, entries of the queue that were refused. stale: above the "
+            "staleness bound.",
             "short",
-            (rate("sparring_shards_dropped_total", "{{reason}}", by="reason"),),
+            (
+                rate("sparring_shards_dropped_total", "{{reason}}", by="reason"),
+                rate("sparring_queue_entries_refused_total", "refused: {{what}}", by="what"),
+            ),
             "stacked",
         ),
         Panel(

@@ -19,6 +19,6 @@ while true do
     redis.call('ZADD', KEYS[4], string.format('%.0f', deadline), member)
     redis.call('HSET', KEYS[5], member, ARGV[1])
     if redis.call('LLEN', KEYS[3]) > redis.call('LLEN', KEYS[2]) then redis.call('LPOP', KEYS[3]) end
-    return {string.sub(entry, blob_at), fence}
+    return {member, string.sub(entry, blob_at), fence}
   end
 end

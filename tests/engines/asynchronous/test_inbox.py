@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sparring.engines.asynchronous.inbox import Inbox
+from sparring.queue.codec import Objection
 from sparring.queue.messages import Controls, Key, Lease, Missing, Shard, Ticket
 from sparring.queue.transport import QueueLost, Transport
 from sparring.trainer.experiment import build_experiment
@@ -20,7 +21,7 @@ from tests.support.shards import shard_of
 @contextmanager
 def inbox(transport: Any) -> Iterator[Inbox]:
     made = Inbox(transport, lambda: transport.fence)
-    made.start()
+    made.start(lambda claims: "")
     try:
         yield made
     finally:
@@ -53,7 +54,7 @@ def test_all_that_has_arrived_is_taken_at_once(tmp_path: Path, transport: Transp
 class Failing:
     fence = 1
 
-    def receive(self, timeout_s: float, fence: int) -> None:
+    def receive(self, timeout_s: float, fence: int, objection: Objection) -> None:
         raise QueueLost("the server is away")
 
 

@@ -24,9 +24,10 @@ from sparring.engines.asynchronous.snapshot import Snapshot
 from sparring.errors import SparringError
 from sparring.models.arrays import size_bytes
 from sparring.observe.state import RunState
-from sparring.queue.messages import Controls, Lease
+from sparring.queue.messages import Controls, Key, Lease, Shard
 from sparring.queue.server import EmbeddedServer
-from sparring.queue.transport import Transport
+from sparring.queue.transport import FencedOut, Transport
+from sparring.runs import Run
 from sparring.trainer.experiment import build_experiment
 from sparring.trainer.guards.staleness import Remedies
 from sparring.trainer.session import Session
@@ -40,13 +41,14 @@ SHARDS = 15  # of 100 examples each in an epoch of the digits
 class Scene:
     """A loop, its server, the route of its snapshots, and workers that do as each test says."""
 
-    def __init__(self, root: Path, server: EmbeddedServer, **groups: Any) -> None:
+    def __init__(self, root: Path, server: EmbeddedServer, of: Run | None = None, **groups: Any) -> None:
+        """of: a run that is continued."""
         train = {"epochs": 1, "max_steps": None, "batch_size": 100, **groups.pop("train", {})}
         attack = {"steps": 1, "warmup_epochs": 0, **groups.pop("attack", {})}
         workers = {"count": 2} | groups.pop("workers", {})
         self.config = small(root, train=train, attack=attack, workers=workers, **groups)
         self.server = server
-        self.run = new_run(self.config)
+        self.run = of or new_run(self.config)
         experiment = build_experiment(self.config)
         self.experiment = experiment
         self.session = Session(experiment, self.run, torch.device("cpu"))
@@ -62,7 +64,7 @@ class Scene:
             transport,
             Broadcaster(self.session, self),
             Inbox(transport, lambda: transport.fence),
-            at_least_fence=0,
+            resumed=self.session.restore() if of else None,
         )
 
     def transport(self) -> Transport:
@@ -172,10 +174,69 @@ def test_a_server_that_lost_everything_costs_nothing_but_time(tmp_path: Path, se
     assert epochs_of(scene.run) == {0: Counter(range(SHARDS))}
 
 
-def test_a_ticket_that_always_fails_is_set_aside_and_the_rest_is_trained_on(
-    tmp_path: Path, server: EmbeddedServer
+def test_garbage_in_every_part_of_the_queue_is_refused_and_costs_nothing(
+    tmp_path: Path, server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("sparring.engines.asynchronous.loop.HOUSEKEEPING_S", 0.0)
     scene = Scene(tmp_path, server)
+    client, key = server.client(), scene.loop.transport._key
+
+    def litter(transport: Transport, lease: Lease) -> None:
+        client.zadd(key(f"ready:{lease.fence}"), {"garbage": 0, "0:99999:0": 0})
+        client.lpush(key("tickets"), "junk", f"{lease.fence} 0:5:7 junk")
+        client.hset(key("heartbeat"), "w9", b"1 \xc1")
+        client.hset(key("worker_target"), "count", "many")
+        client.hset(key("returned"), "junk", "junk")
+        client.zadd(key("leases"), {"junk": 0})
+        client.set(key("state"), "[")
+        scene.attack(transport, lease)
+
+    scene.worker("w", litter)
+    assert scene.run_to_end() == "finished"
+    assert {"member", "worker_target"} <= scene.session.state.refused.keys()
+    assert epochs_of(scene.run) == {0: Counter(range(SHARDS))}
+
+
+def test_what_is_signed_but_not_what_was_asked_for_is_attacked_again(tmp_path: Path, server: EmbeddedServer) -> None:
+    scene, spoilt = Scene(tmp_path, server), set[Key]()
+
+    def spoil_once(transport: Transport, lease: Lease) -> None:
+        key = lease.ticket.key
+        if key.attempt == 0 and key.number % 3 == 0:
+            spoilt.add(key)
+            few = torch.zeros(1, 1, 8, 8), torch.zeros(1, dtype=torch.int64)
+            record, version = scene.experiment.attack.record, lease.ticket.version
+            wrong = Shard(key, lease.fence, version, version, record, *few, worker="w")
+            transport.commit(lease, wrong)
+        else:
+            scene.attack(transport, lease)
+
+    scene.worker("w", spoil_once)
+    assert scene.run_to_end() == "finished" and len(spoilt) == 5
+    assert scene.session.state.dropped["payload_corrupt"] == 5
+    assert epochs_of(scene.run) == {0: Counter(range(SHARDS))}
+
+
+def test_a_fence_is_never_handed_out_twice_whatever_is_lost(tmp_path: Path, server: EmbeddedServer) -> None:
+    """The server is restarted empty, then server and trainer are lost at once."""
+    scene = Scene(tmp_path, server)
+    first = scene.loop.fence
+    server.client().flushall()
+    scene.loop._start_over()
+    second = scene.loop.fence
+    server.client().flushall()
+    again = Scene(tmp_path, server, of=scene.run)
+    assert first < second < again.loop.fence == scene.run.fence
+    with pytest.raises(FencedOut):
+        scene.loop._start_over()
+    again.ended.set()
+
+
+@pytest.mark.parametrize(("share", "phase"), [(0.0, "incomplete"), (0.1, "finished")])
+def test_a_ticket_that_always_fails_is_set_aside_and_the_run_does_not_end_as_if_it_had_it(
+    tmp_path: Path, server: EmbeddedServer, share: float, phase: str
+) -> None:
+    scene = Scene(tmp_path, server, queue={"missing_share": share})
 
     def fail_on_the_third(transport: Transport, lease: Lease) -> None:
         if lease.ticket.key.number == 2:
@@ -184,10 +245,14 @@ def test_a_ticket_that_always_fails_is_set_aside_and_the_rest_is_trained_on(
             scene.attack(transport, lease)
 
     scene.worker("w", fail_on_the_third)
-    assert scene.run_to_end() == "finished"
-    assert scene.session.state.set_aside == 1
-    assert scene.session.state.dropped["failed"] == 3
+    assert scene.run_to_end() == phase
+    assert scene.session.state.set_aside == 1 and scene.session.state.missing == 100
+    assert scene.session.state.dropped["failed"] == 6  # there is one worker only
     assert epochs_of(scene.run) == {0: Counter(set(range(SHARDS)) - {2})}
+    again = Scene(tmp_path, server, of=scene.run)
+    again.worker("w", again.attack)
+    assert again.run_to_end() == "finished" and again.session.state.set_aside == 0
+    assert epochs_of(scene.run) == {0: Counter(range(SHARDS))}
 
 
 def test_every_attempt_at_a_ticket_carries_the_same_warm_starts(tmp_path: Path, server: EmbeddedServer) -> None:
@@ -224,7 +289,7 @@ def test_an_epoch_whose_last_ticket_is_set_aside_is_pruned_all_the_same(tmp_path
             scene.attack(transport, lease)
 
     scene.worker("w", fail_on_the_last)
-    assert scene.run_to_end() == "finished"
+    assert scene.run_to_end() == "incomplete"
     assert scene.session.state.set_aside == 1 and scene.session.state.kept == 575
     assert epochs_of(scene.run) == {0: Counter(range(SHARDS - 1)), 1: Counter(range(6))}
 

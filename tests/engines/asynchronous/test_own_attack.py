@@ -36,7 +36,6 @@ def test_one_step_at_a_time_to_the_shard_of_a_worker(experiment: Experiment, tra
     own = OwnAttack(experiment, learner, transport)
     issue(experiment, transport)
     assert own.begin() and own.lease is not None
-    own.renew()
     steps = [own.advance() for _ in range(3)]
     assert steps[:2] == [None, None] and steps[2] is not None and own.lease is None
     expected = shard_of(experiment, Key(0, 0, 0), learner.controls(), 0, experiment.model, transport.fence)

@@ -21,6 +21,7 @@ from sparring.models.arrays import Arrays
 from sparring.queue.connection import connect
 from sparring.queue.messages import Controls
 from sparring.queue.transport import Transport
+from tests.support.queues import opened
 from tests.support.runs import Place, small, weights_of
 
 pytestmark = pytest.mark.ray
@@ -144,7 +145,7 @@ def route_of(kind: str, root: Path, shared_ray: Place) -> Iterator[Route]:
     if kind == "redis":
         client = connect(str(config.queue.redis_url), os.environ[str(config.queue.password_env)], 10.0)
         transport = Transport(client, "snapshots", lease_s=5.0, timeout_s=5.0)
-        transport.open()
+        opened(transport)
         yield QueueRoute(transport, 2)
         transport.forget()
         return

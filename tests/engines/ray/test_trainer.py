@@ -30,14 +30,14 @@ def own_threads() -> Iterator[None]:
 def trainer(root: Path, server: EmbeddedServer, **groups: Any) -> Trainer:
     config = small(root, **{**ALONE, **groups})
     tree = config.model_dump(mode="json", exclude_none=True)
-    return Trainer(tree, str(new_run(config).path), server.url, server.password, "unused", ActorInputs((), {}, ()))
+    return Trainer(tree, str(new_run(config).path), server.url, server.password, b"", "unused", ActorInputs((), {}, ()))
 
 
 def test_it_trains_to_the_end_and_evaluates_also_after_it_has_been_started_again(
     tmp_path: Path, queue_server: EmbeddedServer
 ) -> None:
     made = trainer(tmp_path, queue_server, train={"max_steps": 3})
-    ended = made.train(made.run.next_fence())
+    ended = made.train()
     assert ended["phase"] == "finished" and ended["state"]["step"] == 3
     evaluated = made.evaluate()
     made.session = None  # as after the death of its process
@@ -48,6 +48,6 @@ def test_it_trains_to_the_end_and_evaluates_also_after_it_has_been_started_again
 def test_it_says_why_it_failed_and_has_saved_what_there_was(tmp_path: Path, queue_server: EmbeddedServer) -> None:
     nobody = {"count": 1, "start_timeout_s": 1.0}
     made = trainer(tmp_path, queue_server, staleness={"trainer_attacks": "never"}, workers=nobody)
-    ended = made.train(made.run.next_fence())
+    ended = made.train()
     assert ended["phase"] == "failed" and "workers.start_timeout_s = 1" in ended["error"]
     assert checkpoints.latest(made.run.checkpoints) is not None

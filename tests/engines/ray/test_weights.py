@@ -17,6 +17,7 @@ from sparring.errors import SparringError
 from sparring.models.arrays import to_arrays, with_helper
 from sparring.queue.messages import Controls
 from sparring.queue.transport import Transport
+from tests.support.queues import opened
 from tests.support.waiting import wait_for
 
 
@@ -86,7 +87,7 @@ def test_a_wait_ends_once_it_has_lost_its_sense(publish: Callable[..., QueueRout
     with weights(publish(0)) as worker:
         assert not worker.begin(transport.fence, 7, lambda: True)
     before = transport.fence
-    transport.open()
+    opened(transport)
     with weights(publish(0)) as worker:
         assert not worker.begin(before, 7, never), "a later fence has taken over"
 
@@ -95,7 +96,7 @@ def test_weights_of_another_fence_are_not_swapped_in(publish: Callable[..., Queu
     with weights(publish(1)) as worker:
         before = transport.fence
         assert worker.begin(before, 1, never)
-        transport.open()
+        opened(transport)
         publish(2)
         wait_for("the thread to have it", lambda: worker._newest_fence > before, 10)
         worker.swap()

@@ -21,6 +21,7 @@ from sparring.queue.server import EmbeddedServer
 from sparring.queue.transport import QueueFull, Transport
 from sparring.trainer.experiment import build_experiment
 from tests.support.digits import half_trained, training_digits
+from tests.support.queues import opened
 from tests.support.runs import small
 
 
@@ -38,10 +39,12 @@ class Scene:
         self.experiment, run = build_experiment(config), new_run(config)
         self.experiment.model.load_state_dict(model.state_dict())
         self.trainer = Transport(server.client(), run.id, lease_s=5.0, timeout_s=5.0)
-        self.fence = self.trainer.open()
+        self.fence = opened(self.trainer)
         self.publish(0)
         tree = config.model_dump(mode="json", exclude_none=True)
-        self.worker = Worker(tree, "w", str(run.path), run.id, server.url, server.password, "", ActorInputs((), {}, ()))
+        self.worker = Worker(
+            tree, "w", str(run.path), run.id, server.url, server.password, b"", "", ActorInputs((), {}, ())
+        )
         self.issue(3)
         self.worker.take_tickets()
 
@@ -161,7 +164,7 @@ def test_a_shard_that_is_not_taken_costs_its_own_ticket_alone(
     committed = scene.finish()
     (back,) = scene.trainer.expired(scene.fence)
     assert back.key == tried[0] and sorted([back.key, *committed]) == [Key(0, n, 0) for n in range(3)]
-    assert back.reason == ("failed" if fault == "refused" else "handed_back")
+    assert back.reason == ("queue_full" if fault == "refused" else "handed_back")
     assert scene.worker.counts["abandoned"] == (0 if fault == "refused" else 1)
 
 

@@ -33,8 +33,7 @@ def bench(tmp_path: Path) -> Bench:
     settings = experiment.config.virtual.model_copy(update={"jitter": 0.0, "attack_s": STEP_S, "attack_example_s": 0.0})
     cluster = Cluster(settings, lease_s=5.0, seed=0)
     transport = VirtualTransport(cluster)
-    fence = transport.open()
-    transport.issue([Ticket(Key(0, 0, 0), fence, 0, (1, 2, 3), "")])
+    transport.issue([Ticket(Key(0, 0, 0), 1, 0, (1, 2, 3), "")])
     learner = Learner(experiment, torch.device("cpu"))
     return Bench(cluster, OwnAttack(experiment, learner, transport))  # type: ignore[arg-type]
 

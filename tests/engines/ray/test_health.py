@@ -1,0 +1,48 @@
+"""Where Ray itself dies the run ends soon, with a checkpoint and a sentence."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from sparring.commands.control import read_status
+from sparring.runs import Run
+from sparring.trainer import checkpoints
+from tests.support.processes import running
+from tests.support.runs import small
+from tests.support.waiting import wait_for
+
+pytestmark = pytest.mark.ray
+NOTICED_WITHIN_S = 45  # Ray itself ends the driver a minute after its control server, without a word
+
+
+@pytest.mark.parametrize(
+    ("program", "sentence"),
+    [
+        ("raylet", "Ray's process on this host (raylet) has died"),
+        pytest.param("gcs_server", "Ray's control server (GCS) at", marks=pytest.mark.chaos),
+    ],
+)
+def test_the_run_ends_with_a_checkpoint_and_a_sentence(tmp_path: Path, program: str, sentence: str) -> None:
+    endless = {"epochs": 10_000, "max_steps": None}
+    with running(small(tmp_path, train=endless, checkpoint={"every_steps": 100_000}), tmp_path) as (run, process):
+        wait_for("step 2", lambda: read_status(run)["step"] >= 2)
+        os.kill(_of_this_run(program, process.pid), signal.SIGKILL)
+        assert process.wait(timeout=NOTICED_WITHIN_S) == 1
+    output = (tmp_path / "output").read_text()
+    assert sentence in output and "sparring resume" in output and "Traceback" not in output
+    assert _saved(run) and read_status(run)["phase"] == "failed"
+
+
+def _saved(run: Run) -> int:
+    path = checkpoints.latest(run.checkpoints)
+    return 0 if path is None else checkpoints.load_state(path).step
+
+
+def _of_this_run(program: str, driver: int) -> int:
+    """The process of Ray's `program` that the driver has started."""
+    children = Path(f"/proc/{driver}/task/{driver}/children").read_text().split()
+    return next(int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text().strip() == program)
