@@ -8,8 +8,8 @@ rate 0.008. PGD-40 on 1,000 held-out images. The weights of no row depend on the
 for every method and seed: the synchronous loop, which data parallelism (DDP) follows, and a fresh finish of 6 of 8
 steps (8 shards of 16 a step). Then the clock alone is run for every number of devices under the time models in
 recipes/times: DDP with slices of the 128 examples, and the asynchronous engine with the best split of the devices into
-trainers and workers and of the step into shards (122 to 134 examples). The times are those of the whole epoch. With
-BulletTrain every example has the attack steps that it had in the training, however it is cut into shards.
+trainers and workers and of the step into at most 32 shards (122 to 134 examples). The times are those of the whole
+epoch. With BulletTrain every example has the attack steps that it had in the training, however it is cut into shards.
 
 slow: the last device has a third of the speed; the asynchronous engine has it as a worker or leaves it out. killed: it
 dies in the middle of the run; it is a worker there. What is in FOLDER is not made again.
@@ -38,7 +38,7 @@ from sparring.engines.virtual.rivals import data_parallel
 
 EXAMPLES, BATCH, ATTACK_STEPS, FINISH, LEASE_S = 59_000, 128, 8, 6, 0.1
 MODELS = Path(__file__).parents[1] / "recipes" / "times"
-SCENARIOS, SLOW = ("equal", "slow", "killed"), 1 / 3
+SCENARIOS, SLOW, MOST_SHARDS = ("equal", "slow", "killed"), 1 / 3, 32
 METHODS = ("", ", BulletTrain")
 TRAININGS = {"loop": 1, "finish": 8, "loop, BulletTrain": 1, "finish, BulletTrain": 8}  # shards a step
 PART, SHORTLIST = slice(200, 230), 10  # steps by which splits are compared, and how many of them
@@ -141,7 +141,7 @@ class Bench:
     def _splits(self, case: Case, devices: int) -> Iterator[Config]:
         for split in candidates_for(self.timed(case, 0), devices):
             workers = split.workers.count
-            if workers or case.scenario == "equal":
+            if split.train.shards_per_step <= MOST_SHARDS and (workers or case.scenario == "equal"):
                 speeds = (*[1.0] * (workers - 1), SLOW) if case.scenario == "slow" else ()
                 yield split.model_copy(update={"virtual": split.virtual.model_copy(update={"speeds": speeds})})
         if case.scenario == "slow":

@@ -316,6 +316,8 @@ class Ledger:
     def _next(self, epoch: _Epoch, size: int) -> list[int]:
         if not self.in_order:
             return heapq.nsmallest(size, epoch.ready, key=lambda number: (epoch.ready[number], number))
+        if len(epoch.ready) < size:  # spares a walk over all that is pending
+            return []
         unconsumed = heapq.nsmallest(size, [*epoch.pending, *epoch.issued, *epoch.ready])
         return unconsumed if all(number in epoch.ready for number in unconsumed) else []
 
