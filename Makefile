@@ -51,7 +51,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 BENCHMARKS := transport kernels steps memory timeline elastic peers scaling allocator
-ON_MNIST := wallclock headline staleness methods verdict finish time_to_accuracy
+ON_MNIST := wallclock headline staleness methods verdict finish throughput time_to_accuracy
 
 # A look at each of them: one short round, and not all rows.
 ifdef QUICK
@@ -68,7 +68,8 @@ wallclock_ARGS := --rounds 1 --steps 200
 headline_ARGS := --out runs/quick/headline --rows "synchronous, κ = 8" "synchronous, κ = 4" --rates 0.02 --ramps 0.15 --epochs 1 --seeds 1
 staleness_ARGS := --seeds 1 --runs "staleness 0" "staleness 16"
 finish_ARGS := --seeds 1 --runs "steep, loop"
-time_to_accuracy_ARGS := --devices 2 --rows "fresh finish, g = 4"
+throughput_ARGS := --devices 2 --rows "fresh finish, g = 4"
+time_to_accuracy_ARGS := --devices 1 2 --seeds 1 --models proportional
 verdict_ARGS := --quick --out runs/quick/verdict.jsonl
 methods_ARGS := --seeds 1 --methods PGD-AT --autoattack 50
 endif

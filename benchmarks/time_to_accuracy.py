@@ -1,12 +1,18 @@
-"""Time to a robust accuracy by the number of devices, on the virtual clock with real gradients: MNIST, one epoch.
+"""Time to a robust accuracy by the number of devices, MNIST, one epoch, on the virtual clock.
 
-    python -m benchmarks.time_to_accuracy --data DIR [--devices 1 2 4 9] [--seeds 1] [--out FOLDER]
+    python -m benchmarks.time_to_accuracy --data DIR [--devices 1 2 4 8 16 32] [--seeds 3] [--models NAME ...]
+        [--out FOLDER] [--records FILE] [--picture FILE.png]
 
-The network of Wong et al., 59,000 training images, 128 examples a step, one-cycle rate with peak 0.008, κ = 8, ε = 0.3;
-rate and ε grow over 30 % of the steps. Evaluated by PGD-40 (step 0.02) on the 1,000 training images that are held out.
-Time model: an attack step and a training step take 10 ms for 128 examples, in proportion for fewer; publication, push
-and all-reduce take 1 ms; jitter 5 %. One device is the trainer, which attacks in its spare time. The synchronous loop
-and DDP train as the loop in one process does; only their clock differs. Runs in FOLDER are not made again.
+The training of benchmarks.finish (steep): the network of Wong et al., 59,000 images, 128 examples a step, κ = 8, peak
+rate 0.008. PGD-40 on 1,000 held-out images. The weights of no row depend on the clock, so there is one real training
+for every method and seed: the synchronous loop, which data parallelism (DDP) follows, and a fresh finish of 6 of 8
+steps (8 shards of 16 a step). Then the clock alone is run for every number of devices under the time models in
+recipes/times: DDP with slices of the 128 examples, and the asynchronous engine with the best split of the devices into
+trainers and workers and of the step into at most 32 shards (122 to 134 examples). The times are those of the whole
+epoch. With BulletTrain every example has the attack steps that it had in the training, however it is cut into shards.
+
+slow: the last device has a third of the speed; the asynchronous engine has it as a worker or leaves it out. killed: it
+dies in the middle of the run; it is a worker there. What is in FOLDER is not made again.
 """
 
 from __future__ import annotations
@@ -14,105 +20,266 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
 
 from benchmarks.finish import config_of as finish_config
 from benchmarks.finish import evaluated
-from benchmarks.measure import machine
-from sparring.config import Config, from_tree
+from benchmarks.measure import header, machine, row
+from sparring.allocators import Allocation, Candidates
+from sparring.allocators.bullettrain import BulletTrain
+from sparring.commands.splits import candidates_for, estimated_s, work_of
+from sparring.config import Config, VirtualSettings, overridden
+from sparring.engines.virtual.clock import clocked
+from sparring.engines.virtual.hollow import Work
+from sparring.engines.virtual.rivals import data_parallel
 
-STEPS, BATCH, ATTACK_STEPS, EXAMPLE_S, LATENCY_S = 461, 128, 8, 0.01 / 128, 0.001
-Tree = dict[str, object]
-SMALL: Tree = {"batch_size": 16, "shards_per_step": 8}
-ROWS: dict[str, Tree] = {
-    "asynchronous, newest weights": {"staleness": {"depth": 3, "max_staleness": 12}},
-    "asynchronous, shards of 16, d = 1": {"train": SMALL, "staleness": {"depth": 1, "max_staleness": 12}},
-    "fresh finish, g = 6": {"train": SMALL, "staleness": {"finish": 6}},
-    "fresh finish, g = 4": {"train": SMALL, "staleness": {"finish": 4}},
-    "fresh finish, g = 2": {"train": SMALL, "staleness": {"finish": 2}},
-}
-
-
-def alone_s() -> float:
-    """Virtual seconds of the synchronous loop on one device."""
-    return STEPS * (ATTACK_STEPS + 1) * BATCH * EXAMPLE_S
+EXAMPLES, BATCH, ATTACK_STEPS, FINISH, LEASE_S = 59_000, 128, 8, 6, 0.1
+MODELS = Path(__file__).parents[1] / "recipes" / "times"
+SCENARIOS, SLOW, MOST_SHARDS = ("equal", "slow", "killed"), 1 / 3, 32
+METHODS = ("", ", BulletTrain")
+TRAININGS = {"loop": 1, "finish": 8, "loop, BulletTrain": 1, "finish, BulletTrain": 8}  # shards a step
+PART, SHORTLIST = slice(200, 230), 10  # steps by which splits are compared, and how many of them
+Found = dict[str, Any]
 
 
-def ddp_s(devices: int) -> float:
-    """Virtual seconds of synchronous data parallelism on equal devices."""
-    return alone_s() / devices + (STEPS * LATENCY_S if devices > 1 else 0.0)
+class Case(NamedTuple):
+    """method: nothing, or ", BulletTrain"; model: of recipes/times."""
+
+    method: str
+    model: str
+    scenario: str
 
 
-def config_of(row: str, devices: int, seed: int, data: Path, out: Path) -> Config:
-    """A run of a row on so many devices."""
-    tree = finish_config("steep, loop", seed, data, out).model_dump(mode="json", exclude_none=True)
-    clock = {"attack_example_s": EXAMPLE_S, "step_example_s": EXAMPLE_S, "publish_s": LATENCY_S, "push_s": LATENCY_S}
-    changes: dict[str, Tree] = {
-        "run": {"name": f"{_slug(row)}-{devices}-seed{seed}"},
-        "workers": {"count": devices - 1},
-        "virtual": {**clock, "jitter": 0.05},
+class Noted(BulletTrain):
+    """BulletTrain that notes the attack steps of every example, in the order of training."""
+
+    steps: ClassVar[list[list[int]]] = []
+
+    def allocate(self, candidates: Candidates) -> Allocation:
+        allocation = super().allocate(candidates)
+        self.steps.append(allocation.step_counts.tolist())
+        return allocation
+
+
+def training_of(name: str, seed: int, data: Path, out: Path) -> Config:
+    """One of TRAININGS."""
+    shards = TRAININGS[name]
+    changes: Found = {
+        "run.name": f"{''.join(filter(str.isalpha, name))}-{shards}-seed{seed}",
+        "train.batch_size": BATCH // shards,
+        "train.shards_per_step": shards,
+        "staleness.finish": FINISH if name.startswith("finish") else "off",
+        "allocator.name": "benchmarks.time_to_accuracy:Noted" if "BulletTrain" in name else "none",
     }
-    for group, values in [*changes.items(), *ROWS[row].items()]:
-        tree[group] = {**tree[group], **values}  # type: ignore[dict-item]
-    return from_tree({**tree, "engine": "virtual"})
+    return overridden(finish_config("steep, loop", seed, data, out), changes)
 
 
-def measured(row: str, devices: int, seed: int, data: Path, out: Path) -> dict[str, float]:
-    """Robust accuracy, virtual seconds and mean staleness."""
+def trained(name: str, seed: int, data: Path, out: Path) -> Found:
+    """Accuracies, number of parameters, and the attack steps of every example; read where an earlier call made it."""
+    from benchmarks.time_to_accuracy import Noted as Noting  # this module under its name: it runs as __main__
     from sparring.commands.train import train
 
-    config = config_of(row, devices, seed, data, out)
-    found = out / f"{config.run.name}.json"
-    if not found.exists():
+    config = training_of(name, seed, data, out)
+    path = out / f"{config.run.name}.json"
+    if not path.exists():
+        Noting.steps.clear()
         result = train(config)
-        line = evaluated(result, config)
-        kept = {name: result.summary[name] for name in ("seconds", "staleness_mean", "staleness_max")}
-        found.write_text(json.dumps({**line, **kept}))
-    content: dict[str, float] = json.loads(found.read_text())
-    return content
+        if result.phase != "finished":
+            raise SystemExit(f"{result.run.path} was {result.phase}: what it has is no measurement")
+        parameters = sum(each.numel() for each in result.load_model().parameters())
+        path.write_text(json.dumps({**evaluated(result, config), "parameters": parameters, "steps": Noting.steps}))
+    found: Found = json.loads(path.read_text())
+    return found
+
+
+class Bench:
+    """Trainings, and their clock by method, time model and scenario."""
+
+    def __init__(self, data: Path, out: Path) -> None:
+        self.data, self.out = data, out
+        self.found: dict[tuple[str, int], Found] = {}
+
+    def trained(self, name: str, seed: int) -> Found:
+        """See `trained`; kept in memory."""
+        if (name, seed) not in self.found:
+            self.found[name, seed] = trained(name, seed, self.data, self.out)
+        return self.found[name, seed]
+
+    def ddp_s(self, case: Case, devices: int, seed: int) -> float | None:
+        """Seconds of data parallelism on so many devices; None: its run ends before."""
+        if case.scenario == "killed" and devices > 1:
+            return None
+        speeds = [1.0] * (devices - 1) + [SLOW] if case.scenario == "slow" else []
+        found = self.trained(f"loop{case.method}", seed)
+        steps = [cut(counts, devices) for counts in steps_of(found)]
+        return data_parallel(self.timed(case, seed), steps, size_bytes=4 * found["parameters"], speeds=speeds)[-1]
+
+    def best_split(self, case: Case, devices: int) -> Config:
+        """The fastest split by a part of the run with seed 0, of those that look best."""
+        size_bytes = 4 * self.trained("finish", 0)["parameters"]
+        likely = sorted(self._splits(case, devices), key=lambda each: estimated_s(each, size_bytes))[:SHORTLIST]
+        return min(likely, key=lambda each: self._clock(case, each, 0, PART))
+
+    def ours_s(self, case: Case, split: Config, seed: int) -> float:
+        """Seconds of the asynchronous engine with a split."""
+        split = overridden(split, {"train.seed": seed})
+        if case.scenario == "killed":
+            dies = {"at_s": self._clock(case, split, seed) / 2, "worker": split.workers.count, "what": "dies"}
+            split = overridden(split, {"virtual.events": [dies]})
+        return self._clock(case, split, seed)
+
+    def timed(self, case: Case, seed: int) -> Config:
+        """The recipe with a fresh finish and the times of the case."""
+        changes = {"queue.lease_s": LEASE_S, "allocator.name": "bullettrain" if case.method else "none"}
+        config = overridden(training_of("finish", seed, self.data, self.out), changes)
+        times = VirtualSettings(times=MODELS / f"{case.model}.toml")
+        return config.model_copy(update={"virtual": times})
+
+    def _splits(self, case: Case, devices: int) -> Iterator[Config]:
+        for split in candidates_for(self.timed(case, 0), devices):
+            workers = split.workers.count
+            if split.train.shards_per_step <= MOST_SHARDS and (workers or case.scenario == "equal"):
+                speeds = (*[1.0] * (workers - 1), SLOW) if case.scenario == "slow" else ()
+                yield split.model_copy(update={"virtual": split.virtual.model_copy(update={"speeds": speeds})})
+        if case.scenario == "slow":
+            yield from self._splits(case._replace(scenario="equal"), devices - 1)
+
+    def _clock(self, case: Case, split: Config, seed: int, part: slice = slice(None)) -> float:
+        found = self.trained(f"finish{case.method}", seed)
+        shards, size = split.train.shards_per_step, split.train.batch_size
+        steps = steps_of(found, shards * size)[part]
+        works = [work_of(counts[first : first + size]) for counts in steps for first in range(0, len(counts), size)]
+        return clocked(split, works, 4 * found["parameters"]).seconds
+
+
+def steps_of(found: Found, size: int = BATCH) -> list[list[int]]:
+    """The attack steps of every example of every training step of so many examples."""
+    counts = list(chain.from_iterable(found["steps"]))[-EXAMPLES:]  # without the trial before the run
+    counts = counts or [ATTACK_STEPS] * EXAMPLES
+    return [counts[first : first + size] for first in range(0, len(counts), size)]
+
+
+def cut(counts: Sequence[int], parts: int) -> list[Work]:
+    """A batch of examples with so many attack steps each, in parts as even as can be."""
+    ends = [len(counts) * (part + 1) // parts for part in range(parts)]
+    return [work_of(counts[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def line_of(bench: Bench, case: Case, devices: int, seeds: int) -> Found:
+    """Seconds of both, and the split. Without BulletTrain seeds differ in jitter alone, and one is enough."""
+    split, seeds = bench.best_split(case, devices), seeds if case.method else 1
+    return {
+        **case._asdict(),
+        "devices": devices,
+        "trainers": split.trainer.count,
+        "workers": split.workers.count,
+        "shards": split.train.shards_per_step,
+        "ddp": [bench.ddp_s(case, devices, seed) for seed in range(seeds)],
+        "ours": [bench.ours_s(case, split, seed) for seed in range(seeds)],
+    }
+
+
+def lines_of(bench: Bench, models: Sequence[str], devices: Sequence[int], seeds: int) -> Iterator[Found]:
+    """All cases; with one device nothing is slow or dies."""
+    for method in METHODS:
+        for model in models:
+            for scenario in SCENARIOS:
+                for count in devices:
+                    case = Case(method, model, scenario)
+                    if count > 1 or scenario == "equal":
+                        yield _kept(bench, case, count, seeds)
+
+
+def _kept(bench: Bench, case: Case, devices: int, seeds: int) -> Found:
+    """A line, read where an earlier call made it."""
+    name = "-".join(filter(None, [*case, str(devices), str(seeds)])).replace(", ", "")
+    path = bench.out / "clock" / f"{name}.json"
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(line_of(bench, case, devices, seeds)))
+    found: Found = json.loads(path.read_text())
+    return found
+
+
+def table(lines: Sequence[Found]) -> str:
+    """Markdown. Speed-ups are over the synchronous loop on one device with the same times and without BulletTrain."""
+    alone = {line["model"]: line["ddp"] for line in lines if line["devices"] == 1 and not line["method"]}
+    rows = [header("times", "devices", "method", "D", "DDP, s", "speed-up", "ours, s", "speed-up", "of D", "split")]
+    for line in lines:
+        loop_s, ours_s = statistics.mean(alone[line["model"]]), statistics.mean(line["ours"])
+        ddp_s = None if None in line["ddp"] else statistics.mean(line["ddp"])
+        rows.append(
+            row(
+                line["model"],
+                line["scenario"],
+                line["method"].removeprefix(", ") or "PGD",
+                line["devices"],
+                "ends" if ddp_s is None else f"{ddp_s:.2f}",
+                "-" if ddp_s is None else f"{loop_s / ddp_s:.1f}",
+                f"{ours_s:.2f}",
+                f"{loop_s / ours_s:.1f}",
+                f"{loop_s / ours_s / line['devices']:.2f}",
+                f"{line['trainers']} + {line['workers']}, {line['shards']} shards",
+            )
+        )
+    return "\n".join(rows)
+
+
+def accuracies(bench: Bench, seeds: int) -> str:
+    """What each training comes to."""
+    rows = [header("training", "PGD-40, each seed", "mean")]
+    for name in TRAININGS:
+        values = [100 * bench.trained(name, seed)["robust"] for seed in range(seeds)]
+        rows.append(row(name, ", ".join(f"{value:.1f}" for value in values), f"{statistics.mean(values):.1f}"))
+    return "\n".join(rows)
+
+
+def plot(lines: Sequence[Found], path: Path) -> None:
+    """Time against equal devices, both logarithmic, with the ideal line; one panel for each time model."""
+    from matplotlib.figure import Figure
+
+    models = list(dict.fromkeys(line["model"] for line in lines))
+    figure = Figure(figsize=(4 * len(models), 4), layout="constrained")
+    for axis, model in zip(figure.subplots(1, len(models), squeeze=False)[0], models, strict=True):
+        for number, method in enumerate(METHODS):
+            wanted = {"model": model, "method": method, "scenario": "equal"}
+            found = [line for line in lines if wanted.items() <= line.items()]
+            devices, name = [line["devices"] for line in found], method.removeprefix(", ") or "PGD"
+            for style, who, called in (("o-", "ours", "asynchronous"), ("x--", "ddp", "DDP")):
+                seconds = [statistics.mean(line[who]) for line in found]
+                axis.plot(devices, seconds, style, color=f"C{number}", label=f"{called}, {name}")
+            if not method:
+                first_s = statistics.mean(found[0]["ddp"]) * devices[0]
+                axis.plot(devices, [first_s / count for count in devices], ":", color="grey", label="ideal, PGD")
+        axis.set(title=model, xscale="log", yscale="log", xlabel="devices", ylabel="virtual seconds of the epoch")
+        axis.set_xticks(devices, map(str, devices))
+        axis.set_xticks([], minor=True)
+        axis.legend(fontsize="small")
+    figure.savefig(path, dpi=120)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/time_to_accuracy"))
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
-    parser.add_argument("--devices", type=int, nargs="+", default=[2, 4, 9])
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--devices", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
+    parser.add_argument("--models", nargs="+", default=[path.stem for path in sorted(MODELS.glob("*.toml"))])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--records", type=Path, help="Write the times to this file, a line of JSON for each case.")
+    parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
-    print(f"{machine()}\n")
-    print("| devices | row | virtual seconds | speed-up | PGD-40 | staleness, mean / max |")
-    print("| --- | --- | --- | --- | --- | --- |", flush=True)
-    with ProcessPoolExecutor(options.processes) as pool:
-        jobs = {
-            (devices, row, seed): pool.submit(measured, row, devices, seed, options.data, options.out)
-            for devices in options.devices
-            for row in options.rows
-            for seed in range(options.seeds)
-        }
-        for devices in options.devices:
-            print(
-                f"| {devices} | ideal DDP | {ddp_s(devices):.1f} | {alone_s() / ddp_s(devices):.1f} | the loop's | 0 |"
-            )
-            for row in options.rows:
-                _print(devices, row, [jobs[devices, row, seed].result() for seed in range(options.seeds)])
-
-
-def _print(devices: int, row: str, found: list[dict[str, float]]) -> None:
-    def mean(of: Callable[[dict[str, float]], float]) -> float:
-        return statistics.mean(of(each) for each in found)
-
-    seconds = mean(lambda each: each["seconds"])
-    robust = ", ".join(f"{100 * each['robust']:.1f}" for each in found)
-    stale = f"{mean(lambda each: each['staleness_mean']):.1f} / {max(each['staleness_max'] for each in found):.0f}"
-    print(f"| {devices} | {row} | {seconds:.1f} | {alone_s() / seconds:.1f} | {robust} | {stale} |", flush=True)
-
-
-def _slug(name: str) -> str:
-    return "".join(sign if sign.isalnum() else "-" for sign in name)
+    bench = Bench(options.data, options.out)
+    print(f"{machine()}\n", flush=True)
+    print(accuracies(bench, options.seeds), flush=True)
+    lines = list(lines_of(bench, options.models, options.devices, options.seeds))
+    print(f"\n{table(lines)}")
+    if options.records is not None:
+        options.records.write_text("\n".join(map(json.dumps, lines)) + "\n")
+    if options.picture is not None:
+        plot(lines, options.picture)
 
 
 if __name__ == "__main__":

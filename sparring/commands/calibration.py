@@ -16,6 +16,7 @@ import torch
 
 from sparring.attacks import Attack, frozen
 from sparring.config import Config, trainer_threads, worker_threads
+from sparring.machine.memory import keep_freed_memory
 from sparring.machine.threads import cores
 from sparring.machine.timing import BUDGET_S, median_seconds
 from sparring.models.arrays import load_arrays, to_arrays
@@ -82,7 +83,11 @@ class Measured:
 
 
 def measure(experiment: Experiment) -> Measured:
-    """Time the attack, the training step, the codec, the transport and the snapshot. Nothing is written."""
+    """Time the attack, the training step, the codec, the transport and the snapshot, with memory kept as in a run.
+
+    Nothing is written.
+    """
+    keep_freed_memory()
     config = experiment.config
     asynchronous = config.engine == "ray"
     device = _device(config, config.trainer.num_gpus, config.trainer.device)

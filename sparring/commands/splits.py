@@ -33,6 +33,7 @@ SHORTLIST = 6  # candidates that are put on the clock, the best by the estimate
 FLOAT_BYTES = 4
 TIE = 1.05  # the simpler engine is named where it takes at most so much longer
 TICKETS_EACH = 4  # most shards of a step for each device
+TOLERANCE = 0.05  # by how much a split may change the examples of a step
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def attacks_of(config: Config) -> str:
 
 
 def best_split(config: Config, plan: Plan, devices: int, size_bytes: int) -> Split:
-    """The fastest split of the devices, where a step has as many examples as in the recipe.
+    """The fastest split of the devices, where a step has about as many examples as in the recipe.
 
     size_bytes: of the gradients. The times are those of `virtual` in the recipe.
     """
@@ -135,25 +136,37 @@ def best_split(config: Config, plan: Plan, devices: int, size_bytes: int) -> Spl
 def candidates_for(config: Config, devices: int) -> list[Config]:
     """The recipe with every split of so many devices that is considered."""
     examples = config.train.batch_size * config.train.shards_per_step
-    shards = [count for count in range(1, examples + 1) if examples % count == 0]
     most = max(config.train.shards_per_step, TICKETS_EACH * devices)
     return [
         split_of(config, trainers, devices - trainers, count)
         for trainers in trainers_of(devices)
-        for count in shards
+        for count in _shards(examples, devices)
         if trainers <= count <= most
     ]
 
 
+def _shards(examples: int, devices: int) -> list[int]:
+    """Numbers of shards a step to consider: the divisors of its examples, and multiples of the devices, or of all but
+    one, where that hardly changes the examples."""
+
+    def nearly(count: int) -> bool:
+        return abs(round(examples / count) * count - examples) <= TOLERANCE * examples
+
+    alike = [each for each in (devices, devices - 1) if each]
+    multiples = {each * times for each in alike for times in range(1, TICKETS_EACH + 1) if each * times <= examples}
+    divisors = {count for count in range(1, examples + 1) if examples % count == 0}
+    return sorted(divisors | {count for count in multiples if nearly(count)})
+
+
 def split_of(config: Config, trainers: int, workers: int, shards_per_step: int) -> Config:
-    """The recipe on the virtual clock with these devices, and with as many examples in a step."""
+    """The recipe on the virtual clock with these devices, and with about as many examples in a step."""
     examples = config.train.batch_size * config.train.shards_per_step
     changes = {
         "engine": "virtual",
         "trainer.count": trainers,
         "workers.count": workers,
         "train.shards_per_step": shards_per_step,
-        "train.batch_size": examples // shards_per_step,
+        "train.batch_size": round(examples / shards_per_step),
     }
     return overridden(config, changes)
 
@@ -167,9 +180,9 @@ def predicted(config: Config, plan: Plan, size_bytes: int) -> Split:
     )
     works = works_of(config, STEPS * count, size)
     run = clocked(config, works, size_bytes)
-    examples, total = count * size, plan.total_steps * plan.batch_size * plan.shards_per_step
-    steps = total / examples
-    step = _pace(run.ends)
+    examples, step = count * size, _pace(run.ends)
+    asked = plan.batch_size * plan.shards_per_step
+    steps = plan.total_steps * asked / examples
     return Split(
         devices=devices,
         trainers=config.trainer.count,
@@ -179,7 +192,7 @@ def predicted(config: Config, plan: Plan, size_bytes: int) -> Split:
         seconds=run.ends[WARM_UP - 1] + (steps - WARM_UP) * step,
         examples_per_second=examples / step,
         staleness=sum(run.staleness) / len(run.staleness),
-        ddp_seconds=steps * ddp_step_s(config, examples, devices, size_bytes) if devices <= examples else None,
+        ddp_seconds=plan.total_steps * ddp_step_s(config, asked, devices, size_bytes) if devices <= asked else None,
     )
 
 

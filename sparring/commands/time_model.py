@@ -68,7 +68,7 @@ def to_file(model: VirtualSettings, experiment: Experiment) -> str:
     """The model as a TOML file for `virtual.times`, with its origin in a comment."""
     device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else f"one of {cores()} cores ({_processor()})"
     config = experiment.config
-    values = model.model_dump(mode="json", include=WRITTEN)
+    values = {name: float(f"{value:.3g}") for name, value in model.model_dump(mode="json", include=WRITTEN).items()}
     origin = (
         f"# Measured by `sparring calibrate`: {config.model.name} on {config.data.name}, {experiment.method},",
         f"# shards of {config.train.batch_size}; {device}, torch {torch.__version__}.",

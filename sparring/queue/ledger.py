@@ -319,6 +319,8 @@ class Ledger:
     def _next(self, epoch: _Epoch, size: int) -> list[int]:
         if not self.in_order:
             return self._freshest(epoch, size)
+        if len(epoch.ready) < size:  # spares a walk over all that is pending
+            return []
         unconsumed = heapq.nsmallest(size, [*epoch.pending, *epoch.issued, *epoch.ready])
         return unconsumed if all(number in epoch.ready for number in unconsumed) else []
 

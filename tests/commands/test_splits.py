@@ -32,11 +32,12 @@ def recipe(finish: int | str = 6, attack_s: float = 0.0, **allocator: str) -> Co
 PLAN = Plan(12_800, 128, 1, 1, 0)
 
 
-def test_every_candidate_has_all_devices_and_as_many_examples_in_a_step() -> None:
+def test_every_candidate_has_all_devices_and_about_as_many_examples_in_a_step() -> None:
     found = candidates_for(recipe(), 6)
     assert len({(each.trainer.count, each.workers.count, each.train.shards_per_step) for each in found}) == len(found)
     assert {each.trainer.count + each.workers.count for each in found} == {6}
-    assert {each.train.shards_per_step * each.train.batch_size for each in found} == {128}
+    sizes = {each.train.shards_per_step: each.train.shards_per_step * each.train.batch_size for each in found}
+    assert sizes[8] == 128 and sizes[6] == 126 and all(abs(size - 128) <= 0.05 * 128 for size in sizes.values())
     assert all(each.trainer.count <= each.train.shards_per_step for each in found)
 
 

@@ -41,6 +41,7 @@ from sparring.errors import SparringError
 from sparring.machine.devices import device_for
 from sparring.machine.gpu import gpu_reading
 from sparring.machine.logs import to_file
+from sparring.machine.memory import keep_freed_memory
 from sparring.models.forward import for_training
 from sparring.queue.connection import connect
 from sparring.queue.messages import Key, Lease, Shard, Stop, Ticket
@@ -76,6 +77,7 @@ class Worker:
         live = inputs.unpack()
         self.config, self.name = from_tree(tree), name
         to_file(Run(Path(run_path)).path / "logs" / f"{name}.log")
+        keep_freed_memory()
         settings = self.config.queue
 
         def transport() -> Transport:

@@ -23,6 +23,8 @@ from sparring.queue.messages import Controls, Finish, Key, Lease, Shard, Ticket
 from sparring.queue.sizing import kept_snapshots
 from sparring.trainer.experiment import methods_of
 
+FENCE = 1
+
 
 @dataclass(frozen=True)
 class Clocked:
@@ -56,7 +58,6 @@ class _Run:
         self.share, self.patience_s = share_of_step(config), gate_patience_s(config)
         self.cluster = Cluster(config.virtual, lease_s=config.queue.lease_s, seed=config.train.seed)
         self.transport = VirtualTransport(self.cluster)
-        self.fence = 1
         self.ledger = Ledger(
             shards_by_epoch=(len(works),),
             shards_per_step=config.train.shards_per_step,
@@ -103,7 +104,7 @@ class _Run:
         return Clocked(tuple(self._ends), tuple(self._staleness))
 
     def _publish(self) -> None:
-        order = (self.fence, self.step)
+        order = (FENCE, self.step)
         self.cluster.publish(order, {}, Controls(0.0), kept_snapshots(self.config.staleness))
         self.published = self.step
 
@@ -114,10 +115,10 @@ class _Run:
 
     def _ticket(self, key: Key) -> Ticket:
         if not self.finish:
-            return Ticket(key, self.fence, self.published, (), "")
+            return Ticket(key, FENCE, self.published, (), "")
         step = key.number // self.config.train.shards_per_step
         head = max(step - self.config.staleness.lead, 0)
-        return Ticket(key, self.fence, head, (), "", finish=Finish(step, 0.0))
+        return Ticket(key, FENCE, head, (), "", finish=Finish(step, 0.0))
 
     @property
     def _in_flight(self) -> int:
@@ -141,7 +142,7 @@ class _Run:
     def _housekeep(self) -> None:
         if self.cluster.now - self._housekept_at >= HOUSEKEEPING_S:
             self._housekept_at = self.cluster.now
-            for returned in self.transport.expired(self.fence):
+            for returned in self.transport.expired(FENCE):
                 self.ledger.lose(returned.key, returned.reason)
 
     def _attack_a_little(self) -> bool:
