@@ -1,7 +1,7 @@
 """Speed-up over the synchronous loop by the number of workers, the GPU's work being a timed wait and all else real.
 
     python -m benchmarks.scaling --out FOLDER [--series 80 320 exchange refresh] [--workers 1 2 4 8 16 32] [--rounds 3]
-        [--trainers 1] [--cores-per-host 4]
+        [--trainers 1] [--trainer-attacks always] [--cores-per-host 4]
 
 A shard is 128 examples of 3 x 32 x 32; its attack takes 80 ms (series 320: 320 ms) and its step 10 ms on a device
 that each process has to itself; snapshots are 11 M weights (44 MB), published after every step. Ray actors, Redis,
@@ -110,6 +110,7 @@ class Row:
     folder: str
     slow_down: float = 1.0
     trainers: int = 1
+    attacks: str = "always"
 
     def config(self) -> Config:
         series, alone = SERIES[self.series], self.workers == 0
@@ -128,7 +129,7 @@ class Row:
                     "depth": depth,
                     "exchange": series.exchange,
                     "refresh": 0 if alone else series.refresh,
-                    "trainer_attacks": "always",
+                    "trainer_attacks": self.attacks,
                     "gap_every": 0,
                 },
                 "workers": {"count": self.workers, "threads": 1, "start_timeout_s": START_TIMEOUT_S},
@@ -265,7 +266,8 @@ def beside_the_loop(name: str, workers: int, arithmetic: tuple[float, float], fo
     waits = waits_us(name, arithmetic, slow_down)
 
     def row(count: int, steps_s: float, ranks: int = 1) -> Row:
-        return Row(name, count, waits, max(options.seconds, LEAST_STEPS * steps_s), folder, slow_down, ranks)
+        seconds = max(options.seconds, LEAST_STEPS * steps_s)
+        return Row(name, count, waits, seconds, folder, slow_down, ranks, options.trainer_attacks)
 
     alone = apart("run", row(0, sync_s), WAITING_JITTER="0")  # nobody marches in step with it
     reported, rate = apart("run", row(workers, of_step * sync_s / ideal, trainers)), alone["shards_per_second"]
@@ -312,6 +314,7 @@ def main() -> None:
         "--workers", nargs="+", type=int, choices=SHARDS_PER_STEP_AND_DEPTH, default=[1, 2, 4, 8, 16, 32]
     )
     parser.add_argument("--trainers", type=int, default=1, help="trainers in parallel, of every row")
+    parser.add_argument("--trainer-attacks", choices=["always", "never"], default="always")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=30.0, help=f"least of a measurement, and {LEAST_STEPS} steps")
     parser.add_argument("--cores-per-host", type=float, default=4.0)

@@ -334,8 +334,13 @@ def _check_ranks(config: Config, methods: Methods) -> None:
             f"attack.name = {config.attack.name!r} with engine = 'ddp': views cannot be divided among ranks. Set "
             f"attack.name to 'pgd', or engine to 'sync' or 'ray'."
         )
-    if config.attack.start not in ("auto", "zero", "uniform"):
-        raise UsageError(
-            f"attack.start = {config.attack.start!r} with engine = 'ddp': ranks do not share perturbations. Set it to "
-            f"'auto', or engine to 'sync' or 'ray'."
-        )
+    required: dict[str, tuple[object, tuple[object, ...], str]] = {
+        "attack.start": (config.attack.start, ("auto", "zero", "uniform"), "ranks do not share perturbations"),
+        "objective.awp_gamma": (config.objective.awp_gamma, (0.0,), "it has not been compared with one process"),
+    }
+    for name, (value, valid, reason) in required.items():
+        if value not in valid:
+            raise UsageError(
+                f"{name} = {value!r} with engine = 'ddp': {reason}. Set it to {valid[0]!r}, or engine to 'sync' or "
+                f"'ray'."
+            )

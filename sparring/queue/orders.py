@@ -1,7 +1,7 @@
 """Between the trainers of a run: rank 0 orders the steps, the others tell it which shards they have fetched.
 
-Both go through streams of the queue's Redis, which a reader only reads: a lost reply loses nothing. The streams of a
-group of trainers have its number, so that nothing of an earlier group is read.
+Both go through streams of the queue's Redis. Reading takes nothing out, so a lost reply loses nothing. Each life of the
+trainers is a group with streams of its own: nothing of an earlier one is read.
 
     orders:GROUP                                         of rank 0, for all others
     records:GROUP                                        of the others, for rank 0

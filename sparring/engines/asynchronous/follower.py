@@ -17,7 +17,7 @@ from functools import partial
 import torch
 from torch.distributed import Store  # type: ignore[attr-defined]
 
-from sparring.config import trainer_attacks, with_workers
+from sparring.config import trainer_attacks, trainer_threads, with_workers
 from sparring.engines.asynchronous.objections import objection
 from sparring.engines.asynchronous.own_attack import own_attacks
 from sparring.engines.asynchronous.part import Part
@@ -49,7 +49,7 @@ class Follower:
         experiment = self._learner.experiment
         me = RankOf(ranks.rank, ranks.count)
         self.own = own_attacks(experiment, self._learner, self._heads, transport, me=me)
-        self._attacks_itself, self._begun, self._housekept_at = False, False, 0.0
+        self._workers, self._attacks_itself, self._begun, self._housekept_at = -1, False, False, 0.0
 
     def run(self) -> None:
         """Follow until rank 0 orders the end."""
@@ -118,15 +118,21 @@ class Follower:
             return
         self._housekept_at = now
         self._part.check()
-        target = self._transport.target_count()
-        self._attacks_itself = trainer_attacks(self._config if target is None else with_workers(self._config, target))
+        wanted = self._transport.target_count()
+        self._apply_target(self._config.workers.count if wanted is None else wanted)
+
+    def _apply_target(self, count: int) -> None:
+        if count != self._workers:
+            self._workers, config = count, with_workers(self._config, count)
+            self._attacks_itself = trainer_attacks(config)
+            torch.set_num_threads(trainer_threads(config))
 
 
 def _objection(learner: Learner, claims: Claims) -> str:
     """Why a shard is refused. This rank may still be in the step of which rank 0 has published the weights."""
     indices = learner.plan.indices(claims.key.epoch, claims.key.number)
     ticket = Ticket(claims.key, claims.fence, 0, indices, learner.dataset.fingerprint)
-    return objection(claims, ticket, learner.dataset.shape, learner.step + 1, learner.knows)
+    return objection(claims, ticket, learner.dataset.shape_in(claims.key.epoch), learner.step + 1, learner.knows)
 
 
 @contextmanager

@@ -7,24 +7,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 from torch.distributed import FileStore, Store  # type: ignore[attr-defined]
 
-from sparring.commands.train import train
-from sparring.config import Config, config_of, from_tree, new_run
+from sparring.commands.train import Result, train
+from sparring.config import Config, config_of, from_tree, new_run, overridden
 from sparring.engines.asynchronous.broadcaster import Broadcaster
 from sparring.engines.asynchronous.follower import following
 from sparring.engines.asynchronous.inbox import Inbox
-from sparring.engines.asynchronous.leader import leading
+from sparring.engines.asynchronous.leader import Leader, leading
 from sparring.engines.asynchronous.loop import Loop
 from sparring.engines.asynchronous.snapshot import Snapshot
+from sparring.errors import RollBack
 from sparring.queue.connection import connect
 from sparring.queue.orders import Orders
 from sparring.queue.server import EmbeddedServer
 from sparring.queue.transport import Transport
 from sparring.runs import Run
 from sparring.trainer import checkpoints
+from sparring.trainer.checkpoints import Checkpoint
 from sparring.trainer.experiment import build_experiment
 from sparring.trainer.learner import Learner
 from sparring.trainer.session import Session
@@ -36,12 +39,29 @@ COUNT = 2
 FRESH = {"finish": 2, "lead": 1, "trainer_attacks": "always"}
 LOOSE = {"max_staleness": 4, "depth": 2, "refresh": 1, "age_half_life": 2, "gap_every": 1, "trainer_attacks": "always"}
 SYNCHRONOUS = {"max_staleness": 0, "depth": 0, "publish_every": 1, "trainer_attacks": "always"}
-METHODS: tuple[dict[str, Any], ...] = (
-    {"staleness": FRESH, "train": {"ema": 0.9}, "objective": {"awp_gamma": 0.01}},
-    {"staleness": SYNCHRONOUS, "attack": {"start": "last"}, "pruning": {"name": "high", "epoch": 1}},
-    {"staleness": SYNCHRONOUS, "allocator": {"name": "bullettrain"}, "objective": {"name": "mart"}},
-    {"staleness": FRESH, "attack": {"name": "augmix"}, "objective": {"name": "augmix"}},
-)
+SAME: dict[str, dict[str, Any]] = {
+    "fresh": {"staleness": FRESH, "train": {"ema": 0.9}, "objective": {"awp_gamma": 0.01}},
+    "pruned": {
+        "staleness": SYNCHRONOUS,
+        "objective": {"name": "mart"},
+        "allocator": {"name": "bullettrain"},
+        "attack": {"start": "last"},
+        "pruning": {"name": "high", "epoch": 1},
+    },
+    "augmix": {"staleness": FRESH, "attack": {"name": "augmix"}, "objective": {"name": "augmix"}},
+}
+OTHERS: dict[str, dict[str, Any]] = {
+    "loose": {"staleness": LOOSE},
+    "halved": {"staleness": FRESH, "train": {"max_steps": 3}},
+    "wild": {  # a rate that ruins this network in a step or two; times 1e-6 it is harmless
+        "staleness": SYNCHRONOUS,
+        "model": {"name": "tests.support.fragile:make"},
+        "optimizer": {"name": "sgd", "lr": 100.0, "momentum": 0.0},
+        "schedule": {"name": "constant"},
+        "guard": {"rate_factor": 1e-6},
+    },
+}
+Made = dict[str, tuple[Run, Session]]
 
 
 def config_for(root: Path, **method: Any) -> Config:
@@ -82,24 +102,23 @@ def follow(paths: list[Path], url: str, password: str) -> None:
 
 
 def lead(run: Run, url: str, password: str) -> Session:
-    config = config_of(run)
-    experiment = build_experiment(config)
-    session = Session(experiment, run, torch.device("cpu"))
-    resumed = session.restore()
+    session = Session(build_experiment(config_of(run)), run, torch.device("cpu"))
     transport, orders = queue_of(run, url, password)
+    resumed = session.restore()
     with leading(session, orders, meeting(run)) as leader:
-        inbox = Inbox(transport, lambda: transport.fence, leader.reported)
-        loop = Loop(
-            session,
-            experiment,
-            transport,
-            Broadcaster(session, Nowhere()),
-            inbox,
-            resumed=resumed,
-            trainers=leader,
-        )
-        assert loop.run() == "finished"
-    return session
+        while True:
+            loop = loop_of(session, transport, resumed, leader)
+            try:
+                assert loop.run() == "finished"
+                return session
+            except RollBack as error:
+                resumed = session.roll_back(error)
+
+
+def loop_of(session: Session, transport: Transport, resumed: Checkpoint | None, leader: Leader | None = None) -> Loop:
+    inbox = Inbox(transport, lambda: transport.fence, None if leader is None else leader.reported)
+    broadcaster = Broadcaster(session, Nowhere())
+    return Loop(session, session.experiment, transport, broadcaster, inbox, resumed=resumed, trainers=leader)
 
 
 def weights_of(run: Run) -> torch.Tensor:
@@ -108,24 +127,52 @@ def weights_of(run: Run) -> torch.Tensor:
     return torch.cat([tensor.flatten() for tensor in load_file(path / checkpoints.MODEL).values()])
 
 
-def test_the_weights_are_those_of_one_trainer_and_every_example_counts_once(tmp_path: Path) -> None:
-    methods = (*METHODS, {"staleness": LOOSE})
-    runs = [new_run(config_for(tmp_path / str(number), **method)) for number, method in enumerate(methods)]
-    with EmbeddedServer(maxmemory=64 << 20) as server:
-        place = server.url, server.password
-        with beside(follow, [run.path for run in runs], *place):
-            *sessions, loose = [lead(run, *place) for run in runs]
-    *runs, loose_run = runs
-    assert epochs_of(loose_run) == {0: Counter(range(10)), 1: Counter(range(10))}
-    assert loose.state.gradients == 600 * (3 + 1) and loose.state.refresh_steps == 20
-    for run, session in zip(runs, sessions, strict=True):
-        tree = config_of(run).model_dump(mode="json", exclude_none=True)
-        alone = tree | {"engine": "sync", "trainer": tree["trainer"] | {"count": 1}}
-        alone["run"] = {"root": str(run.path / "alone")}
-        once = train(from_tree(alone))
-        expected, made = weights_of(once.run), weights_of(run)
-        assert float((made - expected).norm() / expected.norm()) < 1e-5, session.experiment.method
-        assert epochs_of(run) == epochs_of(once.run), session.experiment.method
-        state, of_one = session.state.as_dict(), once.run.read_json("state.json") or {}
-        for name in ("step", "examples", "gradients", "allocated", "kept"):
-            assert state[name] == of_one[name], (name, session.experiment.method)
+def alone(run: Run) -> Result:
+    """The same run in one process."""
+    tree = config_of(run).model_dump(mode="json", exclude_none=True)
+    group = {"engine": "sync", "trainer": tree["trainer"] | {"count": 1}, "run": {"root": str(run.path / "alone")}}
+    return train(from_tree(tree | group))
+
+
+@pytest.fixture(scope="module")
+def made(queue_server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """All runs, one after the other, with one process of the second trainer."""
+    methods, root = SAME | OTHERS, tmp_path_factory.mktemp("runs")
+    runs = {name: new_run(config_for(root / name, **method)) for name, method in methods.items()}
+    place = queue_server.url, queue_server.password
+    with beside(follow, [run.path for run in runs.values()], *place):
+        return {name: (run, lead(run, *place)) for name, run in runs.items()}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_the_weights_are_those_of_one_trainer(made: Made, name: str) -> None:
+    (run, session), once = made[name], alone(made[name][0])
+    expected = weights_of(once.run)
+    assert float((weights_of(run) - expected).norm() / expected.norm()) < 1e-5
+    assert epochs_of(run) == epochs_of(once.run)
+    state, of_one = session.state.as_dict(), once.run.read_json("state.json") or {}
+    for name in ("step", "examples", "gradients", "allocated", "kept"):
+        assert state[name] == of_one[name], name
+
+
+def test_a_loose_run_refreshes_and_trains_on_every_example_once(made: Made) -> None:
+    run, session = made["loose"]
+    assert epochs_of(run) == {0: Counter(range(10)), 1: Counter(range(10))}
+    assert session.state.gradients == 600 * (3 + 1) and session.state.refresh_steps == 20
+
+
+def test_what_is_not_finite_is_rolled_back_by_all(made: Made) -> None:
+    run, session = made["wild"]
+    assert session.state.rollbacks >= 1 and session.state.examples == 600
+    assert epochs_of(run) == {0: Counter(range(10)), 1: Counter(range(10))} and bool(weights_of(run).isfinite().all())
+
+
+def test_another_number_of_trainers_continues(made: Made, queue_server: EmbeddedServer) -> None:
+    run, _ = made["halved"]
+    longer = overridden(config_of(run), {"trainer.count": 1, "train.max_steps": None})
+    session = Session(build_experiment(longer), run, torch.device("cpu"))
+    resumed = session.restore()
+    assert resumed is not None and resumed.step == 3
+    transport = Transport(queue_server.client(), run.id, lease_s=5.0, timeout_s=5.0, wire="exact")
+    assert loop_of(session, transport, resumed).run() == "finished"
+    assert epochs_of(run) == {0: Counter(range(10)), 1: Counter(range(10))}
