@@ -32,7 +32,7 @@ from sparring.allocators import Allocation, Candidates
 from sparring.allocators.bullettrain import BulletTrain
 from sparring.commands.splits import candidates_for, estimated_s, work_of
 from sparring.config import Config, VirtualSettings, overridden
-from sparring.engines.virtual.clock import clocked
+from sparring.engines.virtual.clock import Clocked, clocked
 from sparring.engines.virtual.hollow import Work
 from sparring.engines.virtual.rivals import data_parallel
 
@@ -41,7 +41,7 @@ MODELS = Path(__file__).parents[1] / "recipes" / "times"
 SCENARIOS, SLOW, MOST_SHARDS = ("equal", "slow", "killed"), 1 / 3, 32
 METHODS = ("", ", BulletTrain")
 TRAININGS = {"loop": 1, "finish": 8, "loop, BulletTrain": 1, "finish, BulletTrain": 8}  # shards a step
-PART, SHORTLIST = slice(200, 230), 10  # steps by which splits are compared, and how many of them
+SHORTLIST, PART, WHOLE = 10, slice(200, 260), 4  # splits whose pace is measured, on these steps; of them for all steps
 Found = dict[str, Any]
 
 
@@ -118,18 +118,20 @@ class Bench:
         return data_parallel(self.timed(case, seed), steps, size_bytes=4 * found["parameters"], speeds=speeds)[-1]
 
     def best_split(self, case: Case, devices: int) -> Config:
-        """The fastest split by a part of the run with seed 0, of those that look best."""
-        size_bytes = 4 * self.trained("finish", 0)["parameters"]
-        likely = sorted(self._splits(case, devices), key=lambda each: estimated_s(each, size_bytes))[:SHORTLIST]
-        return min(likely, key=lambda each: self._clock(case, each, 0, PART))
+        """The fastest split, of those with the best pace, of those that look best."""
+        likely = self._likely(case, devices)
+        if case.scenario == "slow":
+            likely += self._likely(case._replace(scenario="equal"), devices - 1)
+        fastest = sorted(likely, key=lambda each: self._pace(case, each))[:WHOLE]
+        return min(fastest, key=lambda each: self._clock(case, each, 0).seconds)
 
     def ours_s(self, case: Case, split: Config, seed: int) -> float:
         """Seconds of the asynchronous engine with a split."""
         split = overridden(split, {"train.seed": seed})
         if case.scenario == "killed":
-            dies = {"at_s": self._clock(case, split, seed) / 2, "worker": split.workers.count, "what": "dies"}
+            dies = {"at_s": self._clock(case, split, seed).seconds / 2, "worker": split.workers.count, "what": "dies"}
             split = overridden(split, {"virtual.events": [dies]})
-        return self._clock(case, split, seed)
+        return self._clock(case, split, seed).seconds
 
     def timed(self, case: Case, seed: int) -> Config:
         """The recipe with a fresh finish and the times of the case."""
@@ -138,21 +140,29 @@ class Bench:
         times = VirtualSettings(times=MODELS / f"{case.model}.toml")
         return config.model_copy(update={"virtual": times})
 
+    def _likely(self, case: Case, devices: int) -> list[Config]:
+        size_bytes = 4 * self.trained("finish", 0)["parameters"]
+        return sorted(self._splits(case, devices), key=lambda each: estimated_s(each, size_bytes))[:SHORTLIST]
+
     def _splits(self, case: Case, devices: int) -> Iterator[Config]:
         for split in candidates_for(self.timed(case, 0), devices):
             workers = split.workers.count
             if split.train.shards_per_step <= MOST_SHARDS and (workers or case.scenario == "equal"):
                 speeds = (*[1.0] * (workers - 1), SLOW) if case.scenario == "slow" else ()
                 yield split.model_copy(update={"virtual": split.virtual.model_copy(update={"speeds": speeds})})
-        if case.scenario == "slow":
-            yield from self._splits(case._replace(scenario="equal"), devices - 1)
 
-    def _clock(self, case: Case, split: Config, seed: int, part: slice = slice(None)) -> float:
+    def _pace(self, case: Case, split: Config) -> float:
+        """Seconds of an example in the second half of a part of the run with seed 0."""
+        ends = self._clock(case, split, 0, PART).ends
+        steps = len(ends) // 2
+        return (ends[-1] - ends[-1 - steps]) / (steps * split.train.shards_per_step * split.train.batch_size)
+
+    def _clock(self, case: Case, split: Config, seed: int, part: slice = slice(None)) -> Clocked:
         found = self.trained(f"finish{case.method}", seed)
         shards, size = split.train.shards_per_step, split.train.batch_size
         steps = steps_of(found, shards * size)[part]
         works = [work_of(counts[first : first + size]) for counts in steps for first in range(0, len(counts), size)]
-        return clocked(split, works, 4 * found["parameters"]).seconds
+        return clocked(split, works, 4 * found["parameters"])
 
 
 def steps_of(found: Found, size: int = BATCH) -> list[list[int]]:
