@@ -40,6 +40,7 @@ EXAMPLES, BATCH, ATTACK_STEPS, FINISH, LEASE_S = 59_000, 128, 8, 6, 0.1
 MODELS = Path(__file__).parents[1] / "recipes" / "times"
 SCENARIOS, SLOW, MOST_SHARDS = ("equal", "slow", "killed"), 1 / 3, 32
 METHODS = ("", ", BulletTrain")
+SECONDS = [2, 5, 10, 20, 40]  # of the picture's scale
 TRAININGS = {"loop": 1, "finish": 8, "loop, BulletTrain": 1, "finish, BulletTrain": 8}  # shards a step
 SHORTLIST, PART, WHOLE = 10, slice(200, 260), 4  # splits whose pace is measured, on these steps; of them for all steps
 Found = dict[str, Any]
@@ -264,7 +265,9 @@ def plot(lines: Sequence[Found], path: Path) -> None:
                 axis.plot(devices, [first_s / count for count in devices], ":", color="grey", label="ideal, PGD")
         axis.set(title=model, xscale="log", yscale="log", xlabel="devices", ylabel="virtual seconds of the epoch")
         axis.set_xticks(devices, map(str, devices))
-        axis.set_xticks([], minor=True)
+        axis.set_yticks(SECONDS, map(str, SECONDS))
+        for set_ticks in (axis.set_xticks, axis.set_yticks):
+            set_ticks([], minor=True)
         axis.legend(fontsize="small")
     figure.savefig(path, dpi=120)
 
