@@ -27,7 +27,7 @@ from tests.chaos.schedules import Outcome
 from tests.support.processes import running
 from tests.support.runs import small
 
-MEMORY = 64 << 20
+MEMORY = 128 << 20
 PASSWORD = "SPARRING_CHAOS_PASSWORD"
 LEASE_S, STEP_TIMEOUT_S, END_TIMEOUT_S, MOST_LIVES = 3.0, 120.0, 240.0, 6
 
