@@ -21,7 +21,7 @@ import argparse
 import json
 import statistics
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -32,7 +32,7 @@ from sparring.allocators import Allocation, Candidates
 from sparring.allocators.bullettrain import BulletTrain
 from sparring.commands.splits import candidates_for, estimated_s, work_of
 from sparring.config import Config, VirtualSettings, overridden
-from sparring.engines.virtual.clock import clocked
+from sparring.engines.virtual.clock import Clocked, clocked
 from sparring.engines.virtual.hollow import Work
 from sparring.engines.virtual.rivals import data_parallel
 
@@ -40,8 +40,9 @@ EXAMPLES, BATCH, ATTACK_STEPS, FINISH, LEASE_S = 59_000, 128, 8, 6, 0.1
 MODELS = Path(__file__).parents[1] / "recipes" / "times"
 SCENARIOS, SLOW, MOST_SHARDS = ("equal", "slow", "killed"), 1 / 3, 32
 METHODS = ("", ", BulletTrain")
+SECONDS = [2, 5, 10, 20, 40]  # of the picture's scale
 TRAININGS = {"loop": 1, "finish": 8, "loop, BulletTrain": 1, "finish, BulletTrain": 8}  # shards a step
-PART, SHORTLIST = slice(200, 230), 10  # steps by which splits are compared, and how many of them
+SHORTLIST, PART, WHOLE = 10, slice(200, 260), 4  # splits whose pace is measured, on these steps; of them for all steps
 Found = dict[str, Any]
 
 
@@ -118,18 +119,20 @@ class Bench:
         return data_parallel(self.timed(case, seed), steps, size_bytes=4 * found["parameters"], speeds=speeds)[-1]
 
     def best_split(self, case: Case, devices: int) -> Config:
-        """The fastest split by a part of the run with seed 0, of those that look best."""
-        size_bytes = 4 * self.trained("finish", 0)["parameters"]
-        likely = sorted(self._splits(case, devices), key=lambda each: estimated_s(each, size_bytes))[:SHORTLIST]
-        return min(likely, key=lambda each: self._clock(case, each, 0, PART))
+        """The fastest split, of those with the best pace, of those that look best."""
+        likely = self._likely(case, devices)
+        if case.scenario == "slow":
+            likely += self._likely(case._replace(scenario="equal"), devices - 1)
+        fastest = sorted(likely, key=lambda each: self._pace(case, each))[:WHOLE]
+        return min(fastest, key=lambda each: self._clock(case, each, 0).seconds)
 
     def ours_s(self, case: Case, split: Config, seed: int) -> float:
         """Seconds of the asynchronous engine with a split."""
         split = overridden(split, {"train.seed": seed})
         if case.scenario == "killed":
-            dies = {"at_s": self._clock(case, split, seed) / 2, "worker": split.workers.count, "what": "dies"}
+            dies = {"at_s": self._clock(case, split, seed).seconds / 2, "worker": split.workers.count, "what": "dies"}
             split = overridden(split, {"virtual.events": [dies]})
-        return self._clock(case, split, seed)
+        return self._clock(case, split, seed).seconds
 
     def timed(self, case: Case, seed: int) -> Config:
         """The recipe with a fresh finish and the times of the case."""
@@ -138,21 +141,29 @@ class Bench:
         times = VirtualSettings(times=MODELS / f"{case.model}.toml")
         return config.model_copy(update={"virtual": times})
 
+    def _likely(self, case: Case, devices: int) -> list[Config]:
+        size_bytes = 4 * self.trained("finish", 0)["parameters"]
+        return sorted(self._splits(case, devices), key=lambda each: estimated_s(each, size_bytes))[:SHORTLIST]
+
     def _splits(self, case: Case, devices: int) -> Iterator[Config]:
         for split in candidates_for(self.timed(case, 0), devices):
             workers = split.workers.count
             if split.train.shards_per_step <= MOST_SHARDS and (workers or case.scenario == "equal"):
                 speeds = (*[1.0] * (workers - 1), SLOW) if case.scenario == "slow" else ()
                 yield split.model_copy(update={"virtual": split.virtual.model_copy(update={"speeds": speeds})})
-        if case.scenario == "slow":
-            yield from self._splits(case._replace(scenario="equal"), devices - 1)
 
-    def _clock(self, case: Case, split: Config, seed: int, part: slice = slice(None)) -> float:
+    def _pace(self, case: Case, split: Config) -> float:
+        """Seconds of an example in the second half of a part of the run with seed 0."""
+        ends = self._clock(case, split, 0, PART).ends
+        steps = len(ends) // 2
+        return (ends[-1] - ends[-1 - steps]) / (steps * split.train.shards_per_step * split.train.batch_size)
+
+    def _clock(self, case: Case, split: Config, seed: int, part: slice = slice(None)) -> Clocked:
         found = self.trained(f"finish{case.method}", seed)
         shards, size = split.train.shards_per_step, split.train.batch_size
         steps = steps_of(found, shards * size)[part]
         works = [work_of(counts[first : first + size]) for counts in steps for first in range(0, len(counts), size)]
-        return clocked(split, works, 4 * found["parameters"]).seconds
+        return clocked(split, works, 4 * found["parameters"])
 
 
 def steps_of(found: Found, size: int = BATCH) -> list[list[int]]:
@@ -169,8 +180,8 @@ def cut(counts: Sequence[int], parts: int) -> list[Work]:
 
 
 def line_of(bench: Bench, case: Case, devices: int, seeds: int) -> Found:
-    """Seconds of both, and the split. Without BulletTrain seeds differ in jitter alone, and one is enough."""
-    split, seeds = bench.best_split(case, devices), seeds if case.method else 1
+    """Seconds of both with every seed, and the split."""
+    split = bench.best_split(case, devices)
     return {
         **case._asdict(),
         "devices": devices,
@@ -183,14 +194,12 @@ def line_of(bench: Bench, case: Case, devices: int, seeds: int) -> Found:
 
 
 def lines_of(bench: Bench, models: Sequence[str], devices: Sequence[int], seeds: int) -> Iterator[Found]:
-    """All cases; with one device nothing is slow or dies."""
-    for method in METHODS:
-        for model in models:
-            for scenario in SCENARIOS:
-                for count in devices:
-                    case = Case(method, model, scenario)
-                    if count > 1 or scenario == "equal":
-                        yield _kept(bench, case, count, seeds)
+    """All cases; with one device nothing is slow or dies. Without BulletTrain seeds differ in jitter alone, and one is
+    enough; with it devices are equal."""
+    for method, model, scenario in product(METHODS, models, SCENARIOS):
+        for count in devices:
+            if scenario == "equal" or (count > 1 and not method):
+                yield _kept(bench, Case(method, model, scenario), count, seeds if method else 1)
 
 
 def _kept(bench: Bench, case: Case, devices: int, seeds: int) -> Found:
@@ -256,7 +265,9 @@ def plot(lines: Sequence[Found], path: Path) -> None:
                 axis.plot(devices, [first_s / count for count in devices], ":", color="grey", label="ideal, PGD")
         axis.set(title=model, xscale="log", yscale="log", xlabel="devices", ylabel="virtual seconds of the epoch")
         axis.set_xticks(devices, map(str, devices))
-        axis.set_xticks([], minor=True)
+        axis.set_yticks(SECONDS, map(str, SECONDS))
+        for set_ticks in (axis.set_xticks, axis.set_yticks):
+            set_ticks([], minor=True)
         axis.legend(fontsize="small")
     figure.savefig(path, dpi=120)
 

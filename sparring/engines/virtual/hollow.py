@@ -83,7 +83,7 @@ class HollowAttacker:
         self.course, self.cluster, self.name, self.speed = course, course.cluster, name, speed
         self.attacks: list[HollowAttack] = []
         self.alive, self.busy, self.free_at = True, False, 0.0
-        self._since = 0.0  # when it began to wait
+        self._since = 0.0  # when its last step ended
         self.cluster.wakers.append(self.wake)
 
     def die(self) -> None:
@@ -105,7 +105,7 @@ class HollowAttacker:
     def _end(self, done: HollowAttack | None) -> None:
         if not self.alive:
             return
-        self.busy, self._since = False, self.cluster.now
+        self.busy = False
         if done is not None:
             self.deliver(done)
         self.wake()
@@ -119,9 +119,10 @@ class HollowAttacker:
             attack = self._ready()
         if attack is None:
             return None
-        seconds = self.course.lasts_s(attack)
+        seconds = self.cluster.varied(self.course.lasts_s(attack)) / self.speed
+        self._since = self.cluster.now + seconds
         attack.go_on(self.version_for(attack))
-        return self.cluster.varied(seconds) / self.speed, attack if attack.done else None
+        return seconds, attack if attack.done else None
 
     def _ready(self) -> HollowAttack | None:
         return next((attack for attack in self.attacks if self.can_go_on(attack)), None)

@@ -40,6 +40,7 @@ def recipe(root: Path, **groups: Any) -> Config:
     [
         {"staleness": FINISH, "workers": {"count": 3}},
         {"staleness": FINISH, "workers": {"count": 2}, "trainer": {"count": 3}, "virtual": {"speeds": [1, 0.3]}},
+        {"staleness": FINISH, "workers": {"count": 0}, "trainer": {"count": 4}, "queue": {"lease_s": 0.2}},
         {"staleness": FINISH, "workers": {"count": 3}, "trainer": {"count": 2}, "virtual": {"events": DIES}},
         {"staleness": LOOSE, "workers": {"count": 4}, "virtual": {"events": SLOWS}},
         {"staleness": PLAIN, "workers": {"count": 3}, "trainer": {"count": 2}},
