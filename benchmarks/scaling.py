@@ -1,7 +1,7 @@
 """Speed-up over the synchronous loop by the number of workers, the GPU's work being a timed wait and all else real.
 
     python -m benchmarks.scaling --out FOLDER [--series 80 320 exchange refresh] [--workers 1 2 4 8 16 32] [--rounds 3]
-        [--cores-per-host 4]
+        [--trainers 1] [--trainer-attacks always] [--cores-per-host 4]
 
 A shard is 128 examples of 3 x 32 x 32; its attack takes 80 ms (series 320: 320 ms) and its step 10 ms on a device
 that each process has to itself; snapshots are 11 M weights (44 MB), published after every step. Ray actors, Redis,
@@ -9,11 +9,14 @@ codec, snapshots, ledger and the trainer's loop are those of every run: only the
 What the attack's and the step's own arithmetic take on this CPU, in the synchronous loop alone, is part of those times:
 it is measured first and taken off the waits, since on a GPU it belongs to the passes.
 
-This machine's cores do the work of W + 1 hosts. As if each host had --cores-per-host of its own, all times of a row are
-F times as long, F = cores per host · (W + 1) / cores, at least 1. That does not spread out what comes at once: when
-weights are published, all workers load them and begin to attack, just when the trainer puts its next step together.
+This machine's cores do the work of W + R hosts (R: --trainers). As if each host had --cores-per-host of its own, all
+times of a row are F times as long, F = cores per host · (W + R) / cores, at least 1. That does not spread out what
+comes at once: when weights are published, all workers load them and begin to attack, just when the trainer puts its
+next step together.
 
-The ideal is min(W + 1, 1 + attack / step): the trainer attacks where it would wait. Steps are large enough, and permits
+The ideal is min(W + R, R · (1 + attack / step)): trainers attack where they would wait. Several of them really sum up
+the 44 MB of the network after each step, by gloo on this machine, whose share of a step is F times smaller than it
+would be beside the true times. Steps are large enough, and permits
 few enough, for a mean staleness of 2. Every row is measured right after the synchronous loop at the same F, each in a
 fresh process; the table shows medians over the rounds and the least and greatest. A row counts from the moment that
 all workers have made shards. Where the synchronous loop itself takes 3 % more or less than it should, the row's
@@ -54,7 +57,16 @@ STEP_MS, BOUND, EXAMPLES, ATTACK_STEPS = 10.0, 4, 8192, 8
 START_TIMEOUT_S, SETTLE_S, LEAST_STEPS = 600.0, 3.0, 8
 SATURATED = 8  # workers, from which on the series with few shards a step are measured
 Told = dict[str, Any]
-SHARDS_PER_STEP_AND_DEPTH = {1: (2, 3), 2: (2, 3), 4: (4, 3), 8: (8, 2), 16: (16, 2), 32: (32, 2)}
+SHARDS_PER_STEP_AND_DEPTH = {
+    1: (2, 3),
+    2: (2, 3),
+    4: (4, 3),
+    8: (8, 2),
+    14: (16, 2),
+    16: (16, 2),
+    28: (32, 2),
+    32: (32, 2),
+}
 
 
 @dataclass(frozen=True)
@@ -72,10 +84,11 @@ class Series:
         """Shards a step, and depth."""
         return self.of_step or SHARDS_PER_STEP_AND_DEPTH[workers]
 
-    def ideal(self, workers: int) -> float:
+    def ideal(self, workers: int, trainers: int) -> float:
         """Speed-up over the synchronous loop that nothing can exceed; refreshing makes steps longer."""
         step_ms = STEP_MS + self.refresh * self.attack_ms / self.attack_steps
-        return min(workers + 1.0, 1 + self.attack_ms / STEP_MS, (self.attack_ms + STEP_MS) / step_ms)
+        of_a_trainer = min(1 + self.attack_ms / STEP_MS, (self.attack_ms + STEP_MS) / step_ms)
+        return min(workers + trainers, trainers * of_a_trainer)
 
 
 SERIES = {
@@ -96,6 +109,8 @@ class Row:
     seconds: float
     folder: str
     slow_down: float = 1.0
+    trainers: int = 1
+    attacks: str = "always"
 
     def config(self) -> Config:
         series, alone = SERIES[self.series], self.workers == 0
@@ -114,11 +129,11 @@ class Row:
                     "depth": depth,
                     "exchange": series.exchange,
                     "refresh": 0 if alone else series.refresh,
-                    "trainer_attacks": "always",
+                    "trainer_attacks": self.attacks,
                     "gap_every": 0,
                 },
                 "workers": {"count": self.workers, "threads": 1, "start_timeout_s": START_TIMEOUT_S},
-                "trainer": {"threads": 1},
+                "trainer": {"threads": 1, "count": self.trainers},
                 "ray": {"object_store_mb": 1024},
                 "checkpoint": {"every_steps": 10**9},
                 "metrics": {"every_steps": 1, "enabled": False},
@@ -195,7 +210,7 @@ def measured(row: Row) -> Told:
         "staleness_max": highest,
         "dropped": sum(last["dropped"].values()) - sum(first["dropped"].values()),
         "own_share": own / shards,
-        "device_busy": row.slow_down * (shards * step_ms + own * series.attack_ms) / 1000 / seconds,
+        "device_busy": row.slow_down * (shards * step_ms + own * series.attack_ms) / 1000 / seconds / row.trainers,
         "waited": waited / seconds,
         "publish_ms": 1000 * gained("publish_seconds") / max(1.0, gained("publications")),
         "step_ms": 1000 * gained("step_seconds") / shards,
@@ -237,28 +252,30 @@ def waits_us(name: str, arithmetic: tuple[float, float], slow_down: float) -> tu
     return round(1e6 * left[0]), round(1e6 * left[1])
 
 
-def slowed(cores_per_host: float, workers: int) -> float:
+def slowed(cores_per_host: float, hosts: int) -> float:
     """How many times as long everything takes, that this machine's cores are as many as all hosts' would be."""
-    return max(1.0, cores_per_host * (workers + 1) / cores())
+    return max(1.0, cores_per_host * hosts / cores())
 
 
 def beside_the_loop(name: str, workers: int, arithmetic: tuple[float, float], folder: str, options: Any) -> Told:
     """One row, and the synchronous loop at the same times right before it."""
-    series = SERIES[name]
-    slow_down = slowed(options.cores_per_host, workers)
-    sync_s, ideal = slow_down * (series.attack_ms + STEP_MS) / 1000, series.ideal(workers)
+    series, trainers = SERIES[name], options.trainers
+    slow_down = slowed(options.cores_per_host, workers + trainers)
+    sync_s, ideal = slow_down * (series.attack_ms + STEP_MS) / 1000, series.ideal(workers, trainers)
     of_step, depth = series.sizes(workers)
     waits = waits_us(name, arithmetic, slow_down)
 
-    def row(count: int, steps_s: float) -> Row:
-        return Row(name, count, waits, max(options.seconds, LEAST_STEPS * steps_s), folder, slow_down)
+    def row(count: int, steps_s: float, ranks: int = 1) -> Row:
+        seconds = max(options.seconds, LEAST_STEPS * steps_s)
+        return Row(name, count, waits, seconds, folder, slow_down, ranks, options.trainer_attacks)
 
     alone = apart("run", row(0, sync_s), WAITING_JITTER="0")  # nobody marches in step with it
-    reported, rate = apart("run", row(workers, of_step * sync_s / ideal)), alone["shards_per_second"]
+    reported, rate = apart("run", row(workers, of_step * sync_s / ideal, trainers)), alone["shards_per_second"]
     speedup = reported["shards_per_second"] / rate
     return {
         "series": name,
         "workers": workers,
+        "trainers": trainers,
         "slow_down": slow_down,
         "shards_per_step": of_step,
         "depth": depth,
@@ -266,7 +283,7 @@ def beside_the_loop(name: str, workers: int, arithmetic: tuple[float, float], fo
         "sync_ms_wanted": 1000 * sync_s,
         "speedup": speedup,
         "ideal": ideal,
-        "saturated": workers >= series.attack_ms / STEP_MS,
+        "saturated": workers >= trainers * series.attack_ms / STEP_MS,
         "efficiency": speedup / ideal,
         **reported,
     }
@@ -296,6 +313,8 @@ def main() -> None:
     parser.add_argument(
         "--workers", nargs="+", type=int, choices=SHARDS_PER_STEP_AND_DEPTH, default=[1, 2, 4, 8, 16, 32]
     )
+    parser.add_argument("--trainers", type=int, default=1, help="trainers in parallel, of every row")
+    parser.add_argument("--trainer-attacks", choices=["always", "never"], default="always")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=30.0, help=f"least of a measurement, and {LEAST_STEPS} steps")
     parser.add_argument("--cores-per-host", type=float, default=4.0)

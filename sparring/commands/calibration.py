@@ -16,6 +16,7 @@ import torch
 
 from sparring.attacks import Attack, frozen
 from sparring.config import Config, trainer_threads, worker_threads
+from sparring.machine.memory import keep_freed_memory
 from sparring.machine.threads import cores
 from sparring.machine.timing import BUDGET_S, median_seconds
 from sparring.models.arrays import load_arrays, to_arrays
@@ -82,13 +83,17 @@ class Measured:
 
 
 def measure(experiment: Experiment) -> Measured:
-    """Time the attack, the training step, the codec, the transport and the snapshot. Nothing is written."""
+    """Time the attack, the training step, the codec, the transport and the snapshot, with memory kept as in a run.
+
+    Nothing is written.
+    """
+    keep_freed_memory()
     config = experiment.config
     asynchronous = config.engine == "ray"
     device = _device(config, config.trainer.num_gpus, config.trainer.device)
     attacker = _device(config, config.workers.num_gpus, "auto") if asynchronous else device
     of_trainer = trainer_threads(config)
-    of_worker = worker_threads(config.workers) if asynchronous else of_trainer
+    of_worker = worker_threads(config.workers, config.trainer.count) if asynchronous else of_trainer
     model, shard = experiment.model, example_shard(experiment)
     everything = cores() if device.type == "cpu" else of_trainer
     attack = {n: _attack_s(experiment, attacker, n) for n in {of_worker, 1, everything}}

@@ -179,7 +179,8 @@ def _check_batches(experiment: Experiment) -> None:
         return
     for epoch in (0, plan.epochs - 1):
         tickets_of_last_step = (plan.shards(epoch) - 1) % plan.shards_per_step + 1
-        if plan.smallest_ticket(epoch) == 1 and (config.engine == "ddp" or tickets_of_last_step == 1):
+        divided = config.engine == "ddp" or config.trainer.count > 1
+        if plan.smallest_ticket(epoch) == 1 and (divided or tickets_of_last_step == 1):
             raise UsageError(
                 f"train.batch_size = {plan.batch_size} with {plan.examples(epoch)} training examples: model.name = "
                 f"{config.model.name!r} has batch norm, and a training step on a single example has no batch "
@@ -205,13 +206,14 @@ def _check_cluster(experiment: Experiment) -> None:
 
 def check_resources(config: Config) -> None:
     """Refuse more GPUs than there are before anything is started (a local Ray; a cluster may still grow)."""
-    wanted = config.workers.count * config.workers.num_gpus + config.trainer.num_gpus
+    workers, trainer = config.workers, config.trainer
+    wanted = workers.count * workers.num_gpus + trainer.count * trainer.num_gpus
     if wanted == 0 or config.ray.address != "local":
         return
     there = torch.cuda.device_count()
     if wanted > there:
         raise UsageError(
-            f"workers.count x workers.num_gpus + trainer.num_gpus = {config.workers.count} x "
-            f"{config.workers.num_gpus:g} + {config.trainer.num_gpus:g} = {wanted:g}, this machine has {there} GPUs. "
-            f"Use fewer workers, fractions of a GPU, or 0 to attack on CPU."
+            f"workers.count x workers.num_gpus + trainer.count x trainer.num_gpus = {workers.count} x "
+            f"{workers.num_gpus:g} + {trainer.count} x {trainer.num_gpus:g} = {wanted:g}, this machine has {there} "
+            f"GPUs. Use fewer workers, fractions of a GPU, or 0 to attack on CPU."
         )

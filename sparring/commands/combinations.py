@@ -305,15 +305,16 @@ def _check_slots(config: Config, methods: Methods) -> None:
 def _check_trainers(config: Config) -> None:
     """Trainers in parallel divide the shards of a step."""
     count, shards = config.trainer.count, config.train.shards_per_step
-    if count > 1 and config.engine != "virtual":
+    if count > 1 and config.engine not in ("ray", "virtual"):
         raise UsageError(
             f"trainer.count = {count} with engine = {config.engine!r}: this engine has one trainer. Set trainer.count "
-            f"to 1."
+            f"to 1, or engine to 'ray'."
         )
     if count > shards:
         raise UsageError(
             f"trainer.count = {count} with train.shards_per_step = {shards}: a step has too few shards to give one to "
-            f"every trainer. Set train.shards_per_step to {count} or more, or trainer.count to at most {shards}."
+            f"every trainer. Set train.shards_per_step to {count} or a multiple of it, or trainer.count to at most "
+            f"{shards}."
         )
 
 
@@ -335,7 +336,7 @@ def _check_ranks(config: Config, methods: Methods) -> None:
         )
     required: dict[str, tuple[object, tuple[object, ...], str]] = {
         "attack.start": (config.attack.start, ("auto", "zero", "uniform"), "ranks do not share perturbations"),
-        "objective.awp_gamma": (config.objective.awp_gamma, (0.0,), "each rank would perturb the weights differently"),
+        "objective.awp_gamma": (config.objective.awp_gamma, (0.0,), "it has not been compared with one process"),
     }
     for name, (value, valid, reason) in required.items():
         if value not in valid:

@@ -294,7 +294,7 @@ def _cores(config: Config) -> Found:
     available, of_trainer = cores(), trainer_threads(config)
     if config.engine != "ray":
         return Found(True, f"{available} cores, {of_trainer} threads")
-    of_worker = worker_threads(config.workers)
+    of_worker = worker_threads(config.workers, config.trainer.count)
     used = config.workers.count * of_worker + of_trainer
     shared = f"; {used} threads share {available} cores, which may slow the run down" if used > available else ""
     where = "" if config.workers.num_gpus == 0 else " on GPUs"

@@ -93,6 +93,11 @@ def replay(
 
 
 def _require_replayable(config: Config) -> None:
+    if config.trainer.count > 1:
+        raise UsageError(
+            f"trainer.count = {config.trainer.count}: several trainers sum up gradients in another order than one "
+            f"process does, so the bits could not be compared. Only runs with trainer.count = 1 can be made again."
+        )
     fixed = config.staleness.finish != "off" or config.engine in ("sync", "simulated")
     if not fixed:
         raise UsageError(

@@ -18,7 +18,9 @@ from sparring.errors import UsageError
 from sparring.observe.progress import duration
 from sparring.trainer.plan import Plan
 
-START_S = {"sync": 0.0, "ddp": 6.0, "ray": 10.0}  # until the first step, on two cores
+START_S = {"sync": 1.5, "ddp": 5.0, "ray": 10.0}  # until the first step, on two cores
+SHARED = 1.15  # a pass takes so much longer where all cores of a machine are busy
+DDP_STEP_S = 0.033  # of a step of ranks on CPUs: they wait for the slower one and add up by gloo
 SHARD_CORE_S = 0.004  # of the trainer's and the worker's loops for a shard, beside the measured parts
 TIE = 1.05  # a simpler engine is named where it takes at most so much longer
 MOST_WORKERS = 16  # that are considered on one machine
@@ -106,7 +108,8 @@ def ray_rate(config: Config, measured: Measured) -> float:
     rate = min(attackers, 1 + ratio) / (measured.attack_one_s + measured.step_one_s)
     if config.ray.address != "local":
         return rate
-    return min(rate, measured.cores / (measured.attack_core_s + measured.step_core_s + queue_core_s(measured)))
+    work_s = SHARED * (measured.attack_core_s + measured.step_core_s) + queue_core_s(measured)
+    return min(rate, measured.cores / work_s)
 
 
 def queue_core_s(measured: Measured) -> float:
@@ -117,7 +120,10 @@ def queue_core_s(measured: Measured) -> float:
 def ddp_rate(config: Config, measured: Measured, ranks: int) -> float:
     """Shards per second of equal ranks; the slowest rank of a step has the most tickets."""
     tickets = config.train.shards_per_step
-    return tickets / ceil(tickets / ranks) / (measured.attack_one_s + measured.step_one_s)
+    step_s = ceil(tickets / ranks) * (measured.attack_one_s + measured.step_one_s)
+    if not measured.gpus:
+        step_s = SHARED * step_s + DDP_STEP_S
+    return tickets / step_s
 
 
 def _counts(config: Config, measured: Measured) -> range:

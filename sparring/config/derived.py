@@ -122,27 +122,28 @@ def check_staleness(settings: StalenessSettings) -> str | None:
     return None
 
 
-def worker_threads(workers: WorkersSettings) -> int:
-    """Threads of a worker: on CPU an equal share of all cores but one, which the trainer has; on GPU one."""
+def worker_threads(workers: WorkersSettings, trainers: int = 1) -> int:
+    """Threads of a worker: on CPU an equal share of all cores but one for each trainer; on GPU one."""
     if workers.threads is not None:
         return workers.threads
     if workers.num_gpus > 0:
         return 1
-    return max(1, (cores() - 1) // max(workers.count, 1))
+    return max(1, (cores() - trainers) // max(workers.count, 1))
 
 
 def trainer_threads(config: Config) -> int:
     """Threads of the trainer: all cores if it is the only process, an equal share for each rank under ddp, one if the
-    workers have GPUs, else the cores that the workers leave."""
+    workers have GPUs, else the cores that the workers leave, in equal shares for trainers in parallel."""
+    count = config.trainer.count
     if config.trainer.threads is not None:
         return config.trainer.threads
     if config.engine == "ddp":
         return max(1, cores() // config.ddp.ranks)
-    if config.engine != "ray" or config.workers.count == 0:
+    if config.engine != "ray":
         return cores()
-    if config.workers.num_gpus > 0:
+    if config.workers.count > 0 and config.workers.num_gpus > 0:
         return 1
-    return max(1, cores() - config.workers.count * worker_threads(config.workers))
+    return max(1, (cores() - config.workers.count * worker_threads(config.workers, count)) // count)
 
 
 def trainer_attacks(config: Config) -> bool:
@@ -156,5 +157,5 @@ def trainer_would_idle(config: Config) -> bool:
     """Whether the trainer's device would be idle: it has its own GPU, or the workers leave cores free."""
     if config.trainer.num_gpus > 0 or config.engine == "virtual":
         return True
-    on_cpu = config.workers.count if config.workers.num_gpus == 0 else 0
-    return on_cpu * worker_threads(config.workers) + trainer_threads(config) <= cores()
+    on_cpu, count = config.workers.count if config.workers.num_gpus == 0 else 0, config.trainer.count
+    return on_cpu * worker_threads(config.workers, count) + count * trainer_threads(config) <= cores()

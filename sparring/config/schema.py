@@ -484,13 +484,13 @@ class WorkersSettings(Settings):
 
 class TrainerSettings(Settings):
     count: int = setting(1, "trainers", ge=1, le=256)
-    """Number of trainers in parallel. They share the shards of each step and average their gradients."""
+    """Number of trainers in parallel (engine ray). They share the shards of each step and average their gradients."""
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "name")
     """Device of the training step. auto: CUDA if a GPU is reserved for the trainer."""
     num_gpus: float = setting(0.0, "GPUs", ge=0)
-    """GPUs that Ray reserves for the trainer."""
+    """GPUs that Ray reserves for each trainer."""
     num_cpus: float = setting(1.0, "cores", gt=0)
-    """Cores that Ray reserves for the trainer."""
+    """Cores that Ray reserves for each trainer."""
     threads: int | None = setting(None, "threads", ge=1)
     """torch threads. By default all cores (sync, simulated), an equal share for each rank (ddp), or the cores that the
     workers leave (ray; 1 if the workers have GPUs)."""

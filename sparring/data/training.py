@@ -45,6 +45,13 @@ class TrainingSet:
         """The images of the dataset, before augmentation."""
         return self.dataset.images(indices, framing)
 
+    def shape_in(self, epoch: int) -> Shape:
+        """Shape (C, H, W) of the images of a batch in `epoch`."""
+        size = self.sizes(epoch)
+        if self.augment == "resized_crop_flip":
+            size = size or self.shape[-1]
+        return self.shape if size is None else (self.shape[0], size, size)
+
     def batch(self, indices: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
         """Images and labels of the examples at `indices` (int64 [n]), augmented for `epoch`.
 

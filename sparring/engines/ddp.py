@@ -28,8 +28,9 @@ import cloudpickle
 import torch
 import torch.distributed as dist
 
-from sparring.config import Config, config_of, trainer_threads
-from sparring.engines.ranks import Ranks, device_of, joined
+from sparring.config import Config, DdpSettings, config_of, trainer_threads
+from sparring.engines.ranks import is_lost, joined
+from sparring.engines.slices import Slices
 from sparring.errors import SparringError
 from sparring.machine.logs import to_file
 from sparring.machine.memory import keep_freed_memory
@@ -39,7 +40,7 @@ from sparring.trainer.experiment import Experiment, build_experiment
 from sparring.trainer.learner import Learner
 from sparring.trainer.pruning import Pruner
 from sparring.trainer.session import Session
-from sparring.trainer.steps import consumed_by
+from sparring.trainer.steps import Consumed, consumed_by
 
 POLL_S = 0.1
 GRACE_S = 20.0
@@ -53,11 +54,11 @@ def run(session: Session, experiment: Experiment, resumed: Checkpoint | None) ->
     """
     learner = session.learner
     with other_ranks(experiment, session.run) as others, others.blamed(), others.joined(learner) as ranks:
-        ranks.begin(learner, consumed_by(resumed, session.plan.shards_by_epoch))
+        ranks.begin(consumed_by(resumed, session.plan.shards_by_epoch))
         session.start_clock()  # starting the ranks is not training time
         for step in session.steps(resumed):
             ranks.agree(True)
-            shards, batch = ranks.attack(learner, experiment, step.keys)
+            shards, batch = ranks.attack(step.keys)
             session.learn(shards, batch)
         ranks.agree(False)
     return session.finish()
@@ -73,14 +74,14 @@ def follow(run_path: Path, rank: int, rendezvous: Path) -> None:
     learner = Learner(experiment, device_of(config.trainer.device, rank))
     pruner = Pruner(learner, Run(run_path))
     _ready(rendezvous, rank).touch()
-    with joined(config.ddp, learner, rank, rendezvous) as ranks:
-        consumed = ranks.begin(learner)
+    with slices(config.ddp, learner, rank, rendezvous) as ranks:
+        consumed = ranks.begin() or Consumed()
         batches = experiment.plan.steps(consumed.epoch, consumed.done)
         while ranks.agree(True):
             keys = next(batches)
             if pruner.undecided is not None and keys[0].epoch >= pruner.undecided:
                 pruner.recall(learner.step)
-            _, batch = ranks.attack(learner, experiment, keys)
+            _, batch = ranks.attack(keys)
             learner.learn(batch, keys[0].epoch)
 
 
@@ -94,10 +95,10 @@ class Others:
     processes: list[subprocess.Popen[bytes]]
 
     @contextmanager
-    def joined(self, learner: Learner) -> Iterator[Ranks]:
+    def joined(self, learner: Learner) -> Iterator[Slices]:
         """Meet them once all are ready."""
         self._until_ready()
-        with joined(self.config.ddp, learner, 0, self.rendezvous) as ranks:
+        with slices(self.config.ddp, learner, 0, self.rendezvous) as ranks:
             yield ranks
 
     def _until_ready(self) -> None:
@@ -131,13 +132,22 @@ class Others:
             while time.monotonic() < limit:  # a dying process may take a moment
                 self._require_alive()
                 time.sleep(POLL_S)
-            if isinstance(error, dist.DistError) or "gloo" in str(error):
+            if is_lost(error):
                 raise SparringError(
                     f"the ranks lost their connection ({str(error).splitlines()[0]}; ddp.timeout_s = "
                     f"{self.config.ddp.timeout_s:g}). `sparring resume {self.run.path}` continues from the last "
                     f"checkpoint."
                 ) from error
             raise
+
+
+@contextmanager
+def slices(settings: DdpSettings, learner: Learner, rank: int, rendezvous: Path) -> Iterator[Slices]:
+    """Connect to the other ranks through the file `rendezvous`."""
+    store = dist.FileStore(str(rendezvous), settings.ranks)  # type: ignore[attr-defined]
+    with joined(learner, rank, settings.ranks, store, settings.timeout_s):
+        learner.peers = ranks = Slices(learner, rank)
+        yield ranks
 
 
 @contextmanager
@@ -186,6 +196,13 @@ def _objects(rendezvous: Path) -> Path:
 
 def _ready(rendezvous: Path, rank: int) -> Path:
     return rendezvous.with_name(f"ready-{rank}")
+
+
+def device_of(wanted: str, rank: int) -> torch.device:
+    """A GPU for each rank, or the CPU; `wanted`: trainer.device."""
+    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    return torch.device("cuda", rank)
 
 
 def _end_with_rank_0() -> None:

@@ -10,7 +10,7 @@ and the perturbation is removed afterwards. If it were removed before the step, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -18,15 +18,18 @@ from torch import Tensor, nn
 
 PROXY_RATE = 0.01  # learning rate of the authors' proxy; it cancels except for the 1e-20
 TINY = 1e-20
+Mean = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 
 
-def weight_perturbation(model: nn.Module, loss: Callable[[], Tensor], gamma: float) -> dict[str, Tensor]:
+def weight_perturbation(
+    model: nn.Module, loss: Callable[[], Tensor], gamma: float, mean: Mean = lambda gradients: gradients
+) -> dict[str, Tensor]:
     """γ·v by parameter name, to be added to the parameters.
 
     As in the authors' code, only parameters with more than one dimension and 'weight' in their name are perturbed.
     `loss` computes the objective with `model` in train mode. The authors use a copy of the model and discard its
     buffers; here the model's own buffers are restored. Either way the running statistics include only the passes at the
-    perturbed weights.
+    perturbed weights. `mean` averages the gradients over the processes that share the step.
     """
     weights = {
         name: parameter
@@ -34,15 +37,13 @@ def weight_perturbation(model: nn.Module, loss: Callable[[], Tensor], gamma: flo
         if parameter.requires_grad and parameter.ndim > 1 and "weight" in name
     }
     before = [buffer.clone() for buffer in model.buffers()]
-    gradients = torch.autograd.grad(loss(), list(weights.values()), allow_unused=True)
+    found = torch.autograd.grad(loss(), list(weights.values()), allow_unused=True)
+    used = {name: gradient for name, gradient in zip(weights, found, strict=True) if gradient is not None}
     with torch.no_grad():
         for buffer, value in zip(model.buffers(), before, strict=True):
             buffer.copy_(value)
-        steps = {
-            name: PROXY_RATE * gradient
-            for name, gradient in zip(weights, gradients, strict=True)
-            if gradient is not None
-        }
+        averaged = mean([*used.values()])
+        steps = {name: PROXY_RATE * gradient for name, gradient in zip(used, averaged, strict=True)}
         return {name: gamma * weights[name].norm() / (step.norm() + TINY) * step for name, step in steps.items()}
 
 

@@ -69,7 +69,8 @@ class Ledger:
 
     At most the shards of the next `depth + 1` steps are outstanding. With `in_flight` (in-flight exchange) it is those
     of the next `depth` steps (at least one) plus `in_flight`. A shard stays outstanding until `retire`. Tickets of
-    epoch `barrier` and later ones are not issued before `lift`.
+    epoch `barrier` and later ones are not issued before `lift`. `parts`: number of trainers that share each step;
+    ticket n is of part n modulo `parts`.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Ledger:
         attempts: int = 3,
         in_order: bool = False,
         barrier: int | None = None,
+        parts: int = 1,
     ) -> None:
         self.shards_by_epoch = shards_by_epoch
         self.epochs = len(shards_by_epoch)
@@ -91,6 +93,7 @@ class Ledger:
         self.max_staleness = max_staleness
         self.attempts = attempts
         self.in_order = in_order
+        self.parts = parts
         self.epoch = 0
         self.dropped: Counter[str] = Counter()
         self.set_aside: list[Key] = []
@@ -315,13 +318,37 @@ class Ledger:
 
     def _next(self, epoch: _Epoch, size: int) -> list[int]:
         if not self.in_order:
-            return heapq.nsmallest(size, epoch.ready, key=lambda number: (epoch.ready[number], number))
+            return self._freshest(epoch, size)
         if len(epoch.ready) < size:  # spares a walk over all that is pending
             return []
         unconsumed = heapq.nsmallest(size, [*epoch.pending, *epoch.issued, *epoch.ready])
         return unconsumed if all(number in epoch.ready for number in unconsumed) else []
 
+    def _freshest(self, epoch: _Epoch, size: int) -> list[int]:
+        """The ready numbers of the lowest versions; of each part as many as an even division of what is outstanding
+        gives it, or fewer where it is not ready yet."""
+        ready = sorted(epoch.ready, key=lambda number: (epoch.ready[number], number))
+        if self.parts == 1:
+            return ready[:size]
+        outstanding = Counter(number % self.parts for number in (*epoch.issued, *epoch.ready))
+        left = divided(size, [outstanding[part] for part in range(self.parts)])
+        taken = []
+        for number in ready:
+            if left[number % self.parts]:
+                left[number % self.parts] -= 1
+                taken.append(number)
+        return taken
+
     def _close_finished(self) -> None:
         while (epoch := self._open.get(self.epoch)) is not None and epoch.unconsumed + len(epoch.consumed) == 0:
             del self._open[self.epoch]
             self.epoch += 1
+
+
+def divided(size: int, outstanding: Sequence[int]) -> list[int]:
+    """How many of a step's `size` shards come from each part, which has so many outstanding: as evenly as can be."""
+    counts = [0] * len(outstanding)
+    for _ in range(min(size, sum(outstanding))):
+        parts = [part for part, all_of_it in enumerate(outstanding) if all_of_it > counts[part]]
+        counts[min(parts, key=lambda part: (counts[part], counts[part] - outstanding[part]))] += 1
+    return counts

@@ -20,6 +20,22 @@ class Key(NamedTuple):
     attempt: int
 
 
+def part_of(key: Key, parts: int) -> int:
+    """The part, of `parts`, that a ticket belongs to: the trainer of this rank trains on its shard."""
+    return key.number % parts
+
+
+class RankOf(NamedTuple):
+    """One of `trainers`."""
+
+    rank: int = 0
+    trainers: int = 1
+
+    def trains_on(self, key: Key) -> bool:
+        """Whether the ticket's shard is of its part."""
+        return part_of(key, self.trainers) == self.rank
+
+
 class Controls(NamedTuple):
     """Values that are sent with the weights: current ε, F_R of the allocator, and the number of steps of the PGD by
     which a guard has replaced the recipe's attack (0: not replaced)."""

@@ -54,7 +54,7 @@ def outstanding_bytes(config: Config, shape: tuple[int, int, int], views: bool =
     channels, height, width = shape
     side = max((phase.size for phase in config.data.phases), default=0)
     largest = (channels, max(height, side), max(width, side))
-    in_flight = max(config.workers.count * tickets_at_once(config, views), 16)
+    in_flight = max(config.workers.count * tickets_at_once(config, views) + config.trainer.count - 1, 16)
     shards = (depth(config.staleness) + 1) * config.train.shards_per_step + in_flight
     size = config.train.batch_size
     starts = ticket_bytes(size, largest) if config.attack.start == "last" else 0

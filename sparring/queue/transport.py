@@ -10,6 +10,7 @@ All keys begin with `sparring:{run}:`; the braces are the hash tag:
     weights                                              the last snapshots, if they go through the queue
     ready:FENCE payload:FENCE:MEMBER                     shards; MEMBER is epoch:number:attempt
     arrived:FENCE                                        wakes the trainer
+    ready:FENCE:PART arrived:FENCE:PART                  the same where several trainers share the steps
     heartbeat state control meta                         status and control
     worker_target pool                                   target number of workers; the current workers
 """
@@ -57,6 +58,7 @@ from sparring.queue.messages import (
     Usage,
     Weights,
     WorkerTarget,
+    part_of,
 )
 from sparring.queue.parsing import (
     Refused,
@@ -97,7 +99,10 @@ TargetVerb = Literal["start", "set", "add", "drain", "leave"]
 
 
 class Transport:
-    """One side of the queue of one run. Thread-safe, but only one thread per fence may `receive`."""
+    """One side of the queue of one run. Thread-safe, but only one thread per fence and part may `receive`.
+
+    parts: number of trainers; each receives the shards of its own part.
+    """
 
     def __init__(
         self,
@@ -108,17 +113,19 @@ class Transport:
         timeout_s: float,
         wire: Wire = "int8",
         secret: bytes = b"",
+        parts: int = 1,
     ) -> None:
         self.lease_s, self.timeout_s, self.wire, self.secret = lease_s, timeout_s, wire, secret
+        self.parts = parts
         self.refused: Counter[str] = Counter()  # entries that were not what they should be, by what they were to be
         self.fence = 0
         self._client = client
         self._redis: Any = client  # its methods are also typed for the asynchronous client
-        self._prefix = f"sparring:{{{run}}}:"
+        self._prefix = prefix_of(run)
         self._scripts = {path.stem: client.register_script(path.read_text()) for path in LUA.glob("*.lua")}
         self._requests = count(1)
         self._acknowledged: list[bytes] = []
-        self._taken: dict[int, bytes] = {}  # by fence: the received member that is not removed yet
+        self._taken: dict[str, bytes] = {}  # by fence and part: the received member that is not removed yet
 
     def current_fence(self) -> int:
         """The fence that is in force; 0: no trainer has opened the queue, or the server was restarted empty."""
@@ -131,7 +138,7 @@ class Transport:
             FencedOut: one as high or higher is in force.
         """
         names = "fence tickets wake leases owners returned control weights meta"
-        self._accepted(self._run("open", names, fence, PROTOCOL, self._prefix), fence)
+        self._accepted(self._run("open", names, fence, PROTOCOL, self._prefix, self.parts), fence)
         self.fence = fence
         self._acknowledged = []
         self._taken.clear()
@@ -187,20 +194,21 @@ class Transport:
         return self._weights(*found[0])
 
     def receive(
-        self, timeout_s: float, fence: int | None = None, objection: Objection = lambda claims: ""
+        self, timeout_s: float, fence: int | None = None, objection: Objection = lambda claims: "", part: int = 0
     ) -> Received | None:
-        """Wait for a ready shard and return the one of the lowest version; None after the timeout.
+        """Wait for a ready shard of a part and return the one of the lowest version; None after the timeout.
 
         The shard is removed from Redis by the next call. `fence` is by default that of the last `open`; a thread that
         may still run after the next `open` must pass its own. objection: why a shard is refused by what it says of
         itself, before memory is taken for it.
         """
         fence, deadline = self.fence if fence is None else fence, time.monotonic() + timeout_s
+        place = self._place(fence, part)
         while True:
-            first = self._retry(partial(self._first_ready, fence))
+            first = self._retry(partial(self._first_ready, fence, place))
             if first is not None:
                 member, payload = first
-                self._taken[fence] = member
+                self._taken[place] = member
                 key = self._checked(key_of(member))
                 if key is not None:
                     return _received(key, fence, payload, self.secret, objection)
@@ -209,7 +217,7 @@ class Transport:
             if left_s <= 0:
                 return None
             block_s = max(0.001, min(left_s, MAX_BLOCK_S))
-            self._retry(partial(self._redis.blpop, self._key(f"arrived:{fence}"), timeout=block_s))
+            self._retry(partial(self._redis.blpop, self._key(f"arrived:{place}"), timeout=block_s))
 
     def expired(self, fence: int) -> list[Returned]:
         """Attempts that ended without a shard, each reported once; raises as `issue` does.
@@ -242,11 +250,14 @@ class Transport:
 
         def ask() -> list[int]:
             pipe = self._redis.pipeline(transaction=False)
-            pipe.llen(self._key("tickets")).zcard(self._key("leases")).zcard(self._key(f"ready:{self.fence}"))
+            pipe.llen(self._key("tickets")).zcard(self._key("leases"))
+            for part in range(self.parts):
+                pipe.zcard(self._key(f"ready:{self._place(self.fence, part)}"))
             reply: list[int] = pipe.execute()
             return reply
 
-        return Sizes(*self._retry(ask))
+        tickets, leased, *ready = self._retry(ask)
+        return Sizes(tickets, leased, sum(ready))
 
     def usage(self) -> Usage:
         """Memory and network use of the server, for metrics."""
@@ -427,10 +438,7 @@ class Transport:
         return int(self._run(script, names, lease.fence, _member(lease.ticket.key), lease.worker, *arguments))
 
     def _accepted(self, reply: int, fence: int) -> None:
-        if reply == 0:
-            raise FencedOut(f"this trainer's fence {fence} is no longer current: the run was started again elsewhere.")
-        if reply < 0:
-            raise QueueLost(f"Redis at {describe(self._client)} was restarted empty; the queue of this run is gone.")
+        require_accepted(self._client, reply, fence)
 
     def _lease(self, worker: str, seconds: float, check_stop: bool) -> Lease | Stop | None:
         names = "fence tickets wake leases owners control"
@@ -460,8 +468,8 @@ class Transport:
     def _push(self, lease: Lease, payload: bytes, score: int) -> int:
         """SET with an expiry and the commit in one round trip; raises OutOfMemoryError, with nothing done."""
         member, script = _member(lease.ticket.key), self._scripts["commit"]
-        fence = lease.fence
-        names = f"fence leases owners ready:{fence} arrived:{fence} payload:{fence}:{member}"
+        fence, place = lease.fence, self._place(lease.fence, part_of(lease.ticket.key, self.parts))
+        names = f"fence leases owners ready:{place} arrived:{place} payload:{fence}:{member}"
         keys, arguments = [self._key(name) for name in names.split()], (fence, member, lease.worker, score)
         pipe = self._redis.pipeline(transaction=False)
         pipe.set(keys[-1], payload, px=4 * _milliseconds(self.lease_s))
@@ -497,20 +505,41 @@ class Transport:
             return self._checked(Refused("weights", f"the checksum of {name!r:.40} is not that of this run's trainer"))
         return weights
 
-    def _first_ready(self, fence: int) -> tuple[bytes, bytes | None] | None:
+    def _place(self, fence: int, part: int) -> str:
+        """What follows `ready:` and `arrived:` in the names of a part's keys."""
+        return str(fence) if self.parts == 1 else f"{fence}:{part}"
+
+    def _first_ready(self, fence: int, place: str) -> tuple[bytes, bytes | None] | None:
         """The member with the lowest score and its payload, in one round trip, once the one before is taken out.
 
         SORT_RO with the constant BY gives the order of the scores. It only looks, so a lost reply loses nothing.
         """
-        ready = self._key(f"ready:{fence}")
+        ready = self._key(f"ready:{place}")
         pipe = self._redis.pipeline(transaction=False)
-        if (name := self._taken.get(fence)) is not None:
+        if (name := self._taken.get(place)) is not None:
             pipe.zrem(ready, name).unlink(self._key(f"payload:{fence}:").encode() + name)
         payloads = self._key(f"payload:{fence}:*")
         pipe.execute_command("SORT_RO", ready, "BY", "nosort", "LIMIT", 0, 1, "GET", "#", "GET", payloads)
         found = pipe.execute()[-1]
-        self._taken.pop(fence, None)
+        self._taken.pop(place, None)
         return (found[0], found[1]) if found else None
+
+
+def require_accepted(client: redis.Redis, reply: int, fence: int) -> None:
+    """Refuse the reply of a script that was called under another fence, or on a server that knows none.
+
+    Raises:
+        FencedOut, QueueLost: see there.
+    """
+    if reply == 0:
+        raise FencedOut(f"this trainer's fence {fence} is no longer current: the run was started again elsewhere.")
+    if reply < 0:
+        raise QueueLost(f"Redis at {describe(client)} was restarted empty; the queue of this run is gone.")
+
+
+def prefix_of(run: str) -> str:
+    """What all keys of a run begin with."""
+    return f"sparring:{{{run}}}:"
 
 
 def _received(key: Key, fence: int, payload: bytes | None, secret: bytes, objection: Objection) -> Received:

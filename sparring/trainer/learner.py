@@ -223,6 +223,7 @@ class Learner:
         update = Update(self, batch, rate)
         with perturbed_weights(self.model, self._weight_perturbation(update, epoch)):
             yield update
+        self.peers.even_out()
         self.require_finite(MOVEMENT, self._moved(), rate)
         self.step += 1
         self._average()
@@ -242,7 +243,7 @@ class Learner:
         settings = self.config.objective
         if settings.awp_gamma == 0 or epoch < settings.awp_warmup_epochs:
             return {}
-        return weight_perturbation(self.model, lambda: update.objective()[0], settings.awp_gamma)
+        return weight_perturbation(self.model, lambda: update.objective()[0], settings.awp_gamma, self.peers.mean)
 
     def _place_helper(self) -> None:
         """On the model's device; one that is not trained stays frozen and in eval mode."""
@@ -348,6 +349,7 @@ class Update:
         learner = self.learner
         learner.optimizer.zero_grad(set_to_none=True)
         learner.scaler.scale(loss * learner.peers.share).backward()  # type: ignore[no-untyped-call]
+        learner.peers.combine(learner.trained.parameters())
         total = learner.peers.totals(loss, correct)
         learner.require_finite("loss", total.loss, self.rate)
         self.result = StepResult(*total, self.rate)

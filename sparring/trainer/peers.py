@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 Objective = Callable[[], tuple[Tensor, Tensor]]  # mean loss; bool [N]: which attacked examples are classified correctly
 
@@ -26,7 +26,16 @@ class Peers(Protocol):
     all examples; 1 if all have the same number of examples."""
 
     def forward(self, objective: Objective) -> tuple[Tensor, Tensor]:
-        """Call `objective` so that the gradients of its loss are averaged over all processes."""
+        """Call `objective`; with `combine`, the gradients of its loss are averaged over all processes."""
+
+    def combine(self, parameters: Iterable[nn.Parameter]) -> None:
+        """After the backward pass: make the parameters' gradients the average of all processes."""
+
+    def mean(self, gradients: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The gradients of the mean loss over all examples, given those of this process's mean loss."""
+
+    def even_out(self) -> None:
+        """Make the buffers of what is trained, such as batch norm's statistics, equal in all processes."""
 
     def totals(self, loss: Tensor, correct: Tensor) -> Totals:
         """The totals of all processes, given this one's loss (a scalar) and correct (bool [n])."""
@@ -39,6 +48,15 @@ class Alone:
 
     def forward(self, objective: Objective) -> tuple[Tensor, Tensor]:
         return objective()
+
+    def combine(self, parameters: Iterable[nn.Parameter]) -> None:
+        """There is nobody else."""
+
+    def mean(self, gradients: Sequence[Tensor]) -> Sequence[Tensor]:
+        return gradients
+
+    def even_out(self) -> None:
+        """There is nobody else."""
 
     def totals(self, loss: Tensor, correct: Tensor) -> Totals:
         return Totals(float(loss.detach()), int(correct.sum()), len(correct))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+
+import torch
 
 from tests.chaos.audit import violations
 from tests.chaos.faults import FAULTS
@@ -40,12 +43,12 @@ def run_schedule(seed: int, root: Path) -> Outcome:
     world = World(small(folder, **recipe(folder, drawn)), seed, WORKERS)
     at, happened = _schedule(drawn), list[tuple[str, int, float]]()
 
-    def faults_of(step: int) -> None:
+    def happen(step: int) -> None:
         for name in at.pop(step, ()):
             happened.append((name, len(world.steps_at), time.monotonic()))
             FAULTS[name](world)
 
-    world.at_step = faults_of
+    world.at_step = happen
     phase = world.live()
     if phase != "finished":  # a resume without the poison makes what is missing
         world.poisoned.clear()
@@ -76,11 +79,24 @@ def _ends_a_life(name: str) -> bool:
     return ("kill" in name and "worker" not in name) or "trainer" in name or "damaged" in name or "cut" in name
 
 
-def table(outcomes: list[Outcome]) -> Iterator[str]:
+def faults_of(seed: int) -> dict[int, list[str]]:
+    """The names of the faults of a schedule, by step."""
+    drawn = random.Random(seed)
+    recipe(Path(), drawn)
+    return _schedule(drawn)
+
+
+def quiet() -> None:
+    """Of a process that makes schedules: what goes wrong is meant to."""
+    logging.disable(logging.CRITICAL)
+    torch.set_num_threads(1)
+
+
+def table(outcomes: list[Outcome], faults: Iterable[str]) -> Iterator[str]:
     """Fault, how often it happened, in how many runs that passed, seconds until the next step."""
     yield "| fault | times | passed | next step after, median (s) | max (s) |"
     yield "| --- | --- | --- | --- | --- |"
-    for name in FAULTS:
+    for name in faults:
         hit = [(one, seconds) for one in outcomes for fault, seconds in one.faults if fault == name]
         if hit:
             times = [seconds for _, seconds in hit]

@@ -173,10 +173,11 @@ def test_a_start_has_the_weights_that_it_starts_from_and_a_resume_does_not_ask_f
 @pytest.mark.parametrize(
     ("tree", "wanted"),
     [
-        ({"workers": {"count": 3, "num_gpus": 1}}, "3 x 1 + 0 = 3"),
-        ({"workers": {"count": 4, "num_gpus": 0.5}, "trainer": {"num_gpus": 1}}, "4 x 0.5 + 1 = 3"),
+        ({"workers": {"count": 3, "num_gpus": 1}}, "3 x 1 + 1 x 0 = 3"),
+        ({"workers": {"count": 4, "num_gpus": 0.5}, "trainer": {"num_gpus": 1}}, "4 x 0.5 + 1 x 1 = 3"),
         ({"workers": {"count": 2, "num_gpus": 1}}, None),
         ({"workers": {"count": 4, "num_gpus": 0.25}, "trainer": {"num_gpus": 1}}, None),
+        ({"workers": {"count": 0}, "trainer": {"count": 3, "num_gpus": 1}}, "0 x 0 + 3 x 1 = 3"),
         ({"workers": {"count": 3, "num_gpus": 1}, "ray": {"address": "auto"}}, None),
     ],
 )

@@ -17,13 +17,14 @@ FREE: dict[str, Any] = {"engine": "sync", "train": {"replays": 4}, "attack": {"n
     ("tree", "named", "why"),
     [
         ({"attack": {"start": "previous"}}, "engine = 'ray'", "timing"),
+        ({"engine": "sync", "trainer": {"count": 2}}, "engine = 'sync'", "this engine has one trainer"),
+        ({"trainer": {"count": 4}, "train": {"shards_per_step": 2}}, "trainer.count = 4", "too few shards"),
         ({"virtual": {"events": [{"worker": 3}]}}, "worker 3 dies", "workers.count to at least 3"),
         (
             {"virtual": {"events": [{"worker": 1, "what": "joins", "at_s": 2}, {"worker": 1, "at_s": 1}]}},
             "worker 1 dies at 1 s",
             "before it joins",
         ),
-        ({"trainer": {"count": 2}, "train": {"shards_per_step": 2}}, "engine = 'ray'", "one trainer"),
         ({"engine": "virtual", "trainer": {"count": 2}}, "train.shards_per_step = 1", "one to every trainer"),
         ({"engine": "sync", "attack": {"start": "previous", "restarts": 2}}, "attack.restarts = 2", "same point"),
         ({"attack": {"start": "last", "restarts": 3}}, "attack.restarts = 3", "same point"),

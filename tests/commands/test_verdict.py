@@ -8,7 +8,9 @@ import pytest
 
 from sparring.commands.calibration import Measured
 from sparring.commands.verdict import (
+    DDP_STEP_S,
     SHARD_CORE_S,
+    SHARED,
     START_S,
     Choice,
     best_of,
@@ -40,7 +42,7 @@ def test_on_gpus_workers_help_until_the_trainer_is_busy(workers: int, rate: floa
 
 
 def test_all_processes_together_do_no_more_work_than_the_cores() -> None:
-    assert ray_rate(config_with(4), measured(0.08, 0.01, cores=2)) == pytest.approx(2 / (0.09 + SHARD_CORE_S))
+    assert ray_rate(config_with(4), measured(0.08, 0.01, cores=2)) == pytest.approx(2 / (SHARED * 0.09 + SHARD_CORE_S))
 
 
 @pytest.mark.parametrize(("tickets", "rate"), [(4, 4 / 0.09), (6, 3 / 0.09), (8, 4 / 0.09)])
@@ -56,9 +58,10 @@ def test_a_process_that_uses_all_cores_well_is_named_alone() -> None:
 
 
 def test_ranks_that_use_the_cores_better_are_named() -> None:
-    machine = measured(0.08, 0.01)
+    machine = measured(0.8, 0.1)
     best = best_of(found(machine, train={"shards_per_step": 2}))
-    assert best.name == "ddp with 2 ranks" and best.seconds == pytest.approx(START_S["ddp"] + SHARDS * 0.045)
+    step_s = SHARED * 0.9 + DDP_STEP_S
+    assert best.name == "ddp with 2 ranks" and best.seconds == pytest.approx(START_S["ddp"] + SHARDS / 2 * step_s)
 
 
 def test_with_gpus_and_one_ticket_a_step_workers_are_named_and_no_more_than_help() -> None:

@@ -22,6 +22,8 @@ from sparring.errors import UsageError
         (8, {"workers": {"count": 2, "num_gpus": 1}}, 1, 1),
         (8, {"workers": {"count": 2}, "trainer": {"threads": 3}}, 3, 3),
         (8, {"workers": {"count": 0}}, 7, 8),
+        (16, {"workers": {"count": 4}, "trainer": {"count": 4}}, 3, 1),
+        (8, {"workers": {"count": 0}, "trainer": {"count": 3}}, 5, 2),
         (8, {"engine": "sync"}, 3, 8),
         (8, {"engine": "ddp", "ddp": {"ranks": 4}}, 3, 2),
     ],
@@ -32,9 +34,11 @@ def test_the_cores_are_used_once(
 ) -> None:
     monkeypatch.setattr(derived, "cores", lambda: cores)
     config = from_tree(tree)
-    assert (derived.worker_threads(config.workers), derived.trainer_threads(config)) == (of_worker, of_trainer)
+    trainers = config.trainer.count
+    threads = derived.worker_threads(config.workers, trainers), derived.trainer_threads(config)
+    assert threads == (of_worker, of_trainer)
     if config.engine == "ray" and cores > config.workers.count > 0:
-        assert config.workers.count * of_worker + of_trainer <= cores or config.trainer.threads is not None
+        assert config.workers.count * of_worker + trainers * of_trainer <= cores or config.trainer.threads is not None
 
 
 def test_slots_are_for_workers_with_gpus_unless_set() -> None:

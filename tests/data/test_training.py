@@ -36,7 +36,7 @@ def test_a_training_set_is_its_dataset_with_how_it_is_trained_on() -> None:
     for epoch, size in ((1, 4), (2, None)):
         expected = batch(dataset, indices, augment="crop_flip", seed=5, epoch=epoch, size=size)
         made = training.batch(indices, epoch)
-        assert made[0].shape[-1] == (size or 6)
+        assert made[0].shape[-1] == (size or 6) and made[0].shape[1:] == training.shape_in(epoch)
         assert torch.equal(made[0], expected[0]) and torch.equal(made[1], expected[1])
 
 
@@ -48,3 +48,10 @@ def test_a_run_trains_by_its_augmentation_seed_and_phases() -> None:
     for epoch, size in ((0, 6), (3, 10)):
         expected, _ = batch(dataset, indices, augment="crop", seed=3, epoch=epoch, size=size)
         assert torch.equal(training.batch(indices, epoch)[0], expected)
+
+
+def test_the_shape_of_a_batch_is_known_before_it_is_made() -> None:
+    dataset = ArrayDataset(torch.zeros(4, 3, 8, 6, dtype=torch.uint8), torch.arange(4) % 2, 2, "toy")
+    for augment in ("none", "resized_crop_flip"):
+        training = TrainingSet(dataset, augment, 0)
+        assert training.batch(torch.tensor([1]), 0)[0].shape[1:] == training.shape_in(0)

@@ -18,6 +18,7 @@ import sparring
 from sparring.commands.control import read_status
 from sparring.commands.train import Result
 from sparring.config import Config
+from sparring.engines.ddp import device_of
 from sparring.errors import SparringError, UsageError
 from sparring.runs import Run
 from sparring.trainer import checkpoints
@@ -162,3 +163,10 @@ def test_what_cannot_be_shared_out_is_refused(tmp_path: Path, groups: dict[str, 
     with pytest.raises(UsageError, match=said):
         sparring.train(config)
     assert not any(tmp_path.iterdir())
+
+
+def test_ranks_get_a_gpu_each_or_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert device_of("auto", 1) == torch.device("cuda", 1) and device_of("cpu", 1) == torch.device("cpu")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert device_of("auto", 1) == torch.device("cpu")

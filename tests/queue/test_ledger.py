@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from sparring.queue.ledger import Ledger
+from sparring.queue.ledger import Ledger, divided
 from sparring.queue.messages import Key
 
 
@@ -55,6 +55,27 @@ def test_in_order_waits_for_the_lowest_ticket() -> None:
     one.arrive(keys[0], 0)
     taken = one.take(0)
     assert taken is not None and taken.keys == (keys[0], keys[1])
+
+
+def test_a_step_takes_as_much_of_every_trainers_part() -> None:
+    one = ledger(depth=2, shards_by_epoch=(6, 6), parts=2)
+    keys = one.issue()
+    for key in (keys[0], keys[2], keys[4]):
+        one.arrive(key, 0)
+    assert one.take(0) is None, "all three are of part 0"
+    one.arrive(keys[5], 0)
+    taken = one.take(0)
+    assert taken is not None and [key.number for key in taken.keys] == [0, 5]
+
+
+def test_what_is_left_of_one_part_alone_is_taken_all_the_same() -> None:
+    one = ledger(shards_by_epoch=(6,), parts=2)
+    one.restore(0, {"0": [1, 3, 5]}, {})  # as another number of trainers left it
+    for key in one.issue():
+        one.arrive(key, 0)
+    taken = one.take(0)
+    assert taken is not None and [key.number for key in taken.keys] == [0, 2]
+    assert divided(4, [5, 1]) == [3, 1] and divided(3, [4, 4]) == [2, 1] and divided(2, [0, 1]) == [0, 1]
 
 
 def test_a_shard_at_the_bound_is_consumed_and_one_beyond_it_is_issued_again() -> None:
@@ -223,6 +244,7 @@ class Life(RuleBasedStateMachine):
         per_step=st.integers(1, 4),
         depth=st.integers(0, 3),
         bound=st.integers(0, 4),
+        parts=st.integers(1, 3),
         attempts=st.integers(1, 3),
         in_order=st.booleans(),
         in_flight=st.sampled_from(["never", "fixed", "varies"]),
@@ -234,6 +256,7 @@ class Life(RuleBasedStateMachine):
         per_step: int,
         depth: int,
         bound: int,
+        parts: int,
         attempts: int,
         in_order: bool,
         in_flight: str,
@@ -244,6 +267,7 @@ class Life(RuleBasedStateMachine):
             "shards_per_step": per_step,
             "depth": min(depth, bound),
             "max_staleness": bound,
+            "parts": parts,
             "attempts": attempts,
             "in_order": in_order and in_flight == "never",
         }
@@ -335,10 +359,11 @@ class Life(RuleBasedStateMachine):
     def save(self) -> None:
         self.saved = json.dumps(self.ledger.state()), self.step, list(self.history), self.ledger.barrier
 
-    @rule(same=st.booleans())
-    def the_trainer_resumes(self, same: bool) -> None:
+    @rule(same=st.booleans(), parts=st.integers(1, 3))
+    def the_trainer_resumes(self, same: bool, parts: int) -> None:
+        """With another number of trainers, where its process is another one."""
         state, step, history, barrier = self.saved
-        one = self.ledger if same else Ledger(**self.options)
+        one = self.ledger if same else Ledger(**{**self.options, "parts": parts})
         one.barrier = barrier
         restore(one, json.loads(state))
         self.begin(one, step, list(history))

@@ -198,8 +198,8 @@ def test_a_reply_lost_on_the_way_to_the_trainer_loses_no_shard(
     first = received(trainer)
     look, cut = trainer._first_ready, [True]
 
-    def looked(fence: int) -> Any:
-        found = look(fence)
+    def looked(fence: int, place: str) -> Any:
+        found = look(fence, place)
         if cut and cut.pop():
             raise redis.ConnectionError("the reply was lost")
         return found

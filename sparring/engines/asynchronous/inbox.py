@@ -12,6 +12,7 @@ from sparring.queue.messages import Missing, Shard
 from sparring.queue.transport import Transport
 
 RECEIVE_S = 0.5
+Source = Callable[[float], list[Shard | Missing]]  # waits so many seconds for the first
 
 
 class Arrivals(Protocol):
@@ -28,17 +29,29 @@ class Arrivals(Protocol):
 
 
 class Inbox:
-    """Receives under the fence that `fence` gives at the time; what goes wrong in the thread is raised by `take`."""
+    """Receives under the fence that `fence` gives at the time; what goes wrong in a thread is raised by `take`.
 
-    def __init__(self, transport: Transport, fence: Callable[[], int]) -> None:
+    reported: what other trainers have received, with a thread of its own.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        fence: Callable[[], int],
+        reported: Source | None = None,
+    ) -> None:
         self._transport, self._fence = transport, fence
         self._received: queue.Queue[Shard | Missing | Exception] = queue.Queue()
         self._closing = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._sources: list[Source] = [self._committed] if reported is None else [self._committed, reported]
+        self._threads: list[threading.Thread] = []
 
     def start(self, objection: Objection) -> None:
-        self._thread = threading.Thread(target=self._receive, args=(objection,), name="inbox", daemon=True)
-        self._thread.start()
+        self._objection = objection
+        for source in self._sources:
+            thread = threading.Thread(target=self._receive, args=(source,), name="inbox", daemon=True)
+            thread.start()
+            self._threads.append(thread)
 
     def take(self, timeout_s: float) -> list[Shard | Missing]:
         taken: list[Shard | Missing] = []
@@ -53,15 +66,18 @@ class Inbox:
 
     def close(self) -> None:
         self._closing.set()
-        if self._thread is not None:
-            self._thread.join(timeout=5)
+        for thread in self._threads:
+            thread.join(timeout=5)
 
-    def _receive(self, objection: Objection) -> None:
+    def _committed(self, timeout_s: float) -> list[Shard | Missing]:
+        received = self._transport.receive(timeout_s, self._fence(), self._objection)
+        return [] if received is None else [received]
+
+    def _receive(self, source: Source) -> None:
         while not self._closing.is_set():
             try:
-                received = self._transport.receive(RECEIVE_S, self._fence(), objection)
+                for received in source(RECEIVE_S):
+                    self._received.put(received)
             except Exception as error:
                 self._received.put(error)
                 return
-            if received is not None:
-                self._received.put(received)

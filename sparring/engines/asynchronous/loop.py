@@ -8,6 +8,8 @@ until every epoch is consumed:
     drop shards staler than the bound; their tickets are issued again
     refresh, train, record
     every K steps begin to publish the weights, then return the permits of the step's shards
+
+Where several trainers share the steps (`trainer.count`), this is rank 0's; the others' is follower.py.
 """
 
 from __future__ import annotations
@@ -30,12 +32,13 @@ from sparring.config import (
 )
 from sparring.engines.asynchronous.broadcaster import Broadcaster
 from sparring.engines.asynchronous.inbox import Arrivals
+from sparring.engines.asynchronous.leader import OneTrainer, Trainers
 from sparring.engines.asynchronous.objections import objection
-from sparring.engines.asynchronous.own_attack import own_attacks
+from sparring.engines.asynchronous.own_attack import TRAINER, own_attacks
 from sparring.errors import SparringError
 from sparring.queue.codec import Claims
 from sparring.queue.ledger import Ledger
-from sparring.queue.messages import Key, Missing, Returned, Shard, Ticket
+from sparring.queue.messages import Key, Missing, RankOf, Returned, Shard, Ticket
 from sparring.queue.transport import FencedOut, QueueLost, Transport
 from sparring.trainer.checkpoints import Checkpoint
 from sparring.trainer.experiment import Experiment
@@ -67,9 +70,11 @@ class Loop:
         *,
         resumed: Checkpoint | None = None,
         clock: Callable[[], float] = time.monotonic,
+        trainers: Trainers | None = None,
     ) -> None:
         self.session, self.experiment, self.transport = session, experiment, transport
         self.broadcaster, self.clock = broadcaster, clock
+        self.trainers = OneTrainer(session) if trainers is None else trainers
         self.config, self.plan, self.learner = experiment.config, experiment.plan, session.learner
         self.settings = experiment.config.staleness
         self.exchange = exchanges(self.config.staleness)
@@ -83,6 +88,7 @@ class Loop:
             attempts=self.config.queue.attempts,
             in_order=self.settings.lockstep or session.heads.on,
             barrier=session.pruner.undecided,
+            parts=self.trainers.count,
         )
         if resumed is not None:
             kept = resumed.ledger
@@ -93,7 +99,8 @@ class Loop:
         self._open()
         self.tickets: dict[Key, Ticket] = {}  # of the attempts whose shards have not come
         self.shards: dict[Key, tuple[Shard, int]] = {}  # with the step at which each arrived
-        self.own = own_attacks(experiment, self.learner, session.heads, transport, clock)
+        me = RankOf(0, self.trainers.count)
+        self.own = own_attacks(experiment, self.learner, session.heads, transport, clock, me)
         self.attack_s = self.step_s = self.idle_s = 0.0  # running means in seconds: per shard, per shard, per step
         self.last_error = ""
         self.arrivals = 0
@@ -104,6 +111,7 @@ class Loop:
         """Train to the end of the run; returns how it ended: finished, stopped or interrupted."""
         self._inbox.start(self.objection)
         try:
+            self.trainers.begin(self.fence)
             self._publish(older=True)
             while not self.ledger.finished and not self.session.should_stop():
                 if self.ledger.held:
@@ -130,15 +138,16 @@ class Loop:
         for shard in shards:
             self._require_within_bound(shard)
         began = self.clock()
-        shards = self._refreshed(shards)
+        shards = self.trainers.take(shards, self._refresh_steps(len(shards)))
         refreshed = self.clock()
-        self.session.watch_staleness(shards)
+        self._watch_staleness(shards)
         watched = self.clock()
         result = self.learn(shards, arrivals)
         self.ledger.trained(keys)
         self.step_s = running_mean(self.step_s, (refreshed - began + self.clock() - watched) / len(shards))
-        self.session.state.worker_shards += sum(shard.worker != "trainer" for shard in shards)
-        self.session.state.trainer_shards += sum(shard.worker == "trainer" for shard in shards)
+        own = sum(shard.worker.startswith(TRAINER) for shard in shards)
+        self.session.state.trainer_shards += own
+        self.session.state.worker_shards += len(shards) - own
         log.debug("step %d loss %.4f", self.learner.step, result.loss)
         if self.learner.step % self.session.staleness.remedies.publish_every == 0:
             self._publish()
@@ -149,12 +158,18 @@ class Loop:
 
     def learn(self, shards: list[Shard], arrivals: list[int]) -> StepResult:
         """One training step."""
-        return self.session.learn(shards, arrivals=arrivals)
+        return self.session.learn(shards, self.trainers.batch(shards), arrivals)
+
+    def _watch_staleness(self, shards: list[Shard]) -> None:
+        """Compare what is here of a step's shards with a fresh attack, if that is due."""
+        if here := self.trainers.here(shards):
+            self.session.watch_staleness(here)
 
     def _prune(self) -> None:
         """At the barrier: decide which examples are kept, and lift it."""
         if self.session.ready_for(self.ledger.epoch, self._meanwhile):
             self.ledger.lift()
+            self.trainers.begin(self.fence)  # the others learn what is kept
 
     def _meanwhile(self) -> None:
         """Housekeeping while pruning takes long; nothing is outstanding then."""
@@ -233,7 +248,7 @@ class Loop:
         ticket, learner = self.tickets.get(claims.key), self.learner
         if ticket is None:
             return ""
-        return objection(claims, ticket, learner.dataset.shape, learner.step, learner.knows)
+        return objection(claims, ticket, learner.dataset.shape_in(claims.key.epoch), learner.step, learner.knows)
 
     def _ticket(self, key: Key) -> Ticket:
         indices, starts = self.plan.indices(key.epoch, key.number), self.session.starts
@@ -259,14 +274,13 @@ class Loop:
             heads.remember()
         self.broadcaster.start(self.fence, heads.older() if older and heads.on else ())
 
-    def _refreshed(self, shards: list[Shard]) -> list[Shard]:
-        wanted: int | str = self.session.staleness.remedies.refresh
-        if wanted == "auto":
-            room = int(self.idle_s / max(0.7 * self.step_s * len(shards), 1e-9)) if self.idle_device else 0
-            wanted = 2 if room >= 2 else 1 if room else 0
-        if not isinstance(wanted, int) or wanted == 0:
-            return shards
-        return self.session.refreshed(shards, wanted)
+    def _refresh_steps(self, shards: int) -> int:
+        """Further attack steps on the shards of a step; `auto`: as many as fit into the time that the device idles."""
+        wanted = self.session.staleness.remedies.refresh
+        if wanted != "auto":
+            return wanted
+        room = int(self.idle_s / max(0.7 * self.step_s * shards, 1e-9)) if self.idle_device else 0
+        return min(room, 2)
 
     def _discard(self, dropped: tuple[Key, ...]) -> None:
         """Forget shards that were too stale; the next attempts at their tickets begin with the newest weights."""
@@ -377,6 +391,7 @@ class Loop:
         self.shards.clear()
         self.tickets.clear()
         self.own.drop()
+        self.trainers.begin(self.fence)
         log.warning("the queue was lost; fence is now %d", self.fence)
         self._publish(older=True)
 

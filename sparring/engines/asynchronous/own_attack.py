@@ -9,7 +9,7 @@ from typing import Protocol
 from sparring.attacks import frozen
 from sparring.attacks.starts import unpacked
 from sparring.config import gate_patience_s, share_of_step
-from sparring.queue.messages import Key, Lease, Shard
+from sparring.queue.messages import Key, Lease, RankOf, Shard
 from sparring.queue.transport import Transport
 from sparring.trainer.experiment import Experiment
 from sparring.trainer.finish import Heads
@@ -18,6 +18,23 @@ from sparring.workers.gate import Gate
 from sparring.workers.generator import ShrinkingBatch, begin
 from sparring.workers.task import Task
 from sparring.workers.views import Augmentation
+
+ALONE = RankOf()
+TRAINER = "trainer"  # what the names of trainers begin with, where they attack
+
+
+def name_of(rank: int) -> str:
+    """Name of a trainer as the maker of shards."""
+    return TRAINER if rank == 0 else f"{TRAINER}-{rank}"
+
+
+def ended(transport: Transport, lease: Lease, shard: Shard, me: RankOf) -> Shard | None:
+    """End the lease of a finished attack: the shard if this trainer trains on it, else it goes through the queue. None
+    also where the lease was lost."""
+    if me.trains_on(shard.key):
+        return shard if transport.finish_local(lease) else None
+    transport.commit(lease, shard)
+    return None
 
 
 class OwnAttacks(Protocol):
@@ -44,8 +61,9 @@ class OwnAttacks(Protocol):
 class OwnAttack:
     """An attack under the learner's present weights; `lease` is that of the ticket in work."""
 
-    def __init__(self, experiment: Experiment, learner: Learner, transport: Transport) -> None:
+    def __init__(self, experiment: Experiment, learner: Learner, transport: Transport, me: RankOf = ALONE) -> None:
         self._experiment, self._learner, self._transport = experiment, learner, transport
+        self._me, self._name = me, name_of(me.rank)
         self.lease: Lease | None = None
         self._work: ShrinkingBatch | Augmentation | None = None
 
@@ -58,13 +76,13 @@ class OwnAttack:
         return None if self._work is None else self._work.active
 
     def begin(self) -> bool:
-        self.lease = self._transport.lease_local("trainer")
+        self.lease = self._transport.lease_local(self._name)
         if self.lease is None:
             return False
         ticket, learner, training = self.lease.ticket, self._learner, self._experiment.training
         controls = learner.controls()
         start = unpacked(ticket.starts, training.shape, controls.epsilon)
-        task = Task(ticket.key, ticket.indices, ticket.fence, "trainer", start)
+        task = Task(ticket.key, ticket.indices, ticket.fence, self._name, start)
         with frozen(learner.model):
             self._work = begin(task, learner.context, controls, learner.step)
         return True
@@ -79,7 +97,7 @@ class OwnAttack:
         if not work.done:
             return None
         self.drop()
-        return work.shard() if self._transport.finish_local(lease) else None
+        return ended(self._transport, lease, work.shard(), self._me)
 
     def drop(self) -> None:
         self.lease = self._work = None
@@ -89,9 +107,15 @@ class OwnFinish:
     """Attacks with a fresh finish, as workers make them."""
 
     def __init__(
-        self, experiment: Experiment, heads: Heads, transport: Transport, clock: Callable[[], float] = time.monotonic
+        self,
+        experiment: Experiment,
+        heads: Heads,
+        transport: Transport,
+        clock: Callable[[], float] = time.monotonic,
+        me: RankOf = ALONE,
     ) -> None:
         self._experiment, self._heads, self._transport = experiment, heads, transport
+        self._me, self._name = me, name_of(me.rank)
         self._finisher, config = heads.finisher(), experiment.config
         self._gate = Gate(self._finisher, share_of_step(config), gate_patience_s(config), clock)
         self._leases: dict[tuple[int, Key], Lease] = {}
@@ -105,13 +129,13 @@ class OwnFinish:
         return self._finisher.active
 
     def begin(self) -> bool:
-        lease = self._transport.lease_local("trainer") if self._gate.open else None
+        lease = self._transport.lease_local(self._name) if self._gate.open else None
         if lease is None:
             return False
         ticket, shape = lease.ticket, self._experiment.training.shape
         head, finish = self._heads.of(ticket.key)
         start = unpacked(ticket.starts, shape, finish.epsilon)
-        task = Task(ticket.key, ticket.indices, ticket.fence, "trainer", start)
+        task = Task(ticket.key, ticket.indices, ticket.fence, self._name, start)
         self._finisher.begin(task, head, finish)
         self._leases[lease.owner] = lease
         return True
@@ -121,7 +145,8 @@ class OwnFinish:
         if shard is None:
             return None
         lease = self._leases.pop((shard.fence, shard.key))
-        return self._heads.received(shard) if self._transport.finish_local(lease) else None
+        mine = ended(self._transport, lease, shard, self._me)
+        return None if mine is None else self._heads.received(mine)
 
     def drop(self) -> None:
         self._leases.clear()
@@ -129,7 +154,14 @@ class OwnFinish:
 
 
 def own_attacks(
-    experiment: Experiment, learner: Learner, heads: Heads, transport: Transport, clock: Callable[[], float]
+    experiment: Experiment,
+    learner: Learner,
+    heads: Heads,
+    transport: Transport,
+    clock: Callable[[], float] = time.monotonic,
+    me: RankOf = ALONE,
 ) -> OwnAttacks:
     """The attacks of a trainer, with a fresh finish where the recipe has one."""
-    return OwnFinish(experiment, heads, transport, clock) if heads.on else OwnAttack(experiment, learner, transport)
+    if heads.on:
+        return OwnFinish(experiment, heads, transport, clock, me)
+    return OwnAttack(experiment, learner, transport, me)

@@ -11,6 +11,7 @@ import ray
 from sparring.config import MAX_WORKERS, Config, TrainerSettings, WorkersSettings
 from sparring.engines.ray.actor_inputs import actor_inputs
 from sparring.engines.ray.nodes import share_of
+from sparring.engines.ray.rank import Rank
 from sparring.engines.ray.snapshots import SnapshotStore
 from sparring.engines.ray.trainer import Trainer
 from sparring.engines.ray.worker import Worker
@@ -42,6 +43,13 @@ class Actors:
         settings = self.config.trainer
         made = ray.remote(Trainer).options(num_cpus=settings.num_cpus, **_reserved(settings))
         return made.remote(_tree(self.config), str(self.run.path), *self._queue(), self.store_name, self.for_trainer)
+
+    def rank(self, rank: int) -> Any:
+        """The actor of another trainer than rank 0."""
+        settings = self.config.trainer
+        made = ray.remote(Rank).options(num_cpus=settings.num_cpus, **_reserved(settings))
+        path = str(self.run.path)
+        return made.remote(_tree(self.config), rank, path, self.run.id, *self._queue(), self.for_trainer)
 
     def worker(self, name: str) -> Any:
         """A worker's actor. On a local Ray it reserves no cores: their number is fixed at the start, and nothing else

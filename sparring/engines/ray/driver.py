@@ -18,10 +18,12 @@ import ray
 
 from sparring.config import RaySettings, to_toml, with_workers
 from sparring.engines import Outcome
+from sparring.engines.ranks import RankLost
 from sparring.engines.ray.actors import Actors
 from sparring.engines.ray.health import Health
 from sparring.engines.ray.nodes import ask_for_nodes, let_nodes_go
 from sparring.engines.ray.pool import Pool
+from sparring.engines.ray.trainers import Trainers
 from sparring.errors import SparringError, UsageError
 from sparring.machine.signals import stopping_on_signals
 from sparring.observe.state import Report, RunState
@@ -111,32 +113,33 @@ class Driver:
         self._write_connection()
         with stopping_on_signals(self._interrupt):
             ask_for_nodes(self.config)
-            trainer = self.actors.trainer()
+            trainers = Trainers(self.actors, self._require_going_on)
             self._reconcile()
             try:
-                outcome = self._with_restarts(trainer)
+                outcome = self._with_restarts(trainers)
+                trainers.end_others()
                 self._refresh_status()
                 self.transport.request_stop()
                 self.pool.stop(STOP_GRACE_S if self.interrupted else 15.0)
                 let_nodes_go(self.config.ray)
                 evaluation = None
                 if outcome["phase"] in ("finished", "incomplete"):
-                    evaluation = self._evaluate(trainer)
+                    evaluation = self._evaluate(trainers)
                     outcome["phase"] = outcome["phase"] if evaluation is not None else "stopped"
             finally:
-                self._close(trainer)
+                self._close(trainers)
         phase = "interrupted" if self.interrupted else outcome["phase"]
         state = RunState.from_dict(outcome["state"])
         state.trainer_restarts = self.state.trainer_restarts
         return Outcome(phase, state, evaluation)
 
-    def _with_restarts(self, trainer: Any) -> dict[str, Any]:
+    def _with_restarts(self, trainers: Trainers) -> dict[str, Any]:
         deaths, last_step = 0, -1
         while True:
-            training = trainer.train.remote()
             try:
-                outcome: dict[str, Any] = self._until_done(training)
-            except ray.exceptions.RayActorError as error:
+                trainers.start()
+                outcome = self._until_done(trainers)
+            except (ray.exceptions.RayActorError, RankLost) as error:
                 self._require_ray()
                 deaths = deaths + 1 if self.state.step <= last_step else 1
                 last_step = self.state.step
@@ -149,7 +152,7 @@ class Driver:
                     ) from error
                 self.state.trainer_restarts += 1
                 time.sleep(min(2.0 ** (deaths - 1) - 1, 30.0))
-                self._until_restarted(trainer)
+                trainers.restart()
                 continue
             except ray.exceptions.RayTaskError as error:
                 raise SparringError(f"the trainer failed: {error.cause!r} See {self.run.path / 'logs'}.") from error
@@ -158,35 +161,18 @@ class Driver:
                 raise SparringError(outcome["error"] + died)
             return outcome
 
-    def _until_restarted(self, trainer: Any) -> None:
-        """Wait until Ray has restarted the process of a dead trainer; until then calls fail."""
-        limit = time.monotonic() + self.config.workers.start_timeout_s
-        while True:
-            self._require_ray()
-            try:
-                ray.get(trainer.__ray_ready__.remote(), timeout=POLL_S)
-                return
-            except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
-                if self.interrupted or time.monotonic() > limit:
-                    raise SparringError(
-                        f"the trainer's process was not restarted within workers.start_timeout_s = "
-                        f"{self.config.workers.start_timeout_s:g} s; `sparring resume {self.run.path}` continues."
-                    ) from error
-                time.sleep(0.2)
-
-    def _until_done(self, task: Any) -> dict[str, Any]:
+    def _until_done(self, trainers: Trainers) -> dict[str, Any]:
         asked_at = None
         while True:
-            done, _ = ray.wait([task], timeout=POLL_S)
-            if done:
-                result: dict[str, Any] = ray.get(task)
-                return result
+            outcome = trainers.outcome(POLL_S)
+            if outcome is not None:
+                return outcome
             self._require_ray()
             try:
                 self._reconcile()
                 self._refresh_status()
             except QueueUnavailable as error:
-                return self._last_word(task, error)
+                return self._last_word(trainers, error)
             if self.interrupted and asked_at is None:
                 asked_at = time.monotonic()
                 self.run.request_stop()  # also in the folder: a trainer that opens the queue only now clears it there
@@ -196,6 +182,15 @@ class Driver:
                     f"the trainer did not stop within {STOP_GRACE_S:.0f} s and was killed; its last checkpoint is in "
                     f"{self.run.checkpoints}."
                 )
+
+    def _require_going_on(self) -> None:
+        """While a trainer restarts: raise where Ray no longer works, or the run is to stop."""
+        self._require_ray()
+        if self.interrupted:
+            raise SparringError(
+                f"interrupted while a trainer was restarted; `sparring resume {self.run.path}` continues from the last "
+                f"checkpoint."
+            )
 
     def _require_ray(self) -> None:
         """Where Ray no longer works, let the trainer write its checkpoint, which it is told through the queue.
@@ -216,17 +211,19 @@ class Driver:
             f"{problem}. The last checkpoint is in {self.run.checkpoints}; `sparring resume {self.run.path}` continues."
         )
 
-    def _last_word(self, task: Any, error: QueueUnavailable) -> dict[str, Any]:
+    def _last_word(self, trainers: Trainers, error: QueueUnavailable) -> dict[str, Any]:
         """The queue is gone: the trainer notices that too, saves its checkpoint, and says so.
 
         Raises:
             QueueUnavailable: it did not, in the time that it has.
         """
         log.error("%s Waiting for the trainer's checkpoint.", error)
-        if not ray.wait([task], timeout=self.config.queue.timeout_s + STOP_GRACE_S)[0]:
-            raise error
-        outcome: dict[str, Any] = ray.get(task)
-        return outcome
+        limit = time.monotonic() + self.config.queue.timeout_s + STOP_GRACE_S
+        while time.monotonic() < limit:
+            outcome = trainers.outcome(POLL_S)
+            if outcome is not None:
+                return outcome
+        raise error
 
     def _reconcile(self) -> None:
         """Start or stop workers until their number is the target, and restart dead ones."""
@@ -280,12 +277,12 @@ class Driver:
         found.trainer_restarts = self.state.trainer_restarts
         self.state = found
 
-    def _evaluate(self, trainer: Any) -> dict[str, Any] | None:
+    def _evaluate(self, trainers: Trainers) -> dict[str, Any] | None:
         """The evaluation, or None if the run is stopped before it ends. A trainer that dies starts it again."""
         self.pool.members.clear()
         self.transport.set_pool({})
         for deaths in range(self.config.trainer.max_restarts + 1):
-            task = trainer.evaluate.remote()
+            task = trainers.first.evaluate.remote()
             try:
                 while not ray.wait([task], timeout=POLL_S)[0]:
                     if self.interrupted or self.run.stop_requested():
@@ -299,7 +296,7 @@ class Driver:
                 log.warning("the trainer died during the evaluation (%d times): %s", deaths + 1, error)
                 last = error
             self.state.trainer_restarts += 1
-            self._until_restarted(trainer)
+            trainers.until_restarted(trainers.first)
         raise self._evaluation_failed(last)
 
     def _evaluation_failed(self, error: Exception) -> SparringError:
@@ -311,10 +308,10 @@ class Driver:
     def _interrupt(self, reason: str) -> None:
         self.interrupted = True
 
-    def _close(self, trainer: Any) -> None:
+    def _close(self, trainers: Trainers) -> None:
         if not self.health.problem:
             self.pool.stop(0)
-            ray.kill(trainer, no_restart=True)
+            trainers.end()
             let_nodes_go(self.config.ray)
         self.run.connection.unlink(missing_ok=True)
         try:
@@ -331,5 +328,6 @@ class Driver:
 
 def run(experiment: Experiment, run: Run, queue: Queue, report: Report, sources: dict[str, str]) -> Outcome:
     """Train with workers, queue and trainer; see `Driver.train`. `sources`: texts of the user's files by path."""
-    with ray_cluster(experiment.config.ray, experiment.config.trainer.num_cpus):
+    settings = experiment.config.trainer
+    with ray_cluster(experiment.config.ray, settings.count * settings.num_cpus):
         return Driver(experiment, run, queue, report, sources).train()

@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 def bundles(trainer: TrainerSettings, workers: WorkersSettings) -> list[dict[str, float]]:
     """What each actor reserves, including those that run already, as the autoscaler expects."""
-    return [_reserved(trainer), *[_reserved(workers)] * workers.count]
+    return [*[_reserved(trainer)] * trainer.count, *[_reserved(workers)] * workers.count]
 
 
 def ask_for_nodes(config: Config) -> None:

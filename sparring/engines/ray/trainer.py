@@ -1,9 +1,14 @@
-"""The trainer as a Ray actor: it runs the loop on the device that Ray has reserved for it."""
+"""The trainer as a Ray actor: it runs the loop on the device that Ray has reserved for it.
+
+Where several trainers share the steps, this is rank 0; the others are actors of their own (rank.py).
+"""
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +17,11 @@ import torch
 from sparring.config import from_tree, trainer_threads
 from sparring.engines.asynchronous.broadcaster import Broadcaster
 from sparring.engines.asynchronous.inbox import Inbox
+from sparring.engines.asynchronous.leader import Leader, leading
 from sparring.engines.asynchronous.loop import Loop
+from sparring.engines.ranks import RankLost, lost_ranks_named
 from sparring.engines.ray.actor_inputs import ActorInputs
+from sparring.engines.ray.meeting import Meeting, orders_of
 from sparring.engines.ray.snapshots import open_route
 from sparring.errors import RollBack, SparringError, file_failure
 from sparring.machine.devices import device_for
@@ -51,6 +59,7 @@ class Trainer:
         torch.set_num_threads(trainer_threads(self.config))
         keep_freed_memory()
         settings = self.config.queue
+        self.queue = url, password, secret
         self.transport = Transport(
             connect(url, password, settings.timeout_s),
             self.run.id,
@@ -58,11 +67,18 @@ class Trainer:
             timeout_s=settings.timeout_s,
             wire=settings.wire,
             secret=secret,
+            parts=self.config.trainer.count,
         )
+        self.meeting: Meeting | None = None
         self.device = device_for(self.config.trainer.device, self.config.trainer.num_gpus)
         self.session: Session | None = None
 
-    def train(self) -> dict[str, Any]:
+    def meet(self) -> str:
+        """Open the place where the trainers of a group meet; returns its address."""
+        self.meeting = Meeting(self.config.trainer.count)
+        return self.meeting.address
+
+    def train(self, group: str = "") -> dict[str, Any]:
         """Train from the newest checkpoint or from the beginning; returns the last phase and state, or the error."""
         loop = None
         try:
@@ -70,7 +86,7 @@ class Trainer:
             self.session = session = Session(experiment, self.run, self.device, self._report)
             route = open_route(self.config, experiment.snapshot_bytes, self.transport, self.store)
             resumed = session.restore()
-            with stopping_on_signals(session.ask_to_stop):
+            with stopping_on_signals(session.ask_to_stop), self._trainers(session, group) as trainers:
                 while True:
                     session.state.trainer_pid = os.getpid()
                     loop = Loop(
@@ -78,14 +94,22 @@ class Trainer:
                         experiment,
                         self.transport,
                         Broadcaster(session, route),
-                        Inbox(self.transport, lambda: self.transport.fence),
+                        Inbox(
+                            self.transport,
+                            lambda: self.transport.fence,
+                            None if trainers is None else trainers.reported,
+                        ),
                         resumed=resumed,
+                        trainers=trainers,
                     )
                     try:
                         return {"phase": loop.run(), "state": session.state.as_dict()}
                     except RollBack as error:
                         loop = None  # these weights must not be saved
                         resumed = session.roll_back(error)
+        except RankLost as error:
+            log.warning("%s", error)
+            return {"phase": "lost", "error": str(error)}
         except Exception as error:
             log.exception("training failed")
             if loop is not None and loop.between_steps:
@@ -96,6 +120,19 @@ class Trainer:
         if isinstance(error, OSError):
             error = file_failure(error, self.run.path)
         return str(error) if isinstance(error, SparringError) else f"{error!r}. See {self.run.path / 'logs'}."
+
+    @contextmanager
+    def _trainers(self, session: Session, group: str) -> Iterator[Leader | None]:
+        """The other trainers of the group, where there are any."""
+        if self.meeting is None:
+            yield None
+            return
+        with (
+            orders_of(self.config, self.run.id, group, *self.queue) as orders,
+            lost_ranks_named(self.config.trainer),
+            leading(session, orders, self.meeting.store) as leader,
+        ):
+            yield leader
 
     def _save(self, loop: Loop) -> None:
         """Keep what was trained, unless the disk is what failed."""

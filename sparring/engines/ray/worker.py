@@ -41,6 +41,7 @@ from sparring.errors import SparringError
 from sparring.machine.devices import device_for
 from sparring.machine.gpu import gpu_reading
 from sparring.machine.logs import to_file
+from sparring.machine.memory import keep_freed_memory
 from sparring.models.forward import for_training
 from sparring.queue.connection import connect
 from sparring.queue.messages import Key, Lease, Shard, Stop, Ticket
@@ -76,6 +77,7 @@ class Worker:
         live = inputs.unpack()
         self.config, self.name = from_tree(tree), name
         to_file(Run(Path(run_path)).path / "logs" / f"{name}.log")
+        keep_freed_memory()
         settings = self.config.queue
 
         def transport() -> Transport:
@@ -85,6 +87,7 @@ class Worker:
                 lease_s=settings.lease_s,
                 timeout_s=settings.timeout_s,
                 wire=settings.wire,
+                parts=self.config.trainer.count,
                 secret=secret,
             )
 
@@ -156,7 +159,7 @@ class Worker:
 
     def share_cores(self) -> None:
         """Use an equal share of the cores, which changes with the number of workers."""
-        threads = worker_threads(with_workers(self.config, self.target_count).workers)
+        threads = worker_threads(with_workers(self.config, self.target_count).workers, self.config.trainer.count)
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
 

@@ -1,0 +1,74 @@
+"""A trainer other than rank 0 as a Ray actor."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sparring.config import from_tree, trainer_threads
+from sparring.engines.asynchronous.follower import following
+from sparring.engines.ranks import lost_ranks_named
+from sparring.engines.ray.actor_inputs import ActorInputs
+from sparring.engines.ray.meeting import meeting_at, orders_of
+from sparring.machine.devices import device_for
+from sparring.machine.logs import to_file
+from sparring.machine.memory import keep_freed_memory
+from sparring.queue.connection import connect
+from sparring.queue.transport import Transport
+from sparring.runs import Run
+from sparring.trainer.experiment import build_experiment
+from sparring.trainer.learner import Learner
+
+log = logging.getLogger(__name__)
+
+
+class Rank:
+    """Takes part in the steps of one life of the group; its process ends with that life."""
+
+    def __init__(
+        self,
+        tree: dict[str, Any],
+        rank: int,
+        run_path: str,
+        run_id: str,
+        url: str,
+        password: str | None,
+        secret: bytes,
+        inputs: ActorInputs,
+    ) -> None:
+        self.live = inputs.unpack()
+        self.config, self.rank, self.run_id, self.queue = from_tree(tree), rank, run_id, (url, password, secret)
+        to_file(Run(Path(run_path)).path / "logs" / f"trainer-{rank}.log")
+        torch.set_num_threads(trainer_threads(self.config))
+        keep_freed_memory()
+        settings = self.config.queue
+        self.transport = Transport(
+            connect(url, password, settings.timeout_s),
+            run_id,
+            lease_s=settings.lease_s,
+            timeout_s=settings.timeout_s,
+            wire=settings.wire,
+            secret=secret,
+            parts=self.config.trainer.count,
+        )
+        self.device = device_for(self.config.trainer.device, self.config.trainer.num_gpus)
+
+    def follow(self, group: str, address: str) -> None:
+        """Follow rank 0, which is met at `address`, until it orders the end.
+
+        Raises:
+            RankLost: another rank has died, or took too long.
+        """
+        log.info("trainer %d of group %s, process %d", self.rank, group, os.getpid())
+        learner = Learner(build_experiment(self.config, self.live), self.device)
+        store = meeting_at(address, self.config.trainer.count)
+        with (
+            orders_of(self.config, self.run_id, group, *self.queue) as orders,
+            lost_ranks_named(self.config.trainer),
+            following(learner, self.rank, self.transport, orders, store) as follower,
+        ):
+            follower.run()
