@@ -117,8 +117,8 @@ def attacks_of(config: Config) -> str:
         return f"a fresh finish of {last_steps(settings, steps)} of {steps} steps, so staleness is 0"
     every = "step" if settings.publish_every == 1 else f"{settings.publish_every} steps"
     return (
-        f"the newest weights, depth {depth(settings)}, published every {every}. What staleness costs in robustness is not "
-        f"in these times; with --staleness.finish auto there is none (docs/scaling.md)"
+        f"the newest weights, depth {depth(settings)}, published every {every}. What staleness costs in robustness is "
+        f"not in these times; with --staleness.finish auto there is none (docs/scaling.md)"
     )
 
 
