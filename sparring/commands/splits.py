@@ -1,6 +1,7 @@
-"""How to divide a number of devices between trainers and workers, and what the run then takes. Pure.
+"""How to divide a number of devices between trainers and workers, and what the run then takes.
 
 Every candidate is run on the virtual clock alone for a few steps (engines/virtual/clock.py); the fastest is proposed.
+Pure, but for `explain_devices`, which measures where the recipe has no times.
 """
 
 from __future__ import annotations
@@ -99,9 +100,9 @@ def rows_of(splits: Sequence[Split], price: float | None = None) -> list[dict[st
             "devices": split.devices,
             "trainers": split.trainers,
             "workers": split.workers,
-            "a step": f"{split.shards_per_step} shards of {split.batch_size}",
+            "shards × examples": f"{split.shards_per_step} × {split.batch_size}",
             "examples/s": f"{split.examples_per_second:,.0f}",
-            "staleness": split.staleness,
+            "staleness": f"{split.staleness:.1f}",
             "time": duration(split.seconds),
             "ddp": "–" if split.ddp_seconds is None else duration(split.ddp_seconds),
             "use": split.better,
@@ -115,9 +116,10 @@ def attacks_of(config: Config) -> str:
     steps, settings = methods_of(config).attack.steps, config.staleness
     if settings.finish != "off":
         return f"a fresh finish of {last_steps(settings, steps)} of {steps} steps, so staleness is 0"
+    every = "step" if settings.publish_every == 1 else f"{settings.publish_every} steps"
     return (
-        f"the newest weights, depth {depth(settings)}, published every {settings.publish_every} steps; staleness costs "
-        f"robustness at high rates (docs/scaling.md)"
+        f"the newest weights, depth {depth(settings)}, published every {every}. What staleness costs in robustness is "
+        f"not in these times; with --staleness.finish auto there is none (docs/scaling.md)"
     )
 
 

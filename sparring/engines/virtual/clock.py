@@ -19,7 +19,7 @@ from sparring.engines.virtual.hollow import HollowAttack, HollowTrainer, HollowW
 from sparring.engines.virtual.times import allreduce_s, prepare_s
 from sparring.errors import SparringError
 from sparring.queue.ledger import Ledger
-from sparring.queue.messages import Controls, Finish, Key, Lease, Shard, Ticket
+from sparring.queue.messages import Controls, Finish, Key, Lease, RankOf, Shard, Ticket
 from sparring.queue.sizing import kept_snapshots
 from sparring.trainer.experiment import methods_of
 
@@ -74,7 +74,7 @@ class _Run:
         self._ends: list[float] = []
         self._staleness: list[int] = []
         count = config.trainer.count if trainer_attacks(config) else 0
-        self._trainers = [HollowTrainer(self, "trainer") for _ in range(count)]
+        self._trainers = [HollowTrainer(self, RankOf(rank, count)) for rank in range(count)]
         for first in self._trainers[:1]:
             self.cluster.wakers.remove(first.wake)  # it attacks in the loop
         populate(self.cluster, config, self._worker)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sparring.config import VirtualSettings
 from sparring.engines.virtual import times
-from sparring.queue.messages import Controls, Key, Lease, Returned, Shard, Sizes, Ticket, Usage
+from sparring.queue.messages import Controls, Key, Lease, RankOf, Returned, Shard, Sizes, Ticket, Usage
 
 Order = tuple[int, int]
 Owner = tuple[int, Key]
@@ -144,6 +144,10 @@ class Cluster:
         if self.leases.get(lease.owner) is lease:
             del self.leases[lease.owner]
             self.after(self.settings.push_s, lambda: self.arrived.append(shard))
+
+    def deliver(self, shard: Shard, by: RankOf) -> None:
+        """A trainer has finished a shard: it has it now, but another one that trains on it a little later."""
+        self.after(0.0 if by.trains_on(shard.key) else self.settings.push_s, lambda: self.arrived.append(shard))
 
     def abandon(self, lease: Lease) -> None:
         """Whoever held the lease has died: it expires."""

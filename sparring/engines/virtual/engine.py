@@ -21,7 +21,7 @@ from sparring.engines.virtual.own_attack import VirtualOwn, VirtualRank
 from sparring.engines.virtual.times import allreduce_s, prepare_s
 from sparring.engines.virtual.worker import FinishingWorker, NewestWorker, VirtualWorker
 from sparring.queue.codec import Objection
-from sparring.queue.messages import Key, Missing, Shard
+from sparring.queue.messages import Key, Missing, RankOf, Shard
 from sparring.queue.sizing import kept_snapshots
 from sparring.trainer.checkpoints import Checkpoint
 from sparring.trainer.experiment import Experiment
@@ -57,7 +57,8 @@ class VirtualLoop(Loop):
     With `trainer.count` = R there are R − 1 more trainers. The shards of a step are divided among all R, the gradient
     is computed once on the whole batch, which is the sum over the ranks (and batch statistics are those of all). The
     step lasts until the last rank has ended, and the gradients are summed by an all-reduce. All ranks have the new
-    weights then; workers have them after the latency of publication.
+    weights then; workers have them after the latency of publication. A shard that a rank has attacked and another one
+    trains on takes as long to get there as one of a worker.
     """
 
     def __init__(self, session: Session, experiment: Experiment, cluster: Cluster, resumed: Checkpoint | None) -> None:
@@ -74,12 +75,19 @@ class VirtualLoop(Loop):
         )
         self.cluster = cluster
         takes_s = prepare_s(cluster.settings, experiment.attack, experiment.allocator, experiment.plan.batch_size)
-        self.own = VirtualOwn(self.own, cluster, takes_s)
-        others = range(1, experiment.config.trainer.count) if self.attacks_itself else ()
-        owns = [own_attacks(experiment, self.learner, session.heads, transport, cluster.clock) for _ in others]
-        self.ranks = [VirtualRank(own, cluster, takes_s) for own in owns]
+        count = experiment.config.trainer.count
+        self.own = VirtualOwn(self.own, cluster, takes_s, RankOf(0, count))
+        self.ranks = [
+            VirtualRank(
+                own_attacks(experiment, self.learner, session.heads, transport, cluster.clock),
+                cluster,
+                takes_s,
+                RankOf(rank, count),
+            )
+            for rank in range(1, count if self.attacks_itself else 1)
+        ]
         size_bytes = sum(each.numel() for each in self.learner.model.parameters()) * GRADIENT_BYTES
-        self._allreduce_s = allreduce_s(cluster.settings, experiment.config.trainer.count, size_bytes)
+        self._allreduce_s = allreduce_s(cluster.settings, count, size_bytes)
 
     def step(self, keys: tuple[Key, ...]) -> None:
         for rank in self.ranks:

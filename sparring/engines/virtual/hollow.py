@@ -8,7 +8,7 @@ import torch
 
 from sparring.attacks import AttackRecord
 from sparring.engines.virtual.cluster import Cluster
-from sparring.queue.messages import Lease, Shard
+from sparring.queue.messages import Lease, RankOf, Shard
 
 NOTHING = torch.empty(0)
 UNNAMED = AttackRecord("", "", 0.0, 0.0, 0)
@@ -171,9 +171,13 @@ class HollowWorker(HollowAttacker):
 
 
 class HollowTrainer(HollowAttacker):
-    """A trainer between its training steps, which has the present weights."""
+    """A trainer between its training steps, which has the present weights; `me`: which of them."""
 
     training = False
+
+    def __init__(self, course: Course, me: RankOf) -> None:
+        super().__init__(course, "trainer")
+        self.me = me
 
     @property
     def busy_s(self) -> float:
@@ -193,4 +197,4 @@ class HollowTrainer(HollowAttacker):
     def deliver(self, attack: HollowAttack) -> None:
         self.attacks.remove(attack)
         if self.cluster.leases.pop(attack.lease.owner, None) is attack.lease:
-            self.cluster.arrived.append(self.cluster.timed(attack.shard(self.name)))
+            self.cluster.deliver(self.cluster.timed(attack.shard(self.name)), self.me)

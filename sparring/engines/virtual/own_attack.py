@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sparring.engines.asynchronous.own_attack import OwnAttacks
 from sparring.engines.virtual.cluster import Cluster
-from sparring.queue.messages import Shard
+from sparring.queue.messages import RankOf, Shard
 
 
 class Timed:
@@ -32,8 +32,8 @@ class Timed:
 class VirtualOwn:
     """The attacks of the first trainer, which does nothing else during a step of them."""
 
-    def __init__(self, own: OwnAttacks, cluster: Cluster, prepare_s: float) -> None:
-        self._own, self._timed, self._cluster = own, Timed(own, cluster, prepare_s), cluster
+    def __init__(self, own: OwnAttacks, cluster: Cluster, prepare_s: float, me: RankOf) -> None:
+        self._own, self._timed, self._cluster, self._me = own, Timed(own, cluster, prepare_s), cluster, me
 
     @property
     def ready(self) -> bool:
@@ -49,7 +49,13 @@ class VirtualOwn:
     def advance(self) -> Shard | None:
         seconds, shard = self._timed.advance()
         self._cluster.advance(seconds)
-        return None if shard is None else self._cluster.timed(shard)
+        if shard is None:
+            return None
+        shard = self._cluster.timed(shard)
+        if self._me.trains_on(shard.key):
+            return shard
+        self._cluster.deliver(shard, self._me)
+        return None
 
     def drop(self) -> None:
         self._own.drop()
@@ -58,8 +64,8 @@ class VirtualOwn:
 class VirtualRank:
     """Another trainer: it attacks by itself between training steps, under the weights of the first one."""
 
-    def __init__(self, own: OwnAttacks, cluster: Cluster, prepare_s: float) -> None:
-        self._own, self._timed, self._cluster = own, Timed(own, cluster, prepare_s), cluster
+    def __init__(self, own: OwnAttacks, cluster: Cluster, prepare_s: float, me: RankOf) -> None:
+        self._own, self._timed, self._cluster, self._me = own, Timed(own, cluster, prepare_s), cluster, me
         self._free_at, self._busy, self._training = 0.0, False, False
         cluster.wakers.append(self.wake)
 
@@ -88,5 +94,5 @@ class VirtualRank:
     def _end(self, shard: Shard | None) -> None:
         self._busy = False
         if shard is not None:
-            self._cluster.arrived.append(self._cluster.timed(shard))
+            self._cluster.deliver(self._cluster.timed(shard), self._me)
         self.wake()

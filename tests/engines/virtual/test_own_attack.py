@@ -11,7 +11,7 @@ import torch
 from sparring.engines.asynchronous.own_attack import OwnAttack
 from sparring.engines.virtual.cluster import Cluster, VirtualTransport
 from sparring.engines.virtual.own_attack import VirtualOwn, VirtualRank
-from sparring.queue.messages import Key, Ticket
+from sparring.queue.messages import Key, RankOf, Ticket
 from sparring.trainer.experiment import build_experiment
 from sparring.trainer.learner import Learner
 from tests.support.runs import small
@@ -39,7 +39,7 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def test_the_first_trainer_does_nothing_else_meanwhile(bench: Bench) -> None:
-    own = VirtualOwn(bench.own, bench.cluster, PREPARE_S)
+    own = VirtualOwn(bench.own, bench.cluster, PREPARE_S, RankOf())
     assert own.begin() and own.advance() is None
     assert bench.cluster.now == PREPARE_S + STEP_S
     shard = own.advance()
@@ -48,7 +48,7 @@ def test_the_first_trainer_does_nothing_else_meanwhile(bench: Bench) -> None:
 
 
 def test_another_one_goes_on_by_itself_and_stops_for_training(bench: Bench) -> None:
-    cluster, rank = bench.cluster, VirtualRank(bench.own, bench.cluster, PREPARE_S)
+    cluster, rank = bench.cluster, VirtualRank(bench.own, bench.cluster, PREPARE_S, RankOf(1, 2))
     cluster.advance(1.0)  # it has looked, and begun
     assert rank.busy_s == PREPARE_S + STEP_S - 1.0
     rank.train()
@@ -56,5 +56,7 @@ def test_another_one_goes_on_by_itself_and_stops_for_training(bench: Bench) -> N
     assert rank.busy_s == 0 and cluster.arrived == []
     rank.wake_up()
     cluster.advance(STEP_S)
+    assert cluster.arrived == [], "the other trainer trains on it: it is under way"
+    cluster.advance(cluster.settings.push_s)
     (shard,) = cluster.arrived
     assert (shard.worker, shard.attack_seconds) == ("trainer", 11.0)
