@@ -98,9 +98,9 @@ def rows_of(splits: Sequence[Split], price: float | None = None) -> list[dict[st
     return [
         {
             "devices": split.devices,
-            "trainers among them": split.trainers,
+            "of them train": split.trainers,
             "shards of a step": f"{split.shards_per_step} × {split.batch_size}",
-            "examples per second": f"{split.examples_per_second:,.0f}",
+            "images per s": f"{split.examples_per_second:,.0f}",
             **({"stale": f"{split.staleness:.1f}"} if stale else {}),
             "time": duration(split.seconds),
             "ddp": "–" if split.ddp_seconds is None else duration(split.ddp_seconds),
