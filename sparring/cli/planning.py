@@ -57,9 +57,8 @@ def _explain_devices(config: Config, devices: str, price: float | None, as_json:
         out(json.dumps(found, indent=2))
         return
     Console().print(table("sparring explain", rows_of(splits, price)))
-    out(
-        f"The devices that are not trainers are workers. Predicted on the virtual clock, with the times {source}. Attacks: {attacks_of(config)}."
-    )
+    out("The devices that do not train are workers.")
+    out(f"Predicted on the virtual clock, with the times {source}. Attacks: {attacks_of(config)}.")
 
 
 @planning_commands.command(epilog=HINT)

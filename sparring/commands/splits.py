@@ -99,7 +99,7 @@ def rows_of(splits: Sequence[Split], price: float | None = None) -> list[dict[st
         {
             "devices": split.devices,
             "of them train": split.trainers,
-            "shards of a step": f"{split.shards_per_step} × {split.batch_size}",
+            "shards of a step": f"{split.shards_per_step}×{split.batch_size}",
             "images per s": f"{split.examples_per_second:,.0f}",
             **({"stale": f"{split.staleness:.1f}"} if stale else {}),
             "time": duration(split.seconds),
