@@ -103,16 +103,33 @@ class Run:
 
     @property
     def fence(self) -> int:
-        """The last fence that was handed out; 0: none."""
-        return int(self.read_json("fence.json") or 0)
+        """The last fence that was handed out; 0: none.
+
+        Raises:
+            SparringError: what is recorded is damaged: a fence that was used must not be handed out again.
+        """
+        path = self.path / "fence.json"
+        try:
+            return int(path.read_text())
+        except FileNotFoundError:
+            return 0
+        except OSError as error:
+            raise file_failure(error, path) from error
+        except ValueError as error:
+            used = max([0, *(int(line.get("fence", 0)) for line in lines_of(self.history))])
+            raise SparringError(
+                f"{path} is damaged ({error}). Write a number of at least {used + 1000} into it: lower ones were used."
+            ) from error
 
     def next_fence(self, above: int = 0) -> int:
         """The only source of fences: a number above all earlier ones and `above`, on disk before it is used.
 
         Every start, resume, restart of the trainer and loss of the queue takes a new one.
         """
-        fence = max(self.fence, above) + 1
-        write_atomically(self.path / "fence.json", f"{fence}\n", durable=True)
+        with (self.path / "fence.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            fence = max(self.fence, above) + 1
+            write_atomically(self.path / "fence.json", f"{fence}\n", durable=True)
         return fence
 
     @contextmanager

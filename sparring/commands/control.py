@@ -125,7 +125,7 @@ def stop_run(run: Run, timeout_s: float) -> None:
 def _transport(run: Run, timeout_s: float = 5.0) -> Transport | None:
     """The run's queue, or None where it has none."""
     address = run.read_json(run.connection.name)
-    if address is None:
+    if not isinstance(address, dict) or not {"url", "password"} <= address.keys():
         return None
     from sparring.queue.connection import connect, password_of
     from sparring.queue.transport import Transport

@@ -507,7 +507,7 @@ class TrainerSettings(Settings):
 
 def _has_password(url: str) -> bool:
     parts = urlsplit(url)
-    return "password" in parse_qs(parts.query) or ":" in parts.netloc.rpartition("@")[0]
+    return any("password" in name for name in parse_qs(parts.query)) or ":" in parts.netloc.rpartition("@")[0]
 
 
 class QueueSettings(Settings):

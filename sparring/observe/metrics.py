@@ -12,8 +12,8 @@ Labelled = tuple[tuple[str, ...], Any]
 Source = Callable[[RunState, Workers], Iterable[Labelled]]
 # Known reasons for dropping a shard. Any other reason is exported once it occurs.
 DROP_REASONS = (
-    *("stale", "ahead", "superseded", "lease_expired", "failed", "queue_full", "queue_lost"),
-    *("ticket_corrupt", "payload_missing", "payload_corrupt"),
+    *("stale", "ahead", "superseded", "lease_expired", "failed", "failed_together", "queue_full", "queue_lost"),
+    *("unheld", "ticket_corrupt", "payload_missing", "payload_corrupt"),
 )
 REFUSED = ("fence", "heartbeat", "member", "pool", "returned", "state", "ticket", "weights", "worker_target")
 

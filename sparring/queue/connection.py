@@ -17,7 +17,7 @@ from redis.retry import Retry
 from sparring.config import QueueSettings
 from sparring.errors import SparringError, UsageError
 
-TRANSIENT = (failures.ConnectionError, failures.TimeoutError, failures.BusyLoadingError)
+TRANSIENT = (failures.ConnectionError, failures.TimeoutError, failures.BusyLoadingError, failures.InvalidResponse)
 REFUSED = (failures.AuthenticationError, failures.AuthorizationError)
 PASSING = (failures.ReadOnlyError, failures.MasterDownError, failures.ClusterDownError, failures.TryAgainError)
 PASSING_WORDS = ("BUSY ", "MISCONF", "NOREPLICAS")  # of errors that have no class of their own
@@ -146,8 +146,28 @@ def with_retries(client: redis.Redis, operation: Callable[[], Any], timeout_s: f
                     f"({type(error).__name__}: {str(error)[:200]}). Check that the server runs and that "
                     f"queue.redis_url is its address."
                 ) from error
+            if isinstance(error, failures.InvalidResponse):  # what follows on that connection makes no sense
+                client.connection_pool.disconnect()
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, 1.0)
+
+
+def answered(client: redis.Redis, operation: Callable[[], Any], timeout_s: float, keys: str) -> Any:
+    """As `with_retries`, for operations on a run's own keys, which begin with `keys`.
+
+    Raises:
+        QueueRefused: the server answered with an error that waiting does not cure.
+        redis.OutOfMemoryError: its memory is full.
+    """
+    try:
+        return with_retries(client, operation, timeout_s)
+    except failures.OutOfMemoryError:
+        raise
+    except failures.ResponseError as error:
+        raise QueueRefused(
+            f"Redis at {describe(client)} answered: {str(error)[:200]}. Keys of this run ({keys}*) are not what "
+            f"Sparring wrote, or the server is not a Redis 7. `sparring resume` continues from the last checkpoint."
+        ) from error
 
 
 def _require_passing(client: redis.Redis, error: Exception) -> None:

@@ -124,6 +124,11 @@ class Ledger:
         return sum(len(epoch.ready) for epoch in self._open.values())
 
     @property
+    def issued(self) -> list[Key]:
+        """The attempts whose shards have not come."""
+        return [Key(index, n, epoch.attempt[n]) for index, epoch in self._open.items() for n in sorted(epoch.issued)]
+
+    @property
     def consuming(self) -> int:
         """Number of shards of a step that has not ended."""
         return sum(len(epoch.consumed) for epoch in self._open.values())
@@ -243,11 +248,6 @@ class Ledger:
         self.set_aside.append(key)
         self._close_finished()
         return True
-
-    @property
-    def between_steps(self) -> bool:
-        """Whether the weights hold all that is consumed, so that a checkpoint may be written."""
-        return all(epoch.consumed == epoch.trained for epoch in self._open.values())
 
     def state(self) -> dict[str, object]:
         """The state for a checkpoint, in plain types: tickets of open epochs that are trained on or set aside."""

@@ -9,10 +9,12 @@ trainers is a group with streams of its own: nothing of an earlier one is read.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, replace
 from functools import partial
+from hmac import compare_digest
 from typing import Any
 
 import msgpack  # type: ignore[import-untyped]
@@ -20,11 +22,12 @@ import redis
 import torch
 
 from sparring.queue.codec import CodecError, Wire, decode_shard, encode_shard
-from sparring.queue.connection import with_retries
+from sparring.queue.connection import answered
 from sparring.queue.messages import Key, Missing, Shard, part_of
-from sparring.queue.signature import signed, verified
+from sparring.queue.signature import TAG_BYTES, tag_of
 from sparring.queue.transport import LUA, MAX_BLOCK_S, prefix_of, require_accepted
 
+log = logging.getLogger(__name__)
 KEEP_MS, MOST_ORDERS, MOST_RECORDS = 24 * 3600 * 1000, 1000, 100_000  # no rank is ever so far behind
 
 
@@ -72,14 +75,22 @@ class Orders:
         self._orders, self._records = f"orders:{group}", f"records:{group}"
         self._most = {self._orders: MOST_ORDERS, self._records: MOST_RECORDS}
         self._read: dict[str, bytes] = {}  # the last entry read of each stream
+        self._given, self._followed = 0, 0  # the last order given, and the last one followed
 
     def give(self, order: Order, fence: int) -> None:
         """Order all other ranks; raises as `Transport.issue` does."""
-        self._add(self._orders, fence, "order", msgpack.packb((type(order).__name__, *astuple(order))))
+        self._given += 1
+        self._add(self._orders, fence, "order", msgpack.packb((self._given, type(order).__name__, *astuple(order))))
 
     def next(self, timeout_s: float) -> list[Order]:
-        """The orders that have come, in order; waits up to `timeout_s` for the first."""
-        return [_order(message) for _, message in self._next(self._orders, timeout_s)]
+        """The orders that have come, in order; waits up to `timeout_s` for the first. A copy of one is dropped."""
+        orders = []
+        for _, message in self._next(self._orders, timeout_s):
+            number, order = _order(message)
+            if number > self._followed:
+                self._followed = number
+                orders.append(order)
+        return orders
 
     def report(self, received: Shard | Missing, *, whole: bool = False) -> None:
         """Tell rank 0 of a shard, which stays here unless it is to be sent `whole`, or of one that is missing."""
@@ -102,17 +113,14 @@ class Orders:
         self._client.close()
 
     def _add(self, stream: str, fence: int, kind: str, message: bytes) -> None:
-        keys, entry = [f"{self._prefix}fence", self._prefix + stream], signed(self._secret, message)
+        keys, tag = [f"{self._prefix}fence", self._prefix + stream], self._tag(stream, kind.encode(), message)
+        entry = tag + message
         arguments = (fence, KEEP_MS, self._most[stream], kind, entry)
         reply = self._retry(lambda: self._tell(keys=keys, args=arguments))
         require_accepted(self._client, int(reply), fence)
 
     def _next(self, stream: str, timeout_s: float) -> list[tuple[bytes, memoryview]]:
-        """The entries after those that were read: their kinds and messages.
-
-        Raises:
-            CodecError: one is not of this run's trainers.
-        """
+        """The entries after those that were read: their kinds and messages, without those of nobody of this group."""
         key, deadline = self._prefix + stream, time.monotonic() + timeout_s
         while True:
             left_s = max(0.0, deadline - time.monotonic())
@@ -122,19 +130,27 @@ class Orders:
             if found:
                 ((_, entries),) = found
                 self._read[stream] = entries[-1][0]
-                return [self._verified(fields) for _, fields in entries]
+                told = [self._verified(stream, fields) for _, fields in entries]
+                if any(told):
+                    return [each for each in told if each is not None]
             if left_s <= MAX_BLOCK_S:
                 return []
 
-    def _verified(self, fields: dict[bytes, bytes]) -> tuple[bytes, memoryview]:
-        ((kind, message),) = fields.items()
-        content = verified(self._secret, message)
-        if content is None:
-            raise CodecError(f"the checksum of an {kind!r:.20} between trainers is not that of this run")
-        return kind, content
+    def _verified(self, stream: str, fields: dict[bytes, bytes]) -> tuple[bytes, memoryview] | None:
+        """Kind and message of an entry; None, with a warning, where its checksum is not that of this group's stream."""
+        for kind, entry in fields.items():
+            content = memoryview(entry)[TAG_BYTES:]
+            if len(fields) == 1 and compare_digest(entry[:TAG_BYTES], self._tag(stream, kind, content)):
+                return kind, content
+        log.warning("refused from the queue: an entry of %s without the checksum of this run's trainers", stream)
+        return None
+
+    def _tag(self, stream: str, kind: bytes, message: bytes | memoryview) -> bytes:
+        """Of this stream, and so of this group, alone."""
+        return tag_of(self._secret, stream.encode(), kind, message)
 
     def _retry(self, operation: Callable[[], Any]) -> Any:
-        return with_retries(self._client, operation, self._timeout_s)
+        return answered(self._client, operation, self._timeout_s, self._prefix)
 
 
 def record_of(shard: Shard) -> Shard:
@@ -150,14 +166,15 @@ def own(keys: Sequence[Key], rank: int, parts: int) -> list[int]:
     return [place for place, key in enumerate(keys) if part_of(key, parts) == rank]
 
 
-def _order(message: memoryview) -> Order:
+def _order(message: memoryview) -> tuple[int, Order]:
+    """Its number, and what is ordered."""
     try:
-        name, *fields = msgpack.unpackb(message)
+        number, name, *fields = msgpack.unpackb(message)
         if name == "Step":
             version, keys, versions, sizes, half_life, refresh = fields
             of_shards = tuple(Key(*key) for key in keys), tuple(versions), tuple(sizes)
-            return Step(version, *of_shards, half_life, refresh)
-        return Begin(*fields) if name == "Begin" else End(*fields)
+            return number, Step(version, *of_shards, half_life, refresh)
+        return number, Begin(*fields) if name == "Begin" else End(*fields)
     except (ValueError, TypeError) as error:
         raise CodecError(f"an order between trainers is malformed: {error!s:.80}") from error
 

@@ -14,7 +14,7 @@ from sparring.config import MAX_WORKERS
 from sparring.queue.messages import Controls, Key, Returned, Weights, WorkerTarget
 
 MEMBER = re.compile(rb"(\d{1,15}):(\d{1,15}):(\d{1,15})")
-REASONS = ("lease_expired", "handed_back", "failed", "queue_full", "ticket_corrupt")
+REASONS = ("lease_expired", "handed_back", "failed", "failed_together", "queue_full", "ticket_corrupt")
 MAX_FIELDS = 1000  # of a heartbeat
 
 
@@ -58,7 +58,7 @@ def weights_of(name: bytes, fields: Mapping[bytes, bytes]) -> Weights | Refused:
         epsilon, robust_share, pgd_steps = msgpack.unpackb(fields[b"controls"])
         controls = Controls(float(epsilon), float(robust_share), int(pgd_steps))
         arrays = fields[b"arrays"]
-    except (KeyError, ValueError, TypeError, msgpack.UnpackException) as error:
+    except (KeyError, ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
         return Refused("weights", f"{name[:40]!r}: {error!s:.80}")
     valid = isfinite(controls.epsilon) and controls.epsilon >= 0 and 0 <= controls.robust_share <= 1
     return Weights(fence, version, controls, arrays) if valid else Refused("weights", f"controls {controls}")
@@ -76,6 +76,10 @@ def heartbeat_of(entry: bytes, now: int) -> dict[str, Any] | Refused:
         return Refused("heartbeat", f"{error!s:.80}")
     if not isinstance(fields, dict) or len(fields) > MAX_FIELDS or not all(isinstance(name, str) for name in fields):
         return Refused("heartbeat", "it is no map of names")
+    try:
+        json.dumps(fields)  # it goes into the run's folder as such
+    except (TypeError, ValueError, RecursionError) as error:
+        return Refused("heartbeat", f"{error!s:.80}")
     return {**fields, "age_s": max(0, now - sent)}
 
 

@@ -44,7 +44,7 @@ from sparring.queue.codec import (
     encode_shard,
     encode_ticket,
 )
-from sparring.queue.connection import QueueRefused, describe, with_retries
+from sparring.queue.connection import answered, describe
 from sparring.queue.messages import (
     Controls,
     Key,
@@ -77,7 +77,7 @@ log = logging.getLogger(__name__)
 
 LUA = Path(__file__).parent / "lua"
 MAX_BLOCK_S = 0.5
-EXACT_POLL_S = 0.005
+EXACT_POLL_S, REFUSED_POLL_S = 0.005, 0.5
 NO_DEADLINE_S = 1e9
 VERSIONS_PER_EPOCH = 2**31  # a ready shard's score is epoch · 2³¹ + version: exact in a double up to epoch 2²²
 
@@ -178,8 +178,9 @@ class Transport:
             found = self._retry(partial(self._redis.xread, {self._key("weights"): after}, block=block_ms))
             if found:
                 ((_, entries),) = found
-                if (weights := self._weights(*entries[-1])) is not None:
-                    return weights
+                for entry in reversed(entries):
+                    if (weights := self._weights(*entry)) is not None:
+                        return weights
                 after = entries[-1][0].decode()
             if left_s <= MAX_BLOCK_S:
                 return None
@@ -187,11 +188,12 @@ class Transport:
     def weights(self, order: tuple[int, int], timeout_s: float) -> Weights | None:
         """Wait for the snapshot with exactly this `order` (fence, version); None after the timeout."""
         deadline, name = time.monotonic() + timeout_s, f"{order[0]}-{order[1]}"
-        while not (found := self._retry(lambda: self._redis.xrange(self._key("weights"), name, name))):
-            if time.monotonic() > deadline:
-                return None
-            time.sleep(EXACT_POLL_S)
-        return self._weights(*found[0])
+        while True:
+            found = self._retry(lambda: self._redis.xrange(self._key("weights"), name, name))
+            weights = self._weights(*found[0]) if found else None
+            if weights is not None or time.monotonic() > deadline:
+                return weights
+            time.sleep(REFUSED_POLL_S if found else EXACT_POLL_S)
 
     def receive(
         self, timeout_s: float, fence: int | None = None, objection: Objection = lambda claims: "", part: int = 0
@@ -419,16 +421,7 @@ class Transport:
         return self._prefix + name
 
     def _retry(self, operation: Callable[[], Any]) -> Any:
-        try:
-            return with_retries(self._client, operation, self.timeout_s)
-        except failures.OutOfMemoryError:
-            raise
-        except failures.ResponseError as error:
-            raise QueueRefused(
-                f"Redis at {describe(self._client)} answered: {str(error)[:200]}. Keys of this run "
-                f"({self._prefix}*) are not what Sparring wrote, or the server is not a Redis 7. `sparring resume` "
-                f"continues from the last checkpoint."
-            ) from error
+        return answered(self._client, operation, self.timeout_s, self._prefix)
 
     def _run(self, script: str, names: str, *arguments: Any) -> Any:
         keys = [self._key(name) for name in names.split()]

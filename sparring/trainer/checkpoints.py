@@ -90,7 +90,7 @@ def _write_files(partial: Path, networks: Mapping[str, nn.Module], checkpoint: C
     content = BytesIO()  # torch's own writing of files hides why it failed
     torch.save(state, content)
     (partial / "state.pt").write_bytes(content.getbuffer())
-    progress = {"format": FORMAT, "ledger": checkpoint.ledger, "counters": checkpoint.counters}
+    progress = {"format": FORMAT, "digests": True, "ledger": checkpoint.ledger, "counters": checkpoint.counters}
     (partial / "progress.json").write_text(json.dumps(progress))
     for written in partial.iterdir():
         _sync(written)
@@ -107,9 +107,22 @@ def _digests(path: Path) -> dict[str, str]:
     return digests
 
 
+def steps_in(folder: Path) -> list[Path]:
+    """The checkpoints, the oldest first."""
+    return sorted(path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdigit())
+
+
+def set_damaged_aside(folder: Path, used: Path) -> list[str]:
+    """Rename the checkpoints that are newer than the one `used`, since they are damaged; returns their names."""
+    newer = [path for path in steps_in(folder) if path.name > used.name]
+    for path in newer:
+        path.rename(path.with_name(f".damaged-{path.name}"))
+    return [path.name for path in newer]
+
+
 def forget_newer(folder: Path, step: int) -> None:
     """Delete the checkpoints of steps after `step`."""
-    for path in folder.glob("step-*"):
+    for path in steps_in(folder):
         if int(path.name.removeprefix("step-")) > step:
             _remove(path)
 
@@ -120,7 +133,7 @@ def latest(folder: Path) -> Path | None:
     Raises:
         SparringError: there are checkpoints, and all are damaged.
     """
-    found = sorted(folder.glob("step-*"), reverse=True)
+    found = steps_in(folder)[::-1]
     for path in found:
         if not (reason := damage(path)):
             return path
@@ -136,21 +149,28 @@ def latest(folder: Path) -> Path | None:
 def damage(path: Path) -> str:
     """What is not as it was written, by the digests; empty: nothing, or the checkpoint has no digests."""
     try:
-        expected = json.loads((path / DIGESTS).read_text())
+        expected, found = json.loads((path / DIGESTS).read_text()), _digests(path)
     except FileNotFoundError:
-        return ""
+        return f"{DIGESTS} is missing" if _has_digests(path) else ""
     except (OSError, ValueError) as error:
-        return f"{DIGESTS} cannot be read ({error})"
-    found = _digests(path)
-    wrong = [name for name, digest in expected.items() if found.get(name) != digest]
+        return f"it cannot be read ({error})"
+    wrong = sorted(name for name in {*expected, *found} if found.get(name) != expected.get(name))
     return f"{', '.join(wrong)} changed after the checkpoint was written" if wrong else ""
+
+
+def _has_digests(path: Path) -> bool:
+    """Whether it was written with digests, as all are but those of earlier versions."""
+    try:
+        return bool(json.loads((path / "progress.json").read_text()).get("digests"))
+    except (OSError, ValueError, AttributeError):
+        return True
 
 
 def recover(folder: Path) -> Path | None:
     """Make a checkpoint of what a process that was killed had written, where that is whole and the newest."""
     for partial in folder.glob(f"{PARTIAL}*-step-*"):
         target = folder / partial.name[partial.name.index("step-") :]
-        newest = max(folder.glob("step-*"), default=None)
+        newest = max(steps_in(folder), default=None)
         if (partial / DIGESTS).is_file() and not damage(partial) and (newest is None or newest.name < target.name):
             partial.rename(target)
             _sync(folder)
@@ -253,7 +273,7 @@ def counters(path: Path) -> dict[str, Any]:
 
 def _forget_old(folder: Path, keep: int) -> None:
     kept = best(folder)
-    for path in sorted(folder.glob("step-*"))[:-keep]:
+    for path in steps_in(folder)[:-keep]:
         if path != kept:
             _remove(path)
 

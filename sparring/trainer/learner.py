@@ -67,6 +67,7 @@ class Learner:
         self.rate_at = learning_rate(self.config.schedule, self.config.optimizer.lr)
         self.scaler = self._fresh_scaler()
         self.step = 0
+        self.changing = False  # in the middle of a step, so that the weights are none of a run
         self.robust_share = 0.0
         self.rate_scale = 1.0
         self.pgd_until = 0
@@ -219,6 +220,7 @@ class Learner:
         """Everything around a step: the schedule's rate, train mode, AWP's weights, then the EMA and F_R."""
         rate = self._set_rate()
         self.before_change()
+        self.changing = True
         self.trained.train()
         update = Update(self, batch, rate)
         with perturbed_weights(self.model, self._weight_perturbation(update, epoch)):
@@ -230,6 +232,7 @@ class Learner:
         if self.experiment.allocator is not None:
             accuracy = update.result.correct / update.result.examples
             self.robust_share = self.experiment.allocator.updated(self.robust_share, accuracy)
+        self.changing = False
 
     def _set_rate(self) -> float:
         total = max(self.plan.total_steps, 1)  # tickets that were set aside may add steps
@@ -288,7 +291,7 @@ class Learner:
                 model.load_state_dict(initial.state_dict())
         self.optimizer = make_optimizer(self.config.optimizer, self.trained)
         self.scaler = self._fresh_scaler()
-        self.step, self.robust_share = 0, 0.0
+        self.step, self.robust_share, self.changing = 0, 0.0, False
         self._path, self._before = {0: 0.0}, self._flat()
 
     def state(self) -> dict[str, Any]:
@@ -311,7 +314,7 @@ class Learner:
         self.scaler = self._fresh_scaler()  # the old one may be in the middle of a step that failed
         if scaler:
             self.scaler.load_state_dict(scaler)
-        self.step, self.robust_share = step, robust_share
+        self.step, self.robust_share, self.changing = step, robust_share, False
         self._path, self._before = {step: 0.0}, self._flat()
 
     def _flat(self) -> Tensor:

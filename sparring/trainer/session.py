@@ -91,7 +91,7 @@ class Session:
     def last_step(self) -> float:
         """Steps after which this run stops; infinite where all its tickets decide."""
         limit = self.config.train.max_steps
-        return inf if limit is None else min(limit, self.plan.total_steps)
+        return inf if limit is None or limit >= self.plan.total_steps else limit
 
     def restore(self) -> Checkpoint | None:
         """Continue from the newest checkpoint of the run's folder; None: there is none, the run begins."""

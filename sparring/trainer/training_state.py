@@ -69,9 +69,8 @@ class TrainingState:
         self.continue_from(checkpoint)
         self.recorder.state.checkpointed = path.stat().st_mtime
         log.info("continued from %s", path.name)
-        newer = [each.name for each in self.run.checkpoints.glob("step-*") if each.name > path.name]
-        if newer:
-            self.recorder.state.message = f"continued from {path.name}: {', '.join(newer)} is damaged"
+        if damaged := checkpoints.set_damaged_aside(self.run.checkpoints, path):
+            self.recorder.state.message = f"continued from {path.name}: {', '.join(damaged)} is damaged"
         return checkpoint
 
     def continue_from(self, checkpoint: Checkpoint) -> None:

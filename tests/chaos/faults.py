@@ -98,9 +98,9 @@ def trainer_killed(world: World) -> None:
 
 
 def redis_and_trainer_lost(world: World) -> None:
-    """Together, after the queue was lost once before."""
+    """The queue is lost, and two steps later again, together with the trainer."""
     redis_emptied(world)
-    raise Killed
+    world.then(2, [redis_emptied, trainer_killed])
 
 
 def checkpoint_damaged(world: World) -> None:

@@ -49,13 +49,15 @@ def run_schedule(seed: int, root: Path) -> Outcome:
             FAULTS[name](world)
 
     world.at_step = happen
-    phase = world.live()
+    phase = ended = world.live()
     if phase != "finished":  # a resume without the poison makes what is missing
         world.poisoned.clear()
         phase = world.live()
     found = violations(
         world.run.path, world.tickets, world.config.staleness.max_staleness, finished=phase == "finished"
     )
+    if ended.startswith("failed"):
+        found.append(ended)
     times = [(name, world.steps_at[made] - when) for name, made, when in happened if made < len(world.steps_at)]
     if not found and phase == "finished":
         shutil.rmtree(folder)

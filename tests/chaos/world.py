@@ -46,7 +46,12 @@ class World:
         self.poisoned: set[tuple[int, int]] = set()
         self.at_step: Callable[[int], None] = lambda step: None
         self.steps_at: list[float] = []  # when each step was made
+        self.later: dict[int, list[Callable[[World], None]]] = {}  # what happens when so many steps were made
         self.lives = 0
+
+    def then(self, steps: int, faults: list[Callable[[World], None]]) -> None:
+        """Let faults happen so many steps later."""
+        self.later.setdefault(len(self.steps_at) + steps, []).extend(faults)
 
     def transport(self) -> Transport:
         client = connect(self.server.url, self.server.password, TIMEOUT_S)
@@ -135,7 +140,10 @@ class _Watched(Loop):
         super().__init__(*parts, **options)
 
     def step(self, keys: tuple[Key, ...]) -> None:
-        self.world.at_step(self.learner.step)
+        world = self.world
+        for fault in world.later.pop(len(world.steps_at), ()):
+            fault(world)
+        world.at_step(self.learner.step)
         super().step(keys)
         self.world.steps_at.append(time.monotonic())
 
@@ -159,7 +167,7 @@ def recipe(root: Path, random_: random.Random) -> dict[str, Any]:
         "data": {"limit": 200},
         "train": {
             "epochs": 2,
-            "max_steps": None,
+            "max_steps": random_.choice((None, 1000)),
             "batch_size": 20,
             "shards_per_step": random_.choice((1, 2, 3)),
             "seed": random_.randrange(1000),

@@ -160,13 +160,13 @@ def test_a_checkpoint_counts_what_the_weights_hold_before_the_step_has_ended() -
     for key in one.issue():
         one.arrive(key, 0)
     taken = one.take(0)
-    assert taken is not None and not one.between_steps
+    assert taken is not None
     one.trained(taken.keys)
-    assert one.between_steps and one.consuming == 2
+    assert one.consuming == 2
     restore(again, one.state())
     assert again.issue()[0].number == 2
     one.retire(taken.keys)
-    assert one.between_steps
+    assert one.consuming == 0
 
 
 def test_the_last_step_of_an_epoch_takes_what_is_left() -> None:

@@ -85,10 +85,26 @@ def test_what_is_no_order_is_refused(make: Make, fence: int) -> None:
         one.next(1.0)
 
 
-def test_what_is_not_of_this_run_is_refused(make: Make, fence: int) -> None:
+def test_what_is_not_of_this_run_or_of_this_group_is_dropped(make: Make, fence: int) -> None:
+    ours = make(secret=b"ours")
     make(secret=b"another").give(Begin(fence), fence)
-    with pytest.raises(CodecError, match="checksum"):
-        make(secret=b"ours").next(1.0)
+    make(secret=b"ours", group="another").give(End(), fence)
+    key = ours._prefix + ours._orders
+    copied = ours._redis.xrange(ours._prefix + "orders:another")[0][1]
+    ours._redis.xadd(key, copied)
+    ours._redis.xadd(key, {"order": b"garbage", "more": b"garbage"})
+    make(secret=b"ours").give(Begin(fence), fence)
+    assert ours.next(1.0) == [Begin(fence)] and ours.next(0.0) == []
+
+
+def test_an_order_that_is_copied_is_followed_once(make: Make, fence: int) -> None:
+    giving, following = make(), make()
+    giving.give(Begin(fence), fence)
+    assert following.next(1.0) == [Begin(fence)]
+    key = giving._prefix + giving._orders
+    giving._redis.xadd(key, giving._redis.xrange(key)[0][1])
+    giving.give(End(), fence)
+    assert following.next(1.0) == [End()]
 
 
 def test_each_rank_trains_on_its_own_part() -> None:

@@ -495,7 +495,7 @@ def test_snapshots_of_the_weights_travel_and_the_oldest_are_forgotten(make: Call
     assert worker.newer_weights((0, -1), 0.01) is None
     for version in (0, 3, 5):
         trainer.put_weights(fence, version, Controls(0.1 * version, 0.5), f"weights {version}".encode(), keep=2)
-    trainer.put_weights(fence, 5, Controls(0.7), b"said twice", keep=2)
+    trainer.put_weights(fence, 5, Controls(0.1 * 5, 0.5), b"weights 5", keep=2)
     assert worker.newer_weights((0, -1), 1.0) == (fence, 5, Controls(0.1 * 5, 0.5), b"weights 5")
     assert worker.newer_weights((fence, 5), 0.01) is None
     assert worker.weights((fence, 3), 0.1) == (fence, 3, Controls(0.1 * 3, 0.5), b"weights 3")
@@ -658,3 +658,22 @@ def test_what_passes_is_waited_for(make: Callable[..., Transport], server: Embed
             assert opened(trainer) == 1
         finally:
             timer.join()
+
+
+@pytest.mark.parametrize("damage", ["arrays", "behind"])
+def test_a_snapshot_that_was_damaged_or_stands_behind_another_is_published_anew(
+    make: Callable[..., Transport], server: EmbeddedServer, damage: str
+) -> None:
+    trainer, worker = make(), make()
+    fence = opened(trainer)
+    trainer.put_weights(fence, 3, Controls(0.1), b"weights", keep=2)
+    with server.client() as client:
+        key, (name, fields) = trainer._key("weights"), client.xrange(trainer._key("weights"))[0]
+        if damage == "arrays":
+            client.delete(key)
+            client.xadd(key, {**fields, b"arrays": b"damaged"}, id=name)
+        else:
+            client.xadd(key, {"x": "y"}, id=f"{fence + 9}-9")
+    trainer.put_weights(fence, 4 if damage == "behind" else 3, Controls(0.1), b"weights", keep=2)
+    found = worker.newer_weights((0, -1), 1.0)
+    assert found is not None and found.arrays == b"weights"

@@ -19,7 +19,7 @@ from torch.distributed import Store  # type: ignore[attr-defined]
 
 from sparring.config import trainer_attacks, trainer_threads, with_workers
 from sparring.engines.asynchronous.objections import objection
-from sparring.engines.asynchronous.own_attack import own_attacks
+from sparring.engines.asynchronous.own_attack import attack_a_little, own_attacks
 from sparring.engines.asynchronous.part import Part
 from sparring.engines.asynchronous.shared_step import Told, as_trainer, own_batch, refreshed
 from sparring.engines.ranks import Ranks, joined, wait_for_all
@@ -104,12 +104,12 @@ class Follower:
 
     def _attack_a_little(self) -> bool:
         """Make one attack step. False: there is no ticket that can go on, or these weights must not attack."""
-        if not self._begun or not (self.own.ready or (self._attacks_itself and self.own.begin())):
+        if not self._begun:
             return False
-        shard = self.own.advance()
+        busy, shard = attack_a_little(self.own, self._attacks_itself)
         if shard is not None:
             self._part.add(shard)
-        return True
+        return busy
 
     def _housekeep(self) -> None:
         """Every HOUSEKEEPING_S: a failure of the fetching thread, the target number of workers."""

@@ -34,7 +34,7 @@ from sparring.engines.asynchronous.broadcaster import Broadcaster
 from sparring.engines.asynchronous.inbox import Arrivals
 from sparring.engines.asynchronous.leader import OneTrainer, Trainers
 from sparring.engines.asynchronous.objections import objection
-from sparring.engines.asynchronous.own_attack import TRAINER, own_attacks
+from sparring.engines.asynchronous.own_attack import TRAINER, attack_a_little, own_attacks
 from sparring.errors import SparringError
 from sparring.queue.codec import Claims
 from sparring.queue.ledger import Ledger
@@ -51,6 +51,7 @@ HOUSEKEEPING_S = 0.2
 WAIT_S = 0.05
 REPUBLISH_S = 5.0
 SET_ASIDE_SHARE = 0.05
+UNHELD_S = 10.0
 
 
 class Loop:
@@ -103,6 +104,8 @@ class Loop:
         self.own = own_attacks(experiment, self.learner, session.heads, transport, clock, me)
         self.attack_s = self.step_s = self.idle_s = 0.0  # running means in seconds: per shard, per shard, per step
         self.last_error = ""
+        self._held_at, self._held_arrivals = clock(), 0  # when tickets were last in somebody's hands
+        self._recorded = self.learner.step  # the last step that the ledger knows of
         self.arrivals = 0
         self._housekept_at = 0.0
         self._inbox = inbox
@@ -144,6 +147,7 @@ class Loop:
         watched = self.clock()
         result = self.learn(shards, arrivals)
         self.ledger.trained(keys)
+        self._recorded = self.learner.step
         self.step_s = running_mean(self.step_s, (refreshed - began + self.clock() - watched) / len(shards))
         own = sum(shard.worker.startswith(TRAINER) for shard in shards)
         self.session.state.trainer_shards += own
@@ -194,8 +198,9 @@ class Loop:
 
     @property
     def between_steps(self) -> bool:
-        """Weights and ledger agree, so that a checkpoint may be written."""
-        return self.ledger.between_steps
+        """Weights and ledger agree, so that a checkpoint may be written: what is consumed and not trained on is not
+        done."""
+        return not self.learner.changing and self.learner.step == self._recorded
 
     def collect(self) -> tuple[Key, ...] | None:
         """Wait for the shards of a step, none staler than the bound; None if the run is to stop or to be pruned.
@@ -312,12 +317,10 @@ class Loop:
 
     def _attack_a_little(self) -> bool:
         """Make one step of the trainer's own attack. False: it has no ticket that can go on, or must not attack."""
-        if not self.own.ready and not (self.attacks_itself and self.own.begin()):
-            return False
-        shard = self.own.advance()
+        busy, shard = attack_a_little(self.own, self.attacks_itself)
         if shard is not None:
             self._arrive(shard)
-        return True
+        return busy
 
     def _housekeep(self) -> None:
         """Every HOUSEKEEPING_S: lost leases, the own lease, ended broadcasts, the worker target, a stop, the report."""
@@ -407,9 +410,21 @@ class Loop:
 
     def _measure_queue(self) -> None:
         state, usage = self.session.state, self.transport.usage()
-        state.leased = self.transport.sizes().leased
+        sizes = self.transport.sizes()
+        state.leased = sizes.leased
+        self._reissue_unheld(sum(sizes))
         state.queue_bytes, state.queue_limit_bytes = usage.memory_bytes, usage.limit_bytes
         state.queue_received_bytes, state.queue_sent_bytes = usage.received_bytes, usage.sent_bytes
+
+    def _reissue_unheld(self, held: int) -> None:
+        """Tickets that are issued and in nobody's hands for long, as after damage to the server, are issued again."""
+        now = self.clock()
+        if held or not self.ledger.issued or self.arrivals != self._held_arrivals:
+            self._held_at, self._held_arrivals = now, self.arrivals
+        elif now - self._held_at > UNHELD_S:
+            self._held_at = now
+            for key in self.ledger.issued:
+                self._lose(Returned(key, "unheld"))
 
     def _waited(self, since: float) -> float:
         seconds = self.clock() - since

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -9,8 +10,9 @@ from typing import Protocol
 from sparring.attacks import frozen
 from sparring.attacks.starts import unpacked
 from sparring.config import gate_patience_s, share_of_step
+from sparring.queue.connection import QueueRefused, QueueUnavailable
 from sparring.queue.messages import Key, Lease, RankOf, Shard
-from sparring.queue.transport import Transport
+from sparring.queue.transport import FencedOut, QueueFull, QueueLost, Transport
 from sparring.trainer.experiment import Experiment
 from sparring.trainer.finish import Heads
 from sparring.trainer.learner import Learner
@@ -19,6 +21,7 @@ from sparring.workers.generator import ShrinkingBatch, begin
 from sparring.workers.task import Task
 from sparring.workers.views import Augmentation
 
+log = logging.getLogger(__name__)
 ALONE = RankOf()
 TRAINER = "trainer"  # what the names of trainers begin with, where they attack
 
@@ -33,8 +36,28 @@ def ended(transport: Transport, lease: Lease, shard: Shard, me: RankOf) -> Shard
     also where the lease was lost."""
     if me.trains_on(shard.key):
         return shard if transport.finish_local(lease) else None
-    transport.commit(lease, shard)
+    try:
+        transport.commit(lease, shard)
+    except QueueFull as error:
+        transport.refuse(lease, "queue_full", str(error))
     return None
+
+
+def attack_a_little(own: OwnAttacks, may_begin: bool) -> tuple[bool, Shard | None]:
+    """One step of a trainer's own attack: whether there was one to make, and the shard that it has finished.
+
+    Whatever a user's method raises costs the tickets in work an attempt, as it does with a worker.
+    """
+    try:
+        if not own.ready and not (may_begin and own.begin()):
+            return False, None
+        return True, own.advance()
+    except (QueueUnavailable, QueueRefused, QueueLost, FencedOut):
+        raise
+    except Exception as error:
+        log.error("a trainer's own attack failed", exc_info=error)
+        own.fail(f"{type(error).__name__}: {str(error)[:500]}")
+        return True, None
 
 
 class OwnAttacks(Protocol):
@@ -53,6 +76,9 @@ class OwnAttacks(Protocol):
 
     def advance(self) -> Shard | None:
         """One attack step; the shard, once it is finished and its lease is still live."""
+
+    def fail(self, error: str) -> None:
+        """Give the tickets in work back, since the attack failed."""
 
     def drop(self) -> None:
         """Forget the tickets in work."""
@@ -98,6 +124,11 @@ class OwnAttack:
             return None
         self.drop()
         return ended(self._transport, lease, work.shard(), self._me)
+
+    def fail(self, error: str) -> None:
+        if self.lease is not None:
+            self._transport.fail(self.lease, error)
+        self.drop()
 
     def drop(self) -> None:
         self.lease = self._work = None
@@ -147,6 +178,11 @@ class OwnFinish:
         lease = self._leases.pop((shard.fence, shard.key))
         mine = ended(self._transport, lease, shard, self._me)
         return None if mine is None else self._heads.received(mine)
+
+    def fail(self, error: str) -> None:
+        for lease in self._leases.values():
+            self._transport.fail(lease, error)
+        self.drop()
 
     def drop(self) -> None:
         self._leases.clear()

@@ -27,7 +27,7 @@ from sparring.engines.ray.trainers import Trainers
 from sparring.errors import SparringError, UsageError
 from sparring.machine.signals import stopping_on_signals
 from sparring.observe.state import Report, RunState
-from sparring.queue.connection import QueueUnavailable, check_server, connect, raise_limit
+from sparring.queue.connection import check_server, connect, raise_limit
 from sparring.queue.messages import WorkerTarget
 from sparring.queue.opening import Queue
 from sparring.queue.transport import Transport
@@ -171,7 +171,7 @@ class Driver:
             try:
                 self._reconcile()
                 self._refresh_status()
-            except QueueUnavailable as error:
+            except Exception as error:  # nothing that happens here may cost the trainer its checkpoint
                 return self._last_word(trainers, error)
             if self.interrupted and asked_at is None:
                 asked_at = time.monotonic()
@@ -211,18 +211,21 @@ class Driver:
             f"{problem}. The last checkpoint is in {self.run.checkpoints}; `sparring resume {self.run.path}` continues."
         )
 
-    def _last_word(self, trainers: Trainers, error: QueueUnavailable) -> dict[str, Any]:
-        """The queue is gone: the trainer notices that too, saves its checkpoint, and says so.
+    def _last_word(self, trainers: Trainers, error: Exception) -> dict[str, Any]:
+        """The driver cannot go on: let the trainer save its checkpoint. Its own failure, if it has one, says more.
 
         Raises:
-            QueueUnavailable: it did not, in the time that it has.
+            Exception: `error`, once the trainer has ended or its time is up.
         """
         log.error("%s Waiting for the trainer's checkpoint.", error)
+        self.run.request_stop()
         limit = time.monotonic() + self.config.queue.timeout_s + STOP_GRACE_S
         while time.monotonic() < limit:
             outcome = trainers.outcome(POLL_S)
-            if outcome is not None:
+            if outcome is not None and outcome["phase"] == "failed":
                 return outcome
+            if outcome is not None:
+                break
         raise error
 
     def _reconcile(self) -> None:
@@ -287,6 +290,7 @@ class Driver:
                 while not ray.wait([task], timeout=POLL_S)[0]:
                     if self.interrupted or self.run.stop_requested():
                         return None
+                    self._require_ray()
                     self._refresh_status()
                 evaluation: dict[str, Any] = ray.get(task)
                 return evaluation

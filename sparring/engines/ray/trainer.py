@@ -31,7 +31,7 @@ from sparring.machine.signals import stopping_on_signals
 from sparring.machine.threads import cores
 from sparring.observe.state import RunState
 from sparring.queue.connection import connect
-from sparring.queue.transport import Transport
+from sparring.queue.transport import FencedOut, Transport
 from sparring.runs import Run
 from sparring.trainer.evaluating import evaluate_on_test
 from sparring.trainer.experiment import build_experiment
@@ -113,10 +113,12 @@ class Trainer:
                         resumed = session.roll_back(error)
         except RankLost as error:
             log.warning("%s", error)
+            if loop is not None and loop.between_steps:
+                self._save(loop)
             return {"phase": "lost", "error": str(error)}
         except Exception as error:
             log.exception("training failed")
-            if loop is not None and loop.between_steps:
+            if loop is not None and loop.between_steps and not isinstance(error, FencedOut):  # the folder is another's
                 self._save(loop)
             return {"phase": "failed", "error": self._explained(error)}
 

@@ -16,6 +16,7 @@ from sparring.engines.ray.actors import Actors
 from sparring.errors import SparringError
 
 log = logging.getLogger(__name__)
+SAVE_S = 60.0  # that rank 0 has for its checkpoint where another failed
 BLAME_S = 5.0  # that a dying process may take until Ray knows
 READY_S, RETRY_S = 0.5, 0.2
 
@@ -56,8 +57,13 @@ class Trainers:
         """
         ended = self._ended(1, timeout_s)
         if 0 not in ended:
-            self._settle(ended)
-            return None
+            try:
+                self._settle(ended)
+            except RayTaskError:
+                if 0 not in self._ended(len(self._calls), self._config.queue.timeout_s + SAVE_S):
+                    raise
+            else:
+                return None
         outcome: dict[str, Any] = self._result(0)
         if outcome["phase"] == "lost":
             self._settle(self._ended(len(self._calls), BLAME_S))

@@ -43,7 +43,7 @@ from sparring.machine.gpu import gpu_reading
 from sparring.machine.logs import to_file
 from sparring.machine.memory import keep_freed_memory
 from sparring.models.forward import for_training
-from sparring.queue.connection import connect
+from sparring.queue.connection import QueueRefused, QueueUnavailable, connect
 from sparring.queue.messages import Key, Lease, Shard, Stop, Ticket
 from sparring.queue.sizing import kept_snapshots
 from sparring.queue.transport import QueueFull, Transport
@@ -107,6 +107,7 @@ class Worker:
         self.pushing: Background[bool] = Background("push")
         self.under_way: tuple[Lease, Shard] | None = None  # being sent
         self.lost: deque[Lease] = deque()  # leases that the heartbeat could not renew
+        self.alone = 0  # tickets that are to be attacked one by one
         self.stopping = threading.Event()
         self.leave_by: float | None = None  # deadline for finishing its tickets, once it is to leave
         self.counts: dict[str, Any] = {
@@ -202,8 +203,7 @@ class Worker:
             shards = self.attacks.advance()
         except Exception as error:  # whatever a user's method raises
             self.attacks.clear()
-            for lease in list(self.leases.values()):
-                self._fail(lease, error)
+            self._failed_together(list(self.leases.values()), error)
             return
         self.made += [(self.leases.pop((shard.fence, shard.key)), shard) for shard in shards]
         self.counts["busy_seconds"] += time.monotonic() - began - (self._waited_for_weights() - waited)
@@ -219,7 +219,7 @@ class Worker:
             return
         (lease, shard), self.under_way = self.under_way, None
         error = push.exception()
-        if isinstance(error, QueueFull):
+        if isinstance(error, (QueueFull, QueueUnavailable, QueueRefused)):
             log.warning("ticket %s: %s", lease.ticket.key, error)
             self.transport.refuse(lease, "queue_full", str(error))
         elif isinstance(error, Exception):
@@ -234,6 +234,8 @@ class Worker:
                 self.counts["allocated"][name] += count
 
     def _may_take(self) -> bool:
+        if self.alone and self.leases:
+            return False
         return self.attacks.has_room(len(self.leases)) and self.leave_by is None and not self.stopping.is_set()
 
     def obey(self, stop: Stop) -> None:
@@ -268,6 +270,7 @@ class Worker:
 
     def _begin(self, lease: Lease) -> None:
         """Begin the attack on a ticket, or hand it back where nobody waits for it."""
+        self.alone = max(0, self.alone - 1)
         ticket, began, waited = lease.ticket, time.monotonic(), self._waited_for_weights()
 
         def task_of(epsilon: float) -> Task:
@@ -289,6 +292,17 @@ class Worker:
                 f"data.name = {self.config.data.name!r}: this host's training set (fingerprint "
                 f"{self.dataset.fingerprint}) is not the trainer's ({ticket.fingerprint}). Give all hosts the same."
             )
+
+    def _failed_together(self, leases: list[Lease], error: Exception) -> None:
+        """One ticket counts as failed. Of several nobody knows whose fault it was: as many are attacked alone next."""
+        if len(leases) == 1:
+            self._fail(leases[0], error)
+            return
+        log.error("%d tickets failed together", len(leases), exc_info=error)
+        self.alone = len(leases) + 1  # counted down when one begins
+        for lease in leases:
+            del self.leases[lease.owner]
+            self.transport.refuse(lease, "failed_together", f"{type(error).__name__}: {str(error)[:500]}")
 
     def _fail(self, lease: Lease, error: Exception) -> None:
         log.error("ticket %s failed", lease.ticket.key, exc_info=error)
@@ -321,7 +335,7 @@ class Worker:
                 self.target_count = self.beating.target_count() or self.target_count
                 if stop := self.beating.stopping(self.name):
                     self.obey(stop)
-            except SparringError as error:
+            except Exception as error:  # a lease that is not renewed is lost
                 log.warning("heartbeat: %s", error)
 
     def _fields(self) -> dict[str, Any]:

@@ -188,6 +188,12 @@ class VirtualTransport:
     def lease_local(self, owner: str) -> Lease | None:
         return self._cluster.lease(owner)
 
+    def fail(self, lease: Lease, error: str) -> bool:
+        held = self._cluster.leases.pop(lease.owner, None) is lease
+        if held:
+            self._cluster.returned.append(Returned(lease.ticket.key, "failed", error, lease.worker))
+        return held
+
     def finish_local(self, lease: Lease) -> bool:
         return self._cluster.leases.pop(lease.owner, None) is lease
 

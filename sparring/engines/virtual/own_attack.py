@@ -57,6 +57,9 @@ class VirtualOwn:
         self._cluster.deliver(shard, self._me)
         return None
 
+    def fail(self, error: str) -> None:
+        self._own.fail(error)
+
     def drop(self) -> None:
         self._own.drop()
 

@@ -100,17 +100,21 @@ def test_a_lost_lease_costs_its_own_ticket_alone(scene: Scene) -> None:
     assert worker.counts["abandoned"] == 1 and not worker.leases and worker.attacks.has_room(0)
 
 
-def test_an_attack_that_raises_costs_every_ticket_in_work_one_attempt(scene: Scene) -> None:
+def test_tickets_that_fail_together_cost_none_an_attempt_and_are_attacked_alone(scene: Scene) -> None:
     def broken(module: nn.Module, images: tuple[Tensor]) -> None:
         raise RuntimeError("out of memory")
 
     hook = scene.worker.model.register_forward_pre_hook(broken)
     scene.worker.advance()
-    hook.remove()
     lost = scene.trainer.expired(scene.fence)
     assert sorted(each.key.number for each in lost) == [0, 1, 2]
-    assert all(each.reason == "failed" and "out of memory" in each.detail for each in lost)
+    assert all(each.reason == "failed_together" and "out of memory" in each.detail for each in lost)
     assert not scene.worker.leases and scene.worker.attacks.has_room(0)
+    hook.remove()
+    scene.issue(3)
+    scene.worker.take_tickets()
+    assert len(scene.worker.leases) == 1
+    assert sorted(key.number for key in scene.finish()) == [0, 1, 2]
 
 
 def test_a_shard_is_sent_beside_the_next_attack_and_its_lease_is_renewed_meanwhile(
