@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from sparring.cli.shell import HINT, Json, Recipe, out
 from sparring.config import Config
 
 planning_commands = typer.Typer()
+TABLE_COLUMNS = 100  # where no terminal has a width
 
 
 @planning_commands.command(epilog=HINT)
@@ -56,7 +58,9 @@ def _explain_devices(config: Config, devices: str, price: float | None, as_json:
         found = {"times": source, "devices": [split.as_dict(price) for split in splits]}
         out(json.dumps(found, indent=2))
         return
-    Console().print(table("sparring explain", rows_of(splits, price)))
+    wide = None if sys.stdout.isatty() else TABLE_COLUMNS
+    Console(width=wide).print(table("sparring explain", rows_of(splits, price)))
+    out("The devices that do not train are workers.")
     out(f"Predicted on the virtual clock, with the times {source}. Attacks: {attacks_of(config)}.")
 
 

@@ -38,7 +38,7 @@ RESUMABLE = (
     "corruptions.",
     "data.root",
 )
-FIXED = ("queue.wire",)
+FIXED = ("queue.wire", "trainer.batch_norm")
 LENGTH = ("train.epochs", "train.max_steps")  # may grow on resume, also of a run that has finished
 
 

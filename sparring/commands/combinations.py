@@ -7,7 +7,7 @@ from sparring.attacks import CROSS_ENTROPY, Attack
 from sparring.attacks.augmix import AugMix
 from sparring.config import Config, flatten, slots_of
 from sparring.errors import UsageError
-from sparring.objectives.methods import PGDAT
+from sparring.objectives.methods import MART, PGDAT, TRADES
 from sparring.trainer.experiment import Methods, methods_of
 
 AUGMIX_VALUES: dict[str, tuple[object, ...]] = {  # settings that AugMix has no use for: their only valid values
@@ -53,6 +53,7 @@ def check_combinations(config: Config) -> None:
     _check_slots(config, methods)
     _check_ranks(config, methods)
     _check_trainers(config)
+    _check_batch_norm(config, methods)
 
 
 def _check_augmix(config: Config, methods: Methods) -> None:
@@ -315,6 +316,24 @@ def _check_trainers(config: Config) -> None:
             f"trainer.count = {count} with train.shards_per_step = {shards}: a step has too few shards to give one to "
             f"every trainer. Set train.shards_per_step to {count} or a multiple of it, or trainer.count to at most "
             f"{shards}."
+        )
+
+
+def _check_batch_norm(config: Config, methods: Methods) -> None:
+    """Statistics over all trainers need the same passes on each of them."""
+    if config.trainer.batch_norm == "own":
+        return
+    setting = "trainer.batch_norm = 'synchronised'"
+    if config.model.compile:
+        raise UsageError(
+            f"{setting} with model.compile: a compiled pass cannot wait for the other trainers. Set trainer.batch_norm "
+            f"to 'own', or model.compile to false."
+        )
+    if isinstance(methods.objective, TRADES | MART) and methods.objective.passes == "single_pass":
+        raise UsageError(
+            f"{setting} with objective.name = {config.objective.name!r} and objective.passes = "
+            f"{config.objective.passes!r}: a trainer all of whose examples are left clean makes a pass less than the "
+            f"others. Set objective.passes to 'reference', or trainer.batch_norm to 'own'."
         )
 
 

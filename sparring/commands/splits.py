@@ -93,22 +93,22 @@ def explain_devices(config: Config, counts: Sequence[int]) -> tuple[list[Split],
 
 
 def rows_of(splits: Sequence[Split], price: float | None = None) -> list[dict[str, object]]:
-    """For `observe.report.table`."""
-    rows: list[dict[str, object]] = []
-    for split in splits:
-        row: dict[str, object] = {
+    """For `observe.report.table`, in 80 columns: the other devices are workers; staleness is left out where it is 0."""
+    stale = any(split.staleness for split in splits)
+    return [
+        {
             "devices": split.devices,
-            "trainers": split.trainers,
-            "workers": split.workers,
-            "shards × examples": f"{split.shards_per_step} × {split.batch_size}",
-            "examples/s": f"{split.examples_per_second:,.0f}",
-            "staleness": f"{split.staleness:.1f}",
+            "of them train": split.trainers,
+            "shards of a step": f"{split.shards_per_step}×{split.batch_size}",
+            "images per s": f"{split.examples_per_second:,.0f}",
+            **({"stale": f"{split.staleness:.1f}"} if stale else {}),
             "time": duration(split.seconds),
             "ddp": "–" if split.ddp_seconds is None else duration(split.ddp_seconds),
             "use": split.better,
+            **({} if price is None else {"cost": f"{split.as_dict(price)['cost']:.2f}"}),
         }
-        rows.append(row if price is None else {**row, "cost": f"{split.as_dict(price)['cost']:.2f}"})
-    return rows
+        for split in splits
+    ]
 
 
 def attacks_of(config: Config) -> str:

@@ -485,6 +485,9 @@ class WorkersSettings(Settings):
 class TrainerSettings(Settings):
     count: int = setting(1, "trainers", ge=1, le=256)
     """Number of trainers in parallel (engine ray). They share the shards of each step and average their gradients."""
+    batch_norm: Literal["own", "synchronised"] = setting("own", "name")
+    """Batch statistics of trainers in parallel (engine ray). own: each normalises with those of its own shards;
+    synchronised: with those of all shards of the step, as one trainer does."""
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "name")
     """Device of the training step. auto: CUDA if a GPU is reserved for the trainer."""
     num_gpus: float = setting(0.0, "GPUs", ge=0)

@@ -1,7 +1,7 @@
 """A process among the ranks that share each training step: all ranks average their gradients, so all weights are equal.
 
-Batch norm: each rank normalises with the statistics of its own examples. After the step all ranks have the mean of
-their running statistics, weighted by their numbers of examples.
+Batch norm: each rank normalises with the statistics of its own examples, or with those of all (batch_norm.py). After
+the step all ranks have the mean of their running statistics, weighted by their numbers of examples.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.distributed import Store  # type: ignore[attr-defined]
 
 from sparring.config import TrainerSettings
+from sparring.engines.batch_norm import Synchronised
 from sparring.errors import SparringError
 from sparring.objectives import Batch
 from sparring.queue.messages import Key
@@ -64,6 +65,7 @@ class Ranks(Generic[T]):
         of_step: a ticket of the step.
         """
         self.share = 0.0 if batch is None else len(batch.labels) * self.count / total
+        Synchronised.counts = batch is not None
         if batch is not None:
             return batch
         x, y = self.learner.examples(of_step)
@@ -92,7 +94,7 @@ class Ranks(Generic[T]):
         return Totals(of_losses / of_all, int(all_correct), int(of_all))
 
     def mean(self, gradients: Sequence[Tensor]) -> list[Tensor]:
-        averaged = [gradient * (self.share / self.count) for gradient in gradients]
+        averaged = [gradient / self.count for gradient in gradients]
         for gradient in averaged:
             dist.all_reduce(gradient)
         return averaged

@@ -243,7 +243,9 @@ class Learner:
         settings = self.config.objective
         if settings.awp_gamma == 0 or epoch < settings.awp_warmup_epochs:
             return {}
-        return weight_perturbation(self.model, lambda: update.objective()[0], settings.awp_gamma, self.peers.mean)
+        return weight_perturbation(
+            self.model, lambda: update.objective()[0] * self.peers.share, settings.awp_gamma, self.peers.mean
+        )
 
     def _place_helper(self) -> None:
         """On the model's device; one that is not trained stays frozen and in eval mode."""

@@ -32,7 +32,7 @@ class Peers(Protocol):
         """After the backward pass: make the parameters' gradients the average of all processes."""
 
     def mean(self, gradients: Sequence[Tensor]) -> Sequence[Tensor]:
-        """The gradients of the mean loss over all examples, given those of this process's mean loss."""
+        """The average over all processes of gradients, each process's being those of its mean loss times `share`."""
 
     def even_out(self) -> None:
         """Make the buffers of what is trained, such as batch norm's statistics, equal in all processes."""

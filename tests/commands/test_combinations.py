@@ -19,6 +19,16 @@ FREE: dict[str, Any] = {"engine": "sync", "train": {"replays": 4}, "attack": {"n
         ({"attack": {"start": "previous"}}, "engine = 'ray'", "timing"),
         ({"engine": "sync", "trainer": {"count": 2}}, "engine = 'sync'", "this engine has one trainer"),
         ({"trainer": {"count": 4}, "train": {"shards_per_step": 2}}, "trainer.count = 4", "too few shards"),
+        (
+            {"trainer": {"batch_norm": "synchronised"}, "model": {"compile": True}},
+            "model.compile",
+            "wait for the other",
+        ),
+        (
+            {"trainer": {"batch_norm": "synchronised"}, "objective": {"name": "trades", "passes": "single_pass"}},
+            "objective.passes = 'single_pass'",
+            "makes a pass less",
+        ),
         ({"virtual": {"events": [{"worker": 3}]}}, "worker 3 dies", "workers.count to at least 3"),
         (
             {"virtual": {"events": [{"worker": 1, "what": "joins", "at_s": 2}, {"worker": 1, "at_s": 1}]}},

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributed import FileStore  # type: ignore[attr-defined]
 
 from sparring.config import Config
+from sparring.engines.batch_norm import synchronise
 from sparring.engines.ranks import RankLost, Ranks, joined, lost_ranks_named, wait_for_all
 from sparring.errors import NonFinite, SparringError
 from sparring.objectives import Batch
@@ -27,6 +28,12 @@ METHODS: tuple[dict[str, Any], ...] = (
     {"objective": {"name": "trades", "awp_gamma": 0.01}, "optimizer": {"name": "sgd", "lr": 0.1}},
     {"objective": {"name": "mart"}, "allocator": {"name": "bullettrain"}},
     {"objective": {"name": "tests.support.helped:Helped"}},
+    {
+        "objective": {"name": "trades", "awp_gamma": 0.01},
+        "model": {"name": "tests.support.normed:make"},
+        "trainer": {"batch_norm": "synchronised"},
+        "optimizer": {"name": "sgd", "lr": 0.1},
+    },
 )
 
 
@@ -72,7 +79,9 @@ def part_of_step(step: int, rank: int) -> Batch | None:
 
 
 def weights_of(learner: Learner) -> Tensor:
-    return torch.nn.utils.parameters_to_vector(learner.trained.parameters()).detach().clone()
+    buffers = [buffer.double().reshape(-1) for buffer in learner.trained.buffers()]
+    weights = torch.nn.utils.parameters_to_vector(learner.trained.parameters()).detach()
+    return torch.cat([weights, *buffers])
 
 
 def together(config: Config, rank: int, meeting: Path) -> tuple[Tensor, float]:
@@ -83,6 +92,8 @@ def together(config: Config, rank: int, meeting: Path) -> tuple[Tensor, float]:
         learner.robust_share = 0.5
     wait_for_all(store, rank, RANKS, 60)
     with joined(learner, rank, RANKS, store, timeout_s=60):
+        if config.trainer.batch_norm == "synchronised":
+            synchronise(learner.trained)
         learner.peers = ranks = Ranks[str](learner, rank)
         assert ranks.begin("told" if rank == 0 else None) == "told"
         for step, sizes in enumerate(STEPS):

@@ -23,6 +23,7 @@ from sparring.queue.connection import (
 from sparring.queue.server import EmbeddedServer
 from sparring.queue.transport import Transport
 from tests.support.queues import opened
+from tests.support.tls import behind_tls
 
 MIB = 1 << 20
 
@@ -149,3 +150,33 @@ def test_a_limit_is_raised_where_it_is_too_low_and_never_lowered(server: Embedde
 )
 def test_a_server_is_described_by_its_place_alone(url: str, place: str) -> None:
     assert describe(connect(url, None, 1)) == place
+
+
+def test_a_user_who_may_not_do_what_is_needed_is_told_so_at_once(server: EmbeddedServer) -> None:
+    with server.client() as client:
+        client.acl_setuser("reader", enabled=True, passwords=["+word"], keys=["*"], commands=["+@read"])
+        try:
+            narrow = redis.Redis.from_url(server.url, username="reader", password="word")
+            side = Transport(narrow, "run", lease_s=1, timeout_s=30)
+            began = time.monotonic()
+            with pytest.raises(QueueUnavailable, match=r"does not allow its user .*ACL SETUSER"):
+                opened(side)
+            assert time.monotonic() - began < 5
+            side.close()
+        finally:
+            client.acl_deluser("reader")
+
+
+def test_tls_is_spoken_and_a_certificate_that_is_not_trusted_is_told_at_once(
+    server: EmbeddedServer, tmp_path: Path
+) -> None:
+    with behind_tls(server.port, tmp_path) as port:
+        url = f"rediss://127.0.0.1:{port}/0"
+        stranger = Transport(connect(url, server.password, 30), "run", lease_s=1, timeout_s=30)
+        with pytest.raises(QueueUnavailable, match=r"TLS certificate .* not trusted .*ssl_ca_certs"):
+            opened(stranger)
+        trusting = connect(f"{url}?ssl_ca_certs={tmp_path / 'ca.pem'}", server.password, 30)
+        side = Transport(trusting, "run", lease_s=1, timeout_s=30)
+        assert opened(side) >= 1
+        side.forget()
+        side.close()

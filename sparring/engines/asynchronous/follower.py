@@ -21,7 +21,7 @@ from sparring.config import trainer_attacks, trainer_threads, with_workers
 from sparring.engines.asynchronous.objections import objection
 from sparring.engines.asynchronous.own_attack import own_attacks
 from sparring.engines.asynchronous.part import Part
-from sparring.engines.asynchronous.shared_step import Told, own_batch, refreshed
+from sparring.engines.asynchronous.shared_step import Told, as_trainer, own_batch, refreshed
 from sparring.engines.ranks import Ranks, joined, wait_for_all
 from sparring.errors import NonFinite, SparringError
 from sparring.queue.codec import Claims
@@ -144,7 +144,7 @@ def following(learner: Learner, rank: int, transport: Transport, orders: Orders,
     part = Part(transport, orders, rank, objection=partial(_objection, learner), whole=config.attack.start == "last")
     try:
         with joined(learner, rank, config.trainer.count, store, config.trainer.wait_timeout_s):
-            learner.peers = ranks = Ranks[Told](learner, rank)
+            ranks = as_trainer(learner, rank)
             yield Follower(ranks, transport, orders, part)
     finally:
         part.close()

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch.distributed import Store  # type: ignore[attr-defined]
 
-from sparring.engines.asynchronous.shared_step import Told, own_batch, refreshed
+from sparring.engines.asynchronous.shared_step import Told, as_trainer, own_batch, refreshed
 from sparring.engines.ranks import RankLost, Ranks, joined, wait_for_all
 from sparring.errors import SparringError
 from sparring.objectives import Batch
@@ -126,7 +126,7 @@ def leading(session: Session, orders: Orders, store: Store) -> Iterator[Leader]:
     count = config.trainer.count
     wait_for_all(store, 0, count, config.workers.start_timeout_s)
     with joined(learner, 0, count, store, config.trainer.wait_timeout_s):
-        learner.peers = ranks = Ranks[Told](learner, 0)
+        ranks = as_trainer(learner, 0)
         leader = Leader(session, ranks, orders)
         try:
             yield leader

@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from sparring.engines.batch_norm import synchronise
 from sparring.engines.ranks import Ranks
 from sparring.objectives import Batch
 from sparring.queue.messages import Shard
 from sparring.queue.orders import Step, own
 from sparring.trainer.guards.staleness import age_weights
+from sparring.trainer.learner import Learner
 
 
 class Told(NamedTuple):
@@ -24,6 +26,14 @@ class Told(NamedTuple):
 
     kept: list[int] | None
     heads: dict[str, Any]
+
+
+def as_trainer(learner: Learner, rank: int) -> Ranks[Told]:
+    """Let the learner share its steps with the other trainers, with the batch norm that the recipe names."""
+    if learner.config.trainer.batch_norm == "synchronised":
+        synchronise(learner.trained)
+    learner.peers = ranks = Ranks[Told](learner, rank)
+    return ranks
 
 
 def own_batch(ranks: Ranks[Told], step: Step, shards: Mapping[int, Shard]) -> Batch:

@@ -73,6 +73,10 @@ class Trainer:
         self.device = device_for(self.config.trainer.device, self.config.trainer.num_gpus)
         self.session: Session | None = None
 
+    def pid(self) -> int:
+        """Of this process."""
+        return os.getpid()
+
     def meet(self) -> str:
         """Open the place where the trainers of a group meet; returns its address."""
         self.meeting = Meeting(self.config.trainer.count)

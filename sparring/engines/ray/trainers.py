@@ -31,6 +31,8 @@ class Trainers:
         self.first = actors.trainer()
         self._others = {rank: actors.rank(rank) for rank in range(1, self._config.trainer.count)}
         self._calls: dict[int, Any] = {}  # by rank: its part in the training under way
+        self._pids: dict[int, int] = {}
+        self._died: set[int] = set()
 
     def start(self) -> None:
         """Let all train, as a group with a name of its own.
@@ -39,7 +41,7 @@ class Trainers:
             RayActorError: one of them died.
             SparringError: rank 0 did not start in time.
         """
-        self._calls, group = {}, secrets.token_hex(8)
+        self._calls, self._died, group = {}, set(), secrets.token_hex(8)
         if self._others:
             address = self._met()
             self._calls = {rank: each.follow.remote(group, address) for rank, each in self._others.items()}
@@ -56,7 +58,7 @@ class Trainers:
         if 0 not in ended:
             self._settle(ended)
             return None
-        outcome: dict[str, Any] = ray.get(self._calls.pop(0))
+        outcome: dict[str, Any] = self._result(0)
         if outcome["phase"] == "lost":
             self._settle(self._ended(len(self._calls), BLAME_S))
             raise RankLost(outcome["error"])
@@ -68,16 +70,14 @@ class Trainers:
         Raises:
             SparringError: Ray did not start them in time.
         """
-        actors = [self.first, *self._others.values()]
-        if self._others:
-            for actor in actors:
-                ray.kill(actor, no_restart=False)
-            self._ended(len(self._calls), self._config.workers.start_timeout_s)
-        for actor in actors:
-            self.until_restarted(actor)
+        actors = {0: self.first, **self._others}
+        for rank in actors.keys() - self._died:
+            ray.kill(actors[rank], no_restart=False)
+        for rank, actor in actors.items():
+            self.until_restarted(actor, self._pids.get(rank))
 
-    def until_restarted(self, actor: Any) -> None:
-        """Wait until Ray has restarted the process of a dead trainer; until then calls fail.
+    def until_restarted(self, actor: Any, before: int | None = None) -> None:
+        """Wait until Ray has restarted the process of a dead trainer, which had the id `before`; until then calls fail.
 
         Raises:
             SparringError: it did not in time.
@@ -86,15 +86,16 @@ class Trainers:
         while True:
             self._go_on()
             try:
-                ray.get(actor.__ray_ready__.remote(), timeout=READY_S)
-                return
+                if ray.get(actor.pid.remote(), timeout=READY_S) != before:
+                    return
             except (RayActorError, GetTimeoutError) as error:
-                if time.monotonic() > limit:
-                    raise SparringError(
-                        f"the trainer's process was not restarted within workers.start_timeout_s = "
-                        f"{self._config.workers.start_timeout_s:g} s; `sparring resume {self._run.path}` continues."
-                    ) from error
-                time.sleep(RETRY_S)
+                log.info("not restarted yet: %s", type(error).__name__)
+            if time.monotonic() > limit:
+                raise SparringError(
+                    f"the trainer's process was not restarted within workers.start_timeout_s = "
+                    f"{self._config.workers.start_timeout_s:g} s; `sparring resume {self._run.path}` continues."
+                )
+            time.sleep(RETRY_S)
 
     def end_others(self) -> None:
         """End all but rank 0."""
@@ -108,14 +109,17 @@ class Trainers:
         ray.kill(self.first, no_restart=True)
 
     def _met(self) -> str:
-        """The address at which rank 0 meets the others."""
-        limit_s = self._config.workers.start_timeout_s
+        """The address at which rank 0 meets the others, once all have started."""
+        limit_s, actors = self._config.workers.start_timeout_s, {0: self.first, **self._others}
         try:
+            pids = ray.get([actor.pid.remote() for actor in actors.values()], timeout=limit_s)
+            self._pids = dict(zip(actors, pids, strict=True))
             address: str = ray.get(self.first.meet.remote(), timeout=limit_s)
         except GetTimeoutError as error:
             raise SparringError(
-                f"the trainer did not start within workers.start_timeout_s = {limit_s:g} s: Ray may have no room for "
-                f"trainer.num_gpus and trainer.num_cpus; see {self._run.path / 'logs'}."
+                f"not all of trainer.count = {len(actors)} trainers started within workers.start_timeout_s = "
+                f"{limit_s:g} s: Ray may have no room for trainer.num_gpus and trainer.num_cpus of each; see "
+                f"{self._run.path / 'logs'}."
             ) from error
         return address
 
@@ -126,11 +130,18 @@ class Trainers:
         done, _ = ray.wait(list(self._calls.values()), num_returns=count, timeout=timeout_s)
         return [rank for rank, call in self._calls.items() if call in done]
 
+    def _result(self, rank: int) -> Any:
+        try:
+            return ray.get(self._calls.pop(rank))
+        except RayActorError:
+            self._died.add(rank)
+            raise
+
     def _settle(self, ranks: list[int]) -> None:
         """Take note of other ranks that have ended; raises what one died or failed of."""
         for rank in ranks:
             try:
-                ray.get(self._calls.pop(rank))
+                self._result(rank)
             except RayTaskError as error:
                 if not isinstance(error.cause, RankLost):
                     raise

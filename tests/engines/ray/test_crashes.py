@@ -50,6 +50,7 @@ def test_a_worker_and_the_trainer_twice_are_killed_in_one_run(tmp_path: Path) ->
     assert (summary["steps"], summary["trainer_restarts"], summary["samples"]) == (16, 2, 360)
 
 
+@pytest.mark.chaos
 def test_killing_the_trainer_where_it_prunes_neither_repeats_nor_loses_the_decision(tmp_path: Path) -> None:
     pruning = {"name": "low_high", "share": 0.6, "epoch": 1}
     with running(slow(tmp_path, pruning=pruning), tmp_path) as (run, process):
@@ -66,6 +67,7 @@ def test_killing_the_trainer_where_it_prunes_neither_repeats_nor_loses_the_decis
     assert summary["gradients"] == 20 * (800 + 320 + 800), "the attacks that decided are counted, and once"
 
 
+@pytest.mark.chaos
 def test_the_whole_run_is_killed_while_it_trains_and_while_it_is_evaluated(tmp_path: Path) -> None:
     evaluation = {"steps": 400, "restarts": 3, "samples": None, "batch_size": 20}
     with running(slow(tmp_path, checkpoint={"every_steps": 4}, evaluation=evaluation), tmp_path) as (run, process):
