@@ -50,7 +50,7 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-BENCHMARKS := transport kernels steps memory timeline elastic peers scaling allocator
+BENCHMARKS := transport kernels steps memory timeline elastic peers scaling allocator splits
 ON_MNIST := wallclock headline staleness methods verdict finish throughput time_to_accuracy
 
 # A look at each of them: one short round, and not all rows.
@@ -68,6 +68,7 @@ wallclock_ARGS := --rounds 1 --steps 200
 headline_ARGS := --out runs/quick/headline --rows "synchronous, κ = 8" "synchronous, κ = 4" --rates 0.02 --ramps 0.15 --epochs 1 --seeds 1
 staleness_ARGS := --seeds 1 --runs "staleness 0" "staleness 16"
 finish_ARGS := --seeds 1 --runs "steep, loop"
+splits_ARGS := --settings 2 --out runs/quick/splits.jsonl
 throughput_ARGS := --devices 2 --rows "fresh finish, g = 4"
 time_to_accuracy_ARGS := --devices 1 2 --seeds 1 --models proportional
 verdict_ARGS := --quick --out runs/quick/verdict.jsonl
