@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -169,3 +170,16 @@ def test_a_fence_is_above_the_servers_too(run: Run) -> None:
 
 def test_a_runs_folder_is_for_its_owner_alone(run: Run) -> None:
     assert run.path.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_damaged_record_of_fences_is_not_begun_anew(run: Run) -> None:
+    append(run.history, '{"step": 1, "fence": 41}')
+    (run.path / "fence.json").write_text("[1")
+    with pytest.raises(SparringError, match=r"fence\.json is damaged .* at least 1041"):
+        run.next_fence()
+
+
+def test_processes_that_ask_at_once_get_different_fences(run: Run) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        fences = list(pool.map(lambda _: Run(run.path).next_fence(), range(40)))
+    assert sorted(fences) == list(range(1, 41))

@@ -55,6 +55,8 @@ def test_what_is_right_is_read() -> None:
         lambda: weights_of(b"3-7", {b"controls": msgpack.packb((-1, 0, 0)), b"arrays": b""}),
         lambda: weights_of(b"3-7", {b"controls": b"\xc1", b"arrays": b""}),
         lambda: heartbeat_of(b"100 " + msgpack.packb([1]), 104),
+        lambda: heartbeat_of(b"100 " + msgpack.packb({"wait_seconds": {b"x": 1}}), 104),
+        lambda: weights_of(b"3-7", {b"controls": msgpack.packb((0.1, 0.0, float("inf"))), b"arrays": b""}),
         lambda: heartbeat_of(b"x " + msgpack.packb({}), 104),
         lambda: heartbeat_of(b"100 " + msgpack.packb({1: 2}), 104),
         lambda: target_of({b"count": b"many"}),

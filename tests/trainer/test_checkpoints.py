@@ -166,6 +166,27 @@ def test_a_bit_that_flips_is_noticed_and_the_checkpoint_before_is_used(
         checkpoints.latest(tmp_path)
 
 
+@pytest.mark.parametrize("content", [None, "{}", "["])
+def test_without_its_digests_a_checkpoint_is_damaged(tmp_path: Path, content: str | None) -> None:
+    before, newest = write(tmp_path, 1), write(tmp_path, 2)
+    (newest / "digests.json").unlink()
+    if content is not None:
+        (newest / "digests.json").write_text(content)
+    assert checkpoints.latest(tmp_path) == before
+    assert checkpoints.set_damaged_aside(tmp_path, before) == [newest.name]
+    write(tmp_path, 3, keep=1)
+    assert checkpoints.latest(tmp_path) == tmp_path / "step-000000003"
+
+
+def test_a_copy_beside_the_checkpoints_is_none(tmp_path: Path) -> None:
+    path = write(tmp_path, 9)
+    path.rename(path.with_name(f"{path.name}.bak"))
+    assert checkpoints.latest(tmp_path) is None
+    write(tmp_path, 1)
+    checkpoints.forget_newer(tmp_path, 0)
+    assert names(tmp_path) == ["step-000000009.bak"]
+
+
 def cut(name: str, size: int) -> Callable[[Path], None]:
     def damage(path: Path) -> None:
         file = path / name

@@ -217,6 +217,46 @@ def test_what_is_signed_but_not_what_was_asked_for_is_attacked_again(tmp_path: P
     assert epochs_of(scene.run) == {0: Counter(range(SHARDS))}
 
 
+def test_a_ticket_that_nobody_holds_is_issued_again(
+    tmp_path: Path, server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparring.engines.asynchronous.loop.UNHELD_S", 0.3)
+    scene, client, damaged = Scene(tmp_path, server), server.client(), list[int]()
+
+    def damage_once(transport: Transport, lease: Lease) -> None:
+        if not damaged:
+            damaged.append(client.llen(transport._key("tickets")))
+            client.delete(transport._key("tickets"))
+        scene.attack(transport, lease)
+
+    scene.worker("w", damage_once)
+    assert scene.run_to_end() == "finished" and damaged[0] > 0
+    assert scene.session.state.dropped["unheld"] == damaged[0]
+    assert epochs_of(scene.run) == {0: Counter(range(SHARDS))}
+
+
+def test_what_fails_before_the_weights_change_costs_no_step(tmp_path: Path, server: EmbeddedServer) -> None:
+    scene = Scene(tmp_path, server)
+
+    def other_labels(transport: Transport, lease: Lease) -> None:
+        if lease.ticket.key.number < 5:
+            scene.attack(transport, lease)
+            return
+        model, ticket = copy.deepcopy(scene.experiment.model), lease.ticket
+        made = shard_of(scene.experiment, ticket.key, Controls(0.2), ticket.version, model, ticket.fence)
+        transport.commit(lease, replace(made, labels=(made.labels + 1) % 10))
+
+    scene.worker("w", other_labels)
+    with pytest.raises(SparringError, match="carries other labels"):
+        scene.run_to_end()
+    assert scene.loop.between_steps and scene.session.learner.step == 5
+    scene.session.save()
+    again = Scene(tmp_path, server, of=scene.run)
+    again.worker("w", again.attack)
+    assert again.run_to_end() == "finished"
+    assert epochs_of(scene.run) == {0: Counter(range(SHARDS))}
+
+
 def test_a_fence_is_never_handed_out_twice_whatever_is_lost(tmp_path: Path, server: EmbeddedServer) -> None:
     """The server is restarted empty, then server and trainer are lost at once."""
     scene = Scene(tmp_path, server)
@@ -232,11 +272,14 @@ def test_a_fence_is_never_handed_out_twice_whatever_is_lost(tmp_path: Path, serv
     again.ended.set()
 
 
-@pytest.mark.parametrize(("share", "phase"), [(0.0, "incomplete"), (0.1, "finished")])
+@pytest.mark.parametrize(
+    ("share", "phase", "most_steps"), [(0.0, "incomplete", None), (0.0, "incomplete", 1000), (0.1, "finished", None)]
+)
 def test_a_ticket_that_always_fails_is_set_aside_and_the_run_does_not_end_as_if_it_had_it(
-    tmp_path: Path, server: EmbeddedServer, share: float, phase: str
+    tmp_path: Path, server: EmbeddedServer, share: float, phase: str, most_steps: int | None
 ) -> None:
-    scene = Scene(tmp_path, server, queue={"missing_share": share})
+    train = {"max_steps": most_steps}
+    scene = Scene(tmp_path, server, queue={"missing_share": share}, train=train)
 
     def fail_on_the_third(transport: Transport, lease: Lease) -> None:
         if lease.ticket.key.number == 2:
@@ -249,7 +292,7 @@ def test_a_ticket_that_always_fails_is_set_aside_and_the_run_does_not_end_as_if_
     assert scene.session.state.set_aside == 1 and scene.session.state.missing == 100
     assert scene.session.state.dropped["failed"] == 6  # there is one worker only
     assert epochs_of(scene.run) == {0: Counter(set(range(SHARDS)) - {2})}
-    again = Scene(tmp_path, server, of=scene.run)
+    again = Scene(tmp_path, server, of=scene.run, train=train)
     again.worker("w", again.attack)
     assert again.run_to_end() == "finished" and again.session.state.set_aside == 0
     assert epochs_of(scene.run) == {0: Counter(range(SHARDS))}

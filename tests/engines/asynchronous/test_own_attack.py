@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
-from sparring.engines.asynchronous.own_attack import OwnAttack
+from sparring.engines.asynchronous.own_attack import OwnAttack, attack_a_little
 from sparring.queue.messages import Key, Ticket
 from sparring.queue.transport import Transport
 from sparring.trainer.experiment import Experiment, build_experiment
@@ -49,3 +50,23 @@ def test_a_ticket_that_is_dropped_gives_no_shard(experiment: Experiment, transpo
     assert own.begin()
     own.drop()
     assert own.advance() is None and own.lease is None
+
+
+def test_an_attack_that_raises_costs_its_ticket_an_attempt_as_a_workers_does(
+    experiment: Experiment, transport: Transport
+) -> None:
+    learner = Learner(experiment, torch.device("cpu"))
+    own = OwnAttack(experiment, learner, transport)
+    issue(experiment, transport)
+
+    def broken(module: nn.Module, images: tuple[Tensor]) -> None:
+        raise ValueError("poison")
+
+    hook = learner.model.register_forward_pre_hook(broken)
+    busy, shard = attack_a_little(own, True)
+    while busy and own.ready:
+        busy, shard = attack_a_little(own, True)
+    hook.remove()
+    assert shard is None and own.lease is None
+    (back,) = transport.expired(transport.fence)
+    assert (back.reason, back.worker, back.detail) == ("failed", "trainer", "ValueError: poison")
