@@ -211,7 +211,7 @@ def _shares(histogram: Counter[int], highest: int) -> dict[str, float]:
 
 def _queue(state: RunState) -> str:
     dropped = f"dropped {_dropped(state)}" if sum(state.dropped.values()) else "none dropped"
-    aside = f" · {state.missing} examples missing" if state.set_aside else ""
+    aside = f" · {state.missing} missing" if state.set_aside else ""
     size = f" · {state.queue_bytes / 2**20:.1f} MiB" if state.queue_bytes else ""
     return f"{state.outstanding} outstanding, {state.ready} ready{size} · {dropped}{aside}"
 

@@ -77,7 +77,7 @@ def test_the_plain_line_is_one_line_and_leaves_out_what_is_not_known() -> None:
         "128 examples/s · trainer waited 10 %",
         "1 █ 30 %",
         "mean 1.70, max 4, bound 4",
-        "6 outstanding, 3 ready · 3.0 MiB · dropped 3 (stale 2, lease_expired 1) · 64 examples missing",
+        "6 outstanding, 3 ready · 3.0 MiB · dropped 3 (stale 2, lease_expired 1) · 64 missing",
         "worker w2 came back",
     ],
 )

@@ -59,15 +59,26 @@ class Trainers:
         if 0 not in ended:
             try:
                 self._settle(ended)
-            except RayTaskError:
-                if 0 not in self._ended(len(self._calls), self._config.queue.timeout_s + SAVE_S):
-                    raise
-            else:
-                return None
+            except RayTaskError as error:
+                return self._outcome_beside(error)
+            return None
         outcome: dict[str, Any] = self._result(0)
         if outcome["phase"] == "lost":
             self._settle(self._ended(len(self._calls), BLAME_S))
             raise RankLost(outcome["error"])
+        return outcome
+
+    def _outcome_beside(self, error: RayTaskError) -> dict[str, Any]:
+        """How rank 0 ended where another trainer failed: it has time to save its checkpoint, and may know more.
+
+        Raises:
+            RayTaskError: it does not, or is still at it.
+        """
+        if 0 not in self._ended(len(self._calls), self._config.queue.timeout_s + SAVE_S):
+            raise error
+        outcome: dict[str, Any] = self._result(0)
+        if outcome["phase"] == "lost":
+            raise error
         return outcome
 
     def restart(self) -> None:
