@@ -116,7 +116,9 @@ def set_damaged_aside(folder: Path, used: Path) -> list[str]:
     """Rename the checkpoints that are newer than the one `used`, since they are damaged; returns their names."""
     newer = [path for path in steps_in(folder) if path.name > used.name]
     for path in newer:
-        path.rename(path.with_name(f".damaged-{path.name}"))
+        aside = path.with_name(f".damaged-{path.name}")
+        shutil.rmtree(aside, ignore_errors=True)  # the same step, damaged once before
+        path.rename(aside)
     return [path.name for path in newer]
 
 

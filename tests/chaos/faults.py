@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -118,7 +119,9 @@ def killed_while_saving(world: World) -> None:
     """All is written and nothing is renamed yet."""
     path = _newest(world)
     if path is not None:
-        path.rename(path.with_name(f".partial-1-{path.name}"))
+        partial = path.with_name(f".partial-1-{path.name}")
+        shutil.rmtree(partial, ignore_errors=True)  # of an earlier life that died in the same way
+        path.rename(partial)
     raise Killed
 
 

@@ -174,6 +174,8 @@ def test_without_its_digests_a_checkpoint_is_damaged(tmp_path: Path, content: st
         (newest / "digests.json").write_text(content)
     assert checkpoints.latest(tmp_path) == before
     assert checkpoints.set_damaged_aside(tmp_path, before) == [newest.name]
+    write(tmp_path, 2)
+    assert checkpoints.set_damaged_aside(tmp_path, before) == [newest.name], "the same step a second time"
     write(tmp_path, 3, keep=1)
     assert checkpoints.latest(tmp_path) == tmp_path / "step-000000003"
 
