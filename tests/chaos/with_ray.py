@@ -46,6 +46,11 @@ class Cluster:
             if pid:
                 os.kill(pid, number)
 
+    def pause(self, pid: int) -> None:
+        """For longer than a lease."""
+        self.kill(pid, signal.SIGSTOP)
+        threading.Timer(2 * LEASE_S, self.kill, (pid, signal.SIGCONT)).start()
+
     @property
     def worker(self) -> int:
         pids = [int(fields.get("pid", 0)) for fields in status_of(self.run)["workers"].values()]
@@ -61,10 +66,7 @@ def worker_killed(cluster: Cluster) -> None:
 
 
 def worker_paused(cluster: Cluster) -> None:
-    """For longer than its lease."""
-    pid = cluster.worker
-    cluster.kill(pid, signal.SIGSTOP)
-    threading.Timer(2 * LEASE_S, cluster.kill, (pid, signal.SIGCONT)).start()
+    cluster.pause(cluster.worker)
 
 
 def trainer_killed(cluster: Cluster) -> None:
@@ -72,9 +74,7 @@ def trainer_killed(cluster: Cluster) -> None:
 
 
 def trainer_paused(cluster: Cluster) -> None:
-    pid = cluster.trainer
-    cluster.kill(pid, signal.SIGSTOP)
-    threading.Timer(2 * LEASE_S, cluster.kill, (pid, signal.SIGCONT)).start()
+    cluster.pause(cluster.trainer)
 
 
 def driver_killed(cluster: Cluster) -> None:
