@@ -172,4 +172,5 @@ def joined(learner: Learner, rank: int, count: int, store: Store, timeout_s: flo
         yield
     finally:
         learner.peers = alone
+        Synchronised.counts = True  # this process is a rank no more
         dist.destroy_process_group()

@@ -48,10 +48,12 @@ def free_port_outside_the_ephemeral_range() -> int:
 @pytest.mark.skipif(not _permitted(), reason="unshare --pid is not permitted here")
 def test_nodes_come_for_workers_that_wait_and_go_when_idle(folder: Path) -> None:
     port = str(free_port_outside_the_ephemeral_range())
+    # A local Ray of another test leaves a token in ~/.ray and, in its own process, the order to ask for one.
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"}
     done = subprocess.run(
         [*NAMESPACE, sys.executable, "-m", "tests.support.autoscaled", str(folder), port],
         cwd=Path(__file__).parents[2],
-        env={**os.environ, "HOME": str(folder)},  # a local Ray of another test leaves a token in ~/.ray
+        env={**environment, "HOME": str(folder)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

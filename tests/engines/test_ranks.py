@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributed import FileStore  # type: ignore[attr-defined]
 
 from sparring.config import Config
-from sparring.engines.batch_norm import synchronise
+from sparring.engines.batch_norm import Synchronised, synchronise
 from sparring.engines.ranks import RankLost, Ranks, joined, lost_ranks_named, wait_for_all
 from sparring.errors import NonFinite, SparringError
 from sparring.objectives import Batch
@@ -143,3 +143,11 @@ def test_a_rank_that_does_not_come_or_is_gone_is_named(tmp_path: Path) -> None:
         raise RuntimeError("[gloo] Connection closed by peer")
     with pytest.raises(RuntimeError, match="something else"), lost_ranks_named(settings):
         raise RuntimeError("something else")
+
+
+def test_a_rank_without_examples_leaves_nothing_behind_in_its_process(tmp_path: Path) -> None:
+    learner = learner_of(small(tmp_path, engine="sync"))
+    with joined(learner, 0, 1, FileStore(str(tmp_path / "meeting"), 1), 10):
+        Ranks(learner, 0).taking(None, 4, Key(0, 0, 0))
+        assert not Synchronised.counts
+    assert Synchronised.counts
