@@ -82,10 +82,11 @@ def test_its_weights_and_records_are_those_of_the_synchronous_engine(
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(tmp_path: Path) -> None:
-    whole = trained(tmp_path, "ddp")
+    slow = {"steps": 12, "warmup_epochs": 0.5}  # a report comes every half second
+    whole = trained(tmp_path, "ddp", attack=slow)
     (tmp_path / "again").mkdir()
-    config = small(tmp_path / "again", engine="ddp", train=SHARDS)
-    stopped = sparring.train(config, show=lambda state, workers: _stop_at(tmp_path / "again", state.step, 3))
+    config = small(tmp_path / "again", engine="ddp", train=SHARDS, attack=slow)
+    stopped = sparring.train(config, show=lambda state, workers: _stop_at(tmp_path / "again", state.step, 1))
     assert stopped.phase == "stopped" and stopped.summary["steps"] < whole.summary["steps"]
     resumed = sparring.commands.train.resume(stopped.run.path)
     assert resumed.phase == "finished"
