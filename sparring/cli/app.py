@@ -66,6 +66,8 @@ OWN_OPTIONS = {
     "--price",
     "--from",
     "--until",
+    "--resume",
+    "--again",
 } | {f"--{name}" for name in ("port", "address", "maxmemory", "password-file", "beside-port", "log")}
 COMMANDS_WITH_SETTINGS = {"train", "resume", "doctor", "explain", "calibrate", "config show"} | {
     *("evaluate", "transfer", "curves", "corruptions", "export")

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from sparring.cli.shell import Json, RunPath, out, periodic_notes, rows
+from sparring.errors import UsageError
 from sparring.runs import open_run
 
 evaluation_commands = typer.Typer()
@@ -26,13 +27,28 @@ def evaluate(
         Path | None, typer.Option("--save", help="Write the attacked images, in 8 bits, to this npz file.")
     ] = None,
     best: Best = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an evaluation that was begun; refuse if there is none.")
+    ] = False,
+    again: Annotated[bool, typer.Option("--again", help="Forget the verdicts that are known.")] = False,
+    until: Annotated[
+        float | None,
+        typer.Option("--until", help="Stop when the 95 % interval is this narrow: plus or minus so many points."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Evaluate the weights of a run: accuracy on clean test images and under attack."""
+    """Evaluate the weights of a run: accuracy on clean test images and under attack.
+
+    With --workers N by N Ray workers. Verdicts are kept example by example: the same command goes on where it was.
+    """
     from sparring.commands.evaluate import evaluate_run
+    from sparring.commands.judging import How
     from sparring.observe.report import table
 
-    result = evaluate_run(open_run(run), context.obj, best=best, progress=periodic_notes(), save=save)
+    if until is not None and not 0 < until < 50:
+        raise UsageError(f"--until {until:g}: points between 0 and 50 are needed, such as 1.")
+    how = How(resume, again, None if until is None else until / 100)
+    result = evaluate_run(open_run(run), context.obj, best=best, progress=periodic_notes(), save=save, how=how)
     if as_json:
         out(json.dumps(result, indent=2))
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,16 +14,19 @@ from torch import nn
 from sparring import plugins
 from sparring.attacks import Attack
 from sparring.attacks.by_name import threat_of
+from sparring.commands.judging import BY_DEFAULT, How, Judged, digest_of, judged
 from sparring.commands.live import require_passed
 from sparring.config import Config, config_of, differences, load
-from sparring.data import Dataset, require_bytes
+from sparring.data import Dataset, Sample, require_bytes
 from sparring.data import load as load_data
 from sparring.errors import SparringError, UsageError
 from sparring.evaluation.corruptions import corruptions
 from sparring.evaluation.curves import curves
 from sparring.evaluation.findings import unreached
-from sparring.evaluation.robustness import evaluate_by, interval
+from sparring.evaluation.judging import Judgement
+from sparring.evaluation.robustness import interval
 from sparring.evaluation.saving import Saved, require_new_file
+from sparring.evaluation.tickets import examples_at
 from sparring.evaluation.transfer import Member, transfer
 from sparring.machine.threads import cores
 from sparring.models import Shape, adopt, build
@@ -34,6 +37,7 @@ from sparring.trainer.experiment import Live, methods_of
 log = logging.getLogger(__name__)
 
 MAY_CHANGE = ("evaluation.", "corruptions.", "data.root", "trainer.device", "trainer.threads")
+OF_WORKERS = ("workers.", "ray.", "metrics.")
 
 Progress = Callable[[str], None]
 
@@ -181,33 +185,58 @@ def evaluate_run(
     best: bool = False,
     progress: Progress | None = None,
     save: Path | None = None,
+    how: How = BY_DEFAULT,
 ) -> dict[str, Any]:
-    """Clean and robust accuracy; also written to the run's evaluation.json. Raises as `open_trained`.
+    """Clean and robust accuracy; also written to the run's evaluation.json. Raises as `open_trained` and `judged`.
 
-    `attack.epsilon` may change too: the result names the ε of the evaluation and that of the training.
+    `attack.epsilon` may change too: the result names the ε of the evaluation and that of the training. Where changes
+    name `workers.count`, workers attack; verdicts are kept in the run's folder, example by example.
 
     Args:
         save: npz file for the attacked images, in 8 bits; the result then has the accuracy on these.
     """
     if save is not None:
         require_new_file(save)
-    made = open_trained(run, changes, best=best, may_change=(*MAY_CHANGE, "attack.epsilon"))
+    made = open_trained(run, changes, best=best, may_change=(*MAY_CHANGE, *OF_WORKERS, "attack.epsilon"))
     config, threat = made.config, made.threat
     _require_epsilon(config, threat)
-    saved = None if save is None else Saved(threat.norm, threat.epsilon)
-    if saved is not None:
+    if save is not None:
         require_bytes(made.test, f"--save {save}")
-    found = evaluate_by(made.model, made.test, threat, config.evaluation, config.train.seed, progress, saved)
-    result = made.figures(found.as_dict())
+    file = made.checkpoint / (checkpoints.AVERAGE if config.evaluation.weights == "ema" else checkpoints.MODEL)
+    what = Judged(
+        config,
+        made.model,
+        made.test,
+        threat,
+        digest_of(file),
+        run.path / "verdicts",
+        run.read_json(run.sources.name) or {},
+        workers=bool({"workers", "workers.count"} & changes.keys()),
+    )
+    found, judgement, beside = judged(what, replace(how, keep_images=save is not None), progress)
+    result = made.figures(found.as_dict()) | beside
     result |= {"epsilon": threat.epsilon, "trained_epsilon": config_of(run).attack.epsilon}
     _keep(run, "evaluation.json", result)  # before the images: they may not fit on the disk
-    if saved is not None and save is not None:
+    if save is not None:
+        saved = _saved(made, judgement)
         correct = saved.correct(made.model, config.evaluation.batch_size)
         saved.write(save, correct)
         count, total = int(correct.sum()), len(correct)
         result |= {"saved": str(save), "saved_accuracy": count / total, "saved_interval": interval(count, total)}
         _keep(run, "evaluation.json", result)
     return result
+
+
+def _saved(made: Trained, judgement: Judgement) -> Saved:
+    """The attacked images; those that were wrong without an attack as they are."""
+    settings = made.config.evaluation
+    sample = Sample(made.test, settings.samples, settings.draw)
+    saved = Saved(made.threat.norm, made.threat.epsilon)
+    for places in torch.split(judgement.places, settings.batch_size):
+        x, y = examples_at(sample, places.tolist())
+        images = [judgement.images.get(place, x[row]) for row, place in enumerate(places.tolist())]
+        saved(x, y, torch.stack(images))
+    return saved
 
 
 def _keep(run: Run, name: str, result: dict[str, Any]) -> None:

@@ -602,6 +602,16 @@ class EvaluationSettings(Settings):
     attack: Literal["pgd", "autoattack"] = setting("pgd", "name")
     """pgd: PGD with restarts; autoattack: the standard ensemble of four attacks, with its own steps and restarts. It
     takes minutes for a thousand small images."""
+    version: Literal["standard", "plus", "rand"] = setting("standard", "name")
+    """Of autoattack. plus: six attacks with five restarts; rand: APGD on the mean gradient of 20 passes, for networks
+    that draw at random."""
+    attacks: tuple[Literal["apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square"], ...] = setting(
+        (), "list of names"
+    )
+    """Of autoattack: these attacks, in this order, instead of all of its version."""
+    mode: Literal["exact", "fast"] = setting("exact", "name")
+    """exact: example by example the verdicts of one process; autoattack's next attack waits for the one before, since
+    its batches are made of all that is still correct. fast: each batch goes through all attacks on its own."""
     steps: int = setting(50, "gradient steps", ge=1, le=10_000)
     """PGD steps."""
     step_size: float | None = setting(None, "pixel intensity", gt=0)

@@ -5,6 +5,7 @@ Of data that are sorted by class the first examples are all of one.
 
 from __future__ import annotations
 
+import copy
 from typing import Literal
 
 import torch
@@ -29,6 +30,13 @@ class Sample(Subset):
         indices = stratified(dataset.labels, count) if draw == "stratified" else torch.arange(count)
         super().__init__(dataset, indices)
         self.rule = "all" if count == total else _rule(draw, total)
+
+    def some(self, places: Tensor) -> Sample:
+        """Those at these places, which were taken in random order until there were enough."""
+        found = copy.copy(self)
+        Subset.__init__(found, self.dataset, self.indices[places])
+        found.rule = f"the first {len(places)} of {len(self)} in random order, {self.rule}"
+        return found
 
     @property
     def warnings(self) -> list[str]:

@@ -12,13 +12,13 @@ import math
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from pyautoattack import AutoAttack
+from pyautoattack import AutoAttack, checks
 from torch import Tensor, nn
 
 from sparring.attacks import frozen
@@ -31,6 +31,7 @@ from sparring.objectives.predictions import are_finite
 
 log = logging.getLogger(__name__)
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
+NEEDED_CLASSES = {"apgd-dlr": 3, "apgd-t": 4, "fab-t": 3}  # the DLR loss has three logits, the targeted one four
 NORMS = {"linf": "Linf", "l2": "L2"}
 STANDARD_CLASSES = 10  # the standard version has 9 target classes
 SQUARE_QUERIES = 5000
@@ -41,39 +42,61 @@ BATCH = re.compile(r"(\S+) - (\d+)/(\d+) - ")  # 'apgd-ce - 1/4 - 10 out of 250 
 Progress = Callable[[str], None]
 
 
+class Version(NamedTuple):
+    """A version of the ensemble: its attacks in order, and their settings that differ between versions."""
+
+    attacks: tuple[str, ...]
+    apgd_restarts: int = 1
+    fab_restarts: int = 1
+    passes: int = 1  # whose mean gradient APGD takes: for networks that draw at random
+
+
+VERSIONS = {
+    "standard": Version(STANDARD),
+    "plus": Version(("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"), apgd_restarts=5, fab_restarts=5),
+    "rand": Version(("apgd-ce", "apgd-dlr"), passes=20),
+}
+ATTACKS = VERSIONS["plus"].attacks  # all that there are
+
+
 class Ensemble(NamedTuple):
     """Results per example, on the device of the images, and the package's warnings.
 
-    alive: bool [N], correct on the clean image and after every attack. images: float32 [N, C, H, W], of each example an
-    attacked image that is misclassified, else the clean one. non_finite_gradient, non_finite_logits: bool [N], met
-    somewhere in the ball; an example with the latter is not alive.
+    alive: bool [N], correct on the clean image and after every attack. survived: as alive, but where logits are not
+    finite with 0 in their place. images: float32 [N, C, H, W], of each example an attacked image that is misclassified,
+    else the clean one. non_finite_gradient, non_finite_logits: bool [N], met somewhere in the ball; an example with the
+    latter is not alive. queries: forward passes of single examples.
     """
 
     alive: Tensor
+    survived: Tensor
     images: Tensor
     non_finite_gradient: Tensor
     non_finite_logits: Tensor
+    queries: int
     warnings: list[str]
 
 
 Predict = Callable[[Tensor], Tensor]  # images [N, C, H, W] -> logits [N, classes]
 
 
-def attacks_for(classes: int) -> tuple[str, ...]:
-    """The attacks of the ensemble that work with this number of classes.
+def attacks_for(classes: int, version: str = "standard", chosen: Sequence[str] = ()) -> tuple[str, ...]:
+    """The attacks of a version, or the `chosen` ones, that work with this number of classes.
 
-    The targeted DLR loss needs four logits, targeted attacks need three. With two classes the only target is the other
-    class, so untargeted FAB is the same as targeted FAB.
+    With two classes the only target is the other class, so untargeted FAB is the same as targeted FAB.
     """
-    if classes > 3:
-        return STANDARD
-    return ("apgd-ce", "fab-t", "square") if classes == 3 else ("apgd-ce", "fab", "square")
+    wanted = tuple(chosen) or VERSIONS[version].attacks
+    if classes < NEEDED_CLASSES["fab-t"] and "fab" not in wanted:
+        wanted = tuple("fab" if name == "fab-t" else name for name in wanted)
+    return tuple(name for name in wanted if classes >= NEEDED_CLASSES.get(name, 2))
 
 
-def describe(norm: str, epsilon: float, classes: int) -> str:
+def describe(norm: str, epsilon: float, classes: int, version: str = "standard", chosen: Sequence[str] = ()) -> str:
     """Such as `AutoAttack standard (apgd-ce, apgd-t, fab-t, square), linf 0.3`, with the attacks that were used."""
-    kind = "standard" if classes >= STANDARD_CLASSES else f"for {classes} classes"
-    return f"AutoAttack {kind} ({', '.join(attacks_for(classes))}), {norm} {epsilon:.4g}"
+    kind = "of" if chosen else version
+    if classes < STANDARD_CLASSES:
+        kind = f"for {classes} classes" if version == "standard" else f"{version} for {classes} classes"
+    return f"AutoAttack {kind} ({', '.join(attacks_for(classes, version, chosen))}), {norm} {epsilon:.4g}"
 
 
 def autoattack(
@@ -86,6 +109,8 @@ def autoattack(
     classes: int,
     seed: int,
     batch_size: int,
+    version: str = "standard",
+    attacks: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Ensemble:
     """Attack by the ensemble. The model is attacked in eval mode on its own device.
@@ -93,6 +118,7 @@ def autoattack(
     Args:
         x: float32 [N, C, H, W] in [0, 1], on any device. labels: int64 [N], on the same device.
         seed: seed of each attack on each batch, so the result also depends on `batch_size`.
+        version: of `VERSIONS`. attacks: these of its attacks, in this order, instead of all.
         progress: called with a sentence (attacks, batches and forward passes done) after each batch of each attack and
             about once a second in between. An exception that it raises ends the evaluation and reaches the caller.
 
@@ -101,8 +127,11 @@ def autoattack(
             outside [0, 1].
     """
     require_autoattack(x.shape, norm, classes)
-    ensemble = partial(_ensemble, norm=norm, epsilon=epsilon, classes=classes, seed=seed)
-    return _attacked(model, x, labels, ensemble, attacks_for(classes), norm, epsilon, batch_size, progress)
+    chosen = attacks_for(classes, version, attacks)
+    ensemble = partial(
+        _ensemble, norm=norm, epsilon=epsilon, classes=classes, seed=seed, version=version, attacks=chosen
+    )
+    return _attacked(model, x, labels, ensemble, chosen, norm, epsilon, batch_size, progress)
 
 
 def square(
@@ -149,7 +178,7 @@ def _attacked(
     listener, model_calls = _Listener(attacks, progress), FinitePredictions(model, x, norm, epsilon)
 
     def predict(images: Tensor) -> Tensor:
-        listener.count_pass()
+        listener.count_pass(len(images))
         return model_calls(images)
 
     images, alive = x.clone(), torch.zeros_like(labels, dtype=torch.bool)
@@ -165,19 +194,29 @@ def _attacked(
     _require_inside(images, x, norm, epsilon)
     listener.finish()
     broken = model_calls.non_finite_logits | ~sound.to(x.device)
-    return Ensemble(alive & ~broken, images, model_calls.non_finite_gradient, broken, listener.warnings)
+    gradients, queries = model_calls.non_finite_gradient, listener.queries
+    return Ensemble(alive & ~broken, alive, images, gradients, broken, queries, listener.warnings)
 
 
 def _ensemble(
-    predict: Predict, device: torch.device, *, norm: str, epsilon: float, classes: int, seed: int
+    predict: Predict,
+    device: torch.device,
+    *,
+    norm: str,
+    epsilon: float,
+    classes: int,
+    seed: int,
+    version: str,
+    attacks: tuple[str, ...],
 ) -> AutoAttack:
-    if classes >= STANDARD_CLASSES:
-        return AutoAttack(predict, version="standard", **_common(norm, epsilon, seed, device))
-    ensemble = _custom(predict, attacks_for(classes), norm, epsilon, seed, device)
-    ensemble.apgd.n_restarts = ensemble.apgd_targeted.n_restarts = ensemble.fab.n_restarts = 1  # custom leaves 5
-    ensemble.apgd_targeted.n_target_classes = ensemble.fab.n_target_classes = classes - 1
-    ensemble.square.n_queries = SQUARE_QUERIES
-    return ensemble
+    """As the package's own versions, but with these attacks and, with fewer than 10 classes, all targets there are."""
+    found, settings = _custom(predict, attacks, norm, epsilon, seed, device), VERSIONS[version]
+    found.version = version  # "rand" leaves out the check for randomness
+    found.apgd.n_restarts, found.apgd.eot_iter = settings.apgd_restarts, settings.passes
+    found.apgd_targeted.n_restarts, found.fab.n_restarts = 1, settings.fab_restarts
+    found.apgd_targeted.n_target_classes = found.fab.n_target_classes = min(classes, STANDARD_CLASSES) - 1
+    found.square.n_queries = SQUARE_QUERIES
+    return found
 
 
 def _custom(
@@ -188,6 +227,17 @@ def _custom(
 
 def _common(norm: str, epsilon: float, seed: int, device: torch.device) -> dict[str, Any]:
     return {"norm": NORMS[norm], "eps": epsilon, "seed": seed, "device": device}
+
+
+def remarks(shares: Mapping[str, float]) -> list[str]:
+    """The package's warning where Square breaks what the attacks by gradients have left.
+
+    shares: accuracy after each attack, in order.
+    """
+    listener = _Listener(tuple(shares), None)
+    with _listening(listener):
+        checks.check_square_sr(shares, logger=logging.getLogger("auto-attack"))
+    return listener.warnings
 
 
 def require_autoattack(shape: Sequence[int], norm: str, classes: int) -> None:
@@ -243,7 +293,7 @@ class _Listener(logging.Handler):
     def __init__(self, attacks: tuple[str, ...], progress: Progress | None) -> None:
         super().__init__()
         self.attacks, self.progress = attacks, progress
-        self.passes = self.attacks_done = 0
+        self.passes = self.queries = self.attacks_done = 0
         self._batches = ""
         self._reported_at = time.monotonic()
         self._warned: set[str] = set()
@@ -262,9 +312,10 @@ class _Listener(logging.Handler):
             self._batches = "" if ended else f"{number} of {batches} batches of {attack}, "
             self._report()
 
-    def count_pass(self) -> None:
+    def count_pass(self, examples: int) -> None:
         """Report within a batch too: under Square one can take minutes, and the caller may want to stop."""
         self.passes += 1
+        self.queries += examples
         if time.monotonic() - self._reported_at >= PROGRESS_EVERY_S:
             self._report()
 
@@ -276,7 +327,9 @@ class _Listener(logging.Handler):
 
     def _report(self) -> None:
         self._reported_at = time.monotonic()
-        if self.progress is not None:
+        if self.progress is not None and len(self.attacks) == 1:
+            self.progress(f"{self.passes} forward passes")
+        elif self.progress is not None:
             done = f"{self.attacks_done} of {len(self.attacks)} attacks done"
             self.progress(f"AutoAttack: {done}, {self._batches}{self.passes} forward passes")
 

@@ -45,6 +45,10 @@ class Outcomes:
         """The same on the CPU."""
         return Outcomes(**{each.name: getattr(self, each.name).cpu() for each in fields(self)})
 
+    def at(self, rows: Tensor) -> Outcomes:
+        """Those of the examples in `rows`, int64 [n], in that order."""
+        return Outcomes(**{each.name: getattr(self, each.name)[rows] for each in fields(self)})
+
 
 def outcomes(
     model: nn.Module,
@@ -72,7 +76,7 @@ def outcomes(
         for first, x, y in batches(model, dataset, batch_size):
             found, images = _attack(model, x, y, attack, seed, first)
             if first == 0:
-                found = replace(found, varies=_varies(model, x))
+                found = replace(found, varies=variation(model, x))
             parts.append(found.cpu())
             if attacked is not None:
                 attacked(x, y, images)
@@ -89,7 +93,7 @@ def clean_outcomes(model: nn.Module, x: Tensor, y: Tensor) -> Outcomes:
     return Outcomes(y, right, right, none, none, *of_logits, varies=none)
 
 
-def _varies(model: nn.Module, x: Tensor) -> Tensor:
+def variation(model: nn.Module, x: Tensor) -> Tensor:
     """bool [N]: two passes of the same images give other logits, by more than a GPU's order of summation explains."""
     one, other = logits_of(model, x), logits_of(model, x)
     return (one - other).abs().amax(1) > RANDOM * one.abs().amax(1)

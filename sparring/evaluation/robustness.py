@@ -127,6 +127,8 @@ def evaluate_by_autoattack(
     draw: Draw = "stratified",
     batch_size: int = 500,
     seed: int = 0,
+    version: str = "standard",
+    attacks: Sequence[str] = (),
     progress: Progress | None = None,
     attacked: Attacked | None = None,
 ) -> Evaluation:
@@ -144,6 +146,8 @@ def evaluate_by_autoattack(
         classes=dataset.classes,
         seed=seed,
         batch_size=batch_size,
+        version=version,
+        attacks=attacks,
         progress=progress,
     )
     if attacked is not None:
@@ -155,7 +159,7 @@ def evaluate_by_autoattack(
         non_finite_gradient=found.non_finite_gradient.cpu(),
         non_finite_logits=found.non_finite_logits.cpu(),
     )
-    attack = describe_autoattack(threat.norm, threat.epsilon, dataset.classes)
+    attack = describe_autoattack(threat.norm, threat.epsilon, dataset.classes, version, attacks)
     return evaluation_of(after, sample, attack, time.perf_counter() - began, found.warnings)
 
 
@@ -184,6 +188,7 @@ def evaluate_by(
         "seed": seed,
     }
     if settings.attack == "autoattack":
+        how |= {"version": settings.version, "attacks": settings.attacks}
         return evaluate_by_autoattack(model, dataset, threat, progress=progress, attacked=attacked, **how)
     pgd = attack_for(threat, settings)
     return evaluate(model, dataset, pgd, progress=counted(progress), attacked=attacked, **how)

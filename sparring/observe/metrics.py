@@ -18,6 +18,19 @@ DROP_REASONS = (
 REFUSED = ("fence", "heartbeat", "member", "pool", "returned", "state", "ticket", "weights", "worker_target")
 
 
+# Of an evaluation by workers: name, type, meaning, field of `RunState.evaluation`.
+EVALUATION: tuple[tuple[str, Literal["counter", "gauge"], str, str], ...] = (
+    ("examples", "gauge", "Examples to be judged.", "examples"),
+    ("judged_examples_total", "counter", "Examples whose verdict is known.", "judged"),
+    ("robust_examples", "gauge", "Of the judged examples those that are robust.", "robust"),
+    ("tickets", "gauge", "Tickets of the attack that is on, or of all attacks in mode fast.", "tickets"),
+    ("done_tickets", "gauge", "Of these tickets those that are done.", "tickets_done"),
+    ("workers", "gauge", "Workers that work.", "workers"),
+    ("worker_deaths_total", "counter", "Deaths of workers; their tickets were given to others.", "deaths"),
+    ("left_seconds", "gauge", "Seconds left, of the attack that is on, or of all in mode fast.", "seconds_left"),
+)
+
+
 class Metric(NamedTuple):
     """One exported metric. `source` yields (label values, value) pairs; a value of None is left out."""
 
@@ -38,6 +51,11 @@ def by_reason(field: str, *known: str) -> Source:
     return lambda state, workers: [
         ((reason,), value) for reason, value in {**dict.fromkeys(known, 0), **getattr(state, field)}.items()
     ]
+
+
+def of_evaluation(name: str) -> Source:
+    """A number of the evaluation by tickets that is under way."""
+    return lambda state, workers: [((), state.evaluation.get(name, 0))]
 
 
 def of_workers(field: str) -> Source:
@@ -517,5 +535,9 @@ METRICS: tuple[Metric, ...] = (
         "Recent utilisation of the worker's GPU, by any process, share in [0, 1]; absent without an NVIDIA GPU.",
         of_workers("gpu_utilisation"),
         ("worker",),
+    ),
+    *(
+        Metric(f"sparring_evaluation_{name}", kind, text, of_evaluation(field))
+        for name, kind, text, field in EVALUATION
     ),
 )

@@ -86,6 +86,7 @@ class RunState:
     skipped_steps: int = 0
     attack_zero_gradients: int = 0
     attack_non_finite_gradients: int = 0
+    evaluation: dict[str, float | None] = field(default_factory=dict)
     trainer_pid: int = 0
     updated: float = 0.0
     message: str = ""

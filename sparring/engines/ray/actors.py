@@ -41,23 +41,23 @@ class Actors:
     def trainer(self) -> Any:
         """The trainer's actor."""
         settings = self.config.trainer
-        made = ray.remote(Trainer).options(num_cpus=settings.num_cpus, **_reserved(settings))
-        return made.remote(_tree(self.config), str(self.run.path), *self._queue(), self.store_name, self.for_trainer)
+        made = ray.remote(Trainer).options(num_cpus=settings.num_cpus, **reserved(settings))
+        return made.remote(tree_of(self.config), str(self.run.path), *self._queue(), self.store_name, self.for_trainer)
 
     def rank(self, rank: int) -> Any:
         """The actor of another trainer than rank 0."""
         settings = self.config.trainer
-        made = ray.remote(Rank).options(num_cpus=settings.num_cpus, **_reserved(settings))
+        made = ray.remote(Rank).options(num_cpus=settings.num_cpus, **reserved(settings))
         path = str(self.run.path)
-        return made.remote(_tree(self.config), rank, path, self.run.id, *self._queue(), self.for_trainer)
+        return made.remote(tree_of(self.config), rank, path, self.run.id, *self._queue(), self.for_trainer)
 
     def worker(self, name: str) -> Any:
         """A worker's actor. On a local Ray it reserves no cores: their number is fixed at the start, and nothing else
         competes for them."""
         settings = self.config.workers
         num_cpus = 0 if self.config.ray.address == "local" else settings.num_cpus
-        made = ray.remote(Worker).options(num_cpus=num_cpus, **_reserved(settings))
-        tree, path = _tree(self.config), str(self.run.path)
+        made = ray.remote(Worker).options(num_cpus=num_cpus, **reserved(settings))
+        tree, path = tree_of(self.config), str(self.run.path)
         return made.remote(tree, name, path, self.run.id, *self._queue(), self.store_name, self.for_workers)
 
     def _store(self) -> Any:
@@ -74,11 +74,12 @@ class Actors:
         return self.queue.url, self.queue.password, self.secret
 
 
-def _reserved(settings: TrainerSettings | WorkersSettings) -> dict[str, Any]:
+def reserved(settings: TrainerSettings | WorkersSettings) -> dict[str, Any]:
     """Ray restarts the process of a dead actor; tasks are not retried, since leases recover lost work."""
     resources = share_of(settings.resource)
     return {"num_gpus": settings.num_gpus, "resources": resources, "max_restarts": -1, "max_task_retries": 0}
 
 
-def _tree(config: Config) -> dict[str, Any]:
+def tree_of(config: Config) -> dict[str, Any]:
+    """The settings in plain types."""
     return config.model_dump(mode="json", exclude_none=True)

@@ -172,5 +172,40 @@ RUN = Dashboard(
             (now("sparring_shards_set_aside_total", "set aside"),),
             width=6,
         ),
+        Panel(
+            "Verdicts",
+            "Of an evaluation by workers: examples, those that are judged, and of these the robust ones.",
+            "short",
+            (
+                now("sparring_evaluation_examples", "all"),
+                now("sparring_evaluation_judged_examples_total", "judged"),
+                now("sparring_evaluation_robust_examples", "robust"),
+            ),
+            width=6,
+        ),
+        Panel(
+            "Tickets of an evaluation",
+            "Of the attack that is on, or of all attacks in mode fast.",
+            "short",
+            (now("sparring_evaluation_tickets", "all"), now("sparring_evaluation_done_tickets", "done")),
+            width=6,
+        ),
+        Panel(
+            "Workers of an evaluation",
+            "Those that work, and how often one has died; its ticket was given to another.",
+            "short",
+            (
+                now("sparring_evaluation_workers", "at work"),
+                now("sparring_evaluation_worker_deaths_total", "deaths"),
+            ),
+            width=6,
+        ),
+        Panel(
+            "Time left of an evaluation",
+            "Of the attack that is on, or of all attacks in mode fast.",
+            "s",
+            (now("sparring_evaluation_left_seconds", "left"),),
+            width=6,
+        ),
     ),
 )

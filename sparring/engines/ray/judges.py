@@ -1,0 +1,195 @@
+"""Workers that judge: Ray actors, each with the networks on a device of its own, do the tickets of an evaluation.
+
+A worker that dies is started again by Ray, and its ticket is given to another. Whoever is killed takes along only what
+it was at.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import ray
+import torch
+from torch import Tensor, nn
+
+from sparring.config import Config, from_tree
+from sparring.config.derived import worker_threads
+from sparring.data import Dataset
+from sparring.engines.ray.actor_inputs import ActorInputs, actor_inputs
+from sparring.engines.ray.actors import reserved, tree_of
+from sparring.engines.ray.driver import ray_cluster
+from sparring.engines.ray.health import Health
+from sparring.engines.ray.nodes import ask_for_nodes, let_nodes_go
+from sparring.errors import SparringError
+from sparring.evaluation.tickets import Events, InProcess, Ticket, Work, examples_at
+from sparring.machine.devices import device_for
+from sparring.machine.memory import keep_freed_memory
+from sparring.models import Shape, build
+from sparring.trainer.experiment import NOTHING_PASSED
+
+log = logging.getLogger(__name__)
+POLL_S = 0.5
+MOST_DEATHS = 3  # of workers at one ticket: then the ticket is what kills them
+
+
+class Weights(NamedTuple):
+    """A run's network, to be built again on another host: its settings (a tree), shape and number of classes, and its
+    weights, on the CPU."""
+
+    settings: dict[str, Any]
+    shape: Shape
+    classes: int
+    tensors: dict[str, Tensor]
+
+    def network(self) -> nn.Module:
+        config = from_tree(self.settings)
+        made = build(config.model, self.shape, self.classes, config.train.seed, normalize=config.data.normalize)
+        made.load_state_dict(self.tensors)
+        return made
+
+
+class Judge:
+    """Does the work of tickets, once it has the networks."""
+
+    def __init__(self, settings: dict[str, Any], inputs: ActorInputs) -> None:
+        inputs.unpack()
+        keep_freed_memory()
+        config = from_tree(settings)
+        torch.set_num_threads(worker_threads(config.workers, 0))
+        self.device = device_for("auto", config.workers.num_gpus)
+
+    def take(self, networks: list[Weights]) -> None:
+        """Build the networks. Not in the constructor: Ray cannot repeat that once large arguments are gone."""
+        self.own = InProcess([each.network().to(self.device).eval() for each in networks])
+
+    def work(self, work: Work, x: Tensor, y: Tensor) -> Any:
+        """The result of a ticket's work on these images and labels."""
+        return self.own.done(work, x, y)
+
+
+class RayJudges:
+    """Gives tickets to `workers.count` judges, one each at a time. Use as a context: at its end they are gone."""
+
+    def __init__(self, config: Config, networks: list[Weights], sources: dict[str, str]) -> None:
+        self.config, self.count = config, config.workers.count
+        self.health, self.deaths = Health(), 0
+        options, settings = reserved(config.workers), tree_of(config)
+        cores = 0 if config.ray.address == "local" else config.workers.num_cpus
+        made = ray.remote(Judge).options(num_cpus=cores, **options)
+        self._networks, inputs = ray.put(networks), actor_inputs(sources, NOTHING_PASSED)
+        self.actors = [made.remote(settings, inputs) for _ in range(self.count)]
+        self._starting: dict[Any, Any] = {}
+        for actor in self.actors:
+            self._start(actor)
+        self._idle: deque[Any] = deque()
+        self._quiet_since = time.monotonic()  # no worker has worked since
+
+    def results(self, examples: Dataset, tickets: Iterable[Ticket], events: Events) -> Iterator[tuple[Ticket, Any]]:
+        """Of `Judges`.
+
+        Raises:
+            SparringError: the work failed, workers die of one ticket or do not start, or Ray no longer works.
+        """
+        waiting, busy = deque(tickets), dict[Any, tuple[Any, Ticket]]()
+        deaths = Counter[tuple[int, ...]]()
+        while waiting or busy:
+            while waiting and self._idle:
+                actor, ticket = self._idle.popleft(), waiting.popleft()
+                busy[actor.work.remote(ticket.work, *examples_at(examples, ticket.places))] = actor, ticket
+            for task in ray.wait([*busy, *self._starting], timeout=POLL_S)[0]:
+                if task in self._starting:
+                    self._has_started(task)
+                    continue
+                actor, ticket = busy.pop(task)
+                if (done := self._result(task, actor)) is not None:
+                    self._idle.append(actor)
+                    yield ticket, done[0]
+                    continue
+                deaths[ticket.places] += 1
+                _require_harmless(ticket, deaths[ticket.places])
+                waiting.append(ticket)
+            events.working(len(busy) + len(self._idle), self.deaths)
+            self._require_workers(bool(busy or self._idle))
+
+    def close(self) -> None:
+        """End the workers."""
+        for actor in self.actors:
+            ray.kill(actor, no_restart=True)
+
+    def _start(self, actor: Any) -> None:
+        self._starting[actor.take.remote(self._networks)] = actor
+
+    def _has_started(self, task: Any) -> None:
+        actor = self._starting.pop(task)
+        try:
+            ray.get(task)
+        except ray.exceptions.ActorUnavailableError:  # Ray is starting its process again
+            time.sleep(POLL_S)
+            self._start(actor)
+            return
+        except (ray.exceptions.RayTaskError, ray.exceptions.ActorDiedError) as error:
+            raise SparringError(f"a worker did not start: {getattr(error, 'cause', error)!r}") from error
+        except ray.exceptions.RayError as error:
+            self.deaths += 1
+            log.warning("a worker died while it started: %s", _last_line(error))
+            self._start(actor)
+            return
+        self._idle.append(actor)
+
+    def _result(self, task: Any, actor: Any) -> tuple[Any] | None:
+        """The result, in a tuple; None: the worker has died, and is started again."""
+        try:
+            return (ray.get(task),)
+        except ray.exceptions.RayTaskError as error:
+            cause = error.cause
+            raise (
+                cause if isinstance(cause, SparringError) else SparringError(f"the evaluation failed: {cause!r}")
+            ) from error
+        except ray.exceptions.RayError as error:
+            self.deaths += 1
+            log.warning("a worker died, its ticket is given to another: %s", _last_line(error))
+            self._start(actor)
+            return None
+
+    def _require_workers(self, working: bool) -> None:
+        if problem := self.health.check():
+            raise SparringError(f"{problem}. The verdicts so far are kept; the same command goes on.")
+        now, limit = time.monotonic(), self.config.workers.start_timeout_s
+        if working:
+            self._quiet_since = now
+        elif now - self._quiet_since > limit:
+            raise SparringError(
+                f"none of workers.count = {self.count} workers has started within workers.start_timeout_s = {limit:g} s"
+                f": there is no room in Ray for {self.config.workers.num_cpus:g} cores and "
+                f"{self.config.workers.num_gpus:g} GPUs each, or they die. Lower these, or raise the time-out."
+            )
+
+
+def _require_harmless(ticket: Ticket, deaths: int) -> None:
+    if deaths >= MOST_DEATHS:
+        raise SparringError(
+            f"{deaths} workers died while they attacked the same {len(ticket.places)} examples. Is there too little "
+            f"memory? Lower evaluation.batch_size."
+        )
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1]
+
+
+@contextmanager
+def ray_judges(config: Config, networks: list[Weights], sources: dict[str, str]) -> Iterator[RayJudges]:
+    """Workers of a local Ray, or of the cluster that `ray.address` names."""
+    with ray_cluster(config.ray, config.workers.count):
+        ask_for_nodes(config)
+        judges = RayJudges(config, networks, sources)
+        try:
+            yield judges
+        finally:
+            judges.close()
+            let_nodes_go(config.ray)

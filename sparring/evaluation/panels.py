@@ -1,0 +1,189 @@
+"""The attacks that judge a network, by name: PGD's restarts, or AutoAttack's ensemble.
+
+Each attacks the examples that are still correct after those before it. A panel is small and can be pickled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import Any, NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sparring.attacks import Attack, GradientCheck, frozen, perturb, perturbed
+from sparring.evaluation.autoattack import VERSIONS, attacks_for, autoattack, remarks
+from sparring.evaluation.autoattack import describe as describe_autoattack
+from sparring.evaluation.outcomes import logits_of
+from sparring.evaluation.robustness import describe
+from sparring.objectives.predictions import are_finite, correct
+from sparring.randomness import generator
+
+Progress = Callable[[str], None]
+
+
+class Struck(NamedTuple):
+    """What one attack made of a batch, on its device.
+
+    correct: bool [n], still correct. images: float32 [n, C, H, W], the attacked ones. loss: float32 [n], cross-entropy
+    on them. queries: int64 [n], forward passes of each example. zero_gradient, non_finite_gradient,
+    non_finite_logits: bool [n], met on the way. warnings: of the attack itself.
+    """
+
+    correct: Tensor
+    images: Tensor
+    loss: Tensor
+    queries: Tensor
+    zero_gradient: Tensor
+    non_finite_gradient: Tensor
+    non_finite_logits: Tensor
+    warnings: tuple[str, ...] = ()
+
+
+class Panel(Protocol):
+    """Attacks in order.
+
+    regroups: the next attack's batches are made of all that is still correct, not within a batch (what the authors of
+    AutoAttack do). by_loss: its attacks depend on the scale of the logits.
+    """
+
+    regroups: bool
+    by_loss: bool
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the attacks; a name says all but what `identity` says."""
+
+    @property
+    def description(self) -> str:
+        """Stands beside the figure."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the verdicts of an attack depend on beside its name, in plain types."""
+
+    def remarks(self, shares: Mapping[str, float]) -> list[str]:
+        """Warnings about the accuracies, by the attack after which they were left."""
+
+    def strike(
+        self, name: str, model: nn.Module, x: Tensor, y: Tensor, first: int, progress: Progress | None
+    ) -> Struck:
+        """Attack a batch whose images [n, C, H, W] are all classified correctly.
+
+        first: place in the sample of its batch's first example; seeds random starts.
+        """
+
+
+@dataclass(frozen=True)
+class Restarts:
+    """PGD (or another attack) with its restarts, each from a random start of its own."""
+
+    attack: Attack
+    seed: int
+    regroups = False
+    by_loss = True
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(f"restart {number + 1}" for number in range(self.attack.restarts))
+
+    @property
+    def description(self) -> str:
+        return describe(self.attack)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        attack, loss = self.attack, self.attack.maximised
+        kind = {"attack": f"{type(attack).__module__}:{type(attack).__qualname__}", "seed": self.seed}
+        how = {"alpha": attack.alpha, "start": attack.start, "clamp_start": attack.clamp_start}
+        return kind | attack.record._asdict() | how | {"loss": _named(loss.value), "targets": loss.targets}
+
+    def remarks(self, shares: Mapping[str, float]) -> list[str]:
+        return []
+
+    def strike(
+        self, name: str, model: nn.Module, x: Tensor, y: Tensor, first: int, progress: Progress | None
+    ) -> Struck:
+        check, restart = GradientCheck(len(y), y.device), self.names.index(name)
+        random = generator(self.seed, "evaluate", first, restart)
+        with frozen(model):
+            images = perturbed(x, perturb(model, x, y, replace(self.attack, restarts=1), random, check=check))
+            logits = logits_of(model, images)
+        return Struck(
+            correct(logits, y),
+            images,
+            F.cross_entropy(logits.float(), y, reduction="none"),
+            torch.full_like(y, self.attack.steps + 1),
+            check.zero,
+            check.non_finite,
+            ~are_finite(logits),
+        )
+
+
+@dataclass(frozen=True)
+class AutoAttackPanel:
+    """AutoAttack's ensemble, or those of its attacks that are named."""
+
+    norm: str
+    epsilon: float
+    classes: int
+    seed: int
+    version: str = "standard"
+    attacks: tuple[str, ...] = ()
+    regroups = True
+    by_loss = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return attacks_for(self.classes, self.version, self.attacks)
+
+    @property
+    def description(self) -> str:
+        return describe_autoattack(self.norm, self.epsilon, self.classes, self.version, self.attacks)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        ball = {"norm": self.norm, "epsilon": self.epsilon, "classes": self.classes, "seed": self.seed}
+        settings = VERSIONS[self.version]._replace(attacks=())._asdict()
+        return {"attack": "autoattack", "package": version("pyautoattack"), **ball, **settings}
+
+    def remarks(self, shares: Mapping[str, float]) -> list[str]:
+        return remarks(shares)
+
+    def strike(
+        self, name: str, model: nn.Module, x: Tensor, y: Tensor, first: int, progress: Progress | None
+    ) -> Struck:
+        found = autoattack(
+            model,
+            x,
+            y,
+            norm=self.norm,
+            epsilon=self.epsilon,
+            classes=self.classes,
+            seed=self.seed,
+            batch_size=len(y),
+            version=self.version,
+            attacks=(name,),
+            progress=progress,
+        )
+        with frozen(model):
+            logits = logits_of(model, found.images)
+        none = torch.zeros_like(found.alive)
+        return Struck(
+            found.survived,
+            found.images,
+            F.cross_entropy(logits.float(), y, reduction="none"),
+            torch.full_like(y, round(found.queries / len(y))),
+            none,
+            found.non_finite_gradient,
+            found.non_finite_logits,
+            tuple(found.warnings),
+        )
+
+
+def _named(of: Callable[..., Any]) -> str:
+    """A function's name, which stays the same in another process."""
+    return f"{of.__module__}:{of.__qualname__}"

@@ -1,0 +1,68 @@
+"""Tickets of an evaluation: some examples and what is to be done with them, in any place and any order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from sparring.data import Dataset, batch
+from sparring.machine.devices import device_of
+from sparring.models.forward import plain
+
+Progress = Callable[[str], None]
+Work = Callable[[Sequence[nn.Module], Tensor, Tensor, Progress | None], Any]
+"""work(models, x [n, C, H, W] in [0, 1], y [n], progress) -> a result that can be pickled. The models are in eval mode
+and float32, the images on their device. It depends on its arguments alone, so that it may be done again."""
+
+
+class Ticket(NamedTuple):
+    """`work` on the examples at these `places` of a sample. number: its batch, counted from 0."""
+
+    number: int
+    places: tuple[int, ...]
+    work: Work
+
+
+class Events(Protocol):
+    """Who is told while tickets are at work."""
+
+    def within(self, sentence: str) -> None:
+        """How far a ticket is, where the work is done in this process."""
+
+    def working(self, workers: int, deaths: int) -> None:
+        """How many workers work, and how many have died."""
+
+
+class Judges(Protocol):
+    """Whoever does the tickets' work: this process, or workers on devices of their own. count: how many at a time."""
+
+    count: int
+
+    def results(self, examples: Dataset, tickets: Iterable[Ticket], events: Events) -> Iterator[tuple[Ticket, Any]]:
+        """Each ticket with its result, as they are done; tickets are taken one by one when there is room."""
+
+
+class InProcess:
+    """Does the work in this process, one ticket after the other."""
+
+    count = 1
+
+    def __init__(self, models: Sequence[nn.Module]) -> None:
+        self.models = [plain(model) for model in models]
+
+    def results(self, examples: Dataset, tickets: Iterable[Ticket], events: Events) -> Iterator[tuple[Ticket, Any]]:
+        for ticket in tickets:
+            yield ticket, self.done(ticket.work, *examples_at(examples, ticket.places), events.within)
+
+    def done(self, work: Work, x: Tensor, y: Tensor, progress: Progress | None = None) -> Any:
+        """The result of a ticket's work on these images and labels."""
+        device = device_of(self.models[0])
+        return work(self.models, x.to(device), y.to(device), progress)
+
+
+def examples_at(examples: Dataset, places: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Images in [0, 1], float32 [n, C, H, W], and labels, on the CPU."""
+    return batch(examples, torch.tensor(places), augment="none", seed=0, epoch=0)

@@ -1,0 +1,84 @@
+"""Workers judge as one process does, and whoever is killed costs only what it was at."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparring.commands.train import train
+from sparring.runs import Run
+from tests.support.runs import small
+from tests.support.waiting import TIMEOUT_S, wait_for
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+HOW = (
+    *("--evaluation.attack", "autoattack", "--evaluation.attacks", '["apgd-ce", "apgd-t"]'),
+    *("--evaluation.samples", "120", "--evaluation.batch_size", "6"),
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    root = tmp_path_factory.mktemp("judged")
+    return train(small(root, engine="sync", train={"epochs": 2, "max_steps": None}), progress=False).run
+
+
+def command(run: Run, *words: str) -> list[str]:
+    return [sys.executable, "-m", "sparring", "evaluate", str(run.path), *HOW, "--json", *words]
+
+
+def evaluated(run: Run, *words: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(subprocess.run(command(run, *words), stdout=subprocess.PIPE, check=True).stdout)
+    return found
+
+
+def lines(run: Run) -> int:
+    return sum(len(path.read_text().splitlines()) for path in (run.path / "verdicts").glob("*"))
+
+
+def judges_of(driver: int) -> list[int]:
+    """The process ids of this evaluation's workers."""
+    parents: dict[int, tuple[int, str]] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            stat = (folder / "stat").read_text()
+            parents[int(folder.name)] = int(stat.rpartition(")")[2].split()[1]), (folder / "cmdline").read_text()
+
+    def is_below(pid: int) -> bool:
+        return pid in parents and (parents[pid][0] == driver or is_below(parents[pid][0]))
+
+    return [pid for pid, (_, command) in parents.items() if command.startswith("ray::Judge") and is_below(pid)]
+
+
+def test_a_killed_worker_and_a_killed_driver_cost_only_what_they_were_at(run: Run, tmp_path: Path) -> None:
+    with (tmp_path / "said").open("w") as said:
+        first = subprocess.Popen(command(run, "--workers", "2"), stdout=subprocess.DEVNULL, stderr=said)
+        try:
+            wait_for("the first verdicts", lambda: lines(run) >= 2)
+            os.kill(judges_of(first.pid)[0], signal.SIGKILL)
+            wait_for("its death", lambda: "its ticket is given to another" in (tmp_path / "said").read_text())
+        finally:
+            orphans = judges_of(first.pid)
+            first.kill()
+            first.wait(TIMEOUT_S)
+    kept = lines(run) - 1  # the first line is the identity
+    assert first.returncode == -signal.SIGKILL and kept >= 1
+    wait_for(
+        "an end of the workers without a driver", lambda: not any(Path(f"/proc/{pid}").exists() for pid in orphans)
+    )
+    resumed = evaluated(run, "--resume")
+    assert resumed["known"] > 5 * (kept - 1) and lines(run) > kept
+    alone = evaluated(run, "--again")  # in this process; so was the rest, and workers made the beginning
+    assert alone["known"] == 0 and alone["broken_by"]
+    for name in ("clean_accuracy", "robust_accuracy", "broken_by", "by_class", "queries", "warnings", "attack"):
+        assert resumed[name] == alone[name], name
+    refused = subprocess.run(command(run, "--resume", "--evaluation.batch_size", "7"), capture_output=True, text=True)
+    assert refused.returncode == 2 and "--resume: " in refused.stderr
