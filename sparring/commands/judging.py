@@ -28,7 +28,6 @@ from sparring.observe.exporter import Exporter
 from sparring.observe.state import RunState
 
 log = logging.getLogger(__name__)
-TICKETS_OF_A_WORKER = 8  # in mode "fast": with fewer, most wait for the last ones
 
 Progress = Callable[[str], None]
 
@@ -87,7 +86,6 @@ def judged(what: Judged, how: How, progress: Progress | None = None) -> tuple[Ev
     settings = config.evaluation
     sample = Sample(what.test, settings.samples, settings.draw)
     panel = panel_of(config, what.threat, what.test)
-    size = _ticket_size(what, len(sample))
     with ExitStack() as stack:
         journal = None if how.keep_images else _journal(what, panel, sample, how)
         if journal is not None:
@@ -98,7 +96,7 @@ def judged(what: Judged, how: How, progress: Progress | None = None) -> tuple[Ev
             judges,
             sample,
             panel,
-            batch_size=size,
+            batch_size=settings.batch_size,
             mode=settings.mode,
             journal=journal,
             within=how.within,
@@ -108,13 +106,6 @@ def judged(what: Judged, how: How, progress: Progress | None = None) -> tuple[Ev
     seen = sample if len(found.places) == len(sample) else sample.some(found.places)
     evaluation = evaluation_of(found.outcomes, seen, panel.description, time.monotonic() - began, found.warnings)
     return evaluation, found, _beside(what, found, None if journal is None else journal.path)
-
-
-def _ticket_size(what: Judged, examples: int) -> int:
-    settings, count = what.config.evaluation, what.config.workers.count
-    if settings.mode == "exact" or not what.workers:
-        return settings.batch_size
-    return min(settings.batch_size, max(1, -(-examples // (TICKETS_OF_A_WORKER * count))))
 
 
 def _journal(what: Judged, panel: Panel, sample: Sample, how: How) -> Journal:

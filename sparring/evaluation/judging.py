@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -24,9 +25,10 @@ from sparring.evaluation.panels import Panel
 from sparring.evaluation.robustness import interval
 from sparring.evaluation.standing import Standing
 from sparring.evaluation.strikes import Blow, Look, Strike
-from sparring.evaluation.tickets import Judges, Ticket
+from sparring.evaluation.tickets import Judges, Ticket, sizes
 from sparring.randomness import generator
 
+LOOK = 500  # examples of a ticket without an attack, at least
 Mode = Literal["exact", "fast"]
 
 
@@ -102,7 +104,7 @@ def judge(
     """Judge every example, or as many as are needed.
 
     Args:
-        batch_size: examples of a ticket.
+        batch_size: examples of a ticket; at most, in mode "fast" with several workers.
         journal: verdicts are taken from it and added to it. Its identity holds all that they depend on: in mode "exact"
             also the sample and the batch size.
         within: stop as soon as the 95 % interval of robust accuracy reaches no further than this share from it. The
@@ -120,8 +122,9 @@ def judge(
             "to 'fast'."
         )
     under_way = _UnderWay(judges, sample, panel, batch_size, journal, keep_images, progress)
-    batches = _batches(len(sample), batch_size, shuffled=within is not None)
-    clean = under_way.look(batches)
+    workers = judges.count if mode == "fast" else 1
+    batches = _batches(sizes(len(sample), batch_size, workers), shuffled=within is not None)
+    clean = under_way.look(_batches(sizes(len(sample), max(batch_size, LOOK)), shuffled=False))
     if by_attack:
         under_way.by_attack()
     else:
@@ -129,10 +132,11 @@ def judge(
     return under_way.judgement(clean, torch.tensor([place for batch in batches for place in batch]).sort().values)
 
 
-def _batches(count: int, size: int, shuffled: bool) -> list[list[int]]:
-    """The places of each batch."""
+def _batches(of: list[int], shuffled: bool) -> list[list[int]]:
+    """The places of each batch, of these sizes."""
+    count = sum(of)
     order = torch.randperm(count, generator=generator(0, "judged")) if shuffled else torch.arange(count)
-    return [batch.tolist() for batch in torch.split(order, size)]
+    return [batch.tolist() for batch in torch.split(order, of)]
 
 
 class _UnderWay:
@@ -174,7 +178,7 @@ class _UnderWay:
             after, alive = self.panel.names[:position], torch.tensor(self.standing.alive(), dtype=torch.int64)
             tickets = []
             for number, batch in enumerate(torch.split(alive, self.batch_size) if len(alive) else ()):
-                ticket = self._ticket(number, batch.tolist(), (name,))
+                ticket = self._ticket(number, number * self.batch_size, batch.tolist(), (name,))
                 if entry := known.get(((name,), after, self._examples(ticket.places))):
                     self._take(entry)
                     self.tally.known += len(entry.verdicts)
@@ -188,8 +192,9 @@ class _UnderWay:
         """Each batch through all attacks; those of the batches that are needed."""
         for entry in self._known():
             self._take(entry)
+        firsts = [0, *accumulate(len(batch) for batch in batches)]
         tickets = [
-            self._ticket(number, places, attacks)
+            self._ticket(number, firsts[number], places, attacks)
             for number, batch in enumerate(batches)
             for attacks, places in self.standing.lacking(batch).items()
         ]
@@ -242,8 +247,7 @@ class _UnderWay:
         """Of `Events`."""
         self.tally.workers, self.tally.deaths = workers, deaths
 
-    def _ticket(self, number: int, places: list[int], attacks: tuple[str, ...]) -> Ticket:
-        first = number * self.batch_size
+    def _ticket(self, number: int, first: int, places: list[int], attacks: tuple[str, ...]) -> Ticket:
         strike = Strike(self.panel, attacks, self._examples(places), first, self.keep_images)
         return Ticket(number, tuple(places), strike)
 

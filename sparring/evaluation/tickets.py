@@ -12,6 +12,8 @@ from sparring.data import Dataset, batch
 from sparring.machine.devices import device_of
 from sparring.models.forward import plain
 
+SMALLEST = 8  # examples of a ticket
+
 Progress = Callable[[str], None]
 Work = Callable[[Sequence[nn.Module], Tensor, Tensor, Progress | None], Any]
 """work(models, x [n, C, H, W] in [0, 1], y [n], progress) -> a result that can be pickled. The models are in eval mode
@@ -66,3 +68,14 @@ class InProcess:
 def examples_at(examples: Dataset, places: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Images in [0, 1], float32 [n, C, H, W], and labels, on the CPU."""
     return batch(examples, torch.tensor(places), augment="none", seed=0, epoch=0)
+
+
+def sizes(examples: int, largest: int, workers: int = 1) -> list[int]:
+    """Examples of each ticket. For one worker all are of the `largest` size. For several a ticket is half of a worker's
+    share of what is left: large ones first, for devices like them, and small ones last, so that all end together."""
+    found, left = [], examples
+    while left:
+        share = -(-left // (2 * workers)) if workers > 1 else left
+        found.append(min(left, largest, max(share, SMALLEST)))
+        left -= found[-1]
+    return found

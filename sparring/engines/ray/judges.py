@@ -73,7 +73,7 @@ class Judge:
 
 
 class RayJudges:
-    """Gives tickets to `workers.count` judges, one each at a time. Use as a context: at its end they are gone."""
+    """Gives tickets to `workers.count` judges. Use as a context: at its end they are gone."""
 
     def __init__(self, config: Config, networks: list[Weights], sources: dict[str, str]) -> None:
         self.config, self.count = config, config.workers.count
@@ -83,10 +83,10 @@ class RayJudges:
         made = ray.remote(Judge).options(num_cpus=cores, **options)
         self._networks, inputs = ray.put(networks), actor_inputs(sources, NOTHING_PASSED)
         self.actors = [made.remote(settings, inputs) for _ in range(self.count)]
-        self._starting: dict[Any, Any] = {}
-        for actor in self.actors:
-            self._start(actor)
-        self._idle: deque[Any] = deque()
+        self._starting: dict[Any, int] = {}  # a call -> the worker's number
+        self._working: set[int] = set()  # numbers of the workers that have started
+        for number in range(self.count):
+            self._start(number)
         self._quiet_since = time.monotonic()  # no worker has worked since
 
     def results(self, examples: Dataset, tickets: Iterable[Ticket], events: Events) -> Iterator[tuple[Ticket, Any]]:
@@ -95,53 +95,58 @@ class RayJudges:
         Raises:
             SparringError: the work failed, workers die of one ticket or do not start, or Ray no longer works.
         """
-        waiting, busy = deque(tickets), dict[Any, tuple[Any, Ticket]]()
+        waiting, busy = deque(tickets), dict[Any, tuple[int, Ticket]]()
         deaths = Counter[tuple[int, ...]]()
         while waiting or busy:
-            while waiting and self._idle:
-                actor, ticket = self._idle.popleft(), waiting.popleft()
-                busy[actor.work.remote(ticket.work, *examples_at(examples, ticket.places))] = actor, ticket
+            while waiting and (number := self._next(len(waiting), busy.values())) is not None:
+                ticket = waiting.popleft()
+                task = self.actors[number].work.remote(ticket.work, *examples_at(examples, ticket.places))
+                busy[task] = number, ticket
             for task in ray.wait([*busy, *self._starting], timeout=POLL_S)[0]:
                 if task in self._starting:
                     self._has_started(task)
                     continue
-                actor, ticket = busy.pop(task)
-                if (done := self._result(task, actor)) is not None:
-                    self._idle.append(actor)
+                number, ticket = busy.pop(task)
+                if (done := self._result(task, number)) is not None:
                     yield ticket, done[0]
                     continue
                 deaths[ticket.places] += 1
                 _require_harmless(ticket, deaths[ticket.places])
                 waiting.append(ticket)
-            events.working(len(busy) + len(self._idle), self.deaths)
-            self._require_workers(bool(busy or self._idle))
+            events.working(len(self._working), self.deaths)
+            self._require_workers(bool(self._working))
+
+    def _next(self, waiting: int, busy: Iterable[tuple[int, Ticket]]) -> int | None:
+        """Who gets the next ticket: whoever has none. While many wait, each has one more, to begin without a pause."""
+        most, load = 2 if waiting > self.count else 1, Counter(number for number, _ in busy)
+        return min((number for number in self._working if load[number] < most), key=load.__getitem__, default=None)
 
     def close(self) -> None:
         """End the workers."""
         for actor in self.actors:
             ray.kill(actor, no_restart=True)
 
-    def _start(self, actor: Any) -> None:
-        self._starting[actor.take.remote(self._networks)] = actor
+    def _start(self, number: int) -> None:
+        self._starting[self.actors[number].take.remote(self._networks)] = number
 
     def _has_started(self, task: Any) -> None:
-        actor = self._starting.pop(task)
+        number = self._starting.pop(task)
         try:
             ray.get(task)
         except ray.exceptions.ActorUnavailableError:  # Ray is starting its process again
             time.sleep(POLL_S)
-            self._start(actor)
+            self._start(number)
             return
         except (ray.exceptions.RayTaskError, ray.exceptions.ActorDiedError) as error:
             raise SparringError(f"a worker did not start: {getattr(error, 'cause', error)!r}") from error
         except ray.exceptions.RayError as error:
             self.deaths += 1
             log.warning("a worker died while it started: %s", _last_line(error))
-            self._start(actor)
+            self._start(number)
             return
-        self._idle.append(actor)
+        self._working.add(number)
 
-    def _result(self, task: Any, actor: Any) -> tuple[Any] | None:
+    def _result(self, task: Any, number: int) -> tuple[Any] | None:
         """The result, in a tuple; None: the worker has died, and is started again."""
         try:
             return (ray.get(task),)
@@ -151,9 +156,11 @@ class RayJudges:
                 cause if isinstance(cause, SparringError) else SparringError(f"the evaluation failed: {cause!r}")
             ) from error
         except ray.exceptions.RayError as error:
-            self.deaths += 1
-            log.warning("a worker died, its ticket is given to another: %s", _last_line(error))
-            self._start(actor)
+            if number in self._working:  # else it is known already, by its other ticket
+                self._working.remove(number)
+                self.deaths += 1
+                log.warning("a worker died, its tickets are given to others: %s", _last_line(error))
+                self._start(number)
             return None
 
     def _require_workers(self, working: bool) -> None:
