@@ -70,7 +70,7 @@ OWN_OPTIONS = {
     "--again",
 } | {f"--{name}" for name in ("port", "address", "maxmemory", "password-file", "beside-port", "log")}
 COMMANDS_WITH_SETTINGS = {"train", "resume", "doctor", "explain", "calibrate", "config show"} | {
-    *("evaluate", "transfer", "curves", "corruptions", "export")
+    *("evaluate", "compare", "transfer", "curves", "corruptions", "export")
 }
 
 

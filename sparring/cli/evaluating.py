@@ -1,4 +1,4 @@
-"""The commands that evaluate or export the weights of a run: evaluate, transfer, curves, corruptions, export."""
+"""The commands that evaluate, compare or export the weights of runs."""
 
 from __future__ import annotations
 
@@ -91,6 +91,32 @@ def transfer(
 
 
 @evaluation_commands.command(epilog=HINT)
+def compare(
+    context: typer.Context,
+    runs: Annotated[list[Path], typer.Argument(help="Two or more run folders with the same data.")],
+    best: Best = False,
+    as_json: Json = False,
+) -> None:
+    """Compare runs on the same test examples: do their robust accuracies differ? (McNemar's test.)"""
+    from sparring.commands.comparing import compare_runs
+
+    found = compare_runs([open_run(path) for path in runs], context.obj, best=best, progress=periodic_notes())
+    if as_json:
+        out(json.dumps(found, indent=2))
+        return
+    from sparring.observe.report import table
+
+    Console().print(table(f"{found['attack']}, {_examples(found)}", [_accuracies(each) for each in found["runs"]]))
+    Console().print(table("Differences of robust accuracy", [_difference(each) for each in found["pairs"]]))
+    out(
+        "Only first, only second: examples that are robust under one of the two alone. p: McNemar's exact two-sided "
+        "test, corrected for the number of pairs (Holm)."
+    )
+    for warning in found["warnings"]:
+        out(warning)
+
+
+@evaluation_commands.command(epilog=HINT)
 def curves(
     context: typer.Context,
     run: RunPath,
@@ -155,6 +181,25 @@ def export(
 
     for file in export_run(open_run(run), kind, path, context.obj, best=best):
         out(str(file))
+
+
+def _accuracies(figures: dict[str, Any]) -> dict[str, object]:
+    of = {
+        name: _with_interval(figures[f"{name}_accuracy"], figures[f"{name}_interval"]) for name in ("clean", "robust")
+    }
+    return {"run": figures["run"], "clean accuracy": of["clean"], "robust accuracy": of["robust"]}
+
+
+def _difference(pair: dict[str, Any]) -> dict[str, object]:
+    low, high = (100 * end for end in pair["interval"])
+    return {
+        "first": pair["first"],
+        "second": pair["second"],
+        "only first": pair["only_first"],
+        "only second": pair["only_second"],
+        "difference in points": f"{100 * pair['difference']:+.1f} ({low:+.1f} to {high:+.1f})",
+        "p": f"{pair['p_value']:.2g}",
+    }
 
 
 def _examples(result: dict[str, Any]) -> str:

@@ -197,22 +197,10 @@ def evaluate_run(
     """
     if save is not None:
         require_new_file(save)
-    made = open_trained(run, changes, best=best, may_change=(*MAY_CHANGE, *OF_WORKERS, "attack.epsilon"))
+    made, what = open_judged(run, changes, best=best)
     config, threat = made.config, made.threat
-    _require_epsilon(config, threat)
     if save is not None:
         require_bytes(made.test, f"--save {save}")
-    file = made.checkpoint / (checkpoints.AVERAGE if config.evaluation.weights == "ema" else checkpoints.MODEL)
-    what = Judged(
-        config,
-        made.model,
-        made.test,
-        threat,
-        digest_of(file),
-        run.path / "verdicts",
-        run.read_json(run.sources.name) or {},
-        workers=bool({"workers", "workers.count"} & changes.keys()),
-    )
     found, judgement, beside = judged(what, replace(how, keep_images=save is not None), progress)
     result = made.figures(found.as_dict()) | beside
     result |= {"epsilon": threat.epsilon, "trained_epsilon": config_of(run).attack.epsilon}
@@ -225,6 +213,24 @@ def evaluate_run(
         result |= {"saved": str(save), "saved_accuracy": count / total, "saved_interval": interval(count, total)}
         _keep(run, "evaluation.json", result)
     return result
+
+
+def open_judged(run: Run, changes: dict[str, str], *, best: bool = False) -> tuple[Trained, Judged]:
+    """The weights of a run, and what is needed to judge them by tickets. Raises as `open_trained`."""
+    made = open_trained(run, changes, best=best, may_change=(*MAY_CHANGE, *OF_WORKERS, "attack.epsilon"))
+    _require_epsilon(made.config, made.threat)
+    average = made.config.evaluation.weights == "ema"
+    what = Judged(
+        made.config,
+        made.model,
+        made.test,
+        made.threat,
+        digest_of(made.checkpoint / (checkpoints.AVERAGE if average else checkpoints.MODEL)),
+        run.path / "verdicts",
+        run.read_json(run.sources.name) or {},
+        workers=bool({"workers", "workers.count"} & changes.keys()),
+    )
+    return made, what
 
 
 def _saved(made: Trained, judgement: Judgement) -> Saved:
@@ -307,7 +313,7 @@ def transfer_runs(
         UsageError: fewer than two runs, one given twice, or runs of different data or threats.
         SparringError: as `open_trained`.
     """
-    _require_different(runs)
+    require_different(runs, "transfer")
     opened = [open_trained(run, changes, best=best) for run in runs]
     members = [
         Member(
@@ -318,7 +324,7 @@ def transfer_runs(
             made.config.data.name,
             made.checkpoint.name,
         )
-        for name, made in zip(_names(runs), opened, strict=True)
+        for name, made in zip(names_of(runs), opened, strict=True)
     ]
     first = opened[0].config
     found = transfer(members, first.evaluation, first.train.seed, as_trained, progress).as_dict()
@@ -326,16 +332,17 @@ def transfer_runs(
     return {**found, "warnings": [*of_runs, *found["warnings"]]}
 
 
-def _require_different(runs: Sequence[Run]) -> None:
+def require_different(runs: Sequence[Run], command: str) -> None:
+    """Refuse fewer than two runs, and one that is given twice."""
     paths = [run.path for run in runs]
     if len(paths) < 2:
-        raise UsageError("transfer needs two runs or more: the examples of each are tried on all.")
+        raise UsageError(f"{command} needs two runs or more.")
     twice = next((path for path in paths if paths.count(path) > 1), None)
     if twice is not None:
         raise UsageError(f"{twice} is given twice; name each run once.")
 
 
-def _names(runs: Sequence[Run]) -> list[str]:
+def names_of(runs: Sequence[Run]) -> list[str]:
     """Folder names where they tell the runs apart, else whole paths."""
     names = [run.path.name for run in runs]
     return names if len(set(names)) == len(names) else [str(run.path) for run in runs]
