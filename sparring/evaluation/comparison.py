@@ -63,7 +63,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def difference(one: int, other: int, samples: int) -> tuple[float, float]:
-    """95 % interval of (one − other) / samples, of paired shares: half a pair more in each cell (Agresti & Min 2005)."""
+    """95 % interval of (one − other) / samples, of paired shares; half a pair more in each cell (Agresti & Min)."""
     total, centre = samples + 2, (one - other) / (samples + 2)
     spread = 1.959964 * math.sqrt((one + other + 1) - (one - other) ** 2 / total) / total
     return max(-1.0, centre - spread), min(1.0, centre + spread)

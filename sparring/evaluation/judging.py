@@ -274,7 +274,8 @@ class _UnderWay:
 
     def _take(self, entry: Entry) -> None:
         self.standing.take(entry)
-        self.tally.judged, self.tally.robust = self.standing.judged()
+        self.tally.judged = self.standing.wrong + self.standing.robust
+        self.tally.robust = self.standing.robust
 
     def _remarks(self) -> list[str]:
         """What the panel says of the accuracy after each of its attacks."""

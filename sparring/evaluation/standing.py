@@ -16,6 +16,7 @@ class Standing:
         self.warnings: dict[str, None] = {}
         self._places = {index: place for place, index in enumerate(indices)}
         self._survived: list[set[str]] = [set() for _ in indices]
+        self.wrong, self.robust = self.correct.count(False), 0  # how many are wrong or broken, and judged robust
 
     def take(self, entry: Entry) -> None:
         """Take a ticket's verdicts over, except those of other examples or by attacks that do not count."""
@@ -25,11 +26,14 @@ class Standing:
             if place is None or not self.correct[place]:
                 continue
             before = entry.attacks if broken is None else entry.attacks[: entry.attacks.index(broken)]
+            was_robust = self._survived[place].issuperset(self.names)
             self._survived[place] |= set(before)
+            self.robust += self._survived[place].issuperset(self.names) - was_robust
             if broken is None or broken in self.names:
                 known = self.verdicts.get(place)
                 self.verdicts[place] = verdict if known is None else known.and_then(verdict)
                 self.correct[place] = broken is None
+                self.wrong += broken is not None
 
     def alive(self) -> list[int]:
         """The places of what is still correct."""
@@ -43,11 +47,3 @@ class Standing:
             if self.correct[place] and names:
                 found.setdefault(names, []).append(place)
         return found
-
-    def judged(self) -> tuple[int, int]:
-        """How many examples are judged to the end, and how many of these are robust."""
-        robust = sum(
-            correct and survived.issuperset(self.names)
-            for correct, survived in zip(self.correct, self._survived, strict=True)
-        )
-        return robust + self.correct.count(False), robust

@@ -13,12 +13,12 @@ def standing() -> Standing:
 
 def test_an_example_lacks_what_it_has_not_survived() -> None:
     made = standing()
-    assert made.lacking(range(5)) == {("a", "b", "c"): [0, 1, 3, 4]} and made.judged() == (1, 0)
+    assert made.lacking(range(5)) == {("a", "b", "c"): [0, 1, 3, 4]} and (made.wrong, made.robust) == (1, 0)
     made.take(Entry(("a",), (), (Verdict(10, None, 1.0, 5), Verdict(11, "a", 2.0, 5))))
     made.take(Entry(("c", "b"), (), (Verdict(10, None, 3.0, 5), Verdict(14, "b", 1.0, 9))))
     assert made.lacking(range(5)) == {("a", "b", "c"): [3]}
     assert made.correct == [True, False, False, True, False] and made.alive() == [0, 3]
-    assert made.judged() == (4, 1)
+    assert (made.wrong, made.robust) == (3, 1)
     assert made.verdicts[0] == Verdict(10, None, 3.0, 10)
 
 
