@@ -14,7 +14,7 @@ from torch import nn
 from sparring import plugins
 from sparring.attacks import Attack
 from sparring.attacks.by_name import threat_of
-from sparring.commands.judging import BY_DEFAULT, How, Judged, digest_of, judged
+from sparring.commands.judging import BY_DEFAULT, How, Judged, digest_of, judged, judges_of
 from sparring.commands.live import require_passed
 from sparring.config import Config, config_of, differences, load
 from sparring.data import Dataset, Sample, require_bytes
@@ -215,9 +215,14 @@ def evaluate_run(
     return result
 
 
-def open_judged(run: Run, changes: dict[str, str], *, best: bool = False) -> tuple[Trained, Judged]:
-    """The weights of a run, and what is needed to judge them by tickets. Raises as `open_trained`."""
-    made = open_trained(run, changes, best=best, may_change=(*MAY_CHANGE, *OF_WORKERS, "attack.epsilon"))
+def open_judged(
+    run: Run, changes: dict[str, str], *, best: bool = False, may_change: tuple[str, ...] = ("attack.epsilon",)
+) -> tuple[Trained, Judged]:
+    """The weights of a run, and what is needed to judge them by tickets. Raises as `open_trained`.
+
+    may_change: beside how it is evaluated, and by which workers.
+    """
+    made = open_trained(run, changes, best=best, may_change=(*MAY_CHANGE, *OF_WORKERS, *may_change))
     _require_epsilon(made.config, made.threat)
     average = made.config.evaluation.weights == "ema"
     what = Judged(
@@ -314,7 +319,8 @@ def transfer_runs(
         SparringError: as `open_trained`.
     """
     require_different(runs, "transfer")
-    opened = [open_trained(run, changes, best=best) for run in runs]
+    pairs = [open_judged(run, changes, best=best, may_change=()) for run in runs]
+    opened = [made for made, _ in pairs]
     members = [
         Member(
             name,
@@ -327,7 +333,8 @@ def transfer_runs(
         for name, made in zip(names_of(runs), opened, strict=True)
     ]
     first = opened[0].config
-    found = transfer(members, first.evaluation, first.train.seed, as_trained, progress).as_dict()
+    with judges_of([what for _, what in pairs]) as judges:
+        found = transfer(members, first.evaluation, first.train.seed, as_trained, progress, judges).as_dict()
     of_runs = [f"{member.name}: {text}" for member, made in zip(members, opened, strict=True) for text in made.warnings]
     return {**found, "warnings": [*of_runs, *found["warnings"]]}
 

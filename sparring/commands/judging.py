@@ -6,11 +6,11 @@ import hashlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -26,6 +26,9 @@ from sparring.evaluation.robustness import Evaluation, attack_for, evaluation_of
 from sparring.evaluation.tickets import InProcess, Judges
 from sparring.observe.exporter import Exporter
 from sparring.observe.state import RunState
+
+if TYPE_CHECKING:
+    from sparring.engines.ray.judges import Weights
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +94,7 @@ def judged(what: Judged, how: How, progress: Progress | None = None) -> tuple[Ev
         if journal is not None:
             stack.enter_context(journal.owned())
         told = _Told(progress, RunState(phase="evaluating", engine="evaluation", dataset=config.data.name))
-        judges = stack.enter_context(_judges(what, told.state))
+        judges = stack.enter_context(judges_of([what], lambda: told.state))
         found = judge(
             judges,
             sample,
@@ -151,22 +154,33 @@ class _Told:
 
 
 @contextmanager
-def _judges(what: Judged, state: RunState) -> Iterator[Judges]:
-    """This process; or workers, with their metrics served meanwhile."""
-    if not what.workers:
-        yield InProcess([what.model])
-        return
-    from sparring.engines.ray.actors import tree_of
-    from sparring.engines.ray.judges import Weights, ray_judges
+def judges_of(
+    whats: Sequence[Judged], told: Callable[[], RunState] = lambda: RunState(phase="evaluating", engine="evaluation")
+) -> Iterator[Judges]:
+    """Who judges these networks, in this order: this process, or the workers of the first one's settings.
 
-    config = what.config
-    tensors = {name: tensor.cpu() for name, tensor in what.model.state_dict().items()}
-    networks = [Weights(tree_of(config), what.test.shape, what.test.classes, tensors)]
+    told: what the metrics of the workers' evaluation are read from.
+    """
+    first = whats[0]
+    if not first.workers:
+        yield InProcess([what.model for what in whats])
+        return
+    from sparring.engines.ray.judges import ray_judges
+
+    config, sources = first.config, {path: text for what in whats for path, text in what.sources.items()}
     with ExitStack() as stack:
         if config.metrics.enabled:
-            served = stack.enter_context(Exporter(config.metrics.bind, config.metrics.port, lambda: (state, {})))
+            served = stack.enter_context(Exporter(config.metrics.bind, config.metrics.port, lambda: (told(), {})))
             log.warning("metrics: http://%s:%d/metrics", config.metrics.bind, served.port)
-        yield stack.enter_context(ray_judges(config, networks, dict(what.sources)))
+        yield stack.enter_context(ray_judges(config, [_weights(what) for what in whats], sources))
+
+
+def _weights(what: Judged) -> Weights:
+    from sparring.engines.ray.actors import tree_of
+    from sparring.engines.ray.judges import Weights
+
+    tensors = {name: tensor.cpu() for name, tensor in what.model.state_dict().items()}
+    return Weights(tree_of(what.config), what.test.shape, what.test.classes, tensors)
 
 
 def _beside(what: Judged, found: Judgement, journal: Path | None) -> dict[str, Any]:

@@ -65,9 +65,36 @@ class InProcess:
         return work(self.models, x.to(device), y.to(device), progress)
 
 
+class Unheard:
+    """`Events` that nobody listens to."""
+
+    def within(self, sentence: str) -> None:
+        """Nothing."""
+
+    def working(self, workers: int, deaths: int) -> None:
+        """Nothing."""
+
+
+def in_order(
+    judges: Judges, examples: Dataset, tickets: Sequence[Ticket], report: Callable[[int, int], None] | None = None
+) -> list[Any]:
+    """The results of all tickets, whose numbers are 0, 1, 2, … report: called with (tickets done, all tickets)."""
+    results: dict[int, Any] = {}
+    for ticket, result in judges.results(examples, tickets, Unheard()):
+        results[ticket.number] = result
+        if report is not None:
+            report(len(results), len(tickets))
+    return [results[number] for number in range(len(tickets))]
+
+
 def examples_at(examples: Dataset, places: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Images in [0, 1], float32 [n, C, H, W], and labels, on the CPU."""
     return batch(examples, torch.tensor(places), augment="none", seed=0, epoch=0)
+
+
+def in_batches(examples: int, size: int) -> list[tuple[int, ...]]:
+    """The places of each batch, in order."""
+    return [tuple(range(first, min(first + size, examples))) for first in range(0, examples, size)]
 
 
 def sizes(examples: int, largest: int, workers: int = 1) -> list[int]:

@@ -17,8 +17,9 @@ from sparring.config import EvaluationSettings
 from sparring.data import Dataset, Sample
 from sparring.errors import UsageError
 from sparring.evaluation.findings import findings_of, warnings_of
-from sparring.evaluation.outcomes import Outcomes, batches, clean_outcomes, joined
+from sparring.evaluation.outcomes import Outcomes, clean_outcomes, joined
 from sparring.evaluation.robustness import attack_for, describe, interval
+from sparring.evaluation.tickets import InProcess, Judges, Ticket, in_batches, in_order
 from sparring.randomness import generator
 
 Pair = tuple[float, float]
@@ -65,10 +66,12 @@ def transfer(
     seed: int,
     as_trained: bool = False,
     progress: Callable[[str], None] | None = None,
+    judges: Judges | None = None,
 ) -> Matrix:
     """Attack every member and evaluate all members on its adversarial examples.
 
     Args:
+        judges: who does it, with the members' models in this order; by default this process.
         as_trained: attack each source with the attack of its training (Bhat et al.), not with that of `settings`.
 
     Raises:
@@ -77,29 +80,34 @@ def transfer(
     _require_alike(members)
     attacks = [_attack_of(member, settings, as_trained) for member in members]
     sample = Sample(members[0].test, settings.samples, settings.draw)
-    total = len(sample)
-    rows: list[list[Outcomes]] = []
-    for source, attack in enumerate(attacks):
-        parts = []
-        for first, x, y in batches(members[source].model, sample, settings.batch_size):
-            parts.append(_attacked(members, source, attack, x, y, seed, first))
-            if progress is not None:
-                progress(f"{members[source].name}: {first + len(y)} of {total} test examples attacked")
-        rows.append([joined(of_target) for of_target in zip(*parts, strict=True)])
+    batches = in_batches(len(sample), settings.batch_size)
+    works = [(source, attack, places) for source, attack in enumerate(attacks) for places in batches]
+    tickets = [
+        Ticket(number, places, Crossed(source, attack, seed, places[0]))
+        for number, (source, attack, places) in enumerate(works)
+    ]
+    judges = InProcess([member.model for member in members]) if judges is None else judges
+    found = in_order(judges, sample, tickets, None if progress is None else _told(progress))
+    of_source = [found[first : first + len(batches)] for first in range(0, len(found), len(batches))]
+    rows: list[list[Outcomes]] = [[joined(parts) for parts in zip(*each, strict=True)] for each in of_source]
     clean = [int(outcomes.clean.sum()) for outcomes in rows[0]]
     counts = [[int(outcomes.robust.sum()) for outcomes in row] for row in rows]
     return Matrix(
         names=[member.name for member in members],
         checkpoints=[member.checkpoint for member in members],
         attacks=[_described(attack) for attack in attacks],
-        samples=total,
+        samples=len(sample),
         drawn=sample.rule,
-        clean=[count / total for count in clean],
-        clean_interval=[interval(count, total) for count in clean],
-        accuracy=[[count / total for count in row] for row in counts],
-        interval=[[interval(count, total) for count in row] for row in counts],
+        clean=[count / len(sample) for count in clean],
+        clean_interval=[interval(count, len(sample)) for count in clean],
+        accuracy=[[count / len(sample) for count in row] for row in counts],
+        interval=[[interval(count, len(sample)) for count in row] for row in counts],
         warnings=[*sample.warnings, *_warnings(members, rows)],
     )
+
+
+def _told(progress: Callable[[str], None]) -> Callable[[int, int], None]:
+    return lambda done, total: progress(f"{done} of {total} tickets done, each a batch attacked by one of the models")
 
 
 def _described(attack: Attack) -> str:
@@ -114,20 +122,33 @@ def _attack_of(member: Member, settings: EvaluationSettings, as_trained: bool) -
     return replace(member.threat, loss=CROSS_ENTROPY)
 
 
-def _attacked(
-    members: Sequence[Member], source: int, attack: Attack, x: Tensor, y: Tensor, seed: int, first: int
-) -> list[Outcomes]:
-    """The outcomes of each target, on the CPU: correct on the clean image and on the examples of every restart."""
-    found = [_seen(member.model, x, y) for member in members]
-    check, once = GradientCheck(len(y), y.device), replace(attack, restarts=1)
-    for restart in range(attack.restarts):
-        with frozen(members[source].model):
-            random = generator(seed, "transfer", first, restart)
-            delta = perturb(members[source].model, x, y, once, random, check=check)
-        attacked = perturbed(x, delta)
-        now = [_seen(member.model, attacked, y) for member in members]
-        found = [_after(before, each) for before, each in zip(found, now, strict=True)]
-    return [replace(each, zero_gradient=check.zero.cpu(), non_finite_gradient=check.non_finite.cpu()) for each in found]
+@dataclass(frozen=True)
+class Crossed:
+    """Work: attack by one of the models, and evaluate all of them on its examples: correct on the clean image and on
+    the examples of every restart. The outcomes of each, on the CPU.
+
+    first: place of the batch's first example, which seeds random starts.
+    """
+
+    source: int
+    attack: Attack
+    seed: int
+    first: int
+
+    def __call__(
+        self, models: Sequence[nn.Module], x: Tensor, y: Tensor, progress: Callable[[str], None] | None
+    ) -> list[Outcomes]:
+        found, attacker = [_seen(model, x, y) for model in models], models[self.source]
+        check, once = GradientCheck(len(y), y.device), replace(self.attack, restarts=1)
+        for restart in range(self.attack.restarts):
+            with frozen(attacker):
+                random = generator(self.seed, "transfer", self.first, restart)
+                delta = perturb(attacker, x, y, once, random, check=check)
+            attacked = perturbed(x, delta)
+            now = [_seen(model, attacked, y) for model in models]
+            found = [_after(before, each) for before, each in zip(found, now, strict=True)]
+        zero, non_finite = check.zero.cpu(), check.non_finite.cpu()
+        return [replace(each, zero_gradient=zero, non_finite_gradient=non_finite) for each in found]
 
 
 def _after(before: Outcomes, now: Outcomes) -> Outcomes:

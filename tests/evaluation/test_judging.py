@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from sparring.data import Dataset, batch
+from sparring.data import batch
 from sparring.errors import UsageError
 from sparring.evaluation import autoattack as module
 from sparring.evaluation.autoattack import autoattack
@@ -18,27 +18,16 @@ from sparring.evaluation.journal import Journal
 from sparring.evaluation.judging import Tally, judge
 from sparring.evaluation.outcomes import outcomes
 from sparring.evaluation.panels import AutoAttackPanel, Restarts
-from sparring.evaluation.tickets import Events, InProcess, Ticket
-from tests.support.judged import EPSILON, PGD_3, examples, network
+from sparring.evaluation.tickets import InProcess
+from tests.support.judged import EPSILON, PGD_3, Backwards, examples, network
 
 SIZE = 16
 PANEL = AutoAttackPanel("linf", EPSILON, 10, seed=0)
 PGD = Restarts(PGD_3, seed=0)
 
 
-class Backwards(InProcess):
-    """Workers that are done in another order. Stops after `most` tickets, as if it were killed."""
-
-    def __init__(self, most: int = 1000) -> None:
-        super().__init__([network()])
-        self.left = most
-
-    def results(self, examples: Dataset, tickets: Iterable[Ticket], events: Events) -> Iterator[tuple[Ticket, Any]]:
-        for done in super().results(examples, list(tickets)[::-1], events):
-            if self.left == 0:
-                raise KeyboardInterrupt
-            self.left -= 1
-            yield done
+def backwards(most: int = 1000) -> Backwards:
+    return Backwards([network()], most)
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +50,7 @@ def test_in_mode_exact_autoattack_is_that_of_its_authors_in_one_process(version:
     x, y = batch(sample, torch.arange(len(sample)), augment="none", seed=0, epoch=0)
     how: dict[str, Any] = {"norm": "linf", "epsilon": EPSILON, "classes": 10, "seed": 0, "version": version}
     expected = autoattack(network(), x, y, batch_size=SIZE, **how)
-    found = judge(Backwards(), sample, AutoAttackPanel(**how), batch_size=SIZE, keep_images=True)
+    found = judge(backwards(), sample, AutoAttackPanel(**how), batch_size=SIZE, keep_images=True)
     assert torch.equal(found.outcomes.robust, expected.alive) and 0 < int(expected.alive.sum()) < len(x)
     for place, image in found.images.items():
         assert torch.equal(image, expected.images[place])
@@ -72,7 +61,7 @@ def test_pgd_is_that_of_one_process() -> None:
     sample = examples()
     expected = outcomes(network(), sample, PGD_3, batch_size=SIZE, seed=0)
     for mode in ("exact", "fast"):
-        found = judge(Backwards(), sample, PGD, batch_size=SIZE, mode=mode)
+        found = judge(backwards(), sample, PGD, batch_size=SIZE, mode=mode)
         for name in ("labels", "clean", "robust", "zero_gradient", "confidence", "probabilities"):
             assert torch.equal(getattr(found.outcomes, name), getattr(expected, name)), name
         broken = [each.queries for each in found.verdicts.values() if each.broken_by == "restart 2"]
@@ -86,9 +75,9 @@ def test_whoever_is_killed_goes_on_to_the_same_verdicts(journal: Journal, panel:
     with journal.owned():
         for most in (2, 2):  # the first look takes one
             with pytest.raises(KeyboardInterrupt):
-                judge(Backwards(most), sample, panel, batch_size=SIZE, journal=journal)
-        found = judge(Backwards(), sample, panel, batch_size=SIZE, journal=journal)
-        again = judge(Backwards(1), sample, panel, batch_size=SIZE, journal=journal)
+                judge(backwards(most), sample, panel, batch_size=SIZE, journal=journal)
+        found = judge(backwards(), sample, panel, batch_size=SIZE, journal=journal)
+        again = judge(backwards(1), sample, panel, batch_size=SIZE, journal=journal)
     assert found.known > 0 and found.verdicts == whole.verdicts == again.verdicts
     assert torch.equal(found.outcomes.robust, whole.outcomes.robust)
 
@@ -116,7 +105,7 @@ def test_it_stops_when_the_interval_is_narrow_enough() -> None:
     whole = judge(InProcess([network()]), examples(None), PGD, batch_size=SIZE, mode="fast")
     judges = InProcess([network()])
     found = judge(judges, examples(None), PGD, batch_size=SIZE, mode="fast", within=0.1, progress=told.append)
-    slow = judge(Backwards(), examples(None), PGD, batch_size=SIZE, mode="fast", within=0.1)
+    slow = judge(backwards(), examples(None), PGD, batch_size=SIZE, mode="fast", within=0.1)
     assert len(slow.places) == 360, "the first tickets count before later ones, whichever is done first"
     robust = whole.outcomes.robust[found.places]
     assert 50 < len(found.places) < 200, "0.1 takes about 90 examples"

@@ -13,6 +13,7 @@ from sparring.data import ArrayDataset
 from sparring.errors import UsageError
 from sparring.evaluation.robustness import interval
 from sparring.evaluation.transfer import Matrix, Member, transfer
+from tests.support.judged import Backwards
 from tests.support.models import Brightness, Shattered, distances, greys
 
 PGD_3 = PGD(0.1, steps=3)
@@ -49,6 +50,13 @@ def test_an_image_that_is_wrong_when_clean_is_never_robust() -> None:
     mislabelled = greys(torch.tensor([0.05, 0.3]), torch.tensor([0, 1]))
     found = matrix(member("a", Opposite(), mislabelled), member("b", Brightness(), mislabelled))
     assert found.clean == [0.5, 0.5] and found.accuracy[0] == [0.0, 0.5]
+
+
+def test_it_is_the_same_whoever_does_the_tickets_in_whatever_order() -> None:
+    members = [member("smooth", Brightness()), member("shattered", Shattered())]
+    settings = EvaluationSettings(steps=10, restarts=2, batch_size=16)
+    others = Backwards([each.model for each in members])
+    assert transfer(members, settings, seed=0, judges=others) == transfer(members, settings, seed=0)
 
 
 def test_the_count_and_the_intervals_are_told() -> None:

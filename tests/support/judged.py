@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,8 @@ from torch import nn
 
 from sparring.attacks import PGD
 from sparring.config import DataSettings
-from sparring.data import Sample, batch, load
+from sparring.data import Dataset, Sample, batch, load
+from sparring.evaluation.tickets import Events, InProcess, Ticket
 
 EPSILON = 0.08
 PGD_3 = PGD(EPSILON, steps=5, restarts=3)
@@ -35,3 +38,18 @@ def network() -> nn.Module:
 
 def examples(count: int | None = 120) -> Sample:
     return Sample(load(DataSettings(), "test"), count)
+
+
+class Backwards(InProcess):
+    """Workers that are done in another order. After `most` tickets they end as if they were killed."""
+
+    def __init__(self, models: Sequence[nn.Module], most: int = 1000) -> None:
+        super().__init__(models)
+        self.left = most
+
+    def results(self, examples: Dataset, tickets: Iterable[Ticket], events: Events) -> Iterator[tuple[Ticket, Any]]:
+        for done in super().results(examples, list(tickets)[::-1], events):
+            if self.left == 0:
+                raise KeyboardInterrupt
+            self.left -= 1
+            yield done
