@@ -22,7 +22,10 @@ Best = Annotated[bool, typer.Option("--best", help="Use the best checkpoint on h
 @evaluation_commands.command(epilog=HINT)
 def evaluate(
     context: typer.Context,
-    run: RunPath,
+    run: Annotated[
+        Path,
+        typer.Argument(help="A run folder; or a file of weights, with --model.name, --data.name, --attack.epsilon."),
+    ],
     save: Annotated[
         Path | None, typer.Option("--save", help="Write the attacked images, in 8 bits, to this npz file.")
     ] = None,
@@ -37,18 +40,24 @@ def evaluate(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Evaluate the weights of a run: accuracy on clean test images and under attack.
+    """Evaluate the weights of a run, or of a file: accuracy on clean test images and under attack.
 
     With --workers N by N Ray workers. Verdicts are kept example by example: the same command goes on where it was.
     """
     from sparring.commands.evaluate import evaluate_run
     from sparring.commands.judging import How
+    from sparring.commands.weights import evaluate_weights
     from sparring.observe.report import table
 
     if until is not None and not 0 < until < 50:
         raise UsageError(f"--until {until:g}: points between 0 and 50 are needed, such as 1.")
     how = How(resume, again, None if until is None else until / 100)
-    result = evaluate_run(open_run(run), context.obj, best=best, progress=periodic_notes(), save=save, how=how)
+    if run.is_file():
+        if best or save is not None:
+            raise UsageError(f"--{'best' if best else 'save'}: {run} is a file of weights. Only runs have that.")
+        result = evaluate_weights(run, context.obj, how, progress=periodic_notes())
+    else:
+        result = evaluate_run(open_run(run), context.obj, best=best, progress=periodic_notes(), save=save, how=how)
     if as_json:
         out(json.dumps(result, indent=2))
         return

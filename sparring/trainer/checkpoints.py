@@ -101,7 +101,7 @@ def _digests(path: Path) -> dict[str, str]:
     """SHA-256 of the files of a checkpoint, by name."""
     digests = {}
     for each in sorted(path.iterdir()):
-        if each.name != DIGESTS and not each.name.startswith("."):
+        if each.is_file() and each.name != DIGESTS and not each.name.startswith("."):
             with each.open("rb") as file:
                 digests[each.name] = hashlib.file_digest(file, "sha256").hexdigest()
     return digests
