@@ -1,16 +1,10 @@
-"""Robust accuracy by ε and by number of steps, and tests for masked gradients.
-
-Athalye, Carlini, Wagner 2018 (arXiv:1802.00420, section 3.1): with useful gradients, robust accuracy does not rise with
-more steps or a larger ball, an unbounded attack leaves no example correct, and a black-box attack is not stronger than
-PGD.
-"""
+"""Robust accuracy by ε and by number of steps, and tests for masked gradients."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from itertools import combinations
 from typing import Any
 
 import torch
@@ -20,14 +14,13 @@ from sparring.attacks import Attack
 from sparring.config import EvaluationSettings
 from sparring.data import Dataset, Sample
 from sparring.evaluation.autoattack import square
+from sparring.evaluation.comparisons import masked, unbounded_warning
 from sparring.evaluation.findings import findings_of, warnings_of, worst
 from sparring.evaluation.outcomes import Outcomes, batches, outcomes
 from sparring.evaluation.robustness import attack_for, counted, describe, interval
 
 EPSILONS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # relative to the trained ε
 STEPS = (1, 2, 5, 10, 20, 50, 100)
-LEVEL = 0.01  # significance level of each family of tests, divided by its number of pairs (Bonferroni)
-UNBOUNDED_ACCURACY = 0.01  # accuracy that an unbounded attack may leave
 RULE = (
     "Rule: a stronger attack must not leave a higher accuracy (exact one-sided sign test on the same examples, at 0.01 "
     "divided by the number of pairs), and under an unbounded attack the lower end of the 95 % interval must not exceed "
@@ -121,52 +114,6 @@ def curves(
         rule=RULE,
         warnings=warnings,
     )
-
-
-def masked(survivors: Sequence[tuple[str, Tensor]]) -> list[str]:
-    """A warning if a stronger attack leaves significantly more examples correct than a weaker one, else [].
-
-    Args:
-        survivors: name and survivors (bool [N], the same examples) of each attack, the weakest first.
-    """
-    pairs = list(combinations(survivors, 2))
-    found = []
-    for (weak, after_weak), (strong, after_strong) in pairs:
-        only_strong, only_weak = int((after_strong & ~after_weak).sum()), int((after_weak & ~after_strong).sum())
-        p_value = sign_test(only_strong, only_weak)
-        if p_value < LEVEL / len(pairs):
-            share_weak, share_strong = (100 * float(each.float().mean()) for each in (after_weak, after_strong))
-            warning = (
-                f"{strong} leaves {share_strong:.1f} % correct, {weak} only {share_weak:.1f} %: {only_strong} examples "
-                f"survive only the first, {only_weak} only the second (sign test, p = {p_value:.2g})"
-            )
-            found.append((p_value, warning))
-    if not found:
-        return []
-    more = f" {len(found) - 1} more of {len(pairs)} pairs show the same." if len(found) > 1 else ""
-    return [
-        f"{min(found)[1]}. The gradients are probably masked: evaluate by AutoAttack and by transferred examples.{more}"
-    ]
-
-
-def unbounded_warning(alive: Tensor, epsilon: float) -> list[str]:
-    """A warning if an attack whose ball holds every image leaves examples correct, else []."""
-    low, _ = interval(int(alive.sum()), len(alive))
-    if low <= UNBOUNDED_ACCURACY:
-        return []
-    return [
-        f"The ball of ε = {epsilon:.4g} holds every image, and {100 * float(alive.float().mean()):.1f} % of "
-        f"{len(alive)} examples are still correct (lower end of the 95 % interval {100 * low:.1f} %): the attack fails "
-        f"to find adversarial examples that exist. The gradients are probably masked, or the steps are too few: raise "
-        f"evaluation.steps."
-    ]
-
-
-def sign_test(more: int, less: int) -> float:
-    """Probability of at least `more` heads in `more + less` throws of a fair coin (exact McNemar test)."""
-    throws = more + less
-    at_least: int = sum(math.comb(throws, heads) for heads in range(more, throws + 1))
-    return float(at_least / 2**throws)
 
 
 def _with(attack: Attack, epsilon: float, steps: int) -> Attack:
