@@ -133,7 +133,7 @@ def curves(
     best: Best = False,
     as_json: Json = False,
 ) -> None:
-    """Robust accuracy by ε and by number of steps, with a warning if gradients may be masked."""
+    """Robust accuracy by ε and by number of steps, and a verdict on masked gradients with its evidence."""
     from sparring.commands.evaluate import curves_of_run
     from sparring.evaluation.plots import draw, require_drawable
 
@@ -153,9 +153,8 @@ def curves(
         for each in points
     ]
     Console().print(table(f"{run.name}, {_examples(result)}", lines))
-    for warning in result["warnings"] or ["No sign of masked gradients."]:
-        out(warning)
-    out(result["rule"])
+    for line in [*result["warnings"], *_verdict_lines(result["masking"]), result["rule"]]:
+        out(line)
 
 
 @evaluation_commands.command(
@@ -209,6 +208,19 @@ def _difference(pair: dict[str, Any]) -> dict[str, object]:
         "difference in points": f"{100 * pair['difference']:+.1f} ({low:+.1f} to {high:+.1f})",
         "p": f"{pair['p_value']:.2g}",
     }
+
+
+def _verdict_lines(masking: dict[str, Any]) -> list[str]:
+    """The verdict on masked gradients, and a line for each piece of evidence."""
+    lines = [f"Verdict: {masking['verdict']}. {masking['note']}"]
+    for each in masking["evidence"]:
+        figures = [f"p = {each['p_value']:.2g}"] if each["p_value"] is not None else []
+        if each["interval"] is not None:
+            low, high = (100 * end for end in each["interval"])
+            figures.append(f"95 % interval {low:.1f} to {high:.1f} %")
+        says = "points to masking" if each["points"] else "no sign"
+        lines.append(f"- {each['name']}, {says}: {each['measured']} ({', '.join(figures)})")
+    return lines
 
 
 def _examples(result: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from sparring.commands.evaluate import names_of, open_judged, require_different
 from sparring.commands.judging import BY_DEFAULT, Judged, Progress, judged
 from sparring.errors import UsageError
-from sparring.evaluation.comparison import compared
+from sparring.evaluation.paired import compared
 from sparring.runs import Run
 
 

@@ -1,16 +1,10 @@
-"""Robust accuracy by ε and by number of steps, and tests for masked gradients.
-
-Athalye, Carlini, Wagner 2018 (arXiv:1802.00420, section 3.1): with useful gradients, robust accuracy does not rise with
-more steps or a larger ball, an unbounded attack leaves no example correct, and a black-box attack is not stronger than
-PGD.
-"""
+"""Robust accuracy by ε and by number of steps, and a verdict on masked gradients."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from itertools import combinations
 from typing import Any
 
 import torch
@@ -20,18 +14,20 @@ from sparring.attacks import Attack
 from sparring.config import EvaluationSettings
 from sparring.data import Dataset, Sample
 from sparring.evaluation.autoattack import square
+from sparring.evaluation.comparisons import Survivors, masked, unbounded_warning
 from sparring.evaluation.findings import findings_of, warnings_of, worst
+from sparring.evaluation.masking import Grid, Masking, masking
 from sparring.evaluation.outcomes import Outcomes, batches, outcomes
 from sparring.evaluation.robustness import attack_for, counted, describe, interval
+from sparring.evaluation.surfaces import surface
 
 EPSILONS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # relative to the trained ε
 STEPS = (1, 2, 5, 10, 20, 50, 100)
-LEVEL = 0.01  # significance level of each family of tests, divided by its number of pairs (Bonferroni)
-UNBOUNDED_ACCURACY = 0.01  # accuracy that an unbounded attack may leave
 RULE = (
     "Rule: a stronger attack must not leave a higher accuracy (exact one-sided sign test on the same examples, at 0.01 "
     "divided by the number of pairs), and under an unbounded attack the lower end of the 95 % interval must not exceed "
-    "1 %."
+    "1 %. A gradient that is zero or random must not be met by more than 5 % (lower end of the 95 % interval), and the "
+    "gradient must not lose against random directions on most examples (sign test, at 0.01)."
 )
 
 Progress = Callable[[str], None]
@@ -50,7 +46,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Curves:
-    """Two curves on the same `samples` test examples, the point of the black-box attack, and warnings.
+    """Two curves on the same `samples` test examples, the point of the black-box attack, warnings, and the verdict.
 
     drawn: which examples these are.
     """
@@ -64,6 +60,7 @@ class Curves:
     black_box: Point | None
     rule: str
     warnings: list[str]
+    masking: Masking
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -93,23 +90,16 @@ def curves(
     by_epsilon = [_with(base, epsilon, base.steps) for epsilon in radii]
     by_steps = [_with(base, base.epsilon, steps) for steps in STEPS]
     found = {attack: attacked(attack) for attack in dict.fromkeys([*by_epsilon, *by_steps])}
-    survivors = {attack: outcome.robust for attack, outcome in found.items()}
-    points = {
-        attack: _point(attack.epsilon, attack.steps, describe(attack), robust) for attack, robust in survivors.items()
-    }
-    warnings = [
-        *sample.warnings,
-        *warnings_of(worst(findings_of(outcome) for outcome in found.values())),
-        *masked([(f"ε = {attack.epsilon:.4g}", survivors[attack]) for attack in by_epsilon]),
-        *masked([(f"PGD-{attack.steps}", survivors[attack]) for attack in by_steps]),
-        *unbounded_warning(survivors[by_epsilon[-1]], unbounded),
-    ]
-    black_box = None
-    if settings.square_queries:
-        name, strongest = f"Square, {settings.square_queries} queries", by_steps[-1]
-        robust = _square(model, sample, base, settings, seed, progress)
-        warnings += masked([(name, robust), (describe(strongest), survivors[strongest])])
-        black_box = _point(base.epsilon, 0, name, robust)
+    points = {attack: _point(attack, outcome.robust) for attack, outcome in found.items()}
+    grid = Grid(
+        by_epsilon=[(f"ε = {attack.epsilon:.4g}", found[attack].robust) for attack in by_epsilon],
+        by_steps=[(f"PGD-{attack.steps}", found[attack].robust) for attack in by_steps],
+        black_box=_black_box(model, sample, base, settings, seed, progress),
+        strongest=found[by_steps[-1]],
+        steps=base.steps,
+    )
+    report = counted(progress, "loss surface: ", "looked at")
+    around = surface(model, sample, base, batch_size=settings.batch_size, seed=seed, progress=report)
     return Curves(
         norm=threat.norm,
         trained_epsilon=base.epsilon,
@@ -117,78 +107,53 @@ def curves(
         drawn=sample.rule,
         by_epsilon=[points[attack] for attack in by_epsilon],
         by_steps=[points[attack] for attack in by_steps],
-        black_box=black_box,
+        black_box=None if grid.black_box is None else _point_of(base.epsilon, 0, *grid.black_box),
         rule=RULE,
-        warnings=warnings,
+        warnings=[
+            *sample.warnings,
+            *warnings_of(worst(findings_of(outcome) for outcome in found.values())),
+            *_warnings(grid, unbounded),
+        ],
+        masking=masking(around, grid),
     )
 
 
-def masked(survivors: Sequence[tuple[str, Tensor]]) -> list[str]:
-    """A warning if a stronger attack leaves significantly more examples correct than a weaker one, else [].
-
-    Args:
-        survivors: name and survivors (bool [N], the same examples) of each attack, the weakest first.
-    """
-    pairs = list(combinations(survivors, 2))
-    found = []
-    for (weak, after_weak), (strong, after_strong) in pairs:
-        only_strong, only_weak = int((after_strong & ~after_weak).sum()), int((after_weak & ~after_strong).sum())
-        p_value = sign_test(only_strong, only_weak)
-        if p_value < LEVEL / len(pairs):
-            share_weak, share_strong = (100 * float(each.float().mean()) for each in (after_weak, after_strong))
-            warning = (
-                f"{strong} leaves {share_strong:.1f} % correct, {weak} only {share_weak:.1f} %: {only_strong} examples "
-                f"survive only the first, {only_weak} only the second (sign test, p = {p_value:.2g})"
-            )
-            found.append((p_value, warning))
-    if not found:
-        return []
-    more = f" {len(found) - 1} more of {len(pairs)} pairs show the same." if len(found) > 1 else ""
+def _warnings(grid: Grid, unbounded: float) -> list[str]:
     return [
-        f"{min(found)[1]}. The gradients are probably masked: evaluate by AutoAttack and by transferred examples.{more}"
+        *masked(grid.by_epsilon),
+        *masked(grid.by_steps),
+        *unbounded_warning(grid.by_epsilon[-1][1], unbounded),
+        *([] if grid.black_box is None else masked([grid.black_box, grid.by_steps[-1]])),
     ]
-
-
-def unbounded_warning(alive: Tensor, epsilon: float) -> list[str]:
-    """A warning if an attack whose ball holds every image leaves examples correct, else []."""
-    low, _ = interval(int(alive.sum()), len(alive))
-    if low <= UNBOUNDED_ACCURACY:
-        return []
-    return [
-        f"The ball of ε = {epsilon:.4g} holds every image, and {100 * float(alive.float().mean()):.1f} % of "
-        f"{len(alive)} examples are still correct (lower end of the 95 % interval {100 * low:.1f} %): the attack fails "
-        f"to find adversarial examples that exist. The gradients are probably masked, or the steps are too few: raise "
-        f"evaluation.steps."
-    ]
-
-
-def sign_test(more: int, less: int) -> float:
-    """Probability of at least `more` heads in `more + less` throws of a fair coin (exact McNemar test)."""
-    throws = more + less
-    at_least: int = sum(math.comb(throws, heads) for heads in range(more, throws + 1))
-    return float(at_least / 2**throws)
 
 
 def _with(attack: Attack, epsilon: float, steps: int) -> Attack:
     return replace(attack, epsilon=epsilon, steps=steps, step_size=None)
 
 
-def _point(epsilon: float, steps: int, name: str, alive: Tensor) -> Point:
+def _point(attack: Attack, alive: Tensor) -> Point:
+    return _point_of(attack.epsilon, attack.steps, describe(attack), alive)
+
+
+def _point_of(epsilon: float, steps: int, name: str, alive: Tensor) -> Point:
     count, total = int(alive.sum()), len(alive)
     return Point(epsilon, steps, name, count / total, interval(count, total))
 
 
-def _square(
+def _black_box(
     model: nn.Module,
     dataset: Dataset,
     attack: Attack,
     settings: EvaluationSettings,
     seed: int,
     progress: Progress | None,
-) -> Tensor:
+) -> Survivors | None:
+    """Those of Square; None where the settings leave it out."""
+    if not settings.square_queries:
+        return None
     parts = list(batches(model, dataset, settings.batch_size))
     x, y = torch.cat([part[1] for part in parts]), torch.cat([part[2] for part in parts])
-    return square(
+    found = square(
         model,
         x,
         y,
@@ -199,4 +164,5 @@ def _square(
         queries=settings.square_queries,
         batch_size=settings.batch_size,
         progress=progress,
-    ).alive.cpu()
+    )
+    return f"Square, {settings.square_queries} queries", found.alive.cpu()

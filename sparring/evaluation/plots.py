@@ -44,8 +44,9 @@ def draw(result: dict[str, Any], title: str, path: Path) -> None:
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.legend()
-    masked = "gradients are probably masked" if result["warnings"] else "no sign of masked gradients"
-    figure.suptitle(f"{title}: {result['samples']} test examples, 95 % intervals; {masked}")
+    masked = result["masking"]["verdict"] == "masked"
+    verdict = "gradients are probably masked" if masked else "no sign of masked gradients"
+    figure.suptitle(f"{title}: {result['samples']} test examples, 95 % intervals; {verdict}")
     with writing(path.expanduser()):
         figure.savefig(path.expanduser(), dpi=120)
 

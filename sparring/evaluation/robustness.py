@@ -194,11 +194,13 @@ def evaluate_by(
     return evaluate(model, dataset, pgd, progress=counted(progress), attacked=attacked, **how)
 
 
-def counted(progress: Callable[[str], None] | None, what: str = "") -> Callable[[int, int], None] | None:
+def counted(
+    progress: Callable[[str], None] | None, what: str = "", done_to_them: str = "attacked"
+) -> Callable[[int, int], None] | None:
     """A progress callback in examples that calls `progress` with a sentence; `what` begins it."""
     if progress is None:
         return None
-    return lambda done, total: progress(f"{what}{done} of {total} test examples attacked")
+    return lambda done, total: progress(f"{what}{done} of {total} test examples {done_to_them}")
 
 
 def interval(successes: int, total: int) -> tuple[float, float]:

@@ -122,6 +122,17 @@ def test_curves_keep_their_figures_and_say_the_rule(say: Say, finished: Path) ->
     assert kept["samples"] == 10 and kept["black_box"] is None and len(kept["by_steps"]) == 7
 
 
+def test_curves_end_with_the_verdict_and_its_evidence(say: Say, finished: Path) -> None:
+    said = say("curves", finished, "--evaluation.samples", "10", "--evaluation.square_queries", "20")
+    masking = json.loads((finished / "curves.json").read_text())["masking"]
+    assert said.code == 0 and f"Verdict: {masking['verdict']}. {masking['note']}" in said.out
+    assert len(masking["evidence"]) == 8 and all(each["samples"] <= 10 for each in masking["evidence"])
+    for each in masking["evidence"]:
+        assert (
+            f"- {each['name']}, {'points to masking' if each['points'] else 'no sign'}: {each['measured']}" in said.out
+        )
+
+
 def test_curves_refuse_a_picture_that_cannot_be_drawn(say: Say, finished: Path) -> None:
     said = say("curves", finished, "--plot", "curves.pdf")
     assert (

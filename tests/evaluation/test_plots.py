@@ -13,6 +13,7 @@ import pytest
 from sparring.errors import SparringError, UsageError
 from sparring.evaluation import plots
 from sparring.evaluation.curves import Curves, Point
+from sparring.evaluation.masking import Masking
 from sparring.evaluation.plots import draw, require_drawable
 
 
@@ -30,6 +31,7 @@ CURVES = Curves(
     black_box=Point(0.1, 0, "Square, 50 queries", 0.7, (0.6, 0.8)),
     rule="",
     warnings=[],
+    masking=Masking("no sign of masking", (), ""),
 )
 
 
@@ -81,7 +83,7 @@ def test_the_trained_ball_the_black_box_and_the_finding_are_named(drawn: Any) ->
     left, right = ({text.get_text() for text in axes.get_legend().get_texts()} for axes in figure.axes)
     assert "trained, ε = 0.1" in left and "Square, 50 queries" in right
     assert figure.get_suptitle() == "mine: 60 test examples, 95 % intervals; no sign of masked gradients"
-    masked = drawn(replace(CURVES, black_box=None, warnings=["PGD-10 leaves more standing"]))
+    masked = drawn(replace(CURVES, black_box=None, masking=Masking("masked", (), "")))
     assert masked.get_suptitle().endswith("; gradients are probably masked")
     assert len(masked.axes[1].get_legend().get_texts()) == 1, "no black box was tried"
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from sparring.evaluation.comparison import compared, difference, holm, mcnemar
+from sparring.evaluation.paired import compared, difference, holm, mcnemar
 
 
 @pytest.mark.parametrize(("one", "other"), [(0, 0), (3, 3), (10, 2), (2, 10), (40, 60), (0, 7)])
