@@ -271,9 +271,10 @@ def curves_of_run(
     run: Run, changes: dict[str, str], *, best: bool = False, progress: Progress | None = None
 ) -> dict[str, Any]:
     """Robust accuracy against ε and steps; also written to the run's curves.json. Raises as `open_trained`."""
-    made = open_trained(run, changes, best=best)
+    made, what = open_judged(run, changes, best=best, may_change=())
     config = made.config
-    found = curves(made.model, made.test, made.threat, config.evaluation, config.train.seed, progress)
+    with judges_of([what]) as judges:
+        found = curves(made.model, made.test, made.threat, config.evaluation, config.train.seed, progress, judges)
     result = made.figures(found.as_dict())
     _keep(run, "curves.json", result)
     return result

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sparring.attacks import Attack
+from sparring.attacks import Attack, frozen
 from sparring.config import EvaluationSettings
 from sparring.data import Dataset, Sample
 from sparring.evaluation.autoattack import square
-from sparring.evaluation.comparisons import Survivors, masked, unbounded_warning
+from sparring.evaluation.comparisons import masked, unbounded_warning
 from sparring.evaluation.findings import findings_of, warnings_of, worst
 from sparring.evaluation.masking import Grid, Masking, masking
-from sparring.evaluation.outcomes import Outcomes, batches, outcomes
-from sparring.evaluation.robustness import attack_for, counted, describe, interval
-from sparring.evaluation.surfaces import surface
+from sparring.evaluation.outcomes import Outcomes, attacked_outcomes, joined
+from sparring.evaluation.robustness import attack_for, describe, interval
+from sparring.evaluation.surfaces import Surface, surface_at, whole
+from sparring.evaluation.tickets import InProcess, Judges, Ticket, Work, in_batches, in_order
 
 EPSILONS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # relative to the trained ε
 STEPS = (1, 2, 5, 10, 20, 50, 100)
@@ -66,6 +68,47 @@ class Curves:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Under:
+    """Work: the outcomes under an attack. first: place of the batch's first example, which seeds random starts."""
+
+    attack: Attack
+    seed: int
+    first: int
+
+    def __call__(self, models: Sequence[nn.Module], x: Tensor, y: Tensor, progress: Progress | None) -> Outcomes:
+        with frozen(models[0]):
+            return attacked_outcomes(models[0], x, y, self.attack, self.seed, self.first)[0].cpu()
+
+
+@dataclass(frozen=True)
+class Around:
+    """Work: the loss surface around the images."""
+
+    attack: Attack
+    seed: int
+    first: int
+
+    def __call__(self, models: Sequence[nn.Module], x: Tensor, y: Tensor, progress: Progress | None) -> Surface:
+        return surface_at(models[0], x, y, self.attack, self.seed, self.first)
+
+
+@dataclass(frozen=True)
+class BlackBox:
+    """Work: who survives Square, bool [n]."""
+
+    attack: Attack
+    classes: int
+    queries: int
+    seed: int
+    first: int
+
+    def __call__(self, models: Sequence[nn.Module], x: Tensor, y: Tensor, progress: Progress | None) -> Tensor:
+        ball: dict[str, Any] = {"norm": self.attack.norm, "epsilon": self.attack.epsilon, "classes": self.classes}
+        how: dict[str, Any] = {"seed": self.seed, "queries": self.queries, "batch_size": len(y), "progress": progress}
+        return square(models[0], x, y, **ball, **how).alive.cpu()
+
+
 def curves(
     model: nn.Module,
     dataset: Dataset,
@@ -73,33 +116,40 @@ def curves(
     settings: EvaluationSettings,
     seed: int,
     progress: Progress | None = None,
+    judges: Judges | None = None,
 ) -> Curves:
     """Attack `settings.samples` examples with a grid of ε (at `settings.steps`) and a grid of steps (at ε).
 
     The step size is always 2.5·ε/steps; `settings.step_size` is not used, because one size does not fit a whole grid.
+
+    Args:
+        judges: who does it, with this model; by default this process.
     """
     sample = Sample(dataset, settings.samples, settings.draw)
     base = attack_for(threat, settings.model_copy(update={"step_size": None}))
     unbounded = math.sqrt(math.prod(dataset.shape)) if threat.norm == "l2" else 1.0  # the ball holds all of [0, 1]
     radii = [share * base.epsilon for share in EPSILONS if share * base.epsilon < unbounded] + [unbounded]
 
-    def attacked(attack: Attack) -> Outcomes:
-        report = counted(progress, f"{describe(attack)}: ")
-        return outcomes(model, sample, attack, batch_size=settings.batch_size, seed=seed, progress=report)
-
     by_epsilon = [_with(base, epsilon, base.steps) for epsilon in radii]
     by_steps = [_with(base, base.epsilon, steps) for steps in STEPS]
-    found = {attack: attacked(attack) for attack in dict.fromkeys([*by_epsilon, *by_steps])}
+    attacks = list(dict.fromkeys([*by_epsilon, *by_steps]))
+    works: list[Callable[[int], Work]] = [partial(Under, attack, seed) for attack in attacks]
+    works += [partial(Around, base, seed)]
+    works += (
+        [partial(BlackBox, base, dataset.classes, settings.square_queries, seed)] if settings.square_queries else []
+    )
+    judges = InProcess([model]) if judges is None else judges
+    done = _done(judges, sample, works, settings.batch_size, progress)
+    of_attacks, around, black_box = done[: len(attacks)], done[len(attacks)], [*done, []][len(attacks) + 1]
+    found = {attack: joined(parts) for attack, parts in zip(attacks, of_attacks, strict=True)}
     points = {attack: _point(attack, outcome.robust) for attack, outcome in found.items()}
     grid = Grid(
         by_epsilon=[(f"ε = {attack.epsilon:.4g}", found[attack].robust) for attack in by_epsilon],
         by_steps=[(f"PGD-{attack.steps}", found[attack].robust) for attack in by_steps],
-        black_box=_black_box(model, sample, base, settings, seed, progress),
+        black_box=(f"Square, {settings.square_queries} queries", torch.cat(black_box)) if black_box else None,
         strongest=found[by_steps[-1]],
         steps=base.steps,
     )
-    report = counted(progress, "loss surface: ", "looked at")
-    around = surface(model, sample, base, batch_size=settings.batch_size, seed=seed, progress=report)
     return Curves(
         norm=threat.norm,
         trained_epsilon=base.epsilon,
@@ -114,8 +164,23 @@ def curves(
             *warnings_of(worst(findings_of(outcome) for outcome in found.values())),
             *_warnings(grid, unbounded),
         ],
-        masking=masking(around, grid),
+        masking=masking(whole(around), grid),
     )
+
+
+def _done(
+    judges: Judges, sample: Sample, works: Sequence[Callable[[int], Work]], size: int, progress: Progress | None
+) -> list[list[Any]]:
+    """The results of each work on all batches. A work is made from the place of its batch's first example."""
+    batches = in_batches(len(sample), size)
+    pairs = [(work(places[0]), places) for work in works for places in batches]
+    tickets = [Ticket(number, places, work) for number, (work, places) in enumerate(pairs)]
+    found = in_order(judges, sample, tickets, None if progress is None else partial(_tell, progress))
+    return [found[first : first + len(batches)] for first in range(0, len(found), len(batches))]
+
+
+def _tell(progress: Progress, done: int, total: int) -> None:
+    progress(f"{done} of {total} tickets done, each a batch under one of the attacks")
 
 
 def _warnings(grid: Grid, unbounded: float) -> list[str]:
@@ -138,31 +203,3 @@ def _point(attack: Attack, alive: Tensor) -> Point:
 def _point_of(epsilon: float, steps: int, name: str, alive: Tensor) -> Point:
     count, total = int(alive.sum()), len(alive)
     return Point(epsilon, steps, name, count / total, interval(count, total))
-
-
-def _black_box(
-    model: nn.Module,
-    dataset: Dataset,
-    attack: Attack,
-    settings: EvaluationSettings,
-    seed: int,
-    progress: Progress | None,
-) -> Survivors | None:
-    """Those of Square; None where the settings leave it out."""
-    if not settings.square_queries:
-        return None
-    parts = list(batches(model, dataset, settings.batch_size))
-    x, y = torch.cat([part[1] for part in parts]), torch.cat([part[2] for part in parts])
-    found = square(
-        model,
-        x,
-        y,
-        norm=attack.norm,
-        epsilon=attack.epsilon,
-        classes=dataset.classes,
-        seed=seed,
-        queries=settings.square_queries,
-        batch_size=settings.batch_size,
-        progress=progress,
-    )
-    return f"Square, {settings.square_queries} queries", found.alive.cpu()

@@ -74,9 +74,7 @@ def outcomes(
         progress(0, total)
     with frozen(model):
         for first, x, y in batches(model, dataset, batch_size):
-            found, images = _attack(model, x, y, attack, seed, first)
-            if first == 0:
-                found = replace(found, varies=variation(model, x))
+            found, images = attacked_outcomes(model, x, y, attack, seed, first)
             parts.append(found.cpu())
             if attacked is not None:
                 attacked(x, y, images)
@@ -127,8 +125,13 @@ def logits_of(model: nn.Module, x: Tensor) -> Tensor:
     return logits
 
 
-def _attack(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, seed: int, first: int) -> tuple[Outcomes, Tensor]:
-    """The outcomes of a batch, and its attacked images. A misclassified example is not attacked again."""
+def attacked_outcomes(
+    model: nn.Module, x: Tensor, y: Tensor, attack: Attack, seed: int, first: int
+) -> tuple[Outcomes, Tensor]:
+    """The outcomes of a batch, and its attacked images. A misclassified example is not attacked again.
+
+    first: place of its first example in the data.
+    """
     clean = clean_outcomes(model, x, y)
     check, images, once = GradientCheck(len(y), y.device), x.clone(), replace(attack, restarts=1)
     alive, non_finite = clean.clean.clone(), clean.non_finite_logits.clone()
@@ -144,4 +147,6 @@ def _attack(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, seed: int, f
         alive[where], non_finite[where] = correct(logits, y[where]), ~are_finite(logits)
         check.add(of_restart, where)
     found: dict[str, Any] = {"zero_gradient": check.zero, "non_finite_gradient": check.non_finite}
+    if first == 0:
+        found["varies"] = variation(model, x)
     return replace(clean, robust=alive, non_finite_logits=non_finite, **found), images

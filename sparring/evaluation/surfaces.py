@@ -6,8 +6,8 @@ The gradient is that of the float32 cross-entropy, as attacks use it that know n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
@@ -62,22 +62,28 @@ def surface(
     """
     model = plain(model)
     parts = []
+    for first, x, y in batches(model, dataset, batch_size):
+        parts.append(surface_at(model, x, y, attack, seed, first))
+        if progress is not None:
+            progress(first + len(y), len(dataset))
+    return whole(parts)
+
+
+def surface_at(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, seed: int, first: int) -> Surface:
+    """That of a batch, on the CPU. first: place of its first example in the data."""
+    random = generator(seed, "surface", first)
     with frozen(model):
-        for first, x, y in batches(model, dataset, batch_size):
-            parts.append(_measured(model, x, y, attack, generator(seed, "surface", first)))
-            if progress is not None:
-                progress(first + len(y), len(dataset))
-    return Surface(*(torch.cat(each).cpu() for each in zip(*parts, strict=True)))
+        one, *others = (finite(input_gradient(model, x, y, cross_entropy)) for _ in range(PASSES))
+        varies = torch.stack([_differ(one, other) for other in others]).any(0)
+        rises = [_rises(model, x, y, one, attack, share * attack.epsilon, random) for share in LENGTHS]
+        found = correct(logits_of(model, x), y), largest_entries(one) == 0, varies, torch.stack(rises, 1)
+    return Surface(*(each.cpu() for each in found))
 
 
-def _measured(
-    model: nn.Module, x: Tensor, y: Tensor, attack: Attack, random: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`right`, `zero`, `varies` and `rises` of a batch."""
-    one, *others = (finite(input_gradient(model, x, y, cross_entropy)) for _ in range(PASSES))
-    varies = torch.stack([_differ(one, other) for other in others]).any(0)
-    rises = [_rises(model, x, y, one, attack, share * attack.epsilon, random) for share in LENGTHS]
-    return correct(logits_of(model, x), y), largest_entries(one) == 0, varies, torch.stack(rises, 1)
+def whole(parts: Sequence[Surface]) -> Surface:
+    """The surface of several batches."""
+    names = [each.name for each in fields(Surface)]
+    return Surface(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 
 
 def _rises(
