@@ -284,19 +284,21 @@ def corruptions_of_run(
     run: Run, changes: dict[str, str], *, best: bool = False, progress: Progress | None = None
 ) -> dict[str, Any]:
     """Accuracy under common corruptions; also written to the run's corruptions.json. Raises as `open_trained`."""
-    made = open_trained(run, changes, best=best)
+    made, what = open_judged(run, changes, best=best, may_change=())
     config = made.config
-    found = corruptions(
-        made.model,
-        made.test,
-        config.data.name,
-        config.corruptions.root,
-        samples=config.evaluation.samples,
-        draw=config.evaluation.draw,
-        batch_size=config.evaluation.batch_size,
-        seed=config.train.seed,
-        progress=progress,
-    )
+    with judges_of([what]) as judges:
+        found = corruptions(
+            made.model,
+            made.test,
+            config.data.name,
+            config.corruptions.root,
+            samples=config.evaluation.samples,
+            draw=config.evaluation.draw,
+            batch_size=config.evaluation.batch_size,
+            seed=config.train.seed,
+            progress=progress,
+            judges=judges,
+        )
     result = made.figures(found.as_dict())
     _keep(run, "corruptions.json", result)
     return result

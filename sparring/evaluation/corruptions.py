@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,8 @@ from sparring.errors import SparringError, UsageError
 from sparring.evaluation.findings import Findings, warnings_of
 from sparring.evaluation.outcomes import Outcomes, clean_outcomes, joined
 from sparring.evaluation.robustness import interval
-from sparring.machine.devices import device_of
+from sparring.evaluation.strikes import Look
+from sparring.evaluation.tickets import InProcess, Judges, Ticket, Work, in_batches, in_order
 from sparring.randomness import generator
 
 CORRUPTIONS = (
@@ -43,7 +46,9 @@ SEEDED_BY_ARGUMENT = ("glass_blur", "impulse_noise")  # these do not use numpy's
 
 Pair = tuple[float, float]
 Array = np.ndarray[Any, np.dtype[np.uint8]]
-Source = Callable[[str, int, Tensor], tuple[Tensor, Tensor]]  # name, severity, indices -> uint8 images, labels
+Batch = tuple[Tensor, Tensor]  # uint8 [n, C, H, W], int64 [n]
+Source = Callable[[str, int, Tensor, Tensor, Tensor], Batch]
+"""source(name, severity, indices, images, labels): the images (uint8 [n, C, H, W], clean) and labels, corrupted."""
 
 
 @dataclass(frozen=True)
@@ -86,33 +91,41 @@ def corruptions(
     batch_size: int,
     seed: int,
     progress: Callable[[str], None] | None = None,
+    judges: Judges | None = None,
 ) -> Corruptions:
     """Accuracy on test images, 15 corruptions by 5 severities.
 
     Args:
         samples, draw: the images; see `Sample`.
-        data: the dataset's name. root: see `CorruptionsSettings`.
+        data: the dataset's name. root: see `CorruptionsSettings`; workers need it too.
+        judges: who does it, with this model; by default this process.
 
     Raises:
         UsageError: corruptions.root is set, and there are no files for these data.
         SparringError: files are missing or wrong, or the package is not installed.
     """
-    sample = Sample(test, samples, draw)
-    source = generated(test, seed) if root is None else read(_folder(root, data))
-    clean = _outcomes(model, lambda _, __, indices: _clean(test, indices), "", 0, sample.indices, batch_size)
-    rows, broken = [], clean.non_finite_logits
-    for name in CORRUPTIONS:
-        cells = []
-        for severity in SEVERITIES:
-            seen = _outcomes(model, source, name, severity, sample.indices, batch_size)
-            cells.append(seen.clean)
-            broken = broken | seen.non_finite_logits
-            if progress is not None:
-                progress(f"{name}, severity {severity}: {len(sample)} test examples evaluated")
-        rows.append(torch.stack(cells))
+    if root is None:
+        require_bytes(test, "sparring corruptions")
+        _package()
+    sample, source = Sample(test, samples, draw), Generated(seed) if root is None else Read(_folder(root, data))
+    batches = [torch.tensor(places) for places in in_batches(len(sample), batch_size)]
+    cells = list(product(CORRUPTIONS, SEVERITIES))
+    works: list[tuple[Work, Tensor]] = [(Look(), places) for places in batches]
+    for name, severity in cells:
+        works += [(Seen(source, name, severity, tuple(sample.indices[at].tolist())), at) for at in batches]
+    tickets = [Ticket(number, tuple(at.tolist()), work) for number, (work, at) in enumerate(works)]
+    judges = InProcess([model]) if judges is None else judges
+    found = in_order(judges, sample, tickets, None if progress is None else partial(_tell, progress))
+    clean, *seen = (joined(found[first : first + len(batches)]) for first in range(0, len(found), len(batches)))
+    rows = torch.stack([each.clean for each in seen]).reshape(len(CORRUPTIONS), len(SEVERITIES), len(sample))
+    broken = torch.stack([each.non_finite_logits for each in (clean, *seen)]).any(0)
     source_name = "imagecorruptions-imaug (ImageNet-C's strengths)" if root is None else FOLDERS[data]
     warnings = [*sample.warnings, *warnings_of(Findings(len(sample), non_finite_logits=int(broken.sum())))]
-    return summarised(source_name, sample.rule, clean.clean, torch.stack(rows), warnings)
+    return summarised(source_name, sample.rule, clean.clean, rows, warnings)
+
+
+def _tell(progress: Callable[[str], None], done: int, total: int) -> None:
+    progress(f"{done} of {total} tickets done, each a batch under one corruption at one severity")
 
 
 def summarised(source: str, drawn: str, clean: Tensor, correct: Tensor, warnings: list[str]) -> Corruptions:
@@ -148,30 +161,50 @@ def mean_of_images(correct: Tensor) -> tuple[float, Pair]:
     return mean, (max(0.0, mean - half_width), min(1.0, mean + half_width))
 
 
-def read(folder: Path) -> Source:
+@dataclass(frozen=True)
+class Read:
     """Corrupted images from the benchmark's files: NAME.npy uint8 [50000, 32, 32, 3], severity by severity."""
 
-    def source(name: str, severity: int, indices: Tensor) -> tuple[Tensor, Tensor]:
+    folder: Path
+
+    def __call__(self, name: str, severity: int, indices: Tensor, images: Tensor, labels: Tensor) -> Batch:
         part = (severity - 1) * FILE_EXAMPLES + indices.numpy()
-        images, labels = _array(folder / f"{name}.npy", 4), _array(folder / "labels.npy", 1)
-        pixels = torch.from_numpy(np.array(images[part])).permute(0, 3, 1, 2)
-        return pixels, torch.from_numpy(np.array(labels[part]).astype(np.int64))
-
-    return source
+        stored, theirs = _array(self.folder / f"{name}.npy", 4), _array(self.folder / "labels.npy", 1)
+        pixels = torch.from_numpy(np.array(stored[part])).permute(0, 3, 1, 2)
+        return pixels, torch.from_numpy(np.array(theirs[part]).astype(np.int64))
 
 
-def generated(test: Dataset, seed: int) -> Source:
+@dataclass(frozen=True)
+class Generated:
     """Generated corrupted images. Each depends only on the seed, its index, the corruption and the severity."""
-    require_bytes(test, "sparring corruptions")
 
-    def source(name: str, severity: int, indices: Tensor) -> tuple[Tensor, Tensor]:
-        images = test.images(indices).permute(0, 2, 3, 1).numpy()
-        which = CORRUPTIONS.index(name)
-        seeds = [generator(seed, "corruption", which, severity, index).initial_seed() for index in indices.tolist()]
-        done = [corrupt(image, name, severity, key) for image, key in zip(images, seeds, strict=True)]
-        return torch.from_numpy(np.stack(done)).permute(0, 3, 1, 2), test.labels[indices]
+    seed: int
 
-    return source
+    def __call__(self, name: str, severity: int, indices: Tensor, images: Tensor, labels: Tensor) -> Batch:
+        which, pixels = CORRUPTIONS.index(name), images.permute(0, 2, 3, 1).numpy()
+        seeds = [
+            generator(self.seed, "corruption", which, severity, index).initial_seed() for index in indices.tolist()
+        ]
+        done = [corrupt(image, name, severity, key) for image, key in zip(pixels, seeds, strict=True)]
+        return torch.from_numpy(np.stack(done)).permute(0, 3, 1, 2), labels
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Work: the outcomes of corrupted images. indices: of the examples in the data set."""
+
+    source: Source
+    name: str
+    severity: int
+    indices: tuple[int, ...]
+
+    def __call__(
+        self, models: Sequence[nn.Module], x: Tensor, y: Tensor, progress: Callable[[str], None] | None
+    ) -> Outcomes:
+        clean = (255 * x).round().to("cpu", torch.uint8)
+        images, labels = self.source(self.name, self.severity, torch.tensor(self.indices), clean, y.cpu())
+        with frozen(models[0]):
+            return clean_outcomes(models[0], scaled(images.to(x.device)), labels.to(x.device)).cpu()
 
 
 def corrupt(image: Array, name: str, severity: int, seed: int) -> Array:
@@ -248,16 +281,3 @@ def _array(path: Path, dimensions: int) -> Any:
             f"and labels [50000]. Download the files again."
         )
     return array
-
-
-def _clean(test: Dataset, indices: Tensor) -> tuple[Tensor, Tensor]:
-    return test.images(indices), test.labels[indices]
-
-
-def _outcomes(model: nn.Module, source: Source, name: str, severity: int, chosen: Tensor, size: int) -> Outcomes:
-    device, found = device_of(model), []
-    with frozen(model):
-        for indices in torch.split(chosen, size):
-            images, labels = source(name, severity, indices)
-            found.append(clean_outcomes(model, scaled(images.to(device)), labels.to(device)).cpu())
-    return joined(found)

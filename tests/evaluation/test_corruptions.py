@@ -15,8 +15,14 @@ from sparring.config import DataSettings
 from sparring.data import ArrayDataset, load
 from sparring.errors import SparringError, UsageError
 from sparring.evaluation import corruptions as module
-from sparring.evaluation.corruptions import CORRUPTIONS, corruptions, generated, mean_of_images, read
+from sparring.evaluation.corruptions import CORRUPTIONS, Generated, Read, corruptions, mean_of_images
 from sparring.evaluation.robustness import interval
+
+
+def digits_at(indices: list[int]) -> tuple[Tensor, Tensor]:
+    """uint8 images and labels of the test set."""
+    digits, at = load(DataSettings(), "test"), torch.tensor(indices)
+    return digits.images(at), digits.labels[at]
 
 
 class FirstPixel(nn.Module):
@@ -71,7 +77,7 @@ def test_the_files_of_cifar_100_lie_in_a_folder_of_their_own(cifar_c: Path) -> N
 
 
 def test_the_same_images_of_each_severity_are_taken(cifar_c: Path) -> None:
-    images, labels = read(cifar_c / "CIFAR-10-C")("snow", 3, torch.tensor([2, 3, 7]))
+    images, labels = Read(cifar_c / "CIFAR-10-C")("snow", 3, torch.tensor([2, 3, 7]), *digits_at([0]))
     assert labels.tolist() == [2, 3, 7] and images.shape == (3, 3, 32, 32) and images[:, 0, 0, 0].tolist() == [4, 5, 9]
 
 
@@ -123,27 +129,26 @@ def test_files_are_refused_for_data_that_have_none(tmp_path: Path) -> None:
 def test_a_package_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "imagecorruptions", None)
     with pytest.raises(SparringError, match=r"pip install 'sparring\[corruptions\]'"):
-        generated(clean(), 0)("fog", 1, torch.tensor([0]))
+        corruptions(FirstPixel(), clean(), "digits", None, samples=None, batch_size=4, seed=0)
 
 
 def test_an_image_made_here_depends_on_its_index_and_the_seed_alone() -> None:
     """Whatever batch it is in and whatever numbers were drawn before."""
     pytest.importorskip("imagecorruptions")
-    digits = load(DataSettings(), "test")
     for name in ("impulse_noise", "glass_blur", "snow", "frost", "elastic_transform"):
-        together, labels = generated(digits, 0)(name, 3, torch.arange(3))
+        together, labels = Generated(0)(name, 3, torch.arange(3), *digits_at([0, 1, 2]))
         np.random.seed(len(name))
-        alone, _ = generated(digits, 0)(name, 3, torch.tensor([2]))
+        alone, _ = Generated(0)(name, 3, torch.tensor([2]), *digits_at([2]))
         assert together.shape == (3, 1, 8, 8) and together.dtype == torch.uint8
         assert torch.equal(together[2:], alone), name
-        assert torch.equal(labels, digits.labels[:3])
+        assert torch.equal(labels, digits_at([0, 1, 2])[1])
     other, same = (
-        generated(digits, 1)("gaussian_noise", 3, torch.arange(3))[0],
-        generated(digits, 0)("gaussian_noise", 3, torch.arange(3))[0],
+        Generated(1)("gaussian_noise", 3, torch.arange(3), *digits_at([0, 1, 2]))[0],
+        Generated(0)("gaussian_noise", 3, torch.arange(3), *digits_at([0, 1, 2]))[0],
     )
     assert not torch.equal(other, same)
     np.random.seed(0)
     expected = np.random.random()
     np.random.seed(0)
-    generated(digits, 0)("snow", 1, torch.tensor([0]))
+    Generated(0)("snow", 1, torch.tensor([0]), *digits_at([0]))
     assert np.random.random() == expected, "numpy's global state is left as it was"
