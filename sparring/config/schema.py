@@ -628,6 +628,16 @@ class EvaluationSettings(Settings):
     square_queries: int = setting(500, "forward passes", ge=0, le=100_000)
     """Queries of the black-box Square attack in `sparring curves`. 0: leave it out. AutoAttack uses 5000."""
 
+    @model_validator(mode="after")
+    def _of_autoattack(self) -> EvaluationSettings:
+        if self.attack != "autoattack" and (self.version != "standard" or self.attacks):
+            raise ValueError("evaluation.version and evaluation.attacks need evaluation.attack = 'autoattack'")
+        if self.attacks and self.version != "standard":
+            raise ValueError("evaluation.attacks and evaluation.version: set only one of them")
+        if len(set(self.attacks)) < len(self.attacks):
+            raise ValueError("evaluation.attacks names an attack twice")
+        return self
+
 
 class CorruptionsSettings(Settings):
     root: Path | None = setting(None, "path")

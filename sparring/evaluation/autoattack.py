@@ -81,10 +81,19 @@ Predict = Callable[[Tensor], Tensor]  # images [N, C, H, W] -> logits [N, classe
 
 
 def attacks_for(classes: int, version: str = "standard", chosen: Sequence[str] = ()) -> tuple[str, ...]:
-    """The attacks of a version, or the `chosen` ones, that work with this number of classes.
+    """The attacks of a version that work with this number of classes, or the `chosen` ones.
 
     With two classes the only target is the other class, so untargeted FAB is the same as targeted FAB.
+
+    Raises:
+        SparringError: a chosen one needs more classes.
     """
+    for name in chosen:
+        if classes < NEEDED_CLASSES.get(name, 2):
+            raise SparringError(
+                f"evaluation.attacks with {name!r} on data of {classes} classes: it needs {NEEDED_CLASSES[name]}. Leave "
+                f"it out."
+            )
     wanted = tuple(chosen) or VERSIONS[version].attacks
     if classes < NEEDED_CLASSES["fab-t"] and "fab" not in wanted:
         wanted = tuple("fab" if name == "fab-t" else name for name in wanted)

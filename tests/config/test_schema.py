@@ -107,6 +107,9 @@ def test_a_url_is_read_from_the_environment_by_name(monkeypatch: pytest.MonkeyPa
     ("tree", "reason"),
     [
         ({"data": {"phases": [{"until": 0.5, "size": 8}, {"until": 0.5, "size": 16}]}}, "must rise in until"),
+        ({"evaluation": {"version": "plus"}}, "need evaluation.attack = 'autoattack'"),
+        ({"evaluation": {"attack": "autoattack", "attacks": ["fab", "fab"]}}, "names an attack twice"),
+        ({"evaluation": {"attack": "autoattack", "version": "plus", "attacks": ["fab"]}}, "set only one of them"),
         ({"optimizer": {"name": "adam", "nesterov": True}}, "optimizer.nesterov needs optimizer.name = 'sgd'"),
         ({"optimizer": {"name": "sgd", "momentum": 0.0, "nesterov": True}}, "optimizer.momentum above 0"),
     ],

@@ -119,6 +119,12 @@ def test_the_attacks_are_those_that_the_classes_allow(classes: int, attacks: tup
     assert attacks_for(classes) == attacks
 
 
+def test_an_attack_that_was_chosen_is_made_or_refused() -> None:
+    assert attacks_for(4, "standard", ("square", "apgd-t")) == ("square", "apgd-t")
+    with pytest.raises(SparringError, match=r"evaluation\.attacks with 'apgd-t' on data of 3 classes: it needs 4"):
+        attacks_for(3, "standard", ("square", "apgd-t"))
+
+
 def test_the_ensemble_of_few_classes_has_the_standard_settings_otherwise() -> None:
     make, device = module._ensemble, torch.device("cpu")
     how: dict[str, Any] = {"version": "standard", "attacks": module.STANDARD}
