@@ -91,8 +91,8 @@ def attacks_for(classes: int, version: str = "standard", chosen: Sequence[str] =
     for name in chosen:
         if classes < NEEDED_CLASSES.get(name, 2):
             raise SparringError(
-                f"evaluation.attacks with {name!r} on data of {classes} classes: it needs {NEEDED_CLASSES[name]}. Leave "
-                f"it out."
+                f"evaluation.attacks with {name!r} on data of {classes} classes: it needs {NEEDED_CLASSES[name]}. "
+                f"Leave it out."
             )
     wanted = tuple(chosen) or VERSIONS[version].attacks
     if classes < NEEDED_CLASSES["fab-t"] and "fab" not in wanted:

@@ -20,7 +20,7 @@ from tests.support.waiting import TIMEOUT_S, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 HOW = (
-    *("--evaluation.attack", "autoattack", "--evaluation.attacks", '["apgd-ce", "apgd-t"]'),
+    *("--evaluation.attack", "autoattack", "--evaluation.attacks", '["apgd-ce", "apgd-dlr"]'),
     *("--evaluation.samples", "120", "--evaluation.batch_size", "6"),
 )
 
