@@ -141,13 +141,14 @@ def measured(devices: int, mode: Mode, per_pass: float, kill: bool) -> dict[str,
         if kill:
             killer.start()
         with journal.owned():
+            journal.begin()
             began = time.monotonic()
             found = judge(judges, sample, panel, batch_size=BATCH, mode=mode, journal=journal)
             took = time.monotonic() - began
         ended.set()
         if kill:
             killer.join()
-        return {"seconds": took, "waited": waited(panel, journal), "tickets": len(journal.entries())} | {
+        return {"seconds": took, "waited": waited(panel, journal), "entries": len(journal.entries())} | {
             "killed": sum(killed),
             **verdicts(found, journal),
         }
@@ -155,28 +156,15 @@ def measured(devices: int, mode: Mode, per_pass: float, kill: bool) -> dict[str,
 
 def waited(panel: Waits, journal: Journal) -> float:
     """Seconds that one device would have waited for these tickets."""
-    seconds = 0.0
-    for entry in journal.entries():
-        left = len(entry.verdicts)
-        broken = Counter(verdict.broken_by for verdict in entry.verdicts)
-        for name in entry.attacks:
-            seconds += panel.seconds(name, left) if left else 0.0
-            left -= broken[name]
-    return seconds
+    return sum(panel.seconds(entry.attack, len(entry.verdicts)) for entry in journal.entries())
 
 
 def verdicts(found: Judgement, journal: Journal) -> dict[str, int]:
     """How many examples have no verdict of an attack that they need, or two of the same."""
-    seen = Counter[tuple[int, str]]()
-    for entry in journal.entries():
-        for verdict in entry.verdicts:
-            stop = entry.attacks.index(verdict.broken_by) + 1 if verdict.broken_by else len(entry.attacks)
-            seen.update((verdict.example, name) for name in entry.attacks[:stop])
-    needed = 0
-    for place, verdict in found.verdicts.items():
-        names = list(PASSES)
+    seen = Counter((verdict.example, entry.attack) for entry in journal.entries() for verdict in entry.verdicts)
+    names, needed = list(PASSES), 0
+    for verdict in found.verdicts.values():
         needed += names.index(verdict.broken_by) + 1 if verdict.broken_by else len(names)
-        assert verdict.example == place
     return {"lost": needed - len(seen), "doubled": sum(count - 1 for count in seen.values())}
 
 
@@ -189,14 +177,14 @@ def main() -> None:
     arguments = parser.parse_args()
     per_pass = arguments.seconds / (EXAMPLES / BATCH) / 6400  # about 6,400 of 10,700 passes are left to be made
     print(machine())
-    print(header("mode", "devices", "tickets", "seconds", "speed-up", "of linear", "killed", "lost", "doubled"))
+    print(header("mode", "devices", "entries", "seconds", "speed-up", "of linear", "killed", "lost", "doubled"))
     for mode in arguments.modes:
         for devices in arguments.devices:
             found = measured(devices, mode, per_pass, arguments.kill)
             speed_up = found["waited"] / found["seconds"]
             shown = f"{found['seconds']:.1f}", f"{speed_up:.2f}", f"{speed_up / devices:.3f}"
             counts = found["killed"], found["lost"], found["doubled"]
-            print(row(mode, devices, found["tickets"], *shown, *counts), flush=True)
+            print(row(mode, devices, found["entries"], *shown, *counts), flush=True)
 
 
 if __name__ == "__main__":

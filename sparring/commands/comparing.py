@@ -7,10 +7,12 @@ from dataclasses import asdict
 from typing import Any
 
 from sparring.commands.evaluate import names_of, open_judged, require_different
-from sparring.commands.judging import BY_DEFAULT, Judged, Progress, judged
+from sparring.commands.judging import BY_DEFAULT, Judged, Progress, judged, panel_of
 from sparring.errors import UsageError
 from sparring.evaluation.paired import compared
 from sparring.runs import Run
+
+COMPARED = ("attack", "version", "attacks", "mode", "steps", "step_size", "restarts", "samples", "draw")
 
 
 def compare_runs(
@@ -49,10 +51,8 @@ def _require_alike(first: str, one: Judged, second: str, other: Judged) -> None:
             "data.name": (what.config.data.name, what.test.fingerprint),
             "attack.norm": (what.threat.norm,),
             "attack.epsilon": (what.threat.epsilon,),
-            **{
-                f"evaluation.{name}": (getattr(what.config.evaluation, name),)
-                for name in ("attack", "version", "attacks", "steps", "step_size", "restarts", "samples", "draw")
-            },
+            **{f"evaluation.{name}": (getattr(what.config.evaluation, name),) for name in COMPARED},
+            "attack.name": (what.config.attack.name, _panel(what)),
         }
         for what in (one, other)
     )
@@ -62,3 +62,9 @@ def _require_alike(first: str, one: Judged, second: str, other: Judged) -> None:
                 f"{name} = {value[0]!r} in {first} and {of_other[name][0]!r} in {second}: runs are compared on the "
                 f"same test examples under the same attack. Give --{name}, or runs that agree in it."
             )
+
+
+def _panel(what: Judged) -> tuple[object, ...]:
+    """All that the attacks depend on."""
+    panel = panel_of(what.config, what.threat, what.test)
+    return panel.names, panel.identity

@@ -14,9 +14,9 @@ from torch import nn
 from sparring import plugins
 from sparring.attacks import Attack
 from sparring.attacks.by_name import threat_of
-from sparring.commands.judging import BY_DEFAULT, How, Judged, digest_of, judged, judges_of
+from sparring.commands.judging import BY_DEFAULT, OF_WORKERS, How, Judged, digest_of, judged, judges_of, require_used
 from sparring.commands.live import require_passed
-from sparring.config import Config, config_of, differences, load
+from sparring.config import Config, changes_of, config_of, differences, load
 from sparring.data import Dataset, Sample, require_bytes
 from sparring.data import load as load_data
 from sparring.errors import SparringError, UsageError
@@ -37,7 +37,7 @@ from sparring.trainer.experiment import Live, methods_of
 log = logging.getLogger(__name__)
 
 MAY_CHANGE = ("evaluation.", "corruptions.", "data.root", "trainer.device", "trainer.threads")
-OF_WORKERS = ("workers.", "ray.", "metrics.")
+CHOICE = ("evaluation.attack", "evaluation.version", "evaluation.mode")  # also evaluation.attacks
 
 Progress = Callable[[str], None]
 
@@ -216,13 +216,15 @@ def evaluate_run(
 
 
 def open_judged(
-    run: Run, changes: dict[str, str], *, best: bool = False, may_change: tuple[str, ...] = ("attack.epsilon",)
+    run: Run, changes: dict[str, str], *, best: bool = False, chooses: bool = True
 ) -> tuple[Trained, Judged]:
     """The weights of a run, and what is needed to judge them by tickets. Raises as `open_trained`.
 
-    may_change: beside how it is evaluated, and by which workers.
+    chooses: the command takes the attack and the radius that are asked for, not its own.
     """
-    made = open_trained(run, changes, best=best, may_change=(*MAY_CHANGE, *OF_WORKERS, *may_change))
+    own = ("attack.epsilon",) if chooses else ()
+    made = open_trained(run, changes, best=best, may_change=(*MAY_CHANGE, *OF_WORKERS, *own))
+    by_workers = require_used(changes_of(changes), made.config.evaluation, () if chooses else CHOICE)
     _require_epsilon(made.config, made.threat)
     average = made.config.evaluation.weights == "ema"
     what = Judged(
@@ -233,7 +235,7 @@ def open_judged(
         digest_of(made.checkpoint / (checkpoints.AVERAGE if average else checkpoints.MODEL)),
         run.path / "verdicts",
         run.read_json(run.sources.name) or {},
-        workers=bool({"workers", "workers.count"} & changes.keys()),
+        workers=by_workers,
     )
     return made, what
 
@@ -271,7 +273,7 @@ def curves_of_run(
     run: Run, changes: dict[str, str], *, best: bool = False, progress: Progress | None = None
 ) -> dict[str, Any]:
     """Robust accuracy against ε and steps; also written to the run's curves.json. Raises as `open_trained`."""
-    made, what = open_judged(run, changes, best=best, may_change=())
+    made, what = open_judged(run, changes, best=best, chooses=False)
     config = made.config
     with judges_of([what]) as judges:
         found = curves(made.model, made.test, made.threat, config.evaluation, config.train.seed, progress, judges)
@@ -284,7 +286,7 @@ def corruptions_of_run(
     run: Run, changes: dict[str, str], *, best: bool = False, progress: Progress | None = None
 ) -> dict[str, Any]:
     """Accuracy under common corruptions; also written to the run's corruptions.json. Raises as `open_trained`."""
-    made, what = open_judged(run, changes, best=best, may_change=())
+    made, what = open_judged(run, changes, best=best, chooses=False)
     config = made.config
     with judges_of([what]) as judges:
         found = corruptions(
@@ -322,7 +324,7 @@ def transfer_runs(
         SparringError: as `open_trained`.
     """
     require_different(runs, "transfer")
-    pairs = [open_judged(run, changes, best=best, may_change=()) for run in runs]
+    pairs = [open_judged(run, changes, best=best, chooses=False) for run in runs]
     opened = [made for made, _ in pairs]
     members = [
         Member(

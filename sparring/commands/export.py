@@ -21,6 +21,7 @@ from sparring.attacks import frozen
 from sparring.commands.evaluate import Trained, open_trained
 from sparring.data import scaled
 from sparring.errors import SparringError, UsageError, file_failure
+from sparring.evaluation.autoattack import describe
 from sparring.models.starting import not_fresh
 from sparring.runs import Run, writing
 
@@ -112,7 +113,14 @@ def _autoattack_result(trained: Trained, run: Run) -> dict[str, Any] | None:
     if trained.config.evaluation.weights == "ema":
         final |= {name: final.get(f"ema_{name}") for name in ("clean_accuracy", "robust_accuracy")}
     found += [final] if of_last else []
-    return next((each for each in found if str(each.get("attack")).startswith("AutoAttack")), None)
+    return next((each for each in found if _is_whole(each, trained)), None)
+
+
+def _is_whole(evaluation: dict[str, Any], trained: Trained) -> bool:
+    """Whether it is by all attacks of AutoAttack's standard or longer version, and did not stop early."""
+    ball = trained.threat.norm, trained.threat.epsilon, trained.test.classes
+    whole = [describe(*ball, version) for version in ("standard", "plus")]
+    return evaluation.get("attack") in whole and "until" not in evaluation
 
 
 def fraction(epsilon: float) -> str:

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
+import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from sparring.attacks import Attack
-from sparring.config import Config
+from sparring.attacks import Attack, frozen
+from sparring.config import Config, EvaluationSettings
 from sparring.data import Dataset, Sample
-from sparring.errors import UsageError
+from sparring.errors import SparringError, UsageError
 from sparring.evaluation.autoattack import require_autoattack
 from sparring.evaluation.journal import Journal
-from sparring.evaluation.judging import Judgement, Tally, judge
+from sparring.evaluation.judging import Judgement, Tally, judge, require_possible
 from sparring.evaluation.panels import AutoAttackPanel, Panel, Restarts
 from sparring.evaluation.robustness import Evaluation, attack_for, evaluation_of
-from sparring.evaluation.tickets import InProcess, Judges
+from sparring.evaluation.tickets import InProcess, Judges, examples_at
+from sparring.machine.devices import device_of
+from sparring.models.forward import plain
 from sparring.observe.exporter import Exporter
 from sparring.observe.state import RunState
 
@@ -31,6 +38,10 @@ if TYPE_CHECKING:
     from sparring.engines.ray.judges import Weights
 
 log = logging.getLogger(__name__)
+
+OF_WORKERS = ("workers.", "ray.", "metrics.")
+OF_PGD = ("evaluation.steps", "evaluation.step_size", "evaluation.restarts")
+BEHAVIOUR = 4  # images on which it is looked at
 
 Progress = Callable[[str], None]
 
@@ -61,8 +72,35 @@ class How:
     within: float | None = None
     keep_images: bool = False
 
+    def __post_init__(self) -> None:
+        for name, given in (("--resume", self.resume), ("--again", self.again)):
+            if given and self.keep_images:
+                raise UsageError(f"{name} with --save: known verdicts have no images, all are attacked. Leave it out.")
+        if self.resume and self.again:
+            raise UsageError("--resume with --again: one goes on with known verdicts, the other forgets them.")
+
 
 BY_DEFAULT = How()
+
+
+def require_used(changes: Mapping[str, Any], settings: EvaluationSettings, unused: Collection[str] = ()) -> bool:
+    """Refuse changes that would have no effect; whether workers are asked for.
+
+    changes: by full name. unused: groups or names that this command has no use for.
+
+    Raises:
+        UsageError: there is one.
+    """
+    by_workers = "workers.count" in changes
+    by_autoattack = settings.attack == "autoattack"
+    for name in changes:
+        if name.startswith(OF_WORKERS) and not by_workers:
+            raise UsageError(f"--{name} is for workers, and none are asked for. Give --workers N too, or leave it out.")
+        if by_autoattack and name in OF_PGD:
+            raise UsageError(f"--{name} is for PGD: AutoAttack has its own. Leave it out, or set evaluation.attack.")
+        if name.startswith(tuple(unused)):
+            raise UsageError(f"--{name} has no effect here. Leave it out.")
+    return by_workers
 
 
 def panel_of(config: Config, threat: Attack, test: Dataset) -> Panel:
@@ -89,12 +127,15 @@ def judged(what: Judged, how: How, progress: Progress | None = None) -> tuple[Ev
     settings = config.evaluation
     sample = Sample(what.test, settings.samples, settings.draw)
     panel = panel_of(config, what.threat, what.test)
+    require_possible(panel, settings.mode, how.within)
+    if what.workers and config.workers.count == 0:
+        raise UsageError("workers.count = 0: nobody would attack. Leave --workers out to attack in this process.")
     with ExitStack() as stack:
-        journal = None if how.keep_images else _journal(what, panel, sample, how)
-        if journal is not None:
-            stack.enter_context(journal.owned())
+        journal = None if how.keep_images else _owned(stack, _journal(what, panel, sample), how)
         told = _Told(progress, RunState(phase="evaluating", engine="evaluation", dataset=config.data.name))
         judges = stack.enter_context(judges_of([what], lambda: told.state))
+        if journal is not None:
+            journal.begin(how.again)  # as late as this: until here nothing is lost
         found = judge(
             judges,
             sample,
@@ -108,10 +149,13 @@ def judged(what: Judged, how: How, progress: Progress | None = None) -> tuple[Ev
         )
     seen = sample if len(found.places) == len(sample) else sample.some(found.places)
     evaluation = evaluation_of(found.outcomes, seen, panel.description, time.monotonic() - began, found.warnings)
-    return evaluation, found, _beside(what, found, None if journal is None else journal.path)
+    beside = _beside(what, found, None if journal is None else journal.path)
+    if how.within is not None:
+        beside["until"] = _until(how.within, evaluation)
+    return evaluation, found, beside
 
 
-def _journal(what: Judged, panel: Panel, sample: Sample, how: How) -> Journal:
+def _journal(what: Judged, panel: Panel, sample: Sample) -> Journal:
     """Where these verdicts are kept. In mode "exact" they depend on what else is in the sample."""
     config = what.config
     settings = config.evaluation
@@ -120,20 +164,67 @@ def _journal(what: Judged, panel: Panel, sample: Sample, how: How) -> Journal:
         "weights": what.weights,
         "model": config.model.model_dump(mode="json", include={"name", "options"}),
         "normalize": config.data.normalize,
+        "sources": hashlib.sha256(json.dumps(dict(what.sources), sort_keys=True).encode()).hexdigest(),
         "data": what.test.fingerprint,
         "mode": settings.mode,
+        **{name: version(name) for name in ("sparring", "torch")},
     }
     if settings.mode == "exact":
         identity |= {"samples": len(sample), "draw": settings.draw, "batch_size": settings.batch_size}
-    journal = Journal(what.folder, settings.attack, identity)
+    return Journal(what.folder, settings.attack, identity, _behaviour(what.model, what.test))
+
+
+def _behaviour(model: nn.Module, test: Dataset) -> list[float]:
+    """Logits and gradients of a few images, which tell whether a network of the same weights has other code; empty
+    where they are not the same twice."""
+    x, y = examples_at(test, range(min(BEHAVIOUR, len(test))))
+    once, again = (_numbers(plain(model), x, y) for _ in range(2))
+    return once if once == again and all(map(math.isfinite, once)) else []
+
+
+def _numbers(model: nn.Module, x: Tensor, y: Tensor) -> list[float]:
+    device = device_of(model)
+    images = x.to(device).requires_grad_()
+    with frozen(model), torch.enable_grad():
+        logits = model(images)
+        gradients = [torch.zeros_like(images)]
+        if logits.requires_grad:
+            gradients = list(torch.autograd.grad(F.cross_entropy(logits.float(), y.to(device)), images))
+    sizes = gradients[0].flatten(1).abs().sum(1)
+    found: list[float] = torch.cat([logits.detach().float().flatten(), sizes.float()]).cpu().tolist()
+    return found
+
+
+def _owned(stack: ExitStack, journal: Journal, how: How) -> Journal | None:
+    """The journal, locked; None, with a warning, where its folder may not be written to.
+
+    Raises:
+        UsageError: another evaluation of the same kind is under way, there is nothing to resume, or the verdicts are
+            of another network.
+    """
+    try:
+        stack.enter_context(journal.owned())
+    except UsageError:
+        raise
+    except SparringError as error:
+        log.warning("verdicts are not kept, and known ones not used: %s", error)
+        return None
     if how.resume and not journal.entries():
         raise UsageError(
-            f"--resume: {what.folder} holds no verdicts of an evaluation with these weights and settings. Leave it out "
-            f"to begin one."
+            f"--resume: {journal.path.parent} holds no verdicts of an evaluation with these weights and settings. "
+            f"Leave it out to begin one."
         )
-    if how.again:
-        journal.forget()
+    if not how.again:
+        journal.require_same()
     return journal
+
+
+def _until(within: float, evaluation: Evaluation) -> str:
+    """Whether the interval became narrow enough, and what it stands on."""
+    low, high = evaluation.robust_interval
+    reach = max(high - evaluation.robust_accuracy, evaluation.robust_accuracy - low)
+    told = f"within {100 * reach:.1f} points after {evaluation.samples} examples"
+    return told if reach <= within else f"not reached: {told}, which are all"
 
 
 class _Told:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from sparring.attacks.by_name import threat_of
-from sparring.commands.judging import How, Judged, Progress, digest_of, judged
+from sparring.commands.judging import OF_WORKERS, How, Judged, Progress, digest_of, judged, require_used
 from sparring.commands.live import require_passed
 from sparring.commands.sources import sources_of
 from sparring.config import changes_of, load
@@ -22,6 +22,11 @@ from sparring.models import build
 from sparring.models.starting import load_checkpoint
 from sparring.trainer.experiment import Live, methods_of
 
+MEANT = (
+    *("evaluation.", "model.", "data.", *OF_WORKERS),
+    *("attack.epsilon", "attack.norm", "attack.name", "attack.options", "train.seed"),
+    *("trainer.device", "trainer.threads"),
+)
 DOUBT_EXAMPLES = 256  # on which it is tried whether the network is made for normalised images
 
 
@@ -52,7 +57,11 @@ def _opened(file: Path, changes: dict[str, str]) -> Judged:
             f"{file} is a file of weights: name the radius that it is judged at, such as --attack.epsilon 0.031, and "
             f"its network and data by --model.name and --data.name."
         )
+    for name in full:
+        if not name.startswith(MEANT) or name == "evaluation.weights":
+            raise UsageError(f"--{name} has no effect on a file of weights. Leave it out.")
     config = load(None, changes)
+    by_workers = require_used(full, config.evaluation)
     require_passed(config, Live())
     sources, test = sources_of(config), load_data(config.data, "test")
     model = build(config.model, test.shape, test.classes, config.train.seed, normalize=config.data.normalize)
@@ -66,5 +75,4 @@ def _opened(file: Path, changes: dict[str, str]) -> Judged:
         model.to("cuda")
     threat = threat_of(config.attack, methods_of(config).attack)
     folder = file.with_name(f"{file.name}.verdicts")
-    by_workers = "workers.count" in full
     return Judged(config, model.eval(), test, threat, digest_of(file), folder, sources, by_workers)

@@ -1,7 +1,7 @@
 """Verdicts on disk: whoever dies loses only the tickets that were being attacked.
 
-A file of JSON lines: first what the verdicts depend on, then one line a ticket. A line that a dead process has cut
-short is passed over, and its ticket is attacked again.
+A file of JSON lines: first what the verdicts depend on, then one line for each attack of a ticket. A line that a dead
+process has cut short is passed over, and its ticket is attacked again.
 """
 
 from __future__ import annotations
@@ -9,19 +9,21 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sparring.errors import SparringError, UsageError
-from sparring.runs import append, lines_of, writing
+from sparring.errors import UsageError
+from sparring.runs import append, lines_of, overwrite, writing
 
+TOLERANCE = 1e-3  # between devices and numbers of threads
 FLAGS = ("zero_gradient", "non_finite_gradient", "non_finite_logits")
 
 
 class Verdict(NamedTuple):
-    """What attacks, one after the other, made of one example.
+    """What an attack, or several one after the other, made of one example.
 
     example: its index in the data set. broken_by: the attack after which it was misclassified; None: it is still
     correct. loss: the highest cross-entropy of its attacked images. queries: forward passes of it. flags: of FLAGS,
@@ -41,9 +43,9 @@ class Verdict(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """The verdicts of a ticket: of `attacks` in order, on examples that were correct after the attacks in `after`."""
+    """The verdicts of one attack on examples that were correct after the attacks in `after`."""
 
-    attacks: tuple[str, ...]
+    attack: str
     after: tuple[str, ...]
     verdicts: tuple[Verdict, ...]
     warnings: tuple[str, ...] = ()
@@ -55,35 +57,28 @@ class Entry(NamedTuple):
 
 
 class Journal:
-    """The verdicts that belong to one `identity`: all that they depend on, in plain types."""
+    """The verdicts that belong to one `identity`: all that they depend on, in plain types.
 
-    def __init__(self, folder: Path, name: str, identity: Mapping[str, Any]) -> None:
+    behaviour: numbers that a network has which is the same in code and weights, such as logits; those of the file must
+    be close to them.
+    """
+
+    def __init__(self, folder: Path, name: str, identity: Mapping[str, Any], behaviour: Sequence[float] = ()) -> None:
         text = json.dumps(identity, sort_keys=True)
-        self.identity = json.loads(text)
+        self.identity, self.behaviour = json.loads(text), list(behaviour)
         self.path = folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.jsonl"
 
     def entries(self) -> list[Entry]:
-        """What is known.
+        """What is known."""
+        return [entry for line in lines_of(self.path) if (entry := _entry(line)) is not None]
 
-        Raises:
-            SparringError: the file is of something else.
-        """
-        lines = lines_of(self.path)
-        if lines and lines[0].get("identity") != self.identity:
-            raise SparringError(f"{self.path} holds verdicts of something else than its name says. Delete it.")
-        return [entry for line in lines[1:] if (entry := _entry(line)) is not None]
-
-    def add(self, entry: Entry) -> None:
+    def add(self, entries: Sequence[Entry]) -> None:
         """Write down a ticket's verdicts.
 
         Raises:
             SparringError: the disk is full, or the file may not be written to.
         """
-        append(self.path, json.dumps(entry._asdict()))
-
-    def forget(self) -> None:
-        """Delete what is known."""
-        self.path.unlink(missing_ok=True)
+        append(self.path, "\n".join(json.dumps(entry._asdict()) for entry in entries))
 
     @contextmanager
     def owned(self) -> Iterator[None]:
@@ -91,6 +86,7 @@ class Journal:
 
         Raises:
             UsageError: another process has the lock.
+            SparringError: the folder may not be written to.
         """
         with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,20 +98,58 @@ class Journal:
                 raise UsageError(
                     f"{self.path} is being written by another evaluation of the same kind. Wait for its end."
                 ) from None
-            if not self.path.stat().st_size:
-                append(self.path, json.dumps({"identity": self.identity}))
             yield
+
+    def require_same(self) -> None:
+        """Refuse verdicts of another network, before they are used.
+
+        Raises:
+            UsageError: the network gives other values than when the verdicts were made.
+        """
+        head = self._head()
+        if head is not None and not _close(head.get("behaviour"), self.behaviour):
+            raise UsageError(
+                f"{self.path} holds verdicts of these weights and settings, but the network gave other logits then: "
+                f"its code, or what it imports, has changed. --again forgets them."
+            )
+
+    def begin(self, again: bool = False) -> None:
+        """Write the first line where it is missing. again: forget what is known."""
+        if again:
+            overwrite(self.path, "")
+        if self._head() is None:
+            known = "".join(json.dumps(entry._asdict()) + "\n" for entry in self.entries())
+            overwrite(self.path, json.dumps({"identity": self.identity, "behaviour": self.behaviour}) + "\n" + known)
+
+    def _head(self) -> dict[str, Any] | None:
+        return next((line for line in lines_of(self.path)[:1] if line.get("identity") == self.identity), None)
+
+
+def _close(one: Any, other: Sequence[float]) -> bool:
+    """Within what another order of sums changes."""
+    if not isinstance(one, list) or len(one) != len(other):
+        return False
+    return all(abs(a - b) <= TOLERANCE * max(1.0, abs(a), abs(b)) for a, b in zip(one, other, strict=True))
 
 
 def _entry(line: Mapping[str, Any]) -> Entry | None:
     """The entry of a line; None where it is none."""
     try:
+        attack, after, warnings = line["attack"], _texts(line["after"]), _texts(line["warnings"])
         verdicts = tuple(
-            Verdict(int(example), _text_or_none(broken_by), float(loss), int(queries), _texts(flags))
+            Verdict(example, broken_by, loss, queries, _texts(flags))
             for example, broken_by, loss, queries, flags in line["verdicts"]
         )
-        return Entry(_texts(line["attacks"]), _texts(line["after"]), verdicts, _texts(line["warnings"]))
-    except (KeyError, TypeError, ValueError):
+        sound = isinstance(attack, str) and all(
+            verdict.broken_by in (None, attack)
+            and all(isinstance(count, int) and count >= 0 for count in (verdict.example, verdict.queries))
+            and isinstance(verdict.loss, float)
+            and math.isfinite(verdict.loss)
+            and set(verdict.flags) <= set(FLAGS)
+            for verdict in verdicts
+        )
+        return Entry(attack, after, verdicts, warnings) if sound else None
+    except (KeyError, TypeError, ValueError, IndexError):
         return None
 
 
@@ -123,9 +157,3 @@ def _texts(values: Sequence[Any]) -> tuple[str, ...]:
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise ValueError(values)
     return tuple(values)
-
-
-def _text_or_none(value: Any) -> str | None:
-    if value is not None and not isinstance(value, str):
-        raise ValueError(value)
-    return value

@@ -9,7 +9,7 @@ An example is robust if it is correct after every attack. What is wrong or broke
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any, Literal, NamedTuple
@@ -113,23 +113,29 @@ def judge(
         progress: called after each ticket, and with a sentence from within one.
 
     Raises:
-        UsageError: `within` in mode "exact", with a panel that regroups.
+        UsageError: `within` in mode "exact", or a panel without an attack.
     """
-    by_attack = mode == "exact" and panel.regroups
-    if by_attack and within is not None:
-        raise UsageError(
-            "--until with evaluation.mode = 'exact': no example is judged before the last attack. Set evaluation.mode "
-            "to 'fast'."
-        )
+    require_possible(panel, mode, within)
     under_way = _UnderWay(judges, sample, panel, batch_size, journal, keep_images, progress)
     workers = judges.count if mode == "fast" else 1
     batches = _batches(sizes(len(sample), batch_size, workers), shuffled=within is not None)
     clean = under_way.look(_batches(sizes(len(sample), max(batch_size, LOOK)), shuffled=False))
-    if by_attack:
+    if mode == "exact" and panel.regroups:
         under_way.by_attack()
     else:
         batches = under_way.by_batch(batches, within)
     return under_way.judgement(clean, torch.tensor([place for batch in batches for place in batch]).sort().values)
+
+
+def require_possible(panel: Panel, mode: Mode, within: float | None) -> None:
+    """Refuse what `judge` cannot do. Raises as that."""
+    if not panel.names:
+        raise UsageError("no attack is left: what is not attacked is not robust. Set evaluation.attacks to others.")
+    if mode == "exact" and within is not None:
+        raise UsageError(
+            "--until with evaluation.mode = 'exact', where all examples are judged in the batches of one process: set "
+            "evaluation.mode to 'fast'."
+        )
 
 
 def _batches(of: list[int], shuffled: bool) -> list[list[int]]:
@@ -170,35 +176,29 @@ class _UnderWay:
 
     def by_attack(self) -> None:
         """One attack after the other, on all that is still correct."""
-        entries = [] if self.journal is None else self.journal.entries()
-        known = {
-            (entry.attacks, entry.after, tuple(each.example for each in entry.verdicts)): entry for entry in entries
-        }
+        known = {(entry.attack, entry.after, entry.examples): entry for entry in self._known()}
         for position, name in enumerate(self.panel.names):
             after, alive = self.panel.names[:position], torch.tensor(self.standing.alive(), dtype=torch.int64)
             tickets = []
             for number, batch in enumerate(torch.split(alive, self.batch_size) if len(alive) else ()):
-                ticket = self._ticket(number, number * self.batch_size, batch.tolist(), (name,))
-                if entry := known.get(((name,), after, self._examples(ticket.places))):
-                    self._take(entry)
-                    self.tally.known += len(entry.verdicts)
+                ticket = self._ticket(number, number * self.batch_size, batch.tolist(), (name,), after)
+                if entry := known.get((name, after, self._examples(ticket.places))):
+                    self.tally.known += self._take(entry)
                 else:
                     tickets.append(ticket)
             self.tally.begin(name, len(tickets))
             for ticket, blow in self._results(tickets):
-                self._struck(ticket, blow, after)
+                self._struck(ticket, blow)
 
     def by_batch(self, batches: list[list[int]], within: float | None) -> list[list[int]]:
         """Each batch through all attacks; those of the batches that are needed."""
-        for entry in self._known():
-            self._take(entry)
+        self.tally.known = sum(self._take(entry) for entry in self._known())
         firsts = [0, *accumulate(len(batch) for batch in batches)]
         tickets = [
             self._ticket(number, firsts[number], places, attacks)
             for number, batch in enumerate(batches)
             for attacks, places in self.standing.lacking(batch).items()
         ]
-        self.tally.known = len(self.standing.verdicts)
         self.tally.begin("", len(tickets))
         open_tickets = [0] * len(batches)
         for ticket in tickets:
@@ -206,7 +206,7 @@ class _UnderWay:
         needed = self._needed(batches, open_tickets, within)
         if needed is None:
             for ticket, blow in self._results(tickets):
-                self._struck(ticket, blow, ())
+                self._struck(ticket, blow)
                 open_tickets[ticket.number] -= 1
                 if (needed := self._needed(batches, open_tickets, within)) is not None:
                     break
@@ -226,7 +226,8 @@ class _UnderWay:
 
     def judgement(self, clean: Outcomes, places: Tensor) -> Judgement:
         """What was found at these places."""
-        verdicts = self.standing.verdicts
+        judged = set(places.tolist())
+        verdicts = {place: each for place, each in self.standing.verdicts.items() if place in judged}
         met = {flag: torch.zeros(len(self.sample), dtype=torch.bool) for flag in FLAGS}
         for place, verdict in verdicts.items():
             for flag in verdict.flags:
@@ -235,7 +236,7 @@ class _UnderWay:
         robust = torch.tensor(self.standing.correct) & ~met["non_finite_logits"]
         confidence = clean.confidence if self.panel.by_loss else torch.ones_like(clean.confidence)
         outcomes = replace(clean, robust=robust, confidence=confidence, **met).at(places)
-        warnings = (*self.standing.warnings, *self._remarks())
+        warnings = (*self.standing.warnings, *self._remarks(verdicts.values(), len(places)))
         return Judgement(places, outcomes, verdicts, self.images, self.tally.known, warnings)
 
     def within(self, sentence: str) -> None:
@@ -247,8 +248,10 @@ class _UnderWay:
         """Of `Events`."""
         self.tally.workers, self.tally.deaths = workers, deaths
 
-    def _ticket(self, number: int, first: int, places: list[int], attacks: tuple[str, ...]) -> Ticket:
-        strike = Strike(self.panel, attacks, self._examples(places), first, self.keep_images)
+    def _ticket(
+        self, number: int, first: int, places: list[int], attacks: tuple[str, ...], after: tuple[str, ...] = ()
+    ) -> Ticket:
+        strike = Strike(self.panel, attacks, after, self._examples(places), first, self.keep_images)
         return Ticket(number, tuple(places), strike)
 
     def _examples(self, places: Sequence[int]) -> tuple[int, ...]:
@@ -264,26 +267,27 @@ class _UnderWay:
             if self.progress is not None:
                 self.progress(self.tally)
 
-    def _struck(self, ticket: Ticket, blow: Blow, after: tuple[str, ...]) -> None:
-        entry = Entry(blow.attacks, after, blow.verdicts, blow.warnings)
+    def _struck(self, ticket: Ticket, blow: Blow) -> None:
         if self.journal is not None:
-            self.journal.add(entry)
+            self.journal.add(blow.entries)
         if blow.images is not None:
             self.images |= dict(zip(ticket.places, blow.images, strict=True))
-        self._take(entry)
+        for entry in blow.entries:
+            self._take(entry)
 
-    def _take(self, entry: Entry) -> None:
-        self.standing.take(entry)
+    def _take(self, entry: Entry) -> int:
+        taken = self.standing.take(entry)
         self.tally.judged = self.standing.wrong + self.standing.robust
         self.tally.robust = self.standing.robust
+        return taken
 
-    def _remarks(self) -> list[str]:
+    def _remarks(self, verdicts: Iterable[Verdict], examples: int) -> list[str]:
         """What the panel says of the accuracy after each of its attacks."""
-        broken = [verdict.broken_by for verdict in self.standing.verdicts.values()]
+        broken = [verdict.broken_by for verdict in verdicts]
         left, shares = len(broken), {}
         for name in self.panel.names:
             left -= broken.count(name)
-            shares[name] = left / len(self.sample)
+            shares[name] = left / examples
         return self.panel.remarks(shares)
 
 

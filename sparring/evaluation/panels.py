@@ -5,8 +5,10 @@ Each attacks the examples that are still correct after those before it. A panel 
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
 from typing import Any, NamedTuple, Protocol
 
@@ -96,10 +98,10 @@ class Restarts:
 
     @property
     def identity(self) -> dict[str, Any]:
-        attack, loss = self.attack, self.attack.maximised
-        kind = {"attack": f"{type(attack).__module__}:{type(attack).__qualname__}", "seed": self.seed}
-        how = {"alpha": attack.alpha, "start": attack.start, "clamp_start": attack.clamp_start}
-        return kind | attack.record._asdict() | how | {"loss": _named(loss.value), "targets": loss.targets}
+        attack = replace(self.attack, restarts=1)
+        values = {each.name: getattr(attack, each.name) for each in fields(attack)}
+        loss = {"loss": _named(attack.maximised.value), "targets": attack.maximised.targets}
+        return {"attack": _named(type(attack)), "seed": self.seed, **_plain(values), **loss, "alpha": attack.alpha}
 
     def remarks(self, shares: Mapping[str, float]) -> list[str]:
         return []
@@ -184,6 +186,18 @@ class AutoAttackPanel:
         )
 
 
-def _named(of: Callable[..., Any]) -> str:
-    """A function's name, which stays the same in another process."""
-    return f"{of.__module__}:{of.__qualname__}"
+def _named(of: Any) -> str:
+    """The name of a class or function and a digest of its text; both stay the same in another process."""
+    try:
+        text = inspect.getsource(of)
+    except (OSError, TypeError):
+        text = ""
+    return f"{of.__module__}:{of.__qualname__} {hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers, texts and truth values as they are; of others only the type."""
+    return {
+        name: value if value is None or isinstance(value, int | float | str) else _named(type(value))
+        for name, value in values.items()
+    }

@@ -18,22 +18,27 @@ class Standing:
         self._survived: list[set[str]] = [set() for _ in indices]
         self.wrong, self.robust = self.correct.count(False), 0  # how many are wrong or broken, and judged robust
 
-    def take(self, entry: Entry) -> None:
-        """Take a ticket's verdicts over, except those of other examples or by attacks that do not count."""
-        self.warnings |= dict.fromkeys(entry.warnings)
+    def take(self, entry: Entry) -> int:
+        """Take verdicts over; returns how many. Those of other examples, by an attack that does not count, or that are
+        known, say nothing."""
+        if entry.attack not in self.names:
+            return 0
+        taken = 0
         for verdict in entry.verdicts:
-            place, broken = self._places.get(verdict.example), verdict.broken_by
-            if place is None or not self.correct[place]:
+            place = self._places.get(verdict.example)
+            if place is None or not self.correct[place] or entry.attack in self._survived[place]:
                 continue
-            before = entry.attacks if broken is None else entry.attacks[: entry.attacks.index(broken)]
-            was_robust = self._survived[place].issuperset(self.names)
-            self._survived[place] |= set(before)
-            self.robust += self._survived[place].issuperset(self.names) - was_robust
-            if broken is None or broken in self.names:
-                known = self.verdicts.get(place)
-                self.verdicts[place] = verdict if known is None else known.and_then(verdict)
-                self.correct[place] = broken is None
-                self.wrong += broken is not None
+            taken += 1
+            known = self.verdicts.get(place)
+            self.verdicts[place] = verdict if known is None else known.and_then(verdict)
+            if verdict.broken_by is not None:
+                self.correct[place] = False
+                self.wrong += 1
+                continue
+            self._survived[place].add(entry.attack)
+            self.robust += len(self._survived[place]) == len(self.names)
+        self.warnings |= dict.fromkeys(entry.warnings if taken else ())
+        return taken
 
     def alive(self) -> list[int]:
         """The places of what is still correct."""

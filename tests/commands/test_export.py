@@ -20,6 +20,7 @@ from sparring.commands.export import export_run, fraction, model_info
 from sparring.commands.train import train
 from sparring.config import config_of, overridden
 from sparring.errors import SparringError, UsageError
+from sparring.evaluation.autoattack import describe
 from sparring.models import build
 from sparring.runs import Run, open_run
 from tests.support.disk import files_of_at_most
@@ -114,7 +115,7 @@ def test_images_that_others_have_not_are_told(run: Run, changes: dict[str, str])
 def test_autoattacks_figure_is_taken_only_if_it_is_of_these_weights(
     run: Run, tmp_path: Path, checkpoint: str, weights: str, accuracy: str | None
 ) -> None:
-    evaluated = {"attack": "AutoAttack standard (...)", "clean_accuracy": 0.9, "robust_accuracy": 0.415, "samples": 200}
+    evaluated = {"attack": describe("linf", 0.2, 10), "clean_accuracy": 0.9, "robust_accuracy": 0.415, "samples": 200}
     evaluated["drawn"] = "the first of 360"
     run.write_json("evaluation.json", {**evaluated, "checkpoint": checkpoint, "weights": weights})
     try:

@@ -7,54 +7,67 @@ from pathlib import Path
 
 import pytest
 
-from sparring.errors import SparringError, UsageError
+from sparring.errors import UsageError
 from sparring.evaluation.journal import Entry, Journal, Verdict
 
-ENTRY = Entry(("one", "two"), ("zero",), (Verdict(7, "two", 1.5, 20, ("zero_gradient",)), Verdict(3, None, 0.25, 40)))
-OTHER = Entry(("one",), (), (Verdict(1, None, 0.5, 10),), ("look at this",))
+ENTRY = Entry("two", ("one",), (Verdict(7, "two", 1.5, 20, ("zero_gradient",)), Verdict(3, None, 0.25, 40)))
+OTHER = Entry("one", (), (Verdict(1, None, 0.5, 10),), ("look at this",))
 
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Journal:
-    made = Journal(tmp_path / "verdicts", "pgd", {"seed": 0, "start": ("uniform",)})
+    made = Journal(tmp_path / "verdicts", "pgd", {"seed": 0, "start": ("uniform",)}, [0.5, 100.0])
     with made.owned():
-        made.add(ENTRY)
+        made.begin()
+        made.add([ENTRY])
     return made
 
 
 def test_the_entries_of_an_identity_are_those_that_were_added(journal: Journal) -> None:
     with journal.owned():
-        journal.add(OTHER)
-    assert journal.entries() == [ENTRY, OTHER]
+        journal.begin()
+        journal.add([OTHER, ENTRY])
+    assert journal.entries() == [ENTRY, OTHER, ENTRY]
     same = Journal(journal.path.parent, "pgd", {"start": ["uniform"], "seed": 0})
     other = Journal(journal.path.parent, "pgd", {"start": ["uniform"], "seed": 1})
-    assert same.entries() == [ENTRY, OTHER] and other.entries() == []
-    journal.forget()
-    assert journal.entries() == []
+    assert same.entries() == [ENTRY, OTHER, ENTRY] and other.entries() == []
+    with journal.owned():
+        journal.begin(again=True)
+    assert journal.entries() == [] and len(journal.path.read_text().splitlines()) == 1
 
 
 def test_a_line_that_was_cut_or_damaged_costs_itself_alone(journal: Journal) -> None:
     line = json.dumps(OTHER._asdict())
-    for damaged in (
-        line[: len(line) // 2],
-        '{"attacks": 1}',
-        line.replace('"one"', "1"),
-        "[]",
-        line.replace("0.5", '"x"'),
-    ):
+    damaged = [line[: len(line) // 2], '{"attack": 1}', line.replace('"one"', "1"), "[]", line.replace("0.5", '"x"')]
+    damaged += [line.replace("null", '"other"'), line.replace("10", "-3"), line.replace("0.5", "NaN")]
+    for each in damaged:
         with journal.path.open("a") as file:
-            file.write(damaged)  # without an end, as a killed process leaves it
+            file.write(each)  # without an end, as a killed process leaves it
         with journal.owned():
-            journal.add(OTHER)
-    assert journal.entries() == [ENTRY, *[OTHER] * 5]
+            journal.begin()
+            journal.add([OTHER])
+    assert journal.entries() == [ENTRY, *[OTHER] * len(damaged)]
 
 
-def test_a_file_of_something_else_and_a_second_writer_are_refused(journal: Journal) -> None:
+@pytest.mark.parametrize("first", ["", '{"identi', "garbage\n", '{"identity": {"seed": 5}}\n'])
+def test_a_first_line_that_is_gone_or_damaged_is_written_again(journal: Journal, first: str) -> None:
+    lines = journal.path.read_text().splitlines(keepends=True)
+    journal.path.write_text(first + "".join(lines[1:]) if first.endswith("\n") or not first else first)
+    with journal.owned():
+        journal.begin()
+        journal.add([OTHER])
+    assert journal.path.read_text().splitlines()[0] == lines[0].strip()
+    assert journal.entries()[-1] == OTHER
+
+
+def test_a_second_writer_and_another_network_are_refused(journal: Journal) -> None:
     with journal.owned(), pytest.raises(UsageError, match="another evaluation"), journal.owned():
         raise AssertionError
-    journal.path.write_text(journal.path.read_text().replace('"seed": 0', '"seed": 5'))
-    with pytest.raises(SparringError, match="something else than its name says"):
-        journal.entries()
+    identity = {"seed": 0, "start": ["uniform"]}
+    Journal(journal.path.parent, "pgd", identity, [0.5001, 100.01]).require_same()
+    for behaviour in ([0.6, 100.0], [0.5, 102.0], [0.5]):
+        with pytest.raises(UsageError, match="--again forgets them"):
+            Journal(journal.path.parent, "pgd", identity, behaviour).require_same()
 
 
 def test_verdicts_of_earlier_and_later_attacks_are_joined() -> None:

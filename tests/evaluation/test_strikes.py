@@ -34,16 +34,19 @@ class ByBrightness:
 
 def test_each_attack_gets_what_is_left() -> None:
     x = torch.tensor([0.05, 0.15, 0.95]).reshape(3, 1, 1, 1)
-    blow = Strike(ByBrightness(), ("1", "2"), (70, 71, 72), 0, keep_images=True)(
-        [nn.Identity()], x, torch.zeros(3).long(), None
-    )
-    assert [(each.example, each.broken_by, each.queries, each.flags) for each in blow.verdicts] == [
-        (70, "1", 5, ("zero_gradient",)),
-        (71, "2", 10, ("zero_gradient",)),
-        (72, None, 10, ()),
+    strike = Strike(ByBrightness(), ("1", "2"), ("0",), (70, 71, 72), 0, keep_images=True)
+    blow = strike([nn.Identity()], x, torch.zeros(3).long(), None)
+    first, second = blow.entries
+    assert (first.attack, first.after, first.examples) == ("1", ("0",), (70, 71, 72))
+    assert (second.attack, second.after, second.examples) == ("2", ("0", "1"), (71, 72))
+    assert [(each.broken_by, each.queries, each.flags) for each in first.verdicts] == [
+        ("1", 5, ("zero_gradient",)),
+        (None, 5, ()),
+        (None, 5, ()),
     ]
+    assert [each.broken_by for each in second.verdicts] == ["2", None]
     assert blow.images is not None and (blow.images - x).flatten().round().tolist() == [1, 2, 2]
-    assert blow.warnings == ("warned by 1", "warned by 2") and blow.attacks == ("1", "2")
+    assert first.warnings == ("warned by 1",) and second.warnings == ("warned by 2",)
 
 
 def test_a_look_says_what_is_right_without_an_attack() -> None:

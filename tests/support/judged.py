@@ -24,7 +24,7 @@ def network() -> nn.Module:
     """Of the digits, trained with noise; about two thirds of what it has right is robust."""
     training = load(DataSettings(), "train")
     x, y = batch(training, torch.arange(len(training)), augment="none", seed=0, epoch=0)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
         optimizer = torch.optim.Adam(model.parameters(), 1e-2)

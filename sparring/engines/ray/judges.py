@@ -106,13 +106,15 @@ class RayJudges:
                 if task in self._starting:
                     self._has_started(task)
                     continue
+                first = next(ticket for number, ticket in busy.values() if number == busy[task][0])  # is at work
                 number, ticket = busy.pop(task)
                 if (done := self._result(task, number)) is not None:
                     yield ticket, done[0]
                     continue
-                deaths[ticket.places] += 1
-                _require_harmless(ticket, deaths[ticket.places])
                 waiting.append(ticket)
+                if ticket is first:
+                    deaths[ticket.places] += 1
+                    _require_harmless(ticket, deaths[ticket.places])
             events.working(len(self._working), self.deaths)
             self._require_workers(bool(self._working))
 
