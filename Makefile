@@ -50,7 +50,7 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-BENCHMARKS := transport kernels steps memory timeline elastic peers scaling allocator splits
+BENCHMARKS := transport kernels steps memory timeline elastic peers scaling allocator splits evaluation masked_gradients
 ON_MNIST := wallclock headline staleness methods verdict finish throughput time_to_accuracy
 
 # A look at each of them: one short round, and not all rows.
@@ -63,6 +63,8 @@ timeline_ARGS := --out runs/quick/timeline --seconds 5
 elastic_ARGS := --seconds 10
 peers_ARGS := --rounds 1 --seconds 5 --cases equal slow
 scaling_ARGS := --out runs/quick/scaling --series 80 --workers 1 2 --rounds 1 --seconds 10
+evaluation_ARGS := --devices 2 --seconds 10
+masked_gradients_ARGS := --seeds 1
 allocator_ARGS := --networks mnist-16-32-100 --batches 128 --repetitions 3
 wallclock_ARGS := --rounds 1 --steps 200
 headline_ARGS := --out runs/quick/headline --rows "synchronous, κ = 8" "synchronous, κ = 4" --rates 0.02 --ramps 0.15 --epochs 1 --seeds 1

@@ -53,7 +53,7 @@ def evaluate(
         raise UsageError(f"--until {until:g}: points between 0 and 50 are needed, such as 1.")
     how = How(resume, again, None if until is None else until / 100, keep_images=save is not None)
     if not run.exists():
-        raise UsageError(f"{run}: there is no such run folder or file of weights.")
+        raise UsageError(f"{run} is not a run folder, nor a file of weights: it does not exist.")
     if run.is_file():
         if best or save is not None:
             raise UsageError(f"--{'best' if best else 'save'}: {run} is a file of weights. Only runs have that.")

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.hosts import Hosts, hosts, prepare
+from tests.support.hosts import Hosts, hosts, missing, prepare
 
 
 @pytest.fixture(scope="session")
 def homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if (reason := missing()) is not None:
+        pytest.fail(reason)  # who asks for these tests wants to know
     work = tmp_path_factory.mktemp("cluster")
     prepare(work)
     return work

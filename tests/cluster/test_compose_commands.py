@@ -13,14 +13,12 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.hosts import HEAD, HOME, ROOT, WORKER, Hosts, missing
+from tests.support.hosts import HEAD, HOME, ROOT, WORKER, Hosts
 from tests.support.waiting import wait_for
 
-REASON = missing()
 pytestmark = [
     pytest.mark.cluster,
     pytest.mark.timeout(900),
-    pytest.mark.skipif(REASON is not None, reason=str(REASON)),
 ]
 PASSWORD = "a-password-that-nobody-lists"
 STEPS = 20

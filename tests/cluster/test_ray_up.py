@@ -10,14 +10,12 @@ from typing import Any
 
 import pytest
 
-from tests.support.hosts import HEAD, HOME, WORKER, Hosts, missing
+from tests.support.hosts import HEAD, HOME, WORKER, Hosts
 from tests.support.waiting import wait_for
 
-REASON = missing()
 pytestmark = [
     pytest.mark.cluster,
     pytest.mark.timeout(600),
-    pytest.mark.skipif(REASON is not None, reason=str(REASON)),
 ]
 
 CLUSTER = "deploy/ray/local.yaml"

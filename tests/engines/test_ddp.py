@@ -82,7 +82,7 @@ def test_its_weights_and_records_are_those_of_the_synchronous_engine(
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(tmp_path: Path) -> None:
-    slow = {"steps": 12, "warmup_epochs": 0.5}  # a report comes every half second
+    slow = {"steps": 8, "warmup_epochs": 0.5}  # a report comes every half second
     whole = trained(tmp_path, "ddp", attack=slow)
     (tmp_path / "again").mkdir()
     config = small(tmp_path / "again", engine="ddp", train=SHARDS, attack=slow)

@@ -157,10 +157,11 @@ def test_curves_and_transfer_say_the_same() -> None:
 
 
 def test_corruptions_say_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    def dark(test: Any, seed: int) -> Any:
-        return lambda name, severity, indices: (0 * test.images(indices), test.labels[indices])
+    def dark(seed: int) -> Any:
+        return lambda name, severity, indices, images, labels: (0 * images, labels)
 
-    monkeypatch.setattr("sparring.evaluation.corruptions.generated", dark)
+    monkeypatch.setattr("sparring.evaluation.corruptions.Generated", dark)
+    monkeypatch.setattr("sparring.evaluation.corruptions.require_bytes", lambda data, what: None)  # DATA are floats
     model = Changed(lambda logits, x: logits / x.flatten(1).sum(1, keepdim=True).sign())
     found = corruptions(model, DATA, "greys", None, samples=None, batch_size=16, seed=0)
     assert found.corrupted_accuracy == 0.0 and found.clean_accuracy == 1.0

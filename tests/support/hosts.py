@@ -46,13 +46,25 @@ HOME={HOME} bash {HOME}/sparring/ray/install.sh
 """
 
 
+PACKAGES = {
+    "ip": "iproute2",
+    "ssh": "openssh-client",
+    "ssh-keygen": "openssh-client",
+    "unshare": "util-linux",
+    "nsenter": "util-linux",
+    "setpriv": "util-linux",
+    str(SSHD): "openssh-server",
+}
+
+
 def missing() -> str | None:
     """Why no such hosts can be made here, or None."""
     if os.geteuid() != 0:
         return "needs root: it makes network, PID and mount namespaces"
     absent = [tool for tool in TOOLS if shutil.which(tool) is None] + ([] if SSHD.exists() else [str(SSHD)])
     if absent:
-        return f"needs {', '.join(absent)}"
+        packages = sorted({PACKAGES.get(tool, tool) for tool in absent})
+        return f"needs {', '.join(absent)} (on Debian: apt install {' '.join(packages)})"
     tried = subprocess.run(["unshare", *NAMESPACES, "--fork", "--mount-proc", "true"], capture_output=True)
     return None if tried.returncode == 0 else f"namespaces are not permitted: {tried.stderr.decode().strip()}"
 

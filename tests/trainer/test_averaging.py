@@ -16,6 +16,7 @@ from sparring.commands.export import model_info
 from sparring.commands.train import Result, resume, train
 from sparring.config import new_run
 from sparring.errors import NonFinite, Overfitted, UsageError
+from sparring.evaluation.autoattack import describe
 from sparring.trainer import averaging, checkpoints
 from sparring.trainer.experiment import build_experiment
 from sparring.trainer.session import Session
@@ -101,7 +102,8 @@ def test_both_are_evaluated_at_the_end_and_either_can_be_afterwards(tmp_path: Pa
 def test_an_average_is_exported_with_its_own_figures(tmp_path: Path) -> None:
     run = train(small(tmp_path, **EMA)).run
     summary = run.read_json("summary.json") or {}
-    evaluation = {"attack": "AutoAttack", "clean_accuracy": 0.9, "robust_accuracy": 0.4, "ema_clean_accuracy": 0.8}
+    attack = describe("linf", 0.2, 10)
+    evaluation = {"attack": attack, "clean_accuracy": 0.9, "robust_accuracy": 0.4, "ema_clean_accuracy": 0.8}
     run.write_json("summary.json", {**summary, **evaluation, "ema_robust_accuracy": 0.5})
     for weights, figures in (("plain", ("90.00", "40.00")), ("ema", ("80.00", "50.00"))):
         made = open_trained(run, {"evaluation.weights": weights})
