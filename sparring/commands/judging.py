@@ -86,13 +86,13 @@ BY_DEFAULT = How()
 def require_used(changes: Mapping[str, Any], settings: EvaluationSettings, unused: Collection[str] = ()) -> bool:
     """Refuse changes that would have no effect; whether workers are asked for.
 
-    changes: by full name. unused: groups or names that this command has no use for.
+    changes: by full name. unused: groups or names that a command with attacks of its own has no use for.
 
     Raises:
         UsageError: there is one.
     """
     by_workers = "workers.count" in changes
-    by_autoattack = settings.attack == "autoattack"
+    by_autoattack = settings.attack == "autoattack" and not unused
     for name in changes:
         if name.startswith(OF_WORKERS) and not by_workers:
             raise UsageError(f"--{name} is for workers, and none are asked for. Give --workers N too, or leave it out.")

@@ -71,6 +71,7 @@ def test_what_has_no_effect_is_refused(tmp_path: Path) -> None:
     pgd, auto = EvaluationSettings(), EvaluationSettings(attack="autoattack")
     assert require_used({"workers.count": 2, "ray.address": "auto", "evaluation.steps": 3}, pgd)
     assert not require_used({"evaluation.samples": 3}, auto)
+    assert not require_used({"evaluation.steps": 3}, auto, ("evaluation.attack",)), "it attacks by PGD of its own"
     for changes, settings, unused, said in (
         ({"ray.address": "auto"}, pgd, (), r"--ray\.address is for workers"),
         ({"evaluation.restarts": 2}, auto, (), "AutoAttack has its own"),
