@@ -129,24 +129,22 @@ def curves(
     base = attack_for(threat, settings.model_copy(update={"step_size": None}))
     unbounded = math.sqrt(math.prod(dataset.shape)) if threat.norm == "l2" else 1.0  # the ball holds all of [0, 1]
     radii = [share * base.epsilon for share in EPSILONS if share * base.epsilon < unbounded] + [unbounded]
-
     by_epsilon = [_with(base, epsilon, base.steps) for epsilon in radii]
     by_steps = [_with(base, base.epsilon, steps) for steps in STEPS]
     attacks = list(dict.fromkeys([*by_epsilon, *by_steps]))
     works: list[Callable[[int], Work]] = [partial(Under, attack, seed) for attack in attacks]
     works += [partial(Around, base, seed)]
-    works += (
-        [partial(BlackBox, base, dataset.classes, settings.square_queries, seed)] if settings.square_queries else []
-    )
+    if settings.square_queries:
+        works += [partial(BlackBox, base, dataset.classes, settings.square_queries, seed)]
     judges = InProcess([model]) if judges is None else judges
     done = _done(judges, sample, works, settings.batch_size, progress)
-    of_attacks, around, black_box = done[: len(attacks)], done[len(attacks)], [*done, []][len(attacks) + 1]
+    of_attacks, around, black_box = done[: len(attacks)], done[len(attacks)], done[len(attacks) + 1 :]
     found = {attack: joined(parts) for attack, parts in zip(attacks, of_attacks, strict=True)}
     points = {attack: _point(attack, outcome.robust) for attack, outcome in found.items()}
     grid = Grid(
         by_epsilon=[(f"ε = {attack.epsilon:.4g}", found[attack].robust) for attack in by_epsilon],
         by_steps=[(f"PGD-{attack.steps}", found[attack].robust) for attack in by_steps],
-        black_box=(f"Square, {settings.square_queries} queries", torch.cat(black_box)) if black_box else None,
+        black_box=(f"Square, {settings.square_queries} queries", torch.cat(black_box[0])) if black_box else None,
         strongest=found[by_steps[-1]],
         steps=base.steps,
     )

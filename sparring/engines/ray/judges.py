@@ -167,7 +167,9 @@ class RayJudges:
 
     def _require_workers(self, working: bool) -> None:
         if problem := self.health.check():
-            raise SparringError(f"{problem}. The verdicts so far are kept; the same command goes on.")
+            raise SparringError(
+                f"{problem}. The same command goes on with the verdicts that it has kept, if it keeps any."
+            )
         now, limit = time.monotonic(), self.config.workers.start_timeout_s
         if working:
             self._quiet_since = now
