@@ -1,6 +1,6 @@
 # make demo: set everything up and run the main job; make test: set up and run the tests;
 # make test-fast: the pure parts and a tiny run of each engine;
-# make wheel and make cluster-test: see docs/cluster.md;
+# make wheel, make cluster-test and make compose-test: see docs/cluster.md;
 # make bench DATA=DIR: every benchmark, one after the other; hours, on a machine with nothing else to do. DIR has MNIST
 # in torchvision's layout. With QUICK=1: a look at each. docs/benchmarks.md and docs/results.md have the commands one by
 # one.
@@ -13,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-fast chaos cluster-test wheel lint bench clean setup
+.PHONY: demo test test-fast chaos cluster-test compose-test wheel lint bench clean setup
 
 setup: $(STAMP)
 
@@ -39,6 +39,11 @@ chaos: $(STAMP)
 # As root on Linux: two hosts made of namespaces, a real `ray up`, a run across them, `ray down`; about five minutes.
 cluster-test: $(STAMP)
 	$(BIN)/python -m pytest -m cluster tests/cluster $(ARGS)
+
+# With a Docker Engine (DOCKER_HOST): the image, and docker-compose.yml with a run whose workers come, go and die.
+# TORCH_INDEX, where it is set, says where the image takes torch from.
+compose-test: $(STAMP)
+	$(BIN)/python -m pytest -m compose tests/compose $(ARGS)
 
 # What `ray up deploy/ray/local.yaml` installs on every host.
 wheel: $(STAMP)
