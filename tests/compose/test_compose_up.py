@@ -47,10 +47,10 @@ def services(tmp_path: Path) -> Any:
 
 def test_a_run_outlives_its_containers_and_leaves_nothing(services: Composed, tmp_path: Path) -> None:
     services.build()
-    services.up(workers=2)
+    services.up(2)
     _until(services, "two workers attack", lambda: len(_attacking(services)) == 2)
 
-    services.up(workers=4)
+    services.up(4, "--no-recreate")
     services.shell(f"sparring workers {RUN} set 4")
     _until(services, "four workers attack", lambda: len(_attacking(services)) == 4)
     _check_metrics(services, workers=4)
@@ -63,7 +63,7 @@ def test_a_run_outlives_its_containers_and_leaves_nothing(services: Composed, tm
     stopped = _audited(services, tmp_path / "stopped", finished=False)
     assert 0 < stopped["steps"] < EPOCHS * stopped["steps_per_epoch"]
 
-    services.up(workers=2, SPARRING_RESUME=RUN, SPARRING_SETTINGS="")
+    services.up(2, SPARRING_RESUME=RUN, SPARRING_SETTINGS="")
     wait_for("the end of the run", lambda: services.states("head") == ["exited"], 900, 1)
     assert services.exit_code("head") == 0
     ended = _audited(services, tmp_path / "ended", finished=True)

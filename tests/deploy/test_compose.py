@@ -1,11 +1,13 @@
 """docker-compose.yml and the Dockerfile: valid, closed to the network, no secret inside, everything pinned.
 
-No Docker engine is asked: what the services start is started in tests/cluster/test_compose_commands.py.
+No Docker engine is asked: tests/compose does that.
 """
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +16,17 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.support.waiting import wait_for
+
 ROOT = Path(__file__).parents[2]
+# Stands for `sparring` and, in the tests' own folder, notes its words; a SIGTERM ends it as it ends a run.
+RUN = """#!/bin/bash
+trap 'kill $child; echo stopped >>{folder}/said; exit 130' TERM
+echo "$@" >>{folder}/said
+[ -e {folder}/finished ] && exit 3
+sleep 60 & child=$!
+wait
+"""
 FILES = ("docker-compose.yml", "deploy/compose/trainer-gpu.yml")
 
 
@@ -101,3 +113,45 @@ def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
         pytest.skip("hadolint is not installed in this environment")
     done = subprocess.run([hadolint, ROOT / "Dockerfile"], capture_output=True, text=True)
     assert done.returncode == 0 and not done.stdout, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("resume", "words"), [("", "train recipe.toml --run.root /runs"), ("/runs/one", "resume /runs/one --workers 2")]
+)
+def test_the_heads_command_passes_signals_on_and_ends_with_the_runs_code(
+    compose: dict[str, Any], tmp_path: Path, resume: str, words: str
+) -> None:
+    head, said, targets = _head(compose, tmp_path), tmp_path / "said", tmp_path / "targets.json"
+    environment = {"SPARRING_RECIPE": "recipe.toml", "SPARRING_WORKERS": "2", "SPARRING_RESUME": resume}
+    environment |= {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    targets.touch()
+    process = subprocess.Popen(head, env=environment)
+    wait_for("the run", lambda: said.exists() and said.read_text(), 30)
+    assert said.read_text().startswith(words)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 130
+    assert said.read_text().endswith("stopped\n")
+    assert not targets.exists()
+
+    targets.touch()
+    (tmp_path / "finished").touch()
+    assert subprocess.run(head, env=environment, timeout=30).returncode == 3
+    assert not targets.exists()
+
+
+def _head(compose: dict[str, Any], folder: Path) -> list[str]:
+    """The head's command with stand-ins for `ray` and `sparring`, and with Ray's list of targets in `folder`."""
+    for name, script in (("ray", "#!/bin/sh\n"), ("sparring", RUN.format(folder=folder))):
+        (folder / name).write_text(script)
+        (folder / name).chmod(0o755)
+    command = [word.replace("$$", "$") for word in compose["services"]["head"]["command"]]
+    listed = "/tmp/ray/prom_metrics_service_discovery.json"
+    assert command[-1].count(listed) == 1
+    return [*command[:-1], command[-1].replace(listed, str(folder / "targets.json"))]
+
+
+def test_rays_list_of_targets_is_read_again_by_the_clock() -> None:
+    """It is a link into a folder of Ray's session, where Prometheus sees no change."""
+    read = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
+    (ray,) = [job for job in read if job["job_name"] == "ray"]
+    assert int(ray["file_sd_configs"][0]["refresh_interval"].removesuffix("s")) <= 30

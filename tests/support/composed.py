@@ -88,10 +88,10 @@ class Composed:
         """The image; TORCH_INDEX of the environment goes into it."""
         self("build", "head", timeout_s=BUILD_TIMEOUT_S)
 
-    def up(self, workers: int, **environment: str) -> None:
-        """As a user starts them, or changes them while they run; without Grafana if its image cannot be had."""
+    def up(self, workers: int, *more: str, **environment: str) -> None:
+        """`docker compose up` with more options; without Grafana if its image cannot be had."""
         services = ["head", "worker", "prometheus", *(["grafana"] if self.grafana else [])]
-        options = ["--detach", "--no-build", "--scale", f"worker={workers}"]
+        options = ["--detach", "--no-build", "--scale", f"worker={workers}", *more]
         self("up", *options, *services, timeout_s=START_TIMEOUT_S, **environment)
 
     def shell(self, command: str, service: str = "head", *options: str) -> str:
@@ -129,21 +129,22 @@ class Composed:
             return json.load(answer)
 
     def left(self) -> list[str]:
-        """Containers, volumes and networks of the project."""
+        """Containers, volumes and networks of the project, and the image."""
         mine = f"--filter=label=com.docker.compose.project={self.project}"
-        kinds = (("ps", "--all"), ("volume", "ls"), ("network", "ls"))
-        return [line for kind in kinds for line in _lines(*kind, mine, "--quiet")]
+        kinds = (("ps", "--all", mine), ("volume", "ls", mine), ("network", "ls", mine), ("image", "ls", IMAGE))
+        return [line for kind in kinds for line in _lines(*kind, "--quiet")]
 
 
 @contextmanager
 def composed(folder: Path, settings: str) -> Iterator[Composed]:
-    """Nothing is started yet; at the end all of the project's is removed, but for the image."""
+    """Nothing is started yet. At the end all is removed, the image too: the build's cache soon makes another."""
     services = Composed(folder, settings)
     try:
         yield services
     finally:
         print(services("logs", "--no-color", "--tail", "30"))  # noqa: T201  pytest shows it where a test has failed
         services("down", "--volumes", "--timeout", "30")
+        _docker("image", "rm", IMAGE)
 
 
 def _image_of(service: str) -> str:
