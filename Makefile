@@ -32,8 +32,10 @@ test-fast: $(STAMP)
 	  $(addprefix tests/,$(FAST)) $(ARGS)
 
 # Breaks runs on purpose and audits each: 1,000 seeded schedules in one process each, then real runs with Ray; an hour.
+# Then a million hostile messages; minutes.
 chaos: $(STAMP)
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m tests.chaos $(ARGS)
+	$(BIN)/python -m tests.chaos.hostile
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m chaos
 
 # As root on Linux: two hosts made of namespaces, a real `ray up`, a run across them, `ray down`; about five minutes.
