@@ -68,8 +68,10 @@ OWN_OPTIONS = {
     "--until",
     "--resume",
     "--again",
+    "--minutes",
+    "--train-minutes",
 } | {f"--{name}" for name in ("port", "address", "maxmemory", "password-file", "beside-port", "log")}
-COMMANDS_WITH_SETTINGS = {"train", "resume", "doctor", "explain", "calibrate", "config show"} | {
+COMMANDS_WITH_SETTINGS = {"train", "resume", "doctor", "explain", "calibrate", "suggest", "config show"} | {
     *("evaluate", "compare", "transfer", "curves", "corruptions", "export")
 }
 

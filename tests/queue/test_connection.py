@@ -69,6 +69,20 @@ def test_a_server_that_could_lose_shards_is_refused(server: EmbeddedServer) -> N
             client.config_set("maxmemory-policy", "noeviction")
 
 
+@pytest.mark.parametrize(("name", "value", "off"), [("save", "3600 1", ""), ("appendonly", "yes", "no")])
+def test_a_server_that_would_come_back_with_an_older_state_is_refused(
+    server: EmbeddedServer, name: str, value: str, off: str
+) -> None:
+    with server.client() as client:
+        client.config_set(name, value)
+        try:
+            with pytest.raises(SparringError, match=rf"{name} = {value} .*CONFIG SET {name} {off}"):
+                check_server(client, 1)
+        finally:
+            client.config_set(name, off)
+        check_server(client, 1)
+
+
 def test_a_user_who_may_not_read_all_keys_is_refused(server: EmbeddedServer) -> None:
     """SORT_RO's GET may not name keys for it: better said at the start than at the first shard."""
     with server.client() as client:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-HERE = Path(__file__).parent
+SCRIPTS = ROOT / "tests" / "cluster"
 HOME = "/mnt/home"
 HEAD, WORKER = "10.77.0.2", "10.77.0.3"
 NAMESPACES = ("--net", "--pid", "--mount", "--uts", "--ipc")
@@ -120,7 +120,7 @@ def prepare(work: Path) -> None:
     _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(home / ".ssh" / "id_ed25519"))
     (home / "sshd_config").write_text(SSHD_CONFIG)
     for script in ("operator.sh", "host.sh"):
-        shutil.copy(HERE / script, home)
+        shutil.copy(SCRIPTS / script, home)
     checkout = home / "checkout"
     shutil.copytree(ROOT / "recipes", checkout / "recipes")
     shutil.copytree(ROOT / "deploy" / "ray", checkout / "deploy" / "ray")
