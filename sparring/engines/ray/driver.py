@@ -27,14 +27,17 @@ from sparring.engines.ray.trainers import Trainers
 from sparring.errors import SparringError, UsageError
 from sparring.machine.signals import stopping_on_signals
 from sparring.observe.state import Report, RunState
-from sparring.queue.connection import check_server, connect, raise_limit
+from sparring.queue.access import Role
+from sparring.queue.connection import check_access, check_server, connect, raise_limit
 from sparring.queue.messages import WorkerTarget
 from sparring.queue.opening import Queue
-from sparring.queue.transport import Transport
+from sparring.queue.transport import Transport, prefix_of
 from sparring.runs import Run, write_atomically
 from sparring.trainer.experiment import Experiment
 
 log = logging.getLogger(__name__)
+ACTORS: tuple[Role, ...] = ("trainer", "worker")
+READERS: tuple[Role, ...] = ("trainer", "reader")  # the roles of other commands: `sparring stop`, `sparring top`
 STOP_GRACE_S = 60.0
 CHECKPOINT_S = 30.0  # Ray ends this process a minute after its control server
 POLL_S = 0.5
@@ -95,7 +98,7 @@ class Driver:
         config = experiment.config
         self.config, self.run, self.queue, self.report = config, run, queue, report
         settings = config.queue
-        self.client = connect(queue.url, queue.password, settings.timeout_s)
+        self.client = connect(queue.url, queue.logins["trainer"], settings.timeout_s)
         self.transport = Transport(self.client, run.id, lease_s=settings.lease_s, timeout_s=settings.timeout_s)
         self.actors, transport = Actors(experiment, run, queue, sources), self.transport
         self.pool = Pool(self.actors.worker, transport.drop_worker, transport.request_stop, transport.forget_worker)
@@ -109,6 +112,8 @@ class Driver:
         Raises:
             SparringError: the trainer failed, or died too often without progress.
         """
+        self._require_access()
+        self.transport.load_scripts()
         self.transport.change_worker_target("start", self.config.workers.count)
         self._write_connection()
         with stopping_on_signals(self._interrupt):
@@ -132,6 +137,17 @@ class Driver:
         state = RunState.from_dict(outcome["state"])
         state.trainer_restarts = self.state.trainer_restarts
         return Outcome(phase, state, evaluation)
+
+    def _require_access(self) -> None:
+        """Refuse users of Redis who may not touch this run's keys, before actors are started.
+
+        Raises:
+            QueueUnavailable: they may not.
+        """
+        timeout_s = self.config.queue.timeout_s
+        for role in ACTORS:
+            with connect(self.queue.url, self.queue.logins[role], timeout_s) as client:
+                check_access(client, prefix_of(self.run.id), timeout_s)
 
     def _with_restarts(self, trainers: Trainers) -> dict[str, Any]:
         deaths, last_step = 0, -1
@@ -248,8 +264,9 @@ class Driver:
         write_atomically(self.run.config_file, to_toml(self.config))
         ask_for_nodes(self.config)
         needed = self.queue.memory_for(self.config)
-        if self.queue.embedded and self.config.queue.maxmemory_mb is None:
-            raise_limit(self.client, needed, self.config.queue.timeout_s)
+        if self.queue.admin is not None and self.config.queue.maxmemory_mb is None:
+            with connect(self.queue.url, self.queue.admin, self.config.queue.timeout_s) as client:
+                raise_limit(client, needed, self.config.queue.timeout_s)
         elif not self.queue.embedded:
             self._warn_of_memory(needed)
 
@@ -325,8 +342,9 @@ class Driver:
         self.transport.close()
 
     def _write_connection(self) -> None:
-        password = self.queue.password if self.queue.embedded else None
-        content = {"url": self.queue.url, "password": password, "pid": os.getpid()}
+        own = self.queue.logins if self.queue.embedded else {}  # others are where the settings say
+        logins = {role: [own[role].user, own[role].password] for role in READERS if role in own}
+        content = {"url": self.queue.url, "logins": logins, "pid": os.getpid()}
         write_atomically(self.run.connection, json.dumps(content), mode=0o600)
 
 
