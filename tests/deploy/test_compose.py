@@ -101,3 +101,11 @@ def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
         pytest.skip("hadolint is not installed in this environment")
     done = subprocess.run([hadolint, ROOT / "Dockerfile"], capture_output=True, text=True)
     assert done.returncode == 0 and not done.stdout, done.stdout
+
+
+@pytest.mark.parametrize("name", ["head", "worker", "worker-gpu"])
+def test_ray_asks_for_a_token_that_is_a_secret(compose: dict[str, Any], name: str) -> None:
+    service = compose["services"][name]
+    assert service["environment"]["RAY_AUTH_MODE"] == "token"
+    assert service["environment"]["RAY_AUTH_TOKEN_PATH"] == "/run/secrets/ray_token"
+    assert "ray_token" in service["secrets"] and "ray_token" in compose["secrets"]

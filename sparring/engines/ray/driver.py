@@ -21,6 +21,7 @@ from sparring.engines import Outcome
 from sparring.engines.ranks import RankLost
 from sparring.engines.ray.actors import Actors
 from sparring.engines.ray.health import Health
+from sparring.engines.ray.local import closed_to_others
 from sparring.engines.ray.nodes import ask_for_nodes, let_nodes_go
 from sparring.engines.ray.pool import Pool
 from sparring.engines.ray.trainers import Trainers
@@ -64,21 +65,35 @@ def ray_cluster(settings: RaySettings, trainer_cpus: float) -> Iterator[None]:
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if settings.address == "local":
-            ray.init(
-                address="local",
-                num_cpus=int(trainer_cpus) + 2,
-                include_dashboard=False,
-                object_store_memory=settings.object_store_mb << 20,
-                **common,
-            )
+            with closed_to_others():
+                ray.init(
+                    address="local",
+                    num_cpus=int(trainer_cpus) + 2,
+                    include_dashboard=False,
+                    object_store_memory=settings.object_store_mb << 20,
+                    **common,
+                )
         else:
             ray.init(address=settings.address, **common)
-    except (ConnectionError, OSError, ValueError, RuntimeError) as error:
-        raise SparringError(f"ray.address = {settings.address!r}: {error}") from error
+    except (ConnectionError, OSError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
+        raise SparringError(f"ray.address = {settings.address!r}: {_explained(error)}") from error
     try:
         yield
     finally:
         _shut_down()
+
+
+def _explained(error: BaseException) -> str:
+    """What went wrong at a connection to Ray; that a token is missing, or is another one, in a sentence."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if "AuthToken" in str(seen) or isinstance(seen, ray.exceptions.AuthenticationError):
+            return (
+                "that cluster asks for a token, and none was given or another one. Set RAY_AUTH_MODE=token, and put "
+                "the cluster's token into ~/.ray/auth_token or into a file that RAY_AUTH_TOKEN_PATH names."
+            )
+        seen = seen.__cause__ or seen.__context__
+    return str(error)
 
 
 def _shut_down() -> None:
