@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import parse_qs, urlsplit
 
 import redis
 from redis import exceptions as failures
@@ -27,7 +28,11 @@ PASSING = (
 PASSING_WORDS = ("BUSY ", "MISCONF", "NOREPLICAS")  # of errors that have no class of their own
 DENIED_WORDS = ("ACL failure in script", "The user executing the script can't")
 UNTRUSTED_WORDS = ("CERTIFICATE_VERIFY_FAILED", "self signed certificate", "self-signed certificate")
-CERTIFICATE_WORDS = ("CERTIFICATE_REQUIRED", "certificate required", "ALERT_UNKNOWN_CA", "UNKNOWN_CA")
+CERTIFICATES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+CERTIFICATE_WORDS = (  # alerts of a server that does not like the client's
+    *("CERTIFICATE_REQUIRED", "UNKNOWN_CA", "DECRYPT_ERROR", "BAD_CERTIFICATE", "CERTIFICATE_EXPIRED"),
+    "CERTIFICATE_REVOKED",
+)
 
 
 class QueueUnavailable(SparringError):
@@ -43,6 +48,7 @@ def connect(url: str, login: Login | str | None, timeout_s: float) -> redis.Redi
 
     login: a password alone is that of the user whom the URL names, or else of the server's default user.
     """
+    _require_files(url)
     user, password = (login.user, login.password) if isinstance(login, Login) else (None, login)
     wait_s = max(2.0, min(timeout_s, 10.0))
     try:
@@ -57,6 +63,22 @@ def connect(url: str, login: Login | str | None, timeout_s: float) -> redis.Redi
         )
     except ValueError as error:
         raise SparringError("queue.redis_url is not a Redis URL. Give it as redis://HOST:PORT/DB.") from error
+
+
+def _require_files(url: str) -> None:
+    """Refuse files of certificates and keys that are not there.
+
+    Raises:
+        UsageError: one is not.
+    """
+    options = parse_qs(urlsplit(url).query)
+    for name in CERTIFICATES:
+        for path in map(Path, options.get(name, ())):
+            if not path.is_absolute() or not path.is_file():
+                raise UsageError(
+                    f"queue.redis_url: {name} = {path} is not the absolute path of a file on this host. Put the file "
+                    f"there, on every host, or name another one."
+                )
 
 
 def password_of(settings: QueueSettings) -> str | None:
@@ -170,7 +192,7 @@ def with_retries(client: redis.Redis, operation: Callable[[], Any], timeout_s: f
                 raise QueueUnavailable(
                     f"no answer from Redis at {describe(client)} for queue.timeout_s = {timeout_s:g} s "
                     f"({type(error).__name__}: {str(error)[:200]}). Check that the server runs and that "
-                    f"queue.redis_url is its address."
+                    f"queue.redis_url is its address{_about_tls(client)}."
                 ) from error
             if isinstance(error, failures.InvalidResponse):  # what follows on that connection makes no sense
                 client.connection_pool.disconnect()
@@ -215,6 +237,16 @@ def _require_passing(client: redis.Redis, error: Exception) -> None:
     passing = isinstance(error, (*TRANSIENT, *PASSING)) or text.startswith(PASSING_WORDS)
     if not passing:
         raise error
+
+
+def _about_tls(client: redis.Redis) -> str:
+    """What else may be wrong: a server that speaks TLS, or wants a certificate, often just closes the connection."""
+    if not issubclass(client.connection_pool.connection_class, redis.SSLConnection):
+        return " (with rediss:// if it speaks TLS)"
+    return (
+        ", that it speaks TLS there (else redis://), and whether it asks its clients for certificates: name one by "
+        "?ssl_certfile=/path/to/client.pem&ssl_keyfile=/path/to/client.key"
+    )
 
 
 def _refused(client: redis.Redis, error: Exception) -> NoReturn:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-HERE = Path(__file__).parent
+HERE = ROOT / "tests" / "cluster"
 HOME = "/mnt/home"
 HEAD, WORKER = "10.77.0.2", "10.77.0.3"
 NAMESPACES = ("--net", "--pid", "--mount", "--uts", "--ipc")
