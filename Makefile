@@ -33,8 +33,10 @@ test-fast: $(STAMP)
 	  $(addprefix tests/,$(FAST)) $(ARGS)
 
 # Breaks runs on purpose and audits each: 1,000 seeded schedules in one process each, then real runs with Ray; an hour.
+# Then a million hostile messages; minutes.
 chaos: $(STAMP)
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m tests.chaos $(ARGS)
+	$(BIN)/python -m tests.chaos.hostile
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m chaos
 
 # As root on Linux: two hosts made of namespaces, a real `ray up`, a run across them, `ray down`; about five minutes.
@@ -55,12 +57,13 @@ lint: $(STAMP)
 audit: $(STAMP)
 	$(BIN)/python .ci/audit.py $(ARGS)
 
-BENCHMARKS := transport kernels steps memory timeline elastic peers scaling allocator splits evaluation masked_gradients
+BENCHMARKS := transport load kernels steps memory timeline elastic peers scaling allocator splits evaluation masked_gradients
 ON_MNIST := wallclock headline staleness methods verdict finish throughput time_to_accuracy
 
 # A look at each of them: one short round, and not all rows.
 ifdef QUICK
 transport_ARGS := --repetitions 40
+load_ARGS := --workers 8 --seconds 5
 kernels_ARGS := --networks mnist-16-32-100:128 --repetitions 3
 memory_ARGS := --shards 500 --networks digits-cnn:64
 steps_ARGS := --shards 8 --rounds 1

@@ -71,8 +71,10 @@ OWN_OPTIONS = {
     "--resume",
     "--again",
     "--remove",
+    "--minutes",
+    "--train-minutes",
 } | {f"--{name}" for name in ("port", "address", "maxmemory", "password-file", "beside-port", "log")}
-COMMANDS_WITH_SETTINGS = {"train", "resume", "doctor", "explain", "calibrate", "config show", "access"} | {
+COMMANDS_WITH_SETTINGS = {"train", "resume", "doctor", "explain", "calibrate", "suggest", "config show", "access"} | {
     *("evaluate", "compare", "transfer", "curves", "corruptions", "export")
 }
 

@@ -11,10 +11,12 @@ import typer
 from rich.console import Console
 
 from sparring import config as configuration
-from sparring.cli.shell import HINT, Json, Recipe, out
+from sparring.cli.shell import HINT, Json, Recipe, note, out
 from sparring.config import Config
+from sparring.errors import UsageError
 
 planning_commands = typer.Typer()
+MOST_MINUTES = 10_000
 TABLE_COLUMNS = 100  # where no terminal has a width
 
 
@@ -81,3 +83,28 @@ def calibrate(
     else:
         to.write_text(text)
         out(str(to))
+
+
+@planning_commands.command(epilog=HINT)
+def suggest(
+    context: typer.Context,
+    recipe: Recipe = None,
+    minutes: Annotated[float, typer.Option(help="Length of the trials, all together.")] = 1.0,
+    train_minutes: Annotated[float, typer.Option(help="Length of the training that is suggested.")] = 10.0,
+    to: Annotated[Path, typer.Option("--out", "-o", help="The recipe that is written.")] = Path("suggested.toml"),
+    as_json: Json = False,
+) -> None:
+    """Propose a recipe for data, model and attack by short trainings on this machine, with the reasons beside it.
+
+    Tried are optimizer, rate, batch, attack steps and the warm-up of ε, on held-out training examples.
+    """
+    from sparring.commands.suggest import suggest as suggest_recipe
+
+    for name, value in (("--minutes", minutes), ("--train-minutes", train_minutes)):
+        if not 0 < value <= MOST_MINUTES:
+            raise UsageError(f"{name} {value:g}: minutes between 0 and {MOST_MINUTES} are needed.")
+    if to.exists():
+        raise UsageError(f"{to} is there already. Name another file with --out.")
+    found = suggest_recipe(configuration.load(recipe, context.obj), minutes, train_minutes, note)
+    to.write_text(found.text)
+    out(json.dumps({**found.as_dict(), "file": str(to)}, indent=2) if as_json else f"{found.text}\nwritten to {to}")

@@ -15,7 +15,7 @@ from redis.exceptions import NoPermissionError
 from sparring.config import Config
 from sparring.errors import SparringError, UsageError
 from sparring.queue.access import ROLES, Login, Role, line_of, pattern_of, read_login, rules_of, to_line, user_of
-from sparring.queue.connection import connect, describe, password_of, with_retries
+from sparring.queue.connection import check_server, connect, describe, password_of, with_retries
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,13 @@ def make_access(run_name: str | None, folder: Path) -> Access:
 def apply_access(access: Access, config: Config) -> str:
     """Make the users on the server of queue.redis_url, or give them their rules anew; returns where it is.
 
+    Only here somebody asks who may see all of the server's settings: a trainer's user may not.
+
     Raises:
-        SparringError: the server cannot be reached, or its administrator may not do that.
+        SparringError: the server cannot be reached, no run could use it, or its administrator may not do that.
     """
     with _administered(config) as client:
+        check_server(client, 0, config.queue.timeout_s)
         for role, login in access.logins.items():
             _administer(client, "SETUSER", login.user, *access.rules(role), timeout_s=config.queue.timeout_s)
         return describe(client)

@@ -480,6 +480,9 @@ class WorkersSettings(Settings):
     """Custom Ray resource that a node must have to run workers: `ray start --resources '{"NAME": 1}'`."""
     start_timeout_s: float = setting(120.0, "seconds", gt=0)
     """How long to wait for the first worker before the run fails."""
+    hang_timeout_s: float = setting(240.0, "seconds", gt=0)
+    """A worker that makes no attack step for so long ends itself and is restarted. Longer than one step; with
+    model.compile the first one compiles."""
 
 
 class TrainerSettings(Settings):
@@ -503,6 +506,9 @@ class TrainerSettings(Settings):
     """How many times in a row without progress a trainer that died is restarted from its last checkpoint."""
     wait_timeout_s: float = setting(300.0, "seconds", gt=0)
     """How long a step may wait for shards before the run fails."""
+    hang_timeout_s: float = setting(1800.0, "seconds", gt=0)
+    """A trainer of engine ray that stands still for so long, as on a GPU that hangs, ends itself and is restarted from
+    the last checkpoint. Longer than its start, a step, or an evaluation on held-out examples."""
 
 
 def _has_password(url: str) -> bool:

@@ -165,7 +165,7 @@ def decode_shard(payload: bytes | memoryview, objection: Objection = lambda clai
     header, start = _read_header(view)
     slots = _slots(header["tensors"])
     wire, attack = header["wire"], _attack(header["attack"])
-    if wire not in _OF_WIRE:
+    if wire not in tuple(_OF_WIRE):  # it may be of any type
         raise CodecError(f"a shard from the queue has the unknown wire format {wire!r:.20}")
     _check_slots(slots, wire, attack.norm)
     fields = _fields(header)

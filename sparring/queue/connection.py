@@ -120,7 +120,8 @@ def read_password(path: Path, setting: str) -> str:
 
 
 def check_server(client: redis.Redis, needed_bytes: int, timeout_s: float = 10.0) -> None:
-    """Refuse a server that could evict shards, or has too little memory.
+    """Refuse a server that could evict shards, would come back with an older state after a restart, or has too little
+    memory.
 
     Raises:
         SparringError: with the server's setting, its value and the remedy.
@@ -135,6 +136,7 @@ def check_server(client: redis.Redis, needed_bytes: int, timeout_s: float = 10.0
             f"maxmemory-policy = {policy} at {describe(client)} could evict shards; it must be noeviction. "
             f"Run CONFIG SET maxmemory-policy noeviction, or unset queue.redis_url for an embedded server."
         )
+    _require_no_persistence(client, bool(info.get("aof_enabled")), timeout_s)
     if 0 < limit < needed_bytes:
         raise SparringError(
             f"maxmemory = {limit / 2**20:.0f} MiB at {describe(client)} is less than the {needed_bytes / 2**20:.0f} "
@@ -155,6 +157,22 @@ def check_access(client: redis.Redis, prefix: str, timeout_s: float) -> None:
         QueueUnavailable: see `with_retries`.
     """
     with_retries(client, partial(client.get, f"{prefix}fence"), timeout_s)
+
+
+def _require_no_persistence(client: redis.Redis, appends: bool, timeout_s: float) -> None:
+    def when_saved() -> str:
+        try:
+            return str(client.config_get("save").get("save", ""))
+        except failures.ResponseError:  # a user that may not ask, a service without CONFIG
+            return ""
+
+    saves = with_retries(client, when_saved, timeout_s)
+    for name, value, off in (("save", saves, "''"), ("appendonly", "yes" if appends else "", "no")):
+        if value:
+            raise SparringError(
+                f"{name} = {value} at {describe(client)} writes the queue to disk: a restart would bring an old state "
+                f"back. Run CONFIG SET {name} {off}, or unset queue.redis_url for an embedded server."
+            )
 
 
 def raise_limit(client: redis.Redis, needed_bytes: int, timeout_s: float) -> None:

@@ -182,5 +182,8 @@ def _order(message: memoryview) -> tuple[int, Order]:
 def _record(kind: bytes, message: memoryview) -> Shard | Missing:
     if kind == b"shard":
         return decode_shard(message)
-    key, reason, detail, fence = msgpack.unpackb(message)
-    return Missing(Key(*key), reason, detail, fence)
+    try:
+        key, reason, detail, fence = msgpack.unpackb(message)
+        return Missing(Key(*key), reason, detail, fence)
+    except (ValueError, TypeError) as error:
+        raise CodecError(f"a word between trainers of a missing shard is malformed: {error!s:.80}") from error

@@ -235,7 +235,8 @@ class Transport:
 
         After an interrupted call attempts may be reported again: the ledger ignores those that it has already lost.
         """
-        reply = self._run("expired", "fence leases owners returned", fence, *self._acknowledged)
+        limits = _milliseconds(self.lease_s), _milliseconds(NO_DEADLINE_S)
+        reply = self._run("expired", "fence leases owners returned", fence, *limits, *self._acknowledged)
         if isinstance(reply, int):
             self._accepted(reply, fence)
             return []

@@ -23,6 +23,7 @@ from sparring.attacks import (
     result_of,
     targets_of,
 )
+from sparring.config import bound
 from sparring.errors import NonFinite, SparringError
 from sparring.models.forward import for_training
 from sparring.objectives import Batch
@@ -35,7 +36,6 @@ from sparring.trainer.optimizers import make_optimizer
 from sparring.trainer.peers import Alone, Peers
 from sparring.trainer.schedules import learning_rate, warmed_up
 
-KEPT_VERSIONS = 10_000  # how far back drift is known
 MOVEMENT = "movement of the weights"
 LEAST_SCALE = 1.0  # of the loss in fp16: below it the gradients themselves overflow
 
@@ -325,7 +325,7 @@ class Learner:
         now = self._flat()
         moved = float((now - self._before).norm())
         self._path[self.step + 1] = self._path[self.step] + moved
-        self._path.pop(self.step - KEPT_VERSIONS, None)
+        self._path.pop(self.step - bound(self.config) - 1, None)  # nothing staler is trained on
         self._before = now
         return moved
 

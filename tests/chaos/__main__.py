@@ -17,6 +17,7 @@ from tests.chaos.faults import FAULTS
 from tests.chaos.schedules import Outcome, quiet, run_schedule, table
 from tests.chaos.with_ray import FAULTS as OF_RAY
 from tests.chaos.with_ray import run_with_ray
+from tests.support.clock import LIBRARY
 
 
 def _told(outcome: Outcome) -> Outcome:
@@ -35,6 +36,8 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=8, help="schedules at once; most of their time is waiting")
     parser.add_argument("--keep", type=Path, help="folder for the runs that fail")
     options = parser.parse_args()
+    if LIBRARY is None:
+        parser.error("clocks jump by libfaketime: install Debian's package faketime")
     root = options.keep or Path(tempfile.mkdtemp(prefix="sparring-chaos-"))
     seeds = range(options.first, options.first + options.schedules)
     with ProcessPoolExecutor(options.processes, get_context("spawn"), initializer=quiet) as pool:

@@ -11,7 +11,6 @@ from typing import Any
 
 import redis
 
-from sparring.queue.server import EmbeddedServer
 from tests.chaos.world import LEASE_S, MEMORY, Killed, World
 
 Fault = Callable[[World], None]
@@ -46,7 +45,7 @@ def redis_restarted(world: World) -> None:
 
     def back() -> None:
         world.ended.wait(0.3)
-        world.server = EmbeddedServer(maxmemory=MEMORY, port=port, password=password)
+        world.server = world.clock.server(MEMORY, port=port, password=password)
         world.ended.wait()  # the kernel ends the server with the thread that started it
 
     threading.Thread(target=back, daemon=True).start()
@@ -67,6 +66,17 @@ def redis_full(world: World) -> None:
 def connections_cut(world: World) -> None:
     with _server(world) as client:
         client.client_kill_filter(_type="normal", skipme=True)
+
+
+def clock_put_back(world: World) -> None:
+    """That of the server, by an hour, while a worker does nothing for long: its lease would end in an hour."""
+    _pause(world, 1, 10.0)
+    world.clock.jump(-3600)
+
+
+def clock_put_forward(world: World) -> None:
+    """That of the server, by an hour: all leases have ended at once."""
+    world.clock.jump(3600)
 
 
 def garbage(world: World) -> None:
@@ -145,6 +155,8 @@ FAULTS: dict[str, Fault] = {
         redis_restarted,
         redis_full,
         connections_cut,
+        clock_put_back,
+        clock_put_forward,
         garbage,
         payloads_damaged,
         trainer_killed,

@@ -12,7 +12,7 @@ from sparring.runs import Run
 from tests.chaos.faults import FAULTS
 from tests.chaos.schedules import faults_of, run_schedule
 
-SEEDS = (9, 12, 39, 98)
+SEEDS = (12, 137, 249, 305)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -27,7 +27,7 @@ def test_every_fault_happens() -> None:
 
 def test_a_fence_that_only_the_server_knows_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Run, "next_fence", lambda run, above=0: above + 1)
-    assert any("fence" in each for each in run_schedule(38, tmp_path).violations)
+    assert any("fence" in each for each in run_schedule(9, tmp_path).violations)
 
 
 def test_a_resume_that_forgets_what_is_done_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,11 +20,11 @@ from sparring.engines.asynchronous.snapshot import Snapshot
 from sparring.errors import SparringError
 from sparring.queue.connection import connect
 from sparring.queue.messages import Key, Lease, Shard
-from sparring.queue.server import EmbeddedServer
 from sparring.queue.transport import Transport
 from sparring.runs import Run
 from sparring.trainer.experiment import build_experiment
 from sparring.trainer.session import Session
+from tests.support.clock import JumpingClock
 
 LEASE_S, TIMEOUT_S = 0.3, 4.0
 MEMORY = 64 << 20
@@ -48,6 +48,7 @@ class World:
         self.steps_at: list[float] = []  # when each step was made
         self.later: dict[int, list[Callable[[World], None]]] = {}  # what happens when so many steps were made
         self.lives = 0
+        self.clock = JumpingClock(self.run.path / "clock")
 
     def then(self, steps: int, faults: list[Callable[[World], None]]) -> None:
         """Let faults happen so many steps later."""
@@ -66,7 +67,7 @@ class World:
     def live(self) -> str:
         """Train from the newest checkpoint to the end of the run, through as many lives of the trainer as it takes;
         returns how it ended."""
-        self.server, self.ended = EmbeddedServer(maxmemory=MEMORY), threading.Event()
+        self.server, self.ended = self.clock.server(MEMORY), threading.Event()
         threads = [threading.Thread(target=self._work, args=(f"w{n}",), daemon=True) for n in range(self.workers)]
         for thread in threads:
             thread.start()

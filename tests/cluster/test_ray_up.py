@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.hosts import HEAD, HOME, WORKER, Hosts
+from tests.support.ray_up import CLUSTER, nodes, on_operator, render
 from tests.support.waiting import wait_for
 
 pytestmark = [
@@ -18,7 +19,6 @@ pytestmark = [
     pytest.mark.timeout(600),
 ]
 
-CLUSTER = "deploy/ray/local.yaml"
 STEPS = 40
 TRAIN = (
     f"ray job submit -- sparring train --run.root {HOME}/runs --run.name across --ray.address auto "
@@ -32,29 +32,19 @@ OF_RAY_OR_REDIS = ("raylet", "gcs_server", "ray::", "valkey-server", "redis-serv
 
 
 def test_a_cluster_comes_up_trains_across_both_hosts_and_goes_down_without_a_trace(two_hosts: Hosts) -> None:
-    _render(two_hosts)
-    _on_operator(two_hosts, f"ray up --yes --no-config-cache {CLUSTER}")
+    render(two_hosts)
+    on_operator(two_hosts, f"ray up --yes --no-config-cache {CLUSTER}")
     try:
-        wait_for("the worker's host joins", lambda: _nodes(two_hosts) == {HEAD, WORKER}, 120, 1)
-        _on_operator(two_hosts, f'ray exec {CLUSTER} "{TRAIN}"', timeout_s=240)
+        wait_for("the worker's host joins", lambda: nodes(two_hosts) == {HEAD, WORKER}, 120, 1)
+        on_operator(two_hosts, f'ray exec {CLUSTER} "{TRAIN}"', timeout_s=240)
         _check_run(two_hosts)
         _check_secrecy(two_hosts)
         _check_token(two_hosts)
     finally:
-        reported = _on_operator(two_hosts, f"ray down --yes {CLUSTER}")
+        reported = on_operator(two_hosts, f"ray down --yes {CLUSTER}")
     assert "No nodes remaining" in reported
     for address in (HEAD, WORKER):
         _until_gone(two_hosts, address)
-
-
-def _render(two_hosts: Hosts) -> None:
-    """What a user changes: addresses, user; nothing else."""
-    path = two_hosts.home("operator") / "checkout" / CLUSTER
-    text = path.read_text()
-    for before, after in (("192.0.2.10", HEAD), ("192.0.2.11", WORKER), ("ssh_user: sparring", "ssh_user: root")):
-        assert text.count(before) == 1
-        text = text.replace(before, after)
-    path.write_text(text)
 
 
 def _check_run(two_hosts: Hosts) -> None:
@@ -92,13 +82,6 @@ def _check_token(two_hosts: Hosts) -> None:
     assert (known, unknown == "0") == ("0", False)
 
 
-def _nodes(two_hosts: Hosts) -> set[str]:
-    script = "import json, ray; ray.init(log_to_driver=False, logging_level=50); print(json.dumps(ray.nodes()))"
-    reported = two_hosts.on(HEAD, f"bash -ic 'python -c \"{script}\" 2>/dev/null' 2>/dev/null")
-    nodes = json.loads(reported.strip().splitlines()[-1])
-    return {node["NodeManagerAddress"] for node in nodes if node["Alive"]}
-
-
 def _until_gone(two_hosts: Hosts, address: str) -> None:
     wait_for(f"no part of the cluster on {address}", lambda: not _left(two_hosts, address), 180, 1)
 
@@ -106,7 +89,3 @@ def _until_gone(two_hosts: Hosts, address: str) -> None:
 def _left(two_hosts: Hosts, address: str) -> list[str]:
     lines = two_hosts.on(address, "ps -ww -eo args").splitlines()
     return [line for line in lines if any(word in line for word in OF_RAY_OR_REDIS)]
-
-
-def _on_operator(two_hosts: Hosts, command: str, timeout_s: float = 180) -> str:
-    return two_hosts.run("bash", "-c", f"cd checkout && {command}", timeout_s=timeout_s)

@@ -378,6 +378,7 @@ def test_a_tensor_that_does_not_fit_is_refused(name: str, entry: object) -> None
         {"classes": {"o" * 129: 1}},
         {"classes": {str(number): 0 for number in range(65)}},
         {"wire": "pickle"},
+        {"wire": {"a": 1}},
         {"wire": "exact"},
         {"key": [1, 2]},
         {"key": "123"},

@@ -72,6 +72,20 @@ def test_a_server_that_could_lose_shards_is_refused(server: EmbeddedServer) -> N
             client.config_set("maxmemory-policy", "noeviction")
 
 
+@pytest.mark.parametrize(("name", "value", "off"), [("save", "3600 1", ""), ("appendonly", "yes", "no")])
+def test_a_server_that_would_come_back_with_an_older_state_is_refused(
+    server: EmbeddedServer, name: str, value: str, off: str
+) -> None:
+    with server.client() as client:
+        client.config_set(name, value)
+        try:
+            with pytest.raises(SparringError, match=rf"{name} = {value} .*CONFIG SET {name} {off}"):
+                check_server(client, 1)
+        finally:
+            client.config_set(name, off)
+        check_server(client, 1)
+
+
 def test_a_server_in_cluster_mode_is_refused(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     with server.client() as client:
         info: dict[str, Any] = dict(client.info())

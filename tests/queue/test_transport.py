@@ -142,6 +142,25 @@ def test_an_expired_lease_frees_its_ticket_and_a_renewed_one_does_not(make: Call
     assert brief.commit(kept, product(kept))
 
 
+def test_a_deadline_from_before_the_clock_was_put_back_is_set_anew(
+    make: Callable[..., Transport], server: EmbeddedServer
+) -> None:
+    trainer, worker = make(lease_s=0.3), make(lease_s=0.3)
+    fence = opened(trainer)
+    trainer.issue([ticket(0, fence), ticket(1, fence)])
+    theirs, own = leased(worker), trainer.lease_local("trainer")
+    assert own is not None
+    hour_ms = 3600 * 1000
+    with server.client() as client:
+        client.zincrby(trainer._key("leases"), hour_ms, "0:0:0")
+    assert trainer.expired(fence) == [] and worker.renew(theirs), "a living worker keeps its lease"
+    with server.client() as client:
+        client.zincrby(trainer._key("leases"), hour_ms, "0:0:0")
+    back = wait_for("the lease's end", lambda: trainer.expired(fence), 5.0)
+    assert [(each.key, each.reason) for each in back] == [(Key(0, 0, 0), "lease_expired")]
+    assert trainer.finish_local(own), "the trainer's own lease has no deadline before or after"
+
+
 def test_a_report_is_repeated_until_it_has_arrived(make: Callable[..., Transport]) -> None:
     trainer, restarted = make(), make()
     fence = opened(trainer)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-HERE = ROOT / "tests" / "cluster"
+SCRIPTS = ROOT / "tests" / "cluster"
 HOME = "/mnt/home"
 HEAD, WORKER = "10.77.0.2", "10.77.0.3"
 NAMESPACES = ("--net", "--pid", "--mount", "--uts", "--ipc")
@@ -124,7 +124,7 @@ def prepare(work: Path) -> None:
     (home / ".ray" / "auth_token").chmod(0o600)
     (home / "sshd_config").write_text(SSHD_CONFIG)
     for script in ("operator.sh", "host.sh"):
-        shutil.copy(HERE / script, home)
+        shutil.copy(SCRIPTS / script, home)
     checkout = home / "checkout"
     shutil.copytree(ROOT / "recipes", checkout / "recipes")
     shutil.copytree(ROOT / "deploy" / "ray", checkout / "deploy" / "ray")

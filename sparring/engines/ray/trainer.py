@@ -29,6 +29,7 @@ from sparring.machine.logs import to_file
 from sparring.machine.memory import keep_freed_memory
 from sparring.machine.signals import stopping_on_signals
 from sparring.machine.threads import cores
+from sparring.machine.watchdog import Watchdog
 from sparring.observe.state import RunState
 from sparring.queue.access import Login
 from sparring.queue.connection import connect
@@ -56,7 +57,8 @@ class Trainer:
     ) -> None:
         self.live = inputs.unpack()
         self.config, self.run, self.store = from_tree(tree), Run(Path(run_path)), store
-        to_file(self.run.path / "logs" / "trainer.log")
+        self.log_file = self.run.path / "logs" / "trainer.log"
+        to_file(self.log_file)
         torch.set_num_threads(trainer_threads(self.config))
         keep_freed_memory()
         settings = self.config.queue
@@ -73,6 +75,7 @@ class Trainer:
         self.meeting: Meeting | None = None
         self.device = device_for(self.config.trainer.device, self.config.trainer.num_gpus)
         self.session: Session | None = None
+        self.watchdog: Watchdog | None = None  # while it trains
 
     def pid(self) -> int:
         """Of this process."""
@@ -85,7 +88,7 @@ class Trainer:
 
     def train(self, group: str = "") -> dict[str, Any]:
         """Train from the newest checkpoint or from the beginning; returns the last phase and state, or the error."""
-        loop = None
+        loop, self.watchdog = None, Watchdog(self.config.trainer.hang_timeout_s, self.log_file)
         try:
             experiment = build_experiment(self.config, self.live)
             self.session = session = Session(experiment, self.run, self.device, self._report)
@@ -122,6 +125,9 @@ class Trainer:
             if loop is not None and loop.between_steps and not isinstance(error, FencedOut):  # the folder is another's
                 self._save(loop)
             return {"phase": "failed", "error": self._explained(error)}
+        finally:
+            self.watchdog.stop()
+            self.watchdog = None
 
     def _explained(self, error: Exception) -> str:
         if isinstance(error, OSError):
@@ -165,4 +171,6 @@ class Trainer:
         return evaluate_on_test(self.session.learner, progress)
 
     def _report(self, state: RunState) -> None:
+        if self.watchdog is not None:
+            self.watchdog.tick()
         self.transport.set_state(state.as_dict())

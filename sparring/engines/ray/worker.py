@@ -42,6 +42,7 @@ from sparring.machine.devices import device_for
 from sparring.machine.gpu import gpu_reading
 from sparring.machine.logs import to_file
 from sparring.machine.memory import keep_freed_memory
+from sparring.machine.watchdog import Watchdog
 from sparring.models.forward import for_training
 from sparring.queue.access import Login
 from sparring.queue.connection import QueueRefused, QueueUnavailable, connect
@@ -77,7 +78,8 @@ class Worker:
     ) -> None:
         live = inputs.unpack()
         self.config, self.name = from_tree(tree), name
-        to_file(Run(Path(run_path)).path / "logs" / f"{name}.log")
+        self.log_file = Run(Path(run_path)).path / "logs" / f"{name}.log"
+        to_file(self.log_file)
         keep_freed_memory()
         settings = self.config.queue
 
@@ -146,8 +148,10 @@ class Worker:
         self.leave_by = None
         beat = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         beat.start()
+        self.watchdog = Watchdog(self.config.workers.hang_timeout_s, self.log_file)
         try:
             while not self.stopping.is_set() and not self._has_left():
+                self.watchdog.tick()
                 self.share_cores()
                 self.take_tickets()
                 self.free_lost()
@@ -155,6 +159,7 @@ class Worker:
                 self.settle_push(wait=False)
             self._hand_all_back()
         finally:
+            self.watchdog.stop()
             self.stopping.set()
             beat.join(timeout=5)
         return "stopped" if self.leave_by is None else "left"
@@ -323,7 +328,8 @@ class Worker:
             self._hand_back(lease)
 
     def _abandoned(self, lease: Lease) -> bool:
-        """Nobody waits for this ticket any more."""
+        """Nobody waits for this ticket any more. It is asked again and again where the worker waits for weights."""
+        self.watchdog.tick()
         return self.stopping.is_set() or any(lost is lease for lost in self.lost.copy())
 
     def _beat(self) -> None:

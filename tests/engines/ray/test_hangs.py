@@ -1,0 +1,64 @@
+"""A worker and a trainer that hang for good, as on a GPU that no longer answers, end themselves and are restarted."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from sparring.commands.control import read_status
+from sparring.runs import Run
+from tests.support.processes import assert_every_example_was_used_once, running
+from tests.support.runs import small
+from tests.support.waiting import TIMEOUT_S, wait_for
+
+pytestmark = pytest.mark.ray
+
+MODEL = """
+import time
+from pathlib import Path
+
+from torch import nn
+
+
+class Hanging(nn.Sequential):
+    def __init__(self, shape, classes):
+        super().__init__(nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], classes))
+
+    def forward(self, x):
+        try:
+            (Path(__file__).parent / ("trainer" if self.training else "worker")).unlink()
+        except FileNotFoundError:
+            return super().forward(x)
+        time.sleep(10_000)
+"""
+
+
+def test_hanging_processes_are_restarted_and_nothing_is_lost(tmp_path: Path) -> None:
+    (tmp_path / "hanging.py").write_text(MODEL)
+    config = small(
+        tmp_path,
+        model={"name": f"{tmp_path / 'hanging.py'}:Hanging"},
+        data={"limit": 800},
+        train={"epochs": 2, "max_steps": None, "batch_size": 100},
+        attack={"steps": 100},
+        checkpoint={"every_steps": 2},
+        workers={"hang_timeout_s": 3.0},
+        trainer={"hang_timeout_s": 8.0},
+    )
+    with running(config, tmp_path) as (run, process):
+        for step, name in ((2, "worker"), (6, "trainer")):
+            wait_for(f"step {step}", partial(_has_made, run, step))
+            (tmp_path / name).touch()
+        assert process.wait(timeout=TIMEOUT_S) == 0, (tmp_path / "output").read_text()
+    assert not list(tmp_path.glob("trainer")) and not list(tmp_path.glob("worker")), "both have hung"
+    assert_every_example_was_used_once(run)
+    assert json.loads((run.path / "summary.json").read_text())["trainer_restarts"] == 1
+    for log in ("trainer.log", "worker-0.log"):
+        assert "in forward" in (run.path / "logs" / log).read_text(), "the log says where"
+
+
+def _has_made(run: Run, step: int) -> bool:
+    return bool(read_status(run)["step"] >= step)
