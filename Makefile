@@ -1,5 +1,6 @@
 # make demo: set everything up and run the main job; make test: set up and run the tests;
 # make test-fast: the pure parts and a tiny run of each engine;
+# make audit: known weaknesses of packages, risky code;
 # make wheel, make cluster-test and make compose-test: see docs/cluster.md;
 # make bench DATA=DIR: every benchmark, one after the other; hours, on a machine with nothing else to do. DIR has MNIST
 # in torchvision's layout. With QUICK=1: a look at each. docs/benchmarks.md and docs/results.md have the commands one by
@@ -13,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-fast chaos cluster-test compose-test wheel lint bench clean setup
+.PHONY: demo test test-fast chaos cluster-test compose-test wheel lint audit bench clean setup
 
 setup: $(STAMP)
 
@@ -56,6 +57,10 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Seconds. Says `NOT RUN` of what needs a database of advisories where none can be reached; --strict makes that a failure.
+audit: $(STAMP)
+	$(BIN)/python .ci/audit.py $(ARGS)
 
 BENCHMARKS := transport load kernels steps memory timeline elastic peers scaling allocator splits evaluation masked_gradients
 ON_MNIST := wallclock headline staleness methods verdict finish throughput time_to_accuracy

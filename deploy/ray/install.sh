@@ -21,6 +21,11 @@ path_line="export PATH=$environment/bin:\$PATH"
 # `ray down` and `ray exec` run `ray` in a login shell, which has to find it.
 grep -qxF "$path_line" ~/.bashrc 2>/dev/null || echo "$path_line" >>~/.bashrc
 
+# So do they ask for the token of ~/.ray/auth_token, and refuse to start without one.
+token_line="export RAY_AUTH_MODE=token"
+grep -qxF "$token_line" ~/.bashrc 2>/dev/null || echo "$token_line" >>~/.bashrc
+if [ -f ~/.ray/auth_token ]; then chmod 600 ~/.ray/auth_token; fi
+
 wanted=$(cat "$constraints" "$wheel" | sha256sum)
 if [ "$(cat "$environment/.installed" 2>/dev/null)" = "$wanted" ]; then
   exit 0

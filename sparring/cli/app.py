@@ -22,6 +22,7 @@ import typer
 from rich.console import Console
 
 from sparring import config as configuration
+from sparring.cli.access import access_commands
 from sparring.cli.evaluating import evaluation_commands
 from sparring.cli.planning import planning_commands
 from sparring.cli.replaying import replay_commands
@@ -40,6 +41,7 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Show, describe and compare configurations.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+app.add_typer(access_commands)
 app.add_typer(evaluation_commands)
 app.add_typer(planning_commands)
 app.add_typer(queue_commands)
@@ -68,10 +70,11 @@ OWN_OPTIONS = {
     "--until",
     "--resume",
     "--again",
+    "--remove",
     "--minutes",
     "--train-minutes",
 } | {f"--{name}" for name in ("port", "address", "maxmemory", "password-file", "beside-port", "log")}
-COMMANDS_WITH_SETTINGS = {"train", "resume", "doctor", "explain", "calibrate", "suggest", "config show"} | {
+COMMANDS_WITH_SETTINGS = {"train", "resume", "doctor", "explain", "calibrate", "suggest", "config show", "access"} | {
     *("evaluate", "compare", "transfer", "curves", "corruptions", "export")
 }
 

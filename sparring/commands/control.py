@@ -13,6 +13,7 @@ from sparring.observe.state import Report, RunState
 from sparring.runs import Run
 
 if TYPE_CHECKING:
+    from sparring.queue.access import Role
     from sparring.queue.transport import Transport
 
 POLL_S = 0.5
@@ -24,7 +25,7 @@ def read_status(run: Run) -> dict[str, Any]:
 
     Where its queue does not answer, what the run's folder records, with that as `message`.
     """
-    transport = _transport(run, STATUS_TIMEOUT_S) if run.is_alive() else None
+    transport = _transport(run, "reader", STATUS_TIMEOUT_S) if run.is_alive() else None
     status = status_from_folder(run)
     if transport is None:
         return status
@@ -106,7 +107,7 @@ def stop_run(run: Run, timeout_s: float) -> None:
     """
     if not run.is_alive():
         raise UsageError(f"{run.path} is not running; nothing to stop.")
-    transport = _transport(run)
+    transport = _transport(run, "trainer")
     if transport is not None:
         try:
             transport.request_stop()
@@ -122,17 +123,17 @@ def stop_run(run: Run, timeout_s: float) -> None:
         time.sleep(0.1)
 
 
-def _transport(run: Run, timeout_s: float = 5.0) -> Transport | None:
-    """The run's queue, or None where it has none."""
+def _transport(run: Run, role: Role, timeout_s: float = 5.0) -> Transport | None:
+    """The run's queue, which is reached as the user of a role; None where it has none."""
     address = run.read_json(run.connection.name)
-    if not isinstance(address, dict) or not {"url", "password"} <= address.keys():
+    if not isinstance(address, dict) or not {"url", "logins"} <= address.keys():
         return None
-    from sparring.queue.connection import connect, password_of
+    from sparring.queue.access import Login
+    from sparring.queue.connection import connect, login_of
     from sparring.queue.transport import Transport
 
-    settings = config_of(run).queue
-    password = address["password"] or password_of(settings)
-    client = connect(address["url"], password, timeout_s)
+    settings, own = config_of(run).queue, address["logins"]
+    client = connect(address["url"], Login(*own[role]) if own else login_of(settings, role), timeout_s)
     return Transport(client, run.id, lease_s=settings.lease_s, timeout_s=timeout_s)
 
 
@@ -142,7 +143,7 @@ def read_workers(run: Run) -> dict[str, Any]:
     Raises:
         UsageError: the run has no workers, or no process works on it.
     """
-    with _queue(run) as transport:
+    with _queue(run, "reader") as transport:
         return _pool_status(run, transport)
 
 
@@ -157,7 +158,7 @@ def change_workers(run: Run, verb: Literal["set", "add", "drain"], value: int | 
             bounds.
     """
     config = config_of(run)
-    with _queue(run) as transport:
+    with _queue(run, "trainer") as transport:
         states = transport.pool()
         if verb == "drain" and value not in states:
             raise UsageError(f"{value}: {run.path} has no such worker. There are {', '.join(states) or 'none'}.")
@@ -201,14 +202,14 @@ def _pool_status(run: Run, transport: Transport) -> dict[str, Any]:
 
 
 @contextmanager
-def _queue(run: Run) -> Iterator[Transport]:
+def _queue(run: Run, role: Role) -> Iterator[Transport]:
     """The queue of a run that goes on with workers."""
     engine = config_of(run).engine
     if engine != "ray":
         raise UsageError(f"engine = {engine!r}: {run.path} trains in one process and has no workers.")
     if not run.is_alive():
         raise UsageError(f"{run.path} is not running; `sparring resume {run.path} --workers N` continues it.")
-    transport = _transport(run)
+    transport = _transport(run, role)
     if transport is None:
         raise UsageError(f"{run.path} is starting and has no workers yet; try again in a moment.")
     try:

@@ -210,16 +210,16 @@ def _redis(config: Config) -> Found:
 
 
 def _server(config: Config) -> Found:
-    from sparring.queue.connection import check_server, connect, describe, password_of
+    from sparring.queue.connection import check_server, connect, describe, login_of
     from sparring.queue.opening import open_queue
 
     settings = config.queue
     if settings.redis_url is not None:  # checked first, with a shorter timeout than a run has
-        with connect(settings.redis_url, password_of(settings), settings.timeout_s) as client:
+        with connect(settings.redis_url, login_of(settings, "trainer"), settings.timeout_s) as client:
             check_server(client, 0, settings.timeout_s)
     with (
         open_queue(config, *_sizes(config)) as queue,
-        connect(queue.url, queue.password, settings.timeout_s) as client,
+        connect(queue.url, queue.logins["trainer"], settings.timeout_s) as client,
     ):
         info: dict[str, Any] = dict(client.info())
         product = f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {info['redis_version']}"

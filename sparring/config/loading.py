@@ -256,6 +256,7 @@ def with_absolute_paths(config: Config) -> Config:
         "corruptions.root": config.corruptions.root,
         "metrics.file_sd": config.metrics.file_sd,
         "queue.password_file": config.queue.password_file,
+        "queue.access": config.queue.access,
     }
     for name, setting in paths.items():
         if setting is not None:

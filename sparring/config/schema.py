@@ -524,6 +524,9 @@ class QueueSettings(Settings):
     """Name of the environment variable that holds the password."""
     password_file: Path | None = setting(None, "path")
     """File that holds the password, such as a secret of Docker or Kubernetes. Used if that variable is not set."""
+    access: Path | None = setting(None, "path")
+    """Folder that `sparring access` made: the users of Redis for trainer, workers and readers, with their passwords, in
+    place of one password for all of them. `sparring status` and `top` need the file `reader` alone."""
     wire: Literal["int8", "exact", "sign"] = setting("int8", "name")
     """Encoding of perturbations in the queue. int8: multiples of ε/127 (L2: of max|δ|/127); exact: float32; sign: one
     bit per value and max|δ| per example, so every value becomes ±max|δ| (L∞ only)."""
@@ -552,6 +555,12 @@ class QueueSettings(Settings):
         if found is not None and _has_password(found):
             raise ValueError("it holds a password. Give that by queue.password_env or queue.password_file")
         return found
+
+    @model_validator(mode="after")
+    def _one_user_for_a_role(self) -> QueueSettings:
+        if self.access is not None and self.redis_url is not None and "@" in urlsplit(self.redis_url).netloc:
+            raise ValueError("redis_url names a user, and access one for each role. Leave the user out of the URL")
+        return self
 
 
 class RaySettings(Settings):

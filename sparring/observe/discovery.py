@@ -8,13 +8,14 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 from sparring.errors import UsageError
 from sparring.runs import Run, write_atomically
 
 log = logging.getLogger(__name__)
-ANY_ADDRESS = {"", "0.0.0.0", "::"}  # the server listens on all addresses of the host
+ANY_ADDRESS = {"", str(IPv4Address(0)), str(IPv6Address(0))}  # the server listens on all addresses of the host
 DOCUMENTATION_ADDRESS = ("192.0.2.1", 9)  # reserved for documentation: no host has it, and nothing is sent
 
 

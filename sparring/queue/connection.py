@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import parse_qs, urlsplit
 
 import redis
 from redis import exceptions as failures
@@ -16,11 +17,22 @@ from redis.retry import Retry
 
 from sparring.config import QueueSettings
 from sparring.errors import SparringError, UsageError
+from sparring.queue.access import Login, Role, read_login
 
 TRANSIENT = (failures.ConnectionError, failures.TimeoutError, failures.BusyLoadingError, failures.InvalidResponse)
 REFUSED = (failures.AuthenticationError, failures.AuthorizationError)
-PASSING = (failures.ReadOnlyError, failures.MasterDownError, failures.ClusterDownError, failures.TryAgainError)
+PASSING = (
+    *(failures.ReadOnlyError, failures.MasterDownError, failures.ClusterDownError, failures.TryAgainError),
+    failures.NoScriptError,  # to a worker, who may load none: the trainer does
+)
 PASSING_WORDS = ("BUSY ", "MISCONF", "NOREPLICAS")  # of errors that have no class of their own
+DENIED_WORDS = ("ACL failure in script", "The user executing the script can't")
+UNTRUSTED_WORDS = ("CERTIFICATE_VERIFY_FAILED", "self signed certificate", "self-signed certificate")
+CERTIFICATES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+CERTIFICATE_WORDS = (  # alerts of a server that does not like the client's
+    *("CERTIFICATE_REQUIRED", "UNKNOWN_CA", "DECRYPT_ERROR", "BAD_CERTIFICATE", "CERTIFICATE_EXPIRED"),
+    "CERTIFICATE_REVOKED",
+)
 
 
 class QueueUnavailable(SparringError):
@@ -31,12 +43,18 @@ class QueueRefused(SparringError):
     """The server answered with an error that waiting does not cure."""
 
 
-def connect(url: str, password: str | None, timeout_s: float) -> redis.Redis:
-    """A client without its own retries (`Transport` has them). Nothing is sent yet."""
+def connect(url: str, login: Login | str | None, timeout_s: float) -> redis.Redis:
+    """A client without its own retries (`Transport` has them). Nothing is sent yet.
+
+    login: a password alone is that of the user whom the URL names, or else of the server's default user.
+    """
+    _require_files(url)
+    user, password = (login.user, login.password) if isinstance(login, Login) else (None, login)
     wait_s = max(2.0, min(timeout_s, 10.0))
     try:
         return redis.Redis.from_url(
             url,
+            username=user,
             password=password,
             socket_timeout=wait_s,
             socket_connect_timeout=wait_s,
@@ -45,6 +63,22 @@ def connect(url: str, password: str | None, timeout_s: float) -> redis.Redis:
         )
     except ValueError as error:
         raise SparringError("queue.redis_url is not a Redis URL. Give it as redis://HOST:PORT/DB.") from error
+
+
+def _require_files(url: str) -> None:
+    """Refuse files of certificates and keys that are not there.
+
+    Raises:
+        UsageError: one is not.
+    """
+    options = parse_qs(urlsplit(url).query)
+    for name in CERTIFICATES:
+        for path in map(Path, options.get(name, ())):
+            if not path.is_absolute() or not path.is_file():
+                raise UsageError(
+                    f"queue.redis_url: {name} = {path} is not the absolute path of a file on this host. Put the file "
+                    f"there, on every host, or name another one."
+                )
 
 
 def password_of(settings: QueueSettings) -> str | None:
@@ -57,6 +91,17 @@ def password_of(settings: QueueSettings) -> str | None:
     if given is not None or settings.password_file is None:
         return given
     return read_password(settings.password_file, "queue.password_file")
+
+
+def login_of(settings: QueueSettings, role: Role) -> Login:
+    """The user of a role and its password: of queue.access, else one password for all roles.
+
+    Raises:
+        UsageError: a file cannot be read, or does not hold what it should.
+    """
+    if settings.access is not None:
+        return read_login(settings.access, role)
+    return Login(None, password_of(settings))
 
 
 def read_password(path: Path, setting: str) -> str:
@@ -75,8 +120,8 @@ def read_password(path: Path, setting: str) -> str:
 
 
 def check_server(client: redis.Redis, needed_bytes: int, timeout_s: float = 10.0) -> None:
-    """Refuse a server that could evict shards, would come back with an older state after a restart, has too little
-    memory, or does not allow the commands that are needed.
+    """Refuse a server that could evict shards, would come back with an older state after a restart, or has too little
+    memory.
 
     Raises:
         SparringError: with the server's setting, its value and the remedy.
@@ -98,14 +143,20 @@ def check_server(client: redis.Redis, needed_bytes: int, timeout_s: float = 10.0
             f"MiB that outstanding shards may take. Run CONFIG SET maxmemory {needed_bytes}, or lower "
             f"staleness.depth, train.shards_per_step or train.batch_size."
         )
-    command = "SORT_RO", "sparring:check", "BY", "nosort", "GET", "sparring:check:*"  # as in Transport.receive
-    try:
-        with_retries(client, partial(client.execute_command, *command), timeout_s)
-    except failures.ResponseError as error:
+    if info.get("redis_mode") == "cluster":
         raise SparringError(
-            f"Redis at {describe(client)} does not allow SORT_RO to read shards ({error}). Allow its user all keys "
-            f"(ACL SETUSER NAME ~*), or use a server that is not in cluster mode."
-        ) from error
+            f"Redis at {describe(client)} is in cluster mode, and a run's queue is on one server. Name in "
+            f"queue.redis_url one that is not in cluster mode, or unset it for an embedded server."
+        )
+
+
+def check_access(client: redis.Redis, prefix: str, timeout_s: float) -> None:
+    """Refuse a user who is unknown, or who may not read the keys that begin with `prefix`.
+
+    Raises:
+        QueueUnavailable: see `with_retries`.
+    """
+    with_retries(client, partial(client.get, f"{prefix}fence"), timeout_s)
 
 
 def _require_no_persistence(client: redis.Redis, appends: bool, timeout_s: float) -> None:
@@ -152,17 +203,14 @@ def with_retries(client: redis.Redis, operation: Callable[[], Any], timeout_s: f
         except REFUSED as error:
             _refused(client, error)
         except failures.NoPermissionError as error:
-            raise QueueUnavailable(
-                f"Redis at {describe(client)} does not allow its user what Sparring needs ({error}). Change the "
-                f"user's rules (ACL SETUSER), see docs/operations.md."
-            ) from error
+            _denied(client, error)
         except (*TRANSIENT, failures.ResponseError) as error:
             _require_passing(client, error)
             if time.monotonic() + pause_s > deadline:
                 raise QueueUnavailable(
                     f"no answer from Redis at {describe(client)} for queue.timeout_s = {timeout_s:g} s "
                     f"({type(error).__name__}: {str(error)[:200]}). Check that the server runs and that "
-                    f"queue.redis_url is its address."
+                    f"queue.redis_url is its address{_about_tls(client)}."
                 ) from error
             if isinstance(error, failures.InvalidResponse):  # what follows on that connection makes no sense
                 client.connection_pool.disconnect()
@@ -191,18 +239,48 @@ def answered(client: redis.Redis, operation: Callable[[], Any], timeout_s: float
 def _require_passing(client: redis.Redis, error: Exception) -> None:
     """Raise what waiting does not cure."""
     text = str(error)
-    if "CERTIFICATE_VERIFY_FAILED" in text:
+    if any(words in text for words in DENIED_WORDS):
+        _denied(client, error)
+    if any(words in text for words in CERTIFICATE_WORDS):
+        raise QueueUnavailable(
+            f"Redis at {describe(client)} asks for a certificate of its clients, or does not trust this one "
+            f"({text[:200]}). Name one of its authority and its key in queue.redis_url: "
+            f"rediss://HOST:PORT/0?ssl_certfile=/path/to/client.pem&ssl_keyfile=/path/to/client.key."
+        ) from error
+    if any(words in text for words in UNTRUSTED_WORDS):
         raise QueueUnavailable(
             f"the TLS certificate of Redis at {describe(client)} is not trusted ({text[:200]}). Name its authority in "
-            f"the URL: rediss://HOST:PORT/0?ssl_ca_certs=/path/to/ca.pem."
+            f"queue.redis_url: rediss://HOST:PORT/0?ssl_ca_certs=/path/to/ca.pem."
         ) from error
     passing = isinstance(error, (*TRANSIENT, *PASSING)) or text.startswith(PASSING_WORDS)
     if not passing:
         raise error
 
 
+def _about_tls(client: redis.Redis) -> str:
+    """What else may be wrong: a server that speaks TLS, or wants a certificate, often just closes the connection."""
+    if not issubclass(client.connection_pool.connection_class, redis.SSLConnection):
+        return " (with rediss:// if it speaks TLS)"
+    return (
+        ", that it speaks TLS there (else redis://), and whether it asks its clients for certificates: name one by "
+        "?ssl_certfile=/path/to/client.pem&ssl_keyfile=/path/to/client.key"
+    )
+
+
 def _refused(client: redis.Redis, error: Exception) -> NoReturn:
+    user = client.connection_pool.connection_kwargs.get("username")
+    whose = f" of the user {user}" if user else ""
     raise QueueUnavailable(
-        f"Redis at {describe(client)} refuses the password ({str(error).split(' ')[0]}). Give it in the environment "
-        f"variable that queue.password_env names, or in queue.password_file, not in the URL or the recipe."
+        f"Redis at {describe(client)} refuses the password{whose} ({str(error).split(' ')[0]}). Give it in the "
+        f"environment variable that queue.password_env names, or in queue.password_file, not in the URL or the recipe; "
+        f"that of a user of `sparring access` is in the folder queue.access."
     ) from None
+
+
+def _denied(client: redis.Redis, error: Exception) -> NoReturn:
+    user = client.connection_pool.connection_kwargs.get("username") or "default"
+    raise QueueUnavailable(
+        f"Redis at {describe(client)} does not allow its user {user} what Sparring needs ({str(error)[:200]}). Make "
+        f"users by `sparring access` for this run.name, or for all runs, and name their folder in queue.access; or "
+        f"change the user's rules (ACL SETUSER)."
+    ) from error

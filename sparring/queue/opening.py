@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import secrets
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
 from sparring.config import Config
 from sparring.errors import UsageError
-from sparring.queue.connection import check_server, connect, password_of
+from sparring.queue.access import ROLES, Login, Role, line_of, user_of
+from sparring.queue.connection import check_server, connect, login_of, with_retries
 from sparring.queue.server import EmbeddedServer, find_server
 from sparring.queue.sizing import needed_memory
 
@@ -18,12 +20,20 @@ Shape = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Queue:
-    """How the queue is reached; the password goes into no file but the run's own, readable by its owner."""
+    """How the queue is reached; the passwords go into no file but the run's own, readable by its owner.
+
+    logins: by role. admin: of an embedded server, for the driver alone.
+    """
 
     url: str
-    password: str | None
-    embedded: bool
+    logins: Mapping[Role, Login]
     memory_for: Callable[[Config], int]  # bytes that what a run may have outstanding needs
+    admin: Login | None = None
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the server is the run's own."""
+        return self.admin is not None
 
 
 def require_queue(config: Config, shape: Shape, snapshot_bytes: int, views: bool = False) -> None:
@@ -37,9 +47,16 @@ def require_queue(config: Config, shape: Shape, snapshot_bytes: int, views: bool
     """
     settings, needed = config.queue, needed_memory(config, shape, snapshot_bytes, views)
     if settings.redis_url is not None:
-        with connect(settings.redis_url, password_of(settings), settings.timeout_s) as client:
+        with connect(settings.redis_url, login_of(settings, "trainer"), settings.timeout_s) as client:
             check_server(client, needed, settings.timeout_s)
+        with connect(settings.redis_url, login_of(settings, "worker"), settings.timeout_s) as client:
+            with_retries(client, client.ping, settings.timeout_s)
         return
+    if settings.access is not None:
+        raise UsageError(
+            f"queue.access = {settings.access} with queue.redis_url unset: an embedded server makes users of its own. "
+            f"Leave out queue.access, or set queue.redis_url."
+        )
     if config.ray.address != "local":
         raise UsageError(
             f"ray.address = {config.ray.address!r} with queue.redis_url unset: other hosts cannot reach an embedded "
@@ -55,8 +72,11 @@ def open_queue(config: Config, shape: Shape, snapshot_bytes: int, views: bool = 
     memory_for = partial(needed_memory, shape=shape, snapshot_bytes=snapshot_bytes, views=views)
     settings = config.queue
     if settings.redis_url is not None:
-        yield Queue(settings.redis_url, password_of(settings), False, memory_for)
+        yield Queue(settings.redis_url, {role: login_of(settings, role) for role in ("trainer", "worker")}, memory_for)
         return
     memory = memory_for(config) if settings.maxmemory_mb is None else settings.maxmemory_mb << 20
-    with EmbeddedServer(maxmemory=memory) as server:
-        yield Queue(server.url, server.password, True, memory_for)
+    passwords = {role: secrets.token_urlsafe(32) for role in ROLES}
+    users = [line_of(role, None, password) for role, password in passwords.items()]
+    with EmbeddedServer(maxmemory=memory, users=users) as server:
+        logins = {role: Login(user_of(role, None), password) for role, password in passwords.items()}
+        yield Queue(server.url, logins, memory_for, admin=Login(None, server.password))

@@ -113,9 +113,9 @@ class Orders:
         self._client.close()
 
     def _add(self, stream: str, fence: int, kind: str, message: bytes) -> None:
-        keys, tag = [f"{self._prefix}fence", self._prefix + stream], self._tag(stream, kind.encode(), message)
-        entry = tag + message
-        arguments = (fence, KEEP_MS, self._most[stream], kind, entry)
+        keys = [self._prefix + name for name in ("fence", stream, "meta")]
+        entry = self._tag(stream, kind.encode(), message) + message
+        arguments = (fence, KEEP_MS, self._most[stream], kind, entry, stream)
         reply = self._retry(lambda: self._tell(keys=keys, args=arguments))
         require_accepted(self._client, int(reply), fence)
 

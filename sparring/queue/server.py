@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -40,6 +40,7 @@ class EmbeddedServer:
         log: file to which the server's log is appended.
         port, password: by default random; give those of a lost server to replace it.
         address: another address to listen on, besides the loopback.
+        users: further users than the default one, as lines of a Redis's configuration.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class EmbeddedServer:
         port: int | None = None,
         password: str | None = None,
         address: str | None = None,
+        users: Sequence[str] = (),
         binary: Path | None = None,
         timeout_s: float = 10.0,
     ) -> None:
@@ -57,7 +59,7 @@ class EmbeddedServer:
         self._log = log
         self._output: IO[bytes] = _open_log(log)
         self._binary = binary or find_server()
-        self._timeout_s, self._address = timeout_s, address
+        self._timeout_s, self._address, self._users = timeout_s, address, users
         if port is not None:
             _require_free(port)
         self._process, self.port = self._start(maxmemory, port)
@@ -105,7 +107,7 @@ class EmbeddedServer:
         """Start on `port`, or try free ports until the server gets one."""
         for _ in range(5):
             chosen = port or _free_port()
-            process = self._launch(_configuration(chosen, self.password, maxmemory, self._address))
+            process = self._launch(_configuration(chosen, self.password, maxmemory, self._address, self._users))
             if self._answers(process, chosen):
                 return process, chosen
             if port is not None:
@@ -181,7 +183,7 @@ def _open_log(log: Path | None) -> IO[bytes]:
     return log.open("a+b")
 
 
-def _configuration(port: int, password: str, maxmemory: int, address: str | None) -> str:
+def _configuration(port: int, password: str, maxmemory: int, address: str | None, users: Sequence[str]) -> str:
     return "\n".join(
         [
             "bind 127.0.0.1" if address in (None, "127.0.0.1") else f"bind 127.0.0.1 {address}",
@@ -193,6 +195,7 @@ def _configuration(port: int, password: str, maxmemory: int, address: str | None
             "appendonly no",
             "daemonize no",
             'logfile ""',
+            *users,
             "",
         ]
     )

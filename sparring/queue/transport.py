@@ -4,6 +4,9 @@ Redis stores the queue; the ledger decides. Every control write is one Lua scrip
 when memory is full; only the SET of a payload can be refused. A lost reply does no harm: either the repeated script
 changes nothing, or the lease of the attempt expires and its ticket is issued again.
 
+The trainer loads the scripts. A worker's user of Redis may call them but load none (sparring/queue/access.py): it waits
+for the trainer where a server does not know them yet.
+
 All keys begin with `sparring:{run}:`; the braces are the hash tag:
 
     fence tickets wake leases owners returned            the queue itself; wake: for idle workers
@@ -139,9 +142,15 @@ class Transport:
         """
         names = "fence tickets wake leases owners returned control weights meta"
         self._accepted(self._run("open", names, fence, PROTOCOL, self._prefix, self.parts), fence)
+        self.load_scripts()
         self.fence = fence
         self._acknowledged = []
         self._taken.clear()
+
+    def load_scripts(self) -> None:
+        """Let the server know all scripts, so that workers can call them."""
+        for script in self._scripts.values():
+            self._retry(partial(self._redis.script_load, script.script))
 
     def issue(self, tickets: Sequence[Ticket]) -> None:
         """Append tickets, all of one fence, and wake idle workers; repeated attempts go to the front.
@@ -246,7 +255,7 @@ class Transport:
     def finish_local(self, lease: Lease) -> bool:
         """End a local lease, whose shard stays in this process. False: the lease was lost, the shard must not be used,
         and `expired` reports the attempt."""
-        return bool(self._of_lease("finish", "fence leases owners returned", lease))
+        return bool(self._of_lease("finish", lease))
 
     def sizes(self) -> Sizes:
         """The numbers of tickets, leases and ready shards, for metrics."""
@@ -294,8 +303,7 @@ class Transport:
 
     def renew(self, lease: Lease) -> bool:
         """Extend the deadline. False: the lease is lost, and its shard would be refused."""
-        names = "fence leases owners"
-        return bool(self._of_lease("renew", names, lease, _milliseconds(self.lease_s)))
+        return bool(self._of_lease("renew", lease, _milliseconds(self.lease_s)))
 
     def commit(self, lease: Lease, shard: Shard) -> bool:
         """Send a shard. False: the lease was lost and the shard is fenced out.
@@ -337,7 +345,7 @@ class Transport:
 
     def heartbeat(self, worker: str, fields: Mapping[str, Any]) -> None:
         """Store the heartbeat of a worker (plain types)."""
-        self._run("heartbeat", "heartbeat control", worker, msgpack.packb(dict(fields)))
+        self._run("heartbeat", "", self._prefix, worker, msgpack.packb(dict(fields)))
 
     def heartbeats(self) -> dict[str, dict[str, Any]]:
         """The last heartbeat of each worker, with its age `age_s` by the server's clock."""
@@ -409,14 +417,9 @@ class Transport:
         self._client.close()
 
     def forget(self) -> None:
-        """Delete every key of the run."""
-        pattern = "".join(f"\\{sign}" if sign in "*?[]\\" else sign for sign in self._prefix) + "*"
-
-        def sweep() -> None:
-            for keys in _chunks(self._redis.scan_iter(match=pattern, count=1000), 500):
-                self._redis.unlink(*keys)
-
-        self._retry(sweep)
+        """Delete every key of the run; payloads that were never committed expire by themselves."""
+        names = "fence leases owners meta tickets wake returned control weights heartbeat state worker_target pool"
+        self._run("forget", names, self._prefix)
 
     def _key(self, name: str) -> str:
         return self._prefix + name
@@ -426,17 +429,29 @@ class Transport:
 
     def _run(self, script: str, names: str, *arguments: Any) -> Any:
         keys = [self._key(name) for name in names.split()]
-        return self._retry(lambda: self._scripts[script](keys=keys, args=arguments))
+        return self._retry(lambda: self._call(script, keys, arguments))
 
-    def _of_lease(self, script: str, names: str, lease: Lease, *arguments: Any) -> int:
-        return int(self._run(script, names, lease.fence, _member(lease.ticket.key), lease.worker, *arguments))
+    def _of_lease(self, script: str, lease: Lease, *arguments: Any) -> int:
+        member = _member(lease.ticket.key)
+        return int(self._run(script, "", self._prefix, lease.fence, member, lease.worker, *arguments))
+
+    def _call(self, name: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
+        """Call a script; one that the server does not know is loaded by whoever may."""
+        script = self._scripts[name]
+        try:
+            return self._redis.evalsha(script.sha, len(keys), *keys, *arguments)
+        except failures.NoScriptError as unknown:
+            try:
+                self._redis.script_load(script.script)
+            except failures.NoPermissionError:
+                raise unknown from None
+        return self._redis.evalsha(script.sha, len(keys), *keys, *arguments)
 
     def _accepted(self, reply: int, fence: int) -> None:
         require_accepted(self._client, reply, fence)
 
     def _lease(self, worker: str, seconds: float, check_stop: bool) -> Lease | Stop | None:
-        names = "fence tickets wake leases owners control"
-        reply = self._run("lease", names, worker, _milliseconds(seconds), int(check_stop))
+        reply = self._run("lease", "", self._prefix, worker, _milliseconds(seconds), int(check_stop))
         if reply is None or isinstance(reply, bytes):
             return None if reply is None else Stop(reply.decode())
         member, blob, fence = reply
@@ -449,29 +464,26 @@ class Transport:
                 raise CodecError(f"the ticket {member!r:.40} is that of {ticket.key} under fence {ticket.fence}")
         except CodecError as error:
             self._checked(Refused("ticket", str(error)))
-            names = f"fence leases owners returned payload:{int(fence)}:-"
-            self._run("release", names, int(fence), member, worker, f"ticket_corrupt\n{worker}\n{error}")
+            reason = f"ticket_corrupt\n{worker}\n{error}"
+            self._run("release", "", self._prefix, int(fence), member, worker, reason)
             return None
         return Lease(ticket, int(fence), worker)
 
     def _release(self, lease: Lease, reason: str, detail: str) -> bool:
-        payload = f"payload:{lease.fence}:{_member(lease.ticket.key)}"
-        names = f"fence leases owners returned {payload}"
-        return bool(self._of_lease("release", names, lease, f"{reason}\n{lease.worker}\n{detail}"))
+        return bool(self._of_lease("release", lease, f"{reason}\n{lease.worker}\n{detail}"))
 
     def _push(self, lease: Lease, payload: bytes, score: int) -> int:
         """SET with an expiry and the commit in one round trip; raises OutOfMemoryError, with nothing done."""
-        member, script = _member(lease.ticket.key), self._scripts["commit"]
-        fence, place = lease.fence, self._place(lease.fence, part_of(lease.ticket.key, self.parts))
-        names = f"fence leases owners ready:{place} arrived:{place} payload:{fence}:{member}"
-        keys, arguments = [self._key(name) for name in names.split()], (fence, member, lease.worker, score)
+        fence, member = lease.fence, _member(lease.ticket.key)
+        place = self._place(fence, part_of(lease.ticket.key, self.parts))
+        arguments = (self._prefix, fence, member, lease.worker, score, place)
         pipe = self._redis.pipeline(transaction=False)
-        pipe.set(keys[-1], payload, px=4 * _milliseconds(self.lease_s))
-        pipe.evalsha(script.sha, len(keys), *keys, *arguments)
+        pipe.set(self._key(f"payload:{fence}:{member}"), payload, px=4 * _milliseconds(self.lease_s))
+        pipe.evalsha(self._scripts["commit"].sha, 0, *arguments)
         try:
             accepted: int = pipe.execute()[1]
         except failures.NoScriptError:  # the server does not know it yet
-            accepted = script(keys=keys, args=arguments)
+            accepted = self._call("commit", (), arguments)
         return accepted
 
     def _full(self, size: int, error: Exception) -> NoReturn:
@@ -504,19 +516,20 @@ class Transport:
         return str(fence) if self.parts == 1 else f"{fence}:{part}"
 
     def _first_ready(self, fence: int, place: str) -> tuple[bytes, bytes | None] | None:
-        """The member with the lowest score and its payload, in one round trip, once the one before is taken out.
+        """The member with the lowest score and its payload, once the one before is taken out.
 
-        SORT_RO with the constant BY gives the order of the scores. It only looks, so a lost reply loses nothing.
+        It only looks, so a lost reply loses nothing. Two round trips: SORT_RO would need but one, from a user who may
+        read the keys of all runs, and a script passes payloads on several times slower.
         """
         ready = self._key(f"ready:{place}")
         pipe = self._redis.pipeline(transaction=False)
         if (name := self._taken.get(place)) is not None:
             pipe.zrem(ready, name).unlink(self._key(f"payload:{fence}:").encode() + name)
-        payloads = self._key(f"payload:{fence}:*")
-        pipe.execute_command("SORT_RO", ready, "BY", "nosort", "LIMIT", 0, 1, "GET", "#", "GET", payloads)
-        found = pipe.execute()[-1]
+        found = pipe.zrange(ready, 0, 0).execute()[-1]
         self._taken.pop(place, None)
-        return (found[0], found[1]) if found else None
+        if not found:
+            return None
+        return found[0], self._redis.get(self._key(f"payload:{fence}:").encode() + found[0])
 
 
 def require_accepted(client: redis.Redis, reply: int, fence: int) -> None:
@@ -560,14 +573,3 @@ def _member(key: Key) -> str:
 
 def _milliseconds(seconds: float) -> int:
     return max(1, round(seconds * 1000))
-
-
-def _chunks(items: Any, size: int) -> Any:
-    chunk: list[Any] = []
-    for item in items:
-        chunk.append(item)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk

@@ -38,7 +38,10 @@ def served(tmp_path: Path) -> Iterator[tuple[Run, Transport]]:
     """A run that this process holds, with a queue of its own; two workers are wanted and one has reported."""
     run = new_run(small(tmp_path, run={"name": "served"}))
     with EmbeddedServer(maxmemory=64 << 20) as server, run.owned():
-        run.write_json(run.connection.name, {"url": server.url, "password": server.password})
+        run.write_json(
+            run.connection.name,
+            {"url": server.url, "logins": {role: [None, server.password] for role in ("trainer", "reader")}},
+        )
         transport = Transport(server.client(), run.id, lease_s=5.0, timeout_s=5.0)
         transport.change_worker_target("start", 2)
         transport.set_pool({"worker-0": "serving", "worker-1": "starting"})

@@ -28,6 +28,7 @@ SETTINGS = (
     "--workers.threads 1 --trainer.threads 1 --evaluation.steps 2 --evaluation.restarts 1 --evaluation.samples 50"
 )
 PATH = f"PATH={HOME}/sparring/venv/bin:$PATH"  # as the image has it
+TOKEN = "a-token-that-nobody-lists"
 ENVIRONMENT = {"SPARRING_RECIPE": "", "SPARRING_WORKERS": "1", "SPARRING_SETTINGS": SETTINGS}
 
 
@@ -36,23 +37,33 @@ def start(two_hosts: Hosts, address: str, service: dict[str, Any]) -> None:
     command = [word.replace("$$", "$") for word in service["command"]]
     for volume in VOLUMES:  # at the root of a file system that is also the tests' own
         command = [word.replace(f" {volume} ", f" {HOME}{volume} ") for word in command]
-    words = " ".join(f"{name}={shlex.quote(value)}" for name, value in ENVIRONMENT.items())
+    words = " ".join(f"{name}={shlex.quote(value)}" for name, value in environment_of(service).items())
     quoted = shlex.join(command)
     two_hosts.on(
         address, f"bash -c {shlex.quote(f'{PATH} {words} setsid nohup {quoted} >>~/composed.log 2>&1 </dev/null &')}"
     )
 
 
+def environment_of(service: dict[str, Any]) -> dict[str, str]:
+    """The service's own, with what the tests ask of the run in its place."""
+    return {**service.get("environment", {}), **ENVIRONMENT}
+
+
 def healthy(two_hosts: Hosts, address: str, service: dict[str, Any]) -> bool:
     kind, *test = service["healthcheck"]["test"]
     command = test[0].replace("$$", "$") if kind == "CMD-SHELL" else shlex.join(test)
-    reported = two_hosts.on(address, f"bash -c {shlex.quote(f'{PATH}; {command}')} >/dev/null 2>&1; echo $?")
+    token = " ".join(f"{name}={value}" for name, value in environment_of(service).items() if name.startswith("RAY_"))
+    reported = two_hosts.on(
+        address, f"bash -c {shlex.quote(f'export {PATH} {token}; {command}')} >/dev/null 2>&1; echo $?"
+    )
     return reported.strip().splitlines()[-1] == "0"
 
 
 def test_the_services_commands_train_together(two_hosts: Hosts) -> None:
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     two_hosts.on(HEAD, f"echo {PASSWORD} >/run/secrets/redis_password")
+    for address in (HEAD, WORKER):
+        two_hosts.on(address, f"echo {TOKEN} >/run/secrets/ray_token")
 
     start(two_hosts, HEAD, services["redis"])
     wait_for("a healthy redis", lambda: healthy(two_hosts, HEAD, services["redis"]), 30, 1)
@@ -65,6 +76,7 @@ def test_the_services_commands_train_together(two_hosts: Hosts) -> None:
     assert (summary["steps"], summary["worker_shards"]) == (STEPS, STEPS), _log(two_hosts)
     assert PASSWORD not in two_hosts.on(HEAD, "ps -ww -eo args") + two_hosts.on(HEAD, "cat ~/runs/composed/config.toml")
     assert PASSWORD not in _log(two_hosts)
+    assert TOKEN not in two_hosts.on(HEAD, "ps -ww -eo args") + _log(two_hosts)
 
 
 def _phase(two_hosts: Hosts) -> str:

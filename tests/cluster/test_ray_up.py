@@ -39,6 +39,7 @@ def test_a_cluster_comes_up_trains_across_both_hosts_and_goes_down_without_a_tra
         on_operator(two_hosts, f'ray exec {CLUSTER} "{TRAIN}"', timeout_s=240)
         _check_run(two_hosts)
         _check_secrecy(two_hosts)
+        _check_token(two_hosts)
     finally:
         reported = on_operator(two_hosts, f"ray down --yes {CLUSTER}")
     assert "No nodes remaining" in reported
@@ -64,6 +65,21 @@ def _check_secrecy(two_hosts: Hosts) -> None:
         assert password not in two_hosts.on(address, "ps -ww -eo args")
         found = two_hosts.on(address, f"grep -rlsF -e {password} /tmp/ray ~/runs ~/*.yaml || true")
         assert not found.strip(), found
+
+
+def _check_token(two_hosts: Hosts) -> None:
+    """Whoever has not the token of the machine that `ray up` was typed on gets nothing from the cluster."""
+    ask = "ray health-check --address 127.0.0.1:6379"
+    ends = "2>/dev/null >/dev/null; echo $?"
+    token = (two_hosts.home("operator") / ".ray" / "auth_token").read_text()
+    for address in (HEAD, WORKER):
+        kept = two_hosts.on(address, "stat -c %a ~/.ray/auth_token; cat ~/.ray/auth_token").split()
+        assert kept == ["600", token]
+    known, unknown = (
+        two_hosts.on(HEAD, f"bash -ic 'RAY_AUTH_TOKEN={each} {ask} {ends}' 2>/dev/null").split()[-1]
+        for each in (token, "0" * 64)
+    )
+    assert (known, unknown == "0") == ("0", False)
 
 
 def _until_gone(two_hosts: Hosts, address: str) -> None:

@@ -95,7 +95,7 @@ def test_where_the_queue_does_not_answer_the_status_is_that_of_the_folder_within
     run.write_json("state.json", {"phase": "training", "step": 7})
     with socket.create_server(("127.0.0.1", 0)) as silent, run.owned():
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
-        run.write_json(run.connection.name, {"url": url, "password": None})
+        run.write_json(run.connection.name, {"url": url, "logins": {}})
         began = time.monotonic()
         status = read_status(run)
     assert time.monotonic() - began < 5 and status["step"] == 7

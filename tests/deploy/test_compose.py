@@ -155,3 +155,11 @@ def test_rays_list_of_targets_is_read_again_by_the_clock() -> None:
     read = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
     (ray,) = [job for job in read if job["job_name"] == "ray"]
     assert int(ray["file_sd_configs"][0]["refresh_interval"].removesuffix("s")) <= 30
+
+
+@pytest.mark.parametrize("name", ["head", "worker", "worker-gpu"])
+def test_ray_asks_for_a_token_that_is_a_secret(compose: dict[str, Any], name: str) -> None:
+    service = compose["services"][name]
+    assert service["environment"]["RAY_AUTH_MODE"] == "token"
+    assert service["environment"]["RAY_AUTH_TOKEN_PATH"] == "/run/secrets/ray_token"
+    assert "ray_token" in service["secrets"] and "ray_token" in compose["secrets"]

@@ -36,7 +36,7 @@ MODELS = {
 KUBERAY: dict[str, set[str]] = {
     "RayClusterSpec": {
         "rayVersion", "enableInTreeAutoscaling", "autoscalerOptions", "headGroupSpec", "workerGroupSpecs",
-        "headServiceAnnotations", "suspend", "managedBy", "gcsFaultToleranceOptions",
+        "authOptions", "headServiceAnnotations", "suspend", "managedBy", "gcsFaultToleranceOptions",
     },
     "AutoscalerOptions": {
         "resources", "image", "imagePullPolicy", "securityContext", "idleTimeoutSeconds", "upscalingMode", "version",
@@ -122,6 +122,10 @@ def test_kuberay_knows_every_field_of_its_objects() -> None:
     assert set(spec["headGroupSpec"]) <= KUBERAY["HeadGroupSpec"]
     assert all(set(group) <= KUBERAY["WorkerGroupSpec"] for group in spec["workerGroupSpecs"])
     assert set(one("RayJob")["spec"]) <= KUBERAY["RayJobSpec"]
+
+
+def test_ray_asks_for_a_token_that_kuberay_makes() -> None:
+    assert one("RayCluster")["spec"]["authOptions"] == {"mode": "token"}
 
 
 @pytest.mark.skipif("SPARRING_KUBERAY_CRDS" not in os.environ, reason="SPARRING_KUBERAY_CRDS names no folder of CRDs")

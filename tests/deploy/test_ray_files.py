@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +146,28 @@ def check_discovery(value: Any, schema: dict[str, Any], schemas: dict[str, Any],
         assert "enum" not in schema or value in schema["enum"], f"{where} = {value} is none of {schema['enum']}"
     elif schema["type"] == "boolean":
         assert isinstance(value, bool), f"{where} must be a flag"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_node_asks_for_the_token(name: str) -> None:
+    config = read(name)
+    if name in CLOUDS:
+        (options,) = (each for each in config["docker"]["run_options"] if "RAY_AUTH" in each)
+        assert options == "-e RAY_AUTH_MODE=token -e RAY_AUTH_TOKEN_PATH=/mnt/sparring/ray-token"
+        return
+    assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+    for commands in (head_start(config), " ".join(config["worker_start_ray_commands"])):
+        assert re.search(r"export [^;&]*RAY_AUTH_MODE=token.*ray start", commands)
+    assert "export RAY_AUTH_MODE=token" in (FOLDER / "install.sh").read_text()
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_the_head_makes_a_token_that_its_user_alone_reads_and_keeps_it(name: str, tmp_path: Path) -> None:
+    (command,) = re.findall(r"\{ test -s .*?; \}", head_start(read(name)))
+    made = []
+    for _ in range(2):
+        path = tmp_path / "ray-token"
+        subprocess.run(["bash", "-ec", command], env={**os.environ, "RAY_AUTH_TOKEN_PATH": str(path)}, check=True)
+        made.append(path.read_text())
+        assert path.stat().st_mode & 0o777 == 0o600
+    assert re.fullmatch(r"[0-9a-f]{64}\n", made[0]) and made[0] == made[1]

@@ -11,11 +11,14 @@ import redis
 
 from sparring.config import QueueSettings
 from sparring.errors import SparringError, UsageError
+from sparring.queue.access import Login
 from sparring.queue.connection import (
     QueueUnavailable,
+    check_access,
     check_server,
     connect,
     describe,
+    login_of,
     password_of,
     raise_limit,
     with_retries,
@@ -83,17 +86,52 @@ def test_a_server_that_would_come_back_with_an_older_state_is_refused(
         check_server(client, 1)
 
 
-def test_a_user_who_may_not_read_all_keys_is_refused(server: EmbeddedServer) -> None:
-    """SORT_RO's GET may not name keys for it: better said at the start than at the first shard."""
+def test_a_server_in_cluster_mode_is_refused(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     with server.client() as client:
-        client.acl_setuser("narrow", enabled=True, passwords=["+word"], keys=["sparring:*"], commands=["+@all"])
-        narrow = redis.Redis.from_url(server.url, username="narrow", password="word")
+        info: dict[str, Any] = dict(client.info())
+        monkeypatch.setattr(client, "info", lambda: {**info, "redis_mode": "cluster"})
+        with pytest.raises(SparringError, match=r"cluster mode.*queue\.redis_url"):
+            check_server(client, 1)
+
+
+def test_a_user_who_may_not_touch_the_runs_keys_is_refused_at_once(server: EmbeddedServer) -> None:
+    with server.client() as client:
+        client.acl_setuser("narrow", enabled=True, passwords=["+word"], keys=["sparring:{a}:*"], commands=["+@all"])
+        narrow = connect(server.url, Login("narrow", "word"), 5)
         try:
-            with pytest.raises(SparringError, match=r"SORT_RO.*ACL SETUSER NAME ~\*"):
-                check_server(narrow, 1)
+            check_access(narrow, "sparring:{a}:", 5)
+            began = time.monotonic()
+            with pytest.raises(QueueUnavailable, match=r"its user narrow .*`sparring access`.*queue\.access"):
+                check_access(narrow, "sparring:{b}:", 30)
+            assert time.monotonic() - began < 5
         finally:
             narrow.close()
             client.acl_deluser("narrow")
+
+
+def test_a_command_that_a_script_may_not_give_is_told_as_one_that_is_not_allowed(server: EmbeddedServer) -> None:
+    with server.client() as client:
+        client.acl_setuser("narrow", enabled=True, passwords=["+word"], keys=["mine"], commands=["+eval", "+get"])
+        narrow = connect(server.url, Login("narrow", "word"), 5)
+        try:
+            with pytest.raises(QueueUnavailable, match=r"its user narrow .*ACL SETUSER"):
+                with_retries(narrow, lambda: narrow.eval("return redis.call('GET', ARGV[1])", 0, "yours"), 30)
+        finally:
+            narrow.close()
+            client.acl_deluser("narrow")
+
+
+def test_each_role_has_its_own_file_and_without_a_folder_all_have_one_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPARRING_TEST_PASSWORD", "for all")
+    (tmp_path / "reader").write_text("me word\n")
+    shared = QueueSettings(password_env="SPARRING_TEST_PASSWORD")
+    assert login_of(shared, "worker") == login_of(shared, "reader") == Login(None, "for all")
+    own = shared.model_copy(update={"access": tmp_path})
+    assert login_of(own, "reader") == Login("me", "word")
+    with pytest.raises(UsageError, match=r"queue\.access = .*worker: No such file"):
+        login_of(own, "worker")
 
 
 def test_an_old_server_is_refused(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
+from redis.exceptions import NoPermissionError
 
 from sparring.config import Config, from_tree
 from sparring.errors import SparringError, UsageError
 from sparring.queue import opening
+from sparring.queue.access import ROLES, Login, line_of, to_line, user_of
 from sparring.queue.connection import connect
 from sparring.queue.opening import open_queue, require_queue
 from sparring.queue.server import EmbeddedServer
@@ -32,10 +35,15 @@ def test_an_embedded_server_has_the_memory_that_the_run_needs_and_ends_with_it(
     config = from_tree({"queue": settings})
     with open_queue(config, SHAPE, SNAPSHOT_BYTES) as queue:
         assert queue.embedded and queue.memory_for(config) == needed_memory(config, SHAPE, SNAPSHOT_BYTES)
-        with connect(queue.url, queue.password, 5.0) as client:
+        with connect(queue.url, queue.admin, 5.0) as client:
             limit = int(client.config_get("maxmemory")["maxmemory"])
+        for role, login in queue.logins.items():
+            with connect(queue.url, login, 5.0) as client:
+                assert login.user == f"sparring-{role}" and client.ping()
+                with pytest.raises(NoPermissionError, match="flushall"):
+                    client.flushall()
     assert limit == (queue.memory_for(config) if mebibytes is None else mebibytes * MIB)
-    with connect(queue.url, queue.password, 1.0) as client, pytest.raises(redis.ConnectionError):
+    with connect(queue.url, queue.admin, 1.0) as client, pytest.raises(redis.ConnectionError):
         client.ping()
 
 
@@ -49,13 +57,34 @@ def test_a_server_that_the_settings_name_is_used_and_goes_on(
         client.config_set("maxmemory", needed)
         try:
             with open_queue(config, SHAPE, SNAPSHOT_BYTES) as queue:
-                assert (queue.url, queue.password, queue.embedded) == (server.url, server.password, False)
+                one = Login(None, server.password)
+                assert (queue.url, queue.embedded) == (server.url, False)
+                assert queue.logins == {"trainer": one, "worker": one}
             assert client.ping() and client.config_get("maxmemory")["maxmemory"] == str(needed)
             client.config_set("maxmemory", needed - MIB)
             with pytest.raises(SparringError, match=r"is less than the .* MiB that outstanding shards may take"):
                 require_queue(config, SHAPE, SNAPSHOT_BYTES)
         finally:
             client.config_set("maxmemory", before)
+
+
+def test_each_role_has_the_user_of_its_file_and_a_wrong_one_is_refused_beforehand(
+    server: EmbeddedServer, tmp_path: Path
+) -> None:
+    for role in ROLES:
+        (tmp_path / role).write_text(to_line(Login(user_of(role, None), f"word of {role}")))
+    users = [line_of(role, None, f"word of {role}") for role in ROLES]
+    with EmbeddedServer(128 * MIB, users=users, binary=server._binary) as own:
+        queue = {"redis_url": own.url, "access": str(tmp_path), "timeout_s": 1.0}
+        config = from_tree({"queue": queue, "train": {"batch_size": 1}})
+        with open_queue(config, SHAPE, 0) as opened:
+            assert opened.logins["worker"] == Login("sparring-worker", "word of worker")
+            assert opened.logins["trainer"] == Login("sparring-trainer", "word of trainer")
+        (tmp_path / "worker").write_text("sparring-worker another")
+        with pytest.raises(SparringError, match=r"the password of the user sparring-worker .*queue\.access"):
+            require_queue(config, SHAPE, 0)
+    with pytest.raises(UsageError, match=r"queue\.access = .* with queue\.redis_url unset"):
+        require_queue(from_tree({"queue": {"access": str(tmp_path)}}), SHAPE, 0)
 
 
 def test_what_cannot_serve_the_run_is_refused_and_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -235,17 +235,17 @@ def test_issuing_the_same_request_again_adds_nothing(
 ) -> None:
     trainer = make()
     fence = opened(trainer)
-    script = trainer._scripts["issue"]
+    evalsha = trainer._redis.evalsha
     calls: list[Any] = []
 
-    def twice(**call: Any) -> Any:
+    def twice(*call: Any) -> Any:
         calls.append(call)
-        reply = script(**call)
+        reply = evalsha(*call)
         if len(calls) == 1:
             raise redis.TimeoutError("the reply was lost")
         return reply
 
-    monkeypatch.setitem(trainer._scripts, "issue", twice)
+    monkeypatch.setattr(trainer._redis, "evalsha", twice)
     trainer.issue([ticket(0, fence), ticket(1, fence)])
     assert len(calls) == 2 and trainer.sizes().tickets == 2
 

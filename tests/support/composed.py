@@ -35,6 +35,7 @@ services:
   grafana: {{ports: !override ["127.0.0.1::3000"]}}
 secrets:
   redis_password: {{file: "@/redis_password"}}
+  ray_token: {{file: "@/ray_token"}}
   grafana_password: {{file: "@/grafana_password"}}
 """
 
@@ -67,7 +68,7 @@ class Composed:
         self.project = f"sparring-test-{secrets.token_hex(4)}"
         self.folder, self.settings = folder, settings
         (folder / "override.yml").write_text(FILE.replace("@", str(folder)))
-        for name in ("redis_password", "grafana_password"):
+        for name in ("redis_password", "ray_token", "grafana_password"):
             (folder / name).write_text(secrets.token_hex(32))
             (folder / name).chmod(0o644)  # read by the users of the containers
         self.grafana = _is_there(_image_of("grafana"))

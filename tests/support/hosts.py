@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -118,6 +119,9 @@ def prepare(work: Path) -> None:
     home = work / "operator"
     (home / ".ssh").mkdir(mode=0o700)
     _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(home / ".ssh" / "id_ed25519"))
+    (home / ".ray").mkdir(mode=0o700)
+    (home / ".ray" / "auth_token").write_text(secrets.token_hex(32))
+    (home / ".ray" / "auth_token").chmod(0o600)
     (home / "sshd_config").write_text(SSHD_CONFIG)
     for script in ("operator.sh", "host.sh"):
         shutil.copy(SCRIPTS / script, home)

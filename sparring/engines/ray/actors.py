@@ -15,6 +15,7 @@ from sparring.engines.ray.rank import Rank
 from sparring.engines.ray.snapshots import SnapshotStore
 from sparring.engines.ray.trainer import Trainer
 from sparring.engines.ray.worker import Worker
+from sparring.queue.access import Login, Role
 from sparring.queue.opening import Queue
 from sparring.queue.sizing import kept_snapshots, through_object_store
 from sparring.runs import Run
@@ -42,14 +43,15 @@ class Actors:
         """The trainer's actor."""
         settings = self.config.trainer
         made = ray.remote(Trainer).options(num_cpus=settings.num_cpus, **reserved(settings))
-        return made.remote(tree_of(self.config), str(self.run.path), *self._queue(), self.store_name, self.for_trainer)
+        path, place = str(self.run.path), self._queue("trainer")
+        return made.remote(tree_of(self.config), path, *place, self.store_name, self.for_trainer)
 
     def rank(self, rank: int) -> Any:
         """The actor of another trainer than rank 0."""
         settings = self.config.trainer
         made = ray.remote(Rank).options(num_cpus=settings.num_cpus, **reserved(settings))
-        path = str(self.run.path)
-        return made.remote(tree_of(self.config), rank, path, self.run.id, *self._queue(), self.for_trainer)
+        path, place = str(self.run.path), self._queue("trainer")
+        return made.remote(tree_of(self.config), rank, path, self.run.id, *place, self.for_trainer)
 
     def worker(self, name: str) -> Any:
         """A worker's actor. On a local Ray it reserves no cores: their number is fixed at the start, and nothing else
@@ -57,8 +59,8 @@ class Actors:
         settings = self.config.workers
         num_cpus = 0 if self.config.ray.address == "local" else settings.num_cpus
         made = ray.remote(Worker).options(num_cpus=num_cpus, **reserved(settings))
-        tree, path = tree_of(self.config), str(self.run.path)
-        return made.remote(tree, name, path, self.run.id, *self._queue(), self.store_name, self.for_workers)
+        tree, path, place = tree_of(self.config), str(self.run.path), self._queue("worker")
+        return made.remote(tree, name, path, self.run.id, *place, self.store_name, self.for_workers)
 
     def _store(self) -> Any:
         made = ray.remote(SnapshotStore).options(
@@ -70,8 +72,8 @@ class Actors:
         )
         return made.remote(kept_snapshots(self.config.staleness))
 
-    def _queue(self) -> tuple[str, str | None, bytes]:
-        return self.queue.url, self.queue.password, self.secret
+    def _queue(self, role: Role) -> tuple[str, Login, bytes]:
+        return self.queue.url, self.queue.logins[role], self.secret
 
 
 def reserved(settings: TrainerSettings | WorkersSettings) -> dict[str, Any]:

@@ -21,20 +21,24 @@ from sparring.engines import Outcome
 from sparring.engines.ranks import RankLost
 from sparring.engines.ray.actors import Actors
 from sparring.engines.ray.health import Health
+from sparring.engines.ray.local import closed_to_others
 from sparring.engines.ray.nodes import ask_for_nodes, let_nodes_go
 from sparring.engines.ray.pool import Pool
 from sparring.engines.ray.trainers import Trainers
 from sparring.errors import SparringError, UsageError
 from sparring.machine.signals import stopping_on_signals
 from sparring.observe.state import Report, RunState
-from sparring.queue.connection import check_server, connect, raise_limit
+from sparring.queue.access import Role
+from sparring.queue.connection import check_access, check_server, connect, raise_limit
 from sparring.queue.messages import WorkerTarget
 from sparring.queue.opening import Queue
-from sparring.queue.transport import Transport
+from sparring.queue.transport import Transport, prefix_of
 from sparring.runs import Run, write_atomically
 from sparring.trainer.experiment import Experiment
 
 log = logging.getLogger(__name__)
+ACTORS: tuple[Role, ...] = ("trainer", "worker")
+READERS: tuple[Role, ...] = ("trainer", "reader")  # the roles of other commands: `sparring stop`, `sparring top`
 STOP_GRACE_S = 60.0
 CHECKPOINT_S = 30.0  # Ray ends this process a minute after its control server
 POLL_S = 0.5
@@ -61,21 +65,35 @@ def ray_cluster(settings: RaySettings, trainer_cpus: float) -> Iterator[None]:
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if settings.address == "local":
-            ray.init(
-                address="local",
-                num_cpus=int(trainer_cpus) + 2,
-                include_dashboard=False,
-                object_store_memory=settings.object_store_mb << 20,
-                **common,
-            )
+            with closed_to_others():
+                ray.init(
+                    address="local",
+                    num_cpus=int(trainer_cpus) + 2,
+                    include_dashboard=False,
+                    object_store_memory=settings.object_store_mb << 20,
+                    **common,
+                )
         else:
             ray.init(address=settings.address, **common)
-    except (ConnectionError, OSError, ValueError, RuntimeError) as error:
-        raise SparringError(f"ray.address = {settings.address!r}: {error}") from error
+    except (ConnectionError, OSError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
+        raise SparringError(f"ray.address = {settings.address!r}: {_explained(error)}") from error
     try:
         yield
     finally:
         _shut_down()
+
+
+def _explained(error: BaseException) -> str:
+    """What went wrong at a connection to Ray; that a token is missing, or is another one, in a sentence."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if "AuthToken" in str(seen) or isinstance(seen, ray.exceptions.AuthenticationError):
+            return (
+                "that cluster asks for a token, and none was given or another one. Set RAY_AUTH_MODE=token, and put "
+                "the cluster's token into ~/.ray/auth_token or into a file that RAY_AUTH_TOKEN_PATH names."
+            )
+        seen = seen.__cause__ or seen.__context__
+    return str(error)
 
 
 def _shut_down() -> None:
@@ -95,7 +113,7 @@ class Driver:
         config = experiment.config
         self.config, self.run, self.queue, self.report = config, run, queue, report
         settings = config.queue
-        self.client = connect(queue.url, queue.password, settings.timeout_s)
+        self.client = connect(queue.url, queue.logins["trainer"], settings.timeout_s)
         self.transport = Transport(self.client, run.id, lease_s=settings.lease_s, timeout_s=settings.timeout_s)
         self.actors, transport = Actors(experiment, run, queue, sources), self.transport
         self.pool = Pool(self.actors.worker, transport.drop_worker, transport.request_stop, transport.forget_worker)
@@ -109,6 +127,8 @@ class Driver:
         Raises:
             SparringError: the trainer failed, or died too often without progress.
         """
+        self._require_access()
+        self.transport.load_scripts()
         self.transport.change_worker_target("start", self.config.workers.count)
         self._write_connection()
         with stopping_on_signals(self._interrupt):
@@ -132,6 +152,17 @@ class Driver:
         state = RunState.from_dict(outcome["state"])
         state.trainer_restarts = self.state.trainer_restarts
         return Outcome(phase, state, evaluation)
+
+    def _require_access(self) -> None:
+        """Refuse users of Redis who may not touch this run's keys, before actors are started.
+
+        Raises:
+            QueueUnavailable: they may not.
+        """
+        timeout_s = self.config.queue.timeout_s
+        for role in ACTORS:
+            with connect(self.queue.url, self.queue.logins[role], timeout_s) as client:
+                check_access(client, prefix_of(self.run.id), timeout_s)
 
     def _with_restarts(self, trainers: Trainers) -> dict[str, Any]:
         deaths, last_step = 0, -1
@@ -248,8 +279,9 @@ class Driver:
         write_atomically(self.run.config_file, to_toml(self.config))
         ask_for_nodes(self.config)
         needed = self.queue.memory_for(self.config)
-        if self.queue.embedded and self.config.queue.maxmemory_mb is None:
-            raise_limit(self.client, needed, self.config.queue.timeout_s)
+        if self.queue.admin is not None and self.config.queue.maxmemory_mb is None:
+            with connect(self.queue.url, self.queue.admin, self.config.queue.timeout_s) as client:
+                raise_limit(client, needed, self.config.queue.timeout_s)
         elif not self.queue.embedded:
             self._warn_of_memory(needed)
 
@@ -325,8 +357,9 @@ class Driver:
         self.transport.close()
 
     def _write_connection(self) -> None:
-        password = self.queue.password if self.queue.embedded else None
-        content = {"url": self.queue.url, "password": password, "pid": os.getpid()}
+        own = self.queue.logins if self.queue.embedded else {}  # others are where the settings say
+        logins = {role: [own[role].user, own[role].password] for role in READERS if role in own}
+        content = {"url": self.queue.url, "logins": logins, "pid": os.getpid()}
         write_atomically(self.run.connection, json.dumps(content), mode=0o600)
 
 

@@ -17,6 +17,7 @@ from sparring.engines.ray.meeting import meeting_at, orders_of
 from sparring.machine.devices import device_for
 from sparring.machine.logs import to_file
 from sparring.machine.memory import keep_freed_memory
+from sparring.queue.access import Login
 from sparring.queue.connection import connect
 from sparring.queue.transport import Transport
 from sparring.runs import Run
@@ -36,18 +37,18 @@ class Rank:
         run_path: str,
         run_id: str,
         url: str,
-        password: str | None,
+        login: Login | str | None,
         secret: bytes,
         inputs: ActorInputs,
     ) -> None:
         self.live = inputs.unpack()
-        self.config, self.rank, self.run_id, self.queue = from_tree(tree), rank, run_id, (url, password, secret)
+        self.config, self.rank, self.run_id, self.queue = from_tree(tree), rank, run_id, (url, login, secret)
         to_file(Run(Path(run_path)).path / "logs" / f"trainer-{rank}.log")
         torch.set_num_threads(trainer_threads(self.config))
         keep_freed_memory()
         settings = self.config.queue
         self.transport = Transport(
-            connect(url, password, settings.timeout_s),
+            connect(url, login, settings.timeout_s),
             run_id,
             lease_s=settings.lease_s,
             timeout_s=settings.timeout_s,

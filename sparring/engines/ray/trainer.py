@@ -31,6 +31,7 @@ from sparring.machine.signals import stopping_on_signals
 from sparring.machine.threads import cores
 from sparring.machine.watchdog import Watchdog
 from sparring.observe.state import RunState
+from sparring.queue.access import Login
 from sparring.queue.connection import connect
 from sparring.queue.transport import FencedOut, Transport
 from sparring.runs import Run
@@ -49,7 +50,7 @@ class Trainer:
         tree: dict[str, Any],
         run_path: str,
         url: str,
-        password: str | None,
+        login: Login | str | None,
         secret: bytes,
         store: str,
         inputs: ActorInputs,
@@ -61,9 +62,9 @@ class Trainer:
         torch.set_num_threads(trainer_threads(self.config))
         keep_freed_memory()
         settings = self.config.queue
-        self.queue = url, password, secret
+        self.queue = url, login, secret
         self.transport = Transport(
-            connect(url, password, settings.timeout_s),
+            connect(url, login, settings.timeout_s),
             self.run.id,
             lease_s=settings.lease_s,
             timeout_s=settings.timeout_s,

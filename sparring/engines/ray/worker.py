@@ -44,6 +44,7 @@ from sparring.machine.logs import to_file
 from sparring.machine.memory import keep_freed_memory
 from sparring.machine.watchdog import Watchdog
 from sparring.models.forward import for_training
+from sparring.queue.access import Login
 from sparring.queue.connection import QueueRefused, QueueUnavailable, connect
 from sparring.queue.messages import Key, Lease, Shard, Stop, Ticket
 from sparring.queue.sizing import kept_snapshots
@@ -70,7 +71,7 @@ class Worker:
         run_path: str,
         run_id: str,
         url: str,
-        password: str | None,
+        login: Login | str | None,
         secret: bytes,
         store: str,
         inputs: ActorInputs,
@@ -84,7 +85,7 @@ class Worker:
 
         def transport() -> Transport:
             return Transport(
-                connect(url, password, settings.timeout_s),
+                connect(url, login, settings.timeout_s),
                 run_id,
                 lease_s=settings.lease_s,
                 timeout_s=settings.timeout_s,

@@ -43,7 +43,7 @@ class Cluster:
         self._sent: dict[Order, Sent] = {}
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
-        self._random = random.Random(seed)
+        self._random = random.Random(seed)  # nosec B311  # jitter that a seed repeats, no secret
 
     def clock(self) -> float:
         """The virtual time in seconds."""

@@ -29,7 +29,7 @@ def data_parallel(
     have 1. One rank is the synchronous loop. Every part has the jitter of `virtual.jitter`.
     """
     model, methods, now, ends = config.virtual, methods_of(config), 0.0, list[float]()
-    jitter = random.Random(config.train.seed)
+    jitter = random.Random(config.train.seed)  # nosec B311  # jitter that a seed repeats, no secret
 
     def varied(seconds: float) -> float:
         return seconds * (1 + model.jitter * (2 * jitter.random() - 1))

@@ -8,11 +8,14 @@ import pytest
 
 from sparring.config import new_run, with_workers
 from sparring.engines.ray.actors import Actors
+from sparring.queue.access import ROLES, Login
 from sparring.queue.opening import Queue
 from sparring.trainer.experiment import build_experiment
 from tests.support.runs import Place, small
 
 pytestmark = pytest.mark.ray
+
+NOBODY = {role: Login(None, None) for role in ROLES}
 
 
 def test_a_store_is_made_only_for_weights_that_travel_through_it_and_is_found_by_name(
@@ -24,7 +27,7 @@ def test_a_store_is_made_only_for_weights_that_travel_through_it_and_is_found_by
         made = []
         for route in ("redis", "object_store"):
             config = shared_ray(small(tmp_path, queue={"weights": route}))
-            queue = Queue("redis://127.0.0.1:1/0", None, False, lambda config: 0)
+            queue = Queue("redis://127.0.0.1:1/0", NOBODY, lambda config: 0)
             made.append(Actors(build_experiment(config), new_run(config), queue, {}))
         through_redis, through_store = made
         assert through_redis.store is None
@@ -39,7 +42,7 @@ def test_a_worker_that_cannot_reach_the_queue_says_so(shared_ray: Place, tmp_pat
 
     config = with_workers(shared_ray(small(tmp_path, queue={"timeout_s": 0.1}, workers={"num_cpus": 0.1})), 1)
     with ray.init(address=config.ray.address, log_to_driver=False):
-        queue = Queue("redis://127.0.0.1:1/0", None, False, lambda config: 0)
+        queue = Queue("redis://127.0.0.1:1/0", NOBODY, lambda config: 0)
         actors = Actors(build_experiment(config), new_run(config), queue, {})
         worker = actors.worker("worker-0")
         with pytest.raises(ray.exceptions.RayActorError, match=r"no answer from Redis at 127\.0\.0\.1:1"):
