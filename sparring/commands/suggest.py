@@ -189,7 +189,10 @@ def _trial(tree: dict[str, Any], changes: Changes) -> Trial:
         result = train(config, progress=False)
         experiment = build_experiment(config)
         attack = experiment.attack
-        assert isinstance(attack, Attack)
+        if not isinstance(attack, Attack):
+            raise UsageError(
+                f"attack.name = {config.attack.name!r} makes views, not perturbations: nothing to compare."
+            )
         found = evaluate(result.load_model(), experiment.heldout, attack.evaluator(PGD_STEPS))
     summary = result.summary
     return Trial(
