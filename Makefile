@@ -41,6 +41,7 @@ chaos: $(STAMP)
 
 # As root on Linux: two hosts made of namespaces, a real `ray up`, a run across them, `ray down`; about five minutes.
 cluster-test: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,cluster]'
 	$(BIN)/python -m pytest -m cluster tests/cluster $(ARGS)
 
 # With a Docker Engine (DOCKER_HOST): the image, and docker-compose.yml with a run whose workers come, go and die.
