@@ -72,7 +72,8 @@ def suggest(config: Config, minutes: float, train_minutes: float, note: Note = l
         rounds = _rounds(probe, pool)
     chosen = overridden(config, dict(rounds[-1].kept.changes))
     chosen, verdict, epochs = with_engine(chosen, train_minutes)
-    reasons = {name: each.reason if name == each.names[0] else "" for each in rounds for name in each.names} | {
+    reasons = {name: "" for each in rounds for name in each.names}
+    reasons |= {each.names[0]: each.reason for each in rounds} | {
         "engine": verdict,
         "train.epochs": f"{epochs}: about {train_minutes:g} minutes of training at that speed.",
     }
