@@ -29,7 +29,7 @@ SETTINGS = (
 )
 PATH = f"PATH={HOME}/sparring/venv/bin:$PATH"  # as the image has it
 TOKEN = "a-token-that-nobody-lists"
-ENVIRONMENT = {"SPARRING_RECIPE": "", "SPARRING_WORKERS": "1", "SPARRING_SETTINGS": SETTINGS}
+ENVIRONMENT = {"SPARRING_RECIPE": "", "SPARRING_RESUME": "", "SPARRING_WORKERS": "1", "SPARRING_SETTINGS": SETTINGS}
 
 
 def start(two_hosts: Hosts, address: str, service: dict[str, Any]) -> None:
