@@ -71,11 +71,12 @@ OWN_OPTIONS = {
     "--resume",
     "--again",
     "--remove",
+    "--norm",
     "--minutes",
     "--train-minutes",
 } | {f"--{name}" for name in ("port", "address", "maxmemory", "password-file", "beside-port", "log")}
 COMMANDS_WITH_SETTINGS = {"train", "resume", "doctor", "explain", "calibrate", "suggest", "config show", "access"} | {
-    *("evaluate", "compare", "transfer", "curves", "corruptions", "export")
+    *("evaluate", "compare", "transfer", "curves", "margins", "corruptions", "export")
 }
 
 

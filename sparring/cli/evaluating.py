@@ -159,6 +159,41 @@ def curves(
         out(line)
 
 
+@evaluation_commands.command(epilog="Settings such as --evaluation.samples 200 choose the examples.")
+def margins(
+    context: typer.Context,
+    run: RunPath,
+    norm: Annotated[str | None, typer.Option("--norm", help="linf, l2 or l1; by default that of the run.")] = None,
+    best: Best = False,
+    as_json: Json = False,
+) -> None:
+    """How small a perturbation breaks each example: quantiles, by a minimum-norm attack (FAB)."""
+    from sparring.commands.evaluate import margins_of_run
+    from sparring.observe.report import table
+
+    result = margins_of_run(open_run(run), context.obj, norm, best=best, progress=periodic_notes())
+    if as_json:
+        out(json.dumps(result, indent=2))
+        return
+    lines = [
+        {"share of the examples": f"{100 * float(share):g} %", "broken within": _size(size)}
+        for share, size in result["quantiles"].items()
+    ]
+    Console().print(table(f"{run.name}, {result['attack']}, {_examples(result)}", lines))
+    if "epsilon" in result:
+        above = _with_interval(result["share_above_epsilon"], result["interval"])
+        out(f"Nothing within ε = {result['epsilon']:g} found for {above}: an upper bound of the robust accuracy.")
+    for line in (
+        *result["warnings"],
+        f"Examples: {result['rule']}; {result['misclassified']} misclassified as they are.",
+    ):
+        out(line)
+
+
+def _size(size: float | None) -> str:
+    return "not found" if size is None else f"{size:.4g}"
+
+
 @evaluation_commands.command(
     epilog="--corruptions.root DIR: read CIFAR-10-C or CIFAR-100-C instead of generating them."
 )

@@ -24,6 +24,7 @@ from sparring.evaluation.corruptions import corruptions
 from sparring.evaluation.curves import curves
 from sparring.evaluation.findings import unreached
 from sparring.evaluation.judging import Judgement
+from sparring.evaluation.margins import NORMS, margins
 from sparring.evaluation.robustness import interval
 from sparring.evaluation.saving import Saved, require_new_file
 from sparring.evaluation.tickets import examples_at
@@ -279,6 +280,26 @@ def curves_of_run(
         found = curves(made.model, made.test, made.threat, config.evaluation, config.train.seed, progress, judges)
     result = made.figures(found.as_dict())
     _keep(run, "curves.json", result)
+    return result
+
+
+def margins_of_run(
+    run: Run, changes: dict[str, str], norm: str | None = None, *, best: bool = False, progress: Progress | None = None
+) -> dict[str, Any]:
+    """The smallest perturbations that break, under `norm` (by default the run's); also written to margins-NORM.json.
+
+    Raises as `open_trained`, and a UsageError for another norm than those of `margins`.
+    """
+    made = open_trained(run, changes, best=best)
+    threat, settings = made.threat, made.config.evaluation
+    norm = threat.norm if norm is None else norm
+    if norm not in NORMS:
+        raise UsageError(f"--norm {norm}: choose one of {', '.join(NORMS)}.")
+    how: dict[str, Any] = {"samples": settings.samples, "draw": settings.draw, "batch_size": settings.batch_size}
+    found = margins(made.model, made.test, norm, seed=made.config.train.seed, progress=progress, **how)
+    epsilon = threat.epsilon if norm == threat.norm else None
+    result = {**found.as_dict(epsilon), **made.named(), "warnings": [*made.warnings]}
+    _keep(run, f"margins-{norm}.json", result)
     return result
 
 

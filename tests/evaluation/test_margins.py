@@ -1,0 +1,99 @@
+"""Margins against those that are known: of linear networks they have a closed form."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sparring.attacks import PGD
+from sparring.config import DataSettings
+from sparring.data import load
+from sparring.evaluation.margins import Margins, drawn_back, margins, misclassified, sizes_of, smallest
+from sparring.evaluation.robustness import evaluate
+from tests.support.digits import half_trained, training_digits
+
+DUAL = {"linf": 1.0, "l2": 2.0, "l1": math.inf}
+SHAPE = (1, 4, 4)
+
+
+def linear(classes: int, seed: int = 0) -> nn.Module:
+    """In the middle of [0, 1] all logits are equal."""
+    torch.manual_seed(seed)
+    layer = nn.Linear(math.prod(SHAPE), classes)
+    with torch.no_grad():
+        layer.bias.copy_(-0.5 * layer.weight.sum(1))
+    return nn.Sequential(nn.Flatten(), layer).eval()
+
+
+def examples(model: nn.Module, count: int = 20) -> tuple[Tensor, Tensor]:
+    """Images in the middle of [0, 1], so that the box binds nowhere near them; labels as the model has them."""
+    x = 0.5 + 0.02 * torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        return x, model(x).argmax(1)
+
+
+def exact(model: nn.Module, x: Tensor, labels: Tensor, norm: str) -> Tensor:
+    """min over the other classes of the difference of logits over the dual norm of the difference of weights."""
+    layer = model[1]  # type: ignore[index]
+    weight, bias = layer.weight.detach().double(), layer.bias.detach().double()
+    logits = x.flatten(1).double() @ weight.T + bias
+    found = torch.full((len(x),), math.inf, dtype=torch.float64)
+    for other in range(len(bias)):
+        gap = logits.gather(1, labels[:, None])[:, 0] - logits[:, other]
+        length = torch.linalg.vector_norm(weight[labels] - weight[other], ord=DUAL[norm], dim=1)
+        found = torch.where(labels == other, found, torch.minimum(found, gap / length.clamp_min(1e-300)))
+    return found
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("classes", [2, 4])
+def test_the_margin_of_a_linear_network_is_found_and_never_undercut(norm: str, classes: int) -> None:
+    model = linear(classes)
+    x, labels = examples(model)
+    known = exact(model, x, labels, norm)
+    found = smallest(model, x, labels, norm, classes, steps=50, seed=0)
+    assert known.max() < 0.4, "the box cannot bind"
+    assert (found >= known * (1 - 1e-3) - 1e-6).all(), "what is smaller than the margin breaks nothing"
+    assert (found <= known * 1.02 + 1e-6).all()
+
+
+def test_what_is_misclassified_already_has_no_margin() -> None:
+    model = linear(3)
+    x, labels = examples(model)
+    assert (smallest(model, x, (labels + 1) % 3, "linf", 3, steps=5, seed=0) == 0).all()
+
+
+def test_an_image_is_drawn_back_to_the_boundary_and_stays_misclassified() -> None:
+    model = linear(2)
+    x, labels = examples(model)
+    direction = (model[1].weight[1 - labels] - model[1].weight[labels]).detach().sign().view(x.shape)  # type: ignore[index]
+    far = (x + 0.5 * direction).clamp(0, 1)
+    wrong = misclassified(model, far, labels)
+    near = drawn_back(model, x, far, labels)
+    assert (misclassified(model, near, labels) == wrong).all()
+    assert (sizes_of(near - x, "linf")[wrong] <= sizes_of(far - x, "linf")[wrong]).all()
+
+
+def test_a_network_that_nothing_breaks_has_no_finite_margin() -> None:
+    class Constant(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return 0 * x.flatten(1)[:, :3] + torch.tensor([1.0, 0.0, 0.0])
+
+    sizes = smallest(Constant(), torch.full((4, *SHAPE), 0.5), torch.zeros(4, dtype=torch.int64), "l2", 3, 5, 0)
+    assert sizes.isinf().all()
+    found = Margins("l2", sizes, "", "all", 0.0).as_dict(0.1)
+    assert found["not_found"] == 4 and found["quantiles"]["0.5"] is None and found["share_above_epsilon"] == 1.0
+
+
+def test_no_more_examples_stay_above_an_epsilon_than_pgd_leaves() -> None:
+    """Both are upper bounds of the robust accuracy; on a small network they agree within a few examples."""
+    model, test = half_trained(training_digits()), load(DataSettings(name="digits"), "test")
+    found = margins(model, test, "linf", samples=20, steps=15, batch_size=15)
+    assert len(found.sizes) == 20 and found.rule == "drawn from 360 with seed 0, each class in its share"
+    for epsilon in (0.05, 0.15):
+        share, (low, high) = found.share_above(epsilon)
+        pgd = evaluate(model, test, PGD(epsilon, steps=40, restarts=2), samples=20).robust_accuracy
+        assert abs(share - pgd) <= 0.05 and low < share < high
