@@ -25,6 +25,7 @@ from sparring import config as configuration
 from sparring.cli.evaluating import evaluation_commands
 from sparring.cli.planning import planning_commands
 from sparring.cli.replaying import replay_commands
+from sparring.cli.reporting import reporting_commands
 from sparring.cli.serving import queue_commands
 from sparring.cli.shell import HINT, Json, Recipe, RunPath, fail, note, out, rows
 from sparring.cli.workers import worker_commands
@@ -44,6 +45,7 @@ app.add_typer(evaluation_commands)
 app.add_typer(planning_commands)
 app.add_typer(queue_commands)
 app.add_typer(replay_commands)
+app.add_typer(reporting_commands)
 app.add_typer(worker_commands)
 
 DETACHED_START_S = 60.0
@@ -68,9 +70,14 @@ OWN_OPTIONS = {
     "--until",
     "--resume",
     "--again",
+    "--gallery",
+    "--no-gallery",
+    "--image",
+    "--grid",
+    "--count",
 } | {f"--{name}" for name in ("port", "address", "maxmemory", "password-file", "beside-port", "log")}
 COMMANDS_WITH_SETTINGS = {"train", "resume", "doctor", "explain", "calibrate", "config show"} | {
-    *("evaluate", "compare", "transfer", "curves", "corruptions", "export")
+    *("evaluate", "compare", "transfer", "curves", "corruptions", "export", "report", "attack")
 }
 
 
@@ -131,6 +138,9 @@ def split(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
         if argument in ("--seeds", "--devices"):
             own += [argument, ",".join(_leading_numbers(rest))]
             continue
+        if argument == "--image":
+            own += [word for file in _leading_words(rest) for word in (argument, file)] or [argument]
+            continue
         if not argument.startswith("--") or argument.partition("=")[0] in OWN_OPTIONS:
             own.append(argument)
             continue
@@ -149,6 +159,14 @@ def _leading_numbers(arguments: list[str]) -> list[str]:
     """Take the whole numbers at the beginning of `arguments`."""
     found: list[str] = []
     while arguments and arguments[0].isdecimal():
+        found.append(arguments.pop(0))
+    return found
+
+
+def _leading_words(arguments: list[str]) -> list[str]:
+    """Take what stands at the beginning of `arguments` before the next option."""
+    found: list[str] = []
+    while arguments and not arguments[0].startswith("-"):
         found.append(arguments.pop(0))
     return found
 

@@ -60,28 +60,38 @@ def installed() -> bool:
     return True
 
 
-def lines(rows: Sequence[Row], along: str, title: str, *, form: str, several: bool, zero: bool = False) -> Spec:
+def lines(rows: Sequence[Row], along: str, title: str, *, form: str, several: bool) -> Spec:
     """Lines along steps, examples or seconds: one for each run and measure."""
+    return _done(*_lines(rows, along, title, form, several))
+
+
+def gap(rows: Sequence[Row], threshold: float | None, *, several: bool) -> Spec:
+    """Fresh minus stale along steps, with a line at 0 and at the guard's threshold."""
+    import altair as alt
+
+    marks = [{"value": 0.0}, *([] if threshold is None else [{"value": -threshold}])]
+    rules = alt.Chart(alt.InlineData(values=marks)).mark_rule(strokeDash=[5, 4]).encode(y="value:Q")
+    return _done(*_lines(rows, "step", "fresh minus stale", "+.1%", several), rules)
+
+
+def _lines(rows: Sequence[Row], along: str, title: str, form: str, several: bool) -> tuple[Any, Any]:
+    """The lines, and points that show their values; few points are seen, of many each where the pointer is."""
     import altair as alt
 
     short = [{name: _short(row[name]) for name in (along, "value", "run", "measure")} for row in rows]
     measures = list(dict.fromkeys(row["measure"] for row in rows))
     split = {"strokeDash": alt.StrokeDash("measure:N", sort=measures)} if several and len(measures) > 1 else {}
-    key = (
-        alt.Color("run:N", sort=None)
-        if several
-        else alt.Color("measure:N", sort=None, legend=alt.Legend() if len(measures) > 1 else None)
-    )
+    legend = alt.Legend() if several or len(measures) > 1 else None
     base = alt.Chart(alt.InlineData(values=short)).encode(
         x=_along(alt, along),
-        y=alt.Y("value:Q", title=title, axis=alt.Axis(format=form, tickCount=5), scale=alt.Scale(zero=zero)),
-        color=key,
-        tooltip=[alt.Tooltip(f"{along}:Q", title=ALONG[along], format=",.6~g"), *_of(alt, form, "measure", several)],
+        y=alt.Y("value:Q", title=title, axis=alt.Axis(format=form, tickCount=5), scale=alt.Scale(zero=False)),
+        color=alt.Color("run:N" if several else "measure:N", sort=None, legend=legend),
+        tooltip=[alt.Tooltip(f"{along}:Q", title=ALONG[along], format=",.6~g"), *_of(alt, form, several)],
         **split,
     )
-    longest = max([0, *(sum(row["measure"] == measure for row in rows) for measure in measures)])
-    seen = 1.0 if longest <= FEW else 0.0
-    return _done(base.mark_line(strokeWidth=2), base.mark_point(filled=True, size=45, opacity=seen))
+    longest = max(sum(row["measure"] == measure for row in rows) for measure in measures)
+    seen = 1.0 if longest <= FEW * len({row["run"] for row in rows}) else 0.0
+    return base.mark_line(strokeWidth=2), base.mark_point(filled=True, size=45, opacity=seen)
 
 
 def histogram(rows: Sequence[Row], *, several: bool) -> Spec:
@@ -119,7 +129,7 @@ def shares(rows: Sequence[Row]) -> Spec:
         .mark_bar(height={"band": 0.7})
         .encode(
             y=alt.Y("who:N", title=None, sort=None, axis=alt.Axis(labelLimit=130)),
-            x=alt.X("share:Q", title="share of its time", axis=alt.Axis(format=".0%", tickCount=5), stack="zero"),
+            x=alt.X("share:Q", title="share of its time", axis=alt.Axis(format=".0%", tickCount=5), scale=_whole(alt)),
             color=alt.Color("what:N", sort=kinds),
             order=alt.Order("place:Q"),
             tooltip=["who:N", "what:N", alt.Tooltip("seconds:Q", format=",.1f"), alt.Tooltip("share:Q", format=".1%")],
@@ -157,7 +167,7 @@ def curve(rows: Sequence[Row], along: Along, trained: float | None, *, several: 
         x = alt.X("at:Q", title="ε of the attack", scale=alt.Scale(nice=False), axis=alt.Axis(tickCount=5))
     base = alt.Chart(alt.InlineData(values=list(rows))).encode(
         x=x,
-        y=alt.Y("value:Q", title="robust accuracy", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format=".0%")),
+        y=alt.Y("value:Q", title="robust accuracy", scale=_whole(alt), axis=alt.Axis(format=".0%")),
         color=alt.Color("run:N", sort=None, legend=alt.Legend() if several else None),
         tooltip=["run:N", "attack:N", alt.Tooltip("value:Q", title="robust accuracy", format=".1%"), *_ends(alt)],
     )
@@ -184,20 +194,14 @@ def classes(rows: Sequence[Row], *, several: bool) -> Spec:
         **of_run,
     )
     bars = base.mark_bar(cornerRadiusEnd=2).encode(
-        y=alt.Y("value:Q", title="robust accuracy", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format=".0%")),
+        y=alt.Y("value:Q", title="robust accuracy", scale=_whole(alt), axis=alt.Axis(format=".0%")),
         color=alt.Color("run:N", sort=None, legend=alt.Legend() if several else None),
     )
     return _done(bars, base.mark_rule(strokeWidth=1.5).encode(y="low:Q", y2="high:Q"))
 
 
-def gap(rows: Sequence[Row], threshold: float | None, *, several: bool) -> Spec:
-    """Fresh minus stale along steps, with a line at 0 and at the guard's threshold."""
-    import altair as alt
-
-    drawn = lines(rows, "step", "fresh minus stale, in points", form="+.1%", several=several)
-    marks = [{"value": 0.0}, *([] if threshold is None else [{"value": -threshold}])]
-    rules = alt.Chart(alt.InlineData(values=marks)).mark_rule(strokeDash=[5, 4]).encode(y="value:Q").to_dict()
-    return {**drawn, "layer": [*drawn["layer"], {name: rules[name] for name in ("data", "mark", "encoding")}]}
+def _whole(alt: Any) -> Any:
+    return alt.Scale(domain=[0, 1])
 
 
 def _at(alt: Any, rows: Sequence[Row]) -> Any:
@@ -218,9 +222,9 @@ def _ends(alt: Any) -> list[Any]:
     return [alt.Tooltip(f"{end}:Q", title=f"95 %, {end}", format=".1%") for end in ("low", "high")]
 
 
-def _of(alt: Any, form: str, measure: str, several: bool) -> list[Any]:
+def _of(alt: Any, form: str, several: bool) -> list[Any]:
     beside = [alt.Tooltip("run:N")] if several else []
-    return [*beside, alt.Tooltip(f"{measure}:N", title="what"), alt.Tooltip("value:Q", format=form.replace(".0", ".1"))]
+    return [*beside, alt.Tooltip("measure:N", title="what"), alt.Tooltip("value:Q", format=form.replace(".0", ".1"))]
 
 
 def _done(*layers: Any, height: int = HEIGHT) -> Spec:

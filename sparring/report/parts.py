@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 MOST_ROWS = 12  # of the table beneath a chart
@@ -42,8 +42,21 @@ class Chart:
 
 
 @dataclass(frozen=True)
+class Card:
+    """A headline figure: what it is, its value with interval, and what it was measured on."""
+
+    title: str
+    value: str
+    interval: str
+    detail: str
+
+
+@dataclass(frozen=True)
 class Picture:
-    """An image before and after an attack, as data URIs, with what the network says of it."""
+    """An image before and after an attack, as data URIs, with what the network says of it.
+
+    kind: robust, broken or wrong. magnified: how many times the perturbation is.
+    """
 
     title: str
     kind: str
@@ -52,6 +65,7 @@ class Picture:
     attacked: str
     before: str
     after: str
+    magnified: str
 
 
 @dataclass(frozen=True)
@@ -74,7 +88,8 @@ class Section:
     tables: tuple[Table, ...] = ()
     galleries: tuple[Gallery, ...] = ()
     commands: tuple[tuple[str, str], ...] = ()
-    files: tuple[tuple[str, str], ...] = field(default=())
+    files: tuple[tuple[str, str], ...] = ()
+    cards: tuple[Card, ...] = ()
 
 
 def table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[object]], most: int = 10_000) -> Table:

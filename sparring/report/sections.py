@@ -9,7 +9,7 @@ from typing import get_args
 from sparring.observe.state import SMOOTHED_STEPS, staleness_summary
 from sparring.report import charts, series
 from sparring.report.figures import Figures, Point
-from sparring.report.parts import MOST_ROWS, Chart, Row, Section, Table, duration, percent, table, text
+from sparring.report.parts import MOST_ROWS, Card, Chart, Row, Section, Table, duration, percent, table, text
 from sparring.report.records import Records
 
 Runs = Sequence[Records]
@@ -25,7 +25,31 @@ def figures_section(runs: Runs) -> Section:
     rows = [row for records in runs for row in _accuracies(records)]
     columns = ("run", "weights", "robust accuracy", "clean accuracy", "examples", "attack")
     accuracies = table("Accuracies on test examples, with 95 % intervals", columns, rows)
-    return Section("figures", "Figures", tuple(notes), tables=(*((accuracies,) if rows else ()), _training_table(runs)))
+    tables = (*((accuracies,) if rows else ()), _training_table(runs))
+    return Section("figures", "Figures", tuple(notes), tables=tables, cards=_cards(runs[0]) if len(runs) == 1 else ())
+
+
+def _cards(records: Records) -> tuple[Card, ...]:
+    """The figures that one looks for first."""
+    found, state, cards = records.evaluation or records.figures, records.state, []
+    if found is not None and found.robust_accuracy is not None:
+        on = f"of {found.samples:,} test examples"
+        robust, clean = _card_interval(found.robust_interval), _card_interval(found.clean_interval)
+        cards.append(Card("Robust accuracy", percent(found.robust_accuracy), robust, f"{on}; {found.attack}"))
+        cards.append(Card("Clean accuracy", percent(found.clean_accuracy), clean, on))
+    shards = sum(state.staleness.values())
+    if shards:
+        mean, highest = staleness_summary(state.staleness)
+        detail = f"highest {highest}, bound {state.max_staleness}; {shards:,} shards"
+        cards.append(Card("Staleness, mean", f"{mean:.2f}", "steps", detail))
+    if state.seconds:
+        rate = f"{state.examples:,} examples, {text(state.examples_per_second)} a second"
+        cards.append(Card("Training time", duration(state.seconds), "", rate))
+    return tuple(cards)
+
+
+def _card_interval(interval: tuple[float, float] | None) -> str:
+    return "no interval recorded" if interval is None else f"95 %: {100 * interval[0]:.1f} to {100 * interval[1]:.1f}"
 
 
 def _warnings(records: Records) -> list[tuple[str, str]]:
