@@ -51,7 +51,7 @@ def png(image: Image.Image, most: int) -> bytes:
     """The picture as a PNG file, reduced by a whole number until no side is longer than `most` pixels."""
     factor = -(-max(image.size) // most)
     file = io.BytesIO()
-    (image.reduce(factor) if factor > 1 else image).save(file, "PNG", optimize=True)
+    (image.reduce(factor) if factor > 1 else image).save(file, "PNG")
     return file.getvalue()
 
 

@@ -130,7 +130,7 @@ def by_turns(labels: Tensor, most: int) -> list[int]:
 
 
 def chosen(found: Sequence[Shown], count: int) -> list[Shown]:
-    """At most `count`: robust and broken ones by turns, of as many classes as possible; wrong ones for want of others."""
+    """At most `count`: robust and broken ones by turns, of many classes; wrong ones for want of others."""
     pools = [[each for each in found if each.kind == kind] for kind in ("robust", "broken")]
     taken: list[Shown] = []
     used: Counter[int | None] = Counter()

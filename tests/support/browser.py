@@ -18,7 +18,7 @@ PATIENCE_S = 60.0
 
 
 class Browser:
-    """One page. `complaints`: what the page wrote to the console as a warning or error, and what it asked a network for."""
+    """One page. `complaints`: its warnings and errors on the console, and what it asked a network for."""
 
     def __init__(self, commands: int, answers: int) -> None:
         self._commands, self._answers = commands, answers
@@ -45,7 +45,9 @@ class Browser:
 
     def show(self, page: Path, width: int, *, dark: bool = False, scripts: bool = True) -> None:
         """Open a file at a width, in dark or light."""
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600
+        )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.call("Emulation.setScriptExecutionDisabled", value=not scripts)
@@ -86,7 +88,9 @@ class Browser:
             self.complaints.append(str(told["exceptionDetails"]))
         elif event == "Log.entryAdded" and told["entry"]["level"] in ("error", "warning"):
             self.complaints.append(told["entry"]["text"])
-        elif event == "Network.requestWillBeSent" and not told["request"]["url"].startswith(("file:", "data:", "blob:")):
+        elif event == "Network.requestWillBeSent" and not told["request"]["url"].startswith(
+            ("file:", "data:", "blob:")
+        ):
             self.complaints.append(f"asks for {told['request']['url']}")
 
 
@@ -97,7 +101,7 @@ def browser(profile: Path) -> Iterator[Browser]:
     commands_out, commands_in = os.pipe()
     answers_out, answers_in = os.pipe()
     # Chromium reads its commands from descriptor 3 and answers on 4.
-    script = f"exec 3<&{commands_out} 4>&{answers_in}; exec \"$@\""
+    script = f'exec 3<&{commands_out} 4>&{answers_in}; exec "$@"'
     flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", f"--user-data-dir={profile}"]
     started = subprocess.Popen(
         ["bash", "-c", script, "bash", CHROMIUM, *flags, "--disable-dev-shm-usage", "--no-first-run"],
