@@ -38,6 +38,8 @@ CONFIG: Spec = {
     },
     "legend": {
         "labelColor": INK,
+        "symbolBaseStrokeColor": INK,
+        "layout": {"top": {"direction": "vertical", "anchor": "start", "margin": 4}},
         "orient": "top",
         "direction": "vertical",
         "columns": 1,
@@ -87,11 +89,10 @@ def _lines(rows: Sequence[Row], along: str, title: str, form: str, several: bool
         y=alt.Y("value:Q", title=title, axis=alt.Axis(format=form, tickCount=5), scale=alt.Scale(zero=False)),
         color=alt.Color("run:N" if several else "measure:N", sort=None, legend=legend),
         tooltip=[alt.Tooltip(f"{along}:Q", title=ALONG[along], format=",.6~g"), *_of(alt, form, several)],
-        **split,
     )
     longest = max(sum(row["measure"] == measure for row in rows) for measure in measures)
     seen = 1.0 if longest <= FEW * len({row["run"] for row in rows}) else 0.0
-    return base.mark_line(strokeWidth=2), base.mark_point(filled=True, size=45, opacity=seen)
+    return base.mark_line(strokeWidth=2).encode(**split), base.mark_point(filled=True, size=45, opacity=seen)
 
 
 def histogram(rows: Sequence[Row], *, several: bool) -> Spec:
@@ -177,7 +178,7 @@ def curve(rows: Sequence[Row], along: Along, trained: float | None, *, several: 
         at = alt.Chart(alt.InlineData(values=[{"at": trained}])).encode(x="at:Q")
         layers += [
             at.mark_rule(strokeDash=[5, 4]),
-            at.mark_text(align="left", dx=6, text="trained").encode(y=alt.value(8)),
+            at.mark_text(align="right", dx=-6, text="trained").encode(y=alt.value(HEIGHT - 10)),
         ]
     return _done(*layers)
 

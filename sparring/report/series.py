@@ -111,7 +111,7 @@ def waited(runs: Sequence[Records]) -> list[Row]:
         found = waiting(records)
         for each in found:
             total = sum(other.seconds for other in found if other.who == each.who)
-            who = each.who if len(runs) == 1 else f"{records.name}: {each.who}"
+            who = each.who if len(runs) == 1 else f"{each.who}, {records.name}"
             row = {"run": records.name, "who": who, "what": each.what, "seconds": round(each.seconds, 2)}
             rows.append({**row, "share": each.seconds / total})
     return rows
