@@ -50,32 +50,11 @@ app.add_typer(worker_commands)
 
 DETACHED_START_S = 60.0
 OWN_OPTIONS = {
-    "--json",
-    "--detach",
-    "--best",
-    "--help",
-    "--timeout-s",
-    "--as-trained",
-    "--plot",
-    "--save",
-    "--format",
-    "--out",
-    "--version",
-    "--install-completion",
-    "--show-completion",
-    "--seeds",
-    "--devices",
-    "--price",
-    "--from",
-    "--until",
-    "--resume",
-    "--again",
-    "--gallery",
-    "--no-gallery",
-    "--image",
-    "--grid",
-    "--count",
-} | {f"--{name}" for name in ("port", "address", "maxmemory", "password-file", "beside-port", "log")}
+    *("--json", "--detach", "--best", "--help", "--timeout-s", "--as-trained", "--plot", "--save", "--format"),
+    *("--out", "--version", "--install-completion", "--show-completion", "--seeds", "--devices", "--price"),
+    *("--from", "--until", "--resume", "--again", "--gallery", "--no-gallery", "--image", "--grid", "--count"),
+    *("--port", "--address", "--maxmemory", "--password-file", "--beside-port", "--log"),
+}
 COMMANDS_WITH_SETTINGS = {"train", "resume", "doctor", "explain", "calibrate", "config show"} | {
     *("evaluate", "compare", "transfer", "curves", "corruptions", "export", "report", "attack")
 }
@@ -306,11 +285,13 @@ def demo(as_json: Json = False) -> None:
 
     result = run_demo(_show_for("demo: digits"), note)
     if as_json:
-        out(json.dumps({**result.summary, "run": str(result.run.path)}, indent=2))
+        out(json.dumps({**result.summary, "run": str(result.run.path), "report": result.report}, indent=2, default=str))
     else:
         if result.table is not None:
             Console().print(result.table)
             out(PREDICTION)
+        if result.report is not None:
+            out(f"report: {result.report}")
         out(f"run: {result.run.path}")
     _exit_by(result.phase)
 

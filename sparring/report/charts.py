@@ -62,50 +62,55 @@ def installed() -> bool:
     return True
 
 
-def lines(rows: Sequence[Row], along: str, title: str, *, form: str, several: bool) -> Spec:
+def lines(rows: Sequence[Row], along: str, title: str, *, form: str, runs: Sequence[str]) -> Spec:
     """Lines along steps, examples or seconds: one for each run and measure."""
-    return _done(*_lines(rows, along, title, form, several))
+    return _done(*_lines(rows, along, title, form, runs))
 
 
-def gap(rows: Sequence[Row], threshold: float | None, *, several: bool) -> Spec:
+def gap(rows: Sequence[Row], threshold: float | None, *, runs: Sequence[str]) -> Spec:
     """Fresh minus stale along steps, with a line at 0 and at the guard's threshold."""
     import altair as alt
 
     marks = [{"value": 0.0}, *([] if threshold is None else [{"value": -threshold}])]
     rules = alt.Chart(alt.InlineData(values=marks)).mark_rule(strokeDash=[5, 4]).encode(y="value:Q")
-    return _done(*_lines(rows, "step", "fresh minus stale", "+.1%", several), rules)
+    return _done(*_lines(rows, "step", "fresh minus stale", "+.1%", runs, "step-after"), rules)
 
 
-def _lines(rows: Sequence[Row], along: str, title: str, form: str, several: bool) -> tuple[Any, Any]:
+def _lines(
+    rows: Sequence[Row], along: str, title: str, form: str, runs: Sequence[str], between: str = "linear"
+) -> tuple[Any, Any]:
     """The lines, and points that show their values; few points are seen, of many each where the pointer is."""
     import altair as alt
 
     short = [{name: _short(row[name]) for name in (along, "value", "run", "measure")} for row in rows]
     measures = list(dict.fromkeys(row["measure"] for row in rows))
+    several = len(runs) > 1
     split = {"strokeDash": alt.StrokeDash("measure:N", sort=measures)} if several and len(measures) > 1 else {}
-    legend = alt.Legend() if several or len(measures) > 1 else None
+    of_measure = alt.Color("measure:N", sort=None, legend=alt.Legend() if len(measures) > 1 else None)
     base = alt.Chart(alt.InlineData(values=short)).encode(
         x=_along(alt, along),
         y=alt.Y("value:Q", title=title, axis=alt.Axis(format=form, tickCount=5), scale=alt.Scale(zero=False)),
-        color=alt.Color("run:N" if several else "measure:N", sort=None, legend=legend),
-        tooltip=[alt.Tooltip(f"{along}:Q", title=ALONG[along], format=",.6~g"), *_of(alt, form, several)],
+        color=_by_run(alt, runs) if several else of_measure,
+        tooltip=[alt.Tooltip(f"{along}:Q", title=ALONG[along], format=",.6~g"), *_of(alt, form, runs)],
     )
     longest = max(sum(row["measure"] == measure for row in rows) for measure in measures)
     seen = 1.0 if longest <= FEW * len({row["run"] for row in rows}) else 0.0
-    return base.mark_line(strokeWidth=2).encode(**split), base.mark_point(filled=True, size=45, opacity=seen)
+    return base.mark_line(strokeWidth=2, interpolate=between).encode(**split), base.mark_point(
+        filled=True, size=45, opacity=seen
+    )
 
 
-def histogram(rows: Sequence[Row], *, several: bool) -> Spec:
+def histogram(rows: Sequence[Row], *, runs: Sequence[str]) -> Spec:
     """Shards by staleness, with a line at the bound."""
     import altair as alt
 
     chart = alt.Chart(alt.InlineData(values=[{**row, "share": _short(row["share"])} for row in rows]))
     x = alt.X("staleness:O", title="staleness, in steps", axis=alt.Axis(labelAngle=0))
-    of_run = {"xOffset": alt.XOffset("run:N", sort=None)} if several else {}
+    of_run = {"xOffset": alt.XOffset("run:N", sort=runs)} if len(runs) > 1 else {}
     bars = chart.mark_bar(cornerRadiusEnd=2).encode(
         x=x,
         y=alt.Y("share:Q", title="share of shards", axis=alt.Axis(format=".0%", tickCount=5)),
-        color=alt.Color("run:N", sort=None, legend=alt.Legend() if several else None),
+        color=_by_run(alt, runs),
         tooltip=["run:N", "staleness:O", alt.Tooltip("shards:Q", format=","), alt.Tooltip("share:Q", format=".2%")],
         **of_run,
     )
@@ -158,7 +163,7 @@ def areas(rows: Sequence[Row]) -> Spec:
     return _done(chart)
 
 
-def curve(rows: Sequence[Row], along: Along, trained: float | None, *, several: bool) -> Spec:
+def curve(rows: Sequence[Row], along: Along, trained: float | None, *, runs: Sequence[str]) -> Spec:
     """Robust accuracy along ε or steps, with intervals, and a line at the trained ε."""
     import altair as alt
 
@@ -169,7 +174,7 @@ def curve(rows: Sequence[Row], along: Along, trained: float | None, *, several: 
     base = alt.Chart(alt.InlineData(values=list(rows))).encode(
         x=x,
         y=alt.Y("value:Q", title="robust accuracy", scale=_whole(alt), axis=alt.Axis(format=".0%")),
-        color=alt.Color("run:N", sort=None, legend=alt.Legend() if several else None),
+        color=_by_run(alt, runs),
         tooltip=["run:N", "attack:N", alt.Tooltip("value:Q", title="robust accuracy", format=".1%"), *_ends(alt)],
     )
     bars = base.mark_rule(strokeWidth=1.5).encode(y="low:Q", y2="high:Q")
@@ -183,12 +188,12 @@ def curve(rows: Sequence[Row], along: Along, trained: float | None, *, several: 
     return _done(*layers)
 
 
-def classes(rows: Sequence[Row], *, several: bool) -> Spec:
+def classes(rows: Sequence[Row], *, runs: Sequence[str]) -> Spec:
     """Robust accuracy of each class with its interval; of many classes those that are least robust."""
     import altair as alt
 
     shown = set(sorted({row["class"] for row in rows}, key=lambda name: _least(rows, name))[:MOST_CLASSES])
-    of_run = {"xOffset": alt.XOffset("run:N", sort=None)} if several else {}
+    of_run = {"xOffset": alt.XOffset("run:N", sort=runs)} if len(runs) > 1 else {}
     base = alt.Chart(alt.InlineData(values=[row for row in rows if row["class"] in shown])).encode(
         x=alt.X("class:N", title="class", sort=None, axis=alt.Axis(labelAngle=0)),
         tooltip=["run:N", "class:N", "samples:Q", alt.Tooltip("value:Q", title="robust", format=".1%"), *_ends(alt)],
@@ -196,9 +201,15 @@ def classes(rows: Sequence[Row], *, several: bool) -> Spec:
     )
     bars = base.mark_bar(cornerRadiusEnd=2).encode(
         y=alt.Y("value:Q", title="robust accuracy", scale=_whole(alt), axis=alt.Axis(format=".0%")),
-        color=alt.Color("run:N", sort=None, legend=alt.Legend() if several else None),
+        color=_by_run(alt, runs),
     )
     return _done(bars, base.mark_rule(strokeWidth=1.5).encode(y="low:Q", y2="high:Q"))
+
+
+def _by_run(alt: Any, runs: Sequence[str]) -> Any:
+    """A colour for each run of the report, the same in all charts."""
+    legend = alt.Legend() if len(runs) > 1 else None
+    return alt.Color("run:N", scale=alt.Scale(domain=list(runs)), legend=legend)
 
 
 def _whole(alt: Any) -> Any:
@@ -223,8 +234,8 @@ def _ends(alt: Any) -> list[Any]:
     return [alt.Tooltip(f"{end}:Q", title=f"95 %, {end}", format=".1%") for end in ("low", "high")]
 
 
-def _of(alt: Any, form: str, several: bool) -> list[Any]:
-    beside = [alt.Tooltip("run:N")] if several else []
+def _of(alt: Any, form: str, runs: Sequence[str]) -> list[Any]:
+    beside = [alt.Tooltip("run:N")] if len(runs) > 1 else []
     return [*beside, alt.Tooltip("measure:N", title="what"), alt.Tooltip("value:Q", format=form.replace(".0", ".1"))]
 
 

@@ -141,7 +141,6 @@ def _heldout(runs: Runs) -> str:
 
 
 def _line_chart(runs: Runs, rows: Sequence[series.Row], along: str, title: str, caption: str, form: str) -> Chart:
-    several = len(runs) > 1
     shown = percent if form == ".0%" else text
     values = [(row[along], row["run"], row["measure"], shown(row["value"])) for row in rows]
     columns = (series.ALONG[along], "run", "what", title.lower())
@@ -149,10 +148,14 @@ def _line_chart(runs: Runs, rows: Sequence[series.Row], along: str, title: str, 
         f"{title.lower()}-{along}",
         title,
         caption,
-        _spec(lambda: charts.lines(rows, along, title.lower(), form=form, several=several)),
+        _spec(lambda: charts.lines(rows, along, title.lower(), form=form, runs=_names(runs))),
         table(caption, columns, values, MOST_ROWS * len(runs)),
         along,
     )
+
+
+def _names(runs: Runs) -> list[str]:
+    return [records.name for records in runs]
 
 
 def _spec(draw: Drawn) -> charts.Spec | None:
@@ -191,7 +194,7 @@ def _curve(runs: Runs, along: series.Along) -> Chart:
         f"curve-{along}",
         f"Against {said}",
         caption,
-        _spec(lambda: charts.curve(shown, along, line, several=len(runs) > 1)),
+        _spec(lambda: charts.curve(shown, along, line, runs=_names(runs))),
         table(caption, (said, "run", "attack", "robust accuracy", "examples"), values),
     )
 
@@ -217,7 +220,7 @@ def classes_section(runs: Runs) -> Section:
         "classes",
         "Robust accuracy by class",
         caption,
-        _spec(lambda: charts.classes(rows, several=len(runs) > 1)),
+        _spec(lambda: charts.classes(rows, runs=_names(runs))),
         table(caption, ("class", "run", "robust accuracy", "clean accuracy", "examples"), values),
     )
     return Section("classes", "By class", tuple(notes), (chart,))
@@ -240,7 +243,7 @@ def staleness_section(runs: Runs) -> Section:
         "staleness-histogram",
         "Staleness against its bound",
         caption,
-        _spec(lambda: charts.histogram(rows, several=len(runs) > 1)),
+        _spec(lambda: charts.histogram(rows, runs=_names(runs))),
         table(caption, ("staleness", "run", "shards", "share", "bound"), values),
     )
     return Section("staleness", "Staleness", tuple(notes), (chart,))
@@ -310,7 +313,7 @@ def guards_section(runs: Runs) -> Section:
         on = [each.config.guard.staleness_threshold for each in runs if each.config and each.config.guard.staleness]
         threshold = on[0] if len(set(on)) == 1 else None
         values = [(row["step"], row["run"], f"{100 * row['value']:+.2f}") for row in rows]
-        spec = _spec(lambda: charts.gap(rows, threshold, several=len(runs) > 1))
+        spec = _spec(lambda: charts.gap(rows, threshold, runs=_names(runs)))
         listed = table(caption, ("steps", "run", "points"), values, MOST_ROWS * len(runs))
         drawn.append(Chart("gap", "Fresh minus stale", caption, spec, listed))
     did: list[tuple[str, Callable[[Records], object]]] = [

@@ -16,17 +16,23 @@ from tests.support.reported import recorded
 pytest.importorskip("altair")
 
 Draw = Callable[[list[Records]], charts.Spec]
+
+
+def names(runs: list[Records]) -> list[str]:
+    return [records.name for records in runs]
+
+
 DRAWN: dict[str, Draw] = {
     "lines": lambda runs: charts.lines(
-        series.over_time(runs, series.ACCURACIES), "step", "accuracy", form=".0%", several=len(runs) > 1
+        series.over_time(runs, series.ACCURACIES), "step", "accuracy", form=".0%", runs=names(runs)
     ),
-    "histogram": lambda runs: charts.histogram(series.staleness(runs), several=len(runs) > 1),
+    "histogram": lambda runs: charts.histogram(series.staleness(runs), runs=names(runs)),
     "shares": lambda runs: charts.shares(series.waited(runs)),
     "areas": lambda runs: charts.areas(series.allocated(runs[0])),
-    "by epsilon": lambda runs: charts.curve(series.points(runs, "epsilon"), "epsilon", 0.2, several=len(runs) > 1),
-    "by steps": lambda runs: charts.curve(series.points(runs, "steps"), "steps", 0.2, several=len(runs) > 1),
-    "classes": lambda runs: charts.classes(series.by_class(runs), several=len(runs) > 1),
-    "gap": lambda runs: charts.gap(series.over_time(runs, series.GAP), 0.05, several=len(runs) > 1),
+    "by epsilon": lambda runs: charts.curve(series.points(runs, "epsilon"), "epsilon", 0.2, runs=names(runs)),
+    "by steps": lambda runs: charts.curve(series.points(runs, "steps"), "steps", 0.2, runs=names(runs)),
+    "classes": lambda runs: charts.classes(series.by_class(runs), runs=names(runs)),
+    "gap": lambda runs: charts.gap(series.over_time(runs, series.GAP), 0.05, runs=names(runs)),
 }
 
 
@@ -51,9 +57,15 @@ def test_each_chart_has_the_rows_of_one_run_or_of_two(draw: Draw, tmp_path: Path
 def test_runs_have_a_legend_only_where_there_are_several(tmp_path: Path) -> None:
     rows = series.staleness([read_records(recorded(tmp_path), "a")])
     legends = [
-        charts.histogram(rows, several=each)["layer"][0]["encoding"]["color"]["legend"] for each in (False, True)
+        charts.histogram(rows, runs=each)["layer"][0]["encoding"]["color"]["legend"] for each in (["a"], ["a", "b"])
     ]
     assert legends == [None, {}]
+
+
+def test_a_run_has_the_same_colour_in_all_charts(tmp_path: Path) -> None:
+    second = read_records(recorded(tmp_path, "b"), "b")
+    drawn = charts.gap(series.over_time([second], series.GAP), None, runs=["a", "b"])
+    assert drawn["layer"][0]["encoding"]["color"]["scale"]["domain"] == ["a", "b"]
 
 
 def test_of_many_classes_the_least_robust_are_drawn() -> None:
@@ -61,7 +73,7 @@ def test_of_many_classes_the_least_robust_are_drawn() -> None:
         {"run": "a", "class": str(n), "samples": 5, "clean": 1.0, "value": n / 100, "low": 0.0, "high": 1.0}
         for n in range(60)
     ]
-    assert {row["class"] for row in values(charts.classes(rows, several=False))} == {str(n) for n in range(20)}
+    assert {row["class"] for row in values(charts.classes(rows, runs=["a"]))} == {str(n) for n in range(20)}
 
 
 def test_the_colours_are_seen_on_both_grounds() -> None:
