@@ -14,7 +14,7 @@ from sparring.report.series import ALONG, Along, Row
 Spec = dict[str, Any]
 COLOURS = ["#2f7de1", "#c2560c", "#1f8a5b", "#a44fc4", "#8a6d00", "#cf3f6b", "#0f8a94", "#6f7680"]
 INK = "currentColor"
-WIDTH, HEIGHT = 560, 260  # without scripts; with them a chart is as wide as its place
+WIDTH, HEIGHT = 440, 260  # without scripts; with them a chart is as wide as its place
 FEW = 25  # points of a series that are drawn as points
 MOST_CLASSES = 20
 CONFIG: Spec = {
