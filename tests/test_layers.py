@@ -17,7 +17,7 @@ LAYERS = (
     "errors randomness runs plugins machine",
     "config",
     "data models attacks objectives allocators",
-    "queue observe evaluation",
+    "queue observe evaluation report",
     "workers",
     "trainer",
     "engines",

@@ -26,6 +26,7 @@ from sparring.cli.access import access_commands
 from sparring.cli.evaluating import evaluation_commands
 from sparring.cli.planning import planning_commands
 from sparring.cli.replaying import replay_commands
+from sparring.cli.reporting import reporting_commands
 from sparring.cli.serving import queue_commands
 from sparring.cli.shell import HINT, Json, Recipe, RunPath, fail, note, out, rows
 from sparring.cli.workers import worker_commands
@@ -46,37 +47,19 @@ app.add_typer(evaluation_commands)
 app.add_typer(planning_commands)
 app.add_typer(queue_commands)
 app.add_typer(replay_commands)
+app.add_typer(reporting_commands)
 app.add_typer(worker_commands)
 
 DETACHED_START_S = 60.0
 OWN_OPTIONS = {
-    "--json",
-    "--detach",
-    "--best",
-    "--help",
-    "--timeout-s",
-    "--as-trained",
-    "--plot",
-    "--save",
-    "--format",
-    "--out",
-    "--version",
-    "--install-completion",
-    "--show-completion",
-    "--seeds",
-    "--devices",
-    "--price",
-    "--from",
-    "--until",
-    "--resume",
-    "--again",
-    "--remove",
-    "--norm",
-    "--minutes",
-    "--train-minutes",
-} | {f"--{name}" for name in ("port", "address", "maxmemory", "password-file", "beside-port", "log")}
+    *("--json", "--detach", "--best", "--help", "--timeout-s", "--as-trained", "--plot", "--save", "--format"),
+    *("--out", "--version", "--install-completion", "--show-completion", "--seeds", "--devices", "--price"),
+    *("--from", "--until", "--resume", "--again", "--gallery", "--no-gallery", "--image", "--grid", "--count"),
+    *("--port", "--address", "--maxmemory", "--password-file", "--beside-port", "--log"),
+    *("--remove", "--norm", "--minutes", "--train-minutes"),
+}
 COMMANDS_WITH_SETTINGS = {"train", "resume", "doctor", "explain", "calibrate", "suggest", "config show", "access"} | {
-    *("evaluate", "compare", "transfer", "curves", "margins", "corruptions", "export")
+    *("evaluate", "compare", "transfer", "curves", "margins", "corruptions", "export", "report", "attack")
 }
 
 
@@ -137,6 +120,9 @@ def split(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
         if argument in ("--seeds", "--devices"):
             own += [argument, ",".join(_leading_numbers(rest))]
             continue
+        if argument == "--image":
+            own += [word for file in _leading_words(rest) for word in (argument, file)] or [argument]
+            continue
         if not argument.startswith("--") or argument.partition("=")[0] in OWN_OPTIONS:
             own.append(argument)
             continue
@@ -155,6 +141,14 @@ def _leading_numbers(arguments: list[str]) -> list[str]:
     """Take the whole numbers at the beginning of `arguments`."""
     found: list[str] = []
     while arguments and arguments[0].isdecimal():
+        found.append(arguments.pop(0))
+    return found
+
+
+def _leading_words(arguments: list[str]) -> list[str]:
+    """Take what stands at the beginning of `arguments` before the next option."""
+    found: list[str] = []
+    while arguments and not arguments[0].startswith("-"):
         found.append(arguments.pop(0))
     return found
 
@@ -294,11 +288,13 @@ def demo(as_json: Json = False) -> None:
 
     result = run_demo(_show_for("demo: digits"), note)
     if as_json:
-        out(json.dumps({**result.summary, "run": str(result.run.path)}, indent=2))
+        out(json.dumps({**result.summary, "run": str(result.run.path), "report": result.report}, indent=2, default=str))
     else:
         if result.table is not None:
             Console().print(result.table)
             out(PREDICTION)
+        if result.report is not None:
+            out(f"report: {result.report}")
         out(f"run: {result.run.path}")
     _exit_by(result.phase)
 

@@ -217,7 +217,7 @@ def corruptions(context: typer.Context, run: RunPath, best: Best = False, as_jso
 def export(
     context: typer.Context,
     run: RunPath,
-    kind: Annotated[str, typer.Option("--format", help="robustbench, safetensors or onnx.")],
+    kind: Annotated[str, typer.Option("--format", help="robustbench, safetensors, onnx or card.")],
     path: Annotated[Path, typer.Option("--out", help="The file to write; an existing one is never overwritten.")],
     best: Best = False,
 ) -> None:

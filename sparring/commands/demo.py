@@ -6,16 +6,20 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from rich.table import Table
 
 from sparring.commands.calibration import measure
+from sparring.commands.evaluate import evaluate_run
+from sparring.commands.report import report_runs
 from sparring.commands.train import train
 from sparring.commands.verdict import by_devices
 from sparring.config import Config
 from sparring.data import load
+from sparring.errors import SparringError
 from sparring.evaluation import Evaluation, attack_for, evaluate
 from sparring.machine.threads import cores
 from sparring.objectives import Batch
@@ -40,12 +44,16 @@ PREDICTION = (
 
 @dataclass(frozen=True)
 class Demonstration:
-    """The result of the demo: the run, its last phase, its summary with two more values, the table if it finished."""
+    """The result of the demo: the run, its last phase, its summary with two more values.
+
+    table, report: None if it has not finished.
+    """
 
     run: Run
     phase: str
     summary: dict[str, Any]
     table: Table | None
+    report: Path | None = None
 
 
 def run_demo(progress: Callable[[], AbstractContextManager[Progress]], note: Callable[[str], None]) -> Demonstration:
@@ -75,7 +83,19 @@ def run_demo(progress: Callable[[], AbstractContextManager[Progress]], note: Cal
         "predicted_seconds_by_devices": seconds,
     }
     result.run.write_json("summary.json", summary)
-    return Demonstration(result.run, result.phase, summary, _table(untrained, plain, summary, result.run))
+    note("the report: accuracy by class, a gallery of attacked images, charts")
+    shown = _table(untrained, plain, summary, result.run)
+    return Demonstration(result.run, result.phase, summary, shown, _report(result.run, note))
+
+
+def _report(run: Run, note: Callable[[str], None]) -> Path | None:
+    """The report of the run, with its accuracy by class. A disk that is full costs it, not the demo."""
+    try:
+        evaluate_run(run, {})
+        return report_runs([run])
+    except SparringError as error:
+        note(f"there is no report: {error}")
+        return None
 
 
 def train_plainly(config: Config) -> Learner:

@@ -1,4 +1,4 @@
-"""Export the model of a run: RobustBench, safetensors, ONNX. It takes images in [0, 1] and normalises inside."""
+"""Export the model of a run: RobustBench, safetensors, ONNX, a card. It takes images in [0, 1], normalises inside."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from sparring.attacks import frozen
+from sparring.commands.card import card, results_of
 from sparring.commands.evaluate import Trained, open_trained
 from sparring.data import scaled
 from sparring.errors import SparringError, UsageError, file_failure
@@ -25,8 +26,8 @@ from sparring.evaluation.autoattack import describe
 from sparring.models.starting import not_fresh
 from sparring.runs import Run, writing
 
-Format = Literal["robustbench", "safetensors", "onnx"]
-SUFFIX: dict[Format, str] = {"robustbench": ".pt", "safetensors": ".safetensors", "onnx": ".onnx"}
+Format = Literal["robustbench", "safetensors", "onnx", "card"]
+SUFFIX: dict[Format, str] = {"robustbench": ".pt", "safetensors": ".safetensors", "onnx": ".onnx", "card": ".md"}
 NORMS = {"linf": "Linf", "l2": "L2"}  # RobustBench's names of threat models
 TOLERANCE = 1e-4  # largest difference of logits between ONNX Runtime and torch, relative to the largest logit
 
@@ -38,7 +39,7 @@ def export_run(
 
     Args:
         kind: robustbench: the state dict as `out` and the model's info beside it as .json; safetensors: weights with
-            metadata; onnx: images float32 [batch, C, H, W] to logits [batch, classes].
+            metadata; onnx: images float32 [batch, C, H, W] to logits [batch, classes]; card: a model card, README.md.
 
     Raises:
         UsageError: no such format, or a file exists already.
@@ -61,6 +62,9 @@ def export_run(
         _write(out, lambda path: _onnx(trained, path))
     elif kind == "safetensors":
         _write(out, lambda path: save_file(_weights(trained), path, metadata=_metadata(trained, run)))
+    elif kind == "card":
+        text = card(trained, run)
+        _write(out, lambda path: path.write_text(text))
     else:
         info = json.dumps(model_info(trained, run), indent=2) + "\n"
         content = BytesIO()  # torch's own writing of files hides why it failed
@@ -104,16 +108,7 @@ def model_info(trained: Trained, run: Run) -> dict[str, Any]:
 
 def _autoattack_result(trained: Trained, run: Run) -> dict[str, Any] | None:
     """The AutoAttack result of these weights: of the last `sparring evaluate`, or of the end of training."""
-    evaluation = run.read_json("evaluation.json") or {}
-    final = run.read_json("summary.json") or {}
-    of_last = f"step-{final.get('steps', -1):09d}" == trained.checkpoint.name
-    epsilon = trained.threat.epsilon
-    same = trained.named().items() <= evaluation.items() and evaluation.get("epsilon", epsilon) == epsilon
-    found = [evaluation] if same else []
-    if trained.config.evaluation.weights == "ema":
-        final |= {name: final.get(f"ema_{name}") for name in ("clean_accuracy", "robust_accuracy")}
-    found += [final] if of_last else []
-    return next((each for each in found if _is_whole(each, trained)), None)
+    return next((each for each in results_of(trained, run) if _is_whole(each, trained)), None)
 
 
 def _is_whole(evaluation: dict[str, Any], trained: Trained) -> bool:

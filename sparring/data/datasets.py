@@ -225,6 +225,13 @@ def sources_of(dataset: object) -> set[str]:
     return (set() if own is None else {own}) | (set() if inner is None else sources_of(inner))
 
 
+def class_names_of(dataset: object) -> tuple[str, ...]:
+    """What the classes are called, where the data say so; empty where they do not."""
+    names = getattr(dataset, "class_names", None)
+    inner = dataset._dataset if isinstance(dataset, Framed) else getattr(dataset, "dataset", None)
+    return tuple(map(str, names)) if names is not None else () if inner is None else class_names_of(inner)
+
+
 def notes_of(dataset: object) -> tuple[str, ...]:
     """What was done to the images when they were read; of a dataset that keeps no notes nothing."""
     return tuple(getattr(dataset, "notes", ()))

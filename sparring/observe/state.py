@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+SMOOTHED_STEPS = 50  # that loss and training accuracy are the mean of
+
 
 @dataclass
 class RunState:

@@ -11,7 +11,7 @@ from sparring.allocators import augmix_speedup, theoretical_speedup
 from sparring.attacks import Attack
 from sparring.config import bound
 from sparring.evaluation import Evaluation
-from sparring.observe.state import RunState
+from sparring.observe.state import SMOOTHED_STEPS, RunState
 from sparring.observe.trackers import Tracking
 from sparring.queue.messages import Shard
 from sparring.runs import Run, append
@@ -30,7 +30,6 @@ NON_FINITE_GRADIENTS = (
 )
 WARNED_SHARE = 0.01  # of a step's examples without a usable gradient
 REPORT_EVERY_S = 0.5
-SMOOTHED_STEPS = 50  # that loss and training accuracy are the mean of
 
 
 class Recorder:

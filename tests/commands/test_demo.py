@@ -60,7 +60,8 @@ def test_it_trains_by_workers_beside_a_plain_model_and_the_synchronous_loop(
     notes: list[str] = []
     result = demo.run_demo(silent, notes.append)
     assert (result.phase, result.summary["engine"], result.summary["steps"]) == ("finished", "ray", 12)
-    assert [note[:3] for note in notes] == ["1/3", "2/3", "3/3"] and "2 workers" in notes[2]
+    assert [note[:3] for note in notes] == ["1/3", "2/3", "3/3", "the"] and "2 workers" in notes[2]
+    assert result.report == result.run.path / "report.html" and "By class" in result.report.read_text()
     assert result.run.read_json("summary.json") == json.loads(json.dumps(result.summary))
     assert 0 <= result.summary["plain_robust_accuracy"] <= 1 and result.summary["speedup_over_sync"] > 0
     text = shown(result.table)
@@ -83,7 +84,11 @@ def test_a_demo_that_is_stopped_says_so_and_compares_nothing(
             (tmp_path / "stopped" / "stop").touch()
 
     result = demo.run_demo(lambda: Stopping("demo", Console(file=io.StringIO())), lambda note: None)
-    assert (result.phase, result.table) == ("stopped", None) and "speedup_over_sync" not in result.summary
+    assert (result.phase, result.table, result.report) == (
+        "stopped",
+        None,
+        None,
+    ) and "speedup_over_sync" not in result.summary
 
 
 def test_a_plainly_trained_model_is_right_on_clean_images_and_falls_to_attacks() -> None:
