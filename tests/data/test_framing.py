@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from sparring.config import Config, DataSettings, from_tree, image_size
-from sparring.data import ArrayDataset, Framed, Subset, batch, load, training_set
+from sparring.data import ArrayDataset, Framed, Sample, Subset, batch, load, training_set
+from sparring.data.datasets import class_names_of
 from sparring.data.framing import AREA, RATIO, Framing, centred, random_framing
 from sparring.errors import UsageError
 
@@ -31,6 +32,12 @@ def folder(tmp_path: Path) -> Path:
             for seed, (width, height) in enumerate(SIZES):
                 picture(width, height, seed).save(tmp_path / split / name / f"{seed}.png")
     return tmp_path
+
+
+def test_a_folder_names_its_classes_however_it_is_framed_or_sampled(folder: Path) -> None:
+    framed = load(given(folder, size=8).data, "test")
+    assert class_names_of(framed) == class_names_of(Sample(framed, 2)) == ("cat", "dog")
+    assert class_names_of(load(DataSettings(), "test")) == ()
 
 
 def given(folder: Path, **data: object) -> Config:
