@@ -69,8 +69,9 @@ OWN_OPTIONS = {
     "--resume",
     "--again",
 } | {f"--{name}" for name in ("port", "address", "maxmemory", "password-file", "beside-port", "log")}
+OF_COMMAND = {"verify": {"--epsilon", "--samples", "--processes"}}  # its own options, beside those of all
 COMMANDS_WITH_SETTINGS = {"train", "resume", "doctor", "explain", "calibrate", "config show"} | {
-    *("evaluate", "compare", "transfer", "curves", "corruptions", "export")
+    *("evaluate", "verify", "compare", "transfer", "curves", "corruptions", "export")
 }
 
 
@@ -131,7 +132,8 @@ def split(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
         if argument in ("--seeds", "--devices"):
             own += [argument, ",".join(_leading_numbers(rest))]
             continue
-        if not argument.startswith("--") or argument.partition("=")[0] in OWN_OPTIONS:
+        options = OWN_OPTIONS | OF_COMMAND.get(own[0] if own else "", set())
+        if not argument.startswith("--") or argument.partition("=")[0] in options:
             own.append(argument)
             continue
         name, equals, value = argument[2:].partition("=")
