@@ -88,7 +88,14 @@ def tightened(
 
 
 def lower_bounds(
-    network: ReluNetwork, box: Bounds, bounds: Sequence[Bounds], rows: Any, *, layer: int = -1, steps: int = 0
+    network: ReluNetwork,
+    box: Bounds,
+    bounds: Sequence[Bounds],
+    rows: Any,
+    *,
+    layer: int = -1,
+    steps: int = 0,
+    held: Array | None = None,
 ) -> Array:
     """Lower bounds of `rows` @ z_layer over the box, float64 [k]: linear functions are carried back to the image.
 
@@ -98,12 +105,14 @@ def lower_bounds(
     Args:
         bounds: of the preactivations of all layers before `layer`.
         rows: sparse float64 [k, n_layer].
+        held: float64 [n] of -1, 0 and 1: only images count at which the preactivations before `layer` are at most 0
+            where it is -1, and at least 0 where it is 1. Each pass prices these conditions (Wang et al. 2021).
     """
     layer %= len(network.weights)
     lines = [lines_of(each) for each in bounds[:layer]]
     rows = sparse.csr_array(rows)
     parts = [
-        _best(network, box, lines, rows[first : first + ROWS_AT_ONCE], steps)
+        _best(network, box, lines, rows[first : first + ROWS_AT_ONCE], steps, held)
         for first in range(0, rows.shape[0], ROWS_AT_ONCE)
     ]
     return np.concatenate([np.zeros(0), *parts])
@@ -129,21 +138,33 @@ class _Carried(NamedTuple):
     rising: list[Any]
 
 
-def _best(network: ReluNetwork, box: Bounds, lines: Sequence[Lines], rows: Any, steps: int) -> Array:
-    lower_slopes = [each.lower_slope for each in lines]
-    carried = _carried_back(network, box, lines, lower_slopes, rows)
+def _best(
+    network: ReluNetwork, box: Bounds, lines: Sequence[Lines], rows: Any, steps: int, held: Array | None
+) -> Array:
+    lower_slopes, prices = [each.lower_slope for each in lines], np.zeros((rows.shape[0], 1))
+    scale = abs(rows @ network.weights[len(lines)]).toarray()
+    carried = _carried_back(network, box, lines, lower_slopes, None, rows)
     best = carried.bounds
     for step in range(steps if lines else 0):
-        lower_slopes = _stepped(network, box, lines, lower_slopes, carried, RATE * DECAY**step)
-        carried = _carried_back(network, box, lines, lower_slopes, rows)
+        rate = RATE * DECAY**step
+        lower_slopes, last = _stepped(network, box, lines, lower_slopes, carried, rate)
+        if held is not None:
+            prices = held * np.maximum(held * prices - rate * scale * np.sign(held * last), 0)
+        carried = _carried_back(network, box, lines, lower_slopes, None if held is None else prices, rows)
         best = np.maximum(best, carried.bounds)
     return best
 
 
 def _carried_back(
-    network: ReluNetwork, box: Bounds, lines: Sequence[Lines], lower_slopes: Sequence[Array], rows: Any
+    network: ReluNetwork,
+    box: Bounds,
+    lines: Sequence[Lines],
+    lower_slopes: Sequence[Array],
+    prices: Array | None,
+    rows: Any,
 ) -> _Carried:
-    """lower_slopes: of each layer [n_i], or [k, n_i] for each row its own."""
+    """lower_slopes: of each layer [n_i], or [k, n_i] for each row its own. prices: subtracted from the slopes in the
+    last preactivations, [k, n]: positive where these are at least 0, negative where they are at most 0."""
     constant, size, slopes = np.zeros(rows.shape[0]), np.ones(rows.shape[0]), rows
     parts: list[Any] = []
     for layer in reversed(range(len(lines) + 1)):
@@ -153,6 +174,8 @@ def _carried_back(
             shift = falling @ lines[layer].offset
             constant, size = constant + shift, size - shift
             slopes = (falling.multiply(lines[layer].slope) + rising.multiply(lower_slopes[layer])).tocsr()
+            if prices is not None and layer == len(lines) - 1:
+                slopes = slopes - sparse.csr_array(prices)
             parts.insert(0, rising)
         bias = network.biases[layer]
         constant, size = constant + slopes @ bias, size + abs(slopes) @ abs(bias)
@@ -170,16 +193,17 @@ def _stepped(
     lower_slopes: Sequence[Array],
     carried: _Carried,
     step: float,
-) -> list[Array]:
-    """Lower slopes [k, n_i] after a step along the sign of each bound's gradient.
+) -> tuple[list[Array], Array]:
+    """Lower slopes [k, n_i] after a step along the sign of each bound's gradient; the last preactivations [k, n].
 
     The bound is the value of linear functions at the worst image, so its gradient by a slope is what rises there times
     the preactivation there.
     """
-    values, found = np.where(carried.slopes.toarray() >= 0, box.lower, box.upper), []
+    values = np.where(carried.slopes.toarray() >= 0, box.lower, box.upper)
+    found, z = list[Array](), values
     for layer, (each, slope) in enumerate(zip(lines, lower_slopes, strict=True)):
         z = (network.weights[layer] @ values.T).T + network.biases[layer]
         rising = carried.rising[layer].toarray()
         found.append(np.clip(slope + step * np.sign(rising * z) * each.unstable, 0, 1))
         values = np.where(rising > 0, slope * z, each.slope * z + each.offset)
-    return found
+    return found, z

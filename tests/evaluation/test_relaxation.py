@@ -87,3 +87,19 @@ def test_a_bound_of_a_sum_is_tighter_than_the_sum_of_bounds() -> None:
     rows = sparse.csr_array(np.array([[1.0, -1.0]]))
     found = lower_bounds(network, box, by_intervals(network, box), rows, layer=0)
     assert -1e-6 < found[0] <= 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_conditions_tighten_a_bound_and_it_holds_where_they_do(seed: int) -> None:
+    network, random = dense(seed), np.random.default_rng(seed)
+    box = box_of(random.uniform(0, 1, 25), 0.1)
+    bounds, rows = by_crown(network, box), sparse.csr_array(random.normal(size=(6, 4)))
+    images = some_of(box, seed)
+    _, last, logits = network.preactivations(images)
+    held = np.zeros(15)
+    held[bounds[1].unstable] = np.sign(last[0, bounds[1].unstable])
+    free = lower_bounds(network, box, bounds, rows, steps=10)
+    priced = lower_bounds(network, box, bounds, rows, steps=10, held=held)
+    inside = np.all(last * held >= 0, axis=1)
+    assert inside[0] and ((logits[inside] @ rows.T.toarray()).min(0) > priced).all()
+    assert priced.mean() > free.mean()

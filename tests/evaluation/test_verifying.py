@@ -148,7 +148,7 @@ def test_a_time_out_is_tried_again_with_more_time_alone(
 ) -> None:
     journal, asked = Findings(tmp_path, "verify", {}), list[int]()
     journal.path.touch()
-    open_ = [each for each in findings if each.by in ("crown", "mip")]
+    open_ = [each for each in findings if each.by in ("crown", "cases", "mip")]
     journal.add([each for each in findings if each not in open_])
     journal.add([each._replace(verdict="timed out", by="", timeout_s=5.0, image=None) for each in open_])
 
