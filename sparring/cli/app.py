@@ -56,10 +56,15 @@ OWN_OPTIONS = {
     *("--out", "--version", "--install-completion", "--show-completion", "--seeds", "--devices", "--price"),
     *("--from", "--until", "--resume", "--again", "--gallery", "--no-gallery", "--image", "--grid", "--count"),
     *("--port", "--address", "--maxmemory", "--password-file", "--beside-port", "--log"),
-    *("--remove", "--norm", "--minutes", "--train-minutes"),
+}
+OF_COMMAND = {  # own options of one command, beside those of all
+    "access": {"--remove"},
+    "margins": {"--norm"},
+    "suggest": {"--minutes", "--train-minutes"},
+    "verify": {"--epsilon", "--samples", "--processes"},
 }
 COMMANDS_WITH_SETTINGS = {"train", "resume", "doctor", "explain", "calibrate", "suggest", "config show", "access"} | {
-    *("evaluate", "compare", "transfer", "curves", "margins", "corruptions", "export", "report", "attack")
+    *("evaluate", "verify", "compare", "transfer", "curves", "margins", "corruptions", "export", "report", "attack")
 }
 
 
@@ -123,7 +128,8 @@ def split(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
         if argument == "--image":
             own += [word for file in _leading_words(rest) for word in (argument, file)] or [argument]
             continue
-        if not argument.startswith("--") or argument.partition("=")[0] in OWN_OPTIONS:
+        options = OWN_OPTIONS | OF_COMMAND.get(own[0] if own else "", set())
+        if not argument.startswith("--") or argument.partition("=")[0] in options:
             own.append(argument)
             continue
         name, equals, value = argument[2:].partition("=")

@@ -68,6 +68,44 @@ def evaluate(
     Console().print(table(*_lowest(classes)))
 
 
+@evaluation_commands.command()
+def verify(
+    context: typer.Context,
+    run: RunPath,
+    epsilon: Annotated[
+        float | None, typer.Option("--epsilon", help="Radius of the ball under L∞; by default that of the training.")
+    ] = None,
+    samples: Annotated[int, typer.Option("--samples", help="Test examples, each class in its share.")] = 100,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout-s", help="Processor seconds for each example, after which it is left open.")
+    ] = 60.0,
+    processes: Annotated[
+        int | None, typer.Option("--processes", help="Processes for the proofs; by default one for each core.")
+    ] = None,
+    best: Best = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a verification that was begun; refuse if there is none.")
+    ] = False,
+    again: Annotated[bool, typer.Option("--again", help="Forget what is known of the examples.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Prove for each example that its ball holds no misclassified image, or show one. For small ReLU networks.
+
+    What is found is kept example by example: the same command goes on where it was.
+    """
+    from sparring.commands.judging import How
+    from sparring.commands.verify import Asked, verify_run
+    from sparring.observe.report import table
+
+    asked, how = Asked(epsilon, samples, timeout_s, processes), How(resume, again)
+    result = verify_run(open_run(run), context.obj, asked, best=best, how=how, progress=periodic_notes())
+    if as_json:
+        out(json.dumps(result, indent=2))
+        return
+    del result["examples"]
+    Console().print(table(f"Verification of {run.name}", rows(result)))
+
+
 @evaluation_commands.command(epilog=HINT)
 def transfer(
     context: typer.Context,

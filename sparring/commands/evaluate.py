@@ -205,14 +205,14 @@ def evaluate_run(
     found, judgement, beside = judged(what, replace(how, keep_images=save is not None), progress)
     result = made.figures(found.as_dict()) | beside
     result |= {"epsilon": threat.epsilon, "trained_epsilon": config_of(run).attack.epsilon}
-    _keep(run, "evaluation.json", result)  # before the images: they may not fit on the disk
+    keep(run, "evaluation.json", result)  # before the images: they may not fit on the disk
     if save is not None:
         saved = _saved(made, judgement)
         correct = saved.correct(made.model, config.evaluation.batch_size)
         saved.write(save, correct)
         count, total = int(correct.sum()), len(correct)
         result |= {"saved": str(save), "saved_accuracy": count / total, "saved_interval": interval(count, total)}
-        _keep(run, "evaluation.json", result)
+        keep(run, "evaluation.json", result)
     return result
 
 
@@ -253,7 +253,7 @@ def _saved(made: Trained, judgement: Judgement) -> Saved:
     return saved
 
 
-def _keep(run: Run, name: str, result: dict[str, Any]) -> None:
+def keep(run: Run, name: str, result: dict[str, Any]) -> None:
     """Write a result into the run's folder. A folder that cannot be written to does not lose the result."""
     try:
         run.write_json(name, result)
@@ -279,7 +279,7 @@ def curves_of_run(
     with judges_of([what]) as judges:
         found = curves(made.model, made.test, made.threat, config.evaluation, config.train.seed, progress, judges)
     result = made.figures(found.as_dict())
-    _keep(run, "curves.json", result)
+    keep(run, "curves.json", result)
     return result
 
 
@@ -323,7 +323,7 @@ def corruptions_of_run(
             judges=judges,
         )
     result = made.figures(found.as_dict())
-    _keep(run, "corruptions.json", result)
+    keep(run, "corruptions.json", result)
     return result
 
 

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ from sparring.config import Config, EvaluationSettings
 from sparring.data import Dataset, Sample
 from sparring.errors import SparringError, UsageError
 from sparring.evaluation.autoattack import require_autoattack
-from sparring.evaluation.journal import Journal
+from sparring.evaluation.journal import Entries, Journal
 from sparring.evaluation.judging import Judgement, Tally, judge, require_possible
 from sparring.evaluation.panels import AutoAttackPanel, Panel, Restarts
 from sparring.evaluation.robustness import Evaluation, attack_for, evaluation_of
@@ -44,6 +44,7 @@ OF_PGD = ("evaluation.steps", "evaluation.step_size", "evaluation.restarts")
 BEHAVIOUR = 4  # images on which it is looked at
 
 Progress = Callable[[str], None]
+J = TypeVar("J", bound=Entries[Any])
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def judged(what: Judged, how: How, progress: Progress | None = None) -> tuple[Ev
     if what.workers and config.workers.count == 0:
         raise UsageError("workers.count = 0: nobody would attack. Leave --workers out to attack in this process.")
     with ExitStack() as stack:
-        journal = None if how.keep_images else _owned(stack, _journal(what, panel, sample), how)
+        journal = None if how.keep_images else owned(stack, _journal(what, panel, sample), how)
         told = _Told(progress, RunState(phase="evaluating", engine="evaluation", dataset=config.data.name))
         judges = stack.enter_context(judges_of([what], lambda: told.state))
         if journal is not None:
@@ -157,24 +158,27 @@ def judged(what: Judged, how: How, progress: Progress | None = None) -> tuple[Ev
 
 def _journal(what: Judged, panel: Panel, sample: Sample) -> Journal:
     """Where these verdicts are kept. In mode "exact" they depend on what else is in the sample."""
+    settings = what.config.evaluation
+    identity = {**panel.identity, **identity_of(what), "mode": settings.mode}
+    if settings.mode == "exact":
+        identity |= {"samples": len(sample), "draw": settings.draw, "batch_size": settings.batch_size}
+    return Journal(what.folder, settings.attack, identity, behaviour_of(what.model, what.test))
+
+
+def identity_of(what: Judged) -> dict[str, Any]:
+    """All that tells a network on its data from others, in plain types."""
     config = what.config
-    settings = config.evaluation
-    identity: dict[str, Any] = {
-        **panel.identity,
+    return {
         "weights": what.weights,
         "model": config.model.model_dump(mode="json", include={"name", "options"}),
         "normalize": config.data.normalize,
         "sources": hashlib.sha256(json.dumps(dict(what.sources), sort_keys=True).encode()).hexdigest(),
         "data": what.test.fingerprint,
-        "mode": settings.mode,
         **{name: version(name) for name in ("sparring", "torch")},
     }
-    if settings.mode == "exact":
-        identity |= {"samples": len(sample), "draw": settings.draw, "batch_size": settings.batch_size}
-    return Journal(what.folder, settings.attack, identity, _behaviour(what.model, what.test))
 
 
-def _behaviour(model: nn.Module, test: Dataset) -> list[float]:
+def behaviour_of(model: nn.Module, test: Dataset) -> list[float]:
     """Logits and gradients of a few images, which tell whether a network of the same weights has other code; empty
     where they are not the same twice."""
     x, y = examples_at(test, range(min(BEHAVIOUR, len(test))))
@@ -195,7 +199,7 @@ def _numbers(model: nn.Module, x: Tensor, y: Tensor) -> list[float]:
     return found
 
 
-def _owned(stack: ExitStack, journal: Journal, how: How) -> Journal | None:
+def owned(stack: ExitStack, journal: J, how: How) -> J | None:
     """The journal, locked; None, with a warning, where its folder may not be written to.
 
     Raises:

@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from sparring.errors import UsageError
 from sparring.runs import append, lines_of, overwrite, writing
@@ -56,8 +56,17 @@ class Entry(NamedTuple):
         return tuple(verdict.example for verdict in self.verdicts)
 
 
-class Journal:
-    """The verdicts that belong to one `identity`: all that they depend on, in plain types.
+class AsDict(Protocol):
+    """A NamedTuple."""
+
+    def _asdict(self) -> dict[str, Any]: ...
+
+
+E = TypeVar("E", bound=AsDict)
+
+
+class Entries(Generic[E]):
+    """The entries that belong to one `identity`: all that they depend on, in plain types.
 
     behaviour: numbers that a network has which is the same in code and weights, such as logits; those of the file must
     be close to them.
@@ -68,11 +77,15 @@ class Journal:
         self.identity, self.behaviour = json.loads(text), list(behaviour)
         self.path = folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.jsonl"
 
-    def entries(self) -> list[Entry]:
-        """What is known."""
-        return [entry for line in lines_of(self.path) if (entry := _entry(line)) is not None]
+    def parsed(self, line: Mapping[str, Any]) -> E | None:
+        """The entry of a line; None where it is none."""
+        raise NotImplementedError
 
-    def add(self, entries: Sequence[Entry]) -> None:
+    def entries(self) -> list[E]:
+        """What is known."""
+        return [entry for line in lines_of(self.path) if (entry := self.parsed(line)) is not None]
+
+    def add(self, entries: Sequence[E]) -> None:
         """Write down a ticket's verdicts.
 
         Raises:
@@ -123,6 +136,13 @@ class Journal:
 
     def _head(self) -> dict[str, Any] | None:
         return next((line for line in lines_of(self.path)[:1] if line.get("identity") == self.identity), None)
+
+
+class Journal(Entries[Entry]):
+    """The verdicts of attacks."""
+
+    def parsed(self, line: Mapping[str, Any]) -> Entry | None:
+        return _entry(line)
 
 
 def _close(one: Any, other: Sequence[float]) -> bool:

@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from sparring.commands.evaluate import load_model
+from sparring.commands.train import train
 from sparring.config import config_of
 from sparring.data import load
 from sparring.runs import open_run
 from tests.support.commands import Say
+from tests.support.runs import small
 
 
 def test_evaluate_prints_json_alone_on_standard_output(say: Say, finished: Path) -> None:
@@ -170,3 +172,25 @@ def test_corruptions_show_every_severity_and_the_mean(say: Say, finished: Path) 
     found = json.loads((finished / "corruptions.json").read_text())
     assert all(each["corruption"] in said.out and len(each["accuracy"]) == 5 for each in found["corruptions"])
     assert f"{100 * found['corrupted_accuracy']:.1f} %" in said.out
+
+
+def test_verify_prints_json_alone_and_goes_on_with_what_is_known(say: Say, tmp_path: Path) -> None:
+    pytest.importorskip("highspy")
+    run = train(small(tmp_path, engine="sync", model={"name": "tests.support.relu:for_digits"})).run.path
+    words = ["verify", run, "--epsilon", "0.02", "--samples", "12", "--processes", "1", "--timeout-s", "20"]
+    said = say(*words, "--evaluation.steps", "5", "--json")
+    reported = json.loads(said.out)
+    assert said.code == 0 and reported["samples"] == 12 and " of 12 examples: " in said.err
+    assert 0 <= reported["verified_accuracy"] <= reported["upper_accuracy"] <= reported["clean_accuracy"] <= 1
+    assert json.loads((run / "verified.json").read_text()) == reported
+    shown = say(*words, "--resume")
+    assert shown.code == 0 and "verified accuracy" in shown.out and "timed out: 0" in shown.out
+
+
+def test_verify_refuses_networks_that_it_has_no_proofs_for(say: Say, finished: Path) -> None:
+    pytest.importorskip("highspy")
+    said = say("verify", finished, "--epsilon", "0.1")
+    assert said.code == 2 and "5 is a MaxPool2d, which cannot be verified. Supported: Linear" in said.complaint
+    assert say("verify", finished, "--epsilon", "2").code == 2
+    wrong = say("evaluate", finished, "--samples", "3")
+    assert wrong.code == 2, "the option is another command's"
