@@ -299,7 +299,7 @@ def margins_of_run(
     found = margins(made.model, made.test, norm, seed=made.config.train.seed, progress=progress, **how)
     epsilon = threat.epsilon if norm == threat.norm else None
     result = {**found.as_dict(epsilon), **made.named(), "warnings": [*made.warnings]}
-    _keep(run, f"margins-{norm}.json", result)
+    keep(run, f"margins-{norm}.json", result)
     return result
 
 
