@@ -107,13 +107,13 @@ def stop_run(run: Run, timeout_s: float) -> None:
     """
     if not run.is_alive():
         raise UsageError(f"{run.path} is not running; nothing to stop.")
+    run.request_stop()  # first: the queue may not answer
     transport = _transport(run, "trainer")
     if transport is not None:
         try:
             transport.request_stop()
         finally:
             transport.close()
-    run.request_stop()
     limit = time.monotonic() + timeout_s
     while run.is_alive():
         if time.monotonic() > limit:

@@ -508,7 +508,8 @@ class TrainerSettings(Settings):
     """How long a step may wait for shards before the run fails."""
     hang_timeout_s: float = setting(1800.0, "seconds", gt=0)
     """A trainer of engine ray that stands still for so long, as on a GPU that hangs, ends itself and is restarted from
-    the last checkpoint. Longer than its start, a step, or an evaluation on held-out examples."""
+    the last checkpoint. Longer than its start, a step, an evaluation on held-out examples, or a batch of the final
+    one."""
 
 
 def _has_password(url: str) -> bool:

@@ -103,6 +103,8 @@ def read_login(folder: Path, role: Role) -> Login:
         user, _, password = path.read_text().strip().partition(" ")
     except OSError as error:
         raise UsageError(f"queue.access = {folder}: {path}: {error.strerror}. {remedy}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"queue.access = {folder}: {path} is not text. {remedy}") from error
     if not user or not password:
         raise UsageError(f"queue.access = {folder}: {path} does not hold a user and a password. {remedy}")
     return Login(user, password)

@@ -114,6 +114,8 @@ def read_password(path: Path, setting: str) -> str:
         password = path.expanduser().read_text().strip()
     except OSError as error:
         raise UsageError(f"{setting} = {path}: {error.strerror}. Give a file that contains the password.") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{setting} = {path} is not text. Give a file that contains the password.") from error
     if not password:
         raise UsageError(f"{setting} = {path} is empty. Give a file that contains the password.")
     return password

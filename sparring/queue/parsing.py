@@ -25,6 +25,11 @@ class Refused(NamedTuple):
     reason: str
 
 
+def printable(raw: bytes, keep: str = "") -> str:
+    """The text without characters that move a terminal's cursor or change its colours, but those to `keep`."""
+    return "".join(sign if sign.isprintable() or sign in keep else "?" for sign in raw.decode(errors="replace"))
+
+
 def key_of(member: bytes) -> Key | Refused:
     """The attempt that a member names: epoch:number:attempt."""
     found = MEMBER.fullmatch(member)
@@ -42,7 +47,7 @@ def count_of(value: bytes | None, what: str) -> int | Refused:
 
 def returned_of(member: bytes, entry: bytes) -> Returned | Refused:
     """An attempt that ended without a shard: its reason, worker and error are lines of `entry`."""
-    key, lines = key_of(member), entry.decode(errors="replace").split("\n", 2)
+    key, lines = key_of(member), [printable(line, "\n") for line in entry.split(b"\n", 2)]
     if isinstance(key, Refused):
         return key
     reason, worker, detail = [*lines, "", ""][:3]
@@ -80,7 +85,10 @@ def heartbeat_of(entry: bytes, now: int) -> dict[str, Any] | Refused:
         json.dumps(fields)  # it goes into the run's folder as such
     except (TypeError, ValueError, RecursionError) as error:
         return Refused("heartbeat", f"{error!s:.80}")
-    return {**fields, "age_s": max(0, now - sent)}
+    shown = {
+        name: printable(value.encode(errors="replace")) for name, value in fields.items() if isinstance(value, str)
+    }
+    return {**fields, **shown, "age_s": max(0, now - sent)}
 
 
 def target_of(fields: Mapping[bytes, bytes]) -> WorkerTarget | Refused | None:
@@ -88,7 +96,7 @@ def target_of(fields: Mapping[bytes, bytes]) -> WorkerTarget | Refused | None:
     if b"count" not in fields:
         return None
     count = count_of(fields[b"count"], "worker_target")
-    leaving = (name.decode(errors="replace").removeprefix("leaving:") for name in fields if name != b"count")
+    leaving = (printable(name).removeprefix("leaving:") for name in fields if name != b"count")
     if isinstance(count, Refused) or count > MAX_WORKERS:
         return Refused("worker_target", f"{fields[b'count'][:40]!r} is no number of workers")
     return WorkerTarget(count, frozenset(leaving))

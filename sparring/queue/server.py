@@ -192,6 +192,7 @@ def _configuration(port: int, password: str, maxmemory: int, address: str | None
             f"maxmemory {maxmemory}",
             "maxmemory-policy noeviction",
             'save ""',
+            f"dbfilename {secrets.token_hex(16)}.rdb",  # a file of that name would be loaded
             "appendonly no",
             "daemonize no",
             'logfile ""',

@@ -69,6 +69,7 @@ from sparring.queue.parsing import (
     heartbeat_of,
     json_of,
     key_of,
+    printable,
     returned_of,
     target_of,
     weights_of,
@@ -351,9 +352,7 @@ class Transport:
         """The last heartbeat of each worker, with its age `age_s` by the server's clock."""
         now, _ = self._retry(self._redis.time)
         entries = self._retry(lambda: self._redis.hgetall(self._key("heartbeat")))
-        found = {
-            name.decode(errors="replace"): self._checked(heartbeat_of(entry, now)) for name, entry in entries.items()
-        }
+        found = {printable(name): self._checked(heartbeat_of(entry, now)) for name, entry in entries.items()}
         return {name: fields for name, fields in found.items() if fields is not None}
 
     def set_state(self, state: Mapping[str, Any]) -> None:

@@ -271,40 +271,48 @@ class Queue:
         self.client: Any = server.client()
         self.transport = Transport(server.client(), "hostile", lease_s=30, timeout_s=5, secret=SECRET)
         self.transport.open(TICKET.fence)
+        self.orders = orders.Orders(server.client(), "hostile", "group", timeout_s=5, secret=SECRET)
 
     def close(self) -> None:
+        self.orders.close()
         self.transport.close()
         self.client.close()
 
     def shard(self, drawn: random.Random) -> Outcome:
         """A payload that is damaged, or forged under the right checksum."""
-        key, blob = self.transport._key, drawn.choice(SHARDS)
-        honest = drawn.random() < 0.1
-        if honest:
-            sent = signed(SECRET, blob)
-        elif drawn.random() < 0.5:
-            sent = damaged(signed(SECRET, blob), blob, drawn)
-        else:
-            sent = signed(SECRET, forged_shard(blob, drawn))
+        key, blob, how = self.transport._key, drawn.choice(SHARDS), drawn.random()
+        whole = signed(SECRET, blob)
+        sent = (
+            whole
+            if how < 0.1
+            else damaged(whole, blob, drawn)
+            if how < 0.5
+            else signed(SECRET, forged_shard(blob, drawn))
+        )
         self.transport.receive(0.0)  # takes the last one out
         self.client.set(key("payload:3:1:2:0"), sent)
         self.client.zadd(key("ready:3"), {"1:2:0": 0})
         found = self.transport.receive(0.0, objection=object_to)
         if isinstance(found, Missing):
-            return f"an honest shard is {found}" if honest else "refused"
-        return "nothing was received" if found is None else wrong_in(found)
+            return f"an honest shard is {found}" if sent == whole else "refused"
+        if found is None or (how < 0.5 and sent != whole):
+            return f"of a damaged shard {found} was received"
+        return wrong_in(found)
 
     def ticket(self, drawn: random.Random) -> Outcome:
         """An entry of the list of tickets, damaged, or forged under the right checksum."""
-        whole = b"3 1:2:0 " + signed(SECRET, drawn.choice(TICKETS))
-        forged = b"3 1:2:0 " + signed(SECRET, forged_map(drawn.choice(TICKETS), drawn))
-        sent = _one_of(forged, damaged(whole, forged, drawn), drawn)
+        head = b"3 1:2:0 "
+        forged = signed(SECRET, forged_map(drawn.choice(TICKETS), drawn))
+        broken = damaged(signed(SECRET, drawn.choice(TICKETS)), forged, drawn)
+        sent = head + _one_of(forged, broken, drawn)
         self.client.lpush(self.transport._key("tickets"), sent)
         found = self.transport.lease("w0", 0.0)
         outcome = "refused"
         if found is not None:
             key, fence = found.ticket.key, found.ticket.fence  # type: ignore[union-attr]
             outcome = "allowed" if (key, fence) == (TICKET.key, 3) else f"a lease of {found}"
+            whole = sent == head + forged or sent[len(head) + 16 :] in TICKETS
+            outcome = outcome if whole else f"a damaged ticket was leased: {found}"
         self.client.delete(*(self.transport._key(name) for name in ("tickets", "leases", "owners", "returned", "wake")))
         return outcome
 
@@ -319,9 +327,20 @@ class Queue:
         self.client.hset(key("returned"), damaged(b"1:2:0", b"9", drawn), damaged(b"failed\nw0\n", b"x", drawn))
         self.client.xadd(key("weights"), {b"controls": damaged(b"\x93\x01\x01\x01", b"x", drawn), b"arrays": junk})
         transport.state(), transport.pool(), transport.heartbeats(), transport.worker_target(), transport.expired(3)
-        transport.newer_weights((0, -1), 0.0)
+        believed = transport.newer_weights((0, -1), 0.0)
         self.client.delete(*(key(name) for name in ("state", "pool", "heartbeat", "returned", "weights")))
-        return "refused"
+        return "refused" if believed is None else f"weights that nobody has signed: {believed}"
+
+    def order(self, drawn: random.Random) -> Outcome:
+        """An entry between trainers, damaged behind its checksum."""
+        stream, kind = self.orders._prefix + self.orders._orders, b"order"
+        message = msgpack.packb((1, "Begin", 3))
+        entry = self.orders._tag(self.orders._orders, kind, message) + message
+        broken = damaged(entry, entry, drawn)
+        self.client.xadd(stream, {kind: broken})
+        found = self.orders.next(0.0)
+        self.orders._followed = 0
+        return "same" if broken == entry else "refused" if not found else f"an order that nobody gave: {found}"
 
 
 def campaign(messages: int, seed: int) -> dict[str, Tally]:
@@ -329,7 +348,7 @@ def campaign(messages: int, seed: int) -> dict[str, Tally]:
     drawn, tallies = random.Random(seed), dict[str, Tally]()
     with EmbeddedServer(64 << 20) as server:
         queue = Queue(server)
-        through: tuple[Attempt, ...] = (queue.shard, queue.ticket, queue.status)
+        through: tuple[Attempt, ...] = (queue.shard, queue.ticket, queue.status, queue.order)
         kinds = {_name(each): each for each in PURE} | {f"through the queue: {_name(each)}": each for each in through}
         names = [name for name in kinds if name[:7] != "through"], [name for name in kinds if name[:7] == "through"]
         for number in range(messages):

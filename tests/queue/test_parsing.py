@@ -17,6 +17,7 @@ from sparring.queue.parsing import (
     heartbeat_of,
     json_of,
     key_of,
+    printable,
     returned_of,
     target_of,
     weights_of,
@@ -84,3 +85,12 @@ def test_nothing_raises(one: bytes, two: bytes, fields: dict[bytes, bytes]) -> N
         lambda: json_of(one, "state"),
     ):
         read()
+
+
+def test_nothing_that_is_shown_can_move_a_terminals_cursor() -> None:
+    evil = b"\x1b[31mEVIL\x1b]0;pwn\x07"
+    assert printable(evil) == "?[31mEVIL?]0;pwn?" and printable("wörker-1".encode()) == "wörker-1"
+    beat = heartbeat_of(b"5 " + msgpack.packb({"node": evil.decode()}), 5)
+    assert not isinstance(beat, Refused) and beat["node"] == printable(evil)
+    back = returned_of(b"0:1:0", b"failed\nw" + evil + b"\nValueError: no\n" + evil)
+    assert isinstance(back, Returned) and "\x1b" not in back.worker + back.detail and "no\n?[31m" in back.detail

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -92,3 +93,10 @@ def test_a_server_that_does_not_answer_is_named_with_the_time(tmp_path: Path) ->
     silent.chmod(0o755)
     with pytest.raises(SparringError, match=r"silent did not answer within 0\.2 s"):
         EmbeddedServer(16 * MIB, binary=silent, timeout_s=0.2)
+
+
+def test_no_file_that_lies_in_the_temporary_folder_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "dump.rdb").write_text("garbage")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with EmbeddedServer(16 * MIB) as server, server.client() as client:
+        assert client.dbsize() == 0

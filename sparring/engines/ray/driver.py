@@ -20,8 +20,9 @@ from sparring.config import RaySettings, to_toml, with_workers
 from sparring.engines import Outcome
 from sparring.engines.ranks import RankLost
 from sparring.engines.ray.actors import Actors
+from sparring.engines.ray.hanging import Stillness, end_process
 from sparring.engines.ray.health import Health
-from sparring.engines.ray.local import closed_to_others
+from sparring.engines.ray.local import close_session, closed_to_others
 from sparring.engines.ray.nodes import ask_for_nodes, let_nodes_go
 from sparring.engines.ray.pool import Pool
 from sparring.engines.ray.trainers import Trainers
@@ -73,6 +74,7 @@ def ray_cluster(settings: RaySettings, trainer_cpus: float) -> Iterator[None]:
                     object_store_memory=settings.object_store_mb << 20,
                     **common,
                 )
+            close_session()
         else:
             ray.init(address=settings.address, **common)
     except (ConnectionError, OSError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
@@ -117,7 +119,7 @@ class Driver:
         self.transport = Transport(self.client, run.id, lease_s=settings.lease_s, timeout_s=settings.timeout_s)
         self.actors, transport = Actors(experiment, run, queue, sources), self.transport
         self.pool = Pool(self.actors.worker, transport.drop_worker, transport.request_stop, transport.forget_worker)
-        self.health = Health()
+        self.health, self.stillness = Health(), Stillness(experiment.config.trainer.hang_timeout_s)
         self.interrupted = False
         self.state = RunState(engine="ray", dataset=config.data.name, total_steps=0)
 
@@ -168,6 +170,7 @@ class Driver:
         deaths, last_step = 0, -1
         while True:
             try:
+                self.stillness.restart()
                 trainers.start()
                 outcome = self._until_done(trainers)
             except (ray.exceptions.RayActorError, RankLost) as error:
@@ -204,15 +207,38 @@ class Driver:
                 self._refresh_status()
             except Exception as error:  # nothing that happens here may cost the trainer its checkpoint
                 return self._last_word(trainers, error)
-            if self.interrupted and asked_at is None:
+            self._end_what_stands_still(trainers)
+            if (self.interrupted or self.run.stop_requested()) and asked_at is None:
                 asked_at = time.monotonic()
                 self.run.request_stop()  # also in the folder: a trainer that opens the queue only now clears it there
                 self.transport.request_stop()
             if asked_at is not None and time.monotonic() - asked_at > STOP_GRACE_S:
                 raise SparringError(
-                    f"the trainer did not stop within {STOP_GRACE_S:.0f} s and was killed; its last checkpoint is in "
-                    f"{self.run.checkpoints}."
+                    f"the trainer did not stop within {STOP_GRACE_S:.0f} s and was killed. `sparring resume "
+                    f"{self.run.path}` continues from its last checkpoint, or from the beginning if there is none."
                 )
+
+    def _end_what_stands_still(self, trainers: Trainers) -> None:
+        """End a trainer that has not reported for long, so that it is restarted: it may be unable to do so itself.
+
+        Raises:
+            SparringError: it has never reported.
+        """
+        still_s = self.stillness.of(self.state.updated)
+        if still_s is None:
+            return
+        if not self.stillness.reported:
+            raise SparringError(
+                f"the trainer has not reported within trainer.hang_timeout_s = {self.stillness.limit_s:g} s of its "
+                f"start: Ray may have no room for trainer.num_gpus, trainer.num_cpus or trainer.resource; see "
+                f"{self.run.path / 'logs'}."
+            )
+        log.error("the trainer has stood still for %.0f s (trainer.hang_timeout_s); it is ended", still_s)
+        self.stillness.restart()
+        if self.config.ray.address == "local":
+            end_process(self.state.trainer_pid, "Trainer")
+        else:
+            trainers.end_first()
 
     def _require_going_on(self) -> None:
         """While a trainer restarts: raise where Ray no longer works, or the run is to stop."""
@@ -319,11 +345,13 @@ class Driver:
         for deaths in range(self.config.trainer.max_restarts + 1):
             task = trainers.first.evaluate.remote()
             try:
+                self.stillness.restart()
                 while not ray.wait([task], timeout=POLL_S)[0]:
                     if self.interrupted or self.run.stop_requested():
                         return None
                     self._require_ray()
                     self._refresh_status()
+                    self._end_what_stands_still(trainers)
                 evaluation: dict[str, Any] = ray.get(task)
                 return evaluation
             except ray.exceptions.RayTaskError as error:

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import ray
 from ray._private import ray_constants
 
 TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
@@ -30,3 +31,8 @@ def closed_to_others() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def close_session() -> None:
+    """Let nobody else into the folder of this Ray's logs and sockets, which Ray opens to all users of the host."""
+    os.chmod(ray._private.worker._global_node.get_session_dir_path(), 0o700)

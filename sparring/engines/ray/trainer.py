@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,7 +76,7 @@ class Trainer:
         self.meeting: Meeting | None = None
         self.device = device_for(self.config.trainer.device, self.config.trainer.num_gpus)
         self.session: Session | None = None
-        self.watchdog: Watchdog | None = None  # while it trains
+        self.watchdog: Watchdog | None = None  # while it works
 
     def pid(self) -> int:
         """Of this process."""
@@ -164,11 +165,16 @@ class Trainer:
         state = self.session.state
 
         def progress(message: str) -> None:
-            state.phase, state.message = "evaluating", message
+            state.phase, state.message, state.updated = "evaluating", message, time.time()
             self._report(state)
 
         state.trainer_pid = os.getpid()
-        return evaluate_on_test(self.session.learner, progress)
+        self.watchdog = Watchdog(self.config.trainer.hang_timeout_s, self.log_file)
+        try:
+            return evaluate_on_test(self.session.learner, progress)
+        finally:
+            self.watchdog.stop()
+            self.watchdog = None
 
     def _report(self, state: RunState) -> None:
         if self.watchdog is not None:

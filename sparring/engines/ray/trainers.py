@@ -114,6 +114,10 @@ class Trainers:
                 )
             time.sleep(RETRY_S)
 
+    def end_first(self) -> None:
+        """End rank 0's process, which Ray restarts."""
+        ray.kill(self.first, no_restart=False)
+
     def end_others(self) -> None:
         """End all but rank 0."""
         for actor in self._others.values():

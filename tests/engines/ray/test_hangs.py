@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from functools import partial
 from pathlib import Path
 
@@ -62,3 +64,18 @@ def test_hanging_processes_are_restarted_and_nothing_is_lost(tmp_path: Path) -> 
 
 def _has_made(run: Run, step: int) -> bool:
     return bool(read_status(run)["step"] >= step)
+
+
+@pytest.mark.chaos
+def test_a_trainer_whose_process_is_stopped_is_ended_by_the_driver(tmp_path: Path) -> None:
+    endless = {"epochs": 10_000, "max_steps": None}
+    config = small(tmp_path, train=endless, checkpoint={"every_steps": 2}, trainer={"hang_timeout_s": 8.0})
+    with running(config, tmp_path) as (run, process):
+        wait_for("step 4", partial(_has_made, run, 4))
+        stopped = int(read_status(run)["trainer_pid"])
+        os.kill(stopped, signal.SIGSTOP)
+        wait_for("another trainer", lambda: read_status(run)["trainer_pid"] not in (0, stopped))
+        wait_for("further steps", partial(_has_made, run, read_status(run)["step"] + 2))
+        run.request_stop()
+        assert process.wait(timeout=TIMEOUT_S) == 0, (tmp_path / "output").read_text()
+    assert "has stood still" in (run.path / "run.log").read_text()

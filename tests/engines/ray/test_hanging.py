@@ -1,0 +1,66 @@
+"""What stands still is noticed once its limit and a grace are over, and only a process of that actor is ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sparring.engines.ray.hanging import Stillness, end_process
+from tests.support.waiting import wait_for
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_report_that_changes_is_progress(clock: list[float]) -> None:
+    still = Stillness(20.0)
+    for updated in range(10):
+        clock[0] += 19
+        assert still.of(float(updated)) is None
+    assert still.reported
+    clock[0] += 29
+    assert still.of(9.0) is None, "the process has a grace to end itself"
+    clock[0] += 2
+    assert still.of(9.0) == 31
+
+
+def test_a_trainer_that_has_never_reported_is_told_apart(clock: list[float]) -> None:
+    still = Stillness(20.0)
+    assert still.of(0.0) is None
+    clock[0] += 40
+    assert still.of(0.0) is not None and not still.reported
+    still.restart()
+    assert still.of(0.0) is None
+
+
+def test_no_process_of_another_kind_is_ended() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        end_process(process.pid, "Trainer")
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
+    end_process(2**22 + 1, "Trainer")  # there is none
+
+
+def test_a_stopped_process_of_the_actor_is_ended() -> None:
+    process = subprocess.Popen(["bash", "-c", "exec -a ray::Trainer.train sleep 60"])
+    cmdline = Path(f"/proc/{process.pid}/cmdline")
+    wait_for("its title", lambda: cmdline.read_text().startswith("ray::"))
+    os.kill(process.pid, signal.SIGSTOP)
+    try:
+        end_process(process.pid, "Trainer")
+        assert process.wait(timeout=10) == -9
+    finally:
+        process.kill()
