@@ -22,7 +22,7 @@ T = TypeVar("T")
 Kind = Literal["robust", "broken", "wrong"]
 MOST = 256  # test images among which the shown ones are chosen
 AT_ONCE = 32
-FIRST = 2  # images that are attacked, however long it takes
+FIRST = 4  # images that are attacked, however long it takes
 
 
 class Prediction(NamedTuple):

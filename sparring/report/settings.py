@@ -22,10 +22,14 @@ def settings_section(runs: Sequence[Records]) -> Section:
         return Section("settings", "Settings", missing, files=_recipes(runs))
     rows = _compared(known) if len(known) > 1 else _beside_defaults(known[0])
     marked = tuple(row for row in rows if row.marked)
-    note = "Marked: the runs differ." if len(known) > 1 else "Marked: not the default."
+    if marked:
+        note = "Marked: the runs differ." if len(known) > 1 else "Marked: not the default."
+    else:
+        note = "All runs have the same settings." if len(known) > 1 else "Every setting has its default."
     columns = ("setting", *(each.name for each in known)) if len(known) > 1 else ("setting", "value", "default")
     several = "Settings that differ" if len(known) > 1 else "Settings that are not the default"
-    tables = (Table(several, columns, marked), Table("All settings", columns, rows))
+    differing = (Table(several, columns, marked),) if marked else ()
+    tables = (*differing, Table("All settings", columns, rows))
     return Section("settings", "Settings", (*missing, note), tables=tables, files=_recipes(runs))
 
 

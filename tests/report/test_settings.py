@@ -24,6 +24,13 @@ def test_of_several_runs_what_differs_is_marked(tmp_path: Path) -> None:
     assert [(row.cells, row.marked) for row in found.tables[0].rows] == [(("attack.steps", "3", "4"), True)]
 
 
+def test_where_nothing_differs_it_says_so(tmp_path: Path) -> None:
+    runs = [read_records(recorded(tmp_path, name), name) for name in ("a", "b")]
+    for some, said in ((runs[:1], "Every setting has its default."), (runs, "All runs have the same settings.")):
+        found = settings_section(some)
+        assert found.notes == (said,) and [table.caption for table in found.tables] == ["All settings"]
+
+
 def test_settings_that_cannot_be_read_are_said(tmp_path: Path) -> None:
     records = replace(read_records(recorded(tmp_path), "mine"), settings={})
     assert settings_section([records]).notes == ("mine: its settings cannot be read.",)
