@@ -142,14 +142,14 @@ def _best(
     network: ReluNetwork, box: Bounds, lines: Sequence[Lines], rows: Any, steps: int, held: Array | None
 ) -> Array:
     lower_slopes, prices = [each.lower_slope for each in lines], np.zeros((rows.shape[0], 1))
-    scale = abs(rows @ network.weights[len(lines)]).toarray()
+    weights = 0.0 if held is None else abs(rows @ network.weights[len(lines)]).toarray()  # a price is as large
     carried = _carried_back(network, box, lines, lower_slopes, None, rows)
     best = carried.bounds
     for step in range(steps if lines else 0):
         rate = RATE * DECAY**step
         lower_slopes, last = _stepped(network, box, lines, lower_slopes, carried, rate)
         if held is not None:
-            prices = held * np.maximum(held * prices - rate * scale * np.sign(held * last), 0)
+            prices = held * np.maximum(held * prices - rate * weights * np.sign(held * last), 0)
         carried = _carried_back(network, box, lines, lower_slopes, None if held is None else prices, rows)
         best = np.maximum(best, carried.bounds)
     return best
