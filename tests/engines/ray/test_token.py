@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -35,18 +36,18 @@ def cluster(tmp_path: Path) -> Iterator[str]:
             stderr=log,
         )
         try:
-            started = "Ray runtime started"
-            wait_for("Ray's head", lambda: started in (tmp_path / "head.log").read_text() or head.poll() is not None)
+            wait_for("Ray's head", lambda: _address(tmp_path / "head.log", port) or head.poll() is not None)
             assert head.poll() is None, (tmp_path / "head.log").read_text()
-            (address,) = [
-                word.strip("'")
-                for word in (tmp_path / "head.log").read_text().replace("=", " ").split()
-                if word.strip("'").endswith(f":{port}")
-            ][:1]
-            yield address
+            yield _address(tmp_path / "head.log", port)
         finally:
             head.terminate()
             head.wait(60)
+
+
+def _address(log: Path, port: int) -> str:
+    """What Ray's head tells others to connect to; empty: it has not told yet."""
+    found = re.search(rf"--address='([^']+:{port})'", log.read_text())
+    return found[1] if found else ""
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
