@@ -38,8 +38,8 @@ def transport(url: str, password: str) -> Transport:
     return Transport(connect(url, password, TIMEOUT_S), RUN, lease_s=LEASE_S, timeout_s=TIMEOUT_S, secret=SECRET)
 
 
-def work(url: str, password: str, name: str, attack_s: float, began_at: float, told: Any) -> None:
-    """A worker until it is stopped; tells its number of shards and its times, in ms."""
+def work(url: str, password: str, name: str, attack_s: float, counted: tuple[float, float], told: Any) -> None:
+    """A worker until it is stopped; tells its number of shards and its times, in ms, between two points in time."""
     torch.set_num_threads(1)
     side, beating, stopped = transport(url, password), transport(url, password), threading.Event()
     held, made = list[Lease](), shard_of(Key(0, 0, 0), FENCE)
@@ -51,7 +51,7 @@ def work(url: str, password: str, name: str, attack_s: float, began_at: float, t
         took = time.perf_counter() - began
         if lease is None:
             lease = side.lease(name, 1.0)
-        elif time.time() > began_at:
+        elif counted[0] < time.time() < counted[1]:
             leases.append(1000 * took)
         if isinstance(lease, Stop):
             break
@@ -60,7 +60,7 @@ def work(url: str, password: str, name: str, attack_s: float, began_at: float, t
         held[:] = [lease]
         time.sleep(attack_s)
         shard, began = replace(made, key=lease.ticket.key, worker=name), time.perf_counter()
-        if side.commit(lease, shard) and time.time() > began_at:
+        if side.commit(lease, shard) and counted[0] < time.time() < counted[1]:
             commits.append(1000 * (time.perf_counter() - began))
             shards += 1
         held.clear()
@@ -137,10 +137,10 @@ def measured(workers: int, seconds: float, attack_s: float) -> str:
     with EmbeddedServer(maxmemory=1 << 30) as server:
         side = transport(server.url, server.password)
         side.open(FENCE)
-        began_at = time.time() + SETTLE_S
+        counted = time.time() + SETTLE_S, time.time() + SETTLE_S + seconds
         names = [f"w{number}" for number in range(workers)]
         processes = [
-            context.Process(target=work, args=(server.url, server.password, name, attack_s, began_at, told))
+            context.Process(target=work, args=(server.url, server.password, name, attack_s, counted, told))
             for name in names
         ]
         for process in processes:

@@ -92,7 +92,7 @@ class Queue:
         """Within it `through` has no codec."""
         with (
             patch("sparring.queue.transport.encode_shard", lambda *_: self.payload),
-            patch("sparring.queue.transport.decode_shard", lambda _: self.shard),
+            patch("sparring.queue.transport.decode_shard", lambda *_: self.shard),
         ):
             yield
 
