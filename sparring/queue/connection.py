@@ -50,7 +50,7 @@ def connect(url: str, login: Login | str | None, timeout_s: float) -> redis.Redi
     """
     _require_files(url)
     user, password = (login.user, login.password) if isinstance(login, Login) else (None, login)
-    wait_s = max(2.0, min(timeout_s, 10.0))
+    wait_s = max(2.0, min(timeout_s / 2, 10.0))  # so that a request whose reply does not come is made again
     try:
         return redis.Redis.from_url(
             url,
