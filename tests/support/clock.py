@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from sparring.queue.server import EmbeddedServer
 
+ENVIRONMENT = threading.Lock()  # servers may be started by several threads
 LIBRARY = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 
 
@@ -37,9 +39,10 @@ class JumpingClock:
             "FAKETIME_NO_CACHE": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         }
-        os.environ.update(names)
-        try:
-            yield
-        finally:
-            for name in names:
-                del os.environ[name]
+        with ENVIRONMENT:
+            os.environ.update(names)
+            try:
+                yield
+            finally:
+                for name in names:
+                    del os.environ[name]
