@@ -14,7 +14,17 @@ from torch import nn
 from sparring import plugins
 from sparring.attacks import Attack
 from sparring.attacks.by_name import threat_of
-from sparring.commands.judging import BY_DEFAULT, OF_WORKERS, How, Judged, digest_of, judged, judges_of, require_used
+from sparring.commands.judging import (
+    BY_DEFAULT,
+    OF_PGD,
+    OF_WORKERS,
+    How,
+    Judged,
+    digest_of,
+    judged,
+    judges_of,
+    require_used,
+)
 from sparring.commands.live import require_passed
 from sparring.config import Config, changes_of, config_of, differences, load
 from sparring.data import Dataset, Sample, require_bytes
@@ -288,10 +298,11 @@ def margins_of_run(
 ) -> dict[str, Any]:
     """The smallest perturbations that break, under `norm` (by default the run's); also written to margins-NORM.json.
 
-    Raises as `open_trained`, and a UsageError for another norm than those of `margins`.
+    Raises as `open_trained`, and a UsageError for another norm than those of `margins`, or a setting of other attacks.
     """
     made = open_trained(run, changes, best=best)
     threat, settings = made.threat, made.config.evaluation
+    require_used(changes_of(changes), settings, (*CHOICE, *OF_PGD, "evaluation.square_queries", "corruptions."))
     norm = threat.norm if norm is None else norm
     if norm not in NORMS:
         raise UsageError(f"--norm {norm}: choose one of {', '.join(NORMS)}.")

@@ -11,16 +11,15 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from sparring.attacks import Attack
 from sparring.commands.calibration import Measured, measure
-from sparring.commands.proposals import Changes, Round, Trial, attacks, batches, pick, rates, recipe_text, sized
+from sparring.commands.proposals import Changes, Round, Trial, attacks, batches, pick, rates, recipe_text, shown, sized
 from sparring.commands.train import train
 from sparring.commands.verdict import best_of, choices, sentence
 from sparring.config import Config, from_tree, overridden
@@ -30,7 +29,6 @@ from sparring.machine.threads import cores
 from sparring.trainer.evaluating import PGD_STEPS
 from sparring.trainer.experiment import Experiment, build_experiment
 
-log = logging.getLogger(__name__)
 HELDOUT, HELDOUT_SHARE = 1000, 0.1
 TRIALS = 13  # of all rounds together
 OVERHEAD_S = 1.5  # of a trial: reading the data, the evaluation
@@ -49,17 +47,15 @@ class Suggestion:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        rounds = [
-            {"settings": each.names, "trials": [trial.as_dict() for trial in each.trials]} for each in self.rounds
-        ]
-        return {"recipe": self.text, "verdict": self.verdict, "rounds": rounds}
+        return {"recipe": self.text, "verdict": self.verdict, "rounds": [each.as_dict() for each in self.rounds]}
 
 
 def suggest(config: Config, minutes: float, train_minutes: float, note: Note = lambda line: None) -> Suggestion:
     """Propose rate, batch, attack steps, warm-up of ε, engine and epochs for a training of `train_minutes`.
 
     Args:
-        config: what is given: data, model, attack and objective. minutes: length of the trials, all together.
+        config: what is given: data, model, attack and objective. Batch, attack steps and warm-up are where the search
+            begins; optimizer, rate and epochs are replaced. minutes: length of the trials, all together.
 
     Raises:
         UsageError: the method has no attack on images, or settings that trials cannot have.
@@ -68,7 +64,7 @@ def suggest(config: Config, minutes: float, train_minutes: float, note: Note = l
     base = overridden(config, {"engine": "sync", "data.holdout": 0})
     experiment = build_experiment(base)
     probe = Probe(base, experiment, 60 * minutes, note)
-    with _pool(experiment) as pool:
+    with _pool() as pool:
         rounds = _rounds(probe, pool)
     chosen = overridden(config, dict(rounds[-1].kept.changes))
     chosen, verdict, epochs = with_engine(chosen, train_minutes)
@@ -171,7 +167,7 @@ def _rounds(probe: Probe, pool: Executor) -> list[Round]:
 
 
 def _with(trial: Trial, values: Changes) -> Trial:
-    return Trial({**trial.changes, **values}, trial.robust, trial.clean, trial.samples, trial.steps, trial.seconds)
+    return replace(trial, changes={**trial.changes, **values})
 
 
 def _setting(config: Config, name: str) -> Any:
@@ -181,7 +177,6 @@ def _setting(config: Config, name: str) -> Any:
 
 def _trial(tree: dict[str, Any], changes: Changes) -> Trial:
     """Train, and attack the held-out examples; in a process of its own where there is no GPU."""
-    logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="sparring-suggest-") as folder:
         few: dict[str, Any] = {"run.root": folder, "metrics.enabled": False, "checkpoint.every_steps": 10**9}
         few |= {} if torch.cuda.is_available() else {"trainer.threads": 1}
@@ -202,15 +197,20 @@ def _trial(tree: dict[str, Any], changes: Changes) -> Trial:
 
 
 @contextmanager
-def _pool(experiment: Experiment) -> Iterator[Executor]:
-    """Processes with a thread each; on a GPU, and for objects that live in this process, this one."""
+def _pool() -> Iterator[Executor]:
+    """A process for each core, with a thread each, whose warnings are not shown; on a GPU this process."""
     if torch.cuda.is_available() or cores() == 1:
         with ThreadPoolExecutor(1) as here:
             yield here
         return
     context = get_context("spawn")
-    with ProcessPoolExecutor(cores(), context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(cores(), context, initializer=_be_one_of_many) as pool:
         yield pool
+
+
+def _be_one_of_many() -> None:
+    torch.set_num_threads(1)
+    logging.disable(logging.WARNING)
 
 
 def _head(config: Config, minutes: float, rounds: Sequence[Round]) -> list[str]:
@@ -221,11 +221,8 @@ def _head(config: Config, minutes: float, rounds: Sequence[Round]) -> list[str]:
         f"each, judged by PGD-{PGD_STEPS} on {kept.samples} held-out training examples. The best reached "
         f"{100 * kept.robust:.1f} % after {kept.steps} steps.",
         "A long training may prefer other settings, above all a lower rate and more attack steps.",
-        f"Run: sparring train {Path('suggested.toml')}",
     ]
 
 
 def _named(changes: Changes) -> str:
-    return ", ".join(
-        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in changes.items()
-    )
+    return ", ".join(f"{name} {shown(value)}" for name, value in changes.items())

@@ -15,7 +15,7 @@ from torch import nn
 
 import sparring
 from sparring.attacks import PGD
-from sparring.commands.evaluate import evaluate_run, open_trained, transfer_runs
+from sparring.commands.evaluate import evaluate_run, margins_of_run, open_trained, transfer_runs
 from sparring.commands.train import train
 from sparring.config import DataSettings, config_of
 from sparring.data import load
@@ -150,3 +150,27 @@ def test_the_figures_are_not_lost_where_they_cannot_be_kept(run: Run, caplog: py
     (run.path / "evaluation.json").mkdir()
     assert evaluate_run(run, {})["robust_accuracy"] == expected
     assert "the result is not kept" in caplog.text and "evaluation.json: Is a directory" in caplog.text
+
+
+def test_the_smallest_perturbations_are_kept_in_the_runs_folder(run: Run) -> None:
+    few = {"evaluation.samples": "6", "evaluation.batch_size": "6"}
+    found = margins_of_run(run, few)
+    assert found["norm"] == "linf" and len(found["sizes"]) == found["samples"] == 6
+    assert (run.read_json("margins-linf.json") or {})["quantiles"] == found["quantiles"]
+    assert found["epsilon"] == 0.05 and found["interval"][0] <= found["share_above_epsilon"] <= found["interval"][1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "norm", "named"),
+    [
+        ({}, "l3", "--norm l3: choose one of linf, l2, l1"),
+        ({"evaluation.steps": "5"}, None, "--evaluation.steps has no effect here"),
+        ({"evaluation.attack": "autoattack"}, None, "--evaluation.attack has no effect here"),
+        ({"attack.epsilon": "0.1"}, None, "--attack.epsilon cannot change here"),
+    ],
+)
+def test_what_smallest_perturbations_do_not_take_is_refused(
+    run: Run, changes: dict[str, str], norm: str | None, named: str
+) -> None:
+    with pytest.raises(UsageError, match=named):
+        margins_of_run(run, changes, norm)

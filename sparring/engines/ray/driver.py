@@ -345,7 +345,7 @@ class Driver:
         for deaths in range(self.config.trainer.max_restarts + 1):
             task = trainers.first.evaluate.remote()
             try:
-                self.stillness.restart()
+                self.stillness.restart(reported=True)
                 while not ray.wait([task], timeout=POLL_S)[0]:
                     if self.interrupted or self.run.stop_requested():
                         return None

@@ -18,9 +18,9 @@ class Stillness:
         self._last: float | None = None
         self.restart()
 
-    def restart(self) -> None:
-        """Count from now."""
-        self._since, self.reported = time.monotonic(), False
+    def restart(self, *, reported: bool = False) -> None:
+        """Count from now; reported: of a trainer that is known to work."""
+        self._since, self.reported = time.monotonic(), reported
 
     def of(self, updated: float) -> float | None:
         """Seconds without a new report, once they are too many; updated: the stamp of the last one."""

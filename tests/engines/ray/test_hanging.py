@@ -41,6 +41,9 @@ def test_a_trainer_that_has_never_reported_is_told_apart(clock: list[float]) -> 
     assert still.of(0.0) is not None and not still.reported
     still.restart()
     assert still.of(0.0) is None
+    still.restart(reported=True)
+    clock[0] += 41
+    assert still.of(0.0) == 41 and still.reported, "an evaluation that hangs in its first batch is not taken for that"
 
 
 def test_no_process_of_another_kind_is_ended() -> None:
