@@ -22,7 +22,8 @@ def access(
         str | None, typer.Argument(help="Only for runs of this run.name; by default the users may work on all runs.")
     ] = None,
     folder: Annotated[
-        Path | None, typer.Option("--out", help="Folder for the passwords; by default ~/.sparring/access/NAME.")
+        Path | None,
+        typer.Option("--out", help="Folder for the passwords; by default ~/.sparring/access/NAME or access-all."),
     ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Delete the users and their passwords.")] = False,
     as_json: Json = False,
@@ -36,7 +37,8 @@ def access(
     config = configuration.load(None, context.obj)
     if name is not None:
         configuration.overridden(config, {"run.name": name})  # refused where no run can have it
-    place = (folder or Path("~/.sparring/access") / (name or "all")).expanduser()
+    by_default = Path("~/.sparring/access-all") if name is None else Path("~/.sparring/access") / name
+    place = (folder or by_default).expanduser()
     if remove:
         where = remove_access(name, place, config)
         out(json.dumps({"folder": str(place), "server": where}) if as_json else f"removed from {where}")
