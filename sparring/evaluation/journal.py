@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,7 +66,7 @@ class AsDict(Protocol):
 E = TypeVar("E", bound=AsDict)
 
 
-class Entries(Generic[E]):
+class Entries(ABC, Generic[E]):
     """The entries that belong to one `identity`: all that they depend on, in plain types.
 
     behaviour: numbers that a network has which is the same in code and weights, such as logits; those of the file must
@@ -77,9 +78,9 @@ class Entries(Generic[E]):
         self.identity, self.behaviour = json.loads(text), list(behaviour)
         self.path = folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.jsonl"
 
+    @abstractmethod
     def parsed(self, line: Mapping[str, Any]) -> E | None:
         """The entry of a line; None where it is none."""
-        raise NotImplementedError
 
     def entries(self) -> list[E]:
         """What is known."""
