@@ -23,6 +23,7 @@ LAYERS = (
     "engines",
     "engines.ray",
     "commands",
+    "lab",
     "cli",
 )
 HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer.split()}

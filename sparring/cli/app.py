@@ -29,6 +29,7 @@ from sparring.cli.replaying import replay_commands
 from sparring.cli.reporting import reporting_commands
 from sparring.cli.serving import queue_commands
 from sparring.cli.shell import HINT, Json, Recipe, RunPath, fail, note, out, rows
+from sparring.cli.studying import studying_commands
 from sparring.cli.workers import worker_commands
 from sparring.config import SHORT_NAMES, Config
 from sparring.errors import SparringError, UsageError, file_failure
@@ -48,6 +49,7 @@ app.add_typer(planning_commands)
 app.add_typer(queue_commands)
 app.add_typer(replay_commands)
 app.add_typer(reporting_commands)
+app.add_typer(studying_commands)
 app.add_typer(worker_commands)
 
 DETACHED_START_S = 60.0
@@ -59,6 +61,7 @@ OWN_OPTIONS = {
 }
 OF_COMMAND = {  # own options of one command, beside those of all
     "access": {"--remove"},
+    "lab": {"--size", "--data", "--results", "--runs", "--processes", "--num-gpus", "--pages"},
     "margins": {"--norm"},
     "suggest": {"--minutes", "--train-minutes"},
     "verify": {"--epsilon", "--samples", "--processes"},

@@ -1,0 +1,147 @@
+"""Charts of studies as Vega-Lite: accuracies in percent against what was varied, and matrices."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy
+from PIL import Image
+
+Spec = dict[str, Any]
+Row = Mapping[str, Any]
+COLOURS = ["#2f7de1", "#c2560c", "#1f8a5b", "#a44fc4", "#8a6d00", "#cf3f6b", "#0f8a94", "#6f7680"]
+WIDTH, HEIGHT = 420, 260
+SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"  # a name: nothing is loaded
+CONFIG: Spec = {
+    "background": "white",
+    "font": "sans-serif",
+    "range": {"category": COLOURS},
+    "axis": {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "gridOpacity": 0.4},
+    "legend": {"labelFontSize": 12, "titleFontSize": 12, "labelLimit": 300},
+    "title": {"fontSize": 13},
+    "view": {"stroke": None},
+}
+
+
+def lines(
+    rows: Sequence[Row],
+    x: str,
+    y: str,
+    colour: str,
+    *,
+    title: str,
+    x_title: str,
+    y_title: str = "accuracy, %",
+    scale: str = "linear",
+    top: float | None = 100,
+    points: bool = True,
+) -> Spec:
+    """A line for each value of `colour` through the means at each x.
+
+    scale: of x, "linear", "log", or "symlog" for a log scale that has a 0. top: of the y axis; None: as the data are.
+    """
+    domain: Spec = {} if top is None else {"scale": {"domain": [0, top]}}
+    ticks = {"values": sorted({row[x] for row in rows})} if scale != "linear" else {}
+    return {
+        "$schema": SCHEMA,
+        "config": CONFIG,
+        "width": WIDTH,
+        "height": HEIGHT,
+        "title": title,
+        "data": {"values": [dict(row) for row in rows]},
+        "mark": {"type": "line", "point": points},
+        "encoding": {
+            "x": {"field": x, "type": "quantitative", "scale": {"type": scale}, "axis": {"title": x_title, **ticks}},
+            "y": {"field": y, "type": "quantitative", "aggregate": "mean", "axis": {"title": y_title}, **domain},
+            "color": {"field": colour, "type": "nominal", "title": None, "sort": None},
+        },
+    }
+
+
+def matrix(rows: Sequence[Row], x: str, y: str, value: str, *, title: str, x_title: str, y_title: str) -> Spec:
+    """Squares in grey with their values, in percent."""
+    encoding = {
+        "x": {"field": x, "type": "ordinal", "sort": None, "axis": {"title": x_title, "labelAngle": 0}},
+        "y": {"field": y, "type": "ordinal", "sort": None, "axis": {"title": y_title}},
+    }
+    shade = {"field": value, "type": "quantitative", "scale": {"domain": [0, 100], "scheme": "blues"}, "legend": None}
+    ink = {"condition": {"test": f"datum['{value}'] > 55", "value": "white"}, "value": "black"}
+    text = {"text": {"field": value, "type": "quantitative", "format": ".1f"}, "color": ink}
+    return {
+        "$schema": SCHEMA,
+        "config": CONFIG,
+        "width": {"step": 70},
+        "height": {"step": 40},
+        "title": title,
+        "data": {"values": [dict(row) for row in rows]},
+        "encoding": encoding,
+        "layer": [
+            {"mark": "rect", "encoding": {"color": shade}},
+            {"mark": {"type": "text", "fontSize": 13}, "encoding": text},
+        ],
+    }
+
+
+def scatter(rows: Sequence[Row], x: str, y: str, label: str, *, title: str, x_title: str, y_title: str) -> Spec:
+    """A labelled point for each row."""
+    encoding = {
+        "x": {"field": x, "type": "quantitative", "axis": {"title": x_title}, "scale": {"zero": False}},
+        "y": {"field": y, "type": "quantitative", "axis": {"title": y_title}, "scale": {"zero": False}},
+    }
+    return {
+        "$schema": SCHEMA,
+        "config": CONFIG,
+        "width": WIDTH,
+        "height": HEIGHT,
+        "title": title,
+        "data": {"values": [dict(row) for row in rows]},
+        "encoding": encoding,
+        "layer": [
+            {"mark": {"type": "point", "filled": True, "size": 60}},
+            {
+                "mark": {"type": "text", "align": "left", "dx": 7},
+                "encoding": {"text": {"field": label, "type": "nominal"}},
+            },
+        ],
+    }
+
+
+def picture(pixels: str, shape: Sequence[int]) -> str:
+    """Pixels (base64 of bytes in the order [C, H, W]) as the address of a PNG image that holds its data."""
+    channels, height, width = shape
+    values = numpy.frombuffer(base64.b64decode(pixels), dtype=numpy.uint8).reshape(channels, height, width)
+    image = Image.fromarray(values[0] if channels == 1 else numpy.ascontiguousarray(values.transpose(1, 2, 0)))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def strip(rows: Sequence[Row], x: str, y: str, image: str, *, title: str) -> Spec:
+    """Pictures in rows: one row for each value of y, in the order of x."""
+    return {
+        "$schema": SCHEMA,
+        "config": CONFIG,
+        "width": {"step": 56},
+        "height": {"step": 56},
+        "title": title,
+        "data": {"values": [dict(row) for row in rows]},
+        "mark": {"type": "image", "width": 52, "height": 52},
+        "encoding": {
+            "x": {"field": x, "type": "ordinal", "axis": {"title": x, "labelAngle": 0}},
+            "y": {"field": y, "type": "ordinal", "axis": {"title": None}},
+            "url": {"field": image},
+        },
+    }
+
+
+def svg_and_png(spec: Spec) -> tuple[str, bytes]:
+    """The chart drawn; see sparring/report/drawing.py for the scripts that it uses."""
+    import vl_convert
+
+    from sparring.report.drawing import VEGA_LITE
+
+    drawn: str = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE)
+    return drawn, vl_convert.vegalite_to_png(spec, vl_version=VEGA_LITE, scale=2)

@@ -1,0 +1,176 @@
+"""The command's work: do studies, list them, and draw what they found."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sparring.errors import SparringError, UsageError
+from sparring.lab import pages, running
+from sparring.lab.records import records_of, write
+from sparring.lab.running import Done, Progress
+from sparring.lab.studies import STUDIES, study_named
+from sparring.lab.study import Size, Study
+from sparring.lab.tables import summary, verdicts
+from sparring.lab.work import Place
+from sparring.machine.threads import cores
+
+TABLE = "table.md"
+
+
+@dataclass(frozen=True)
+class Lab:
+    """Where studies are made and kept.
+
+    Args:
+        size, seeds: of the studies.
+        results: folder of the records; they are meant to be committed.
+        place: where the data and the runs are.
+    """
+
+    size: Size
+    seeds: tuple[int, ...]
+    results: Path
+    place: Place
+
+    def points_of(self, study: Study) -> list[Any]:
+        """The points of a study."""
+        return study.points(self.size, self.seeds)
+
+    def state_of(self, study: Study) -> dict[str, Any]:
+        """How far a study is, and what it found."""
+        points = self.points_of(study)
+        found = records_of(study, self.size, self.results).results(points)
+        return {
+            "study": study.name,
+            "paper": study.paper,
+            "shows": study.shows,
+            "question": study.question,
+            "points": len(points),
+            "done": len(found),
+            "hours": round(sum(record["seconds"] for record in found) / 3600, 2),
+            "claims": [
+                {"claim": each.text, "paper": each.paper, "ours": each.ours, "verdict": each.word}
+                for each in verdicts(study, found)
+            ],
+        }
+
+
+def chosen(names: Sequence[str]) -> list[Study]:
+    """The studies of these names, or every one for "all".
+
+    Raises:
+        UsageError: there is none of a name.
+    """
+    if "all" in names:
+        return list(STUDIES.values())
+    return [study_named(name) for name in names]
+
+
+def do(
+    lab: Lab,
+    studies: Sequence[Study],
+    progress: Progress,
+    *,
+    at_once: int | None = None,
+    address: str | None = None,
+    num_gpus: float = 0.0,
+) -> dict[str, Done]:
+    """Do what is missing of the studies, one after the other, and draw each when it has ended.
+
+    Args:
+        at_once: points in work; by default one for each core, or what the cluster has room for.
+        address: of a Ray cluster. None: processes of this machine.
+        num_gpus: GPUs that a point takes on the cluster.
+    """
+    ends = {}
+    with ExitStack() as stack:
+        hands: running.Hands
+        if address is None:
+            room = at_once or cores()
+            hands = stack.enter_context(running.processes(room))
+        else:
+            hands, room = stack.enter_context(running.cluster(address, num_gpus))
+            room = at_once or room
+        for study in studies:
+            records = records_of(study, lab.size, lab.results)
+            points = lab.points_of(study)
+
+            def told(text: str, name: str = study.name) -> None:
+                progress(f"{name}: {text}")
+
+            known = running.known_in(lab.results)
+            ends[study.name] = running.run(points, records, known, lab.place, hands, room, told)
+            draw(lab, study)
+    return ends
+
+
+def draw(lab: Lab, study: Study) -> str:
+    """Write the study's table and charts beside its records; returns the table."""
+    records, points = records_of(study, lab.size, lab.results), lab.points_of(study)
+    found = records.results(points)
+    text = "\n".join(summary(study, lab.size, found, len(points))) + "\n"
+    write(records.folder / TABLE, text)
+    if drawable():
+        pages.drawn(study, found, records.folder)
+    return text
+
+
+def drawable() -> bool:
+    """Whether charts can be drawn."""
+    from sparring.report.drawing import installed
+
+    return installed()
+
+
+def draw_pages(lab: Lab, folder: Path) -> list[str]:
+    """Draw every study into the pages of a folder that have its marks; returns the pages that changed.
+
+    Raises:
+        UsageError: no page there, or one names an unknown study. SparringError: charts cannot be drawn.
+    """
+    if not drawable():
+        raise SparringError("charts cannot be drawn: vl-convert is not installed. pip install 'sparring[report]'.")
+    changed = []
+    for page in pages.pages_in(folder):
+        for name, size in pages.marks_of(page):
+            study = study_named(name)
+            points = study.points("full" if size == "full" else "quick", lab.seeds)
+            records = records_of(study, size, lab.results)
+            found = records.results(points)
+            charts = pages.drawn(study, found, records.folder)
+            for chart in charts:
+                picture = folder / pages.PICTURES / f"{study.name}-{size}-{chart}.svg"
+                picture.parent.mkdir(exist_ok=True)
+                shutil.copyfile(records.folder / f"{chart}.svg", picture)
+            if pages.put(page, study, size, pages.part(study, size, found, len(points), charts)):
+                changed.append(f"{page}: {name}")
+    return changed
+
+
+def require_data(place: Place, studies: Sequence[Study], size: Size) -> None:
+    """Refuse before anything is begun what lacks its data.
+
+    Raises:
+        UsageError: a data set is not there.
+    """
+    from sparring.config import from_tree, overridden
+    from sparring.data import load as load_data
+
+    tried = set()
+    for study in studies:
+        for point in study.points(size, (0,)):
+            settings = {name: value for name, value in point.settings.items() if name.startswith("data.")}
+            name = settings.get("data.name")
+            if name is None or name in tried:
+                continue
+            tried.add(name)
+            root = {} if place.data is None else {"data.root": str(place.data)}
+            try:
+                load_data(overridden(from_tree({}), {"data.name": name, "data.download": False, **root}).data, "test")
+            except SparringError as error:
+                raise UsageError(f"{study.name} needs {name}: {error}") from error

@@ -1,0 +1,29 @@
+"""The studies by name, in the order of the papers."""
+
+from __future__ import annotations
+
+from sparring.errors import UsageError
+from sparring.lab.studies import bullettrain, exchange, fast, pruning, staleness
+from sparring.lab.study import Study
+
+STUDIES = {
+    each.name: each
+    for each in (
+        *(staleness.ATTACKER_POWER, staleness.STALENESS, staleness.CYCLES, staleness.LONG, staleness.SPEED_UP),
+        *(bullettrain.WHO_NEEDS_STEPS, bullettrain.CLASSES, bullettrain.METHODS, bullettrain.SENSITIVITY),
+        *(fast.STARTS, fast.MNIST, fast.TIME),
+        *(pruning.PRUNING, pruning.DENSITY),
+        exchange.EXCHANGE,
+    )
+}
+
+
+def study_named(name: str) -> Study:
+    """The study.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    if name not in STUDIES:
+        raise UsageError(f"{name}: no such study. There are: {', '.join(STUDIES)}; all does each of them.")
+    return STUDIES[name]

@@ -1,0 +1,181 @@
+"""Kaufmann et al. 2022: dropping training data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sparring.lab import figures
+from sparring.lab.results import Results
+from sparring.lab.studies.settings import FGSM_QUICK, WONG, with_seed
+from sparring.lab.study import Claim, Column, Point, Size, Study, Table, Value
+
+PAPER = "002 Kaufmann et al. 2022"
+CLEAN = Column("clean_accuracy", "clean")
+AUTOATTACK = Column("robust_accuracy", "AutoAttack")
+STRATEGIES = ("random", "low", "high", "low_high")
+SHARES: dict[Size, tuple[float, ...]] = {"quick": (0.2, 0.6), "full": (0.2, 0.4, 0.6, 0.8)}
+EPOCHS: dict[Size, tuple[int, ...]] = {"quick": (1,), "full": (1, 3)}
+
+
+def strategy_points(size: Size, seeds: Sequence[int]) -> list[Point]:
+    """Each strategy, share and epoch of the pruning, and all data; judged by AutoAttack."""
+    base = {**FGSM_QUICK, "guard.overfitting": "rollback", "train.epochs": 4}
+    if size == "full":
+        base = {**WONG, "engine": "sync", "guard.overfitting": "rollback"}
+    rows: list[tuple[str, float, int]] = [("none", 0.0, 0)]
+    rows += [(name, share, epoch) for name in STRATEGIES for share in SHARES[size] for epoch in EPOCHS[size]]
+    found: list[Point] = []
+    for seed in seeds:
+        for name, share, epoch in rows:
+            settings = with_seed(base, seed)
+            if name != "none":
+                settings |= {"pruning.name": name, "pruning.share": share, "pruning.epoch": epoch}
+            at: dict[str, Value] = {"strategy": name, "dropped": share, "epoch": epoch, "seed": seed}
+            network = Point("train", at, settings)
+            judge = {"evaluation.attack": "autoattack", "evaluation.samples": 200 if size == "quick" else 1000}
+            found += [network, Point("evaluate", at, judge, needs=(network,))]
+    return found
+
+
+def _judged(**at: Any) -> Callable[[Results], float]:
+    return lambda results: 100 * float(results.mean("robust_accuracy", "evaluate", **at))
+
+
+def _loss_beats_random(results: Results) -> tuple[str, bool]:
+    ours, random = _judged(strategy="low_high", dropped=0.6)(results), _judged(strategy="random", dropped=0.6)(results)
+    whole = _judged(strategy="none")(results)
+    return f"{ours:.1f}, random {random:.1f}, all data {whole:.1f}", ours > random
+
+
+def _low_hurts(results: Results) -> tuple[str, bool]:
+    low, random = _judged(strategy="low", dropped=0.6)(results), _judged(strategy="random", dropped=0.6)(results)
+    return f"{low:.1f} against {random:.1f} (random), 60 % dropped", low < random
+
+
+def _linear(results: Results) -> tuple[str, bool]:
+    """Seconds with 60 % dropped at random, over those of all data, beside the share of examples."""
+    records = list(results.of("train", strategy="random", dropped=0.6))
+    if not records:
+        raise LookupError("random pruning was not run")
+    part = results.mean("processor_seconds", "train", strategy="random", dropped=0.6)
+    whole = results.mean("processor_seconds", "train", strategy="none")
+    epochs, epoch = records[0]["settings"]["train.epochs"], records[0]["at"]["epoch"]
+    expected = (epoch + (epochs - epoch) * 0.4) / epochs
+    return f"{part / whole:.2f} of the time with {expected:.2f} of the examples", abs(part / whole - expected) <= 0.1
+
+
+def _chart(results: Results) -> dict[str, Any]:
+    rows = [
+        {
+            "kept": round(100 * (1 - record["at"]["dropped"])),
+            "accuracy": 100 * record["figures"]["robust_accuracy"],
+            "strategy": record["at"]["strategy"],
+        }
+        for record in results.of("evaluate")
+        if record["at"]["strategy"] != "none"
+    ]
+    whole = [100 * value for value in results.values("robust_accuracy", "evaluate", strategy="none")]
+    rows += [{"kept": 100, "accuracy": value, "strategy": name} for value in whole for name in STRATEGIES]
+    title = "AutoAttack accuracy by share of the data kept"
+    return figures.lines(rows, "kept", "accuracy", "strategy", title=title, x_title="data kept, %")
+
+
+PRUNING = Study(
+    "pruning",
+    PAPER,
+    "Figs. 1 to 5 and 7, Table 1",
+    "Can training data be dropped, and which?",
+    {
+        "quick": "MNIST, 38,400 training images, the 16-32-100 network, 4 epochs of batches of 100, FGSM from a random "
+        "start, ε = 0.3, Adam with a cyclic rate (peak 0.005), pruned after the first epoch; AutoAttack on "
+        "200 test images.",
+        "full": "CIFAR-10, PreActResNet-18, 15 epochs, FGSM from a random start, ε = 8/255; AutoAttack on 1,000 "
+        "images.",
+    },
+    strategy_points,
+    tables=(
+        Table(
+            ("strategy", "dropped"),
+            (CLEAN, AUTOATTACK),
+            "evaluate",
+            {
+                ("none", 0.0): {"clean_accuracy": 97.67, "robust_accuracy": 70.05},
+                ("low_high", 0.6): {"clean_accuracy": 94.60, "robust_accuracy": 70.11},
+                ("low_high", 0.2): {"clean_accuracy": 94.10, "robust_accuracy": 67.43},
+                ("random", 0.6): {"clean_accuracy": 98.01, "robust_accuracy": 65.50},
+                ("random", 0.2): {"clean_accuracy": 97.78, "robust_accuracy": 60.77},
+            },
+        ),
+        Table(("strategy", "dropped"), (Column("processor_seconds", "processor, s", share=False, digits=0),)),
+    ),
+    claims=(
+        Claim(
+            "low and high losses dropped (60 %): better than random on MNIST",
+            "70.1, random 65.5, all data 70.1",
+            _loss_beats_random,
+        ),
+        Claim("dropping low losses hurts most (CIFAR-10)", "strongly below random", _low_hurts),
+        Claim("time falls linearly with the data", "16.0 min of 30.2 with 40 % of the data", _linear),
+    ),
+    charts={"accuracy": _chart},
+)
+
+
+def density_points(size: Size, seeds: Sequence[int]) -> list[Point]:
+    """Density and separation of MNIST, pruned MNIST, Fashion-MNIST where it is, and CIFAR-10."""
+    samples = {"samples": 4000 if size == "quick" else 20_000}
+    settings = with_seed(FGSM_QUICK, 0, pruning__name="low_high", pruning__share=0.6, pruning__epoch=1)
+    pruned = Point("train", {"data": "pruned MNIST"}, {**settings, "guard.overfitting": "rollback", "train.epochs": 4})
+    sets = {"MNIST": "mnist", "CIFAR-10": "cifar10"}
+    return [
+        pruned,
+        Point("embed", {"data": "pruned MNIST"}, options=samples, needs=(pruned,)),
+        *(
+            Point("embed", {"data": title}, {"data.name": name, "data.download": False}, samples)
+            for title, name in sets.items()
+        ),
+    ]
+
+
+def _rank(figure: str, first: str, second: str) -> Callable[[Results], tuple[str, bool]]:
+    def measure(results: Results) -> tuple[str, bool]:
+        more, less = (results.mean(figure, "embed", data=name) for name in (first, second))
+        return f"{more:.3g} and {less:.3g}", more > less
+
+    return measure
+
+
+DENSITY = Study(
+    "pruning-density",
+    PAPER,
+    "Table 2 and Fig. 8",
+    "Do density and separation of the classes predict whether pruning by loss pays?",
+    {
+        "quick": "4,000 images of each set; t-SNE of 50 principal components, each axis scaled to variance 1. The "
+        "paper's formula for the density is that of a centre, so figures differ in scale; only orders are compared.",
+        "full": "20,000 images of each set; otherwise as in the quick size.",
+    },
+    density_points,
+    tables=(
+        Table(
+            ("data",),
+            (
+                Column("density", "density", share=False),
+                Column("separation", "separation", share=False, digits=3),
+                Column("samples", "images", share=False, digits=0),
+            ),
+            "embed",
+        ),
+    ),
+    claims=(
+        Claim("MNIST is denser than CIFAR-10", "1015.6 and 96.7", _rank("density", "MNIST", "CIFAR-10")),
+        Claim(
+            "MNIST's classes are further apart than CIFAR-10's",
+            "0.77 and 0.36",
+            _rank("separation", "MNIST", "CIFAR-10"),
+        ),
+        Claim("pruning makes MNIST less dense", "1015.6 and 222.3", _rank("density", "MNIST", "pruned MNIST")),
+        Claim("pruning moves MNIST's classes apart", "1.49 and 0.77", _rank("separation", "pruned MNIST", "MNIST")),
+    ),
+)
