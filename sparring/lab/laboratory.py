@@ -12,9 +12,10 @@ from typing import Any
 from sparring.errors import SparringError, UsageError
 from sparring.lab import pages, running
 from sparring.lab.records import records_of, write
+from sparring.lab.results import Results
 from sparring.lab.running import Done, Progress
 from sparring.lab.studies import STUDIES, study_named
-from sparring.lab.study import Size, Study
+from sparring.lab.study import Point, Size, Study
 from sparring.lab.tables import summary, verdicts
 from sparring.lab.work import Place
 from sparring.machine.threads import cores
@@ -37,7 +38,7 @@ class Lab:
     results: Path
     place: Place
 
-    def points_of(self, study: Study) -> list[Any]:
+    def points_of(self, study: Study) -> list[Point]:
         """The points of a study."""
         return study.points(self.size, self.seeds)
 
@@ -80,14 +81,16 @@ def do(
     address: str | None = None,
     num_gpus: float = 0.0,
 ) -> dict[str, Done]:
-    """Do what is missing of the studies, one after the other, and draw each when it has ended.
+    """Do what is missing of the studies, and draw them.
 
     Args:
         at_once: points in work; by default one for each core, or what the cluster has room for.
         address: of a Ray cluster. None: processes of this machine.
         num_gpus: GPUs that a point takes on the cluster.
     """
-    ends = {}
+    sheets = [
+        running.Sheet(study.name, lab.points_of(study), records_of(study, lab.size, lab.results)) for study in studies
+    ]
     with ExitStack() as stack:
         hands: running.Hands
         if address is None:
@@ -96,28 +99,29 @@ def do(
         else:
             hands, room = stack.enter_context(running.cluster(address, num_gpus))
             room = at_once or room
-        for study in studies:
-            records = records_of(study, lab.size, lab.results)
-            points = lab.points_of(study)
-
-            def told(text: str, name: str = study.name) -> None:
-                progress(f"{name}: {text}")
-
-            known = running.known_in(lab.results)
-            ends[study.name] = running.run(points, records, known, lab.place, hands, room, told)
-            draw(lab, study)
+        ends = running.run(sheets, running.known_in(lab.results), lab.place, hands, room, progress)
+    for study in studies:
+        draw(lab, study)
     return ends
 
 
 def draw(lab: Lab, study: Study) -> str:
     """Write the study's table and charts beside its records; returns the table."""
-    records, points = records_of(study, lab.size, lab.results), lab.points_of(study)
-    found = records.results(points)
-    text = "\n".join(summary(study, lab.size, found, len(points))) + "\n"
-    write(records.folder / TABLE, text)
+    folder = records_of(study, lab.size, lab.results).folder
+    found, wanted = found_in(lab.results, study, lab.size)
+    text = "\n".join(summary(study, lab.size, found, wanted)) + "\n"
+    write(folder / TABLE, text)
     if drawable():
-        pages.drawn(study, found, records.folder)
+        pages.drawn(study, found, folder)
     return text
+
+
+def found_in(root: Path, study: Study, size: Size) -> tuple[Results, int]:
+    """The results of a study for all seeds that were run, and how many points that would be."""
+    records = records_of(study, size, root)
+    seeds = {record["at"]["seed"] for record in records.read().values() if "seed" in record["at"]}
+    points = study.points(size, sorted(seeds) or (0,))
+    return records.results(points), len(points)
 
 
 def drawable() -> bool:
@@ -139,15 +143,14 @@ def draw_pages(lab: Lab, folder: Path) -> list[str]:
     for page in pages.pages_in(folder):
         for name, size in pages.marks_of(page):
             study = study_named(name)
-            points = study.points("full" if size == "full" else "quick", lab.seeds)
-            records = records_of(study, size, lab.results)
-            found = records.results(points)
-            charts = pages.drawn(study, found, records.folder)
+            found, wanted = found_in(lab.results, study, size)
+            source = records_of(study, size, lab.results).folder
+            charts = pages.drawn(study, found, source)
             for chart in charts:
                 picture = folder / pages.PICTURES / f"{study.name}-{size}-{chart}.svg"
                 picture.parent.mkdir(exist_ok=True)
-                shutil.copyfile(records.folder / f"{chart}.svg", picture)
-            if pages.put(page, study, size, pages.part(study, size, found, len(points), charts)):
+                shutil.copyfile(source / f"{chart}.svg", picture)
+            if pages.put(page, study, size, pages.part(study, size, found, wanted, charts)):
                 changed.append(f"{page}: {name}")
     return changed
 

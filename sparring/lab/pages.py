@@ -9,7 +9,7 @@ from sparring.errors import SparringError, UsageError
 from sparring.lab.figures import svg_and_png
 from sparring.lab.records import write
 from sparring.lab.results import Results
-from sparring.lab.study import Study
+from sparring.lab.study import Size, Study
 from sparring.lab.tables import summary
 from sparring.runs import write_atomically
 
@@ -45,9 +45,10 @@ def part(study: Study, size: str, results: Results, wanted: int, charts: list[st
     return "\n".join(["", *lines, "", ""])
 
 
-def marks_of(page: Path) -> list[tuple[str, str]]:
+def marks_of(page: Path) -> list[tuple[str, Size]]:
     """The studies that a page shows, each with its size."""
-    return [(found["name"], found["size"]) for found in MARKED.finditer(page.read_text())]
+    found = MARKED.finditer(page.read_text())
+    return [(each["name"], "full" if each["size"] == "full" else "quick") for each in found]
 
 
 def put(page: Path, study: Study, size: str, text: str) -> bool:

@@ -114,11 +114,11 @@ def embedding(point: Point, place: Place) -> Figures:
 def on_the_clock(point: Point, place: Place) -> Figures:
     """Speed-up of the settings' devices over the synchronous loop on one of them, by the virtual clock."""
     from sparring.commands.splits import works_of
-    from sparring.config import from_tree, overridden
+    from sparring.config import load
     from sparring.engines.virtual.clock import clocked
     from sparring.engines.virtual.rivals import data_parallel
 
-    config = overridden(from_tree({}), {**point.settings, "engine": "virtual"})
+    config = load(None, {**point.settings, "engine": "virtual"})
     count = config.train.shards_per_step
     works = works_of(config, CLOCK_STEPS * count, config.train.batch_size)
     if config.workers.count == 0:

@@ -61,16 +61,24 @@ def everything(points: Sequence[Point], known: Mapping[str, Record], place: Plac
     return list(wanted.values())
 
 
+@dataclass(frozen=True)
+class Sheet:
+    """The points of a study, and where it records them."""
+
+    name: str
+    points: Sequence[Point]
+    records: Records
+
+
 def run(
-    points: Sequence[Point],
-    records: Records,
+    sheets: Sequence[Sheet],
     elsewhere: Mapping[str, Record],
     place: Place,
     hands: Hands,
     at_once: int,
     progress: Progress,
-) -> Done:
-    """Do what is missing of a study's points and record it.
+) -> dict[str, Done]:
+    """Do what is missing of the studies' points, and record it in each study that has the point; by study how it ended.
 
     Args:
         elsewhere: records of other studies, by key, which are taken over.
@@ -79,24 +87,38 @@ def run(
     Raises:
         SparringError: the records cannot be written.
     """
-    known = records.read()
-    for point in points:
-        if point.key not in known and (found := elsewhere.get(point.key)) is not None:
-            known[point.key] = records.add(point, found["figures"], found["seconds"], found["environment"])
-    before = len({point.key for point in points} & known.keys())
-    order = everything(points, known, place)
-    course = _Course(records, {**elsewhere, **known}, place, hands, {point.key for point in points})
+    known = {**elsewhere}
+    for sheet in sheets:
+        known |= sheet.records.read()
+    before = {sheet.name: _taken_over(sheet, known) for sheet in sheets}
+    order = everything([point for sheet in sheets for point in sheet.points], known, place)
+    course = _Course(sheets, known, place, hands)
     course.through(order, at_once, progress)
-    return Done(len(order) - len(course.failed), before, course.failed)
+    return {
+        sheet.name: Done(
+            len({point.key for point in sheet.points} - before[sheet.name] - course.failed.keys()),
+            len(before[sheet.name]),
+            {point.key: course.failed[point.key] for point in sheet.points if point.key in course.failed},
+        )
+        for sheet in sheets
+    }
+
+
+def _taken_over(sheet: Sheet, known: Mapping[str, Record]) -> set[str]:
+    """Record what other studies know of the study's points; the keys of all that are known."""
+    own = sheet.records.read()
+    for point in sheet.points:
+        if point.key in known and point.key not in own:
+            found = known[point.key]
+            own[point.key] = sheet.records.add(point, found["figures"], found["seconds"], found["environment"])
+    return own.keys() & {point.key for point in sheet.points}
 
 
 class _Course:
     """The points in work and those that wait."""
 
-    def __init__(
-        self, records: Records, known: Mapping[str, Record], place: Place, hands: Hands, of_study: set[str]
-    ) -> None:
-        self.records, self.known, self.place, self.hands, self.of_study = records, known, place, hands, of_study
+    def __init__(self, sheets: Sequence[Sheet], known: Mapping[str, Record], place: Place, hands: Hands) -> None:
+        self.sheets, self.place, self.hands = sheets, place, hands
         self.failed: dict[str, str] = {}
         self._working: dict[Future[tuple[Figures, float, dict[str, Any]]], Point] = {}
         self._seconds: dict[str, list[float]] = {}
@@ -134,16 +156,19 @@ class _Course:
                 self._working[self.hands.submit(point, self.place)] = point
 
     def _finish(self, point: Point, future: Future[tuple[Figures, float, dict[str, Any]]]) -> str:
+        of = [(sheet, each) for sheet in self.sheets for each in sheet.points if each.key == point.key]
+        name = of[0][0].name if of else "needed"
         try:
             figures, seconds, environment = future.result()
         except SparringError as error:
             self.failed[point.key] = str(error)
-            self.records.log(f"{point.does} {point}: failed: {error}")
-            return f"{point.does} {point} failed: {error}"
+            for sheet, each in of:
+                sheet.records.log(f"{each.does} {each}: failed: {error}")
+            return f"{name}: {point.does} {point} failed: {error}"
         self._seconds.setdefault(point.does, []).append(seconds)
-        if point.key in self.of_study:
-            self.records.add(point, figures, seconds, environment)
-        return f"{point.does} {point}: {seconds:.0f} s"
+        for sheet, each in of:
+            sheet.records.add(each, figures, seconds, environment)
+        return f"{name}: {point.does} {point}: {seconds:.0f} s"
 
     def _state(self, waiting: Sequence[Point], at_once: int) -> str:
         """How many are left, and for about how long."""

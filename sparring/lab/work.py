@@ -52,7 +52,7 @@ def trained(point: Point, place: Place) -> Figures:
     Options: series, names of what metrics.jsonl holds, kept as lists beside the steps.
     """
     from sparring.commands.train import train
-    from sparring.config import from_tree, overridden
+    from sparring.config import load
 
     folder = place.runs / point.key
     if folder.exists():
@@ -61,7 +61,7 @@ def trained(point: Point, place: Place) -> Figures:
     if place.data is not None:
         settings["data.root"] = str(place.data)
     began = time.process_time()
-    result = train(overridden(from_tree({}), settings), progress=False)
+    result = train(load(None, settings), progress=False)
     if result.phase != "finished":
         raise SparringError(f"the run {result.run.path} is {result.phase}. Run the study again.")
     figures = {name: result.summary.get(name) for name in SUMMARY} | {"processor_seconds": time.process_time() - began}

@@ -1,0 +1,47 @@
+"""What a point does is what the command does, with the same figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sparring.commands.evaluate import evaluate_run
+from sparring.errors import SparringError, UsageError
+from sparring.lab.study import Point
+from sparring.lab.work import WORK, Place, measure
+from tests.support.studies import DIGITS, digits_points
+
+
+def test_training_an_attack_and_a_transfer(tmp_path: Path) -> None:
+    place, (one, other, attack) = Place(None, tmp_path), digits_points("quick", [0])
+    series = Point("train", {}, dict(one.settings), {"series": ["loss", "train_robust_accuracy"]})
+    found, _ = measure(series, place), measure(other, place)
+    assert found["steps"] == 6 and found["samples"] == 60 and found["processor_seconds"] > 0
+    assert found["series"]["step"][-1] == 6 and len(found["series"]["loss"]) == len(found["series"]["step"])
+    attacked = measure(Point("evaluate", {}, attack.settings, needs=(series,)), place)
+    again = evaluate_run(place.run_of(series), {"attack.epsilon": "0.05"})
+    assert attacked["robust_accuracy"] == again["robust_accuracy"] and attacked["epsilon"] == 0.05
+    crossed = measure(Point("transfer", {}, {"evaluation.restarts": 1}, needs=(series, other)), place)
+    assert len(crossed["accuracy"]) == 2 and crossed["members"] == [{}, dict(other.at)]
+    once_more = measure(series, place)  # an earlier attempt is in the way
+    assert once_more["robust_accuracy"] == found["robust_accuracy"]
+
+
+def test_a_proof(tmp_path: Path) -> None:
+    place = Place(None, tmp_path)
+    network = Point("train", {}, {**DIGITS, "model.name": "tests.support.relu:for_digits"})
+    measure(network, place)
+    proof = Point("verify", {}, options={"epsilon": 0.001, "samples": 5, "timeout_s": 20.0}, needs=(network,))
+    found = measure(proof, place)
+    assert found["samples"] == 5 and found["verified_accuracy"] <= found["upper_accuracy"] <= found["clean_accuracy"]
+    assert "examples" not in found
+
+
+def test_what_cannot_be_done_is_an_error(tmp_path: Path) -> None:
+    place = Place(None, tmp_path)
+    with pytest.raises(UsageError, match="no such setting"):
+        measure(Point("train", {}, {**DIGITS, "attack.speed": 3}), place)
+    with pytest.raises(SparringError):
+        measure(Point("evaluate", {}, needs=(Point("train", {}),)), place)
+    assert set(WORK) >= {"train", "evaluate", "transfer", "verify"}
