@@ -7,7 +7,6 @@ import math
 import multiprocessing
 import os
 import signal
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,6 +28,7 @@ from sparring.evaluation.outcomes import attacked_outcomes, batches
 from sparring.evaluation.relaxation import box_of
 from sparring.evaluation.robustness import interval
 from sparring.evaluation.verification import Image, Proof, Prover, inside, is_broken
+from sparring.machine.signals import end_with_parent
 from sparring.models.forward import plain
 
 VERDICTS = ("wrong", "broken", "verified", "timed out", "undecided")
@@ -193,15 +193,8 @@ def _begin(prover: Prover) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     _provers[:] = [prover]
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _known(journal: Findings | None, timeout_s: float) -> dict[int, Finding]:

@@ -161,19 +161,18 @@ def require_data(place: Place, studies: Sequence[Study], size: Size) -> None:
     Raises:
         UsageError: a data set is not there.
     """
-    from sparring.config import from_tree, overridden
+    from sparring.config import load
     from sparring.data import load as load_data
 
     tried = set()
     for study in studies:
         for point in study.points(size, (0,)):
-            settings = {name: value for name, value in point.settings.items() if name.startswith("data.")}
-            name = settings.get("data.name")
+            name = point.settings.get("data.name")
             if name is None or name in tried:
                 continue
             tried.add(name)
-            root = {} if place.data is None else {"data.root": str(place.data)}
+            settings = place.with_data({"data.name": name, "data.download": False})
             try:
-                load_data(overridden(from_tree({}), {"data.name": name, "data.download": False, **root}).data, "test")
+                load_data(load(None, settings).data, "test")
             except SparringError as error:
                 raise UsageError(f"{study.name} needs {name}: {error}") from error

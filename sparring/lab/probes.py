@@ -23,7 +23,7 @@ CLASSES = ("outlier", "boundary", "robust")
 SHOWN = 12  # images of a strip
 TAIL = 0.01  # of a class, the points farthest from its centre (Kaufmann et al., appendix A.1)
 COMPONENTS = 50
-CLOCK_STEPS, CLOCK_WARM_UP = 60, 20
+CLOCK_STEPS, CLOCK_WARM_UP = 400, 100
 
 
 def classes_over_time(point: Point, place: Place) -> Figures:
@@ -112,21 +112,32 @@ def embedding(point: Point, place: Place) -> Figures:
 
 
 def on_the_clock(point: Point, place: Place) -> Figures:
-    """Speed-up of the settings' devices over the synchronous loop on one of them, by the virtual clock."""
-    from sparring.commands.splits import works_of
+    """Speed-up of the settings' devices over the synchronous loop on one of them, by the virtual clock.
+
+    Options: split, the devices are divided as `sparring explain --devices` proposes.
+    """
+    from sparring.commands.splits import best_split, works_of
     from sparring.config import load
     from sparring.engines.virtual.clock import clocked
     from sparring.engines.virtual.rivals import data_parallel
+    from sparring.trainer.experiment import build_experiment
 
     config = load(None, {**point.settings, "engine": "virtual"})
-    count = config.train.shards_per_step
-    works = works_of(config, CLOCK_STEPS * count, config.train.batch_size)
-    if config.workers.count == 0:
+    devices, examples = config.workers.count + 1, config.train.batch_size * config.train.shards_per_step
+    works = works_of(config, CLOCK_STEPS * config.train.shards_per_step, config.train.batch_size)
+    alone_s = _pace(data_parallel(config, [[work] for work in works]))
+    if devices == 1:
         return {"speed_up": 1.0, "staleness": 0.0}
+    if point.options.get("split"):
+        split = best_split(config, build_experiment(config).plan, devices, 0)
+        return {
+            "speed_up": split.examples_per_second * alone_s / config.train.batch_size,
+            "staleness": split.staleness,
+            "split": f"{split.trainers} + {split.workers}, {split.shards_per_step} x {split.batch_size}",
+        }
     run = clocked(config, works)
-    alone = data_parallel(config, [[work] for work in works])
     return {
-        "speed_up": _pace(alone[count - 1 :: count]) / _pace(run.ends),
+        "speed_up": examples / _pace(run.ends) * alone_s / config.train.batch_size,
         "staleness": sum(run.staleness) / len(run.staleness),
     }
 
@@ -143,13 +154,14 @@ def _without_tail(cloud: Tensor) -> Tensor:
 
 def _of_data(point: Point, place: Place) -> tuple[Tensor, Tensor]:
     """Images as rows in [0, 1] and labels: of a data set, or of those examples that the needed run kept."""
-    from sparring.config import config_of, from_tree, overridden
+    from sparring.config import config_of
+    from sparring.config import load as load_config
     from sparring.data import Sample, Subset
     from sparring.data import load as load_data
 
     run = place.run_of(point.needs[0]) if point.needs else None
-    config = overridden(from_tree({}), dict(point.settings)) if run is None else config_of(run)
-    data = load_data(_located(config, place).data, "train")
+    config = load_config(None, place.with_data(point.settings)) if run is None else config_of(run)
+    data = load_data(config.data, "train")
     if run is not None:
         kept = run.read_json(run.kept.name)
         if kept is None:
@@ -168,15 +180,9 @@ def _examples(point: Point, place: Place, split: Any, samples: int) -> tuple[Con
     from sparring.data import load as load_data
     from sparring.evaluation.tickets import examples_at
 
-    config = _located(config_of(place.run_of(point.needs[0])), place)
+    config = config_of(place.run_of(point.needs[0]))
     sample = Sample(load_data(config.data, split), samples)
     return config, *examples_at(sample, range(len(sample)))
-
-
-def _located(config: Config, place: Place) -> Config:
-    from sparring.config import overridden
-
-    return config if place.data is None else overridden(config, {"data.root": str(place.data)})
 
 
 def _checkpoints(point: Point, place: Place) -> Iterator[tuple[int, nn.Module]]:

@@ -20,6 +20,7 @@ from sparring.lab.records import Records
 from sparring.lab.results import Record
 from sparring.lab.study import Point
 from sparring.lab.work import Figures, Place, measure
+from sparring.machine.signals import end_with_parent
 
 UNKNOWN_S = 60.0  # of a point of a kind that was never done
 TELL_EVERY_S = 30.0
@@ -199,7 +200,7 @@ def processes(count: int) -> Iterator[Processes]:
         yield Processes(executor)
     except BaseException:
         for process in list(executor._processes.values()):
-            process.terminate()
+            process.kill()  # a point in work is done anew
         executor.shutdown(wait=True, cancel_futures=True)
         raise
     executor.shutdown()
@@ -250,6 +251,7 @@ def environment_here() -> dict[str, Any]:
 
 def _quiet() -> None:
     """For a process that does points: one thread, and no words but those of the study."""
+    end_with_parent()
     os.environ["OMP_NUM_THREADS"] = "1"
     logging.getLogger().setLevel(logging.ERROR)
 

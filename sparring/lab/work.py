@@ -26,11 +26,21 @@ MOST_OF_A_SERIES = 60
 
 @dataclass(frozen=True)
 class Place:
-    """Where a study is made. data: folder of the data sets, None if each is where it is by default; runs: folder of the
-    trained runs, which all machines must have."""
+    """Where a study is made. data: folder of the data sets, as torchvision's files or as NAME-train.npz and
+    NAME-test.npz; None if each is where it is by default. runs: folder of the trained runs, which all machines must
+    have."""
 
     data: Path | None
     runs: Path
+
+    def with_data(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings with the place of their data."""
+        if self.data is None or "data.name" not in settings:
+            return dict(settings)
+        arrays = self.data / str(settings["data.name"])
+        if arrays.with_name(f"{arrays.name}-train.npz").exists():
+            return {**settings, "data.name": f"npz:{arrays}"}
+        return {**settings, "data.root": str(self.data)}
 
     def run_of(self, point: Point) -> Run:
         """The run of a trained point."""
@@ -57,9 +67,8 @@ def trained(point: Point, place: Place) -> Figures:
     folder = place.runs / point.key
     if folder.exists():
         shutil.rmtree(folder)  # of an interrupted attempt
-    settings = {**point.settings, "run.root": str(place.runs), "run.name": point.key, "metrics.enabled": False}
-    if place.data is not None:
-        settings["data.root"] = str(place.data)
+    of_run = {"run.root": str(place.runs), "run.name": point.key, "metrics.enabled": False}
+    settings = {**place.with_data(point.settings), **of_run}
     began = time.process_time()
     result = train(load(None, settings), progress=False)
     if result.phase != "finished":

@@ -1,7 +1,9 @@
-"""Ctrl-C and SIGTERM stop a run in an orderly way."""
+"""Ctrl-C and SIGTERM stop a run in an orderly way, and a process of a pool ends with the one that started it."""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -25,3 +27,15 @@ def stopping_on_signals(stop: Callable[[str], None]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def end_with_parent() -> None:
+    """For a process of a pool: end when the process that started it has died. Otherwise it waits for work for ever."""
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -45,3 +45,13 @@ def test_what_cannot_be_done_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SparringError):
         measure(Point("evaluate", {}, needs=(Point("train", {}),)), place)
     assert set(WORK) >= {"train", "evaluate", "transfer", "verify"}
+
+
+def test_data_are_found_as_arrays_or_by_their_root(tmp_path: Path) -> None:
+    place = Place(tmp_path, tmp_path)
+    assert place.with_data({"data.name": "mnist"}) == {"data.name": "mnist", "data.root": str(tmp_path)}
+    (tmp_path / "mnist-train.npz").touch()
+    assert place.with_data({"data.name": "mnist"}) == {"data.name": f"npz:{tmp_path / 'mnist'}"}
+    assert place.with_data({"a": 1}) == {"a": 1} and Place(None, tmp_path).with_data({"data.name": "x"}) == {
+        "data.name": "x"
+    }

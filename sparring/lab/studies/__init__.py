@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from sparring.errors import UsageError
-from sparring.lab.studies import bullettrain, exchange, fast, pruning, staleness
+from sparring.lab.studies import attacker_power, bullettrain, devices, exchange, fast, pruning, staleness
 from sparring.lab.study import Study
 
 STUDIES = {
     each.name: each
     for each in (
-        *(staleness.ATTACKER_POWER, staleness.STALENESS, staleness.CYCLES, staleness.LONG, staleness.SPEED_UP),
+        *(attacker_power.ATTACKER_POWER, staleness.STALENESS, staleness.CYCLES, staleness.LONG, devices.SPEED_UP),
         *(bullettrain.WHO_NEEDS_STEPS, bullettrain.CLASSES, bullettrain.METHODS, bullettrain.SENSITIVITY),
         *(fast.STARTS, fast.MNIST, fast.TIME),
         *(pruning.PRUNING, pruning.DENSITY),

@@ -8,6 +8,7 @@ from typing import Any
 from sparring.lab.study import Size
 
 Settings = dict[str, Any]
+BHAT = "001 Bhat, Tsipras, Mądry 2018"
 
 MNIST_QUICK: Settings = {
     "engine": "sync",

@@ -1,4 +1,4 @@
-"""Bhat et al. 2018: how many attack steps, how much staleness, how many devices."""
+"""Bhat et al. 2018: how stale the weights may be that attack, and what staleness does."""
 
 from __future__ import annotations
 
@@ -7,133 +7,15 @@ from typing import Any
 
 from sparring.lab import figures
 from sparring.lab.results import Results
-from sparring.lab.studies.settings import MADRY, MADRY_SENTENCE, MNIST_QUICK, QUICK_SENTENCE, by_size, with_seed
-from sparring.lab.study import SIZES, Claim, Column, Point, Size, Study, Table, Value
+from sparring.lab.studies.settings import BHAT, MADRY, MADRY_SENTENCE, MNIST_QUICK, QUICK_SENTENCE, by_size, with_seed
+from sparring.lab.study import Claim, Column, Point, Size, Study, Table, Value
 
-PAPER = "001 Bhat, Tsipras, Mądry 2018"
 CLEAN, PGD = Column("clean_accuracy", "clean"), Column("robust_accuracy", "PGD-40")
-POWERS: dict[Size, tuple[int, ...]] = {"quick": (1, 2, 4, 8, 32), "full": (1, 2, 4, 8, 16, 32, 64, 128)}
 STEPS: dict[Size, tuple[int, ...]] = {
     "quick": (0, 1, 2, 4, 8, 16, 32, 64, 128),
     "full": (0, *(2**power for power in range(11))),
 }
 RATES: dict[Size, tuple[float, ...]] = {"quick": (0.0005, 0.002), "full": (1e-4,)}
-
-
-def power_points(size: Size, seeds: Sequence[int]) -> list[Point]:
-    """Networks trained with κ steps; each attacked with every κ', and their transfer matrix."""
-    base = by_size(size, MNIST_QUICK, MADRY)
-    found: list[Point] = []
-    for seed in seeds:
-        networks = [
-            Point("train", {"kappa": kappa, "seed": seed}, with_seed(base, seed, attack__steps=kappa))
-            for kappa in POWERS[size]
-        ]
-        found += networks
-        for network in networks:
-            for by in POWERS[size]:
-                attack = {"evaluation.steps": by, "evaluation.step_size": 2.5 * 0.3 / by, "evaluation.restarts": 1}
-                found.append(Point("evaluate", {**network.at, "by": by}, attack, needs=(network,)))
-        found.append(Point("transfer", {"seed": seed}, {"evaluation.restarts": 1}, needs=tuple(networks)))
-    return found
-
-
-def _white(kappa: int, by: int) -> Callable[[Results], float]:
-    return lambda results: 100 * results.mean("robust_accuracy", "evaluate", kappa=kappa, by=by)
-
-
-def crossed(results: Results, source: int, target: int) -> float:
-    """Accuracy in percent of the network trained with `target` steps on examples of the one with `source`; mean.
-
-    Raises:
-        LookupError: it has not been measured.
-    """
-    found: list[float] = []
-    for record in results.of("transfer"):
-        places = {member["kappa"]: place for place, member in enumerate(record["figures"]["members"])}
-        if source in places and target in places:
-            found.append(100 * record["figures"]["accuracy"][places[source]][places[target]])
-    if not found:
-        raise LookupError(f"no transfer from {source} to {target}")
-    return sum(found) / len(found)
-
-
-def _masked(weak: int) -> Callable[[Results], tuple[str, bool | None]]:
-    """Whether the network trained with few steps looks more robust to its own attack than to transferred ones."""
-
-    def measure(results: Results) -> tuple[str, bool]:
-        own, other = _white(weak, weak)(results), crossed(results, 8, weak)
-        return f"{own:.1f} against itself, {other:.1f} on examples of κ = 8", own > other + 3
-
-    return measure
-
-
-def _universal(results: Results) -> tuple[str, bool]:
-    largest = max(results.of("evaluate").coordinates("by"))
-    own, strong = _white(8, 8)(results), _white(8, largest)(results)
-    return f"{own:.1f} under κ = 8, {strong:.1f} under κ = {largest}", own - strong <= 5
-
-
-def _enough(results: Results) -> tuple[str, bool]:
-    largest = max(results.of("train").coordinates("kappa"))
-    eight, most = (100 * results.mean("robust_accuracy", "train", kappa=kappa) for kappa in (8, largest))
-    return f"{eight:.1f} with κ = 8, {most:.1f} with κ = {largest} (PGD-40)", abs(most - eight) <= 3
-
-
-def _transfer_chart(results: Results) -> dict[str, Any]:
-    kappas = results.of("train").coordinates("kappa")
-    rows = [
-        {"source": str(source), "target": str(target), "accuracy": crossed(results, source, target)}
-        for source in kappas
-        for target in kappas
-    ]
-    return figures.matrix(
-        rows,
-        "source",
-        "target",
-        "accuracy",
-        title="Accuracy on transferred examples, %",
-        x_title="examples of the network trained with κ =",
-        y_title="network trained with κ =",
-    )
-
-
-def _power_chart(results: Results) -> dict[str, Any]:
-    rows = [
-        {
-            "by": record["at"]["by"],
-            "accuracy": 100 * record["figures"]["robust_accuracy"],
-            "trained": f"trained with κ = {record['at']['kappa']}",
-        }
-        for record in results.of("evaluate")
-    ]
-    return figures.lines(
-        rows,
-        "by",
-        "accuracy",
-        "trained",
-        title="Robust accuracy under PGD with κ steps of 2.5·ε/κ",
-        x_title="κ of the attack",
-        scale="log",
-    )
-
-
-ATTACKER_POWER = Study(
-    "attacker-power",
-    PAPER,
-    "Figs. 3 and 4, Table 1",
-    "How many attack steps does training need, and do few steps mask gradients?",
-    {"quick": f"{QUICK_SENTENCE}; κ = 1 to 32.", "full": f"{MADRY_SENTENCE}; κ = 1 to 128."},
-    power_points,
-    tables=(Table(("kappa",), (CLEAN, PGD, Column("gradients_per_example", "gradients an example", share=False))),),
-    claims=(
-        Claim("κ = 1 in training masks gradients", "98.6 against itself, 27.2 on examples of κ = 8", _masked(1)),
-        Claim("κ = 4 in training masks gradients", "100.0 against itself, 54.2 on examples of κ = 8", _masked(4)),
-        Claim("a network trained with κ = 8 withstands stronger attacks", "93.9 under κ = 8, 91 under 128", _universal),
-        Claim("κ = 8 in training is enough", "89 to 91 for κ = 8 and more", _enough),
-    ),
-    charts={"powers": _power_chart, "transfer": _transfer_chart},
-)
 
 
 def stale_points(size: Size, seeds: Sequence[int]) -> list[Point]:
@@ -229,7 +111,7 @@ def _training_chart(results: Results) -> dict[str, Any]:
 
 STALENESS = Study(
     "staleness",
-    PAPER,
+    BHAT,
     "Figs. 5 and 8",
     "How stale may the weights be that attack, and does it depend on the learning rate?",
     {
@@ -307,7 +189,7 @@ def _similarity_chart(results: Results) -> dict[str, Any]:
 
 CYCLES = Study(
     "cycles",
-    PAPER,
+    BHAT,
     "Fig. 6",
     "Do attacks on stale weights cycle?",
     {
@@ -366,7 +248,7 @@ def _long_chart(results: Results) -> dict[str, Any]:
 
 LONG = Study(
     "broken-run",
-    PAPER,
+    BHAT,
     "Fig. 7",
     "Does a run that staleness has broken recover if it goes on?",
     {
@@ -377,91 +259,4 @@ LONG = Study(
     tables=(Table(("times",), (CLEAN, PGD)),),
     claims=(Claim("after about 150,000 steps fresh accuracy catches up", "about 5, then about 90", _recovers),),
     charts={"training": _long_chart},
-)
-
-DEVICES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16)
-SYSTEMS: dict[str, dict[str, Any]] = {
-    "as in the paper": {
-        "staleness.trainer_attacks": "never",
-        "staleness.publish_every": 100,
-        "staleness.max_staleness": 200,
-    },
-    "trainer attacks in its spare time": {"staleness.trainer_attacks": "auto", "staleness.max_staleness": 4},
-}
-
-
-def device_points(size: Size, seeds: Sequence[int]) -> list[Point]:
-    """Speed-up by devices on the virtual clock, where a training step takes as long as an attack step."""
-    base = {
-        "attack.steps": 8,
-        "train.batch_size": 128,
-        "virtual.attack_example_s": 1e-2 / 128,
-        "virtual.step_example_s": 1e-2 / 128,
-        "virtual.jitter": 0.05,
-        "train.seed": 0,
-    }
-    return [
-        Point("clock", {"system": name, "devices": count}, {**base, **settings, "workers.count": count - 1})
-        for name, settings in SYSTEMS.items()
-        for count in DEVICES
-    ]
-
-
-def _speed_up(system: str, devices: int) -> Callable[[Results], float]:
-    return lambda results: float(results.mean("speed_up", system=system, devices=devices))
-
-
-def _five(results: Results) -> tuple[str, bool]:
-    seven, eight = (_speed_up("as in the paper", devices)(results) for devices in (7, 8))
-    return f"{seven:.1f} with 7, {eight:.1f} with 8", abs(eight - 5) <= 1
-
-
-def _two(results: Results) -> tuple[str, bool]:
-    paper, ours = (_speed_up(system, 2)(results) for system in SYSTEMS)
-    return f"{paper:.2f} with two devices, {ours:.2f} where the trainer attacks, too", paper < 1.5 < ours
-
-
-def _flat(results: Results) -> tuple[str, bool]:
-    values = {count: _speed_up("as in the paper", count)(results) for count in (9, 12, 16)}
-    return ", ".join(f"{value:.1f} with {count}" for count, value in values.items()), values[16] <= values[9] * 1.1
-
-
-def _device_chart(results: Results) -> dict[str, Any]:
-    rows = [
-        {"devices": r["at"]["devices"], "speed": r["figures"]["speed_up"], "system": r["at"]["system"]} for r in results
-    ]
-    rows += [{"devices": count, "speed": count, "system": "linear"} for count in DEVICES]
-    title = "Speed-up by devices, on the virtual clock"
-    return figures.lines(
-        rows, "devices", "speed", "system", title=title, x_title="devices", y_title="speed-up", top=None
-    )
-
-
-SPEED_UP = Study(
-    "devices",
-    PAPER,
-    "Fig. 9",
-    "How much faster do more devices make a run?",
-    dict.fromkeys(
-        SIZES,
-        "The virtual clock: an attack step and a training step take 10 ms for 128 examples, κ = 8, latencies 1 ms, "
-        "jitter 5 %. Examples a second alone: what staleness costs is not in them.",
-    ),
-    device_points,
-    tables=(
-        Table(
-            ("system", "devices"),
-            (
-                Column("speed_up", "speed-up", share=False, digits=2),
-                Column("staleness", "staleness, mean", share=False, digits=1),
-            ),
-            "clock",
-        ),
-    ),
-    claims=(
-        Claim("about five times faster with 7 and 8 devices", "nearly 5 with 7, over 5 with 8", _five),
-        Claim("with two devices the trainer mostly waits", "slightly worse than linear", _two),
-        Claim("flat once workers make more than the trainer takes (κ + 1 devices)", "from 7 or 8 devices on", _flat),
-    ),
-    charts={"speed-up": _device_chart},
 )

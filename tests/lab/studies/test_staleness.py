@@ -18,26 +18,6 @@ def test_every_point_can_be_run(name: str, size: Size) -> None:
     require_sound(STUDIES[name], size)
 
 
-def record_of_transfer(own: float, crossed: float) -> Results:
-    matrix = {"members": [{"kappa": 1}, {"kappa": 8}], "accuracy": [[own, 0.9], [crossed, 0.9]]}
-    return Results(
-        [
-            {"does": "transfer", "at": {"seed": 0}, "figures": matrix},
-            record("evaluate", {"kappa": 1, "by": 1, "seed": 0}, robust_accuracy=own),
-        ]
-    )
-
-
-def test_masked_gradients_are_told_by_transfer() -> None:
-    masked = staleness.ATTACKER_POWER.claims[0]
-    assert masked.verdict(record_of_transfer(0.98, 0.27)).word == "agrees"
-    assert masked.verdict(record_of_transfer(0.27, 0.98)).word == "differs"
-    assert staleness.crossed(record_of_transfer(0.98, 0.27), source=8, target=1) == 27
-    assert staleness.crossed(record_of_transfer(0.98, 0.27), source=1, target=8) == 90
-    with pytest.raises(LookupError):
-        staleness.crossed(record_of_transfer(0.98, 0.27), source=2, target=8)
-
-
 def test_the_cliff_is_told_at_the_lowest_rate() -> None:
     def at(s: int, rate: float, robust: float) -> dict[str, object]:
         return record("train", {"s": s, "rate": rate, "guard": "off", "seed": 0}, robust_accuracy=robust)
