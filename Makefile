@@ -14,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-fast chaos cluster-test compose-test wheel lint audit bench clean setup
+.PHONY: demo test test-fast chaos cluster-test compose-test wheel lint audit bench bench-gpu clean setup
 
 setup: $(STAMP)
 
@@ -63,13 +63,15 @@ lint: $(STAMP)
 audit: $(STAMP)
 	$(BIN)/python .ci/audit.py $(ARGS)
 
-BENCHMARKS := transport load kernels steps memory timeline elastic peers scaling allocator splits evaluation masked_gradients
+BENCHMARKS := transport load kernels steps streams sharing memory timeline elastic peers scaling allocator splits evaluation masked_gradients
 ON_MNIST := wallclock headline staleness methods verdict finish throughput time_to_accuracy
 
 # A look at each of them: one short round, and not all rows.
 ifdef QUICK
 transport_ARGS := --repetitions 40
 load_ARGS := --workers 8 --seconds 5
+streams_ARGS := --networks mnist-16-32-100:128 --repetitions 3
+sharing_ARGS := --network mnist-16-32-100 --batch 16 --steps 20 --workers 1
 kernels_ARGS := --networks mnist-16-32-100:128 --repetitions 3
 memory_ARGS := --shards 500 --networks digits-cnn:64
 steps_ARGS := --shards 8 --rounds 1
@@ -101,6 +103,10 @@ bench: $(STAMP)
 	@test -d $(DATA)/MNIST || { echo "DATA = $(DATA) has no folder MNIST: name the root of torchvision's MNIST, as make bench DATA=DIR" >&2; exit 2; }
 	$(foreach name,$(BENCHMARKS),$(call benchmark,$(name),$($(name)_ARGS)))
 	$(foreach name,$(ON_MNIST),$(call benchmark,$(name),--data $(DATA) $($(name)_ARGS)))
+
+# All that docs/benchmarks.md calls not measured, on one GPU in ten minutes. DATA: folder of CIFAR-10.
+bench-gpu: $(STAMP)
+	$(BIN)/python -m benchmarks.gpu --data $(DATA) --draw
 
 # Compiled by all cores, where pip takes one; what is not Python 3 among the packages' files is passed over.
 # torch first and by its exact version: torchvision's own requirement would otherwise take a CUDA build of gigabytes.
