@@ -672,7 +672,7 @@ class MetricsSettings(Settings):
     """Folder that Prometheus watches (file_sd_configs). While the run goes on, a file there holds its endpoint."""
     every_steps: int = setting(20, "steps", ge=1)
     """Steps between lines of metrics.jsonl."""
-    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = setting((), "list of names")
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = setting((), "list of names")
     """Experiment trackers that get these lines too. Each needs the extra of its name: pip install
     'sparring[tensorboard]'."""
 

@@ -1,7 +1,7 @@
-"""Optional experiment trackers: the lines of metrics.jsonl also go to TensorBoard, Weights & Biases or MLflow.
+"""Optional experiment trackers: the lines of metrics.jsonl also go to TensorBoard, Weights & Biases, MLflow or Trackio.
 
-Each tool is configured by its own environment variables (WANDB_MODE, MLFLOW_TRACKING_URI). A tracker that fails is
-switched off with a warning, and training continues without it.
+Each tool is configured by its own environment variables (WANDB_MODE, MLFLOW_TRACKING_URI, TRACKIO_DIR). A tracker that
+fails is switched off with a warning, and training continues without it.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import importlib.util
 import logging
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stdout
 from functools import partial
 from typing import NamedTuple
 
@@ -150,8 +152,31 @@ def _mlflow(config: Config, run: Run, step: int) -> Tracker:
     return Tracker(write, lambda: client.set_terminated(known))
 
 
+def _trackio(config: Config, run: Run, step: int) -> Tracker:
+    """A run of the same name in the project `sparring` (or TRACKIO_PROJECT); a resume continues it."""
+    import trackio
+
+    with redirect_stdout(sys.stderr):  # it greets; standard output is the command's own
+        opened = trackio.init(
+            project=os.environ.get("TRACKIO_PROJECT", "sparring"),
+            name=run.id,
+            config=flatten(config),
+            resume="allow",
+            embed=False,
+            auto_log_gpu=False,
+            auto_log_cpu=False,
+        )
+
+    def close() -> None:
+        with redirect_stdout(sys.stderr):
+            trackio.finish()  # of the run itself would be called again at the exit, and print
+
+    return Tracker(lambda step, values: opened.log(values, step=step), close)
+
+
 TRACKERS: dict[str, Callable[[Config, Run, int], Tracker]] = {
     "tensorboard": _tensorboard,
     "wandb": _wandb,
     "mlflow": _mlflow,
+    "trackio": _trackio,
 }

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import os
 import struct
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -102,6 +105,30 @@ def test_mlflow_has_settings_and_every_line(tmp_path: Path, monkeypatch: pytest.
     assert found.info.status == "FINISHED" and found.data.params["attack.epsilon"] == "0.2"
     history = {each.step: each.value for each in client.get_metric_history(found.info.run_id, "loss")}
     assert history == pytest.approx(losses(run))
+
+
+def test_trackio_keeps_every_line_and_leaves_standard_output_alone(tmp_path: Path) -> None:
+    pytest.importorskip("trackio")
+    environment = {**os.environ, "TRACKIO_DIR": str(tmp_path / "db"), "HOME": str(tmp_path)}
+    command = [
+        sys.executable,
+        "-m",
+        "sparring",
+        "train",
+        "--json",
+        "--engine",
+        "sync",
+        "--run.root",
+        str(tmp_path / "runs"),
+    ]
+    command += ["--metrics.trackers", '["trackio"]', "--metrics.every_steps", "1", "--train.max_steps", str(STEPS)]
+    command += ["--evaluation.samples", "10", "--evaluation.steps", "1", "--metrics.enabled", "false"]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    run = Run(Path(json.loads(said.stdout)["run"]))
+    read = f"from trackio.sqlite_storage import SQLiteStorage as S; print(repr(S.get_logs('sparring', {run.id!r})))"
+    logs = subprocess.run([sys.executable, "-c", read], env=environment, capture_output=True, text=True, check=True)
+    reported = {line["step"]: line["loss"] for line in ast.literal_eval(logs.stdout.splitlines()[-1])}
+    assert reported == pytest.approx(losses(run)) and len(reported) == STEPS
 
 
 def test_a_tracker_that_is_not_installed_is_refused_with_the_name_of_its_extra(
