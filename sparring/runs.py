@@ -266,6 +266,25 @@ def writing(path: Path) -> Iterator[None]:
         raise file_failure(OSError(error.errno, error.strerror), path) from error
 
 
+@contextmanager
+def locked(path: Path, busy: str) -> Iterator[None]:
+    """Make the file, and lock it for this process as long as the context lasts. busy: what is said if it is locked.
+
+    Raises:
+        UsageError: another process has the lock.
+        SparringError: the folder may not be written to.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(busy) from None
+        yield
+
+
 def append(path: Path, line: str) -> None:
     """Add a line to a file. What a dead process has cut short stays a line of its own.
 

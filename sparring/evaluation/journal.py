@@ -6,7 +6,6 @@ process has cut short is passed over, and its ticket is attacked again.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import math
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from sparring.errors import UsageError
-from sparring.runs import append, lines_of, overwrite, writing
+from sparring.runs import append, lines_of, locked, overwrite
 
 TOLERANCE = 1e-3  # between devices and numbers of threads
 FLAGS = ("zero_gradient", "non_finite_gradient", "non_finite_logits")
@@ -102,16 +101,8 @@ class Entries(ABC, Generic[E]):
             UsageError: another process has the lock.
             SparringError: the folder may not be written to.
         """
-        with writing(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            file = self.path.open("a")
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UsageError(
-                    f"{self.path} is being written by another evaluation of the same kind. Wait for its end."
-                ) from None
+        busy = f"{self.path} is being written by another evaluation of the same kind. Wait for its end."
+        with locked(self.path, busy):
             yield
 
     def require_same(self) -> None:

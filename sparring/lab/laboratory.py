@@ -19,8 +19,9 @@ from sparring.lab.study import Point, Size, Study
 from sparring.lab.tables import summary, verdicts
 from sparring.lab.work import Place
 from sparring.machine.threads import cores
+from sparring.runs import locked
 
-TABLE = "table.md"
+TABLE, LOCK = "table.md", "lab.lock"
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ def do(
         running.Sheet(study.name, lab.points_of(study), records_of(study, lab.size, lab.results)) for study in studies
     ]
     with ExitStack() as stack:
+        busy = f"{lab.place.runs} is in use by another `sparring lab`. Wait for its end, or give other --runs."
+        stack.enter_context(locked(lab.place.runs / LOCK, busy))
         hands: running.Hands
         if address is None:
             room = at_once or cores()

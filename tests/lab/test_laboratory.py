@@ -11,6 +11,7 @@ from sparring.errors import UsageError
 from sparring.lab.laboratory import Lab, chosen, do, draw_pages, found_in, require_data
 from sparring.lab.studies import STUDIES
 from sparring.lab.work import Place
+from sparring.runs import locked
 from tests.support.studies import STUDY
 
 
@@ -42,6 +43,13 @@ def test_a_study_is_done_drawn_and_put_into_its_page(tmp_path: Path) -> None:
     page.write_text("<!-- lab: digits quick -->\n<!-- end of digits -->\n")
     assert draw_pages(here, page.parent) == [f"{page}: digits"] and draw_pages(here, page.parent) == []
     assert (page.parent / "pictures" / "digits-quick-rates.svg").exists() and "3 of 3 points" in page.read_text()
+
+
+def test_two_labs_do_not_share_runs(tmp_path: Path) -> None:
+    here = lab(tmp_path)
+    with locked(here.place.runs / "lab.lock", "mine"), pytest.raises(UsageError, match="in use by another"):
+        do(here, [STUDY], lambda line: None)
+    assert not here.results.exists()
 
 
 def test_a_ray_cluster_does_the_points(tmp_path: Path) -> None:
