@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sparring.attacks.iteration import frozen, perturb
 from sparring.attacks.norms import perturbed
+from sparring.machine.devices import of_other_precision
 
 if TYPE_CHECKING:
     from sparring.attacks.attack import Attack
@@ -91,6 +92,7 @@ def _require_classes(model: nn.Module, x: Tensor, labels: Tensor) -> None:
     except Exception as error:  # whatever the user's own code raises
         raise ValueError(
             f"images: model cannot take {x.dtype} images of {tuple(x.shape[1:])} ({type(error).__name__}: {error})."
+            f"{of_other_precision(model)}"
         ) from error
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 1:
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__

@@ -1,4 +1,4 @@
-"""The device on which a process computes."""
+"""The device on which a process computes, and the precision that a model's weights must have."""
 
 from __future__ import annotations
 
@@ -29,3 +29,14 @@ def device_of(model: nn.Module) -> torch.device:
     """The device of the model's weights; the CPU if it has none."""
     first = next(chain(model.parameters(), model.buffers()), None)
     return torch.device("cpu") if first is None else first.device
+
+
+def of_other_precision(model: nn.Module) -> str:
+    """What to do about weights that are not float32, as the end of an error message; empty if they are."""
+    kinds = sorted({str(each.dtype).removeprefix("torch.") for each in model.parameters() if each.is_floating_point()})
+    if kinds in ([], ["float32"]):
+        return ""
+    return (
+        f" Its weights are {', '.join(kinds)}: pass model.float(). Passes in half precision are a setting of a run, "
+        f"model.precision = 'bf16'."
+    )

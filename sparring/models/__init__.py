@@ -14,6 +14,7 @@ from torch import nn
 from sparring import plugins
 from sparring.config import Channels, ModelSettings
 from sparring.errors import SparringError, UsageError
+from sparring.machine.devices import of_other_precision
 from sparring.models.normalize import Normalize as Normalize
 
 Shape = tuple[int, int, int]
@@ -115,7 +116,9 @@ def require_logits(named: str, model: nn.Module, shape: Shape, classes: int) -> 
         with torch.no_grad():
             logits = model.eval()(torch.zeros(1, *shape))
     except Exception as error:  # the user's own code may raise anything
-        raise UsageError(f"{named} cannot take images of shape {shape} ({type(error).__name__}: {error}).") from error
+        raise UsageError(
+            f"{named} cannot take images of shape {shape} ({type(error).__name__}: {error}).{of_other_precision(model)}"
+        ) from error
     finally:
         model.train(training)
     if not isinstance(logits, torch.Tensor):

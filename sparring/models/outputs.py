@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from sparring.attacks import frozen
 from sparring.errors import UsageError
-from sparring.machine.devices import device_of
+from sparring.machine.devices import device_of, of_other_precision
 
 
 def outputs_of(model: nn.Module, x: Tensor, classes: int) -> int:
@@ -26,7 +26,9 @@ def outputs_of(model: nn.Module, x: Tensor, classes: int) -> int:
         with frozen(model), torch.no_grad():
             logits = model(x.to(device_of(model)))
     except Exception as error:  # whatever the user's own code raises
-        raise UsageError(f"model cannot take images of {shape} ({type(error).__name__}: {error}).") from error
+        raise UsageError(
+            f"model cannot take images of {shape} ({type(error).__name__}: {error}).{of_other_precision(model)}"
+        ) from error
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 1:
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise UsageError(f"model returns {found} for one image: logits of shape (1, classes) are needed.")

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sparring.errors import SparringError
-from sparring.machine.devices import device_for, device_of
+from sparring.machine.devices import device_for, device_of, of_other_precision
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,11 @@ def test_a_model_is_where_its_weights_are_and_one_without_any_is_on_the_cpu() ->
     buffers_alone = nn.BatchNorm1d(2, affine=False, device="meta")
     assert device_of(buffers_alone) == torch.device("meta")
     assert device_of(nn.Flatten()) == torch.device("cpu")
+
+
+def test_weights_of_another_precision_are_named_with_the_remedy() -> None:
+    assert of_other_precision(nn.Linear(2, 2)) == of_other_precision(nn.Flatten()) == ""
+    assert "weights are bfloat16, float32: pass model.float()" in of_other_precision(
+        nn.Sequential(nn.Linear(2, 2).bfloat16(), nn.Linear(2, 2))
+    )
+    assert "model.precision = 'bf16'" in of_other_precision(nn.Linear(2, 2).half())

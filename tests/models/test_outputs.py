@@ -43,3 +43,9 @@ def test_it_is_asked_in_eval_mode_and_nothing_of_it_changes() -> None:
 def test_what_is_no_model_of_such_images_is_refused(model: Any, reason: str) -> None:
     with pytest.raises(UsageError, match=f"^{reason}"):
         outputs_of(model, X, classes=5)
+
+
+def test_weights_of_another_precision_are_refused_with_the_remedy() -> None:
+    half = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).half()
+    with pytest.raises(UsageError, match=r"weights are float16: pass model\.float\(\)"):
+        outputs_of(half, torch.rand(1, 1, 4, 4), 3)
