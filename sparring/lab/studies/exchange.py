@@ -6,7 +6,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sparring.lab.results import Results
-from sparring.lab.studies.settings import MADRY, MADRY_SENTENCE, MNIST_QUICK, QUICK_SENTENCE, by_size, with_seed
+from sparring.lab.studies.settings import (
+    GAP,
+    MADRY,
+    MADRY_SENTENCE,
+    MNIST_QUICK,
+    QUICK_SENTENCE,
+    WATCHED,
+    by_size,
+    with_seed,
+)
 from sparring.lab.study import Claim, Column, Point, Size, Study, Table
 
 REMEDIES: dict[str, dict[str, Any]] = {
@@ -21,12 +30,13 @@ ROWS = ((0, "none"), (16, "none"), (16, "exchange"), (16, "refresh 1"), (64, "no
 
 def points(size: Size, seeds: Sequence[int]) -> list[Point]:
     """Exact staleness with each remedy."""
-    base = {**by_size(size, MNIST_QUICK, MADRY), "engine": "simulated", "staleness.gap_every": 0}
+    base = {**by_size(size, MNIST_QUICK, MADRY), **WATCHED}
     return [
         Point(
             "train",
             {"s": s, "remedy": remedy, "seed": seed},
             with_seed({**base, **REMEDIES[remedy]}, seed, simulated__staleness=s),
+            GAP,
         )
         for seed in seeds
         for s, remedy in ROWS

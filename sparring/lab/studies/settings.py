@@ -65,6 +65,8 @@ MADRY_SENTENCE = (
     "MNIST, the 32-64-1024 network, 60,000 steps of 128, κ = 8, ε = 0.3, Adam at 0.0001; PGD-40 (step 0.01, 2 "
     "restarts) on all 10,000 test images"
 )
+WATCHED: Settings = {"engine": "simulated", "staleness.gap_every": 50}
+GAP = {"series": ["fresh_minus_stale", "train_robust_accuracy"]}  # what such a run keeps
 CIFAR_SGD: Settings = {
     "data.name": "cifar10",
     "data.augment": "crop_flip",

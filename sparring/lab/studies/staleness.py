@@ -7,12 +7,22 @@ from typing import Any
 
 from sparring.lab import figures
 from sparring.lab.results import Results
-from sparring.lab.studies.settings import BHAT, MADRY, MADRY_SENTENCE, MNIST_QUICK, QUICK_SENTENCE, by_size, with_seed
+from sparring.lab.studies.settings import (
+    BHAT,
+    GAP,
+    MADRY,
+    MADRY_SENTENCE,
+    MNIST_QUICK,
+    QUICK_SENTENCE,
+    WATCHED,
+    by_size,
+    with_seed,
+)
 from sparring.lab.study import Claim, Column, Point, Size, Study, Table, Value
 
 CLEAN, PGD = Column("clean_accuracy", "clean"), Column("robust_accuracy", "PGD-40")
 STEPS: dict[Size, tuple[int, ...]] = {
-    "quick": (0, 1, 2, 4, 8, 16, 32, 64, 128),
+    "quick": (0, 2, 8, 16, 32, 64, 128),
     "full": (0, *(2**power for power in range(11))),
 }
 RATES: dict[Size, tuple[float, ...]] = {"quick": (0.0005, 0.002), "full": (1e-4,)}
@@ -20,19 +30,18 @@ RATES: dict[Size, tuple[float, ...]] = {"quick": (0.0005, 0.002), "full": (1e-4,
 
 def stale_points(size: Size, seeds: Sequence[int]) -> list[Point]:
     """Exact staleness s at each peak rate, and with the guard at two of them."""
-    base = {**by_size(size, MNIST_QUICK, MADRY), "engine": "simulated", "staleness.gap_every": 50}
-    series = {"series": ["fresh_minus_stale", "train_robust_accuracy"]}
+    base = {**by_size(size, MNIST_QUICK, MADRY), **WATCHED}
     found: list[Point] = []
     for seed in seeds:
         for rate in RATES[size]:
             for s in STEPS[size]:
                 settings = with_seed(base, seed, optimizer__lr=rate, simulated__staleness=s)
                 at: dict[str, Value] = {"rate": rate, "s": s, "guard": "off", "seed": seed}
-                found.append(Point("train", at, settings, series))
+                found.append(Point("train", at, settings, GAP))
         for s in (16, 64):
             rate = RATES[size][-1]
             settings = with_seed(base, seed, optimizer__lr=rate, simulated__staleness=s, guard__staleness=True)
-            found.append(Point("train", {"rate": rate, "s": s, "guard": "on", "seed": seed}, settings, series))
+            found.append(Point("train", {"rate": rate, "s": s, "guard": "on", "seed": seed}, settings, GAP))
     return found
 
 
@@ -207,17 +216,16 @@ CYCLES = Study(
 
 def long_points(size: Size, seeds: Sequence[int]) -> list[Point]:
     """A broken run of s = 64, and the same recipe with five times the steps."""
-    base = {**by_size(size, MNIST_QUICK, MADRY), "engine": "simulated", "staleness.gap_every": 50}
+    base = {**by_size(size, MNIST_QUICK, MADRY), **WATCHED}
     rate = 0.0005 if size == "quick" else 1e-4
     constant = {"schedule.name": "constant", "optimizer.lr": rate, "simulated.staleness": 64}
     epochs = base["train.epochs"]
-    series = {"series": ["fresh_minus_stale", "train_robust_accuracy"]}
     return [
         Point(
             "train",
             {"times": times, "seed": seed},
             with_seed({**base, **constant}, seed, train__epochs=times * epochs),
-            series,
+            GAP,
         )
         for seed in seeds
         for times in (1, 5)
