@@ -1,6 +1,6 @@
 # make demo: set everything up and run the main job; make test: set up and run the tests;
 # make test-fast: the pure parts and a tiny run of each engine;
-# make audit: known weaknesses of packages, risky code;
+# make audit: known weaknesses of packages, risky code; make docs: the site, in site/;
 # make wheel, make cluster-test and make compose-test: see docs/cluster.md;
 # make bench DATA=DIR: every benchmark, one after the other; hours, on a machine with nothing else to do. DIR has MNIST
 # in torchvision's layout. With QUICK=1: a look at each. docs/benchmarks.md and docs/results.md have the commands one by
@@ -14,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-fast chaos cluster-test compose-test wheel lint audit bench bench-gpu clean setup
+.PHONY: demo docs test test-fast chaos cluster-test compose-test wheel lint audit bench bench-gpu clean setup
 
 setup: $(STAMP)
 
@@ -31,6 +31,12 @@ FAST := allocators attacks config data objectives queue/test_ledger.py queue/tes
 test-fast: $(STAMP)
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup \
 	  $(addprefix tests/,$(FAST)) $(ARGS)
+
+# The site, in site/: needs no network, and fails for a warning or a link to nothing. REPOSITORY=https://HOST/OWNER/sparring
+# lets it link to files of the repository that it does not hold; without, they are downloads.
+docs: $(STAMP)
+	OMP_WAIT_POLICY=passive REPOSITORY=$(REPOSITORY) $(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going \
+	  -c website -d build/doctrees . site
 
 # Breaks runs on purpose and audits each: 1,000 seeded schedules in one process each, then real runs with Ray; an hour.
 # Then a million hostile messages; minutes.
@@ -122,4 +128,4 @@ endif
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache
