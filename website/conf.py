@@ -12,7 +12,15 @@ sys.path.insert(0, str(ROOT))
 
 project = html_title = "Sparring"
 root_doc = "README"
-include_patterns = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/*.md", "website/api/*.rst"]
+include_patterns = [
+    "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "docs/*.md",
+    "docs/results/*.md",
+    "website/api/*.rst",
+]
 exclude_patterns = [".*", "build", "dist", "runs", "site"]
 extensions = [
     "myst_parser",
@@ -46,7 +54,16 @@ navigation = {
         "docs/configuration",
         "docs/architecture",
     ],
-    "Results": ["docs/results", "docs/benchmarks"],
+    "Results": [
+        "docs/results",
+        "docs/results/asynchronous",
+        "docs/results/bullettrain",
+        "docs/results/fast",
+        "docs/results/pruning",
+        "docs/results/remedies",
+        "docs/benchmarks",
+        "docs/lab",
+    ],
     "Project": ["CONTRIBUTING", "CHANGELOG"],
 }
 

@@ -47,7 +47,7 @@ def test_no_link_leads_nowhere_and_nothing_is_loaded_from_a_network(site: Path) 
 
 def test_every_page_of_the_docs_is_in_the_navigation_once(site: Path) -> None:
     pages = [page for group in navigation.values() for page in group]
-    expected = {f"docs/{path.stem}" for path in (ROOT / "docs").glob("*.md")}
+    expected = {str(path.relative_to(ROOT).with_suffix("")) for path in (ROOT / "docs").rglob("*.md")}
     assert len(pages) == len(set(pages)) and expected <= set(pages)
     linked = Page((site / "README.html").read_text()).links
     assert [page for page in pages if f"{page}.html" not in linked] == []
