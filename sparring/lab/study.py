@@ -15,6 +15,7 @@ Size = Literal["quick", "full"]
 SIZES: tuple[Size, ...] = ("quick", "full")
 Value = str | int | float
 FORM = 1  # of what a key is made of
+UNTRAINED = 20.0  # percent
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ class Point:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Ours beside the paper's. agrees: None if it was not run, or the paper gives nothing to compare with."""
+    """Ours beside the paper's. agrees: None if it was not run, the paper gives nothing to compare
+    with, or the difference is within what one seed varies."""
 
     text: str
     paper: str
@@ -56,8 +58,23 @@ class Verdict:
 
     @property
     def word(self) -> str:
-        """agrees, differs, or not run."""
-        return {True: "agrees", False: "differs", None: "not compared" if self.ours else "not run"}[self.agrees]
+        """agrees, differs, open, or not run."""
+        return {True: "agrees", False: "differs", None: "open" if self.ours else "not run"}[self.agrees]
+
+
+class Untrained(LookupError):
+    """The network that others are compared with is no better than chance, so nothing can be said."""
+
+
+def baseline(accuracy: float) -> float:
+    """The accuracy, in percent, of a network that others are compared with.
+
+    Raises:
+        Untrained: it is near chance.
+    """
+    if accuracy <= UNTRAINED:
+        raise Untrained(f"what it is compared with did not train ({accuracy:.1f})")
+    return accuracy
 
 
 @dataclass(frozen=True)
@@ -78,8 +95,10 @@ class Claim:
         """The statement beside our figure."""
         try:
             ours, agrees = self.measure(results)
+        except Untrained as error:
+            ours, agrees = str(error), None
         except LookupError:
-            return Verdict(self.text, self.paper, "", None)
+            ours, agrees = "", None
         return Verdict(self.text, self.paper, ours, agrees)
 
 

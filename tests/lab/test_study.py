@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sparring.lab.results import Results
-from sparring.lab.study import Claim, Point
+from sparring.lab.study import Claim, Point, baseline
 from tests.support.studies import record
 
 POINT = Point("train", {"s": 1, "seed": 0}, {"train.seed": 0, "attack.steps": 2}, {"series": ["loss"]})
@@ -31,4 +31,11 @@ def test_a_claim_agrees_differs_or_was_not_run() -> None:
     assert [(each.ours, each.word) for each in verdicts] == [("2.0", "agrees"), ("0.5", "differs")]
     assert claim.verdict(Results([])).word == "not run"
     ours = Claim("nobody measured it", "", lambda results: ("3", None))
-    assert ours.verdict(Results([])).word == "not compared"
+    assert ours.verdict(Results([])).word == "open"
+
+
+def test_nothing_is_said_beside_a_network_that_did_not_train() -> None:
+    claim = Claim("as good", "", lambda results: ("x", results.mean("gain") >= baseline(11.4) - 3))
+    found = claim.verdict(Results([record("train", {}, gain=90)]))
+    assert found.word == "open" and found.ours == "what it is compared with did not train (11.4)"
+    assert baseline(50.0) == 50.0

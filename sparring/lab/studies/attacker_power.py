@@ -8,7 +8,7 @@ from typing import Any
 from sparring.lab import figures
 from sparring.lab.results import Results
 from sparring.lab.studies.settings import BHAT, MADRY, MADRY_SENTENCE, MNIST_QUICK, QUICK_SENTENCE, by_size, with_seed
-from sparring.lab.study import Claim, Column, Point, Size, Study, Table
+from sparring.lab.study import Claim, Column, Point, Size, Study, Table, baseline
 
 CLEAN, PGD = Column("clean_accuracy", "clean"), Column("robust_accuracy", "PGD-40")
 POWERS: dict[Size, tuple[int, ...]] = {"quick": (1, 2, 4, 8, 32), "full": (1, 2, 4, 8, 16, 32, 64, 128)}
@@ -65,13 +65,13 @@ def _masked(weak: int) -> Callable[[Results], tuple[str, bool | None]]:
 def _universal(results: Results) -> tuple[str, bool]:
     largest = max(results.of("evaluate").coordinates("by"))
     own, strong = _white(8, 8)(results), _white(8, largest)(results)
-    return f"{own:.1f} under κ = 8, {strong:.1f} under κ = {largest}", own - strong <= 5
+    return f"{own:.1f} under κ = 8, {strong:.1f} under κ = {largest}", baseline(own) - strong <= 5
 
 
 def _enough(results: Results) -> tuple[str, bool]:
     largest = max(results.of("train").coordinates("kappa"))
     eight, most = (100 * results.mean("robust_accuracy", "train", kappa=kappa) for kappa in (8, largest))
-    return f"{eight:.1f} with κ = 8, {most:.1f} with κ = {largest} (PGD-40)", abs(most - eight) <= 3
+    return f"{eight:.1f} with κ = 8, {most:.1f} with κ = {largest} (PGD-40)", abs(baseline(most) - eight) <= 3
 
 
 def _transfer_chart(results: Results) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from sparring.lab.studies.settings import (
     by_size,
     with_seed,
 )
-from sparring.lab.study import Claim, Column, Point, Size, Study, Table
+from sparring.lab.study import Claim, Column, Point, Size, Study, Table, baseline
 
 REMEDIES: dict[str, dict[str, Any]] = {
     "none": {},
@@ -52,7 +52,7 @@ def _heals(s: int, remedy: str) -> Callable[[Results], tuple[str, bool]]:
 
     def measure(results: Results) -> tuple[str, bool]:
         fresh, stale, healed = _robust(0, "none")(results), _robust(s, "none")(results), _robust(s, remedy)(results)
-        return f"{healed:.1f}; without it {stale:.1f}, at s = 0 {fresh:.1f}", healed >= fresh - 3
+        return f"{healed:.1f}; without it {stale:.1f}, at s = 0 {fresh:.1f}", healed >= baseline(fresh) - 3
 
     return measure
 

@@ -8,7 +8,7 @@ from typing import Any
 from sparring.lab import figures
 from sparring.lab.results import Results
 from sparring.lab.studies.settings import FGSM_QUICK, WONG, with_seed
-from sparring.lab.study import Claim, Column, Point, Size, Study, Table
+from sparring.lab.study import Claim, Column, Point, Size, Study, Table, baseline
 
 PAPER = "003 Wong, Rice, Kolter 2019"
 CLEAN, PGD = Column("clean_accuracy", "clean"), Column("robust_accuracy", "PGD")
@@ -17,21 +17,29 @@ FGSM_SENTENCE = (
     "MNIST, 38,400 training images, the 16-32-100 network, 3 epochs of batches of 100, ε = 0.3, Adam with a cyclic "
     "rate (peak 0.005), start not clamped to the image"
 )
+NOISE = 2.0  # points
 PGD_40 = "PGD-40 (step 0.01, 2 restarts) on 1,000 test images"
 Method = tuple[str, dict[str, Any]]
 
 
 def _starts(size: Size) -> list[Method]:
     """The rows of Table 1; step sizes in parts of ε."""
-    epsilon = 0.3 if size == "quick" else 8 / 255
+    epsilon, warmup = (0.3, 0.3) if size == "quick" else (8 / 255, 0.0)  # on MNIST full attacks need the warm-up
     free: dict[str, Any] = {
         "model.precision": "fp32",
         "attack.name": "fgsm",
         "attack.start": "auto",
         "attack.clamp_start": None,
         "attack.step_size": None,
+        "attack.warmup": warmup,
     }
-    pgd = {"attack.name": "pgd", "attack.steps": 8, "attack.start": "auto", "attack.clamp_start": None}
+    pgd = {
+        "attack.name": "pgd",
+        "attack.steps": 8,
+        "attack.start": "auto",
+        "attack.clamp_start": None,
+        "attack.warmup": warmup,
+    }
     return [
         ("FGSM, zero start, α = ε", {"attack.start": "zero", "attack.step_size": epsilon}),
         ("FGSM, previous start, α = ε", {"attack.start": "previous", "attack.step_size": epsilon}),
@@ -63,9 +71,21 @@ def _collapses(method: str) -> Callable[[Results], tuple[str, bool]]:
 
 
 def _as_good(method: str, other: str, within: float) -> Callable[[Results], tuple[str, bool]]:
+    """Whether a method comes within some points of another."""
+
     def measure(results: Results) -> tuple[str, bool]:
         ours, theirs = _robust(method)(results), _robust(other)(results)
-        return f"{ours:.1f} against {theirs:.1f}", ours >= theirs - within
+        return f"{ours:.1f} against {theirs:.1f}", ours >= baseline(theirs) - within
+
+    return measure
+
+
+def _better(method: str, other: str) -> Callable[[Results], tuple[str, bool | None]]:
+    """Whether a method is better than another by more than a seed varies."""
+
+    def measure(results: Results) -> tuple[str, bool | None]:
+        ours, theirs = _robust(method)(results), _robust(other)(results)
+        return f"{ours:.1f} against {theirs:.1f}", None if abs(ours - theirs) <= NOISE else ours > theirs
 
     return measure
 
@@ -76,7 +96,8 @@ STARTS = Study(
     "Table 1",
     "Which start and step size does one-step training need?",
     {
-        "quick": f"{FGSM_SENTENCE}; {PGD_40}. No guard against overfitting.",
+        "quick": f"{FGSM_SENTENCE}; {PGD_40}. PGD and Free: ε warmed up over 30 % of the "
+        "steps, without which both stay at chance. No guard against overfitting.",
         "full": "CIFAR-10, PreActResNet-18, ε = 8/255, 30 epochs (Free and PGD 400); PGD-50 with 10 restarts.",
     },
     start_points,
@@ -92,7 +113,7 @@ STARTS = Study(
         Claim(
             "α = 1.25 ε is better than ε",
             "46.3 against 43.8",
-            _as_good("FGSM, random start, α = 1.25 ε", "FGSM, random start, α = ε", 0),
+            _better("FGSM, random start, α = 1.25 ε", "FGSM, random start, α = ε"),
         ),
         Claim("one step is as good as PGD", "46.3 against 44.6", _as_good("FGSM, random start, α = 1.25 ε", "PGD", 2)),
     ),
@@ -137,7 +158,7 @@ def _fgsm_near_pgd(results: Results) -> tuple[str, bool]:
     ours = {
         name: 100 * results.mean("robust_accuracy", "evaluate", method=name, epsilon=0.3) for name in ("FGSM", "PGD")
     }
-    return f"{ours['FGSM']:.1f} and {ours['PGD']:.1f}", abs(ours["FGSM"] - ours["PGD"]) <= 3
+    return f"{ours['FGSM']:.1f} and {ours['PGD']:.1f}", abs(ours["FGSM"] - baseline(ours["PGD"])) <= 3
 
 
 MNIST = Study(
@@ -181,11 +202,12 @@ def time_points(size: Size, seeds: Sequence[int]) -> list[Point]:
     plain = {"attack.clamp_start": None, "attack.step_size": None}
     guarded = {"guard.overfitting": "rollback"}
     own = {} if size == "quick" else {"optimizer.lr": 0.04}
-    free = {"model.precision": "fp32", "attack.name": "fgsm", "train.replays": 8, **plain, **own}
+    warmup = {"attack.warmup": 0.3 if size == "quick" else 0.0}
+    free = {"model.precision": "fp32", "attack.name": "fgsm", "train.replays": 8, **plain, **warmup, **own}
     methods: dict[str, dict[str, Any]] = {
         "FGSM": guarded,
         "Free, m = 8": free,
-        "PGD": {"attack.name": "pgd", "attack.steps": 8, "attack.warmup": 0.3 if size == "quick" else 0.0, **plain},
+        "PGD": {"attack.name": "pgd", "attack.steps": 8, **warmup, **plain},
     }
     return [
         Point(
