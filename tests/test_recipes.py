@@ -31,8 +31,10 @@ PAPERS: dict[str, list[str]] = {  # figures of the papers that stand in a recipe
     "mnist-async": ["98 clean", "89 to 91"],
     "mnist-fast": [],
     "mnist-fgsm-rs": ["99.20", "88.77"],
+    "mnist-grad-align": [],
     "mnist-madry": ["98 clean", "89 to 91"],
     "mnist-pruned": ["70.11", "67.43", "65.50", "60.77", "70.05"],
+    "mnist-yopo": [],
 }
 THROUGH_RAY = ("mnist-async", "cifar10-trades-bt", "cifar10-augmix-bt", "cifar10-synthetic")  # others in one process
 CHEAP = {
@@ -86,6 +88,8 @@ def test_a_recipe_runs(recipe: Path, tmp_path: Path, shared_ray: Place) -> None:
         changes["evaluation.attack"] = "pgd"
     if recipe.stem not in THROUGH_RAY:
         changes["engine"] = "sync"
+    if load(recipe).yopo.passes:
+        changes |= {"yopo.passes": "2", "yopo.inner_steps": "1"}
     config = load(recipe, changes)
     if config.allocator.name != "none" and config.attack.name != "augmix":
         config = load(recipe, {**changes, "allocator.boundary_steps": "2", "allocator.robust_steps": "1"})
