@@ -210,8 +210,8 @@ class ObjectiveSettings(Settings):
     """Training objective. pgd-at: cross-entropy on attacked examples (Bhat et al.); trades: clean cross-entropy plus β
     times the KL divergence between clean and attacked predictions; mart: the same, weighted by misclassification;
     augmix: clean cross-entropy plus the Jensen-Shannon divergence between the predictions on an image and on its two
-    views; grad-align: cross-entropy on attacked examples plus λ times the angle between the gradients of the images at
-    two points of the ball (Andriushchenko & Flammarion 2020); or your own as module:object or path.py:object
+    views; grad-align: cross-entropy on attacked examples plus λ times 1 − cosine of the gradients by the image at two
+    points of the ball (Andriushchenko & Flammarion 2020); or your own as module:object or path.py:object
     (docs/extending.md)."""
     options: Options = setting({}, "table")
     """Keyword arguments of an objective of your own, as objective.options.NAME."""
