@@ -20,6 +20,7 @@ PAPERS: dict[str, list[str]] = {  # figures of the papers that stand in a recipe
     "cifar10-augmix-bt": ["88.8 %", ".35", "1.8", "1.7"],
     "cifar10-fast": ["46.3", "43.8", "6 minutes"],
     "cifar10-free": ["83.80", "46.78", "19.9 minutes"],
+    "cifar10-grad-align": [],
     "cifar10-mart": ["84.17", "57.39"],
     "cifar10-mart-bt": ["86.60", "58.74", ".30 / .43 / .26", "2.2", "1.9"],
     "cifar10-pruned": ["39.63", "33.54", "37.84", "25.32", "44.59"],
@@ -33,6 +34,7 @@ PAPERS: dict[str, list[str]] = {  # figures of the papers that stand in a recipe
     "mnist-fgsm-rs": ["99.20", "88.77"],
     "mnist-madry": ["98 clean", "89 to 91"],
     "mnist-pruned": ["70.11", "67.43", "65.50", "60.77", "70.05"],
+    "mnist-yopo": [],
 }
 THROUGH_RAY = ("mnist-async", "cifar10-trades-bt", "cifar10-augmix-bt", "cifar10-synthetic")  # others in one process
 CHEAP = {
@@ -86,6 +88,8 @@ def test_a_recipe_runs(recipe: Path, tmp_path: Path, shared_ray: Place) -> None:
         changes["evaluation.attack"] = "pgd"
     if recipe.stem not in THROUGH_RAY:
         changes["engine"] = "sync"
+    if load(recipe).yopo.passes:
+        changes |= {"yopo.passes": "2", "yopo.inner_steps": "1"}
     config = load(recipe, changes)
     if config.allocator.name != "none" and config.attack.name != "augmix":
         config = load(recipe, {**changes, "allocator.boundary_steps": "2", "allocator.robust_steps": "1"})

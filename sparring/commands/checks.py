@@ -15,6 +15,7 @@ from sparring.config import Config, RunSettings, check_staleness, differences, t
 from sparring.errors import UsageError
 from sparring.evaluation.autoattack import require_autoattack
 from sparring.machine.devices import device_for
+from sparring.models.first_layer import first_layer
 from sparring.models.forward import require_compiler
 from sparring.models.starting import not_fresh, start_from
 from sparring.observe.discovery import require_folder
@@ -68,6 +69,8 @@ def check(config: Config, live: Live = NOTHING_PASSED, *, starts: bool) -> Exper
     summary = experiment.data_summary  # refuses unfit data by name, before a method fails on them
     try_methods(experiment)
     _check_batches(experiment)
+    if config.yopo.passes:
+        first_layer(experiment.model, config.yopo.first_layer, experiment.training.shape)
     for doubt in summary.warnings:
         log.warning(doubt)
     _check_evaluation(experiment)

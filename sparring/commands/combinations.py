@@ -5,6 +5,7 @@ from __future__ import annotations
 from sparring.allocators.bullettrain import BOUNDARY, ROBUST, BulletTrain
 from sparring.attacks import CROSS_ENTROPY, Attack
 from sparring.attacks.augmix import AugMix
+from sparring.attacks.norms import NORMS
 from sparring.config import Config, flatten, slots_of
 from sparring.errors import UsageError
 from sparring.objectives.methods import MART, PGDAT, TRADES
@@ -44,6 +45,8 @@ def check_combinations(config: Config) -> None:
     _check_events(config)
     _check_wire(config, methods)
     _check_replays(config, methods)
+    _check_yopo(config, methods)
+    _check_noise(config, methods)
     _check_divergence(config, methods)
     _check_phases(config)
     _check_pruning(config)
@@ -196,6 +199,64 @@ def _check_replays(config: Config, methods: Methods) -> None:
             raise UsageError(
                 f"{setting} with {name} = {value!r}: Free adversarial training makes one FGSM step per replay, in the "
                 f"pass that trains the weights. Set {name} to {only!r}, or train.replays to 1."
+            )
+
+
+def _check_yopo(config: Config, methods: Methods) -> None:
+    """YOPO: between full passes the attack goes through the first layer alone, in the process that trains."""
+    yopo, attack = config.yopo, methods.attack
+    if yopo.passes == 0:
+        return
+    steps, iterative = yopo.passes * yopo.inner_steps, isinstance(attack, Attack)
+    required: dict[str, tuple[object, bool, object]] = {
+        "engine": (config.engine, config.engine == "sync", "sync"),
+        "attack.name": (config.attack.name, iterative, "pgd"),
+        "attack.steps": (attack.steps, attack.steps == steps, steps),
+        "attack.restarts": (attack.restarts, attack.restarts == 1, 1),
+        "attack.start": (config.attack.start, config.attack.start not in ("previous", "last"), "auto"),
+        "allocator.name": (config.allocator.name, methods.allocator is None, "none"),
+        "train.replays": (config.train.replays, config.train.replays == 1, 1),
+        "staleness.finish": (config.staleness.finish, config.staleness.finish == "off", "off"),
+        "guard.overfitting": (config.guard.overfitting, config.guard.overfitting != "rollback", "stop"),
+        "model.precision": (config.model.precision, config.model.precision != "fp16", "bf16"),
+        "model.compile": (config.model.compile, not config.model.compile, False),
+    }
+    if methods.objective.on_attacked_alone:
+        own_loss = isinstance(attack, Attack) and attack.maximised == CROSS_ENTROPY
+        required |= {
+            "attack.loss": (config.attack.loss, own_loss, "ce"),
+            "objective.awp_gamma": (config.objective.awp_gamma, config.objective.awp_gamma == 0, 0.0),
+        }
+    for name, (value, met, only) in required.items():
+        if not met:
+            raise UsageError(
+                f"yopo.passes = {yopo.passes}, yopo.inner_steps = {yopo.inner_steps} with {name} = {value!r}: YOPO "
+                f"makes {yopo.passes} full passes on a batch in the process that trains, with {yopo.inner_steps} steps "
+                f"of one attack through the first layer after each. Set {name} to {only!r}, or yopo.passes to 0."
+            )
+
+
+def _check_noise(config: Config, methods: Methods) -> None:
+    """An objective that compares gradients of the images: they are differentiated once more."""
+    if not methods.objective.takes_noise:
+        return
+    settings, norm = config.model, methods.attack.norm
+    required: dict[str, tuple[object, bool, object, str]] = {
+        "attack.norm": (norm, norm in NORMS, "linf", "its noise is uniform in a ball under linf or l2"),
+        "model.precision": (settings.precision, settings.precision != "fp16", "bf16", "they underflow in fp16"),
+        "model.compile": (settings.compile, not settings.compile, False, "a compiled pass can be differentiated once"),
+        "trainer.batch_norm": (
+            config.trainer.batch_norm,
+            config.trainer.batch_norm == "own",
+            "own",
+            "sums over the trainers can be differentiated once",
+        ),
+    }
+    for name, (value, met, only, why) in required.items():
+        if not met:
+            raise UsageError(
+                f"objective.name = {config.objective.name!r} with {name} = {value!r}: gradients of the images are "
+                f"differentiated again, and {why}. Set {name} to {only!r}, or choose another objective."
             )
 
 

@@ -166,6 +166,8 @@ def predict(config: Config, measured: Measured, plan: Plan) -> Predicted:
     shards = sum(plan.shards_by_epoch) * steps / plan.total_steps
     if plan.replays > 1:
         return _without_workers(config, 0.0, step_s, steps, shards * plan.replays)
+    if config.yopo.passes:
+        return _without_workers(config, *_yopo_times(config, attack_s, step_s), steps, shards)
     if config.engine != "ray":
         return _without_workers(config, attack_s, step_s, steps, shards)
     ratio = attack_s / step_s
@@ -191,6 +193,14 @@ def predict(config: Config, measured: Measured, plan: Plan) -> Predicted:
         shards_per_step_needed=max(1, ceil(ageing(config, config.workers.count + 1) / TARGET_STALENESS)),
         latency_steps=measured.latency_s / (step_s * of_step),
     )
+
+
+def _yopo_times(config: Config, attack_s: float, step_s: float) -> tuple[float, float]:
+    """Seconds of the full passes of YOPO's attack, and of its step; with one loss for both, its passes are the step."""
+    yopo = config.yopo
+    if methods_of(config).objective.on_attacked_alone:
+        return 0.0, yopo.passes * step_s
+    return attack_s / yopo.inner_steps, step_s
 
 
 def _without_workers(config: Config, attack_s: float, step_s: float, steps: int, shards: float) -> Predicted:
@@ -253,6 +263,12 @@ def _remarks(config: Config, measured: Measured, predicted: Predicted) -> list[s
         return [
             *remarks,
             "Free adversarial training: the backward pass of a step is also the attack, so no attack time is counted.",
+        ]
+    if config.yopo.passes:
+        return [
+            *remarks,
+            f"YOPO-{config.yopo.passes}-{config.yopo.inner_steps}: its full passes are counted, the steps through the "
+            f"first layer alone are not.",
         ]
     if config.engine == "ddp":
         return [

@@ -84,6 +84,8 @@ def require_suggestible(config: Config) -> None:
     """
     if config.objective.name == "augmix":
         raise UsageError("objective.name = 'augmix': it has no ε and no attack steps to suggest.")
+    if config.yopo.passes:
+        raise UsageError(f"yopo.passes = {config.yopo.passes}: trials are made with 0. Unset it.")
     for name, value in (
         ("train.replays", config.train.replays),
         ("train.shards_per_step", config.train.shards_per_step),

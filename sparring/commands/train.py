@@ -364,13 +364,13 @@ def train_here(session: Session, experiment: Experiment) -> str:
 
 def _engine_of(config: Config) -> Callable[[Session, Experiment, Checkpoint | None], str]:
     """The engine in this process that the settings name; the virtual one alone needs Redis' client."""
-    from sparring.engines import ddp, free, simulated, sync
+    from sparring.engines import ddp, free, simulated, sync, yopo
 
     if config.engine == "virtual":
         from sparring.engines.virtual import engine as virtual
 
         return virtual.run
-    synchronous = free.run if config.train.replays > 1 else sync.run
+    synchronous = free.run if config.train.replays > 1 else yopo.run if config.yopo.passes else sync.run
     return {"sync": synchronous, "ddp": ddp.run, "simulated": simulated.run}[config.engine]
 
 

@@ -132,7 +132,8 @@ def _allocate(experiment: Experiment, attack: Attack, x: Tensor, labels: Tensor)
 def _loss(experiment: Experiment, x: Tensor, delta: Tensor, labels: Tensor) -> None:
     helper = None if experiment.helper is None else experiment.helper.network
     parameters = list(experiment.model.requires_grad_(True).parameters())
-    found = experiment.objective(experiment.model, Batch(x, (x + delta).clamp(0, 1), labels), helper)
+    noise = delta if experiment.objective.takes_noise else None
+    found = experiment.objective(experiment.model, Batch(x, (x + delta).clamp(0, 1), labels, noise=noise), helper)
     if not (isinstance(found[0], Tensor) and found[0].shape == () and found[1].shape == labels.shape):
         raise ValueError("loss must return the scalar loss of the batch and the logits [N, K] of the attacked images")
     if bool(found[1].isfinite().all()) and not found[0].isfinite():

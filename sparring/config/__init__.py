@@ -64,6 +64,7 @@ from sparring.config.schema import (
     TrainSettings,
     VirtualSettings,
     WorkersSettings,
+    YopoSettings,
 )
 
 __all__ = [
@@ -98,6 +99,7 @@ __all__ = [
     "TrainerSettings",
     "VirtualSettings",
     "WorkersSettings",
+    "YopoSettings",
     "bound",
     "changes_of",
     "check_staleness",

@@ -210,7 +210,9 @@ class ObjectiveSettings(Settings):
     """Training objective. pgd-at: cross-entropy on attacked examples (Bhat et al.); trades: clean cross-entropy plus β
     times the KL divergence between clean and attacked predictions; mart: the same, weighted by misclassification;
     augmix: clean cross-entropy plus the Jensen-Shannon divergence between the predictions on an image and on its two
-    views; or your own as module:object or path.py:object (docs/extending.md)."""
+    views; grad-align: cross-entropy on attacked examples plus λ times 1 − cosine of the gradients by the image at two
+    points of the ball (Andriushchenko & Flammarion 2020); or your own as module:object or path.py:object
+    (docs/extending.md)."""
     options: Options = setting({}, "table")
     """Keyword arguments of an objective of your own, as objective.options.NAME."""
     beta: float = setting(6.0, "1", ge=0, le=1000)
@@ -222,6 +224,8 @@ class ObjectiveSettings(Settings):
     single_pass with an allocator that leaves examples clean, else reference."""
     label_smoothing: float = setting(0.0, "1", ge=0, lt=1)
     """Label smoothing of the cross-entropy of pgd-at, and of the clean cross-entropy of trades."""
+    align_lambda: float = setting(0.2, "1", ge=0, le=1000)
+    """λ of grad-align. Its authors use 0.2 at ε = 8/255 and 2.0 at 16/255 on CIFAR-10, 2.5 at 8/255 on SVHN."""
     awp_gamma: float = setting(0.0, "1", ge=0, le=1)
     """γ of adversarial weight perturbation (Wu et al. 2020), relative to each layer's norm. 0 switches it off. Its
     authors use 0.01 for pgd-at and 0.005 for trades."""
@@ -346,6 +350,17 @@ class TrainSettings(Settings):
     """Epochs between evaluations of clean and PGD-10 accuracy on held-out examples. 0: never. Needs data.holdout."""
     evaluate_samples: int = setting(512, "examples", ge=1)
     """Largest number of held-out examples in these evaluations, drawn at random, each class in its share."""
+
+
+class YopoSettings(Settings):
+    passes: int = setting(0, "passes per batch", ge=0, le=1000)
+    """m of YOPO-m-n (Zhang et al. 2019): full passes of the attack on a batch. 0 switches it off. With pgd-at each of
+    them also trains the weights. Needs engine sync and attack.steps = m·n."""
+    inner_steps: int = setting(3, "gradient steps per pass", ge=1, le=1000)
+    """n of YOPO-m-n: attack steps after each full pass that go through the first layer alone."""
+    first_layer: str | None = setting(None, "name")
+    """The module of the network at which the first layer ends, by its name in named_modules(); what the network does
+    before it belongs to it. By default the first module that is called, has parameters and no modules of its own."""
 
 
 class PruningSettings(Settings):
@@ -694,6 +709,7 @@ class Config(Settings):
     optimizer: OptimizerSettings = OptimizerSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     train: TrainSettings = TrainSettings()
+    yopo: YopoSettings = YopoSettings()
     pruning: PruningSettings = PruningSettings()
     staleness: StalenessSettings = StalenessSettings()
     simulated: SimulatedSettings = SimulatedSettings()

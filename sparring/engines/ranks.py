@@ -70,7 +70,8 @@ class Ranks(Generic[T]):
             return batch
         x, y = self.learner.examples(of_step)
         views = torch.stack([x, x]) if self.learner.experiment.attack.makes_views else None
-        return Batch(x, x, y, views=views)
+        noise = torch.zeros_like(x) if self.learner.objective.takes_noise else None
+        return Batch(x, x, y, views=views, noise=noise)
 
     def forward(self, objective: Objective) -> tuple[Tensor, Tensor]:
         return objective()

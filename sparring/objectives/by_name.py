@@ -14,6 +14,7 @@ BUILT_IN = {
     "trades": "sparring.objectives.methods:TRADES",
     "mart": "sparring.objectives.methods:MART",
     "augmix": "sparring.objectives.augmix:AugMixConsistency",
+    "grad-align": "sparring.objectives.grad_align:GradAlign",
 }
 
 
@@ -31,6 +32,7 @@ def objective_of(settings: ObjectiveSettings, augmix: AugmixSettings, *, passes:
     require_taken("objective.name", settings.name, factory, smoothing)
     given = {"beta": settings.beta, "passes": passes, "label_smoothing": settings.label_smoothing}
     given |= {"augmix": augmix, "attacked_first": settings.awp_gamma > 0}
+    given |= {"align_lambda": settings.align_lambda}
     made = call("objective.name", factory, given, settings.options)
     if not isinstance(made, Objective):
         raise UsageError(

@@ -33,6 +33,8 @@ Passes = Literal["reference", "single_pass"]
 class PGDAT(Objective):
     """Cross-entropy on attacked examples (Mądry et al. 2018; Bhat et al. 2018)."""
 
+    on_attacked_alone = True
+
     def __init__(self, label_smoothing: float = 0.0) -> None:
         self.label_smoothing = label_smoothing
 

@@ -33,7 +33,8 @@ class Batch:
 
     x, x_adv: float32 [N, C, H, W] in [0, 1], clean and attacked images (x_adv = x for examples that were not attacked);
     labels: int64 [N]; weights: float32 [N] with mean 1, weight of each example (None: all the same); views: float32
-    [2, N, C, H, W] in [0, 1], AugMix's views, which replace x_adv.
+    [2, N, C, H, W] in [0, 1], AugMix's views, which replace x_adv; noise: float32 [N, C, H, W], a perturbation drawn
+    uniformly in the ball of the attack, for objectives that take it. x + noise is not clamped.
     """
 
     x: Tensor
@@ -41,6 +42,7 @@ class Batch:
     labels: Tensor
     weights: Tensor | None = None
     views: Tensor | None = None
+    noise: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,15 @@ class Objective:
     """Base class of objectives.
 
     attack_loss: the loss that the attack maximises; by default the cross-entropy. attack_start: start of PGD with this
-    objective. takes_views: the loss needs `Batch.views`.
+    objective. takes_views: the loss needs `Batch.views`. takes_noise: it needs `Batch.noise`. on_attacked_alone: the
+    loss is the cross-entropy on x_adv and nothing else, so that one pass can serve attack and training.
     """
 
     attack_loss: AttackLoss | None = None
     attack_start: Start = "uniform"
     takes_views: bool = False
+    takes_noise: bool = False
+    on_attacked_alone: bool = False
 
     def helper(self, shape: Shape, classes: int) -> Helper | None:
         """Make the helper network for images of `shape` (C, H, W); called once, when a run starts. None: no helper."""

@@ -101,7 +101,9 @@ class Experiment:
         attack, allocator = self.attack, self.config.allocator.name
         ball = f", {attack.norm} {attack.epsilon:.4g}" if attack.radius else ""
         allocated = "" if self.allocator is None else f", {allocator}"
+        yopo = self.config.yopo
         steps = f"{attack.steps} step{'' if attack.steps == 1 else 's'}"
+        steps = f"yopo-{yopo.passes}-{yopo.inner_steps}" if yopo.passes else steps
         return f"{self.config.objective.name}, {self.config.attack.name} ({steps}{ball}){allocated}"
 
     @property

@@ -23,6 +23,7 @@ from sparring.attacks import (
     result_of,
     targets_of,
 )
+from sparring.attacks.norms import random_start
 from sparring.config import bound
 from sparring.errors import NonFinite, SparringError
 from sparring.models.forward import for_training
@@ -122,7 +123,20 @@ class Learner:
         weights = None if weights is None else weights.to(self.device)
         if self.experiment.attack.makes_views:
             return Batch(x, x, y, weights, views=self._views(shards, x))
-        return Batch(x, perturbed(x, torch.cat([shard.delta.to(self.device) for shard in shards])), y, weights)
+        x_adv = perturbed(x, torch.cat([shard.delta.to(self.device) for shard in shards]))
+        return Batch(x, x_adv, y, weights, noise=self._noise(shards, x))
+
+    def _noise(self, shards: Sequence[Shard], x: Tensor) -> Tensor | None:
+        """See `Batch.noise`: in the ball of each shard's attack; it depends on the ticket alone."""
+        if not self.objective.takes_noise:
+            return None
+        seed, attack = self.config.train.seed, self.experiment.attack
+        parts = torch.split(x, [len(shard.labels) for shard in shards])
+        drawn = [
+            random_start(part, attack.norm, shard.attack.epsilon, generator(seed, "noise", *shard.key[:2]))
+            for part, shard in zip(parts, shards, strict=True)
+        ]
+        return torch.cat(drawn)
 
     def _views(self, shards: Sequence[Shard], x: Tensor) -> Tensor:
         """float32 [2, N, C, H, W] in [0, 1]."""
@@ -345,15 +359,18 @@ class Update:
         """The same, seen by all who share the step (`Peers`)."""
         return self.learner.peers.forward(self.objective)
 
-    def backward(self, loss: Tensor, correct: Tensor) -> None:
+    def backward(self, loss: Tensor, correct: Tensor, *, part: int = 0, parts: int = 1) -> None:
         """Compute the gradients of the weights, and the totals of the whole step.
+
+        With several `parts` the gradient is the mean of theirs, and the totals are those of the last; for one process.
 
         Raises:
             NonFinite: the loss is not finite.
         """
         learner = self.learner
-        learner.optimizer.zero_grad(set_to_none=True)
-        learner.scaler.scale(loss * learner.peers.share).backward()  # type: ignore[no-untyped-call]
+        if part == 0:
+            learner.optimizer.zero_grad(set_to_none=True)
+        learner.scaler.scale(loss * (learner.peers.share / parts)).backward()  # type: ignore[no-untyped-call]
         learner.peers.combine(learner.trained.parameters())
         total = learner.peers.totals(loss, correct)
         learner.require_finite("loss", total.loss, self.rate)

@@ -65,6 +65,21 @@ def labels_outside(folder: Path) -> str:
         (["train", "--data.name", "mnits"], "data.name = 'mnits': no such name; the nearest is mnist"),
         (["train", "--data.name", "mnist"], "data.root is unset"),
         (["train", "--data.holdout", "1437", "--engine", "sync"], "data.holdout = 1437 leaves none of 1437"),
+        (["train", "--engine", "sync", "--yopo.passes", "5"], "attack.steps = 8: YOPO makes 5 full passes on a batch"),
+        (
+            [
+                "train",
+                "--engine",
+                "sync",
+                "--yopo.passes",
+                "4",
+                "--yopo.inner_steps",
+                "2",
+                "--yopo.first_layer",
+                "conv",
+            ],
+            "yopo.first_layer = 'conv': the network has no such module",
+        ),
         (["train", "--model.name", "digits"], "no such name; the nearest is digits-cnn"),
         (["train", "--model.name", "there_is_none:make"], "No module named 'there_is_none'"),
         (["train", "--staleness.max_staleness", "0", "--staleness.publish_every", "3"], "cannot make progress"),
@@ -120,6 +135,22 @@ def test_seeds_give_a_run_each_with_mean_and_range_and_are_listed(say: Say, else
     assert [run["run"] for run in listed] == ["Läufe (1)-seed-4", "Läufe (1)-seed-5"]
     assert [run["robust_accuracy"] for run in listed] == accuracies
     assert "pgd-at, pgd (2 steps" in listed[0]["method"] and "Läufe" in say("runs").out
+
+
+@pytest.mark.parametrize(
+    ("words", "method"),
+    [
+        (["--yopo.passes", 2, "--yopo.inner_steps", 1], "pgd-at, pgd (yopo-2-1, linf 0.2)"),
+        (["--yopo.passes", 1, "--yopo.inner_steps", 2, "--objective.name", "trades"], "trades, pgd (yopo-1-2, linf"),
+        (["--attack.name", "fgsm", "--objective.name", "grad-align"], "grad-align, fgsm (1 step, linf 0.2)"),
+    ],
+)
+def test_methods_of_other_loops_train_and_say_what_they_are(
+    say: Say, elsewhere: Path, words: list[object], method: str
+) -> None:
+    said = say("train", "--engine", "sync", "--train.max_steps", 3, "--json", *CHEAP, *words)
+    found = json.loads(said.out)
+    assert said.code == 0 and found["steps"] == 3 and method in found["method"]
 
 
 def test_missing_data_are_told_with_the_folder(say: Say, elsewhere: Path) -> None:

@@ -10,6 +10,8 @@ from sparring.commands.combinations import check_combinations
 from sparring.config import from_tree
 from sparring.errors import UsageError
 
+YOPO: dict[str, Any] = {"engine": "sync", "yopo": {"passes": 2, "inner_steps": 3}, "attack": {"steps": 6}}
+ALIGN: dict[str, Any] = {"engine": "sync", "objective": {"name": "grad-align"}, "attack": {"name": "fgsm"}}
 FREE: dict[str, Any] = {"engine": "sync", "train": {"replays": 4}, "attack": {"name": "fgsm"}}
 
 
@@ -67,6 +69,33 @@ FREE: dict[str, Any] = {"engine": "sync", "train": {"replays": 4}, "attack": {"n
             "takes no clamp_start",
         ),
         ({"attack": {"name": "fgsm"}, "objective": {"name": "trades"}}, "attack.name = 'fgsm'", "gradient is 0"),
+        *(
+            ({**YOPO, "engine": engine}, f"engine = '{engine}'", "Set engine to 'sync'")
+            for engine in ("ray", "ddp", "simulated", "virtual")
+        ),
+        ({**YOPO, "attack": {"steps": 5}}, "attack.steps = 5", "Set attack.steps to 6"),
+        ({**YOPO, "attack": {"name": "fgsm"}}, "attack.steps = 1", "Set attack.steps to 6"),
+        ({**YOPO, "attack": {"steps": 6, "restarts": 2}}, "attack.restarts = 2", "one attack"),
+        ({**YOPO, "attack": {"steps": 6, "start": "previous"}}, "attack.start = 'previous'", "one attack"),
+        ({**YOPO, "attack": {"steps": 6, "start": "last"}}, "attack.start = 'last'", "one attack"),
+        ({**YOPO, "attack": {"steps": 6, "loss": "kl"}}, "attack.loss = 'kl'", "Set attack.loss to 'ce'"),
+        ({**YOPO, "objective": {"awp_gamma": 0.01}}, "objective.awp_gamma = 0.01", "in the process that trains"),
+        ({**YOPO, "allocator": {"name": "bullettrain"}}, "allocator.name = 'bullettrain'", "one attack"),
+        ({**YOPO, "staleness": {"finish": 2}}, "staleness.finish = 2", "in the process that trains"),
+        ({**YOPO, "guard": {"overfitting": "rollback"}}, "guard.overfitting = 'rollback'", "'stop'"),
+        ({**YOPO, "model": {"precision": "fp16"}}, "model.precision = 'fp16'", "'bf16'"),
+        ({**YOPO, "model": {"compile": True}}, "model.compile = True", "to False"),
+        ({**FREE, "yopo": {"passes": 2, "inner_steps": 3}}, "attack.steps = 1", "YOPO"),
+        ({**ALIGN, "model": {"precision": "fp16"}}, "model.precision = 'fp16'", "underflow"),
+        ({**ALIGN, "model": {"compile": True}}, "model.compile = True", "differentiated once"),
+        ({**ALIGN, "trainer": {"batch_norm": "synchronised"}}, "trainer.batch_norm = 'synchronised'", "the trainers"),
+        ({**ALIGN, "train": {"replays": 2}}, "objective.name = 'grad-align'", "Free"),
+        (
+            {**ALIGN, "objective": {"name": "grad-align", "label_smoothing": 0.1}},
+            "objective.label_smoothing = 0.1",
+            "takes no label_smoothing",
+        ),
+        ({**ALIGN, "attack": {"name": "augmix"}}, "objective.name = 'grad-align'", "Set both"),
         ({"attack": {"start": "zero"}, "objective": {"name": "trades"}}, "attack.start = 'zero'", "gradient is 0"),
         ({"attack": {"name": "fgsm-rs"}, "allocator": {"name": "bullettrain"}}, "robust_steps = 2", "N_B = 1"),
         ({"allocator": {"name": "oracle", "boundary_steps": 3, "robust_steps": 4}}, "robust_steps = 4", "N_B = 3"),
@@ -92,6 +121,12 @@ def test_what_cannot_work_is_refused(tree: dict[str, Any], named: str, why: str)
         {"allocator": {"name": "oracle", "boundary_steps": 0, "robust_steps": 7, "outlier_steps": 7}},
         {"attack": {"name": "fgsm-rs"}, "objective": {"name": "trades"}},
         {"attack": {"name": "fgsm", "start": "uniform"}, "objective": {"name": "trades"}},
+        YOPO,
+        {**YOPO, "objective": {"name": "trades", "awp_gamma": 0.01}},
+        {**YOPO, "attack": {"steps": 6, "norm": "l2", "start": "zero"}, "guard": {"overfitting": "stop"}},
+        {**YOPO, "objective": {"name": "grad-align"}},
+        *({**ALIGN, "engine": engine} for engine in ("sync", "simulated", "ray", "virtual")),
+        {**ALIGN, "attack": {"norm": "l2"}, "allocator": {"name": "bullettrain"}},
         {"queue": {"wire": "sign"}},
         {"attack": {"name": "n-fgsm"}, "data": {"augment": "crop"}},
     ],

@@ -76,6 +76,15 @@ def test_free_takes_the_time_of_its_steps_alone() -> None:
     assert reported.steps == 400 and reported.duration_s == pytest.approx(400 * 0.01)
 
 
+@pytest.mark.parametrize(("objective", "batch_s"), [("pgd-at", 2 * 0.01), ("trades", 0.08 / 3 + 0.01)])
+def test_yopo_takes_the_time_of_its_full_passes(objective: str, batch_s: float) -> None:
+    tree = {"engine": "sync", "objective": {"name": objective}, "attack": {"steps": 6}, "yopo": {"passes": 2}}
+    config = from_tree({**tree, "train": {"epochs": 4}})
+    reported = predict(config, machine(0.08), Plan(6400, 64, 1, 4, 0))
+    assert reported.steps == 400 and reported.duration_s == pytest.approx(400 * batch_s)
+    assert "YOPO-2-3" in explaining._remarks(config, machine(0.08), reported)[-1]
+
+
 @pytest.mark.usefixtures("quick")
 def test_the_synchronous_engine_has_no_queue_and_no_staleness() -> None:
     reported = explain(from_tree({"engine": "sync", "train": {"max_steps": 10}}))

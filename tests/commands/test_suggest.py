@@ -38,6 +38,7 @@ def test_a_suggestion_is_a_recipe_that_says_what_was_tried(tmp_path: Path, monke
         ({"objective": {"name": "augmix"}}, r"objective\.name = 'augmix'"),
         ({"train": {"shards_per_step": 4}}, r"train\.shards_per_step = 4"),
         ({"pruning": {"name": "low"}}, r"pruning\.name = 'low'"),
+        ({"yopo": {"passes": 2}}, r"yopo\.passes = 2"),
     ],
 )
 def test_what_trials_cannot_tell_is_refused(tree: dict[str, Any], named: str) -> None:

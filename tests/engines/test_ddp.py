@@ -59,6 +59,16 @@ def final_state(result: Result) -> dict[str, Any]:
             id="trades, ranks without a ticket at the end",
         ),
         pytest.param(
+            3,
+            {
+                "objective": {"name": "grad-align"},
+                "attack": {"name": "fgsm", "warmup": 0.0},
+                "train": {**SHARDS, "epochs": 1},
+                "optimizer": {"name": "sgd"},
+            },
+            id="grad-align, ranks without a ticket at the end",
+        ),
+        pytest.param(
             2,
             {
                 "objective": {"name": "trades"},

@@ -20,8 +20,23 @@ ENGINES: list[dict[str, Any]] = [
     {"engine": "sync", "attack": {"name": "fgsm", "start": "previous"}, "train": {"shards_per_step": 2}},
     {"engine": "sync", "attack": {"start": "last"}},
     {"engine": "sync", "allocator": {"name": "bullettrain", "robust_steps": 0, "slots": 8}},
+    {"engine": "sync", "attack": {"steps": 2}, "yopo": {"passes": 1, "inner_steps": 2}},
+    {"engine": "simulated", "attack": {"name": "fgsm"}, "objective": {"name": "grad-align"}},
+    {"engine": "ray", "attack": {"name": "fgsm"}, "objective": {"name": "grad-align"}},
+    {"engine": "virtual", "attack": {"name": "fgsm"}, "objective": {"name": "grad-align"}},
 ]
-IDS = ["sync", "free", "simulated", "ddp", "ray", "previous", "last", "slots"]
+IDS = [
+    "sync",
+    "free",
+    "simulated",
+    "ddp",
+    "ray",
+    "previous",
+    "last",
+    "slots",
+    "yopo",
+    *(f"grad-align, {each}" for each in ("simulated", "ray", "virtual")),
+]
 
 
 def mlp(shape: tuple[int, int, int], classes: int) -> nn.Module:

@@ -23,6 +23,9 @@ RUNS: list[dict[str, Any]] = [
     {"attack": {"start": "last"}, **FEW, "allocator": {"name": "bullettrain"}},
     {"attack": {"name": "fgsm"}, "train": {"replays": 4, "epochs": 4}},
     {"objective": {"awp_gamma": 0.01}, "attack": {"name": "n-fgsm"}},
+    {"attack": {"steps": 4}, "yopo": {"passes": 2, "inner_steps": 2}},
+    {"attack": {"steps": 4}, "yopo": {"passes": 2, "inner_steps": 2}, "objective": {"name": "mart"}},
+    {"attack": {"name": "fgsm"}, "objective": {"name": "grad-align"}, "train": {"shards_per_step": 2}},
 ]
 
 

@@ -129,6 +129,22 @@ def test_after_the_first_step_and_for_a_step_that_overflows_itself_the_rate_is_t
         learner.require_finite("loss", float("nan"), 0.1)
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_noise_is_that_of_each_ticket_in_the_ball_of_its_attack(tmp_path: Path, norm: str) -> None:
+    groups: dict[str, Any] = {"objective": {"name": "grad-align"}, "attack": {"epsilon": 0.2, "norm": norm, "steps": 1}}
+    experiment = build_experiment(small(tmp_path, engine="sync", **groups))
+    learner = learner_of(experiment)
+    shards = [shard_of(experiment, Key(0, number, 0), Controls(epsilon), 0) for number, epsilon in ((0, 0.2), (1, 0.1))]
+    again = replace(shards[1], key=Key(0, 1, 3), version=5)
+    together, alone = learner.batch(shards).noise, [learner.batch([each]).noise for each in (shards[0], again)]
+    assert together is not None and torch.equal(together, torch.cat([each for each in alone if each is not None]))
+    lengths = torch.linalg.vector_norm(together.flatten(1), float("inf") if norm == "linf" else 2.0, dim=1)
+    for part, epsilon in zip(torch.split(lengths, [len(each.labels) for each in shards]), (0.2, 0.1), strict=True):
+        assert 0.9 * epsilon < part.max() <= epsilon * (1 + 1e-6)
+    plain_one = learner_of(build_experiment(small(tmp_path, engine="sync")))
+    assert plain_one.batch([shard_of(plain_one.experiment, Key(0, 0, 0), Controls(0.2), 0)]).noise is None
+
+
 @pytest.mark.parametrize(
     "claim",
     [{"norm": "l\0"}, {"norm": "l2"}, {"name": "fgsm"}, {"radius": 0.5}, {"epsilon": 0.5, "radius": 0.5}],

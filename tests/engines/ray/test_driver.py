@@ -47,6 +47,7 @@ AUGMIX = {
             {"train": {"epochs": 2, "max_steps": 10, "batch_size": 250}, "pruning": {"name": "high", "epoch": 1}},
         ),
         ("redis", AUGMIX),
+        ("redis", {"attack": {"name": "fgsm"}, "objective": {"name": "grad-align"}}),
         ("redis", {"model": {"name": "mnist-16-32-100", "precision": "bf16", "channels_last": True}}),
     ],
 )
