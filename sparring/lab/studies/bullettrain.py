@@ -181,6 +181,8 @@ def _methods(size: Size) -> list[Method]:
     fast = {"attack.name": "fgsm-rs", "attack.clamp_start": not quick, "attack.step_size": None}
     gamma = {"allocator.gamma": 0.65 if quick else 0.8}
     found: list[Method] = [("PGD-AT", {})]
+    yopo = {"engine": "sync", "yopo.passes": 2, "yopo.inner_steps": 5, "attack.steps": 10, "attack.step_size": None}
+    found.append(("TRADES + YOPO-2-5", {**trades, **yopo}))
     for name, objective in (("TRADES", trades), ("MART", mart)):
         found += [(name, objective), (f"{name} + FAST", {**objective, **fast, "attack.start": "uniform"})]
         found += [
@@ -220,6 +222,11 @@ def _kept(base: str, with_bt: str) -> Callable[[Results], tuple[str, bool]]:
 def _fast_fails(results: Results) -> tuple[str, bool]:
     fast, whole = _robust(method="TRADES + FAST")(results), _robust(method="TRADES")(results)
     return f"{fast:.1f} with one step, {whole:.1f} with all", fast < baseline(whole) / 2
+
+
+def _yopo_loses(results: Results) -> tuple[str, bool]:
+    yopo, whole = _robust(method="TRADES + YOPO-2-5")(results), _robust(method="TRADES")(results)
+    return f"{yopo:.1f} of {baseline(whole):.1f}", yopo < whole - 3
 
 
 def _dominates(results: Results) -> tuple[str, bool]:
@@ -276,6 +283,7 @@ METHODS = Study(
             _kept("MART", "MART + BT, N_R = 2"),
         ),
         Claim("one step (FAST) makes no robust network with TRADES", "4.5 of 56.6", _fast_fails),
+        Claim("YOPO-2-5 on TRADES loses robust accuracy", "46.6 of 56.6", _yopo_loses),
         Claim("BulletTrain beats TRADES with few steps for all, at equal theory", "at all four pairs", _dominates),
     ),
     charts={"gradients": _speed_chart},

@@ -46,6 +46,15 @@ def _starts(size: Size) -> list[Method]:
         ("FGSM, random start, α = ε", {"attack.step_size": epsilon}),
         ("FGSM, random start, α = 1.25 ε", {"attack.step_size": 1.25 * epsilon}),
         ("FGSM, random start, α = 2 ε", {"attack.step_size": 2 * epsilon}),
+        (
+            "FGSM, zero start, α = ε, GradAlign",
+            {
+                "attack.start": "zero",
+                "attack.step_size": epsilon,
+                "objective.name": "grad-align",
+                "model.precision": "fp32",
+            },
+        ),
         ("Free, m = 8", {**free, "train.replays": 8, "train.epochs": 8 if size == "quick" else 400}),
         ("PGD", {**pgd, "attack.step_size": None, "train.epochs": 3 if size == "quick" else 400}),
     ]
