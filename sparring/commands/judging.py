@@ -99,7 +99,7 @@ def require_used(changes: Mapping[str, Any], settings: EvaluationSettings, unuse
             raise UsageError(f"--{name} is for workers, and none are asked for. Give --workers N too, or leave it out.")
         if by_autoattack and name in OF_PGD:
             raise UsageError(f"--{name} is for PGD: AutoAttack has its own. Leave it out, or set evaluation.attack.")
-        if name.startswith(tuple(unused)):
+        if name.startswith(("evaluation.rolling", *unused)):
             raise UsageError(f"--{name} has no effect here. Leave it out.")
     return by_workers
 
