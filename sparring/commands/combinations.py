@@ -354,7 +354,7 @@ def _check_rolling(config: Config) -> None:
         )
     if config.workers.count == 0:
         raise UsageError(
-            "evaluation.rolling with workers.count = 0: nobody would judge. Start at least one worker, or set "
+            "evaluation.rolling with workers.count = 0: nobody would judge. Set workers.count to at least 1, or "
             "evaluation.rolling to false."
         )
 

@@ -89,6 +89,16 @@ RUN = Dashboard(
             ),
             absent="evaluation.rolling is off",
         ),
+        Panel(
+            "Judged versions",
+            "The last version that was judged by AutoAttack, and how many examples of the one that is judged now are.",
+            "short",
+            (
+                now("sparring_rolling_version", "last judged version"),
+                now("sparring_rolling_judged_examples", "examples judged"),
+            ),
+            absent="evaluation.rolling is off",
+        ),
         Panel("Loss", "Mean of the last 50 steps.", "short", (now("sparring_loss", "loss"),)),
         Panel(
             "Fresh minus stale",
