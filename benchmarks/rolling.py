@@ -90,12 +90,25 @@ def measured(folder: str, workers: int, seconds: float, scale: float, rolling: b
         "judge_share": sum(beat.get("judge_seconds", 0.0) for beat in beats.values()) / workers / last["seconds"],
         "cores_busy": window.cores_busy,
         "steps": len(inside) - 1,
+        "waited": (sum(last["wait_seconds"].values()) - sum(first["wait_seconds"].values()))
+        / (last["time"] - first["time"]),
     }
 
 
 def report(rows: list[Told]) -> str:
     """A line with it and one without, and what it took: the mean over the rounds of pairs."""
-    lines = [header("rolling", "shards/s", "mean staleness", "dropped", "versions judged", "workers judge", "cores")]
+    lines = [
+        header(
+            "rolling",
+            "shards/s",
+            "mean staleness",
+            "dropped",
+            "versions judged",
+            "workers judge",
+            "trainer waits",
+            "cores",
+        )
+    ]
     for rolling in (False, True):
         found = [each for each in rows if each["rolling"] is rolling]
         lines.append(
@@ -106,6 +119,7 @@ def report(rows: list[Told]) -> str:
                 sum(each["dropped"] for each in found),
                 spread([each["versions"] for each in found], ".0f"),
                 spread([100 * each["judge_share"] for each in found], ".0f") + " %",
+                spread([100 * each["waited"] for each in found]) + " %",
                 spread([100 * each["cores_busy"] for each in found], ".0f") + " %",
             )
         )

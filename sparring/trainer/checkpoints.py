@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from io import BytesIO
@@ -26,6 +27,7 @@ MODEL, AVERAGE, HELPER = "model.safetensors", "ema.safetensors", "helper.safeten
 FORMAT = 2  # of progress.json and state.pt
 DIGESTS = "digests.json"  # SHA-256 of every other file, written last: a folder that has it is whole
 PARTIAL, DELETED = ".partial-", ".deleted-"
+_WRITING = threading.Lock()  # one after the other: whoever writes deletes what was abandoned
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +99,11 @@ def save(
     Raises:
         SparringError: it cannot be written. What was written of it is deleted, the earlier checkpoints stay.
     """
+    with _WRITING:
+        return _saved(folder, networks, checkpoint, keep, best)
+
+
+def _saved(folder: Path, networks: Mapping[str, HasWeights], checkpoint: Checkpoint, keep: int, best: bool) -> Path:
     target = folder / f"step-{checkpoint.step:09d}"
     partial = folder / f"{PARTIAL}{os.getpid()}-{target.name}"
     with writing(target):

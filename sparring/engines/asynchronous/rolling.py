@@ -1,17 +1,19 @@
 """The trainer's side of a rolling evaluation: it offers a version to be judged, and gathers the verdicts.
 
 One version at a time: its weights are copied, sent to the workers and kept here until all held-out examples are judged;
-if it is the best so far, it becomes the best checkpoint. What that takes of the trainer's time is a SHARE of it.
+if it is the best so far, it becomes the best checkpoint. Sending and writing are done in a thread; the copies take a
+SHARE of the trainer's time.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 from sparring.engines.asynchronous.background import Background
@@ -27,7 +29,7 @@ from sparring.trainer.rolling import Judgement, RollingMonitor
 from sparring.trainer.session import Session
 
 log = logging.getLogger(__name__)
-SHARE = 0.01  # of the trainer's time, at most, for copies of the weights and for the best checkpoint
+SHARE = 0.005  # of the trainer's time, at most, for copies of the weights
 AGAIN_S = 60.0  # then pieces whose verdicts have not come are offered again
 STALE_S = 10.0  # then a version of which nobody has taken a piece gives way to a newer one
 POLL_S = 0.1
@@ -60,7 +62,8 @@ class Rolling:
         self.judgement: Judgement | None = None
         self.seconds = 0.0
         self._kept: Kept | None = None
-        self._sending: Background[None] = Background("rolling")
+        self._sending: Background[None] = Background("judged weights")
+        self._keeping: Background[None] = Background("best checkpoint")
         self._next_at = self._news_at = self._offered_at = clock()
         self._offered = 0  # the last version that was offered
         self._take_best()
@@ -103,11 +106,14 @@ class Rolling:
             self.session.report_soon()
             if self.judgement.complete:
                 self._conclude(self.judgement)
+        self._settle(wait=True)
 
     def close(self) -> None:
         """Record what is known of the version under judgement; it is no more than a part."""
         self._sending.close(timeout_s=10.0)
+        self._keeping.close(timeout_s=60.0)
         self._end_partial()
+        log.info("the rolling evaluation took %.2f s of the trainer's time", self.seconds)
 
     def _gather(self) -> None:
         judgement = self.judgement
@@ -142,9 +148,11 @@ class Rolling:
         began, kept = self.clock(), self._kept
         improved = self.monitor.conclude(judgement)
         if improved and kept is not None:
+            self._settle(wait=True)
             owners = {**kept.checkpoint.owners, "rolling": self.monitor.state()}
             keep, folder = self.session.config.checkpoint.keep, self.session.run.checkpoints
-            checkpoints.save(folder, kept.networks, replace(kept.checkpoint, owners=owners), keep, best=True)
+            checkpoint = replace(kept.checkpoint, owners=owners)
+            self._keeping.start(partial(_write_best, folder, kept.networks, checkpoint, keep))
         self._record(judgement, best=improved)
         if self.monitor.enough:
             log.warning(
@@ -187,7 +195,10 @@ class Rolling:
         self.pieces.put_out(pieces, anew=True)
 
     def _settle(self, wait: bool = False) -> None:
-        sent = self._sending.settle(wait=wait)
+        """What the threads have ended; raises as they do."""
+        kept, sent = self._keeping.settle(wait=wait), self._sending.settle(wait=wait)
+        if kept is not None:
+            kept.result()
         if sent is not None:
             with suppress(QueueLost):  # the loop's next request finds that out, and starts over
                 sent.result()
@@ -200,6 +211,10 @@ class Rolling:
         now = self.clock()
         self.seconds += now - began
         self._next_at = max(now, self._next_at) + (now - began) / SHARE
+
+
+def _write_best(folder: Path, networks: Mapping[str, Copied], checkpoint: Checkpoint, keep: int) -> None:
+    checkpoints.save(folder, networks, checkpoint, keep, best=True)
 
 
 def rolling_of(session: Session, pieces: Pieces, route: Callable[[], Route]) -> Rolling | None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sparring.config import new_run
-from sparring.engines.asynchronous.rolling import AGAIN_S, STALE_S, Rolling
+from sparring.engines.asynchronous.rolling import AGAIN_S, SHARE, STALE_S, Rolling
 from sparring.engines.asynchronous.snapshot import Snapshot
 from sparring.models.arrays import load_arrays
 from sparring.queue.messages import Piece, PieceVerdict
@@ -182,11 +182,11 @@ def test_what_it_takes_of_the_trainer_is_a_share_of_the_time(
 
     monkeypatch.setattr(scene.session.training, "checkpoint", slow)
     began = scene.now
-    for step in range(1, 2000):
+    for step in range(1, 4000):
         scene.look(step=step)
         scene.judge(scene.take(), robust=1)
     assert len(scene.route.sent) > 5
-    assert scene.rolling.seconds <= 0.01 * (scene.now - began) + 2.0 + 1e-6
+    assert scene.rolling.seconds <= SHARE * (scene.now - began) + 2.0 + 1e-6
 
 
 def test_the_last_weights_are_judged_while_somebody_answers(tmp_path: Path, transport: Transport) -> None:
