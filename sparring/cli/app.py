@@ -59,7 +59,7 @@ OWN_OPTIONS = {
 }
 OF_COMMAND = {  # own options of one command, beside those of all
     "access": {"--remove"},
-    "margins": {"--norm"},
+    "margins": {"--norm", "--attack"},
     "suggest": {"--minutes", "--train-minutes"},
     "verify": {"--epsilon", "--samples", "--processes"},
 }

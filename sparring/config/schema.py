@@ -634,6 +634,10 @@ class EvaluationSettings(Settings):
     """PGD step size α; by default 2.5·ε/steps."""
     restarts: int = setting(3, "attempts", ge=1, le=1000)
     """Number of random starts. An example is robust only if it stays correct under all of them."""
+    targets: Literal["none", "all"] | Annotated[int, Field(ge=1, le=100_000)] = setting("none", "classes")
+    """Of pgd. none: away from the label, by the cross-entropy; all: towards each of the other classes, by the
+    difference of logits; a number: towards so many of them, the likeliest ones. An example is robust only if it
+    stays correct under all of them."""
     samples: int | None = setting(None, "examples", ge=1)
     """Evaluate only on `samples` test examples; by default on all."""
     draw: Literal["stratified", "first"] = setting("stratified", "name")
@@ -664,6 +668,8 @@ class EvaluationSettings(Settings):
     def _of_autoattack(self) -> EvaluationSettings:
         if self.attack != "autoattack" and (self.version != "standard" or self.attacks):
             raise ValueError("evaluation.version and evaluation.attacks need evaluation.attack = 'autoattack'")
+        if self.attack == "autoattack" and self.targets != "none":
+            raise ValueError("evaluation.targets is for evaluation.attack = 'pgd': AutoAttack has its own targets")
         if self.attacks and self.version != "standard":
             raise ValueError("evaluation.attacks and evaluation.version: set only one of them")
         if len(set(self.attacks)) < len(self.attacks):

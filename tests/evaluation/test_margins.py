@@ -84,16 +84,25 @@ def test_a_network_that_nothing_breaks_has_no_finite_margin() -> None:
 
     sizes = smallest(Constant(), torch.full((4, *SHAPE), 0.5), torch.zeros(4, dtype=torch.int64), "l2", 3, 5, 0)
     assert sizes.isinf().all()
-    found = Margins("l2", sizes, "", "all", 0.0).as_dict(0.1)
+    found = Margins("l2", {"fab": sizes}, "all", 0.0).as_dict(0.1)
     assert found["not_found"] == 4 and found["quantiles"]["0.5"] is None and found["share_above_epsilon"] == 1.0
 
 
 def test_no_more_examples_stay_above_an_epsilon_than_pgd_leaves() -> None:
     """Both are upper bounds of the robust accuracy; on a small network they agree within two of twenty examples."""
     model, test = half_trained(training_digits()), load(DataSettings(name="digits"), "test")
-    found = margins(model, test, "linf", samples=20, steps=15, batch_size=15)
+    found = margins(model, test, "linf", samples=20, steps={"fab": 15}, batch_size=15)
     assert len(found.sizes) == 20 and found.rule == "drawn from 360 with seed 0, each class in its share"
     for epsilon in (0.05, 0.15):
         share, (low, high) = found.share_above(epsilon)
         pgd = evaluate(model, test, PGD(epsilon, steps=40, restarts=2), samples=20).robust_accuracy
         assert abs(share - pgd) < 0.11 and low < share < high
+
+
+def test_of_two_attacks_the_smaller_size_counts_and_both_are_told() -> None:
+    model, test = half_trained(training_digits()), load(DataSettings(name="digits"), "test")
+    found = margins(model, test, "l2", attacks=("fab", "cw"), samples=10, steps={"fab": 10, "cw": 40}, batch_size=6)
+    assert torch.equal(found.sizes, torch.minimum(found.by_attack["fab"], found.by_attack["cw"]))
+    told = found.as_dict(None)
+    assert told["attack"] == "FAB, 100 iterations and Carlini-Wagner, 9 searches of 1000 steps, l2"
+    assert set(told["by_attack"]) == {"fab", "cw"} and len(told["sizes"]) == 10

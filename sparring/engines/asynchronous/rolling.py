@@ -1,8 +1,8 @@
 """The trainer's side of a rolling evaluation: it offers a version to be judged, and gathers the verdicts.
 
 One version at a time: its weights are copied, sent to the workers and kept here until all held-out examples are judged;
-if it is the best so far, it becomes the best checkpoint. Sending and writing are done in a thread; the copies take a
-SHARE of the trainer's time.
+if it is the best so far, it becomes the best checkpoint. Sending, asking and writing are done in threads; the copies
+take a SHARE of the trainer's time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sparring.engines.asynchronous.background import Background
 from sparring.engines.asynchronous.snapshot import Route, Snapshot
 from sparring.evaluation.rolling import Questions
 from sparring.models.arrays import arrays_of
-from sparring.queue.messages import Controls, Piece
+from sparring.queue.messages import Controls, Piece, PieceVerdict
 from sparring.queue.pieces import Pieces
 from sparring.queue.transport import QueueLost
 from sparring.trainer import checkpoints
@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 SHARE = 0.005  # of the trainer's time, at most, for copies of the weights
 AGAIN_S = 60.0  # then pieces whose verdicts have not come are offered again
 STALE_S = 10.0  # then a version of which nobody has taken a piece gives way to a newer one
+ASK_S = 0.5  # from one question for verdicts to the next
 POLL_S = 0.1
 
 
@@ -40,6 +41,14 @@ class Kept(NamedTuple):
 
     networks: dict[str, Copied]
     checkpoint: Checkpoint
+
+
+class Heard(NamedTuple):
+    """What was asked for of a version: verdicts that have come, and how many of its pieces nobody has taken."""
+
+    judgement: Judgement
+    verdicts: list[PieceVerdict]
+    untaken: int
 
 
 class Rolling:
@@ -64,6 +73,8 @@ class Rolling:
         self._kept: Kept | None = None
         self._sending: Background[None] = Background("judged weights")
         self._keeping: Background[None] = Background("best checkpoint")
+        self._asking: Background[Heard] = Background("verdicts")
+        self._is_asking, self._asked_at, self._untaken = False, clock(), 0
         self._next_at = self._news_at = self._offered_at = clock()
         self._offered = 0  # the last version that was offered
         self._take_best()
@@ -83,12 +94,14 @@ class Rolling:
         self._settle()
         if self.judgement is not None and self.judgement.fence != fence:
             self._end_partial()
-        self._gather()
         if self.judgement is not None and self.judgement.complete:
             self._conclude(self.judgement)
         step = self.session.learner.step
         if step > self._offered and self.clock() >= self._next_at and (self.judgement is None or self._untouched()):
             self._offer(fence, step)
+        elif self.judgement is not None and not self._is_asking and self.clock() - self._asked_at >= ASK_S:
+            self._is_asking, self._asked_at = True, self.clock()
+            self._asking.start(partial(self._ask, self.judgement))
 
     def finish(self, fence: int, wanted: Callable[[], bool], timeout_s: float) -> None:
         """Training has ended: judge the last weights too, as long as they are `wanted` and verdicts come within
@@ -102,7 +115,7 @@ class Rolling:
         self._news_at = self.clock()
         while self.judgement is not None and wanted() and self.clock() - self._news_at < timeout_s:
             time.sleep(POLL_S)
-            self._gather()
+            self._hear(self._ask(self.judgement))
             self.session.report_soon()
             if self.judgement.complete:
                 self._conclude(self.judgement)
@@ -111,16 +124,23 @@ class Rolling:
     def close(self) -> None:
         """Record what is known of the version under judgement; it is no more than a part."""
         self._sending.close(timeout_s=10.0)
+        self._asking.close(timeout_s=10.0)
         self._keeping.close(timeout_s=60.0)
         self._end_partial()
         log.info("the rolling evaluation took %.2f s of the trainer's time", self.seconds)
 
-    def _gather(self) -> None:
-        judgement = self.judgement
-        if judgement is None:
+    def _ask(self, judgement: Judgement) -> Heard:
+        """In a thread, but at a run's end."""
+        expected = [self._piece(judgement, number) for number in judgement.open]
+        verdicts = self.pieces.gather(expected, lambda number: judgement.pieces[number])
+        return Heard(judgement, verdicts, self.pieces.untaken())
+
+    def _hear(self, heard: Heard) -> None:
+        judgement, now = heard.judgement, self.clock()
+        if judgement is not self.judgement:
             return
-        expected, now = [self._piece(judgement, number) for number in judgement.open], self.clock()
-        for verdict in self.pieces.gather(expected, lambda number: judgement.pieces[number]):
+        self._untaken = heard.untaken
+        for verdict in heard.verdicts:
             judgement.add(verdict.number, sum(verdict.clean), sum(verdict.robust))
             self._news_at = now
         state = self.session.state
@@ -133,7 +153,7 @@ class Rolling:
         if not judgement.open or now - max(self._news_at, self._offered_at) < AGAIN_S:
             return
         self._offered_at = now
-        if not self.pieces.untaken():
+        if not self._untaken:
             self.pieces.put_out([self._piece(judgement, number) for number in judgement.open], anew=False)
 
     def _untouched(self) -> bool:
@@ -141,7 +161,7 @@ class Rolling:
         judgement = self.judgement
         if judgement is None or judgement.samples or self.clock() - self._offered_at < STALE_S:
             return False
-        return self.pieces.untaken() == len(judgement.pieces)
+        return self._untaken == len(judgement.pieces)
 
     def _conclude(self, judgement: Judgement) -> None:
         """All pieces are judged."""
@@ -183,7 +203,7 @@ class Rolling:
         self._kept = Kept({name: Copied(network) for name, network in learner.networks.items()}, checkpoint)
         judged = self._kept.networks["model" if learner.average is None else "ema"]
         self.judgement = judgement = Judgement(fence, version, [len(piece) for piece in self.asked.pieces])
-        self._offered, self._offered_at = version, began
+        self._offered, self._offered_at, self._asked_at, self._untaken = version, began, began, 0
         self._sending.start(partial(self._send, judgement, judged))
         self._spent(began)
 
@@ -197,8 +217,12 @@ class Rolling:
     def _settle(self, wait: bool = False) -> None:
         """What the threads have ended; raises as they do."""
         kept, sent = self._keeping.settle(wait=wait), self._sending.settle(wait=wait)
+        heard = self._asking.settle(wait=wait)
         if kept is not None:
             kept.result()
+        if heard is not None:
+            self._is_asking = False
+            self._hear(heard.result())
         if sent is not None:
             with suppress(QueueLost):  # the loop's next request finds that out, and starts over
                 sent.result()
