@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sparring.attacks import frozen
 from sparring.config import DataSettings
 from sparring.data import load
-from sparring.evaluation.carlini_wagner import carlini_wagner
+from sparring.evaluation.carlini_wagner import STEPS, carlini_wagner
 from sparring.evaluation.margins import misclassified, sizes_of, smallest
 from sparring.evaluation.tickets import examples_at
 from tests.evaluation.test_margins import exact, examples, linear
@@ -28,18 +28,20 @@ def test_the_margin_of_a_linear_network_is_found_and_never_undercut(classes: int
     assert (found <= known * 1.003 + 1e-6).all()
 
 
-def test_it_is_as_good_as_foolboxs_on_a_small_network() -> None:
+@pytest.mark.timeout(400)
+def test_its_sizes_are_those_of_foolboxs_on_a_small_network() -> None:
+    """With fewer steps neither has arrived: pixels of 0 leave the flat end of tanh by a rate's length a step."""
     model = half_trained(training_digits()).eval()
-    x, y = examples_at(load(DataSettings(name="digits"), "test"), range(24))
+    x, y = examples_at(load(DataSettings(name="digits"), "test"), range(6))
     right = ~misclassified(model, x, y)
     x, y = x[right], y[right]
     with frozen(model):
-        ours = sizes_of(carlini_wagner(model, x, y, steps=200) - x, "l2")
-    theirs = foolbox.attacks.L2CarliniWagnerAttack(binary_search_steps=9, steps=200)
+        ours = sizes_of(carlini_wagner(model, x, y) - x, "l2")
+    theirs = foolbox.attacks.L2CarliniWagnerAttack(binary_search_steps=9, steps=STEPS)
     _, clipped, success = theirs(foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu"), x, y, epsilons=None)
     reference = sizes_of(eagerpy.astensor(clipped).raw - x, "l2")
-    assert success.all() and (ours > 0).all()
-    assert float((ours / reference).log().mean()) < 0.02, "no larger, but for 2 % in the mean"
+    assert success.all() and len(x) > 3
+    assert torch.allclose(ours, reference, rtol=0.01)
 
 
 def test_images_stay_in_their_range_and_are_misclassified() -> None:
