@@ -14,8 +14,8 @@ from sparring.data import load
 from sparring.evaluation.carlini_wagner import STEPS, carlini_wagner
 from sparring.evaluation.margins import misclassified, sizes_of, smallest
 from sparring.evaluation.tickets import examples_at
-from tests.evaluation.test_margins import exact, examples, linear
 from tests.support.digits import half_trained, training_digits
+from tests.support.linear import exact, examples, linear
 
 
 @pytest.mark.parametrize("classes", [2, 4])

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 from sparring.attacks import PGD, frozen
 from sparring.config import EvaluationSettings
@@ -20,6 +19,8 @@ from sparring.evaluation.outcomes import attacked_outcomes
 from sparring.evaluation.panels import AutoAttackPanel, Restarts
 from sparring.evaluation.robustness import targets_of
 from tests.support.judged import PGD_3, examples, network
+from tests.support.linear import examples as points
+from tests.support.linear import linear
 
 
 def test_the_identity_of_restarts_is_all_but_their_number() -> None:
@@ -66,23 +67,12 @@ def test_a_strike_counts_what_it_asked_of_each_example() -> None:
     assert (panel.strike("apgd-ce", network(), x, y, 0, None).queries > 100).all()
 
 
-def linear(classes: int) -> tuple[nn.Module, Tensor, Tensor]:
-    """A linear network and images in the middle of [0, 1], with the labels that it gives them."""
-    torch.manual_seed(0)
-    layer = nn.Linear(16, classes)
-    with torch.no_grad():
-        layer.bias.copy_(-0.5 * layer.weight.sum(1))
-    model = nn.Sequential(nn.Flatten(), layer).eval()
-    x = 0.5 + 0.02 * torch.randn(64, 1, 4, 4, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        return model, x, model(x).argmax(1)
-
-
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_towards_each_other_class_a_linear_network_is_broken_exactly_where_it_can_be(norm: str) -> None:
     """The lead of a class within the ball has a closed form: its logit's minus the label's, and ε times the dual norm
     of the difference of their weights, in float64."""
-    model, x, y = linear(6)
+    model = linear(6)
+    x, y = points(model, 64)
     weight, bias = (each.detach().double() for each in (model[1].weight, model[1].bias))  # type: ignore[index]
     logits = x.flatten(1).double() @ weight.T + bias
     lengths = torch.linalg.vector_norm(weight[None] - weight[y][:, None], ord=1 if norm == "linf" else 2, dim=2)
