@@ -51,6 +51,11 @@ class Run:
         return self.path / "steps.jsonl"
 
     @property
+    def rolling(self) -> Path:
+        """The figures of a rolling evaluation, one line per judged version."""
+        return self.path / "rolling.jsonl"
+
+    @property
     def kept(self) -> Path:
         """The training examples that pruning has kept."""
         return self.path / "kept.json"

@@ -158,6 +158,6 @@ def speedup_ceiling(
     forward_s: the clean pass, which full attacks also need if their loss compares with it (TRADES); attack_step_s: one
     attack step on all examples; step_s: the training step.
     """
-    needs_clean = attack.maximised.targets == "clean"
+    needs_clean = attack.maximised.needs_clean
     full = attack.steps * attack_step_s + step_s + (forward_s if needs_clean else 0.0)
     return full / (forward_s + mean_steps(counts, allocator, attack) * attack_step_s + step_s)

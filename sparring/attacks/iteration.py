@@ -143,7 +143,7 @@ def targets_of(model: nn.Module, x: Tensor, labels: Tensor, attack: Attack, help
     """The targets of the attack's loss; makes a clean forward pass if the loss needs one."""
     loss = attack.maximised
     with torch.no_grad():
-        clean = model(x) if loss.targets == "clean" else None
+        clean = model(x) if loss.needs_clean else None
         helper_logits = helper(x) if loss.targets == "helper" and helper is not None else None
     return loss.targets_of(labels, clean, helper_logits)
 

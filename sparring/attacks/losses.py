@@ -14,7 +14,7 @@ from torch import Tensor
 from sparring.attacks.norms import precise
 from sparring.objectives.losses import kl_divergence
 
-Targets = Literal["labels", "clean", "helper"]
+Targets = Literal["labels", "clean", "helper", "rivals"]
 SATURATED = 1e-6  # a cross-entropy below which float32 rounds most of 1 - p(label) away
 
 
@@ -24,10 +24,17 @@ class AttackLoss:
 
     `targets`: the logits are compared with the labels (int64 [N]), with the model's own predictions on the clean images
     ("clean"), or with those of the objective's helper network ("helper"). Predictions are probabilities [N, K].
+    "rivals": int64 [N, 2], the label and another class, that of `rank` (1: the likeliest) on the clean image.
     """
 
     value: Callable[[Tensor, Tensor], Tensor]
     targets: Targets = "labels"
+    rank: int = 0
+
+    @property
+    def needs_clean(self) -> bool:
+        """Whether the targets depend on the logits of the clean images."""
+        return self.targets in ("clean", "rivals")
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
         return self.value(logits, targets)
@@ -40,10 +47,10 @@ class AttackLoss:
         """
         if self.targets == "labels":
             return labels
-        logits = clean_logits if self.targets == "clean" else helper_logits
+        logits = clean_logits if self.needs_clean else helper_logits
         if logits is None:
             raise ValueError(f"this loss needs the {self.targets} predictions, but there are none")
-        return precise(logits).softmax(1)
+        return rivals(labels, logits, self.rank) if self.targets == "rivals" else precise(logits).softmax(1)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -66,6 +73,24 @@ def unsaturated(logits: Tensor, labels: Tensor) -> Tensor:
     margin = others.logsumexp(1) - exact.gather(1, own)[:, 0]
     tangent = SATURATED * (1 + margin - math.log(SATURATED))
     return torch.where(margin < math.log(SATURATED), tangent, loss)
+
+
+def rivals(labels: Tensor, logits: Tensor, rank: int) -> Tensor:
+    """int64 [N, 2]: the label, and of the other classes the one of the rank-th highest logit."""
+    others = logits.detach().scatter(1, labels[:, None], -math.inf).argsort(dim=1, descending=True, stable=True)
+    return torch.stack([labels, others[:, rank - 1]], 1)
+
+
+def lead(logits: Tensor, pairs: Tensor) -> Tensor:
+    """[N]: logit of the rival minus that of the label; above 0 the label has lost."""
+    own, other = precise(logits).gather(1, pairs).unbind(1)
+    return other - own
+
+
+def towards(rank: int) -> AttackLoss:
+    """Of a targeted attack: the lead of the class of this rank (1: the likeliest other one). Gowal et al. 2019
+    (arXiv:1910.09338), whose attack tries several targets."""
+    return AttackLoss(lead, "rivals", rank)
 
 
 CROSS_ENTROPY = AttackLoss(unsaturated)

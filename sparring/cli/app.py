@@ -62,7 +62,7 @@ OWN_OPTIONS = {
 OF_COMMAND = {  # own options of one command, beside those of all
     "access": {"--remove"},
     "lab": {"--size", "--data", "--results", "--runs", "--processes", "--num-gpus", "--pages"},
-    "margins": {"--norm"},
+    "margins": {"--norm", "--attack"},
     "suggest": {"--minutes", "--train-minutes"},
     "verify": {"--epsilon", "--samples", "--processes"},
 }

@@ -16,6 +16,10 @@ from sparring.runs import open_run
 evaluation_commands = typer.Typer()
 MOST_CLASSES = 20  # in a table
 HINT = "Change the attack by settings such as --evaluation.steps 100 or --evaluation.samples 1000."
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with an evaluation that was begun; refuse if there is none.")
+]
+Again = Annotated[bool, typer.Option("--again", help="Forget what is known.")]
 Best = Annotated[bool, typer.Option("--best", help="Use the best checkpoint on held-out data, not the last.")]
 
 
@@ -109,22 +113,39 @@ def verify(
 @evaluation_commands.command(epilog=HINT)
 def transfer(
     context: typer.Context,
-    runs: Annotated[list[Path], typer.Argument(help="Two or more run folders with the same data, norm and radius.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Run folders with the same data, norm and radius: two or more; one with --from."),
+    ],
+    folder: Annotated[
+        Path | None,
+        typer.Option("--from", help="Attack the run by every run and file of weights in this folder."),
+    ] = None,
     as_trained: Annotated[
         bool,
         typer.Option("--as-trained", help="Attack each source with the attack that it was trained with."),
     ] = False,
     best: Best = False,
+    resume: Resume = False,
+    again: Again = False,
     as_json: Json = False,
 ) -> None:
-    """Evaluate each run on the adversarial examples of all others.
+    """Evaluate each run on the adversarial examples of all others, or one run on those of a folder of sources.
 
-    A model that is robust only to its own examples has masked gradients.
+    A model that is robust only to its own examples has masked gradients. What is found is kept batch by batch: the same
+    command goes on where it was.
     """
-    from sparring.commands.evaluate import transfer_runs
+    from sparring.commands.judging import How
+    from sparring.commands.transferring import transfer_from, transfer_runs
 
-    opened = [open_run(path) for path in runs]
-    matrix = transfer_runs(opened, context.obj, best=best, as_trained=as_trained, progress=periodic_notes())
+    opened, how = [open_run(path) for path in runs], How(resume, again)
+    if folder is not None:
+        if len(opened) > 1 or as_trained:
+            raise UsageError(f"--from {folder} takes one run, and attacks as that is evaluated. Leave out the rest.")
+        found = transfer_from(opened[0], folder, context.obj, best=best, progress=periodic_notes(), how=how)
+        _show_sources(found, as_json)
+        return
+    matrix = transfer_runs(opened, context.obj, best=best, as_trained=as_trained, progress=periodic_notes(), how=how)
     if as_json:
         out(json.dumps(matrix, indent=2))
         return
@@ -137,6 +158,25 @@ def transfer(
     )
     for warning in matrix["warnings"]:
         out(warning)
+
+
+def _show_sources(found: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        out(json.dumps(found, indent=2))
+        return
+    from sparring.observe.report import table
+
+    columns = zip(found["sources"], found["accuracy"], found["interval"], strict=True)
+    rows_of = [
+        {"source": "none, clean images", "accuracy": _with_interval(found["clean"], found["clean_interval"])},
+        *({"source": name, "accuracy": _with_interval(share, bounds)} for name, share, bounds in columns),
+        {"source": "all of these, worst case", "accuracy": _with_interval(found["worst"], found["worst_interval"])},
+        {"source": "itself", "accuracy": _with_interval(found["itself"], found["itself_interval"])},
+    ]
+    Console().print(table(f"{found['name']} on examples of others, {_examples(found)}", rows_of))
+    passed_over = [f"Passed over: {name}: {reason}" for name, reason in found["passed_over"].items()]
+    for line in (f"Attack: {found['attack']}.", *found["warnings"], *passed_over):
+        out(line)
 
 
 @evaluation_commands.command(epilog=HINT)
@@ -202,19 +242,34 @@ def margins(
     context: typer.Context,
     run: RunPath,
     norm: Annotated[str | None, typer.Option("--norm", help="linf, l2 or l1; by default that of the run.")] = None,
+    attack: Annotated[
+        str, typer.Option("--attack", help="fab, cw (Carlini and Wagner, under l2), or both: fab,cw.")
+    ] = "fab",
     best: Best = False,
+    resume: Resume = False,
+    again: Again = False,
     as_json: Json = False,
 ) -> None:
-    """How small a perturbation breaks each example: quantiles, by a minimum-norm attack (FAB)."""
+    """How small a perturbation breaks each example: quantiles, by minimum-norm attacks.
+
+    With --workers N by N Ray workers. What is found is kept batch by batch: the same command goes on where it was.
+    """
     from sparring.commands.evaluate import margins_of_run
+    from sparring.commands.judging import How
     from sparring.observe.report import table
 
-    result = margins_of_run(open_run(run), context.obj, norm, best=best, progress=periodic_notes())
+    attacks, how = tuple(attack.split(",")), How(resume, again)
+    result = margins_of_run(open_run(run), context.obj, norm, attacks, best=best, progress=periodic_notes(), how=how)
     if as_json:
         out(json.dumps(result, indent=2))
         return
+    apart = result["by_attack"] if len(attacks) > 1 else {}
     lines = [
-        {"share of the examples": f"{100 * float(share):g} %", "broken within": _size(size)}
+        {
+            "share of the examples": f"{100 * float(share):g} %",
+            "broken within": _size(size),
+            **{f"by {name}": _size(found[share]) for name, found in apart.items()},
+        }
         for share, size in result["quantiles"].items()
     ]
     Console().print(table(f"{run.name}, {result['attack']}, {_examples(result)}", lines))

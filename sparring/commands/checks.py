@@ -13,7 +13,9 @@ from sparring.commands.sources import require_same_sources
 from sparring.commands.trials import try_methods
 from sparring.config import Config, RunSettings, check_staleness, differences, trainer_attacks
 from sparring.errors import UsageError
-from sparring.evaluation.autoattack import require_autoattack
+from sparring.evaluation.autoattack import require_attackable, require_autoattack
+from sparring.evaluation.robustness import targets_of
+from sparring.evaluation.rolling import attacks_of
 from sparring.machine.devices import device_for
 from sparring.models.first_layer import first_layer
 from sparring.models.forward import require_compiler
@@ -196,6 +198,12 @@ def _check_evaluation(experiment: Experiment) -> None:
     test = experiment.test()
     if experiment.config.evaluation.attack == "autoattack":
         require_autoattack(test.shape, experiment.threat.norm, test.classes)
+    targets_of(experiment.config.evaluation, test.classes)
+    if experiment.config.evaluation.rolling:
+        require_attackable(
+            test.shape, experiment.threat.norm, test.classes, "evaluation.rolling", "Set evaluation.rolling to false"
+        )
+        attacks_of(experiment.config.evaluation, test.classes)
 
 
 def _check_cluster(experiment: Experiment) -> None:

@@ -57,6 +57,7 @@ def check_combinations(config: Config) -> None:
     _check_ranks(config, methods)
     _check_trainers(config)
     _check_batch_norm(config, methods)
+    _check_rolling(config)
 
 
 def _check_augmix(config: Config, methods: Methods) -> None:
@@ -395,6 +396,27 @@ def _check_batch_norm(config: Config, methods: Methods) -> None:
             f"{setting} with objective.name = {config.objective.name!r} and objective.passes = "
             f"{config.objective.passes!r}: a trainer all of whose examples are left clean makes a pass less than the "
             f"others. Set objective.passes to 'reference', or trainer.batch_norm to 'own'."
+        )
+
+
+def _check_rolling(config: Config) -> None:
+    """Workers judge held-out examples while a run goes on: it needs both."""
+    if not config.evaluation.rolling:
+        return
+    if config.engine != "ray":
+        raise UsageError(
+            f"evaluation.rolling with engine = {config.engine!r}: this engine has no workers that could judge beside "
+            f"the training. Set engine to 'ray', or train.evaluate_every_epochs instead of evaluation.rolling."
+        )
+    if config.data.holdout == 0:
+        raise UsageError(
+            "evaluation.rolling with data.holdout = 0: there are no examples to judge. Set data.holdout to the number "
+            "of training examples that are held out, such as 1000."
+        )
+    if config.workers.count == 0:
+        raise UsageError(
+            "evaluation.rolling with workers.count = 0: nobody would judge. Set workers.count to at least 1, or "
+            "evaluation.rolling to false."
         )
 
 

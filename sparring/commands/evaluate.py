@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,9 +22,12 @@ from sparring.commands.judging import (
     OF_WORKERS,
     How,
     Judged,
+    behaviour_of,
     digest_of,
+    identity_of,
     judged,
     judges_of,
+    owned,
     require_used,
 )
 from sparring.commands.live import require_passed
@@ -34,11 +39,11 @@ from sparring.evaluation.corruptions import corruptions
 from sparring.evaluation.curves import curves
 from sparring.evaluation.findings import unreached
 from sparring.evaluation.judging import Judgement
-from sparring.evaluation.margins import NORMS, margins
+from sparring.evaluation.margins import ITERATIONS, NORMS, margins
+from sparring.evaluation.memory import Results
 from sparring.evaluation.robustness import interval
 from sparring.evaluation.saving import Saved, require_new_file
-from sparring.evaluation.tickets import examples_at
-from sparring.evaluation.transfer import Member, transfer
+from sparring.evaluation.tickets import Judges, examples_at
 from sparring.machine.threads import cores
 from sparring.models import Shape, adopt, build
 from sparring.runs import Run, open_run
@@ -48,7 +53,7 @@ from sparring.trainer.experiment import Live, methods_of
 log = logging.getLogger(__name__)
 
 MAY_CHANGE = ("evaluation.", "corruptions.", "data.root", "trainer.device", "trainer.threads")
-CHOICE = ("evaluation.attack", "evaluation.version", "evaluation.mode")  # also evaluation.attacks
+CHOICE = ("evaluation.attack", "evaluation.version", "evaluation.mode", "evaluation.targets")  # also evaluation.attacks
 
 Progress = Callable[[str], None]
 
@@ -120,7 +125,7 @@ def checkpoint_of(run: Run, best: bool) -> Path:
     """
     path = checkpoints.best(run.checkpoints) if best else checkpoints.latest(run.checkpoints)
     if path is None:
-        wanted = "best (train.evaluate_every_epochs was 0?)" if best else "whole"
+        wanted = "best (train.evaluate_every_epochs was 0, and evaluation.rolling off?)" if best else "whole"
         raise SparringError(f"{run.path} has no {wanted} checkpoint; train or resume it first.")
     if reason := checkpoints.damage(path):
         raise SparringError(f"checkpoint {path} is damaged: {reason}. Evaluate the last one instead, or train again.")
@@ -294,24 +299,73 @@ def curves_of_run(
 
 
 def margins_of_run(
-    run: Run, changes: dict[str, str], norm: str | None = None, *, best: bool = False, progress: Progress | None = None
+    run: Run,
+    changes: dict[str, str],
+    norm: str | None = None,
+    attacks: Sequence[str] = ("fab",),
+    *,
+    best: bool = False,
+    progress: Progress | None = None,
+    how: How = BY_DEFAULT,
 ) -> dict[str, Any]:
     """The smallest perturbations that break, under `norm` (by default the run's); also written to margins-NORM.json.
 
-    Raises as `open_trained`, and a UsageError for another norm than those of `margins`, or a setting of other attacks.
+    What is found of each batch is kept in the run's folder. Raises as `open_trained`, and a UsageError for another norm
+    or attack than those of `margins`, or a setting of other attacks.
     """
-    made = open_trained(run, changes, best=best)
-    threat, settings = made.threat, made.config.evaluation
+    made, what = open_judged(run, changes, best=best, chooses=False)
+    threat, settings, seed = made.threat, made.config.evaluation, made.config.train.seed
     require_used(changes_of(changes), settings, (*CHOICE, *OF_PGD, "evaluation.square_queries", "corruptions."))
     norm = threat.norm if norm is None else norm
-    if norm not in NORMS:
-        raise UsageError(f"--norm {norm}: choose one of {', '.join(NORMS)}.")
-    how: dict[str, Any] = {"samples": settings.samples, "draw": settings.draw, "batch_size": settings.batch_size}
-    found = margins(made.model, made.test, norm, seed=made.config.train.seed, progress=progress, **how)
+    _require_margins(norm, attacks)
+    how_many: dict[str, Any] = {"samples": settings.samples, "draw": settings.draw, "batch_size": settings.batch_size}
+    identity = {**identity_of(what), "norm": norm, "seed": seed, "batch_size": settings.batch_size}
+    identity |= {"pyautoattack": version("pyautoattack"), "steps": dict(ITERATIONS)}
+    with remembered(what, "margins", identity, how) as (judges, results):
+        found = margins(
+            made.model,
+            made.test,
+            norm,
+            attacks=attacks,
+            seed=seed,
+            progress=progress,
+            judges=judges,
+            results=results,
+            **how_many,
+        )
     epsilon = threat.epsilon if norm == threat.norm else None
     result = {**found.as_dict(epsilon), **made.named(), "warnings": [*made.warnings]}
     keep(run, f"margins-{norm}.json", result)
     return result
+
+
+def _require_margins(norm: str, attacks: Sequence[str]) -> None:
+    if norm not in NORMS:
+        raise UsageError(f"--norm {norm}: choose one of {', '.join(NORMS)}.")
+    for attack in attacks:
+        if attack not in ITERATIONS or attacks.count(attack) > 1:
+            raise UsageError(f"--attack {','.join(attacks)}: choose {' or '.join(ITERATIONS)}, or both: fab,cw.")
+    if "cw" in attacks and norm != "l2":
+        raise UsageError(f"--attack cw under {norm}: Carlini and Wagner's attack is for L2. Give --norm l2, or fab.")
+
+
+@contextmanager
+def remembered(
+    what: Judged, name: str, identity: Mapping[str, Any], how: How, others: Sequence[Judged] = ()
+) -> Iterator[tuple[Judges, Results | None]]:
+    """Who judges `what` and the `others`, and the results of an evaluation of this name and identity, which are kept in
+    the first one's folder.
+
+    Raises:
+        UsageError: as `owned`.
+    """
+    with ExitStack() as stack:
+        judges = stack.enter_context(judges_of([what, *others]))
+        behaviour = behaviour_of(what.model, what.test)
+        results = owned(stack, Results(what.folder, name, identity, behaviour), how)
+        if results is not None:
+            results.begin(how.again)
+        yield judges, results
 
 
 def corruptions_of_run(
@@ -336,44 +390,6 @@ def corruptions_of_run(
     result = made.figures(found.as_dict())
     keep(run, "corruptions.json", result)
     return result
-
-
-def transfer_runs(
-    runs: Sequence[Run],
-    changes: dict[str, str],
-    *,
-    best: bool = False,
-    as_trained: bool = False,
-    progress: Progress | None = None,
-) -> dict[str, Any]:
-    """The transfer matrix of the runs, attacked as the first one's evaluation settings say.
-
-    Args:
-        as_trained: each source attacks as it was trained, by its own steps and step size.
-
-    Raises:
-        UsageError: fewer than two runs, one given twice, or runs of different data or threats.
-        SparringError: as `open_trained`.
-    """
-    require_different(runs, "transfer")
-    pairs = [open_judged(run, changes, best=best, chooses=False) for run in runs]
-    opened = [made for made, _ in pairs]
-    members = [
-        Member(
-            name,
-            made.model,
-            made.test,
-            made.threat,
-            made.config.data.name,
-            made.checkpoint.name,
-        )
-        for name, made in zip(names_of(runs), opened, strict=True)
-    ]
-    first = opened[0].config
-    with judges_of([what for _, what in pairs]) as judges:
-        found = transfer(members, first.evaluation, first.train.seed, as_trained, progress, judges).as_dict()
-    of_runs = [f"{member.name}: {text}" for member, made in zip(members, opened, strict=True) for text in made.warnings]
-    return {**found, "warnings": [*of_runs, *found["warnings"]]}
 
 
 def require_different(runs: Sequence[Run], command: str) -> None:

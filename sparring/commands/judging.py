@@ -27,7 +27,7 @@ from sparring.evaluation.autoattack import require_autoattack
 from sparring.evaluation.journal import Entries, Journal
 from sparring.evaluation.judging import Judgement, Tally, judge, require_possible
 from sparring.evaluation.panels import AutoAttackPanel, Panel, Restarts
-from sparring.evaluation.robustness import Evaluation, attack_for, evaluation_of
+from sparring.evaluation.robustness import Evaluation, attack_for, evaluation_of, targets_of
 from sparring.evaluation.tickets import InProcess, Judges, examples_at
 from sparring.machine.devices import device_of
 from sparring.models.forward import plain
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 OF_WORKERS = ("workers.", "ray.", "metrics.")
-OF_PGD = ("evaluation.steps", "evaluation.step_size", "evaluation.restarts")
+OF_PGD = ("evaluation.steps", "evaluation.step_size", "evaluation.restarts", "evaluation.targets")
 BEHAVIOUR = 4  # images on which it is looked at
 
 Progress = Callable[[str], None]
@@ -99,7 +99,7 @@ def require_used(changes: Mapping[str, Any], settings: EvaluationSettings, unuse
             raise UsageError(f"--{name} is for workers, and none are asked for. Give --workers N too, or leave it out.")
         if by_autoattack and name in OF_PGD:
             raise UsageError(f"--{name} is for PGD: AutoAttack has its own. Leave it out, or set evaluation.attack.")
-        if name.startswith(tuple(unused)):
+        if name.startswith(("evaluation.rolling", *unused)):
             raise UsageError(f"--{name} has no effect here. Leave it out.")
     return by_workers
 
@@ -112,7 +112,7 @@ def panel_of(config: Config, threat: Attack, test: Dataset) -> Panel:
     """
     settings, seed = config.evaluation, config.train.seed
     if settings.attack == "pgd":
-        return Restarts(attack_for(threat, settings), seed)
+        return Restarts(attack_for(threat, settings), seed, targets_of(settings, test.classes))
     require_autoattack(test.shape, threat.norm, test.classes)
     return AutoAttackPanel(threat.norm, threat.epsilon, test.classes, seed, settings.version, settings.attacks)
 

@@ -649,6 +649,10 @@ class EvaluationSettings(Settings):
     """PGD step size α; by default 2.5·ε/steps."""
     restarts: int = setting(3, "attempts", ge=1, le=1000)
     """Number of random starts. An example is robust only if it stays correct under all of them."""
+    targets: Literal["none", "all"] | Annotated[int, Field(ge=1, le=100_000)] = setting("none", "classes")
+    """Of pgd. none: away from the label, by the cross-entropy; all: towards each of the other classes, by the
+    difference of logits; a number: towards so many of them, the likeliest ones. An example is robust only if it
+    stays correct under all of them."""
     samples: int | None = setting(None, "examples", ge=1)
     """Evaluate only on `samples` test examples; by default on all."""
     draw: Literal["stratified", "first"] = setting("stratified", "name")
@@ -658,15 +662,44 @@ class EvaluationSettings(Settings):
     """Examples per forward pass."""
     square_queries: int = setting(500, "forward passes", ge=0, le=100_000)
     """Queries of the black-box Square attack in `sparring curves`. 0: leave it out. AutoAttack uses 5000."""
+    rolling: bool = setting(False, "flag")
+    """While training (engine ray): workers that would wait judge the newest weights (their average with train.ema) by
+    AutoAttack on held-out training examples (data.holdout). The best checkpoint is chosen by it."""
+    rolling_samples: int = setting(256, "examples", ge=1)
+    """Largest number of held-out examples in that judgement, drawn at random, each class in its share."""
+    rolling_batch: int = setting(32, "examples", ge=1, le=65536)
+    """Held-out examples that a worker judges together. A ticket that comes meanwhile waits for one pass over them, and
+    a worker that dies loses no more than these."""
+    rolling_attacks: tuple[Literal["apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square"], ...] = setting(
+        (), "list of names"
+    )
+    """Attacks of that judgement, in this order. By default apgd-ce and, with four classes or more, apgd-t."""
+    rolling_share: float = setting(0.0, "share of a worker's time", ge=0, lt=1)
+    """Share of its time that a worker judges even where tickets wait. 0: only while it would wait."""
+    rolling_patience: int | None = setting(None, "judged versions", ge=1)
+    """End training after so many judged versions in a row that are not better than the best. By default it goes on."""
 
     @model_validator(mode="after")
     def _of_autoattack(self) -> EvaluationSettings:
         if self.attack != "autoattack" and (self.version != "standard" or self.attacks):
             raise ValueError("evaluation.version and evaluation.attacks need evaluation.attack = 'autoattack'")
+        if self.attack == "autoattack" and self.targets != "none":
+            raise ValueError("evaluation.targets is for evaluation.attack = 'pgd': AutoAttack has its own targets")
         if self.attacks and self.version != "standard":
             raise ValueError("evaluation.attacks and evaluation.version: set only one of them")
         if len(set(self.attacks)) < len(self.attacks):
             raise ValueError("evaluation.attacks names an attack twice")
+        return self
+
+    @model_validator(mode="after")
+    def _of_rolling(self) -> EvaluationSettings:
+        names = ("samples", "batch", "attacks", "share", "patience")
+        given = [f"rolling_{name}" for name in names if f"rolling_{name}" in self.model_fields_set]
+        changed = [name for name in given if getattr(self, name) != type(self).model_fields[name].default]
+        if changed and not self.rolling:
+            raise ValueError(f"evaluation.{changed[0]} needs evaluation.rolling = true")
+        if len(set(self.rolling_attacks)) < len(self.rolling_attacks):
+            raise ValueError("evaluation.rolling_attacks names an attack twice")
         return self
 
 

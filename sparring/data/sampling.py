@@ -29,7 +29,7 @@ class Sample(Subset):
         count = total if samples is None else min(samples, total)
         indices = stratified(dataset.labels, count) if draw == "stratified" else torch.arange(count)
         super().__init__(dataset, indices)
-        self.rule = "all" if count == total else _rule(draw, total)
+        self.rule = _rule(draw, total) if count < total else _all(samples, total)
 
     def some(self, places: Tensor) -> Sample:
         """Those at these places, which were taken in random order until there were enough."""
@@ -66,6 +66,10 @@ def stratified(labels: Tensor, count: int, seed: int = SEED) -> Tensor:
     ranks = (2 * within + 1).double() / (2 * sizes).repeat_interleave(sizes)
     mixed = torch.randperm(len(labels), generator=random)  # of equal ranks each class must have its chance
     return order[mixed[ranks[mixed].argsort(stable=True)]][:count].sort().values
+
+
+def _all(samples: int | None, total: int) -> str:
+    return "all" if samples is None or samples == total else f"all {total}: there are no {samples}"
 
 
 def _rule(draw: Draw, total: int) -> str:

@@ -29,7 +29,7 @@ from sparring.evaluation.findings import Findings, warnings_of
 from sparring.evaluation.outcomes import Outcomes, clean_outcomes, joined
 from sparring.evaluation.robustness import interval
 from sparring.evaluation.strikes import Look
-from sparring.evaluation.tickets import InProcess, Judges, Ticket, Work, in_batches, in_order
+from sparring.evaluation.tickets import InProcess, Judges, Work, each_on_all
 from sparring.randomness import generator
 
 CORRUPTIONS = (
@@ -108,20 +108,20 @@ def corruptions(
         require_bytes(test, "sparring corruptions")
         _package()
     sample, source = Sample(test, samples, draw), Generated(seed) if root is None else Read(_folder(root, data))
-    batches = [torch.tensor(places) for places in in_batches(len(sample), batch_size)]
-    cells = list(product(CORRUPTIONS, SEVERITIES))
-    works: list[tuple[Work, Tensor]] = [(Look(), places) for places in batches]
-    for name, severity in cells:
-        works += [(Seen(source, name, severity, tuple(sample.indices[at].tolist())), at) for at in batches]
-    tickets = [Ticket(number, tuple(at.tolist()), work) for number, (work, at) in enumerate(works)]
+    works: list[Callable[[tuple[int, ...]], Work]] = [lambda places: Look()]
+    works += [partial(_under, sample, source, name, severity) for name, severity in product(CORRUPTIONS, SEVERITIES)]
     judges = InProcess([model]) if judges is None else judges
-    found = in_order(judges, sample, tickets, None if progress is None else partial(_tell, progress))
-    clean, *seen = (joined(found[first : first + len(batches)]) for first in range(0, len(found), len(batches)))
+    report = None if progress is None else partial(_tell, progress)
+    clean, *seen = (joined(parts) for parts in each_on_all(judges, sample, works, batch_size, report=report))
     rows = torch.stack([each.clean for each in seen]).reshape(len(CORRUPTIONS), len(SEVERITIES), len(sample))
     broken = torch.stack([each.non_finite_logits for each in (clean, *seen)]).any(0)
     source_name = "imagecorruptions-imaug (ImageNet-C's strengths)" if root is None else FOLDERS[data]
     warnings = [*sample.warnings, *warnings_of(Findings(len(sample), non_finite_logits=int(broken.sum())))]
     return summarised(source_name, sample.rule, clean.clean, rows, warnings)
+
+
+def _under(sample: Sample, source: Source, name: str, severity: int, places: tuple[int, ...]) -> Work:
+    return Seen(source, name, severity, tuple(sample.indices[list(places)].tolist()))
 
 
 def _tell(progress: Callable[[str], None], done: int, total: int) -> None:

@@ -21,7 +21,7 @@ from sparring.evaluation.masking import Grid, Masking, masking
 from sparring.evaluation.outcomes import Outcomes, attacked_outcomes, joined
 from sparring.evaluation.robustness import attack_for, describe, interval
 from sparring.evaluation.surfaces import Surface, surface_at, whole
-from sparring.evaluation.tickets import InProcess, Judges, Ticket, Work, in_batches, in_order
+from sparring.evaluation.tickets import InProcess, Judges, Work, at_first, each_on_all
 
 EPSILONS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # relative to the trained ε
 STEPS = (1, 2, 5, 10, 20, 50, 100)
@@ -137,7 +137,8 @@ def curves(
     if settings.square_queries:
         works += [partial(BlackBox, base, dataset.classes, settings.square_queries, seed)]
     judges = InProcess([model]) if judges is None else judges
-    done = _done(judges, sample, works, settings.batch_size, progress)
+    report = None if progress is None else partial(_tell, progress)
+    done = each_on_all(judges, sample, [at_first(work) for work in works], settings.batch_size, report=report)
     of_attacks, around, black_box = done[: len(attacks)], done[len(attacks)], done[len(attacks) + 1 :]
     found = {attack: joined(parts) for attack, parts in zip(attacks, of_attacks, strict=True)}
     points = {attack: _point(attack, outcome.robust) for attack, outcome in found.items()}
@@ -164,17 +165,6 @@ def curves(
         ],
         masking=masking(whole(around), grid),
     )
-
-
-def _done(
-    judges: Judges, sample: Sample, works: Sequence[Callable[[int], Work]], size: int, progress: Progress | None
-) -> list[list[Any]]:
-    """The results of each work on all batches. A work is made from the place of its batch's first example."""
-    batches = in_batches(len(sample), size)
-    pairs = [(work(places[0]), places) for work in works for places in batches]
-    tickets = [Ticket(number, places, work) for number, (work, places) in enumerate(pairs)]
-    found = in_order(judges, sample, tickets, None if progress is None else partial(_tell, progress))
-    return [found[first : first + len(batches)] for first in range(0, len(found), len(batches))]
 
 
 def _tell(progress: Progress, done: int, total: int) -> None:

@@ -1,17 +1,19 @@
-"""The smallest perturbation of each example that changes its class, by a minimum-norm attack under L∞, L2 or L1.
+"""The smallest perturbation of each example that changes its class, by minimum-norm attacks under L∞, L2 or L1.
 
 FAB, untargeted and towards each other class, by its authors' package pyautoattack: Croce & Hein, "Minimally distorted
-adversarial examples with a fast adaptive boundary attack" (ICML 2020, arXiv:1907.02044). What it finds is drawn
-towards the clean image as far as it stays misclassified. A size is an upper bound of the example's margin: another
-attack may find a smaller one, so the share of larger sizes is an upper bound of the robust accuracy.
+adversarial examples with a fast adaptive boundary attack" (ICML 2020, arXiv:1907.02044); under L2 also Carlini and
+Wagner's (carlini_wagner.py). What they find is drawn towards the clean image as far as it stays misclassified. A size
+is an upper bound of the example's margin: another attack may find a smaller one, so the share of larger sizes is an
+upper bound of the robust accuracy.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,17 +21,20 @@ from pyautoattack.fab_pt import FABAttack_PT
 from torch import Tensor, nn
 
 from sparring.attacks import frozen
-from sparring.data import Dataset, Sample, batch
+from sparring.data import Dataset, Sample
 from sparring.data.sampling import Draw
 from sparring.errors import SparringError
+from sparring.evaluation.carlini_wagner import SEARCHES, STEPS, carlini_wagner
+from sparring.evaluation.memory import Memory, Results
 from sparring.evaluation.outcomes import logits_of
 from sparring.evaluation.robustness import interval
-from sparring.machine.devices import device_of
-from sparring.models.forward import plain
+from sparring.evaluation.tickets import InProcess, Judges, Work, each_on_all
 from sparring.objectives.predictions import are_finite
 
 NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 ORDERS = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
+ITERATIONS = {"fab": 100, "cw": STEPS}
+DESCRIBED = {"fab": "FAB, 100 iterations", "cw": f"Carlini-Wagner, {SEARCHES} searches of {STEPS} steps"}
 MOST_TARGETS, HALVINGS = 9, 12
 SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
 Progress = Callable[[str], None]
@@ -38,13 +43,16 @@ Progress = Callable[[str], None]
 @dataclass(frozen=True)
 class Margins:
     """Sizes of the smallest perturbations found: float64 [N], 0 where the clean image is misclassified, infinite where
-    none was found."""
+    none was found. by_attack: those of each attack; the smallest of them count."""
 
     norm: str
-    sizes: Tensor
-    attack: str
+    by_attack: dict[str, Tensor]
     rule: str
     seconds: float
+
+    @property
+    def sizes(self) -> Tensor:
+        return torch.stack(list(self.by_attack.values())).amin(0)
 
     def share_above(self, epsilon: float) -> tuple[float, tuple[float, float]]:
         """Of the examples, those that nothing within ε was found for, and the interval."""
@@ -53,18 +61,18 @@ class Margins:
 
     def as_dict(self, epsilon: float | None) -> dict[str, Any]:
         """For JSON. epsilon: of the run, where its norm is this one; infinite sizes are null."""
-        ordered = [_number(size) for size in self.sizes.sort().values.tolist()]
-        last = len(ordered) - 1
+        sizes = self.sizes
         found: dict[str, Any] = {
             "norm": self.norm,
-            "attack": self.attack,
-            "samples": len(self.sizes),
-            "misclassified": int((self.sizes == 0).sum()),
-            "not_found": int(self.sizes.isinf().sum()),
-            "quantiles": {f"{share:g}": ordered[min(last, int(share * len(ordered)))] for share in SHARES},
+            "attack": f"{' and '.join(DESCRIBED[name] for name in self.by_attack)}, {self.norm}",
+            "samples": len(sizes),
+            "misclassified": int((sizes == 0).sum()),
+            "not_found": int(sizes.isinf().sum()),
+            "quantiles": quantiles(sizes),
+            "by_attack": {name: quantiles(each) for name, each in self.by_attack.items()},
             "drawn": self.rule,
             "seconds": self.seconds,
-            "sizes": [_number(size) for size in self.sizes.tolist()],
+            "sizes": _numbers(sizes),
         }
         if epsilon is not None:
             share, bounds = self.share_above(epsilon)
@@ -72,52 +80,104 @@ class Margins:
         return found
 
 
+def quantiles(sizes: Tensor) -> dict[str, float | None]:
+    """The sizes that so large shares of the examples are broken within; null: nothing was found."""
+    ordered, last = _numbers(sizes.sort().values), len(sizes) - 1
+    return {f"{share:g}": ordered[min(last, int(share * len(ordered)))] for share in SHARES}
+
+
+@dataclass(frozen=True)
+class Smallest:
+    """Work: the sizes of a batch by one of the attacks, float64 [n] on the CPU."""
+
+    attack: str
+    norm: str
+    classes: int
+    steps: int
+    seed: int
+
+    def __call__(self, models: Sequence[nn.Module], x: Tensor, y: Tensor, progress: Progress | None) -> Tensor:
+        (model,) = models
+        with frozen(model), torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
+            found = smallest(model, x, y, self.norm, self.classes, self.steps, self.seed, self.attack)
+        return found.cpu()
+
+
 def margins(
     model: nn.Module,
     dataset: Dataset,
     norm: str,
     *,
+    attacks: Sequence[str] = ("fab",),
     samples: int | None = None,
     draw: Draw = "stratified",
-    steps: int = 100,
+    steps: Mapping[str, int] = ITERATIONS,
     batch_size: int = 500,
     seed: int = 0,
     progress: Progress | None = None,
+    judges: Judges | None = None,
+    results: Results | None = None,
 ) -> Margins:
-    """Attack the examples with FAB, the model in eval mode and float32.
+    """Attack the examples, the model in eval mode and float32.
 
     Args:
-        samples, draw: the examples; see `Sample`. steps: FAB's iterations, for each target.
+        attacks: of ITERATIONS; cw is for L2 alone. samples, draw: the examples; see `Sample`. steps: of each attack.
+        judges: who does it, with this model; by default this process. results: known ones are not made again.
 
     Raises:
         SparringError: the model's logits on clean images are not finite.
     """
-    began, sample, model = time.perf_counter(), Sample(dataset, samples, draw), plain(model)
-    device, found = device_of(model), list[Tensor]()
-    with frozen(model), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        for places in torch.split(torch.arange(len(sample)), batch_size):
-            if progress is not None:
-                progress(f"{sum(map(len, found))} of {len(sample)} test examples attacked")
-            x, y = batch(sample, places, augment="none", seed=seed, epoch=0)
-            found.append(smallest(model, x.to(device), y.to(device), norm, dataset.classes, steps, seed).cpu())
-    return Margins(norm, torch.cat(found), f"FAB, {steps} iterations, {norm}", sample.rule, time.perf_counter() - began)
+    began, sample = time.perf_counter(), Sample(dataset, samples, draw)
+    works = [Smallest(attack, norm, dataset.classes, steps[attack], seed) for attack in attacks]
+    memory: Memory[Tensor] = Memory(results, sample.indices.tolist(), attacks, _numbers, _sizes)
+    found = each_on_all(
+        InProcess([model]) if judges is None else judges,
+        sample,
+        [partial(_same, work) for work in works],
+        batch_size,
+        memory=memory,
+        report=None if progress is None else partial(_tell, progress),
+    )
+    by_attack = {attack: torch.cat(parts) for attack, parts in zip(attacks, found, strict=True)}
+    return Margins(norm, by_attack, sample.rule, time.perf_counter() - began)
 
 
-def smallest(model: nn.Module, x: Tensor, labels: Tensor, norm: str, classes: int, steps: int, seed: int) -> Tensor:
+def _same(work: Work, places: tuple[int, ...]) -> Work:
+    return work
+
+
+def _tell(progress: Progress, done: int, total: int) -> None:
+    progress(f"{done} of {total} tickets done, each a batch under one of the attacks")
+
+
+def smallest(
+    model: nn.Module, x: Tensor, labels: Tensor, norm: str, classes: int, steps: int, seed: int, attack: str = "fab"
+) -> Tensor:
     """The sizes for one batch; x: float32 [N, C, H, W] in [0, 1]; float64 [N]."""
     logits = logits_of(model, x)
     if not are_finite(logits).all():
         raise SparringError("the model's logits on clean images are not finite: there is no margin to look for.")
-    attack = FABAttack_PT(model, norm=NORMS[norm], n_iter=steps, seed=seed, device=x.device)
     sizes = torch.full((len(x),), math.inf, dtype=torch.float64, device=x.device)
-    torch.manual_seed(seed)
-    for target in (None, *range(2, 2 + min(MOST_TARGETS, classes - 1))):
-        attack.target_class = target  # 2: the class of the second largest logit
-        candidates = attack.attack_single_run(x, labels, is_targeted=target is not None).clamp(0, 1)
-        candidates = drawn_back(model, x, candidates, labels)
+    if attack == "fab":
+        images: Iterable[Tensor] = _by_fab(model, x, labels, norm, classes, steps, seed)
+    else:
+        images = [carlini_wagner(model, x, labels, steps)]
+    for found in images:
+        candidates = drawn_back(model, x, found.clamp(0, 1), labels)
         wrong = misclassified(model, candidates, labels)
         sizes = torch.where(wrong, torch.minimum(sizes, sizes_of(candidates - x, norm)), sizes)
     return torch.where(logits.argmax(1) != labels, 0.0, sizes)
+
+
+def _by_fab(
+    model: nn.Module, x: Tensor, labels: Tensor, norm: str, classes: int, steps: int, seed: int
+) -> Iterator[Tensor]:
+    """Images that it finds, untargeted and towards each other class."""
+    attack = FABAttack_PT(model, norm=NORMS[norm], n_iter=steps, seed=seed, device=x.device)
+    torch.manual_seed(seed)
+    for target in (None, *range(2, 2 + min(MOST_TARGETS, classes - 1))):
+        attack.target_class = target  # 2: the class of the second largest logit
+        yield attack.attack_single_run(x, labels, is_targeted=target is not None)
 
 
 def drawn_back(model: nn.Module, x: Tensor, found: Tensor, labels: Tensor) -> Tensor:
@@ -149,5 +209,11 @@ def _between(x: Tensor, found: Tensor, share: Tensor) -> Tensor:
     return torch.where(weight == 1, found, x + weight * (found - x))
 
 
-def _number(size: float) -> float | None:
-    return size if math.isfinite(size) else None
+def _numbers(sizes: Tensor) -> list[float | None]:
+    """For JSON: infinite ones are null."""
+    return [size if math.isfinite(size) else None for size in sizes.tolist()]
+
+
+def _sizes(numbers: Any) -> Tensor:
+    """The inverse of `_numbers`."""
+    return torch.tensor([math.inf if size is None else size for size in numbers], dtype=torch.float64)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from sparring.attacks import Attack, GradientCheck, frozen, perturb, perturbed
+from sparring.attacks.losses import towards
 from sparring.data import Dataset, batch
 from sparring.machine.devices import device_of
 from sparring.models.forward import plain
@@ -45,9 +46,58 @@ class Outcomes:
         """The same on the CPU."""
         return Outcomes(**{each.name: getattr(self, each.name).cpu() for each in fields(self)})
 
+    def plain(self) -> dict[str, list[Any]]:
+        """In plain types, for a file."""
+        return {each.name: getattr(self, each.name).tolist() for each in fields(self)}
+
+    @classmethod
+    def of_plain(cls, values: Mapping[str, Any]) -> Outcomes:
+        """The inverse of `plain`.
+
+        Raises:
+            KeyError, TypeError, ValueError: they are damaged.
+        """
+        kinds = {"labels": torch.int64, "confidence": torch.float32}
+        names = [each.name for each in fields(cls)]
+        found = {name: torch.tensor(values[name], dtype=kinds.get(name, torch.bool)) for name in names}
+        if len({tensor.shape for tensor in found.values()}) != 1:
+            raise ValueError("not one value for each example")
+        return cls(**found)
+
     def at(self, rows: Tensor) -> Outcomes:
         """Those of the examples in `rows`, int64 [n], in that order."""
         return Outcomes(**{each.name: getattr(self, each.name)[rows] for each in fields(self)})
+
+
+class Attempt(NamedTuple):
+    """One attempt of an attack with restarts, or with several targets. key: seeds its start, with the batch's place."""
+
+    key: tuple[int, ...]
+    attack: Attack
+
+
+class Attempted(NamedTuple):
+    """What it made: images, float32 [n, C, H, W], their logits [n, K], and the check of its gradients."""
+
+    images: Tensor
+    logits: Tensor
+    check: GradientCheck
+
+
+def attempts_of(attack: Attack, targets: int = 0) -> list[Attempt]:
+    """The attempts in order. targets: in each restart towards so many other classes, the likeliest first."""
+    once = replace(attack, restarts=1)
+    if not targets:
+        return [Attempt((restart,), once) for restart in range(attack.restarts)]
+    aimed = [replace(once, loss=towards(rank + 1)) for rank in range(targets)]
+    return [Attempt((restart, rank), each) for restart in range(attack.restarts) for rank, each in enumerate(aimed)]
+
+
+def attempted(model: nn.Module, x: Tensor, y: Tensor, attempt: Attempt, seed: int, first: int) -> Attempted:
+    """Make an attempt on a batch. first: place of the batch's first example."""
+    check, random = GradientCheck(len(y), y.device), generator(seed, "evaluate", first, *attempt.key)
+    images = perturbed(x, perturb(model, x, y, attempt.attack, random, check=check))
+    return Attempted(images, logits_of(model, images), check)
 
 
 def outcomes(
@@ -57,13 +107,14 @@ def outcomes(
     *,
     batch_size: int = 500,
     seed: int = 0,
+    targets: int = 0,
     progress: Callable[[int, int], None] | None = None,
     attacked: Attacked | None = None,
 ) -> Outcomes:
     """The outcomes of all examples on the CPU, with the model in eval mode and float32.
 
     Args:
-        progress: called with (examples done, all examples).
+        targets: see `attempts_of`. progress: called with (examples done, all examples).
         attacked: called with each batch. The attacked image of an example is the first one that is misclassified, else
             the last one; of a misclassified example it is the clean one.
     """
@@ -74,7 +125,7 @@ def outcomes(
         progress(0, total)
     with frozen(model):
         for first, x, y in batches(model, dataset, batch_size):
-            found, images = attacked_outcomes(model, x, y, attack, seed, first)
+            found, images = attacked_outcomes(model, x, y, attack, seed, first, targets)
             parts.append(found.cpu())
             if attacked is not None:
                 attacked(x, y, images)
@@ -126,26 +177,23 @@ def logits_of(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def attacked_outcomes(
-    model: nn.Module, x: Tensor, y: Tensor, attack: Attack, seed: int, first: int
+    model: nn.Module, x: Tensor, y: Tensor, attack: Attack, seed: int, first: int, targets: int = 0
 ) -> tuple[Outcomes, Tensor]:
     """The outcomes of a batch, and its attacked images. A misclassified example is not attacked again.
 
-    first: place of its first example in the data.
+    first: place of its first example in the data. targets: see `attempts_of`.
     """
     clean = clean_outcomes(model, x, y)
-    check, images, once = GradientCheck(len(y), y.device), x.clone(), replace(attack, restarts=1)
+    check, images = GradientCheck(len(y), y.device), x.clone()
     alive, non_finite = clean.clean.clone(), clean.non_finite_logits.clone()
-    for restart in range(attack.restarts):
+    for attempt in attempts_of(attack, targets):
         where = alive.nonzero().flatten()
         if len(where) == 0:
             break
-        of_restart = GradientCheck(len(where), y.device)
-        random = generator(seed, "evaluate", first, restart)
-        delta = perturb(model, x[where], y[where], once, random, check=of_restart)
-        images[where] = perturbed(x[where], delta)
-        logits = logits_of(model, images[where])
-        alive[where], non_finite[where] = correct(logits, y[where]), ~are_finite(logits)
-        check.add(of_restart, where)
+        made = attempted(model, x[where], y[where], attempt, seed, first)
+        images[where] = made.images
+        alive[where], non_finite[where] = correct(made.logits, y[where]), ~are_finite(made.logits)
+        check.add(made.check, where)
     found: dict[str, Any] = {"zero_gradient": check.zero, "non_finite_gradient": check.non_finite}
     if first == 0:
         found["varies"] = variation(model, x)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 from typing import Any, NamedTuple, Protocol
 
@@ -16,13 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparring.attacks import Attack, GradientCheck, frozen, perturb, perturbed
+from sparring.attacks import Attack, frozen
 from sparring.evaluation.autoattack import VERSIONS, attacks_for, autoattack, remarks
 from sparring.evaluation.autoattack import describe as describe_autoattack
-from sparring.evaluation.outcomes import logits_of
+from sparring.evaluation.outcomes import attempted, attempts_of, logits_of
 from sparring.evaluation.robustness import describe
 from sparring.objectives.predictions import are_finite, correct
-from sparring.randomness import generator
 
 Progress = Callable[[str], None]
 
@@ -81,24 +80,30 @@ class Panel(Protocol):
 
 @dataclass(frozen=True)
 class Restarts:
-    """PGD (or another attack) with its restarts, each from a random start of its own."""
+    """PGD (or another attack) with its restarts, each from a random start of its own.
+
+    targets: of each restart, so many other classes, the likeliest first; 0: away from the label.
+    """
 
     attack: Attack
     seed: int
+    targets: int = 0
     regroups = False
     by_loss = True
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(f"restart {number + 1}" for number in range(self.attack.restarts))
+        restarts = [f"restart {number + 1}" for number in range(self.attack.restarts)]
+        ranks = [f", target {rank + 1}" for rank in range(self.targets)] or [""]
+        return tuple(f"{restart}{rank}" for restart in restarts for rank in ranks)
 
     @property
     def description(self) -> str:
-        return describe(self.attack)
+        return describe(self.attack, self.targets)
 
     @property
     def identity(self) -> dict[str, Any]:
-        attack = replace(self.attack, restarts=1)
+        attack = attempts_of(self.attack, self.targets)[0].attack
         values = {each.name: getattr(attack, each.name) for each in fields(attack)}
         loss = {"loss": _named(attack.maximised.value), "targets": attack.maximised.targets}
         return {"attack": _named(type(attack)), "seed": self.seed, **_plain(values), **loss, "alpha": attack.alpha}
@@ -109,11 +114,9 @@ class Restarts:
     def strike(
         self, name: str, model: nn.Module, x: Tensor, y: Tensor, first: int, progress: Progress | None
     ) -> Struck:
-        check, restart = GradientCheck(len(y), y.device), self.names.index(name)
-        random = generator(self.seed, "evaluate", first, restart)
+        attempt = attempts_of(self.attack, self.targets)[self.names.index(name)]
         with frozen(model):
-            images = perturbed(x, perturb(model, x, y, replace(self.attack, restarts=1), random, check=check))
-            logits = logits_of(model, images)
+            images, logits, check = attempted(model, x, y, attempt, self.seed, first)
         return Struck(
             correct(logits, y),
             images,

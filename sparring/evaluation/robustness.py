@@ -16,6 +16,7 @@ from sparring.attacks import Attack, frozen
 from sparring.config import EvaluationSettings
 from sparring.data import Dataset, Sample, batch
 from sparring.data.sampling import Draw
+from sparring.errors import UsageError
 from sparring.evaluation.autoattack import autoattack
 from sparring.evaluation.autoattack import describe as describe_autoattack
 from sparring.evaluation.findings import findings_of, warnings_of
@@ -85,11 +86,29 @@ def attack_for(threat: Attack, settings: EvaluationSettings) -> Attack:
     return threat.evaluator(settings.steps, step_size=settings.step_size, restarts=settings.restarts)
 
 
-def describe(attack: Attack) -> str:
-    """Such as `PGD-50, 3 restarts, step 0.01, linf 0.2`."""
-    name = (attack.name or "pgd").upper()
+def targets_of(settings: EvaluationSettings, classes: int) -> int:
+    """How many other classes PGD is to aim at; 0: none.
+
+    Raises:
+        UsageError: more than there are.
+    """
+    if settings.targets == "none":
+        return 0
+    if settings.targets == "all":
+        return classes - 1
+    if settings.targets >= classes:
+        raise UsageError(
+            f"evaluation.targets = {settings.targets} on data of {classes} classes: there are {classes - 1} others. "
+            f"Set it to at most {classes - 1}, or to 'all'."
+        )
+    return settings.targets
+
+
+def describe(attack: Attack, targets: int = 0) -> str:
+    """Such as `PGD-50, 3 restarts, step 0.01, linf 0.2`. targets: other classes that it aims at."""
+    name, aim = (attack.name or "pgd").upper(), f" towards {targets} classes" if targets else ""
     return (
-        f"{name}-{attack.steps}, {attack.restarts} restart{'s' if attack.restarts > 1 else ''}, "
+        f"{name}-{attack.steps}{aim}, {attack.restarts} restart{'s' if attack.restarts > 1 else ''}, "
         f"step {attack.alpha:.4g}, {attack.norm} {attack.epsilon:.4g}"
     )
 
@@ -103,19 +122,21 @@ def evaluate(
     draw: Draw = "stratified",
     batch_size: int = 500,
     seed: int = 0,
+    targets: int = 0,
     progress: Callable[[int, int], None] | None = None,
     attacked: Attacked | None = None,
 ) -> Evaluation:
     """Evaluate the model in eval mode and float32 by an attack with restarts.
 
     Args:
+        targets: other classes that each restart aims at, one after the other; 0: away from the label.
         samples, draw: the examples; see `Sample`.
         progress: called with (examples done, all examples). attacked: called with the images, see `outcomes`.
     """
     began, sample = time.perf_counter(), Sample(dataset, samples, draw)
-    how: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "progress": progress}
+    how: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "targets": targets, "progress": progress}
     found = outcomes(model, sample, attack, attacked=attacked, **how)
-    return evaluation_of(found, sample, describe(attack), time.perf_counter() - began)
+    return evaluation_of(found, sample, describe(attack, targets), time.perf_counter() - began)
 
 
 def evaluate_by_autoattack(
@@ -191,6 +212,7 @@ def evaluate_by(
         how |= {"version": settings.version, "attacks": settings.attacks}
         return evaluate_by_autoattack(model, dataset, threat, progress=progress, attacked=attacked, **how)
     pgd = attack_for(threat, settings)
+    how["targets"] = targets_of(settings, dataset.classes)
     return evaluate(model, dataset, pgd, progress=counted(progress), attacked=attacked, **how)
 
 

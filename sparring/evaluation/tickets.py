@@ -75,16 +75,53 @@ class Unheard:
         """Nothing."""
 
 
-def in_order(
-    judges: Judges, examples: Dataset, tickets: Sequence[Ticket], report: Callable[[int, int], None] | None = None
-) -> list[Any]:
-    """The results of all tickets, whose numbers are 0, 1, 2, … report: called with (tickets done, all tickets)."""
-    results: dict[int, Any] = {}
+class Remembers(Protocol):
+    """Whoever keeps the results of works, by their position, on batches."""
+
+    def known(self, work: int, places: Sequence[int]) -> Any | None: ...
+
+    def keep(self, work: int, places: Sequence[int], result: Any) -> None: ...
+
+
+def each_on_all(
+    judges: Judges,
+    examples: Dataset,
+    works: Sequence[Callable[[tuple[int, ...]], Work]],
+    size: int,
+    *,
+    memory: Remembers | None = None,
+    report: Callable[[int, int], None] | None = None,
+) -> list[list[Any]]:
+    """The results of each work on all batches of at most `size` examples, in order.
+
+    Args:
+        works: each is made for the places of a batch.
+        memory: what it knows is not done again. report: called with (tickets done, all tickets).
+    """
+    batches = in_batches(len(examples), size)
+    pairs = [(work, places) for work in range(len(works)) for places in batches]
+    found: dict[int, Any] = {}
+    if memory is not None:
+        known = ((number, memory.known(*pair)) for number, pair in enumerate(pairs))
+        found = {number: result for number, result in known if result is not None}
+    tickets = (
+        Ticket(number, places, works[work](places))
+        for number, (work, places) in enumerate(pairs)
+        if number not in found
+    )
     for ticket, result in judges.results(examples, tickets, Unheard()):
-        results[ticket.number] = result
+        found[ticket.number] = result
+        if memory is not None:
+            memory.keep(*pairs[ticket.number], result)
         if report is not None:
-            report(len(results), len(tickets))
-    return [results[number] for number in range(len(tickets))]
+            report(len(found), len(pairs))
+    results = [found[number] for number in range(len(pairs))]
+    return [results[first : first + len(batches)] for first in range(0, len(results), len(batches))]
+
+
+def at_first(make: Callable[[int], Work]) -> Callable[[tuple[int, ...]], Work]:
+    """A work that is made from the place of its batch's first example."""
+    return lambda places: make(places[0])
 
 
 def examples_at(examples: Dataset, places: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -89,7 +89,7 @@ def evaluated(point: Point, place: Place) -> Figures:
 
 def transferred(point: Point, place: Place) -> Figures:
     """The transfer matrix of the runs of all points that are needed; each attacks as it was trained."""
-    from sparring.commands.evaluate import transfer_runs
+    from sparring.commands.transferring import transfer_runs
 
     changes = {name: str(value) for name, value in point.settings.items()}
     found = transfer_runs([place.run_of(each) for each in point.needs], changes, as_trained=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,11 @@ def to_arrays(model: nn.Module, *, half: bool = False) -> Arrays:
     return {
         name: _array(tensor.detach(), half and name in weights) for name, tensor in plain(model).state_dict().items()
     }
+
+
+def arrays_of(weights: Mapping[str, Tensor]) -> Arrays:
+    """Weights on the CPU as arrays, which share their memory."""
+    return {name: _array(tensor, half=False) for name, tensor in weights.items()}
 
 
 def with_helper(arrays: Arrays, helper: nn.Module | None) -> Arrays:

@@ -15,7 +15,10 @@ DROP_REASONS = (
     *("stale", "ahead", "superseded", "lease_expired", "failed", "failed_together", "queue_full", "queue_lost"),
     *("unheld", "ticket_corrupt", "payload_missing", "payload_corrupt"),
 )
-REFUSED = ("fence", "heartbeat", "member", "pool", "returned", "state", "ticket", "weights", "worker_target")
+REFUSED = (
+    *("fence", "heartbeat", "member", "piece", "pool", "returned", "state", "ticket", "verdict", "weights"),
+    "worker_target",
+)
 
 
 # Of an evaluation by workers: name, type, meaning, field of `RunState.evaluation`.
@@ -101,6 +104,11 @@ def _consumed(state: RunState, workers: Workers) -> Iterator[Labelled]:
 def _network(state: RunState, workers: Workers) -> Iterator[Labelled]:
     yield ("in",), state.queue_received_bytes
     yield ("out",), state.queue_sent_bytes
+
+
+def _rolling_bounds(state: RunState, workers: Workers) -> Iterator[Labelled]:
+    for end, value in zip(("low", "high"), state.rolling_interval or (), strict=False):
+        yield (end,), value
 
 
 def _updated(state: RunState, workers: Workers) -> Iterator[Labelled]:
@@ -412,6 +420,50 @@ METRICS: tuple[Metric, ...] = (
         of_state("heldout_samples"),
     ),
     Metric(
+        "sparring_rolling_robust_accuracy",
+        "gauge",
+        "Accuracy under AutoAttack on held-out examples of the last version that was judged (evaluation.rolling), "
+        "share in [0, 1]; absent until one is.",
+        of_state("rolling_accuracy"),
+    ),
+    Metric(
+        "sparring_rolling_robust_accuracy_bound",
+        "gauge",
+        "Ends of its 95 % interval (Wilson): low, high.",
+        _rolling_bounds,
+        ("end",),
+    ),
+    Metric(
+        "sparring_rolling_clean_accuracy",
+        "gauge",
+        "Accuracy on the same examples without an attack, share in [0, 1].",
+        of_state("rolling_clean_accuracy"),
+    ),
+    Metric(
+        "sparring_rolling_best_robust_accuracy",
+        "gauge",
+        "The highest of these accuracies under AutoAttack: that of the best checkpoint.",
+        of_state("rolling_best"),
+    ),
+    Metric(
+        "sparring_rolling_examples",
+        "gauge",
+        "Number of held-out examples of the last version that was judged.",
+        of_state("rolling_samples"),
+    ),
+    Metric(
+        "sparring_rolling_judged_examples",
+        "gauge",
+        "Held-out examples of the version that is judged now whose verdicts are known.",
+        of_state("rolling_judged"),
+    ),
+    Metric(
+        "sparring_rolling_version",
+        "gauge",
+        "Version (step) of the last weights that were judged.",
+        of_state("rolling_version"),
+    ),
+    Metric(
         "sparring_train_robust_accuracy",
         "gauge",
         "Accuracy on the attacked training examples, share in [0, 1].",
@@ -486,6 +538,13 @@ METRICS: tuple[Metric, ...] = (
         "Seconds that the worker waited, by reason.",
         _worker_waits,
         ("worker", "reason"),
+    ),
+    Metric(
+        "sparring_worker_judge_seconds_total",
+        "counter",
+        "Seconds that the worker judged held-out examples, mostly while it had no ticket.",
+        of_workers("judge_seconds"),
+        ("worker",),
     ),
     Metric(
         "sparring_worker_attack_seconds",

@@ -88,6 +88,7 @@ def step_line(state: RunState) -> str:
         _named("ε", state.epsilon, ".4g"),
         _named("rate", state.learning_rate, ".3g"),
         _heldout(state),
+        _rolling(state),
         _training(state),
         f"{state.examples_per_second:.0f} examples/s",
         f"staleness {mean:.2f} mean, {highest} max, bound {state.max_staleness}"
@@ -108,7 +109,10 @@ def render(state: RunState, workers: Workers, title: str = "") -> RenderableType
     rows.add_column()
     rows.add_row("step", _bar(state))
     rows.add_row("epoch", Text(_training_now(state)))
-    rows.add_row("accuracy", Text("\n".join(filter(None, (_heldout(state), _training(state)))) or "not measured yet"))
+    rows.add_row(
+        "accuracy",
+        Text("\n".join(filter(None, (_heldout(state), _rolling(state), _training(state)))) or "not measured yet"),
+    )
     rows.add_row("speed", Text(_speed(state)))
     if sum(state.staleness.values()):
         rows.add_row("staleness", _staleness(state))
@@ -171,6 +175,22 @@ def _heldout(state: RunState) -> str:
         low, high = (100 * end for end in state.heldout_interval)
         robust += f" ({low:.1f} to {high:.1f}; {state.heldout_attack})"
     return f"clean {clean}, robust {robust} on {state.heldout_samples} held out"
+
+
+def _rolling(state: RunState) -> str:
+    """The last judged version of a rolling evaluation, and how far the one is that is judged now."""
+    parts = []
+    if state.rolling_accuracy is not None and state.rolling_interval is not None:
+        low, high = (100 * end for end in state.rolling_interval)
+        parts.append(
+            f"AutoAttack {percent(state.rolling_accuracy)} ({low:.1f} to {high:.1f}) of {state.rolling_samples} held "
+            f"out at step {state.rolling_version}, best {percent(state.rolling_best)} at {state.rolling_best_version}"
+        )
+    if state.rolling_judged and state.rolling_judged_version != state.rolling_version:
+        parts.append(
+            f"step {state.rolling_judged_version}: {state.rolling_judged_robust} of {state.rolling_judged} so far"
+        )
+    return "; ".join(parts)
 
 
 def _training(state: RunState) -> str:

@@ -31,6 +31,9 @@ SUMMARY_KEYS: dict[str, str] = {
     "attack": "attack of the robust accuracy; null: unknown",
     "samples": "number of examples on which the accuracies were measured",
     "drawn": "which examples these are; null: unknown",
+    "rolling_best": "highest accuracy under AutoAttack on held-out examples (evaluation.rolling), share; null: "
+    "not measured",
+    "rolling_best_version": "the step whose weights that is of; the best checkpoint",
     "max_staleness": "bound on staleness, in steps",
     "staleness_mean": "mean staleness of consumed shards, in steps",
     "staleness_max": "highest staleness of a consumed shard, in steps",

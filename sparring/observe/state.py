@@ -17,6 +17,9 @@ class RunState:
     Staleness is counted per shard, in trainer steps. `in_flight` is the part before the shard reached the trainer,
     `in_queue` the part after. Times are in seconds, sizes in bytes, accuracies are shares in [0, 1]. None: not measured
     yet.
+
+    rolling_…: of the last judged version of a rolling evaluation, of the best one, and (rolling_judged…) how far the
+    one is that is judged now: examples, and of these the robust ones.
     """
 
     phase: str = "starting"
@@ -40,6 +43,17 @@ class RunState:
     heldout_samples: int = 0
     heldout_interval: tuple[float, float] | None = None
     heldout_attack: str = ""
+    rolling_version: int = 0
+    rolling_clean_accuracy: float | None = None
+    rolling_accuracy: float | None = None
+    rolling_interval: tuple[float, float] | None = None
+    rolling_samples: int = 0
+    rolling_attack: str = ""
+    rolling_best: float | None = None
+    rolling_best_version: int = 0
+    rolling_judged_version: int = 0
+    rolling_judged: int = 0
+    rolling_judged_robust: int = 0
     fresh_minus_stale: float | None = None
     fresh_minus_stale_loss: float | None = None
     staleness_level: int = 0

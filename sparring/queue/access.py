@@ -22,11 +22,11 @@ SPECIAL = frozenset("*?[]\\")  # in patterns of Redis
 # By role: what may be read, what may be written, and what both; `*` stands for all keys of the run.
 READ: dict[Role, str] = {
     "trainer": "",
-    "worker": "fence control meta worker_target weights",
+    "worker": "fence control meta worker_target weights judged",
     "reader": "state heartbeat pool worker_target",
 }
-WRITE: dict[Role, str] = {"trainer": "", "worker": "returned payload:* heartbeat", "reader": ""}
-BOTH: dict[Role, str] = {"trainer": "*", "worker": "tickets wake leases owners ready:* arrived:*", "reader": ""}
+WRITE: dict[Role, str] = {"trainer": "", "worker": "returned payload:* heartbeat verdicts", "reader": ""}
+BOTH: dict[Role, str] = {"trainer": "*", "worker": "tickets wake leases owners ready:* arrived:* pieces", "reader": ""}
 
 EVERYBODY = "ping time select get hgetall"
 # evalsha: the scripts that the trainer has loaded, none of its own

@@ -142,6 +142,29 @@ class Weights(NamedTuple):
     arrays: bytes
 
 
+class Piece(NamedTuple):
+    """Held-out examples that are to be judged under the weights of (fence, version): those of the piece `number`.
+
+    fingerprint: of all held-out examples that are judged, so that a worker with others refuses it.
+    """
+
+    fence: int
+    version: int
+    number: int
+    fingerprint: str
+
+
+class PieceVerdict(NamedTuple):
+    """Of a piece's examples, in order: correct on the clean image; correct after every attack too."""
+
+    fence: int
+    version: int
+    number: int
+    clean: tuple[bool, ...]
+    robust: tuple[bool, ...]
+    worker: str
+
+
 class Missing(NamedTuple):
     """A committed shard whose payload is missing or unreadable. It counts as lost."""
 

@@ -18,7 +18,7 @@ def needed_memory(config: Config, shape: tuple[int, int, int], snapshot_bytes: i
     snapshots = (
         0
         if through_object_store(config.queue, snapshot_bytes)
-        else (kept_snapshots(config.staleness) + 1) * snapshot_bytes
+        else (kept_snapshots(config.staleness) + 1 + config.evaluation.rolling) * snapshot_bytes
     )
     return int(MEMORY_FACTOR * (outstanding_bytes(config, shape, views) + snapshots)) + MEMORY_SLACK_BYTES
 

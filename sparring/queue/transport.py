@@ -16,6 +16,7 @@ All keys begin with `sparring:{run}:`; the braces are the hash tag:
     ready:FENCE:PART arrived:FENCE:PART                  the same where several trainers share the steps
     heartbeat state control meta                         status and control
     worker_target pool                                   target number of workers; the current workers
+    pieces verdicts judged                               rolling evaluation, see queue/pieces.py
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ from sparring.queue.parsing import (
     target_of,
     weights_of,
 )
+from sparring.queue.pieces import Pieces, Scripts
 from sparring.queue.signature import signed, tag_of, verified
 
 T = TypeVar("T")
@@ -99,6 +101,7 @@ class FencedOut(SparringError):
 
 
 Received = Shard | Missing
+Stream = Literal["weights", "judged"]  # the weights that workers attack under; those that are judged
 TargetVerb = Literal["start", "set", "add", "drain", "leave"]
 
 
@@ -141,7 +144,7 @@ class Transport:
         Raises:
             FencedOut: one as high or higher is in force.
         """
-        names = "fence tickets wake leases owners returned control weights meta"
+        names = "fence tickets wake leases owners returned control weights pieces verdicts judged meta"
         self._accepted(self._run("open", names, fence, PROTOCOL, self._prefix, self.parts), fence)
         self.load_scripts()
         self.fence = fence
@@ -172,20 +175,22 @@ class Transport:
         request = f"{fence}:{next(self._requests)}"
         self._accepted(self._run("issue", "fence tickets wake meta", fence, request, again, *entries), fence)
 
-    def put_weights(self, fence: int, version: int, controls: Controls, arrays: bytes, keep: int) -> None:
+    def put_weights(
+        self, fence: int, version: int, controls: Controls, arrays: bytes, keep: int, stream: Stream = "weights"
+    ) -> None:
         """Publish a snapshot and delete all but the last `keep`; raises as `issue` does."""
         packed = msgpack.packb(controls)
         tag = tag_of(self.secret, f"{fence}-{version}".encode(), packed, arrays)
-        self._accepted(self._run("put_weights", "fence weights", fence, version, keep, packed, tag, arrays), fence)
+        self._accepted(self._run("put_weights", f"fence {stream}", fence, version, keep, packed, tag, arrays), fence)
 
-    def newer_weights(self, order: tuple[int, int], timeout_s: float) -> Weights | None:
+    def newer_weights(self, order: tuple[int, int], timeout_s: float, stream: Stream = "weights") -> Weights | None:
         """Wait for a snapshot newer than `order` (fence, version); returns the newest, or None after the timeout."""
         deadline = time.monotonic() + timeout_s
         after = f"{order[0]}-{order[1]}" if order[1] >= 0 else "0"
         while True:
             left_s = deadline - time.monotonic()
             block_ms = _milliseconds(min(max(left_s, 0), MAX_BLOCK_S))
-            found = self._retry(partial(self._redis.xread, {self._key("weights"): after}, block=block_ms))
+            found = self._retry(partial(self._redis.xread, {self._key(stream): after}, block=block_ms))
             if found:
                 ((_, entries),) = found
                 for entry in reversed(entries):
@@ -195,11 +200,11 @@ class Transport:
             if left_s <= MAX_BLOCK_S:
                 return None
 
-    def weights(self, order: tuple[int, int], timeout_s: float) -> Weights | None:
+    def weights(self, order: tuple[int, int], timeout_s: float, stream: Stream = "weights") -> Weights | None:
         """Wait for the snapshot with exactly this `order` (fence, version); None after the timeout."""
         deadline, name = time.monotonic() + timeout_s, f"{order[0]}-{order[1]}"
         while True:
-            found = self._retry(lambda: self._redis.xrange(self._key("weights"), name, name))
+            found = self._retry(lambda: self._redis.xrange(self._key(stream), name, name))
             weights = self._weights(*found[0]) if found else None
             if weights is not None or time.monotonic() > deadline:
                 return weights
@@ -411,6 +416,12 @@ class Transport:
         self._run("write", "control", f"gone:{worker}", 1)
         self._retry(lambda: self._redis.hdel(self._key("heartbeat"), worker))
 
+    def pieces(self) -> Pieces:
+        """The pieces of the run's rolling evaluation, over the same connections."""
+        return Pieces(
+            self._redis, self._prefix, Scripts(self._run, self._retry, self._accepted, self._checked), self.secret
+        )
+
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
@@ -418,6 +429,7 @@ class Transport:
     def forget(self) -> None:
         """Delete every key of the run; payloads that were never committed expire by themselves."""
         names = "fence leases owners meta tickets wake returned control weights heartbeat state worker_target pool"
+        names += " pieces verdicts judged"
         self._run("forget", names, self._prefix)
 
     def _key(self, name: str) -> str:

@@ -119,7 +119,8 @@ def _by_name(counts: dict[str, int]) -> str:
 
 def learning_section(runs: Runs) -> Section:
     """Accuracy and loss against steps, examples and seconds."""
-    accuracy, loss = series.over_time(runs, series.ACCURACIES), series.over_time(runs, series.LOSS)
+    accuracy = [*series.over_time(runs, series.ACCURACIES), *series.judged(runs)]
+    loss = series.over_time(runs, series.LOSS)
     if not accuracy and not loss:
         return Section("learning", "Accuracy and loss", ("There are no lines in metrics.jsonl to draw.",))
     note = (
@@ -135,9 +136,13 @@ def learning_section(runs: Runs) -> Section:
 
 def _heldout(runs: Runs) -> str:
     samples = {records.name: records.state.heldout_samples for records in runs if records.state.heldout_samples}
+    judged = {records.name: records.state.rolling_samples for records in runs if records.state.rolling_samples}
+    by_workers = f" Held-out examples judged by AutoAttack: {_by_name(judged)}." if judged else ""
     if not samples:
-        return "Accuracy on held-out examples was not measured: train.evaluate_every_epochs was 0."
-    return f"Held-out examples: {_by_name(samples)}."
+        return by_workers.strip() or (
+            "Accuracy on held-out examples was not measured: train.evaluate_every_epochs was 0."
+        )
+    return f"Held-out examples: {_by_name(samples)}.{by_workers}"
 
 
 def _line_chart(runs: Runs, rows: Sequence[series.Row], along: str, title: str, caption: str, form: str) -> Chart:

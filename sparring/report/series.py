@@ -19,6 +19,7 @@ ACCURACIES = {
     "robust_accuracy": "held-out examples, attacked",
     "clean_accuracy": "held-out examples, clean",
 }
+ROLLING = "held-out examples, AutoAttack"
 LOSS = {"loss": "training loss"}
 GAP = {"fresh_minus_stale": "fresh minus stale"}
 WAITS = {
@@ -37,6 +38,18 @@ def over_time(runs: Sequence[Records], fields: Mapping[str, str]) -> list[Row]:
         for field, said in fields.items()
         for state in records.history
         if (value := getattr(state, field)) is not None and math.isfinite(value)
+    ]
+
+
+def judged(runs: Sequence[Records]) -> list[Row]:
+    """A row per version that a rolling evaluation has judged, where its weights were trained, not where the figure was
+    known."""
+    return [
+        {"run": records.name, "measure": ROLLING, "value": value, **_where(trained)}
+        for records in runs
+        for version, value in {state.rolling_version: state.rolling_accuracy for state in records.history}.items()
+        if value is not None
+        and (trained := next((state for state in records.history if state.step >= version), None)) is not None
     ]
 
 

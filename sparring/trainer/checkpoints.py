@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from sparring.errors import SparringError, file_failure
 from sparring.runs import write_atomically, writing
@@ -25,8 +27,25 @@ MODEL, AVERAGE, HELPER = "model.safetensors", "ema.safetensors", "helper.safeten
 FORMAT = 2  # of progress.json and state.pt
 DIGESTS = "digests.json"  # SHA-256 of every other file, written last: a folder that has it is whole
 PARTIAL, DELETED = ".partial-", ".deleted-"
+_WRITING = threading.Lock()  # one after the other: whoever writes deletes what was abandoned
 
 log = logging.getLogger(__name__)
+
+
+class HasWeights(Protocol):
+    """A network, or a copy of its weights."""
+
+    def state_dict(self) -> Mapping[str, Tensor]: ...
+
+
+class Copied:
+    """The weights of a network as they were, on the CPU."""
+
+    def __init__(self, network: HasWeights) -> None:
+        self._weights = {name: _on_cpu(tensor) for name, tensor in network.state_dict().items()}
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        return self._weights
 
 
 class Owner(Protocol):
@@ -54,14 +73,37 @@ class Checkpoint:
     owners: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
+def copied(checkpoint: Checkpoint) -> Checkpoint:
+    """The same, which does not change with the learner, its tensors on the CPU."""
+    found: Checkpoint = replace(
+        checkpoint,
+        **{each.name: _on_cpu(getattr(checkpoint, each.name)) for each in fields(checkpoint) if each.name != "step"},
+    )
+    return found
+
+
+def _on_cpu(value: Any) -> Any:
+    """A deep copy of plain types and tensors."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {name: _on_cpu(inner) for name, inner in value.items()}
+    return [_on_cpu(inner) for inner in value] if isinstance(value, list) else copy.deepcopy(value)
+
+
 def save(
-    folder: Path, networks: Mapping[str, nn.Module], checkpoint: Checkpoint, keep: int, best: bool = False
+    folder: Path, networks: Mapping[str, HasWeights], checkpoint: Checkpoint, keep: int, best: bool = False
 ) -> Path:
     """Write `folder`/step-N and delete all but the last `keep` (and the best). `networks`: see `Learner.networks`.
 
     Raises:
         SparringError: it cannot be written. What was written of it is deleted, the earlier checkpoints stay.
     """
+    with _WRITING:
+        return _saved(folder, networks, checkpoint, keep, best)
+
+
+def _saved(folder: Path, networks: Mapping[str, HasWeights], checkpoint: Checkpoint, keep: int, best: bool) -> Path:
     target = folder / f"step-{checkpoint.step:09d}"
     partial = folder / f"{PARTIAL}{os.getpid()}-{target.name}"
     with writing(target):
@@ -83,7 +125,7 @@ def save(
     return target
 
 
-def _write_files(partial: Path, networks: Mapping[str, nn.Module], checkpoint: Checkpoint) -> None:
+def _write_files(partial: Path, networks: Mapping[str, HasWeights], checkpoint: Checkpoint) -> None:
     for name, network in networks.items():
         save_weights(partial, network, f"{name}.safetensors")
     state = {"step": checkpoint.step, "learner": checkpoint.learner, "owners": checkpoint.owners}
@@ -196,7 +238,7 @@ def best(folder: Path) -> Path | None:
     return path if path.is_dir() else None
 
 
-def save_weights(path: Path, model: nn.Module, file: str = MODEL) -> None:
+def save_weights(path: Path, model: HasWeights, file: str = MODEL) -> None:
     """Write the weights into the folder `path`, for `load_weights`.
 
     Raises:

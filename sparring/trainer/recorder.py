@@ -18,6 +18,7 @@ from sparring.runs import Run, append
 from sparring.trainer.guards.gap import Checked
 from sparring.trainer.learner import Learner, StepResult
 from sparring.trainer.pruning import Decision
+from sparring.trainer.rolling import Judgement
 
 log = logging.getLogger(__name__)
 ZERO_GRADIENTS = (
@@ -165,6 +166,26 @@ class Recorder:
         state.clean_accuracy, state.robust_accuracy = found.clean_accuracy, found.robust_accuracy
         state.heldout_samples, state.heldout_attack = found.samples, found.attack
         state.heldout_interval = found.robust_interval
+
+    def rolling(self, judgement: Judgement, attack: str, weights: str, best: bool) -> None:
+        """Note the figures of a judged version. The state has those of complete judgements alone."""
+        found, state = judgement.figures(), self.state
+        line = {
+            "time": time.time(),
+            "version": judgement.version,
+            "fence": judgement.fence,
+            "step": state.step,
+            "weights": weights,
+            **found,
+            "attack": attack,
+            "best": best,
+        }
+        append(self.run.rolling, json.dumps(line))
+        if not judgement.complete:
+            return
+        state.rolling_version, state.rolling_samples, state.rolling_attack = judgement.version, found["samples"], attack
+        state.rolling_clean_accuracy, state.rolling_accuracy = found["clean_accuracy"], found["robust_accuracy"]
+        state.rolling_interval = found["robust_interval"]
 
     def write_metrics(self) -> None:
         """One line of metrics.jsonl, and the same to the trackers."""

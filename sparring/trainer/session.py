@@ -12,6 +12,7 @@ import torch
 
 from sparring.attacks import WarmStart
 from sparring.errors import Overfitted, RollBack
+from sparring.evaluation.rolling import Questions, questions
 from sparring.objectives import Batch
 from sparring.observe.state import RunState
 from sparring.queue.messages import Key, Shard
@@ -27,6 +28,7 @@ from sparring.trainer.guards.staleness import StalenessGuard, ladder
 from sparring.trainer.learner import Learner, StepResult, Update
 from sparring.trainer.pruning import Pruner
 from sparring.trainer.recorder import Recorder
+from sparring.trainer.rolling import RollingMonitor
 from sparring.trainer.starts import starts_of
 from sparring.trainer.steps import Step, consumed_by
 from sparring.trainer.training_state import TrainingState, keep_frozen, load_initial
@@ -64,9 +66,18 @@ class Session:
         self.staleness = StalenessGuard(ladder(self.config), self.config.guard)
         self.gap = GapMonitor(learner, self.staleness, self.start_of)
         self.heldout = HeldoutMonitor(learner, experiment.heldout)
+        self.asked: Questions | None = None
+        self.rolling: RollingMonitor | None = None
+        if self.config.evaluation.rolling:
+            self._judge_while_training()
         self.recorder = Recorder(learner, run, report)
         self.training = TrainingState(learner, run, self.recorder, self._owners())
         self.stop_reason: str | None = None
+
+    def _judge_while_training(self) -> None:
+        settings, experiment = self.config.evaluation, self.experiment
+        self.asked = questions(settings, experiment.heldout, experiment.threat, self.config.train.seed)
+        self.rolling = RollingMonitor(settings.rolling_patience, self.asked.identity)
 
     def _owners(self) -> dict[str, Owner]:
         owners: dict[str, Owner] = {
@@ -76,6 +87,8 @@ class Session:
             "staleness": self.staleness,
             "heldout": self.heldout,
         }
+        if self.rolling is not None:
+            owners["rolling"] = self.rolling
         if self.starts is not None:
             owners["starts"] = self.starts
         if self.heads.on:
@@ -241,10 +254,11 @@ class Session:
         self.report_soon()
 
     def measure_heldout(self) -> bool:
-        """Evaluate on held-out examples; True where robust accuracy is the best so far."""
+        """Evaluate on held-out examples; True where robust accuracy is the best so far, and the best checkpoint is
+        chosen by it."""
         found, improved = self.heldout.evaluate()
         self.recorder.heldout(found)
-        return improved
+        return improved and self.rolling is None
 
     def guard_against_overfitting(self) -> None:
         """See `OverfittingGuard.check`; its gradients are counted.
@@ -311,7 +325,12 @@ class Session:
         """The run has made its last step, or is to stop."""
         if self.stop_reason is None and self.run.stop_requested():
             self.stop_reason = "stopped"
-        return self.stop_reason is not None or self.overfitting.enough or self.learner.step >= self.last_step
+        return self.stop_reason is not None or self.enough or self.learner.step >= self.last_step
+
+    @property
+    def enough(self) -> bool:
+        """Training is to end before its last step, with the best weights."""
+        return self.overfitting.enough or (self.rolling is not None and self.rolling.enough)
 
     def ask_to_stop(self, reason: str) -> None:
         """Stop after the present step; `reason`: stopped (by a command) or interrupted (by a signal)."""

@@ -96,7 +96,7 @@ def prepare_task(task: Task, context: AttackContext, controls: Controls, version
     x, on_device = x.to(device), labels.to(device)
     rebuilt = time.perf_counter()
     clean = _clean_logits(context, x, attack)
-    classified_from = now(device) if attack.maximised.targets == "clean" else rebuilt
+    classified_from = now(device) if attack.maximised.needs_clean else rebuilt
     allocation = _allocation(context, x, on_device, clean, controls, attack, random)
     ended = now(device)
     return PreparedTask(
@@ -241,7 +241,7 @@ def _finish(device: torch.device) -> None:
 
 def _clean_logits(context: AttackContext, x: Tensor, attack: Attack) -> Tensor | None:
     """[N, K] of the clean images, if the allocator or the attack's loss needs them; one forward pass for both."""
-    if context.allocator is None and attack.maximised.targets != "clean":
+    if context.allocator is None and not attack.maximised.needs_clean:
         return None
     return _forward(context.model, x)
 

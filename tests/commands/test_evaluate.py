@@ -15,8 +15,9 @@ from torch import nn
 
 import sparring
 from sparring.attacks import PGD
-from sparring.commands.evaluate import evaluate_run, margins_of_run, open_trained, transfer_runs
+from sparring.commands.evaluate import evaluate_run, margins_of_run, open_trained
 from sparring.commands.train import train
+from sparring.commands.transferring import transfer_runs
 from sparring.config import DataSettings, config_of
 from sparring.data import load
 from sparring.errors import SparringError, UsageError

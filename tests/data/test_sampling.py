@@ -63,7 +63,7 @@ def test_the_first_ones_can_be_had_by_name() -> None:
 @pytest.mark.parametrize("draw", ["stratified", "first"])
 def test_a_sample_of_everything_is_everything_in_its_order(samples: int | None, draw: str) -> None:
     drawn = Sample(sorted_by_class(30, 30), samples, draw)  # type: ignore[arg-type]
-    assert drawn.indices.tolist() == list(range(60)) and drawn.rule == "all"
+    assert drawn.indices.tolist() == list(range(60)) and drawn.rule.startswith("all")
 
 
 def test_limited_training_data_have_every_class() -> None:
@@ -72,3 +72,8 @@ def test_limited_training_data_have_every_class() -> None:
     assert len(limited) == 100
     assert all(abs(found - share) < 1 for found, share in zip(torch.bincount(limited.labels), shares, strict=True))
     assert Sample(full, 100).rule == "drawn from 1437 with seed 0, each class in its share"
+
+
+@pytest.mark.parametrize(("samples", "rule"), [(None, "all"), (360, "all"), (1000, "all 360: there are no 1000")])
+def test_that_there_are_not_so_many_is_said(samples: int | None, rule: str) -> None:
+    assert Sample(load(DataSettings(), "test"), samples).rule == rule

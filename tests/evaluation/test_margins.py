@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,38 +12,7 @@ from sparring.data import load
 from sparring.evaluation.margins import Margins, drawn_back, margins, misclassified, sizes_of, smallest
 from sparring.evaluation.robustness import evaluate
 from tests.support.digits import half_trained, training_digits
-
-DUAL = {"linf": 1.0, "l2": 2.0, "l1": math.inf}
-SHAPE = (1, 4, 4)
-
-
-def linear(classes: int, seed: int = 0) -> nn.Module:
-    """In the middle of [0, 1] all logits are equal."""
-    torch.manual_seed(seed)
-    layer = nn.Linear(math.prod(SHAPE), classes)
-    with torch.no_grad():
-        layer.bias.copy_(-0.5 * layer.weight.sum(1))
-    return nn.Sequential(nn.Flatten(), layer).eval()
-
-
-def examples(model: nn.Module, count: int = 20) -> tuple[Tensor, Tensor]:
-    """Images in the middle of [0, 1], so that the box binds nowhere near them; labels as the model has them."""
-    x = 0.5 + 0.02 * torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        return x, model(x).argmax(1)
-
-
-def exact(model: nn.Module, x: Tensor, labels: Tensor, norm: str) -> Tensor:
-    """min over the other classes of the difference of logits over the dual norm of the difference of weights."""
-    layer = model[1]  # type: ignore[index]
-    weight, bias = layer.weight.detach().double(), layer.bias.detach().double()
-    logits = x.flatten(1).double() @ weight.T + bias
-    found = torch.full((len(x),), math.inf, dtype=torch.float64)
-    for other in range(len(bias)):
-        gap = logits.gather(1, labels[:, None])[:, 0] - logits[:, other]
-        length = torch.linalg.vector_norm(weight[labels] - weight[other], ord=DUAL[norm], dim=1)
-        found = torch.where(labels == other, found, torch.minimum(found, gap / length.clamp_min(1e-300)))
-    return found
+from tests.support.linear import SHAPE, exact, examples, linear
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
@@ -84,16 +51,25 @@ def test_a_network_that_nothing_breaks_has_no_finite_margin() -> None:
 
     sizes = smallest(Constant(), torch.full((4, *SHAPE), 0.5), torch.zeros(4, dtype=torch.int64), "l2", 3, 5, 0)
     assert sizes.isinf().all()
-    found = Margins("l2", sizes, "", "all", 0.0).as_dict(0.1)
+    found = Margins("l2", {"fab": sizes}, "all", 0.0).as_dict(0.1)
     assert found["not_found"] == 4 and found["quantiles"]["0.5"] is None and found["share_above_epsilon"] == 1.0
 
 
 def test_no_more_examples_stay_above_an_epsilon_than_pgd_leaves() -> None:
     """Both are upper bounds of the robust accuracy; on a small network they agree within two of twenty examples."""
     model, test = half_trained(training_digits()), load(DataSettings(name="digits"), "test")
-    found = margins(model, test, "linf", samples=20, steps=15, batch_size=15)
+    found = margins(model, test, "linf", samples=20, steps={"fab": 15}, batch_size=15)
     assert len(found.sizes) == 20 and found.rule == "drawn from 360 with seed 0, each class in its share"
     for epsilon in (0.05, 0.15):
         share, (low, high) = found.share_above(epsilon)
         pgd = evaluate(model, test, PGD(epsilon, steps=40, restarts=2), samples=20).robust_accuracy
         assert abs(share - pgd) < 0.11 and low < share < high
+
+
+def test_of_two_attacks_the_smaller_size_counts_and_both_are_told() -> None:
+    model, test = half_trained(training_digits()), load(DataSettings(name="digits"), "test")
+    found = margins(model, test, "l2", attacks=("fab", "cw"), samples=10, steps={"fab": 10, "cw": 40}, batch_size=6)
+    assert torch.equal(found.sizes, torch.minimum(found.by_attack["fab"], found.by_attack["cw"]))
+    told = found.as_dict(None)
+    assert told["attack"] == "FAB, 100 iterations and Carlini-Wagner, 9 searches of 1000 steps, l2"
+    assert set(told["by_attack"]) == {"fab", "cw"} and len(told["sizes"]) == 10

@@ -35,6 +35,10 @@ SHORT = {
     "staleness.gap_every": "10",
     "guard.overfitting_every": "10",
     "checkpoint.every_steps": "20",
+    "evaluation.rolling": "true",
+    "evaluation.rolling_samples": "64",
+    "evaluation.rolling_attacks": '["apgd-ce"]',
+    "evaluation.rolling_share": "0.2",
 }
 
 

@@ -16,7 +16,7 @@ from sparring.attacks import PGD
 from sparring.errors import UsageError
 from sparring.queue.access import COMMANDS, ROLES, Login, Role, pattern_of, read_login, rules_of, to_line, user_of
 from sparring.queue.connection import QueueUnavailable, connect
-from sparring.queue.messages import Controls, Key, Lease, Shard, Stop, Ticket
+from sparring.queue.messages import Controls, Key, Lease, Piece, PieceVerdict, Shard, Stop, Ticket
 from sparring.queue.orders import Begin, Orders
 from sparring.queue.server import EmbeddedServer
 from sparring.queue.transport import Transport, prefix_of
@@ -97,6 +97,12 @@ def test_a_run_goes_through_all_that_its_roles_do(client: Client, parts: int, se
     lease = leased(worker)
     assert worker.renew(lease) and worker.commit(lease, product(lease))
     assert isinstance(trainer.receive(1.0, part=lease.ticket.key.number % parts), Shard)
+    pieces = [Piece(fence, 0, 0, "f")]
+    trainer.put_weights(fence, 0, Controls(0.0), b"judged", 1, "judged")
+    trainer.pieces().put_out(pieces, anew=True)
+    assert worker.weights((fence, 0), 1.0, "judged") is not None and worker.pieces().take() == pieces[0]
+    assert worker.pieces().tell(PieceVerdict(fence, 0, 0, (True,), (False,), "w"))
+    assert len(trainer.pieces().gather(pieces, lambda number: 1)) == 1 and trainer.pieces().untaken() == 0
     local = trainer.lease_local("trainer")
     assert local is not None and trainer.finish_local(local)
     trainer.drop_worker("w")

@@ -24,6 +24,14 @@ def test_only_what_was_measured_is_drawn(records: Records) -> None:
     assert (rows[0]["step"], rows[0]["examples"], rows[0]["seconds"], rows[0]["value"]) == (5, 320, 2.5, 0.1)
 
 
+def test_a_judged_version_stands_where_its_weights_were_trained(records: Records) -> None:
+    later = [RunState(step=step, examples=64 * step, rolling_version=12, rolling_accuracy=0.5) for step in (30, 40)]
+    history = (RunState(step=10, examples=640), RunState(step=20, examples=1280), *later)
+    rows = series.judged([replace(records, history=history)])
+    assert [(row["step"], row["examples"], row["value"]) for row in rows] == [(20, 1280, 0.5)]
+    assert series.judged([records]) == []
+
+
 def test_losses_that_are_not_finite_are_left_out(records: Records) -> None:
     broken = replace(records, history=(RunState(step=1, loss=float("nan")), RunState(step=2, loss=1.0)))
     assert [row["step"] for row in series.over_time([broken], series.LOSS)] == [2]

@@ -35,6 +35,7 @@ from sparring.engines.asynchronous.inbox import Arrivals
 from sparring.engines.asynchronous.leader import OneTrainer, Trainers
 from sparring.engines.asynchronous.objections import objection
 from sparring.engines.asynchronous.own_attack import TRAINER, attack_a_little, own_attacks
+from sparring.engines.asynchronous.rolling import Rolling
 from sparring.errors import SparringError
 from sparring.queue.codec import Claims
 from sparring.queue.ledger import Ledger
@@ -52,6 +53,7 @@ WAIT_S = 0.05
 REPUBLISH_S = 5.0
 SET_ASIDE_SHARE = 0.05
 UNHELD_S = 10.0
+JUDGED_WITHIN_S = 30.0  # at a run's end, from one verdict to the next
 
 
 class Loop:
@@ -72,8 +74,10 @@ class Loop:
         resumed: Checkpoint | None = None,
         clock: Callable[[], float] = time.monotonic,
         trainers: Trainers | None = None,
+        rolling: Rolling | None = None,
     ) -> None:
         self.session, self.experiment, self.transport = session, experiment, transport
+        self.rolling = rolling
         self.broadcaster, self.clock = broadcaster, clock
         self.trainers = OneTrainer(session) if trainers is None else trainers
         self.config, self.plan, self.learner = experiment.config, experiment.plan, session.learner
@@ -122,11 +126,26 @@ class Loop:
                 elif keys := self.collect():
                     self.step(keys)
             self.broadcaster.settle()
+            self._judge_the_last()
         finally:
             self._inbox.close()
             self.broadcaster.close()
+            if self.rolling is not None:
+                self.rolling.close()
         self._count()
         return self._ended(self.session.finish())
+
+    def _judge_the_last(self) -> None:
+        """The weights of a run's last step are judged too, unless it is to stop or has ended early."""
+        if self.rolling is None or self.session.stop_reason is not None or self.session.enough:
+            return
+        state = self.session.state
+        state.message = "the last weights are judged on held-out examples"
+        run = self.session.run
+        self.rolling.finish(
+            self.fence, lambda: not run.stop_requested() and not self.transport.stop_requested(), JUDGED_WITHIN_S
+        )
+        state.message = ""
 
     def _ended(self, phase: str) -> str:
         """`phase`, or `incomplete` where more examples were not trained on than queue.missing_share allows."""
@@ -336,6 +355,8 @@ class Loop:
             self.session.stop_reason = self.session.stop_reason or "stopped"
         self._count()
         self._measure_queue()
+        if self.rolling is not None:
+            self.rolling.look(self.fence)
         self.session.report_soon()
 
     def _apply_target(self, wanted: int | None) -> None:

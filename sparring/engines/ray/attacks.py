@@ -97,15 +97,24 @@ class NewestWeights:
 
 class FixedWeights:
     """Every attack step has the weights that the ticket names (workers/finish.py). While all tickets wait for the
-    weights of their last steps, another one may begin."""
+    weights of their last steps, another one may begin.
+
+    meanwhile: something short to do instead of waiting; False: there was nothing."""
 
     swaps = 0
 
     def __init__(
-        self, finisher: Finisher, gate: Gate, versions: FetchedVersions, waits: dict[str, float], *, timeout_s: float
+        self,
+        finisher: Finisher,
+        gate: Gate,
+        versions: FetchedVersions,
+        waits: dict[str, float],
+        *,
+        timeout_s: float,
+        meanwhile: Callable[[], bool] | None = None,
     ) -> None:
         self.finisher, self.gate, self.versions, self.waits = finisher, gate, versions, waits
-        self.timeout_s = timeout_s
+        self.timeout_s, self.meanwhile = timeout_s, meanwhile
         self._waiting_since: float | None = None
 
     @property
@@ -151,9 +160,11 @@ class FixedWeights:
     def _wait(self) -> None:
         began = time.monotonic()
         self._waiting_since = self._waiting_since or began
-        self.versions.wait(GATE_S)
+        judged = self.meanwhile is not None and self.meanwhile()
+        if not judged:
+            self.versions.wait(GATE_S)
         now = time.monotonic()
-        self.waits["gate"] = self.waits.get("gate", 0.0) + now - began
+        self.waits["gate"] = self.waits.get("gate", 0.0) + (0.0 if judged else now - began)
         if not self.finisher.waits:
             self._waiting_since = None
         elif now - self._waiting_since > self.timeout_s:

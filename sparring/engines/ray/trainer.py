@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from sparring.engines.asynchronous.broadcaster import Broadcaster
 from sparring.engines.asynchronous.inbox import Inbox
 from sparring.engines.asynchronous.leader import Leader, leading
 from sparring.engines.asynchronous.loop import Loop
+from sparring.engines.asynchronous.rolling import rolling_of
 from sparring.engines.ranks import RankLost, lost_ranks_named
 from sparring.engines.ray.actor_inputs import ActorInputs
 from sparring.engines.ray.meeting import Meeting, orders_of
@@ -94,6 +96,9 @@ class Trainer:
             experiment = build_experiment(self.config, self.live)
             self.session = session = Session(experiment, self.run, self.device, self._report)
             route = open_route(self.config, experiment.snapshot_bytes, self.transport, self.store)
+            judged_route = partial(
+                open_route, self.config, experiment.snapshot_bytes, self.transport, self.store, "judged"
+            )
             resumed = session.restore()
             with stopping_on_signals(session.ask_to_stop), self._trainers(session, group) as trainers:
                 while True:
@@ -110,6 +115,7 @@ class Trainer:
                         ),
                         resumed=resumed,
                         trainers=trainers,
+                        rolling=rolling_of(session, self.transport.pieces(), judged_route),
                     )
                     try:
                         return {"phase": loop.run(), "state": session.state.as_dict()}

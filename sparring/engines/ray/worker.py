@@ -1,7 +1,8 @@
 """The worker as a Ray actor: it leases tickets, attacks them with the newest weights and commits their shards.
 
 With slots a worker attacks several tickets together and leases the next one while slots are free (see `Slots`);
-without slots it attacks one at a time. A shard is sent in the background while the next one is made.
+without slots it attacks one at a time. A shard is sent in the background while the next one is made. Where it would
+wait for a ticket, it may judge held-out examples (see `Idle`).
 """
 
 from __future__ import annotations
@@ -34,10 +35,12 @@ from sparring.config import (
 from sparring.engines.asynchronous.background import Background
 from sparring.engines.ray.actor_inputs import ActorInputs
 from sparring.engines.ray.attacks import Attacks, FixedWeights, NewestWeights
+from sparring.engines.ray.rolling import Idle
 from sparring.engines.ray.snapshots import open_route
 from sparring.engines.ray.versions import FetchedVersions
 from sparring.engines.ray.weights import Weights
 from sparring.errors import SparringError
+from sparring.evaluation.rolling import questions
 from sparring.machine.devices import device_for
 from sparring.machine.gpu import gpu_reading
 from sparring.machine.logs import to_file
@@ -110,6 +113,7 @@ class Worker:
         self.pushing: Background[bool] = Background("push")
         self.under_way: tuple[Lease, Shard] | None = None  # being sent
         self.lost: deque[Lease] = deque()  # leases that the heartbeat could not renew
+        self.starved = False  # there was no ticket when it looked last, and it has none
         self.alone = 0  # tickets that are to be attacked one by one
         self.stopping = threading.Event()
         self.leave_by: float | None = None  # deadline for finishing its tickets, once it is to leave
@@ -122,7 +126,18 @@ class Worker:
             "wait_seconds": {"ticket": 0.0, "weights": 0.0},
             "allocated": dict.fromkeys(() if experiment.allocator is None else experiment.allocator.classes, 0),
         }
+        self.idle = self._idle(experiment, store)
         self.attacks = self._attacks(experiment, store)
+
+    def _idle(self, experiment: Experiment, store: str) -> Idle | None:
+        """What it does instead of waiting, where the settings ask for that."""
+        settings = self.config.evaluation
+        if not settings.rolling:
+            return None
+        asked = questions(settings, experiment.heldout, experiment.threat, self.config.train.seed)
+        model = copy.deepcopy(experiment.model).to(self.device).eval().requires_grad_(False)
+        route = open_route(self.config, experiment.snapshot_bytes, self.beating, store, "judged")
+        return Idle(self.name, model, self.device, asked, self.transport.pieces(), route)
 
     def _attacks(self, experiment: Experiment, store: str) -> Attacks:
         settings, helper = self.config.staleness, experiment.changing_helper
@@ -132,7 +147,8 @@ class Worker:
             versions = FetchedVersions(route, self.model, keep=kept_snapshots(settings), helper=helper)
             finisher = Finisher(self.context, versions, last_steps(settings, experiment.attack.steps))
             gate = Gate(finisher, share_of_step(self.config), gate_patience_s(self.config))
-            return FixedWeights(finisher, gate, versions, waits, timeout_s=timeout_s)
+            meanwhile = None if self.idle is None else self.idle.step
+            return FixedWeights(finisher, gate, versions, waits, timeout_s=timeout_s, meanwhile=meanwhile)
         views = experiment.attack.makes_views
         return NewestWeights(
             attacker_of(self.context, slots_of(self.config, views), hold_back=self.config.allocator.hold_back),
@@ -157,10 +173,13 @@ class Worker:
                 self.free_lost()
                 self.advance()
                 self.settle_push(wait=False)
+                self.judge()
             self._hand_all_back()
         finally:
             self.watchdog.stop()
             self.stopping.set()
+            if self.idle is not None:
+                self.idle.close()
             beat.join(timeout=5)
         return "stopped" if self.leave_by is None else "left"
 
@@ -178,7 +197,9 @@ class Worker:
         while self._may_take():
             began = time.monotonic()
             idle = not self.leases
-            lease = self.transport.lease(self.name, LEASE_WAIT_S if idle and not self.made else 0.0)
+            waits = idle and not self.made and (self.idle is None or not self.idle.ready)
+            lease = self.transport.lease(self.name, self._lease_wait_s if waits else 0.0)
+            self.starved = lease is None and idle
             if isinstance(lease, Lease):
                 self.leases[lease.owner] = lease  # at once: what follows may wait, and leases must be renewed meanwhile
             if idle:
@@ -192,6 +213,19 @@ class Worker:
                 self._begin(lease)
         self.push_made()
 
+    @property
+    def _lease_wait_s(self) -> float:
+        """A worker that judges looks for pieces, and for their weights, in between."""
+        return LEASE_WAIT_S if self.idle is None else LEASE_WAIT_S / 10
+
+    def judge(self) -> None:
+        """Make one pass on held-out examples, where there was no ticket or this is behind its share of the time."""
+        if self.idle is None or self.stopping.is_set() or self.leave_by is not None:
+            return
+        share, worked_s = self.config.evaluation.rolling_share, self.idle.seconds + self.counts["busy_seconds"]
+        if self.starved or self.idle.seconds < share * worked_s:
+            self.idle.step()
+
     def push_made(self) -> None:
         """Send finished shards one after the other, without waiting for the last one."""
         for lease, shard in self.made:
@@ -204,7 +238,7 @@ class Worker:
         """Make one attack step on all tickets; an exception costs each of them one attempt."""
         if not self.leases or self.stopping.is_set():
             return
-        began, waited = time.monotonic(), self._waited_for_weights()
+        began, waited = time.monotonic(), self._not_attacking_s()
         try:
             shards = self.attacks.advance()
         except Exception as error:  # whatever a user's method raises
@@ -212,11 +246,13 @@ class Worker:
             self._failed_together(list(self.leases.values()), error)
             return
         self.made += [(self.leases.pop((shard.fence, shard.key)), shard) for shard in shards]
-        self.counts["busy_seconds"] += time.monotonic() - began - (self._waited_for_weights() - waited)
+        self.counts["busy_seconds"] += time.monotonic() - began - (self._not_attacking_s() - waited)
 
-    def _waited_for_weights(self) -> float:
+    def _not_attacking_s(self) -> float:
+        """Seconds that it waited for weights or judged meanwhile, in all."""
         waits: dict[str, float] = self.counts["wait_seconds"]
-        return sum(seconds for reason, seconds in waits.items() if reason != "ticket")
+        judged_s = 0.0 if self.idle is None else self.idle.seconds
+        return judged_s + sum(seconds for reason, seconds in waits.items() if reason != "ticket")
 
     def settle_push(self, wait: bool = True) -> None:
         """Count the shard that has been sent; an exception costs its ticket one attempt."""
@@ -277,7 +313,7 @@ class Worker:
     def _begin(self, lease: Lease) -> None:
         """Begin the attack on a ticket, or hand it back where nobody waits for it."""
         self.alone = max(0, self.alone - 1)
-        ticket, began, waited = lease.ticket, time.monotonic(), self._waited_for_weights()
+        ticket, began, waited = lease.ticket, time.monotonic(), self._not_attacking_s()
 
         def task_of(epsilon: float) -> Task:
             start = unpacked(ticket.starts, self.dataset.shape, epsilon)
@@ -290,7 +326,7 @@ class Worker:
         except Exception as error:
             self._fail(lease, error)
         finally:
-            self.counts["busy_seconds"] += time.monotonic() - began - (self._waited_for_weights() - waited)
+            self.counts["busy_seconds"] += time.monotonic() - began - (self._not_attacking_s() - waited)
 
     def _require_same_data(self, ticket: Ticket) -> None:
         if ticket.fingerprint != self.dataset.fingerprint:
@@ -350,6 +386,8 @@ class Worker:
             **self.counts,
             "version": self.attacks.version,
             "swaps": self.attacks.swaps,
+            "judge_seconds": 0.0 if self.idle is None else self.idle.seconds,
+            "judged_pieces": 0 if self.idle is None else self.idle.pieces_done,
             "pid": os.getpid(),
             "node": socket.gethostname(),
             "time": time.time(),

@@ -20,7 +20,7 @@ def forward_s(model: VirtualSettings, examples: int) -> float:
 
 def prepare_s(model: VirtualSettings, attack: Threat, allocator: Allocator | None, examples: int) -> float:
     """The clean pass of a ticket, where the allocator or the attack's loss needs one."""
-    clean = isinstance(attack, Attack) and attack.maximised.targets == "clean"
+    clean = isinstance(attack, Attack) and attack.maximised.needs_clean
     return forward_s(model, examples) if allocator is not None or clean else 0.0
 
 

@@ -17,6 +17,7 @@ LEFT_OUT = {
     "sparring_info": "describes the run in its labels; used by the alerts",
     "sparring_worker_info": "describes in its labels where a worker runs",
     "sparring_heldout_examples": "does not change while a run goes on",
+    "sparring_rolling_examples": "does not change while a run goes on",
     "sparring_kept_examples": "changes at most once in a run, at the pruning",
     "sparring_pruning_seconds_total": "grows at most once in a run, at the pruning",
     "sparring_full_attack_seconds_total": "is part of sparring_allocator_wallclock_speedup",

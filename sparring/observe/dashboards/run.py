@@ -76,6 +76,29 @@ RUN = Dashboard(
                 now("sparring_guard_accuracy", "guard"),
             ),
         ),
+        Panel(
+            "Accuracy by AutoAttack",
+            "On held-out examples, judged by workers that would wait (evaluation.rolling), with its 95 % interval. The "
+            "best checkpoint is chosen by it.",
+            "percentunit",
+            (
+                now("sparring_rolling_robust_accuracy", "robust"),
+                now("sparring_rolling_robust_accuracy_bound", "robust, {{end}}"),
+                now("sparring_rolling_best_robust_accuracy", "best"),
+                now("sparring_rolling_clean_accuracy", "clean"),
+            ),
+            absent="evaluation.rolling is off",
+        ),
+        Panel(
+            "Judged versions",
+            "The last version that was judged by AutoAttack, and how many examples of the one that is judged now are.",
+            "short",
+            (
+                now("sparring_rolling_version", "last judged version"),
+                now("sparring_rolling_judged_examples", "examples judged"),
+            ),
+            absent="evaluation.rolling is off",
+        ),
         Panel("Loss", "Mean of the last 50 steps.", "short", (now("sparring_loss", "loss"),)),
         Panel(
             "Fresh minus stale",

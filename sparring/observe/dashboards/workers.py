@@ -42,7 +42,10 @@ WORKERS = Dashboard(
             "Busy",
             "Share of time in which a worker attacks.",
             "percentunit",
-            (rate("sparring_worker_busy_seconds_total", "{{worker}}", by="worker"),),
+            (
+                rate("sparring_worker_busy_seconds_total", "{{worker}}", by="worker"),
+                rate("sparring_worker_judge_seconds_total", "{{worker}} judges", by="worker"),
+            ),
         ),
         Panel(
             "Waits",

@@ -2,12 +2,12 @@
 -- Puts a fence in force, and empties the queue of all that an older one left. A repeated request changes nothing.
 -- One step: no worker sees the new fence with an old ticket. Payloads that were never committed expire by themselves.
 -- Returns 1, 0 where a higher fence is in force.
--- KEYS: fence tickets wake leases owners returned control weights meta. ARGV: fence protocol prefix parts.
+-- KEYS: fence tickets wake leases owners returned control weights pieces verdicts judged meta. ARGV: fence protocol prefix parts.
 local old = tonumber(redis.call('GET', KEYS[1]) or '0') or 0
 local fence = tonumber(ARGV[1])
 if old > fence then return 0 end
 if old == fence then return 1 end
-local parts, places = tonumber(redis.call('HGET', KEYS[9], 'parts') or '1') or 1, {tostring(old)}
+local parts, places = tonumber(redis.call('HGET', KEYS[12], 'parts') or '1') or 1, {tostring(old)}
 if parts > 1 then
   for part = 0, parts - 1 do places[part + 1] = old .. ':' .. part end
 end
@@ -21,7 +21,7 @@ for _, place in ipairs(places) do
   forget(redis.call('ZRANGE', ARGV[3] .. 'ready:' .. place, 0, -1))
   redis.call('UNLINK', ARGV[3] .. 'ready:' .. place, ARGV[3] .. 'arrived:' .. place)
 end
-for index = 2, 8 do redis.call('UNLINK', KEYS[index]) end
+for index = 2, 11 do redis.call('UNLINK', KEYS[index]) end
 redis.call('SET', KEYS[1], string.format('%.0f', fence))
-redis.call('HSET', KEYS[9], 'protocol', ARGV[2], 'parts', ARGV[4])
+redis.call('HSET', KEYS[12], 'protocol', ARGV[2], 'parts', ARGV[4])
 return 1

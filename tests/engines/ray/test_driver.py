@@ -183,7 +183,7 @@ def test_the_store_hands_out_the_newest_snapshot_of_the_newest_fence() -> None:
     async def scenario() -> None:
         store = SnapshotStore(keep=2)
         await _published(store, (1, 7), (1, 8), (1, 9))
-        assert [notice.order for notice in store.notices] == [(1, 8), (1, 9)]
+        assert [notice.order for notice in store.notices["weights"]] == [(1, 8), (1, 9)]
         await _published(store, (2, 3))
         newest = await store.newer((1, 9), 1.0)
         assert newest is not None

@@ -64,7 +64,7 @@ def test_the_store_forgets_older_fences_and_keeps_the_order_of_versions() -> Non
         store = SnapshotStore(keep=3)
         for fence, version in ((1, 0), (1, 1), (2, 5), (2, 4), (2, 5)):
             await store.publish(notice(fence, version))
-        return [each.order for each in store.notices]
+        return [each.order for each in store.notices["weights"]]
 
     assert asyncio.run(reported()) == [(2, 4), (2, 5)]
 
