@@ -12,6 +12,7 @@ target. A recipe with a moving average (train.ema) is judged by that.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from typing import Any
 from benchmarks.measure import header, machine, row, spread
 from sparring.config import Config, load, overridden
 from sparring.errors import UsageError
+from sparring.machine.threads import cores
 from sparring.runs import append, lines_of, write_atomically
 
 RECIPE, RULES, LOG, RECORD = "recipe.toml", "rules.toml", "log.jsonl", "record.json"
@@ -46,6 +48,8 @@ def config_of(folder: Path, rules: dict[str, Any], seed: int, data: Path, out: P
         group, _, key = name.partition(".")
         if getattr(getattr(found, group), key) != value:
             raise UsageError(f"{folder / RECIPE}: {name} is fixed by the rules as {value!r}.")
+    if found.model.checkpoint is not None or found.model.pretrained:
+        raise UsageError(f"{folder / RECIPE}: a record starts from random weights.")
     judge = {f"evaluation.{name}": value for name, value in rules["judge"].items()}
     return overridden(found, {**judge, **fixed})
 
@@ -60,6 +64,7 @@ def run_once(folder: Path, rules: dict[str, Any], seed: int, data: Path) -> dict
     judged = summary["robust_accuracy"] if config.train.ema is None else summary["ema_robust_accuracy"]
     return {
         "seed": seed,
+        "recipe": digest_of(folder),
         "seconds": summary["seconds"],
         "robust_accuracy": judged,
         "samples": summary["samples"],
@@ -68,6 +73,11 @@ def run_once(folder: Path, rules: dict[str, Any], seed: int, data: Path) -> dict
         "gradients_per_example": summary["gradients_per_example"],
         "machine": machine(),
     }
+
+
+def digest_of(folder: Path) -> str:
+    """Of the recipe: runs of another one do not count."""
+    return hashlib.sha256((folder / RECIPE).read_bytes()).hexdigest()[:16]
 
 
 def verdict(lines: Sequence[dict[str, Any]], target: float) -> dict[str, Any]:
@@ -98,7 +108,10 @@ def main() -> None:
     parser.add_argument("--beside", type=Path, nargs="*", default=[])
     options = parser.parse_args()
     rules = tomllib.loads((options.folder.parent / RULES).read_text())
-    known = {line["seed"]: line for line in lines_of(options.folder / LOG)}
+    if cores() != rules["cores"]:
+        parser.error(f"the track is for {rules['cores']} cores, and {cores()} are here (taskset -c 0,1 ...)")
+    recipe = digest_of(options.folder)
+    known = {line["seed"]: line for line in lines_of(options.folder / LOG) if line["recipe"] == recipe}
     beside: dict[str, list[dict[str, Any]]] = {older.name: [] for older in options.beside}
     for seed in range(options.seeds):
         if seed in known:
@@ -114,6 +127,9 @@ def main() -> None:
         print(f"seed {seed}: {known[seed]['seconds']:.1f} s, {known[seed]['robust_accuracy']:.3f}", file=sys.stderr)
     lines = [known[seed] for seed in sorted(known)]
     found = verdict(lines, float(rules["target"])) | {"machine": lines[-1]["machine"], "beside": compared(lines)}
+    found["record"] = found["holds"] and any(
+        each["seeds"] >= FEWEST and each["ratio"] > 1 for each in found["beside"].values()
+    )
     write_atomically(options.folder / RECORD, json.dumps(found, indent=2) + "\n")
     print(header("record", "seconds", "robust accuracy", "seeds", "p", "holds"))
     shown = [
@@ -127,7 +143,7 @@ def main() -> None:
 def compared(lines: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Each older record that ran beside: the mean of the ratios of seconds, seed by seed."""
     found: dict[str, dict[str, float]] = {}
-    for name in {name for line in lines for name in line.get("beside", {})}:
+    for name in sorted({name for line in lines for name in line.get("beside", {})}):
         pairs = [(line["beside"][name]["seconds"], line["seconds"]) for line in lines if name in line.get("beside", {})]
         found[name] = {"ratio": mean(old / new for old, new in pairs), "seeds": len(pairs)}
     return found

@@ -80,6 +80,12 @@ class Run:
         return self.path / "connection.json"
 
     @property
+    def finished(self) -> bool:
+        """Whether it has been trained to its end and has weights."""
+        state = self.read_json("state.json")
+        return state is not None and state.get("phase") == "finished" and self.checkpoints.is_dir()
+
+    @property
     def id(self) -> str:
         """Unique name of the run in Redis and Ray, where another run may have a folder of the same name."""
         return f"{self.path.name}-{self.read_json('id.json') or '0'}"

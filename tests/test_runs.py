@@ -183,3 +183,14 @@ def test_processes_that_ask_at_once_get_different_fences(run: Run) -> None:
     with ThreadPoolExecutor(8) as pool:
         fences = list(pool.map(lambda _: Run(run.path).next_fence(), range(40)))
     assert sorted(fences) == list(range(1, 41))
+
+
+def test_a_run_is_finished_when_it_says_so_and_has_weights(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    assert not run.finished
+    run.write_json("state.json", {"phase": "finished"})
+    assert not run.finished
+    run.checkpoints.mkdir()
+    assert run.finished
+    run.write_json("state.json", {"phase": "interrupted"})
+    assert not run.finished

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +147,7 @@ def draw_pages(lab: Lab, folder: Path) -> list[str]:
         for name, size in pages.marks_of(page):
             study = study_named(name)
             found, wanted = found_in(lab.results, study, size)
+            draw(replace(lab, size=size), study)
             source = records_of(study, size, lab.results).folder
             charts = pages.drawn(study, found, source)
             for chart in charts:

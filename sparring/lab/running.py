@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
+import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
 from typing import Any, Protocol
 
-from sparring.errors import SparringError
+from sparring.errors import SparringError, UsageError
 from sparring.lab.records import Records
 from sparring.lab.results import Record
 from sparring.lab.study import Point
 from sparring.lab.work import Figures, Place, measure
 from sparring.machine.signals import end_with_parent
 
+MOST_DEATHS = 3  # of processes, with one point
 UNKNOWN_S = 60.0  # of a point of a kind that was never done
 TELL_EVERY_S = 30.0
 
@@ -50,7 +51,7 @@ def everything(points: Sequence[Point], known: Mapping[str, Record], place: Plac
     wanted: dict[str, Point] = {}
 
     def want(point: Point, needed: bool) -> None:
-        gone = needed and not place.run_of(point).checkpoints.is_dir()
+        gone = needed and not place.run_of(point).finished
         if point.key in wanted or (point.key in known and not gone):
             return
         for each in point.needs:
@@ -121,6 +122,9 @@ class _Course:
     def __init__(self, sheets: Sequence[Sheet], known: Mapping[str, Record], place: Place, hands: Hands) -> None:
         self.sheets, self.place, self.hands = sheets, place, hands
         self.failed: dict[str, str] = {}
+        self._waiting: deque[Point] = deque()
+        self._open: set[str] = set()  # keys of points that wait or are in work
+        self._deaths: dict[str, int] = {}
         self._working: dict[Future[tuple[Figures, float, dict[str, Any]]], Point] = {}
         self._seconds: dict[str, list[float]] = {}
         for record in known.values():
@@ -128,31 +132,32 @@ class _Course:
 
     def through(self, order: Sequence[Point], at_once: int, progress: Progress) -> None:
         """Do all points; one whose needs failed fails, too."""
-        waiting, told = deque(order), 0.0
-        open_keys = {point.key for point in order}
-        while waiting or self._working:
-            self._begin(waiting, open_keys, at_once)
+        self._waiting.extend(order)
+        self._open |= {point.key for point in order}
+        told = 0.0
+        while self._waiting or self._working:
+            self._begin(at_once)
             if time.monotonic() - told >= TELL_EVERY_S:
                 told = time.monotonic()
-                progress(self._state(waiting, at_once))
+                progress(self._state(at_once))
             done, _ = wait(self._working, timeout=TELL_EVERY_S, return_when=FIRST_COMPLETED)
             for future in done:
                 point = self._working.pop(future)
-                open_keys.discard(point.key)
+                self._open.discard(point.key)
                 progress(self._finish(point, future))
 
-    def _begin(self, waiting: deque[Point], open_keys: set[str], at_once: int) -> None:
+    def _begin(self, at_once: int) -> None:
         """Begin points until so many are in work; those that need an open one stay."""
-        for _ in range(len(waiting)):
+        for _ in range(len(self._waiting)):
             if len(self._working) >= at_once:
                 return
-            point = waiting.popleft()
+            point = self._waiting.popleft()
             lacking = [each for each in point.needs if each.key in self.failed]
             if lacking:
                 self.failed[point.key] = f"it needs {lacking[0]}, which failed"
-                open_keys.discard(point.key)
-            elif any(each.key in open_keys for each in point.needs):
-                waiting.append(point)
+                self._open.discard(point.key)
+            elif any(each.key in self._open for each in point.needs):
+                self._waiting.append(point)
             else:
                 self._working[self.hands.submit(point, self.place)] = point
 
@@ -161,19 +166,32 @@ class _Course:
         name = of[0][0].name if of else "needed"
         try:
             figures, seconds, environment = future.result()
-        except SparringError as error:
-            self.failed[point.key] = str(error)
+        except BrokenExecutor:
+            return self._again(point, name)
+        except Exception as error:  # whatever the libraries, or a node of a cluster, may raise
+            reason = str(error) if isinstance(error, SparringError) else f"{type(error).__name__}: {error}"
+            self.failed[point.key] = reason
             for sheet, each in of:
-                sheet.records.log(f"{each.does} {each}: failed: {error}")
-            return f"{name}: {point.does} {point} failed: {error}"
+                sheet.records.log(f"{each.does} {each}: failed: {reason}")
+            return f"{name}: {point.does} {point} failed: {reason}"
         self._seconds.setdefault(point.does, []).append(seconds)
         for sheet, each in of:
             sheet.records.add(each, figures, seconds, environment)
         return f"{name}: {point.does} {point}: {seconds:.0f} s"
 
-    def _state(self, waiting: Sequence[Point], at_once: int) -> str:
+    def _again(self, point: Point, name: str) -> str:
+        """A process died, which may be this point's fault or that of another in work: it is done once more."""
+        self._deaths[point.key] = self._deaths.get(point.key, 0) + 1
+        if self._deaths[point.key] < MOST_DEATHS:
+            self._waiting.append(point)
+            self._open.add(point.key)
+            return f"{name}: a process died; {point.does} {point} is done again"
+        self.failed[point.key] = f"a process died {MOST_DEATHS} times with it; is the memory short?"
+        return f"{name}: {point.does} {point} failed: {self.failed[point.key]}"
+
+    def _state(self, at_once: int) -> str:
         """How many are left, and for about how long."""
-        left = [*waiting, *self._working.values()]
+        left = [*self._waiting, *self._working.values()]
         seconds = sum(self._expected(point) for point in left) / max(1, min(at_once, len(left)))
         in_work = "; ".join(map(str, self._working.values()))
         return f"{len(left)} points left, about {seconds / 60:.0f} min; in work: {in_work}"
@@ -183,27 +201,44 @@ class _Course:
 
 
 class Processes:
-    """Processes of this machine, each with one thread of torch."""
+    """So many processes of this machine, each with one thread of torch. Where one dies all are made anew."""
 
-    def __init__(self, executor: ProcessPoolExecutor) -> None:
-        self._executor = executor
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._executor = self._made()
 
     def submit(self, point: Point, place: Place) -> Future[tuple[Figures, float, dict[str, Any]]]:
-        return self._executor.submit(timed, point, place)
+        try:
+            return self._executor.submit(timed, point, place)
+        except BrokenExecutor:
+            self._executor = self._made()
+            return self._executor.submit(timed, point, place)
+
+    def kill(self) -> None:
+        """Give up what is in work; it is done anew by the next lab."""
+        for process in list(self._executor._processes.values()):
+            process.kill()
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+    def close(self) -> None:
+        """Wait for what is in work, and end the processes."""
+        self._executor.shutdown()
+
+    def _made(self) -> ProcessPoolExecutor:
+        context = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(self._count, mp_context=context, initializer=_quiet)
 
 
 @contextmanager
 def processes(count: int) -> Iterator[Processes]:
     """So many processes; at an error those points that are in work are given up."""
-    executor = ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"), initializer=_quiet)
+    made = Processes(count)
     try:
-        yield Processes(executor)
+        yield made
     except BaseException:
-        for process in list(executor._processes.values()):
-            process.kill()  # a point in work is done anew
-        executor.shutdown(wait=True, cancel_futures=True)
+        made.kill()
         raise
-    executor.shutdown()
+    made.close()
 
 
 class Cluster:
@@ -224,7 +259,12 @@ def cluster(address: str, num_gpus: float = 0.0) -> Iterator[tuple[Cluster, int]
     """The cluster at an address, and how many points it can do at once."""
     import ray
 
-    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise UsageError(
+            f"--address {address}: no Ray cluster answers there ({error}). Start one by `ray start`."
+        ) from error
     try:
         resources = ray.cluster_resources()
         cores, gpus = resources.get("CPU", 1), resources.get("GPU", 0)
@@ -246,13 +286,30 @@ def environment_here() -> dict[str, Any]:
 
     found = environment()
     packages = {name: found["packages"][name] for name in ("sparring", "torch")}
-    return {"python": found["python"], **packages, **{name: found[name] for name in ("cores", "processor")}}
+    return {
+        "commit": commit(),
+        "python": found["python"],
+        **packages,
+        **{name: found[name] for name in ("cores", "processor")},
+    }
+
+
+def commit() -> str | None:
+    """The commit of the checkout that this package is run from, with + where files have changed; None: no checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--exclude=*"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None
 
 
 def _quiet() -> None:
     """For a process that does points: one thread, and no words but those of the study."""
     end_with_parent()
-    os.environ["OMP_NUM_THREADS"] = "1"
+    import torch
+
+    torch.set_num_threads(1)
     logging.getLogger().setLevel(logging.ERROR)
 
 

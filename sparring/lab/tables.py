@@ -8,6 +8,7 @@ from statistics import mean
 from sparring.lab.results import Results
 from sparring.lab.study import Column, Study, Table, Verdict
 
+CHANCE, UNTRAINED = 20.0, " (at chance: did not train)"
 NEAR = 2.0  # points, or percent of another figure, within which a figure agrees with the paper's
 
 
@@ -31,6 +32,7 @@ def figures_table(table: Table, results: Results) -> list[str]:
     rows = []
     for coordinates, records in _grouped(table, results).items():
         cells = [f"{value:g}" if isinstance(value, float) else str(value) for value in coordinates]
+        cells[0] += UNTRAINED if _did_not_train(records) else ""
         cells.append(str(len(records)))
         for column in table.columns:
             values = _values(column, records)
@@ -47,6 +49,12 @@ def _grouped(table: Table, results: Results) -> dict[tuple[str | int | float, ..
         if all(name in record["at"] for name in table.by):
             groups.setdefault(tuple(record["at"][name] for name in table.by), []).append(record)
     return {coordinates: Results(records) for coordinates, records in groups.items()}
+
+
+def _did_not_train(records: Results) -> bool:
+    """Whether the networks are at chance, so that no other figure of theirs says anything."""
+    clean = _values(Column("clean_accuracy", ""), records)
+    return bool(clean) and max(clean) <= CHANCE
 
 
 def _values(column: Column, records: Results) -> list[float]:

@@ -13,6 +13,7 @@ from typing import Any
 from sparring.errors import SparringError
 from sparring.lab.probes import classes_over_time, cycling, embedding, on_the_clock
 from sparring.lab.study import Point
+from sparring.observe.state import Heartbeats, RunState
 from sparring.runs import Run
 
 Figures = dict[str, Any]
@@ -69,12 +70,31 @@ def trained(point: Point, place: Place) -> Figures:
         shutil.rmtree(folder)  # of an interrupted attempt
     of_run = {"run.root": str(place.runs), "run.name": point.key, "metrics.enabled": False}
     settings = {**place.with_data(point.settings), **of_run}
-    began = time.process_time()
-    result = train(load(None, settings), progress=False)
+    clock = TrainingClock()
+    result = train(load(None, settings), clock)
     if result.phase != "finished":
         raise SparringError(f"the run {result.run.path} is {result.phase}. Run the study again.")
-    figures = {name: result.summary.get(name) for name in SUMMARY} | {"processor_seconds": time.process_time() - began}
+    figures = {name: result.summary.get(name) for name in SUMMARY} | {
+        "training_processor_seconds": clock.seconds,
+        "data": (result.run.read_json(result.run.data.name) or {}).get("fingerprint"),
+    }
     return _without_nothing(figures) | _series(result.run, point.options.get("series", ()))
+
+
+class TrainingClock:
+    """Processor seconds of this process in training alone, without the loading before and the evaluation after it.
+    It is looked at twice a second."""
+
+    def __init__(self) -> None:
+        self._began: float | None = None
+        self.seconds = 0.0
+
+    def __call__(self, state: RunState, workers: Heartbeats) -> None:
+        if state.phase != "training":
+            return
+        if self._began is None:
+            self._began = time.process_time()
+        self.seconds = time.process_time() - self._began
 
 
 def evaluated(point: Point, place: Place) -> Figures:

@@ -12,6 +12,7 @@ from scipy import stats
 
 from benchmarks.record import compared, config_of, verdict
 from sparring.errors import UsageError
+from sparring.machine.threads import cores
 
 RULES = {
     "target": 0.1,
@@ -56,7 +57,8 @@ def test_the_judge_is_that_of_the_rules_and_what_is_fixed_stays(tmp_path: Path) 
 
 def test_runs_are_kept_and_the_record_is_written(tmp_path: Path) -> None:
     new, old = record(tmp_path, "new"), record(tmp_path, "old")
-    rules = 'target = 0.1\n[settings]\n"data.name" = "digits"\n[judge]\nsteps = 2\nrestarts = 1\nsamples = 40\n'
+    rules = f'target = 0.1\ncores = {cores()}\n[settings]\n"data.name" = "digits"\n'
+    rules += "[judge]\nsteps = 2\nrestarts = 1\nsamples = 40\n"
     (tmp_path / "rules.toml").write_text(rules)
     command = [sys.executable, "-m", "benchmarks.record", str(new), "--data", str(tmp_path), "--beside", str(old)]
     for seeds in ("1", "2"):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import BrokenExecutor, Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ class Now:
         future: Future[tuple[dict[str, Any], float, dict[str, Any]]] = Future()
         try:
             future.set_result((self.does(point), 1.5, {"cores": 1}))
-        except SparringError as error:
+        except Exception as error:
             future.set_exception(error)
         return future
 
@@ -62,6 +63,7 @@ def test_a_run_that_is_gone_is_made_again_only_if_it_is_needed(tmp_path: Path) -
     assert {each.key for each in hands.order} == {each.key for each in POINTS}
     place = Place(None, tmp_path / "runs")
     place.run_of(BASE).checkpoints.mkdir(parents=True)
+    place.run_of(BASE).write_json("state.json", {"phase": "finished"})
     known: dict[str, Record] = {BASE.key: {}}
     assert [each.key for each in everything(POINTS, known, place)] == [POINTS[1].key, POINTS[2].key]
 
@@ -114,3 +116,50 @@ def test_an_error_gives_up_what_is_in_work(tmp_path: Path) -> None:
         future = hands.submit(digits_points("quick", [0])[0], Place(None, tmp_path))
         raise KeyboardInterrupt
     assert future.done() or future.cancelled()
+
+
+def test_what_a_library_raises_stops_no_other_point(tmp_path: Path) -> None:
+    def failing(point: Point) -> dict[str, Any]:
+        if point.key == POINTS[1].key:
+            raise RuntimeError("CUDA error")
+        return {}
+
+    hands = Now(failing)
+    done = go(tmp_path, hands)
+    assert done.made == 2 and done.failed == {POINTS[1].key: "RuntimeError: CUDA error"}
+
+
+def test_a_point_whose_process_dies_is_done_again_but_not_for_ever(tmp_path: Path) -> None:
+    deaths = {POINTS[0].key: 1, POINTS[1].key: 99}
+
+    def dying(point: Point) -> dict[str, Any]:
+        deaths[point.key] = deaths.get(point.key, 0) - 1
+        if deaths[point.key] >= 0:
+            raise BrokenExecutor
+        return {}
+
+    done = go(tmp_path, Now(dying))
+    assert done.made == 2 and "a process died 3 times" in done.failed[POINTS[1].key]
+
+
+def test_processes_are_made_anew_when_one_has_died(tmp_path: Path) -> None:
+    place, point = Place(None, tmp_path), digits_points("quick", [0])[0]
+    with processes(1) as hands:
+        future = hands.submit(point, place)
+        while not hands._executor._processes:
+            time.sleep(0.01)
+        for process in hands._executor._processes.values():
+            process.kill()
+        with pytest.raises(BrokenExecutor):
+            future.result(timeout=60)
+        figures, _seconds, environment = hands.submit(point, place).result(timeout=120)
+    assert figures["steps"] == 6 and environment["commit"]
+
+
+def test_a_run_that_did_not_end_is_made_again(tmp_path: Path) -> None:
+    place = Place(None, tmp_path / "runs")
+    run_of = place.run_of(BASE)
+    run_of.checkpoints.mkdir(parents=True)
+    for phase, gone in (("interrupted", True), ("finished", False)):
+        run_of.write_json("state.json", {"phase": phase})
+        assert (BASE.key in {each.key for each in everything(POINTS, {BASE.key: {}}, place)}) == gone

@@ -26,6 +26,12 @@ def test_a_row_has_the_seeds_and_the_papers_figure() -> None:
     assert "| 92.0 | agrees |" in figures_table(near, RESULTS)[2]
 
 
+def test_networks_at_chance_are_marked() -> None:
+    results = Results([record("train", {"rate": rate, "seed": 0}, clean_accuracy=rate) for rate in (0.11, 0.9)])
+    lines = figures_table(STUDY.tables[0], results)
+    assert lines[2].startswith("| 0.11 (at chance: did not train) |") and lines[3].startswith("| 0.9 |")
+
+
 def test_what_is_missing_is_a_dash_and_a_bar_is_escaped() -> None:
     lacking = figures_table(Table(("rate",), (Column("robust", "robust | 2"),)), RESULTS)
     assert lacking[0] == "| rate | seeds | robust \\| 2 |" and lacking[2] == "| 0.01 | 2 | – |"

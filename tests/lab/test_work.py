@@ -17,7 +17,7 @@ def test_training_an_attack_and_a_transfer(tmp_path: Path) -> None:
     place, (one, other, attack) = Place(None, tmp_path), digits_points("quick", [0])
     series = Point("train", {}, dict(one.settings), {"series": ["loss", "train_robust_accuracy"]})
     found, _ = measure(series, place), measure(other, place)
-    assert found["steps"] == 6 and found["samples"] == 60 and found["processor_seconds"] > 0
+    assert found["steps"] == 6 and found["samples"] == 60 and found["training_processor_seconds"] > 0
     assert found["series"]["step"][-1] == 6 and len(found["series"]["loss"]) == len(found["series"]["step"])
     attacked = measure(Point("evaluate", {}, attack.settings, needs=(series,)), place)
     again = evaluate_run(place.run_of(series), {"attack.epsilon": "0.05"})

@@ -35,7 +35,7 @@ from sparring.engines.asynchronous.inbox import Arrivals
 from sparring.engines.asynchronous.leader import OneTrainer, Trainers
 from sparring.engines.asynchronous.objections import objection
 from sparring.engines.asynchronous.own_attack import TRAINER, attack_a_little, own_attacks
-from sparring.engines.asynchronous.rolling import Rolling
+from sparring.engines.asynchronous.rolling import AGAIN_S, Rolling
 from sparring.errors import SparringError
 from sparring.queue.codec import Claims
 from sparring.queue.ledger import Ledger
@@ -53,7 +53,7 @@ WAIT_S = 0.05
 REPUBLISH_S = 5.0
 SET_ASIDE_SHARE = 0.05
 UNHELD_S = 10.0
-JUDGED_WITHIN_S = 30.0  # at a run's end, from one verdict to the next
+JUDGED_WITHIN_S = 2.5 * AGAIN_S  # at a run's end, from one verdict to the next: lost pieces are offered again
 
 
 class Loop:

@@ -31,6 +31,7 @@ from sparring.trainer.session import Session
 log = logging.getLogger(__name__)
 SHARE = 0.005  # of the trainer's time, at most, for copies of the weights
 AGAIN_S = 60.0  # then pieces whose verdicts have not come are offered again
+MOST_OFFERS = 3  # of pieces without a verdict; then the version is given up
 STALE_S = 10.0  # then a version of which nobody has taken a piece gives way to a newer one
 ASK_S = 0.5  # from one question for verdicts to the next
 POLL_S = 0.1
@@ -77,6 +78,7 @@ class Rolling:
         self._is_asking, self._asked_at, self._untaken = False, clock(), 0
         self._next_at = self._news_at = self._offered_at = clock()
         self._offered = 0  # the last version that was offered
+        self._offers = 0  # of its pieces, since the last verdict, beyond the first
         self._take_best()
 
     def _take_best(self) -> None:
@@ -142,7 +144,7 @@ class Rolling:
         self._untaken = heard.untaken
         for verdict in heard.verdicts:
             judgement.add(verdict.number, sum(verdict.clean), sum(verdict.robust))
-            self._news_at = now
+            self._news_at, self._offers = now, 0
         state = self.session.state
         state.rolling_judged, state.rolling_judged_robust = judgement.samples, judgement.robust
         state.rolling_judged_version = judgement.version
@@ -153,7 +155,13 @@ class Rolling:
         if not judgement.open or now - max(self._news_at, self._offered_at) < AGAIN_S:
             return
         self._offered_at = now
-        if not self._untaken:
+        if self._untaken:
+            return
+        self._offers += 1
+        if self._offers >= MOST_OFFERS:
+            log.warning("version %d is not judged to its end: pieces of it fail or get lost", judgement.version)
+            self._end_partial()
+        else:
             self.pieces.put_out([self._piece(judgement, number) for number in judgement.open], anew=False)
 
     def _untouched(self) -> bool:
@@ -203,7 +211,7 @@ class Rolling:
         self._kept = Kept({name: Copied(network) for name, network in learner.networks.items()}, checkpoint)
         judged = self._kept.networks["model" if learner.average is None else "ema"]
         self.judgement = judgement = Judgement(fence, version, [len(piece) for piece in self.asked.pieces])
-        self._offered, self._offered_at, self._asked_at, self._untaken = version, began, began, 0
+        self._offered, self._offered_at, self._asked_at, self._untaken, self._offers = version, began, began, 0, 0
         self._sending.start(partial(self._send, judgement, judged))
         self._spent(began)
 

@@ -16,8 +16,10 @@ PAPER = "000 Hua et al. 2021"
 CLEAN, PGD = Column("clean_accuracy", "clean"), Column("robust_accuracy", "PGD")
 GRADIENTS = Column("gradients_per_example", "gradients an example", share=False, digits=2)
 THEORY = Column("theoretical_speedup", "theoretical speed-up", share=False, digits=2)
-PROCESSOR = Column("processor_seconds", "processor, s", share=False, digits=0)
+PROCESSOR = Column("training_processor_seconds", "processor, s", share=False, digits=0)
 STEPS = 7
+NOISE = 1.5  # points, of one seed on 1,000 images
+MOST_SPENT = 0.8  # of the gradients of all steps for all: otherwise nothing is saved
 LEVELS: dict[Size, tuple[int, ...]] = {"quick": (0, STEPS), "full": tuple(range(STEPS + 1))}
 
 
@@ -61,9 +63,11 @@ def _no_outlier(results: Results) -> tuple[str, bool]:
     return f"{without:.1f} with N_O = 0, {whole:.1f} with 7 for all", whole - without <= 2
 
 
-def _no_robust(results: Results) -> tuple[str, bool]:
+def _no_robust(results: Results) -> tuple[str, bool | None]:
     without, whole = _robust(N_B=STEPS, N_R=0, N_O=STEPS)(results), _all_steps(results)
-    return f"{without:.1f} with N_R = 0, {whole:.1f} with 7 for all", 0 <= whole - without <= 4
+    return f"{without:.1f} with N_R = 0, {whole:.1f} with 7 for all", None if abs(
+        whole - without
+    ) <= NOISE else 0 < whole - without <= 4
 
 
 WHO_NEEDS_STEPS = Study(
@@ -120,7 +124,7 @@ def _rising(results: Results) -> tuple[str, bool]:
 def _few_boundary(results: Results) -> tuple[str, bool]:
     end = {name: _series(results, f"{name}_share")[-1][1] for name in ("robust", "boundary", "outlier")}
     text = ", ".join(f"{name} {100 * share:.0f} %" for name, share in end.items())
-    return f"at the end {text}", end["boundary"] < end["robust"]
+    return f"at the end {text}", end["boundary"] < min(end["robust"], end["outlier"])
 
 
 def _ordered(results: Results) -> tuple[str, bool]:
@@ -158,7 +162,7 @@ CLASSES = Study(
     class_points,
     claims=(
         Claim("robust examples become more, outliers fewer", "seen over the epochs", _rising),
-        Claim("boundary examples are the smaller part", "fewer than robust ones", _few_boundary),
+        Claim("boundary examples are the smallest part", "few beside the other two", _few_boundary),
         Claim("signed variance: outliers below boundary examples below robust ones", "in this order", _ordered),
     ),
     charts={
@@ -214,7 +218,9 @@ def _kept(base: str, with_bt: str) -> Callable[[Results], tuple[str, bool]]:
         ours, theirs = (_robust(method=name)(results) for name in (with_bt, base))
         spent = results.mean("gradients_per_example", method=with_bt)
         whole = results.mean("gradients_per_example", method=base)
-        return f"{ours - theirs:+.1f} points with {spent / whole:.2f} of the gradients", ours - baseline(theirs) >= -2
+        return f"{ours - theirs:+.1f} points with {spent / whole:.2f} of the gradients", ours - baseline(
+            theirs
+        ) >= -2 and spent <= MOST_SPENT * whole
 
     return measure
 
@@ -226,10 +232,11 @@ def _fast_fails(results: Results) -> tuple[str, bool]:
 
 def _yopo_loses(results: Results) -> tuple[str, bool]:
     yopo, whole = _robust(method="TRADES + YOPO-2-5")(results), _robust(method="TRADES")(results)
-    return f"{yopo:.1f} of {baseline(whole):.1f}", yopo < whole - 3
+    clean = baseline(100 * results.mean("clean_accuracy", method="TRADES + YOPO-2-5"))
+    return f"{yopo:.1f} of {baseline(whole):.1f} (clean {clean:.1f})", yopo < whole - 3
 
 
-def _dominates(results: Results) -> tuple[str, bool]:
+def _dominates(results: Results) -> tuple[str, bool | None]:
     pairs = [
         (_robust(method=f"TRADES + FAST, N = {n}")(results), _robust(method=f"TRADES + BT, N_B = {n + 1}")(results))
         for n in FEW["full"]
@@ -237,7 +244,9 @@ def _dominates(results: Results) -> tuple[str, bool]:
     ]
     if not pairs:
         raise LookupError("no pair was run")
-    return ", ".join(f"{bt:.1f} against {fast:.1f}" for fast, bt in pairs), all(bt > fast for fast, bt in pairs)
+    text = ", ".join(f"{bt:.1f} against {fast:.1f}" for fast, bt in pairs)
+    gains = [bt - baseline(fast) for fast, bt in pairs]
+    return text, None if all(abs(gain) <= NOISE for gain in gains) else all(gain > -NOISE for gain in gains)
 
 
 def _speed_chart(results: Results) -> dict[str, Any]:
@@ -313,12 +322,13 @@ def _calm_gamma(results: Results) -> tuple[str, bool]:
     return f"{min(values):.1f} to {max(values):.1f} for γ of 0.65 to 0.9", max(values) - baseline(min(values)) <= 2
 
 
-def _steps_trade(results: Results) -> tuple[str, bool]:
+def _steps_trade(results: Results) -> tuple[str, bool | None]:
     gamma = results.of("train", N_R=0).coordinates("gamma")[0]
     none, two = (_robust(gamma=gamma, N_R=count)(results) for count in (0, 2))
     clean = [100 * results.mean("clean_accuracy", gamma=gamma, N_R=count) for count in (0, 2)]
     text = f"N_R = 0: {none:.1f} robust, {clean[0]:.1f} clean; N_R = 2: {two:.1f} and {clean[1]:.1f}"
-    return text, none <= two and clean[0] >= clean[1]
+    differences = baseline(two) - none, clean[0] - clean[1]
+    return text, None if max(map(abs, differences)) <= NOISE else min(differences) > -NOISE
 
 
 SENSITIVITY = Study(

@@ -56,12 +56,12 @@ def _five(results: Results) -> tuple[str, bool]:
 
 def _two(results: Results) -> tuple[str, bool]:
     paper, ours = (_speed_up(system, 2)(results) for system in list(SYSTEMS)[:2])
-    return f"{paper:.2f} with two devices, {ours:.2f} where the trainer attacks, too", paper < 1.5 < ours
+    return f"{paper:.2f} with two devices, {ours:.2f} where the trainer attacks, too", 1.5 <= paper < 2
 
 
 def _flat(results: Results) -> tuple[str, bool]:
-    values = {count: _speed_up("as in the paper", count)(results) for count in (9, 12, 16)}
-    return ", ".join(f"{value:.1f} with {count}" for count, value in values.items()), values[16] <= values[9] * 1.1
+    values = {count: _speed_up("as in the paper", count)(results) for count in (7, 9, 16)}
+    return ", ".join(f"{value:.1f} with {count}" for count, value in values.items()), values[9] <= values[7] * 1.1
 
 
 def _device_chart(results: Results) -> dict[str, Any]:
@@ -98,8 +98,8 @@ SPEED_UP = Study(
     ),
     claims=(
         Claim("about five times faster with 7 and 8 devices", "nearly 5 with 7, over 5 with 8", _five),
-        Claim("with two devices the trainer mostly waits", "slightly worse than linear", _two),
-        Claim("flat once workers make more than the trainer takes (κ + 1 devices)", "from 7 or 8 devices on", _flat),
+        Claim("with two devices slightly worse than linear: the trainer waits", "seen in Fig. 9", _two),
+        Claim("flat from 7 devices on", "nearly 5 with 7, over 5 with 8", _flat),
     ),
     charts={"speed-up": _device_chart},
 )

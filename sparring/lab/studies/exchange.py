@@ -47,12 +47,14 @@ def _robust(s: int, remedy: str) -> Callable[[Results], float]:
     return lambda results: 100 * float(results.mean("robust_accuracy", s=s, remedy=remedy))
 
 
-def _heals(s: int, remedy: str) -> Callable[[Results], tuple[str, bool]]:
+def _heals(s: int, remedy: str) -> Callable[[Results], tuple[str, bool | None]]:
     """Whether it comes within three points of the run without staleness."""
 
-    def measure(results: Results) -> tuple[str, bool]:
+    def measure(results: Results) -> tuple[str, bool | None]:
         fresh, stale, healed = _robust(0, "none")(results), _robust(s, "none")(results), _robust(s, remedy)(results)
-        return f"{healed:.1f}; without it {stale:.1f}, at s = 0 {fresh:.1f}", healed >= baseline(fresh) - 3
+        return f"{healed:.1f}; without it {stale:.1f}, at s = 0 {fresh:.1f}", None if baseline(
+            fresh
+        ) - stale <= 3 else healed >= fresh - 3
 
     return measure
 

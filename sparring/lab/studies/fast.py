@@ -12,12 +12,12 @@ from sparring.lab.study import Claim, Column, Point, Size, Study, Table, baselin
 
 PAPER = "003 Wong, Rice, Kolter 2019"
 CLEAN, PGD = Column("clean_accuracy", "clean"), Column("robust_accuracy", "PGD")
-SECONDS = Column("processor_seconds", "processor, s", share=False, digits=0)
+SECONDS = Column("training_processor_seconds", "processor, s", share=False, digits=0)
 FGSM_SENTENCE = (
     "MNIST, 38,400 training images, the 16-32-100 network, 3 epochs of batches of 100, ε = 0.3, Adam with a cyclic "
     "rate (peak 0.005), start not clamped to the image"
 )
-NOISE = 2.0  # points
+NOISE, MOST_OPEN = 2.0, 15.0  # points
 PGD_40 = "PGD-40 (step 0.01, 2 restarts) on 1,000 test images"
 Method = tuple[str, dict[str, Any]]
 
@@ -40,6 +40,15 @@ def _starts(size: Size) -> list[Method]:
         "attack.clamp_start": None,
         "attack.warmup": warmup,
     }
+
+    def piecewise(rate: float) -> dict[str, Any]:
+        """The paper's rate for these two (appendix A; the milestones are those of its authors' code)."""
+        return (
+            {}
+            if size == "quick"
+            else {"schedule.name": "piecewise", "schedule.milestones": [0.5, 0.75], "optimizer.lr": rate}
+        )
+
     return [
         ("FGSM, zero start, α = ε", {"attack.start": "zero", "attack.step_size": epsilon}),
         ("FGSM, previous start, α = ε", {"attack.start": "previous", "attack.step_size": epsilon}),
@@ -51,12 +60,13 @@ def _starts(size: Size) -> list[Method]:
             {
                 "attack.start": "zero",
                 "attack.step_size": epsilon,
+                "attack.warmup": warmup,
                 "objective.name": "grad-align",
                 "model.precision": "fp32",
             },
         ),
-        ("Free, m = 8", {**free, "train.replays": 8, "train.epochs": 8 if size == "quick" else 400}),
-        ("PGD", {**pgd, "attack.step_size": None, "train.epochs": 3 if size == "quick" else 400}),
+        ("Free, m = 8", {**free, **piecewise(0.05), "train.replays": 8, "train.epochs": 8 if size == "quick" else 400}),
+        ("PGD", {**pgd, **piecewise(0.1), "attack.step_size": None, "train.epochs": 3 if size == "quick" else 400}),
     ]
 
 
@@ -76,7 +86,13 @@ def _robust(method: str) -> Callable[[Results], float]:
 
 
 def _collapses(method: str) -> Callable[[Results], tuple[str, bool]]:
-    return lambda results: (f"{_robust(method)(results):.1f}", _robust(method)(results) <= 10)
+    """Whether nothing of the robustness is left, though the network is accurate."""
+
+    def measure(results: Results) -> tuple[str, bool]:
+        robust, clean = _robust(method)(results), 100 * results.mean("clean_accuracy", method=method)
+        return f"{robust:.1f} (clean {clean:.1f})", robust <= 10 and baseline(clean) > 0
+
+    return measure
 
 
 def _as_good(method: str, other: str, within: float) -> Callable[[Results], tuple[str, bool]]:
@@ -105,8 +121,8 @@ STARTS = Study(
     "Table 1",
     "Which start and step size does one-step training need?",
     {
-        "quick": f"{FGSM_SENTENCE}; {PGD_40}. PGD and Free: ε warmed up over 30 % of the "
-        "steps, without which both stay at chance. No guard against overfitting.",
+        "quick": f"{FGSM_SENTENCE}; {PGD_40}. PGD, Free and GradAlign: ε warmed up over 30 "
+        "% of the steps, without which they stay at chance. No guard against overfitting.",
         "full": "CIFAR-10, PreActResNet-18, ε = 8/255, 30 epochs (Free and PGD 400); PGD-50 with 10 restarts.",
     },
     start_points,
@@ -131,7 +147,8 @@ STARTS = Study(
 
 def mnist_points(size: Size, seeds: Sequence[int]) -> list[Point]:
     """FGSM from a random start and PGD on MNIST, attacked at both radii and verified at 0.1."""
-    pgd = {"attack.name": "pgd", "attack.steps": 8 if size == "quick" else 40, "attack.clamp_start": None}
+    of_size = {"attack.steps": 8} if size == "quick" else {"attack.steps": 40, "attack.step_size": 0.01}
+    pgd = {"attack.name": "pgd", "attack.clamp_start": None, **of_size}
     epochs = 3 if size == "quick" else 10
     samples, timeout_s = (100, 15.0) if size == "quick" else (10_000, 120.0)
     whole: dict[str, Any] = {} if size == "quick" else {"data.limit": None, "evaluation.samples": None}
@@ -155,11 +172,13 @@ def mnist_points(size: Size, seeds: Sequence[int]) -> list[Point]:
     return found
 
 
-def _verified(results: Results) -> tuple[str, bool]:
+def _verified(results: Results) -> tuple[str, bool | None]:
     low = {name: 100 * results.mean("verified_accuracy", "verify", method=name) for name in ("FGSM", "PGD")}
     high = {name: 100 * results.mean("upper_accuracy", "verify", method=name) for name in ("FGSM", "PGD")}
     text = "; ".join(f"{name} {low[name]:.1f} to {high[name]:.1f}" for name in low)
     papers = {"FGSM": 96.8, "PGD": 96.7}
+    if max(high[name] - low[name] for name in low) > MOST_OPEN:
+        return f"{text}: too many were not decided", None
     return text, all(low[name] - 2 <= papers[name] <= high[name] + 2 for name in low)
 
 
@@ -178,7 +197,8 @@ MNIST = Study(
     {
         "quick": f"{FGSM_SENTENCE}; PGD: κ = 8, ε warmed up over 30 %. PGD-50 with 10 restarts on 1,000 test images; "
         "100 test images verified, 15 s each.",
-        "full": "MNIST, the 16-32-100 network, 10 epochs, PGD with κ = 40; all 10,000 test images.",
+        "full": "MNIST, the 16-32-100 network, 10 epochs, PGD with κ = 40 and steps of 0.01, ε warmed "
+        "up over 30 %; all 10,000 test images.",
     },
     mnist_points,
     tables=(
@@ -239,7 +259,7 @@ def seconds_to(results: Results, method: str, target: float) -> tuple[int, float
     """
     for epochs in sorted(results.of("train", method=method).coordinates("epochs")):
         if results.mean("robust_accuracy", method=method, epochs=epochs) >= target:
-            return epochs, results.mean("processor_seconds", method=method, epochs=epochs)
+            return epochs, results.mean("training_processor_seconds", method=method, epochs=epochs)
     raise LookupError(f"{method} does not reach {100 * target:.0f} %")
 
 
@@ -262,7 +282,7 @@ def _fastest(results: Results) -> tuple[str, bool]:
 def _epoch_chart(results: Results) -> dict[str, Any]:
     rows = [
         {
-            "seconds": record["figures"]["processor_seconds"],
+            "seconds": record["figures"]["training_processor_seconds"],
             "accuracy": 100 * record["figures"]["robust_accuracy"],
             "method": record["at"]["method"],
         }
@@ -278,7 +298,8 @@ TIME = Study(
     "Table 3 and Fig. 2",
     "Which method reaches a robust accuracy first?",
     {
-        "quick": f"{FGSM_SENTENCE.replace('3 epochs', '1 to 8 epochs')}; PGD: κ = 8; {PGD_40}; target 80 %.",
+        "quick": f"{FGSM_SENTENCE.replace('3 epochs', '1 to 8 epochs')}; PGD: κ = 8; PGD "
+        f"and Free: ε warmed up over 30 % of the steps; FGSM: guard against overfitting. {PGD_40}; target 80 %.",
         "full": "CIFAR-10, PreActResNet-18, ε = 8/255, 5 to 88 epochs; PGD-50 with 10 restarts; target 45 %.",
     },
     time_points,

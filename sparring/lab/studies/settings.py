@@ -47,6 +47,7 @@ FGSM_QUICK: Settings = {
     "train.epochs": 3,
 }
 MADRY: Settings = {
+    "engine": "sync",
     "data.name": "mnist",
     "model.name": "mnist-32-64-1024",
     "attack.epsilon": 0.3,
@@ -68,6 +69,7 @@ MADRY_SENTENCE = (
 WATCHED: Settings = {"engine": "simulated", "staleness.gap_every": 50}
 GAP = {"series": ["fresh_minus_stale", "train_robust_accuracy"]}  # what such a run keeps
 CIFAR_SGD: Settings = {
+    "engine": "sync",
     "data.name": "cifar10",
     "data.augment": "crop_flip",
     "attack.epsilon": 0.031,

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sparring.config import new_run
-from sparring.engines.asynchronous.rolling import AGAIN_S, SHARE, STALE_S, Rolling
+from sparring.engines.asynchronous.rolling import AGAIN_S, MOST_OFFERS, SHARE, STALE_S, Rolling
 from sparring.engines.asynchronous.snapshot import Snapshot
 from sparring.models.arrays import load_arrays
 from sparring.queue.messages import Piece, PieceVerdict
@@ -138,6 +138,20 @@ def test_pieces_of_a_worker_that_died_are_offered_again(tmp_path: Path, transpor
     scene.judge(again, robust=4)
     scene.look()
     assert [line["samples"] for line in scene.lines] == [40]
+
+
+def test_a_version_whose_pieces_never_come_back_gives_way(tmp_path: Path, transport: Transport) -> None:
+    scene = Scene(tmp_path, transport)
+    scene.look(step=5)
+    for _ in range(MOST_OFFERS):
+        assert scene.take() != [], "taken, and never judged"
+        scene.look(seconds=2 * AGAIN_S)
+    assert scene.take() == [] and scene.rolling.judgement is None
+    scene.look(step=9, seconds=1000.0)
+    assert [each.version for each in scene.route.sent] == [5, 9]
+    scene.judge(scene.take(), robust=4)
+    scene.look()
+    assert [line["version"] for line in scene.lines] == [9]
 
 
 def test_a_version_that_nobody_had_time_for_gives_way_to_a_newer_one(tmp_path: Path, transport: Transport) -> None:

@@ -21,7 +21,7 @@ def test_every_point_can_be_run(name: str, size: Size) -> None:
 def test_the_fewest_epochs_that_reach_the_target_count() -> None:
     def at(method: str, epochs: int, robust: float, seconds: float) -> dict[str, object]:
         where = {"method": method, "epochs": epochs, "seed": 0}
-        return record("train", where, robust_accuracy=robust, processor_seconds=seconds)
+        return record("train", where, robust_accuracy=robust, training_processor_seconds=seconds)
 
     results = Results([at("FGSM", 4, 0.9, 40), at("FGSM", 1, 0.5, 10), at("FGSM", 2, 0.8, 20), at("PGD", 1, 0.85, 50)])
     assert fast.seconds_to(results, "FGSM", 0.8) == (2, 20)
