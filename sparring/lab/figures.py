@@ -13,6 +13,7 @@ from PIL import Image
 Spec = dict[str, Any]
 Row = Mapping[str, Any]
 COLOURS = ["#2f7de1", "#c2560c", "#1f8a5b", "#a44fc4", "#8a6d00", "#cf3f6b", "#0f8a94", "#6f7680"]
+SHAPES = ["circle", "square", "triangle-up", "diamond"]
 WIDTH, HEIGHT = 420, 260
 SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"  # a name: nothing is loaded
 CONFIG: Spec = {
@@ -86,11 +87,10 @@ def matrix(rows: Sequence[Row], x: str, y: str, value: str, *, title: str, x_tit
 
 
 def scatter(rows: Sequence[Row], x: str, y: str, label: str, *, title: str, x_title: str, y_title: str) -> Spec:
-    """A labelled point for each row."""
-    encoding = {
-        "x": {"field": x, "type": "quantitative", "axis": {"title": x_title}, "scale": {"zero": False}},
-        "y": {"field": y, "type": "quantitative", "axis": {"title": y_title}, "scale": {"zero": False}},
-    }
+    """A point for each row, with a colour and a shape of its own in the legend."""
+    names = list(dict.fromkeys(row[label] for row in rows))
+    shapes = [SHAPES[number * len(SHAPES) // len(names)] for number in range(len(names))]
+    colours = [COLOURS[number % len(COLOURS)] for number in range(len(names))]
     return {
         "$schema": SCHEMA,
         "config": CONFIG,
@@ -98,14 +98,13 @@ def scatter(rows: Sequence[Row], x: str, y: str, label: str, *, title: str, x_ti
         "height": HEIGHT,
         "title": title,
         "data": {"values": [dict(row) for row in rows]},
-        "encoding": encoding,
-        "layer": [
-            {"mark": {"type": "point", "filled": True, "size": 60}},
-            {
-                "mark": {"type": "text", "align": "left", "dx": 7},
-                "encoding": {"text": {"field": label, "type": "nominal"}},
-            },
-        ],
+        "mark": {"type": "point", "filled": True, "size": 80},
+        "encoding": {
+            "x": {"field": x, "type": "quantitative", "axis": {"title": x_title}, "scale": {"zero": False}},
+            "y": {"field": y, "type": "quantitative", "axis": {"title": y_title}, "scale": {"zero": False}},
+            "color": {"field": label, "type": "nominal", "title": None, "scale": {"domain": names, "range": colours}},
+            "shape": {"field": label, "type": "nominal", "title": None, "scale": {"domain": names, "range": shapes}},
+        },
     }
 
 
