@@ -14,7 +14,7 @@ from sparring.lab.study import Claim, Column, Point, Size, Study, Table, Value, 
 PAPER = "002 Kaufmann et al. 2022"
 CLEAN = Column("clean_accuracy", "clean")
 AUTOATTACK = Column("robust_accuracy", "AutoAttack")
-NOISE = 5.0  # points
+NOISE, SAME = 5.0, 0.05  # points; share of a figure
 MNIST, CIFAR = "MNIST", "CIFAR-10"
 STRATEGIES = ("random", "low", "high", "low_high")
 SHARES: dict[Size, tuple[float, ...]] = {"quick": (0.2, 0.6), "full": (0.2, 0.4, 0.6, 0.8)}
@@ -167,10 +167,10 @@ def density_points(size: Size, seeds: Sequence[int]) -> list[Point]:
     ]
 
 
-def _rank(figure: str, first: str, second: str) -> Callable[[Results], tuple[str, bool]]:
-    def measure(results: Results) -> tuple[str, bool]:
+def _rank(figure: str, first: str, second: str) -> Callable[[Results], tuple[str, bool | None]]:
+    def measure(results: Results) -> tuple[str, bool | None]:
         more, less = (results.mean(figure, "embed", data=name) for name in (first, second))
-        return f"{more:.3g} and {less:.3g}", more > less
+        return f"{more:.3g} and {less:.3g}", None if abs(more / less - 1) <= SAME else more > less
 
     return measure
 
