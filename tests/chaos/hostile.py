@@ -30,7 +30,7 @@ from sparring.engines.asynchronous.objections import objection
 from sparring.errors import SparringError
 from sparring.queue import orders
 from sparring.queue.codec import Claims, CodecError, Wire, decode_shard, decode_ticket, encode_shard, encode_ticket
-from sparring.queue.messages import Finish, Key, Missing, Shard, Ticket
+from sparring.queue.messages import Finish, Key, Missing, Piece, PieceVerdict, Shard, Ticket
 from sparring.queue.parsing import (
     Refused,
     count_of,
@@ -41,6 +41,7 @@ from sparring.queue.parsing import (
     target_of,
     weights_of,
 )
+from sparring.queue.pieces import piece_of, verdict_of
 from sparring.queue.server import EmbeddedServer
 from sparring.queue.signature import signed, verified
 from sparring.queue.transport import Transport
@@ -50,6 +51,8 @@ SECRET, STEP, SHAPE, COUNT = b"k" * 32, 12, (2, 4, 4), 3
 ATTACKS = {norm: AttackRecord("pgd", norm, 8 / 255, 8 / 255, 10) for norm in ("linf", "l2")}
 VIEWS = AttackRecord("augmix", "linf", 0.0, 0.0, 1)
 TICKET = Ticket(Key(1, 2, 0), fence=3, version=11, indices=(0, 5, 59_999), fingerprint="a1b2")
+PIECE = Piece(3, 11, 0, "a1b2")
+VERDICT = msgpack.packb(("verdict", *PIECE[:3], [True] * COUNT, [True, False, True], "w0"))
 SLACK = 1e-5  # of the radius
 SLOWEST_S, MOST_GROWTH = 0.5, 128 << 20  # processor time of one message; of the process's memory, in bytes
 
@@ -219,6 +222,30 @@ def record(drawn: random.Random) -> Outcome:
     return "allowed"
 
 
+def piece(drawn: random.Random) -> Outcome:
+    """A piece of a rolling evaluation, with the right checksum."""
+    whole = msgpack.packb(("piece", *PIECE))
+    found = piece_of(_one_of(forged_map(whole, drawn), damaged(whole, VERDICT, drawn), drawn))
+    if isinstance(found, Refused):
+        return "refused"
+    numbers = all(isinstance(each, int) and 0 <= each < 2**53 for each in found[:3])
+    return "allowed" if numbers and isinstance(found.fingerprint, str) else f"the piece {found}"
+
+
+def verdict(drawn: random.Random) -> Outcome:
+    """What a worker says of a piece, with the right checksum."""
+    found = verdict_of(_one_of(forged_map(VERDICT, drawn), damaged(VERDICT, b"\x95", drawn), drawn), PIECE, COUNT)
+    return "refused" if isinstance(found, Refused) else _verdict_holds(found)
+
+
+def _verdict_holds(found: PieceVerdict) -> Outcome:
+    """It is on the piece that was asked for, with a flag for each example, and none robust that is misclassified."""
+    flags = [*found.clean, *found.robust]
+    whole = len(found.clean) == len(found.robust) == COUNT and all(isinstance(each, bool) for each in flags)
+    possible = all(clean or not robust for clean, robust in zip(found.clean, found.robust, strict=True))
+    return "allowed" if found[:3] == PIECE[:3] and whole and possible else f"the verdict {found}"
+
+
 def bomb(drawn: random.Random) -> Outcome:
     """Claims of sizes that are not there, and structures that are deep or wide, for every decoder."""
     size = drawn.randrange(1, 1 << 16)
@@ -240,6 +267,8 @@ def bomb(drawn: random.Random) -> Outcome:
             lambda: orders._record(b"missing", memoryview(blob)),
             lambda: _require_parsed(weights_of(b"3-11", {b"controls": blob, b"arrays": b""})),
             lambda: _require_parsed(heartbeat_of(b"5 " + blob, 10)),
+            lambda: _require_parsed(piece_of(blob)),
+            lambda: _require_parsed(verdict_of(blob, PIECE, COUNT)),
         )
     )
     try:
@@ -260,6 +289,8 @@ PURE: tuple[Attempt, ...] = (
     control,
     order,
     record,
+    piece,
+    verdict,
     bomb,
 )
 
@@ -331,6 +362,27 @@ class Queue:
         self.client.delete(*(key(name) for name in ("state", "pool", "heartbeat", "returned", "weights")))
         return "refused" if believed is None else f"weights that nobody has signed: {believed}"
 
+    def verdict(self, drawn: random.Random) -> Outcome:
+        """A verdict of a rolling evaluation, damaged behind its checksum, or forged under the right one."""
+        honest, how = signed(SECRET, VERDICT), drawn.random()
+        forged = signed(SECRET, forged_map(VERDICT, drawn))
+        sent = honest if how < 0.1 else damaged(honest, VERDICT, drawn) if how < 0.5 else forged
+        self.client.hset(self.transport._key("verdicts"), "3:11:0", sent)
+        found = self.transport.pieces().gather([PIECE], lambda number: COUNT)
+        if not found:
+            return "an honest verdict was refused" if sent == honest else "refused"
+        if how < 0.5 and sent != honest:
+            return f"a damaged verdict was believed: {found}"
+        return _verdict_holds(found[0])
+
+    def piece(self, drawn: random.Random) -> Outcome:
+        """A piece, damaged behind its checksum."""
+        honest = signed(SECRET, msgpack.packb(("piece", *PIECE)))
+        sent = damaged(honest, VERDICT, drawn)
+        self.client.rpush(self.transport._key("pieces"), sent)
+        found = self.transport.pieces().take()
+        return "refused" if found is None else "same" if sent == honest else f"a damaged piece was taken: {found}"
+
     def order(self, drawn: random.Random) -> Outcome:
         """An entry between trainers, damaged behind its checksum."""
         stream, kind = self.orders._prefix + self.orders._orders, b"order"
@@ -348,7 +400,9 @@ def campaign(messages: int, seed: int) -> dict[str, Tally]:
     drawn, tallies = random.Random(seed), dict[str, Tally]()
     with EmbeddedServer(64 << 20) as server:
         queue = Queue(server)
-        through: tuple[Attempt, ...] = (queue.shard, queue.ticket, queue.status, queue.order)
+        through: tuple[Attempt, ...] = (
+            *(queue.shard, queue.ticket, queue.status, queue.order, queue.verdict, queue.piece),
+        )
         kinds = {_name(each): each for each in PURE} | {f"through the queue: {_name(each)}": each for each in through}
         names = [name for name in kinds if name[:7] != "through"], [name for name in kinds if name[:7] == "through"]
         for number in range(messages):
