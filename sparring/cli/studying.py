@@ -42,7 +42,7 @@ def lab(
 ) -> None:
     """Repeat tables and figures of the papers: each study is a grid of runs. Points that are done are kept."""
     from sparring.commands.several_seeds import numbers_of
-    from sparring.lab.laboratory import Lab, chosen, do, draw, draw_pages, require_data
+    from sparring.lab.laboratory import Lab, chosen, do, draw_pages, require_data, table_of
     from sparring.lab.study import SIZES
     from sparring.lab.work import Place
 
@@ -55,7 +55,7 @@ def lab(
     if pages is not None:
         if names:
             raise UsageError("--pages runs no study: leave the names out. Each page says which studies it shows.")
-        changed = draw_pages(here, pages)
+        changed = draw_pages(results, pages)
         out(json.dumps({"changed": changed}, indent=2) if as_json else "\n".join(changed) or "nothing has changed")
         return
     studies = chosen(names or ["all"])
@@ -68,7 +68,7 @@ def lab(
         out(json.dumps([here.state_of(study) for study in studies], indent=2))
     else:
         for study in studies:
-            out(f"# {study.name}: {study.question}\n\n{draw(here, study)}")
+            out(f"# {study.name}: {study.question}\n\n{table_of(results, study, here.size)}")
     _require_whole(ends)
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy
 from PIL import Image
 
-Spec = dict[str, Any]
+from sparring.report.charts import COLOURS, Spec
+
 Row = Mapping[str, Any]
-COLOURS = ["#2f7de1", "#c2560c", "#1f8a5b", "#a44fc4", "#8a6d00", "#cf3f6b", "#0f8a94", "#6f7680"]
 SHAPES = ["circle", "square", "triangle-up", "diamond"]
 WIDTH, HEIGHT = 420, 260
 SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"  # a name: nothing is loaded
@@ -47,12 +47,7 @@ def lines(
     domain: Spec = {} if top is None else {"scale": {"domain": [0, top]}}
     ticks = {"values": sorted({row[x] for row in rows})} if scale != "linear" else {}
     return {
-        "$schema": SCHEMA,
-        "config": CONFIG,
-        "width": WIDTH,
-        "height": HEIGHT,
-        "title": title,
-        "data": {"values": [dict(row) for row in rows]},
+        **_frame(rows, title),
         "mark": {"type": "line", "point": points},
         "encoding": {
             "x": {"field": x, "type": "quantitative", "scale": {"type": scale}, "axis": {"title": x_title, **ticks}},
@@ -63,7 +58,7 @@ def lines(
 
 
 def matrix(rows: Sequence[Row], x: str, y: str, value: str, *, title: str, x_title: str, y_title: str) -> Spec:
-    """Squares in grey with their values, in percent."""
+    """Squares in shades of blue with their values, in percent."""
     encoding = {
         "x": {"field": x, "type": "ordinal", "sort": None, "axis": {"title": x_title, "labelAngle": 0}},
         "y": {"field": y, "type": "ordinal", "sort": None, "axis": {"title": y_title}},
@@ -72,12 +67,7 @@ def matrix(rows: Sequence[Row], x: str, y: str, value: str, *, title: str, x_tit
     ink = {"condition": {"test": f"datum['{value}'] > 55", "value": "white"}, "value": "black"}
     text = {"text": {"field": value, "type": "quantitative", "format": ".1f"}, "color": ink}
     return {
-        "$schema": SCHEMA,
-        "config": CONFIG,
-        "width": {"step": 70},
-        "height": {"step": 40},
-        "title": title,
-        "data": {"values": [dict(row) for row in rows]},
+        **_frame(rows, title, {"step": 70}, {"step": 40}),
         "encoding": encoding,
         "layer": [
             {"mark": "rect", "encoding": {"color": shade}},
@@ -92,12 +82,7 @@ def scatter(rows: Sequence[Row], x: str, y: str, label: str, *, title: str, x_ti
     shapes = [SHAPES[number * len(SHAPES) // len(names)] for number in range(len(names))]
     colours = [COLOURS[number % len(COLOURS)] for number in range(len(names))]
     return {
-        "$schema": SCHEMA,
-        "config": CONFIG,
-        "width": WIDTH,
-        "height": HEIGHT,
-        "title": title,
-        "data": {"values": [dict(row) for row in rows]},
+        **_frame(rows, title),
         "mark": {"type": "point", "filled": True, "size": 80},
         "encoding": {
             "x": {"field": x, "type": "quantitative", "axis": {"title": x_title}, "scale": {"zero": False}},
@@ -105,6 +90,18 @@ def scatter(rows: Sequence[Row], x: str, y: str, label: str, *, title: str, x_ti
             "color": {"field": label, "type": "nominal", "title": None, "scale": {"domain": names, "range": colours}},
             "shape": {"field": label, "type": "nominal", "title": None, "scale": {"domain": names, "range": shapes}},
         },
+    }
+
+
+def _frame(rows: Sequence[Row], title: str, width: int | Spec = WIDTH, height: int | Spec = HEIGHT) -> Spec:
+    """What all charts have."""
+    return {
+        "$schema": SCHEMA,
+        "config": CONFIG,
+        "width": width,
+        "height": height,
+        "title": title,
+        "data": {"values": [dict(row) for row in rows]},
     }
 
 
@@ -121,12 +118,7 @@ def picture(pixels: str, shape: Sequence[int]) -> str:
 def strip(rows: Sequence[Row], x: str, y: str, image: str, *, title: str) -> Spec:
     """Pictures in rows: one row for each value of y, in the order of x."""
     return {
-        "$schema": SCHEMA,
-        "config": CONFIG,
-        "width": {"step": 56},
-        "height": {"step": 56},
-        "title": title,
-        "data": {"values": [dict(row) for row in rows]},
+        **_frame(rows, title, {"step": 56}, {"step": 56}),
         "mark": {"type": "image", "width": 52, "height": 52},
         "encoding": {
             "x": {"field": x, "type": "ordinal", "axis": {"title": x, "labelAngle": 0}},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -104,19 +104,20 @@ def do(
             room = at_once or room
         ends = running.run(sheets, running.known_in(lab.results), lab.place, hands, room, progress)
     for study in studies:
-        draw(lab, study)
+        draw(lab.results, study, lab.size)
     return ends
 
 
-def draw(lab: Lab, study: Study) -> str:
-    """Write the study's table and charts beside its records; returns the table."""
-    folder = records_of(study, lab.size, lab.results).folder
-    found, wanted = found_in(lab.results, study, lab.size)
-    text = "\n".join(summary(study, lab.size, found, wanted)) + "\n"
-    write(folder / TABLE, text)
-    if drawable():
-        pages.drawn(study, found, folder)
-    return text
+def draw(root: Path, study: Study, size: Size) -> list[str]:
+    """Write the study's table and charts beside its records; returns the names of the charts."""
+    folder = records_of(study, size, root).folder
+    write(folder / TABLE, table_of(root, study, size))
+    return pages.drawn(study, found_in(root, study, size)[0], folder) if drawable() else []
+
+
+def table_of(root: Path, study: Study, size: Size) -> str:
+    """What was found, as Markdown."""
+    return "\n".join(summary(study, size, *found_in(root, study, size))) + "\n"
 
 
 def found_in(root: Path, study: Study, size: Size) -> tuple[Results, int]:
@@ -134,7 +135,7 @@ def drawable() -> bool:
     return installed()
 
 
-def draw_pages(lab: Lab, folder: Path) -> list[str]:
+def draw_pages(results: Path, folder: Path) -> list[str]:
     """Draw every study into the pages of a folder that have its marks; returns the pages that changed.
 
     Raises:
@@ -146,15 +147,12 @@ def draw_pages(lab: Lab, folder: Path) -> list[str]:
     for page in pages.pages_in(folder):
         for name, size in pages.marks_of(page):
             study = study_named(name)
-            found, wanted = found_in(lab.results, study, size)
-            draw(replace(lab, size=size), study)
-            source = records_of(study, size, lab.results).folder
-            charts = pages.drawn(study, found, source)
+            charts, source = draw(results, study, size), records_of(study, size, results).folder
             for chart in charts:
                 picture = folder / pages.PICTURES / f"{study.name}-{size}-{chart}.svg"
                 picture.parent.mkdir(exist_ok=True)
                 shutil.copyfile(source / f"{chart}.svg", picture)
-            if pages.put(page, study, size, pages.part(study, size, found, wanted, charts)):
+            if pages.put(page, study, size, pages.part(study, size, *found_in(results, study, size), charts)):
                 changed.append(f"{page}: {name}")
     return changed
 

@@ -15,9 +15,7 @@ from sparring.runs import write_atomically
 
 PICTURES = "pictures"
 BEGIN, END = "<!-- lab: {name} {size} -->", "<!-- end of {name} -->"
-MARKED = re.compile(
-    r"<!-- lab: (?P<name>[a-z0-9-]+) (?P<size>quick|full) -->\n(?P<text>.*?)<!-- end of (?P=name) -->", re.S
-)
+MARKED = re.compile(r"<!-- lab: (?P<name>[a-z0-9-]+) (?P<size>quick|full) -->")
 
 
 def drawn(study: Study, results: Results, folder: Path) -> list[str]:
@@ -37,7 +35,7 @@ def drawn(study: Study, results: Results, folder: Path) -> list[str]:
     return names
 
 
-def part(study: Study, size: str, results: Results, wanted: int, charts: list[str]) -> str:
+def part(study: Study, size: Size, results: Results, wanted: int, charts: list[str]) -> str:
     """What stands between the study's marks on a page."""
     lines = summary(study, size, results, wanted)
     for name in charts:
@@ -51,7 +49,7 @@ def marks_of(page: Path) -> list[tuple[str, Size]]:
     return [(each["name"], "full" if each["size"] == "full" else "quick") for each in found]
 
 
-def put(page: Path, study: Study, size: str, text: str) -> bool:
+def put(page: Path, study: Study, size: Size, text: str) -> bool:
     """Put a study's part between its marks; whether the page changed.
 
     Raises:

@@ -10,7 +10,7 @@ from typing import Any
 
 from sparring.errors import SparringError
 from sparring.lab.results import Record, Results
-from sparring.lab.study import Point, Study
+from sparring.lab.study import Point, Size, Study
 from sparring.runs import append, writing
 
 POINTS, LOG = "points.jsonl", "log.txt"
@@ -74,7 +74,7 @@ class Records:
         append(self.folder / name, line)
 
 
-def records_of(study: Study, size: str, root: Path) -> Records:
+def records_of(study: Study, size: Size, root: Path) -> Records:
     """Where the records of a study in a size stand."""
     return Records(root / study.name / size)
 

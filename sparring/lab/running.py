@@ -6,7 +6,6 @@ import logging
 import multiprocessing
 import subprocess
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
@@ -122,7 +121,7 @@ class _Course:
     def __init__(self, sheets: Sequence[Sheet], known: Mapping[str, Record], place: Place, hands: Hands) -> None:
         self.sheets, self.place, self.hands = sheets, place, hands
         self.failed: dict[str, str] = {}
-        self._waiting: deque[Point] = deque()
+        self._waiting: list[Point] = []
         self._open: set[str] = set()  # keys of points that wait or are in work
         self._deaths: dict[str, int] = {}
         self._working: dict[Future[tuple[Figures, float, dict[str, Any]]], Point] = {}
@@ -147,17 +146,17 @@ class _Course:
                 progress(self._finish(point, future))
 
     def _begin(self, at_once: int) -> None:
-        """Begin points until so many are in work; those that need an open one stay."""
-        for _ in range(len(self._waiting)):
+        """Begin points in their order until so many are in work; those that need an open one keep their place."""
+        for point in list(self._waiting):
             if len(self._working) >= at_once:
                 return
-            point = self._waiting.popleft()
             lacking = [each for each in point.needs if each.key in self.failed]
+            if not lacking and any(each.key in self._open for each in point.needs):
+                continue
+            self._waiting.remove(point)
             if lacking:
                 self.failed[point.key] = f"it needs {lacking[0]}, which failed"
                 self._open.discard(point.key)
-            elif any(each.key in self._open for each in point.needs):
-                self._waiting.append(point)
             else:
                 self._working[self.hands.submit(point, self.place)] = point
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from statistics import mean
 
 from sparring.lab.results import Results
-from sparring.lab.study import Column, Study, Table, Verdict
+from sparring.lab.study import UNTRAINED, Column, Size, Study, Table, Verdict
 
-CHANCE, UNTRAINED = 20.0, " (at chance: did not train)"
-NEAR = 2.0  # points, or percent of another figure, within which a figure agrees with the paper's
+AT_CHANCE = " (at chance: did not train)"
+NEAR = 2.0  # points within which an accuracy agrees with the paper's
 
 
 def verdicts(study: Study, results: Results) -> list[Verdict]:
@@ -32,7 +32,7 @@ def figures_table(table: Table, results: Results) -> list[str]:
     rows = []
     for coordinates, records in _grouped(table, results).items():
         cells = [f"{value:g}" if isinstance(value, float) else str(value) for value in coordinates]
-        cells[0] += UNTRAINED if _did_not_train(records) else ""
+        cells[0] += AT_CHANCE if _did_not_train(records) else ""
         cells.append(str(len(records)))
         for column in table.columns:
             values = _values(column, records)
@@ -54,7 +54,7 @@ def _grouped(table: Table, results: Results) -> dict[tuple[str | int | float, ..
 def _did_not_train(records: Results) -> bool:
     """Whether the networks are at chance, so that no other figure of theirs says anything."""
     clean = _values(Column("clean_accuracy", ""), records)
-    return bool(clean) and max(clean) <= CHANCE
+    return bool(clean) and max(clean) <= UNTRAINED
 
 
 def _values(column: Column, records: Results) -> list[float]:
@@ -94,11 +94,11 @@ def _row(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def summary(study: Study, size: str, results: Results, wanted: int) -> list[str]:
+def summary(study: Study, size: Size, results: Results, wanted: int) -> list[str]:
     """The whole of a study as Markdown, without its charts: what it was, what agrees, its tables."""
     seeds = sorted({record["at"]["seed"] for record in results if "seed" in record["at"]})
     told = f"{len(results)} of {wanted} points" + (f", seeds {', '.join(map(str, seeds))}" if seeds else "")
-    lines = [f"{study.setting['full' if size == 'full' else 'quick']} ({told}.)", ""]
+    lines = [f"{study.setting[size]} ({told}.)", ""]
     if study.claims:
         lines += [*claims_table(verdicts(study, results)), ""]
     for table in study.tables:

@@ -30,7 +30,7 @@ def test_a_checksum_that_is_not_looked_at_would_be_found(monkeypatch: pytest.Mon
     [
         (transport, "verified", lambda secret, message: memoryview(message)[16:], "damaged"),
         (transport, "compare_digest", lambda one, other: True, "weights that nobody has signed"),
-        (pieces, "verified", lambda secret, message: memoryview(message)[16:], "a damaged verdict was believed"),
+        (pieces, "verified", lambda secret, message: memoryview(message)[16:], "a damaged piece was taken"),
         (orders, "compare_digest", lambda one, other: True, "an order that nobody gave"),
     ],
 )

@@ -41,7 +41,7 @@ def test_a_study_is_done_drawn_and_put_into_its_page(tmp_path: Path) -> None:
     page = tmp_path / "docs" / "page.md"
     page.parent.mkdir()
     page.write_text("<!-- lab: digits quick -->\n<!-- end of digits -->\n")
-    assert draw_pages(here, page.parent) == [f"{page}: digits"] and draw_pages(here, page.parent) == []
+    assert draw_pages(here.results, page.parent) == [f"{page}: digits"] and draw_pages(here.results, page.parent) == []
     assert (page.parent / "pictures" / "digits-quick-rates.svg").exists() and "3 of 3 points" in page.read_text()
 
 
@@ -68,4 +68,4 @@ def test_names_and_data_are_refused_before_anything_is_begun(tmp_path: Path) -> 
     require_data(Place(None, tmp_path), [STUDY], "quick")
     (tmp_path / "page.md").write_text("<!-- lab: nothing quick -->\n<!-- end of nothing -->\n")
     with pytest.raises(UsageError, match="no such study"):
-        draw_pages(lab(tmp_path), tmp_path)
+        draw_pages(tmp_path / "results", tmp_path)

@@ -7,10 +7,19 @@ from typing import Any
 
 from sparring.lab import figures
 from sparring.lab.results import Results
-from sparring.lab.studies.settings import BHAT, MADRY, MADRY_SENTENCE, MNIST_QUICK, QUICK_SENTENCE, by_size, with_seed
+from sparring.lab.studies.settings import (
+    BHAT,
+    CLEAN,
+    MADRY,
+    MADRY_SENTENCE,
+    MNIST_QUICK,
+    PGD_40,
+    QUICK_SENTENCE,
+    by_size,
+    with_seed,
+)
 from sparring.lab.study import Claim, Column, Point, Size, Study, Table, baseline
 
-CLEAN, PGD = Column("clean_accuracy", "clean"), Column("robust_accuracy", "PGD-40")
 POWERS: dict[Size, tuple[int, ...]] = {"quick": (1, 2, 4, 8, 32), "full": (1, 2, 4, 8, 16, 32, 64, 128)}
 
 
@@ -119,7 +128,7 @@ ATTACKER_POWER = Study(
     "How many attack steps does training need, and do few steps mask gradients?",
     {"quick": f"{QUICK_SENTENCE}; κ = 1 to 32.", "full": f"{MADRY_SENTENCE}; κ = 1 to 128."},
     power_points,
-    tables=(Table(("kappa",), (CLEAN, PGD, Column("gradients_per_example", "gradients an example", share=False))),),
+    tables=(Table(("kappa",), (CLEAN, PGD_40, Column("gradients_per_example", "gradients an example", share=False))),),
     claims=(
         Claim("κ = 1 in training masks gradients", "98.6 against itself, 27.2 on examples of κ = 8", _masked(1)),
         Claim("κ = 4 in training masks gradients", "100.0 against itself, 54.2 on examples of κ = 8", _masked(4)),

@@ -9,14 +9,22 @@ from typing import Any
 
 from sparring.lab import figures
 from sparring.lab.results import Results
-from sparring.lab.studies.settings import CIFAR_SGD, MADRY, MNIST_QUICK, QUICK_SENTENCE, by_size, with_seed
+from sparring.lab.studies.settings import (
+    CIFAR_SGD,
+    CLEAN,
+    MADRY,
+    MNIST_QUICK,
+    PGD,
+    PROCESSOR,
+    QUICK_SENTENCE,
+    by_size,
+    with_seed,
+)
 from sparring.lab.study import Claim, Column, Point, Size, Study, Table, baseline
 
 PAPER = "000 Hua et al. 2021"
-CLEAN, PGD = Column("clean_accuracy", "clean"), Column("robust_accuracy", "PGD")
 GRADIENTS = Column("gradients_per_example", "gradients an example", share=False, digits=2)
 THEORY = Column("theoretical_speedup", "theoretical speed-up", share=False, digits=2)
-PROCESSOR = Column("training_processor_seconds", "processor, s", share=False, digits=0)
 STEPS = 7
 NOISE = 1.5  # points, of one seed on 1,000 images
 MOST_SPENT = 0.8  # of the gradients of all steps for all: otherwise nothing is saved

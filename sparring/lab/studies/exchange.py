@@ -7,10 +7,12 @@ from typing import Any
 
 from sparring.lab.results import Results
 from sparring.lab.studies.settings import (
+    CLEAN,
     GAP,
     MADRY,
     MADRY_SENTENCE,
     MNIST_QUICK,
+    PGD_40,
     QUICK_SENTENCE,
     WATCHED,
     by_size,
@@ -73,8 +75,8 @@ EXCHANGE = Study(
         Table(
             ("s", "remedy"),
             (
-                Column("clean_accuracy", "clean"),
-                Column("robust_accuracy", "PGD-40"),
+                CLEAN,
+                PGD_40,
                 Column("gradients_per_example", "gradients", share=False),
             ),
         ),

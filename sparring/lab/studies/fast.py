@@ -7,12 +7,10 @@ from typing import Any
 
 from sparring.lab import figures
 from sparring.lab.results import Results
-from sparring.lab.studies.settings import FGSM_QUICK, WONG, with_seed
+from sparring.lab.studies.settings import CLEAN, FGSM_QUICK, PGD, PROCESSOR, WONG, with_seed
 from sparring.lab.study import Claim, Column, Point, Size, Study, Table, baseline
 
 PAPER = "003 Wong, Rice, Kolter 2019"
-CLEAN, PGD = Column("clean_accuracy", "clean"), Column("robust_accuracy", "PGD")
-SECONDS = Column("training_processor_seconds", "processor, s", share=False, digits=0)
 FGSM_SENTENCE = (
     "MNIST, 38,400 training images, the 16-32-100 network, 3 epochs of batches of 100, ε = 0.3, Adam with a cyclic "
     "rate (peak 0.005), start not clamped to the image"
@@ -126,7 +124,7 @@ STARTS = Study(
         "full": "CIFAR-10, PreActResNet-18, ε = 8/255, 30 epochs (Free and PGD 400); PGD-50 with 10 restarts.",
     },
     start_points,
-    tables=(Table(("method",), (CLEAN, PGD, SECONDS)),),
+    tables=(Table(("method",), (CLEAN, PGD, PROCESSOR)),),
     claims=(
         Claim("a zero start collapses", "0.00", _collapses("FGSM, zero start, α = ε")),
         Claim("α = 2 ε collapses", "0.00", _collapses("FGSM, random start, α = 2 ε")),
@@ -303,7 +301,7 @@ TIME = Study(
         "full": "CIFAR-10, PreActResNet-18, ε = 8/255, 5 to 88 epochs; PGD-50 with 10 restarts; target 45 %.",
     },
     time_points,
-    tables=(Table(("method", "epochs"), (CLEAN, PGD, SECONDS)),),
+    tables=(Table(("method", "epochs"), (CLEAN, PGD, PROCESSOR)),),
     claims=(
         Claim("FGSM reaches the target first", "to 45 %: FGSM 15 epochs, 6 min; Free 20 min; PGD 23 min", _fastest),
     ),

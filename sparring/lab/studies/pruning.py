@@ -8,11 +8,10 @@ from typing import Any
 
 from sparring.lab import figures
 from sparring.lab.results import Results
-from sparring.lab.studies.settings import FGSM_QUICK, WONG, with_seed
+from sparring.lab.studies.settings import CLEAN, FGSM_QUICK, PROCESSOR, WONG, with_seed
 from sparring.lab.study import Claim, Column, Point, Size, Study, Table, Value, baseline
 
 PAPER = "002 Kaufmann et al. 2022"
-CLEAN = Column("clean_accuracy", "clean")
 AUTOATTACK = Column("robust_accuracy", "AutoAttack")
 NOISE, SAME = 5.0, 0.05  # points; share of a figure
 MNIST, CIFAR = "MNIST", "CIFAR-10"
@@ -135,7 +134,7 @@ PRUNING = Study(
         ),
         Table(
             ("data", "strategy", "dropped"),
-            (Column("training_processor_seconds", "processor, s", share=False, digits=0),),
+            (PROCESSOR,),
         ),
     ),
     claims=(

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sparring.lab.study import Size
+from sparring.lab.study import Column, Size
 
 Settings = dict[str, Any]
+CLEAN, PGD = Column("clean_accuracy", "clean"), Column("robust_accuracy", "PGD")
+PGD_40 = Column("robust_accuracy", "PGD-40")
+PROCESSOR = Column("training_processor_seconds", "processor, s", share=False, digits=0)
 BHAT = "001 Bhat, Tsipras, Mądry 2018"
 
 MNIST_QUICK: Settings = {

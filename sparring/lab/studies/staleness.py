@@ -10,10 +10,12 @@ from sparring.lab import figures
 from sparring.lab.results import Results
 from sparring.lab.studies.settings import (
     BHAT,
+    CLEAN,
     GAP,
     MADRY,
     MADRY_SENTENCE,
     MNIST_QUICK,
+    PGD_40,
     QUICK_SENTENCE,
     WATCHED,
     by_size,
@@ -22,7 +24,6 @@ from sparring.lab.studies.settings import (
 from sparring.lab.study import Claim, Column, Point, Size, Study, Table, Value, baseline
 
 NOISE, PLAIN = 0.1, 0.2  # of cosines: what says nothing, and what is plain to see
-CLEAN, PGD = Column("clean_accuracy", "clean"), Column("robust_accuracy", "PGD-40")
 STEPS: dict[Size, tuple[int, ...]] = {
     "quick": (0, 2, 8, 16, 32, 64, 128),
     "full": (0, *(2**power for power in range(11))),
@@ -141,7 +142,7 @@ STALENESS = Study(
         "full": f"{MADRY_SENTENCE}, with exact staleness.",
     },
     stale_points,
-    tables=(Table(("rate", "guard", "s"), (CLEAN, PGD, Column("gradients_per_example", "gradients", share=False))),),
+    tables=(Table(("rate", "guard", "s"), (CLEAN, PGD_40, Column("gradients_per_example", "gradients", share=False))),),
     claims=(
         Claim("s ≤ 32 costs nothing", "about 90 for all s ≤ 32", _up_to_32),
         Claim("s = 64 destroys robustness", "about 5 at s = 64", _cliff),
@@ -292,7 +293,7 @@ LONG = Study(
         "full": f"{MADRY_SENTENCE}; s = 64, and 300,000 steps beside 60,000.",
     },
     long_points,
-    tables=(Table(("times",), (CLEAN, PGD)),),
+    tables=(Table(("times",), (CLEAN, PGD_40)),),
     claims=(Claim("after about 150,000 steps fresh accuracy catches up", "about 5, then about 90", _recovers),),
     charts={"training": _long_chart},
 )
