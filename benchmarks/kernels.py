@@ -22,13 +22,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.measure import header, in_turn, machine, row, spread
+from benchmarks.measure import header, in_turn, machine, row, spread, to_the_end
 from sparring.attacks import PGD
 from sparring.attacks.iteration import ascended
 from sparring.config import Config, from_tree
 from sparring.models import build
 from sparring.models.forward import for_training
-from sparring.workers.generator import now
 
 EPSILON, STEP_SIZE, STEPS = 8 / 255, 2 / 255, 5
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -116,16 +115,7 @@ class Case:
                 found[name] = work()
             else:
                 print(f"{name} is not installed: no row of it", file=sys.stderr)
-        return {name: self._to_the_end(work) for name, work in found.items()}
-
-    def _to_the_end(self, work: Work) -> Work:
-        """A GPU's work is over when it says so."""
-
-        def whole() -> None:
-            work()
-            now(self.device)
-
-        return whole
+        return {name: to_the_end(work, self.device) for name, work in found.items()}
 
 
 def main() -> None:

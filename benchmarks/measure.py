@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from sparring.machine.threads import cores
+from sparring.workers.generator import now
 
 
 def machine() -> str:
@@ -65,6 +66,16 @@ def in_turn(works: Mapping[str, Callable[[], object]], repetitions: int, warm_up
             if turn >= 0:
                 took[name].append(seconds)
     return took
+
+
+def to_the_end(work: Callable[[], object], device: torch.device) -> Callable[[], None]:
+    """The work, which is over when a GPU says so."""
+
+    def whole() -> None:
+        work()
+        now(device)
+
+    return whole
 
 
 def spread(values: Sequence[float], form: str = ".2f") -> str:

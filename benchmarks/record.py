@@ -112,14 +112,12 @@ def main() -> None:
         parser.error(f"the track is for {rules['cores']} cores, and {cores()} are here (taskset -c 0,1 ...)")
     recipe = digest_of(options.folder)
     known = {line["seed"]: line for line in lines_of(options.folder / LOG) if line["recipe"] == recipe}
-    beside: dict[str, list[dict[str, Any]]] = {older.name: [] for older in options.beside}
     for seed in range(options.seeds):
         if seed in known:
             continue
         known[seed] = run_once(options.folder, rules, seed, options.data.resolve())
         for older in options.beside:
             line = run_once(older, rules, seed, options.data.resolve())
-            beside[older.name].append(line)
             known[seed].setdefault("beside", {})[older.name] = {
                 name: line[name] for name in ("seconds", "robust_accuracy")
             }

@@ -11,20 +11,16 @@ from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Callable
 
 import torch
 from torch.nn import functional as F
 
-from benchmarks.kernels import EPSILON, STEP_SIZE, STEPS, Case
-from benchmarks.measure import header, in_turn, machine, row, spread
+from benchmarks.kernels import EPSILON, STEP_SIZE, STEPS, Case, Work
+from benchmarks.measure import header, in_turn, machine, row, spread, to_the_end
 from sparring.attacks import PGD
 from sparring.attacks.iteration import ascended
-from sparring.workers.generator import now
 
 WARM_UP = 3  # passes before a capture, as CUDA graphs need
-
-Work = Callable[[], object]
 
 
 class Both:
@@ -93,14 +89,7 @@ class Both:
         }
         if self.device.type == "cuda":
             found |= {"two streams": self.in_two_streams(), "attack alone, graph": self.as_graph()}
-        return {name: self._to_the_end(work) for name, work in found.items()}
-
-    def _to_the_end(self, work: Work) -> Work:
-        def whole() -> None:
-            work()
-            now(self.device)
-
-        return whole
+        return {name: to_the_end(work, self.device) for name, work in found.items()}
 
 
 def main() -> None:

@@ -153,4 +153,4 @@ def _train_first(layer: FirstLayer, x_adv: Tensor, adjoint: Tensor) -> None:
     """Add ∂⟨p, f₀(x_adv)⟩/∂θ₀ to the gradients; p is that of the loss's part, so this is a part of the mean too."""
     value = _paired(layer, x_adv.detach(), adjoint)
     if value.requires_grad:
-        value.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from scipy import stats
 from benchmarks.record import compared, config_of, verdict
 from sparring.errors import UsageError
 from sparring.machine.threads import cores
+from tests.support.examples import ROOT
 
 RULES = {
     "target": 0.1,
@@ -72,8 +74,6 @@ def test_runs_are_kept_and_the_record_is_written(tmp_path: Path) -> None:
 
 
 def test_the_tracks_that_are_kept_have_recipes_by_their_rules() -> None:
-    import tomllib
-
-    for rules in Path("lab/records").glob("*/rules.toml"):
+    for rules in (ROOT / "lab" / "records").glob("*/rules.toml"):
         for recipe in rules.parent.glob("*/recipe.toml"):
             assert config_of(recipe.parent, tomllib.loads(rules.read_text()), 0, Path("/d"), Path("/o")).train.seed == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future
 from dataclasses import replace
@@ -18,6 +17,7 @@ from sparring.lab.running import Done, Sheet, everything, processes, run
 from sparring.lab.study import Point
 from sparring.lab.work import Place
 from tests.support.studies import digits_points
+from tests.support.waiting import wait_for
 
 BASE = Point("train", {"n": 0}, {"n": 0})
 POINTS = [BASE, Point("train", {"n": 1}, {"n": 1}), Point("evaluate", {"n": 0}, needs=(BASE,))]
@@ -146,8 +146,7 @@ def test_processes_are_made_anew_when_one_has_died(tmp_path: Path) -> None:
     place, point = Place(None, tmp_path), digits_points("quick", [0])[0]
     with processes(1) as hands:
         future = hands.submit(point, place)
-        while not hands._executor._processes:
-            time.sleep(0.01)
+        wait_for("a process", lambda: hands._executor._processes)
         for process in hands._executor._processes.values():
             process.kill()
         with pytest.raises(BrokenExecutor):
