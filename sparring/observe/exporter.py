@@ -19,7 +19,8 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
 from sparring.errors import SparringError
-from sparring.observe.metrics import METRICS, Labelled, Metric
+from sparring.observe.metrics import METRICS
+from sparring.observe.readings import Labelled, Metric
 from sparring.observe.state import RunState
 
 BUCKETS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
-from sparring.observe.state import RunState
+from sparring.observe.readings import (
+    Metric,
+    by_reason,
+    consumed,
+    network,
+    of_evaluation,
+    of_state,
+    of_workers,
+    rolling_bounds,
+    updated,
+    worker_classes,
+    worker_info,
+    worker_waits,
+)
 
-Workers = Mapping[str, Mapping[str, Any]]
-Labelled = tuple[tuple[str, ...], Any]
-Source = Callable[[RunState, Workers], Iterable[Labelled]]
 # Known reasons for dropping a shard. Any other reason is exported once it occurs.
 DROP_REASONS = (
     *("stale", "ahead", "superseded", "lease_expired", "failed", "failed_together", "queue_full", "queue_lost"),
@@ -32,88 +41,6 @@ EVALUATION: tuple[tuple[str, Literal["counter", "gauge"], str, str], ...] = (
     ("worker_deaths_total", "counter", "Deaths of workers; their tickets were given to others.", "deaths"),
     ("left_seconds", "gauge", "Seconds left, of the attack that is on, or of all in mode fast.", "seconds_left"),
 )
-
-
-class Metric(NamedTuple):
-    """One exported metric. `source` yields (label values, value) pairs; a value of None is left out."""
-
-    name: str
-    type: Literal["counter", "gauge", "histogram"]
-    help: str
-    source: Source
-    labels: tuple[str, ...] = ()
-
-
-def of_state(field: str) -> Source:
-    """A field of the run's state."""
-    return lambda state, workers: [((), getattr(state, field))]
-
-
-def by_reason(field: str, *known: str) -> Source:
-    """A counter of the run by reason. The `known` reasons start at 0, because a rate needs two values."""
-    return lambda state, workers: [
-        ((reason,), value) for reason, value in {**dict.fromkeys(known, 0), **getattr(state, field)}.items()
-    ]
-
-
-def of_evaluation(name: str) -> Source:
-    """A number of the evaluation by tickets that is under way."""
-    return lambda state, workers: [((), state.evaluation.get(name, 0))]
-
-
-def of_workers(field: str) -> Source:
-    """A number of the workers' heartbeats; a worker that does not report it is left out."""
-    return lambda state, workers: [((worker,), number(beat.get(field))) for worker, beat in workers.items()]
-
-
-def number(value: object) -> float | None:
-    """`value` as a float if it is a number, else None."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def waits(beat: Mapping[str, Any]) -> dict[str, float]:
-    """Seconds that a worker has waited, by reason."""
-    by_name = beat.get("wait_seconds")
-    readings = by_name.items() if isinstance(by_name, Mapping) else ()
-    return {str(reason): seconds for reason, value in readings if (seconds := number(value)) is not None}
-
-
-def _worker_waits(state: RunState, workers: Workers) -> Iterator[Labelled]:
-    for worker, beat in workers.items():
-        for reason, seconds in waits(beat).items():
-            yield (worker, reason), seconds
-
-
-def _worker_classes(state: RunState, workers: Workers) -> Iterator[Labelled]:
-    for worker, beat in workers.items():
-        classes = beat.get("allocated")
-        for name, count in classes.items() if isinstance(classes, Mapping) else ():
-            yield (worker, str(name)), number(count)
-
-
-def _worker_info(state: RunState, workers: Workers) -> Iterator[Labelled]:
-    for worker, beat in workers.items():
-        yield (worker, str(beat.get("node", "")), str(beat.get("pid", ""))), 1
-
-
-def _consumed(state: RunState, workers: Workers) -> Iterator[Labelled]:
-    yield ("worker",), state.worker_shards
-    yield ("trainer",), state.trainer_shards
-
-
-def _network(state: RunState, workers: Workers) -> Iterator[Labelled]:
-    yield ("in",), state.queue_received_bytes
-    yield ("out",), state.queue_sent_bytes
-
-
-def _rolling_bounds(state: RunState, workers: Workers) -> Iterator[Labelled]:
-    for end, value in zip(("low", "high"), state.rolling_interval or (), strict=False):
-        yield (end,), value
-
-
-def _updated(state: RunState, workers: Workers) -> Iterator[Labelled]:
-    yield (), state.updated or None
-
 
 METRICS: tuple[Metric, ...] = (
     Metric(
@@ -169,7 +96,7 @@ METRICS: tuple[Metric, ...] = (
         "sparring_state_updated_timestamp_seconds",
         "gauge",
         "When the trainer last reported its state, Unix time in seconds.",
-        _updated,
+        updated,
     ),
     Metric(
         "sparring_staleness_steps",
@@ -206,7 +133,7 @@ METRICS: tuple[Metric, ...] = (
         "sparring_shards_consumed_total",
         "counter",
         "Shards trained on, by the process that attacked them (worker or trainer).",
-        _consumed,
+        consumed,
         ("source",),
     ),
     Metric(
@@ -253,7 +180,7 @@ METRICS: tuple[Metric, ...] = (
         "sparring_queue_network_bytes_total",
         "counter",
         "Bytes into and out of the queue's server since its start, for all clients.",
-        _network,
+        network,
         ("direction",),
     ),
     Metric(
@@ -430,7 +357,7 @@ METRICS: tuple[Metric, ...] = (
         "sparring_rolling_robust_accuracy_bound",
         "gauge",
         "Ends of its 95 % interval (Wilson): low, high.",
-        _rolling_bounds,
+        rolling_bounds,
         ("end",),
     ),
     Metric(
@@ -494,7 +421,7 @@ METRICS: tuple[Metric, ...] = (
         "sparring_worker_info",
         "gauge",
         "Always 1; the labels say where the worker runs.",
-        _worker_info,
+        worker_info,
         ("worker", "node", "pid"),
     ),
     Metric(
@@ -536,7 +463,7 @@ METRICS: tuple[Metric, ...] = (
         "sparring_worker_wait_seconds_total",
         "counter",
         "Seconds that the worker waited, by reason.",
-        _worker_waits,
+        worker_waits,
         ("worker", "reason"),
     ),
     Metric(
@@ -571,7 +498,7 @@ METRICS: tuple[Metric, ...] = (
         "sparring_worker_allocated_examples_total",
         "counter",
         "Examples by the allocator's class and by the worker that attacked them.",
-        _worker_classes,
+        worker_classes,
         ("worker", "class"),
     ),
     Metric(

@@ -17,7 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from sparring.observe.metrics import Workers, number, waits
+from sparring.observe.readings import Workers, number, waits
 from sparring.observe.report import percent
 from sparring.observe.state import RunState, staleness_summary
 

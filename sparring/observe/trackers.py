@@ -19,7 +19,8 @@ from typing import NamedTuple
 
 from sparring.config import Config, flatten
 from sparring.errors import SparringError
-from sparring.observe.metrics import METRICS, number
+from sparring.observe.metrics import METRICS
+from sparring.observe.readings import number
 from sparring.observe.state import RunState, staleness_summary
 from sparring.runs import Run
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import Any
-
 import pytest
 
-from sparring.observe.metrics import METRICS, Metric, by_reason, number, of_workers, waits
-from sparring.observe.state import RunState
+from sparring.observe.metrics import METRICS
+from sparring.observe.readings import Metric
 from tests.support.states import full_state, heartbeats
 
 
@@ -25,23 +22,3 @@ def test_a_reading_has_a_value_for_every_label(metric: Metric) -> None:
     readings = list(metric.source(full_state(), heartbeats()))
     assert readings and all(len(labels) == len(metric.labels) for labels, _ in readings)
     assert len({labels for labels, _ in readings}) == len(readings), "two readings of one series"
-
-
-@pytest.mark.parametrize(
-    ("value", "reading"), [(3, 3.0), (0.5, 0.5), (True, None), ("3", None), (None, None), ([1], None)]
-)
-def test_only_a_number_is_a_reading(value: object, reading: float | None) -> None:
-    assert number(value) == reading
-    workers: dict[str, dict[str, Any]] = {"w0": {"shards": value}, "w1": {}}
-    assert list(of_workers("shards")(RunState(), workers)) == [(("w0",), reading), (("w1",), None)]
-
-
-def test_a_wait_that_is_no_number_is_left_out_and_the_others_are_not() -> None:
-    assert waits({"wait_seconds": {"no_ticket": 8, "snapshot": "long"}}) == {"no_ticket": 8.0}
-    assert waits({"wait_seconds": 3}) == waits({}) == {}
-
-
-def test_known_reasons_are_counted_from_0_and_new_ones_once_they_happen() -> None:
-    state = RunState(dropped=Counter({"stale": 2, "new": 1}))
-    readings = dict(by_reason("dropped", "stale", "failed")(state, {}))
-    assert readings == {("stale",): 2, ("failed",): 0, ("new",): 1}
