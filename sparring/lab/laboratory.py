@@ -89,20 +89,21 @@ def do(
         address: of a Ray cluster. None: processes of this machine.
         num_gpus: GPUs that a point takes on the cluster.
     """
-    sheets = [
-        running.Sheet(study.name, lab.points_of(study), records_of(study, lab.size, lab.results)) for study in studies
+    wanted = [
+        running.StudyRun(study.name, lab.points_of(study), records_of(study, lab.size, lab.results))
+        for study in studies
     ]
     with ExitStack() as stack:
         busy = f"{lab.place.runs} is in use by another `sparring lab`. Wait for its end, or give other --runs."
         stack.enter_context(locked(lab.place.runs / LOCK, busy))
-        hands: running.Hands
+        executor: running.Executor
         if address is None:
             room = at_once or cores()
-            hands = stack.enter_context(running.processes(room))
+            executor = stack.enter_context(running.processes(room))
         else:
-            hands, room = stack.enter_context(running.cluster(address, num_gpus))
+            executor, room = stack.enter_context(running.cluster(address, num_gpus))
             room = at_once or room
-        ends = running.run(sheets, running.known_in(lab.results), lab.place, hands, room, progress)
+        ends = running.run(wanted, running.known_in(lab.results), lab.place, executor, room, progress)
     for study in studies:
         draw(lab.results, study, lab.size)
     return ends

@@ -28,8 +28,8 @@ TELL_EVERY_S = 30.0
 Progress = Callable[[str], None]
 
 
-class Hands(Protocol):
-    """Who does the points."""
+class Executor(Protocol):
+    """Who does the points: processes of this machine, or a cluster."""
 
     def submit(self, point: Point, place: Place) -> Future[tuple[Figures, float, dict[str, Any]]]:
         """Begin one."""
@@ -44,7 +44,7 @@ class Done:
     failed: dict[str, str] = field(default_factory=dict)
 
 
-def everything(points: Sequence[Point], known: Mapping[str, Record], place: Place) -> list[Point]:
+def missing_points(points: Sequence[Point], known: Mapping[str, Record], place: Place) -> list[Point]:
     """The points to be done, those that others need first: unknown ones, and known ones whose run is gone and is
     needed."""
     wanted: dict[str, Point] = {}
@@ -63,7 +63,7 @@ def everything(points: Sequence[Point], known: Mapping[str, Record], place: Plac
 
 
 @dataclass(frozen=True)
-class Sheet:
+class StudyRun:
     """The points of a study, and where it records them."""
 
     name: str
@@ -72,10 +72,10 @@ class Sheet:
 
 
 def run(
-    sheets: Sequence[Sheet],
+    runs: Sequence[StudyRun],
     elsewhere: Mapping[str, Record],
     place: Place,
-    hands: Hands,
+    executor: Executor,
     at_once: int,
     progress: Progress,
 ) -> dict[str, Done]:
@@ -89,37 +89,37 @@ def run(
         SparringError: the records cannot be written.
     """
     known = {**elsewhere}
-    for sheet in sheets:
-        known |= sheet.records.read()
-    before = {sheet.name: _taken_over(sheet, known) for sheet in sheets}
-    order = everything([point for sheet in sheets for point in sheet.points], known, place)
-    course = _Course(sheets, known, place, hands)
-    course.through(order, at_once, progress)
+    for each_run in runs:
+        known |= each_run.records.read()
+    before = {each_run.name: _taken_over(each_run, known) for each_run in runs}
+    order = missing_points([point for each_run in runs for point in each_run.points], known, place)
+    scheduler = _Scheduler(runs, known, place, executor)
+    scheduler.through(order, at_once, progress)
     return {
-        sheet.name: Done(
-            len({point.key for point in sheet.points} - before[sheet.name] - course.failed.keys()),
-            len(before[sheet.name]),
-            {point.key: course.failed[point.key] for point in sheet.points if point.key in course.failed},
+        each_run.name: Done(
+            len({point.key for point in each_run.points} - before[each_run.name] - scheduler.failed.keys()),
+            len(before[each_run.name]),
+            {point.key: scheduler.failed[point.key] for point in each_run.points if point.key in scheduler.failed},
         )
-        for sheet in sheets
+        for each_run in runs
     }
 
 
-def _taken_over(sheet: Sheet, known: Mapping[str, Record]) -> set[str]:
+def _taken_over(each_run: StudyRun, known: Mapping[str, Record]) -> set[str]:
     """Record what other studies know of the study's points; the keys of all that are known."""
-    own = sheet.records.read()
-    for point in sheet.points:
+    own = each_run.records.read()
+    for point in each_run.points:
         if point.key in known and point.key not in own:
             found = known[point.key]
-            own[point.key] = sheet.records.add(point, found["figures"], found["seconds"], found["environment"])
-    return own.keys() & {point.key for point in sheet.points}
+            own[point.key] = each_run.records.add(point, found["figures"], found["seconds"], found["environment"])
+    return own.keys() & {point.key for point in each_run.points}
 
 
-class _Course:
+class _Scheduler:
     """The points in work and those that wait."""
 
-    def __init__(self, sheets: Sequence[Sheet], known: Mapping[str, Record], place: Place, hands: Hands) -> None:
-        self.sheets, self.place, self.hands = sheets, place, hands
+    def __init__(self, runs: Sequence[StudyRun], known: Mapping[str, Record], place: Place, executor: Executor) -> None:
+        self.runs, self.place, self.executor = runs, place, executor
         self.failed: dict[str, str] = {}
         self._waiting: list[Point] = []
         self._open: set[str] = set()  # keys of points that wait or are in work
@@ -158,10 +158,10 @@ class _Course:
                 self.failed[point.key] = f"it needs {lacking[0]}, which failed"
                 self._open.discard(point.key)
             else:
-                self._working[self.hands.submit(point, self.place)] = point
+                self._working[self.executor.submit(point, self.place)] = point
 
     def _finish(self, point: Point, future: Future[tuple[Figures, float, dict[str, Any]]]) -> str:
-        of = [(sheet, each) for sheet in self.sheets for each in sheet.points if each.key == point.key]
+        of = [(each_run, each) for each_run in self.runs for each in each_run.points if each.key == point.key]
         name = of[0][0].name if of else "needed"
         try:
             figures, seconds, environment = future.result()
@@ -170,12 +170,12 @@ class _Course:
         except Exception as error:  # whatever the libraries, or a node of a cluster, may raise
             reason = str(error) if isinstance(error, SparringError) else f"{type(error).__name__}: {error}"
             self.failed[point.key] = reason
-            for sheet, each in of:
-                sheet.records.log(f"{each.does} {each}: failed: {reason}")
+            for each_run, each in of:
+                each_run.records.log(f"{each.does} {each}: failed: {reason}")
             return f"{name}: {point.does} {point} failed: {reason}"
         self._seconds.setdefault(point.does, []).append(seconds)
-        for sheet, each in of:
-            sheet.records.add(each, figures, seconds, environment)
+        for each_run, each in of:
+            each_run.records.add(each, figures, seconds, environment)
         return f"{name}: {point.does} {point}: {seconds:.0f} s"
 
     def _again(self, point: Point, name: str) -> str:

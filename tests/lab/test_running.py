@@ -13,7 +13,7 @@ import pytest
 from sparring.errors import SparringError
 from sparring.lab.records import Records
 from sparring.lab.results import Record
-from sparring.lab.running import Done, Sheet, everything, processes, run
+from sparring.lab.running import Done, StudyRun, missing_points, processes, run
 from sparring.lab.study import Point
 from sparring.lab.work import Place
 from tests.support.studies import digits_points
@@ -40,16 +40,16 @@ class Now:
         return future
 
 
-def go(tmp_path: Path, hands: Now, points: list[Point] = POINTS, elsewhere: dict[str, Any] | None = None) -> Done:
+def go(tmp_path: Path, executor: Now, points: list[Point] = POINTS, elsewhere: dict[str, Any] | None = None) -> Done:
     place = Place(None, tmp_path / "runs")
-    sheet = Sheet("s", points, Records(tmp_path / "study"))
-    return run([sheet], elsewhere or {}, place, hands, 2, lambda line: None)["s"]
+    study = StudyRun("s", points, Records(tmp_path / "study"))
+    return run([study], elsewhere or {}, place, executor, 2, lambda line: None)["s"]
 
 
 def test_each_point_is_done_once(tmp_path: Path) -> None:
-    hands = Now()
-    assert go(tmp_path, hands) == Done(3, 0)
-    assert len(hands.order) == 3 and hands.order.index(POINTS[2]) > hands.order.index(BASE)
+    executor = Now()
+    assert go(tmp_path, executor) == Done(3, 0)
+    assert len(executor.order) == 3 and executor.order.index(POINTS[2]) > executor.order.index(BASE)
     again = Now()
     assert go(tmp_path, again) == Done(0, 3) and again.order == []
     more = [*POINTS, Point("train", {"n": 2}, {"n": 2})]
@@ -58,32 +58,35 @@ def test_each_point_is_done_once(tmp_path: Path) -> None:
 
 def test_a_run_that_is_gone_is_made_again_only_if_it_is_needed(tmp_path: Path) -> None:
     go(tmp_path, Now(), [BASE])
-    hands = Now()
-    assert go(tmp_path, hands) == Done(2, 1)
-    assert {each.key for each in hands.order} == {each.key for each in POINTS}
+    executor = Now()
+    assert go(tmp_path, executor) == Done(2, 1)
+    assert {each.key for each in executor.order} == {each.key for each in POINTS}
     place = Place(None, tmp_path / "runs")
     place.run_of(BASE).checkpoints.mkdir(parents=True)
     place.run_of(BASE).write_json("state.json", {"phase": "finished"})
     known: dict[str, Record] = {BASE.key: {}}
-    assert [each.key for each in everything(POINTS, known, place)] == [POINTS[1].key, POINTS[2].key]
+    assert [each.key for each in missing_points(POINTS, known, place)] == [POINTS[1].key, POINTS[2].key]
 
 
 def test_a_point_of_another_study_is_taken_over(tmp_path: Path) -> None:
     go(tmp_path, Now(), [BASE])
     elsewhere = {BASE.key: Records(tmp_path / "study").read()[BASE.key]}
-    hands = Now()
+    executor = Now()
     same = replace(BASE, at={"other": 1})
-    sheet = Sheet("two", [same], Records(tmp_path / "two"))
-    assert run([sheet], elsewhere, Place(None, tmp_path), hands, 2, lambda line: None) == {"two": Done(0, 1)}
-    assert hands.order == []
+    study = StudyRun("two", [same], Records(tmp_path / "two"))
+    assert run([study], elsewhere, Place(None, tmp_path), executor, 2, lambda line: None) == {"two": Done(0, 1)}
+    assert executor.order == []
     assert [each["at"] for each in Records(tmp_path / "two").results([same])] == [{"other": 1}]
 
 
 def test_a_point_of_two_studies_is_done_once_and_recorded_in_both(tmp_path: Path) -> None:
-    hands, same = Now(), replace(BASE, at={"other": 1})
-    sheets = [Sheet("a", POINTS, Records(tmp_path / "a")), Sheet("b", [same], Records(tmp_path / "b"))]
-    assert run(sheets, {}, Place(None, tmp_path), hands, 2, lambda line: None) == {"a": Done(3, 0), "b": Done(1, 0)}
-    assert len(hands.order) == 3 and [each["at"] for each in sheets[1].records.results([same])] == [{"other": 1}]
+    executor, same = Now(), replace(BASE, at={"other": 1})
+    both = [StudyRun("a", POINTS, Records(tmp_path / "a")), StudyRun("b", [same], Records(tmp_path / "b"))]
+    assert run(both, {}, Place(None, tmp_path), executor, 2, lambda line: None) == {
+        "a": Done(3, 0),
+        "b": Done(1, 0),
+    }
+    assert len(executor.order) == 3 and [each["at"] for each in both[1].records.results([same])] == [{"other": 1}]
 
 
 def test_a_point_that_fails_is_said_with_those_that_need_it(tmp_path: Path) -> None:
@@ -100,9 +103,9 @@ def test_a_point_that_fails_is_said_with_those_that_need_it(tmp_path: Path) -> N
 
 def test_processes_train_and_attack(tmp_path: Path) -> None:
     points, told = digits_points("quick", [0]), list[str]()
-    with processes(2) as hands:
-        sheet = Sheet("digits", points, Records(tmp_path))
-        done = run([sheet], {}, Place(None, tmp_path / "runs"), hands, 2, told.append)
+    with processes(2) as executor:
+        study = StudyRun("digits", points, Records(tmp_path))
+        done = run([study], {}, Place(None, tmp_path / "runs"), executor, 2, told.append)
     assert done == {"digits": Done(3, 0)} and "3 points left" in told[0]
     found = Records(tmp_path).results(points)
     assert [each["figures"]["samples"] for each in found] == [60, 60, 60]
@@ -112,8 +115,8 @@ def test_processes_train_and_attack(tmp_path: Path) -> None:
 
 
 def test_an_error_gives_up_what_is_in_work(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), processes(1) as hands:
-        future = hands.submit(digits_points("quick", [0])[0], Place(None, tmp_path))
+    with pytest.raises(KeyboardInterrupt), processes(1) as executor:
+        future = executor.submit(digits_points("quick", [0])[0], Place(None, tmp_path))
         raise KeyboardInterrupt
     assert future.done() or future.cancelled()
 
@@ -124,8 +127,8 @@ def test_what_a_library_raises_stops_no_other_point(tmp_path: Path) -> None:
             raise RuntimeError("CUDA error")
         return {}
 
-    hands = Now(failing)
-    done = go(tmp_path, hands)
+    executor = Now(failing)
+    done = go(tmp_path, executor)
     assert done.made == 2 and done.failed == {POINTS[1].key: "RuntimeError: CUDA error"}
 
 
@@ -144,14 +147,14 @@ def test_a_point_whose_process_dies_is_done_again_but_not_for_ever(tmp_path: Pat
 
 def test_processes_are_made_anew_when_one_has_died(tmp_path: Path) -> None:
     place, point = Place(None, tmp_path), digits_points("quick", [0])[0]
-    with processes(1) as hands:
-        future = hands.submit(point, place)
-        wait_for("a process", lambda: hands._executor._processes)
-        for process in hands._executor._processes.values():
+    with processes(1) as executor:
+        future = executor.submit(point, place)
+        wait_for("a process", lambda: executor._executor._processes)
+        for process in executor._executor._processes.values():
             process.kill()
         with pytest.raises(BrokenExecutor):
             future.result(timeout=60)
-        figures, _seconds, environment = hands.submit(point, place).result(timeout=120)
+        figures, _seconds, environment = executor.submit(point, place).result(timeout=120)
     assert figures["steps"] == 6 and environment["commit"]
 
 
@@ -161,4 +164,4 @@ def test_a_run_that_did_not_end_is_made_again(tmp_path: Path) -> None:
     run_of.checkpoints.mkdir(parents=True)
     for phase, gone in (("interrupted", True), ("finished", False)):
         run_of.write_json("state.json", {"phase": phase})
-        assert (BASE.key in {each.key for each in everything(POINTS, {BASE.key: {}}, place)}) == gone
+        assert (BASE.key in {each.key for each in missing_points(POINTS, {BASE.key: {}}, place)}) == gone
