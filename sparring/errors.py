@@ -57,3 +57,9 @@ def file_failure(error: Exception, path: str | Path | None = None) -> SparringEr
     elif number in FORBIDDEN:
         remedy = "Make it writable for this user, or use another folder."
     return SparringError(f"{name}: {reason}. {remedy}")
+
+
+def last_line(error: Exception) -> str:
+    """What a long message of Ray says in the end: the reason."""
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else type(error).__name__

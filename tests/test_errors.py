@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sparring.errors import NonFinite, Overfitted, RollBack, SparringError, UsageError, file_failure
+from sparring.errors import NonFinite, Overfitted, RollBack, SparringError, UsageError, file_failure, last_line
 
 EVERY_KIND = (SparringError, UsageError, RollBack, NonFinite, Overfitted)
 
@@ -48,3 +48,8 @@ def test_what_it_took_to_notice_overfitting_is_not_lost_either() -> None:
 )
 def test_an_error_of_the_disk_is_one_sentence_with_the_file_and_the_remedy(error: Exception, sentence: str) -> None:
     assert str(file_failure(error, "w")).startswith(sentence)
+
+
+def test_the_last_line_says_why_also_where_there_is_no_line() -> None:
+    assert last_line(ValueError("The actor died.\n\tclass_name: Trainer\n  The node is gone.\n")) == "The node is gone."
+    assert last_line(ValueError("\n")) == "ValueError"

@@ -54,11 +54,13 @@ class Actors:
         return made.remote(tree_of(self.config), rank, path, self.run.id, *place, self.for_trainer)
 
     def worker(self, name: str) -> Any:
-        """A worker's actor. On a local Ray it reserves no cores: their number is fixed at the start, and nothing else
-        competes for them."""
+        """A worker's actor, which Ray restarts.
+
+        On a local Ray it reserves no cores: their number is fixed at the start, and nothing else competes for them.
+        """
         settings = self.config.workers
         num_cpus = 0 if self.config.ray.address == "local" else settings.num_cpus
-        made = ray.remote(Worker).options(num_cpus=num_cpus, **reserved(settings))
+        made = ray.remote(Worker).options(num_cpus=num_cpus, max_restarts=-1, **reserved(settings))
         tree, path, place = tree_of(self.config), str(self.run.path), self._queue("worker")
         return made.remote(tree, name, path, self.run.id, *place, self.store_name, self.for_workers)
 
@@ -77,9 +79,8 @@ class Actors:
 
 
 def reserved(settings: TrainerSettings | WorkersSettings) -> dict[str, Any]:
-    """Ray restarts the process of a dead actor; tasks are not retried, since leases recover lost work."""
-    resources = share_of(settings.resource)
-    return {"num_gpus": settings.num_gpus, "resources": resources, "max_restarts": -1, "max_task_retries": 0}
+    """What Ray reserves for an actor; its tasks are not retried, since leases recover lost work."""
+    return {"num_gpus": settings.num_gpus, "resources": share_of(settings.resource), "max_task_retries": 0}
 
 
 def tree_of(config: Config) -> dict[str, Any]:

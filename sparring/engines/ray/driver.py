@@ -26,7 +26,7 @@ from sparring.engines.ray.local import close_session, closed_to_others
 from sparring.engines.ray.nodes import ask_for_nodes, let_nodes_go
 from sparring.engines.ray.pool import Pool
 from sparring.engines.ray.trainers import Trainers
-from sparring.errors import SparringError, UsageError
+from sparring.errors import SparringError, UsageError, last_line
 from sparring.machine.signals import stopping_on_signals
 from sparring.observe.state import Report, RunState
 from sparring.queue.access import Role
@@ -124,7 +124,7 @@ class Driver:
         self.state = RunState(engine="ray", dataset=config.data.name, total_steps=0)
 
     def train(self) -> Outcome:
-        """Train to the end of the run; a trainer that dies is restarted from its last checkpoint.
+        """Train to the end of the run; a trainer that dies is made anew, and goes on from its last checkpoint.
 
         Raises:
             SparringError: the trainer failed, or died too often without progress.
@@ -170,6 +170,8 @@ class Driver:
         deaths, last_step = 0, -1
         while True:
             try:
+                if deaths:
+                    trainers.restart()
                 self.stillness.restart()
                 trainers.start()
                 outcome = self._until_done(trainers)
@@ -181,12 +183,11 @@ class Driver:
                 if deaths > self.config.trainer.max_restarts or self.interrupted:
                     raise SparringError(
                         f"the trainer died {deaths} times in a row without progress (trainer.max_restarts = "
-                        f"{self.config.trainer.max_restarts}); see {self.run.path / 'logs'}. "
+                        f"{self.config.trainer.max_restarts}): {last_line(error)} See {self.run.path / 'logs'}. "
                         f"`sparring resume {self.run.path}` continues from the last checkpoint."
                     ) from error
                 self.state.trainer_restarts += 1
                 time.sleep(min(2.0 ** (deaths - 1) - 1, 30.0))
-                trainers.restart()
                 continue
             except ray.exceptions.RayTaskError as error:
                 raise SparringError(f"the trainer failed: {error.cause!r} See {self.run.path / 'logs'}.") from error
@@ -343,8 +344,10 @@ class Driver:
         self.pool.members.clear()
         self.transport.set_pool({})
         for deaths in range(self.config.trainer.max_restarts + 1):
-            task = trainers.first.evaluate.remote()
             try:
+                if deaths:
+                    trainers.restart()
+                task = trainers.first.evaluate.remote()
                 self.stillness.restart(reported=True)
                 while not ray.wait([task], timeout=POLL_S)[0]:
                     if self.interrupted or self.run.stop_requested():
@@ -360,7 +363,6 @@ class Driver:
                 log.warning("the trainer died during the evaluation (%d times): %s", deaths + 1, error)
                 last = error
             self.state.trainer_restarts += 1
-            trainers.until_restarted(trainers.first)
         raise self._evaluation_failed(last)
 
     def _evaluation_failed(self, error: Exception) -> SparringError:

@@ -25,7 +25,7 @@ from sparring.engines.ray.actors import reserved, tree_of
 from sparring.engines.ray.driver import ray_cluster
 from sparring.engines.ray.health import Health
 from sparring.engines.ray.nodes import ask_for_nodes, let_nodes_go
-from sparring.errors import SparringError
+from sparring.errors import SparringError, last_line
 from sparring.evaluation.tickets import Events, InProcess, Ticket, Work, examples_at
 from sparring.machine.devices import device_for
 from sparring.machine.memory import keep_freed_memory
@@ -143,7 +143,7 @@ class RayJudges:
             raise SparringError(f"a worker did not start: {getattr(error, 'cause', error)!r}") from error
         except ray.exceptions.RayError as error:
             self.deaths += 1
-            log.warning("a worker died while it started: %s", _last_line(error))
+            log.warning("a worker died while it started: %s", last_line(error))
             self._start(number)
             return
         self._working.add(number)
@@ -161,7 +161,7 @@ class RayJudges:
             if number in self._working:  # else it is known already, by its other ticket
                 self._working.remove(number)
                 self.deaths += 1
-                log.warning("a worker died, its tickets are given to others: %s", _last_line(error))
+                log.warning("a worker died, its tickets are given to others: %s", last_line(error))
                 self._start(number)
             return None
 
@@ -187,10 +187,6 @@ def _require_harmless(ticket: Ticket, deaths: int) -> None:
             f"{deaths} workers died while they attacked the same {len(ticket.places)} examples. Is there too little "
             f"memory? Lower evaluation.batch_size."
         )
-
-
-def _last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1]
 
 
 @contextmanager

@@ -12,6 +12,8 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, RayError
 
+from sparring.errors import last_line
+
 log = logging.getLogger(__name__)
 BACKOFF_S = (1.0, 2.0, 5.0, 15.0, 60.0)
 LEAVE_GRACE_S = 60.0  # longer than a worker takes to hand back what it cannot finish
@@ -131,7 +133,7 @@ class Pool:
         try:
             ray.get(member.serving)
         except RayError as error:
-            self.last_error = str(error).strip().splitlines()[-1]
+            self.last_error = last_line(error)
             log.warning("%s died: %s", name, self.last_error)
             self.died(name)
             member.deaths = member.deaths + 1 if now - member.since < 60 else 1

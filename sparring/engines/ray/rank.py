@@ -58,10 +58,6 @@ class Rank:
         )
         self.device = device_for(self.config.trainer.device, self.config.trainer.num_gpus)
 
-    def pid(self) -> int:
-        """Of this process."""
-        return os.getpid()
-
     def follow(self, group: str, address: str) -> None:
         """Follow rank 0, which is met at `address`, until it orders the end.
 

@@ -80,10 +80,6 @@ class Trainer:
         self.session: Session | None = None
         self.watchdog: Watchdog | None = None  # while it works
 
-    def pid(self) -> int:
-        """Of this process."""
-        return os.getpid()
-
     def meet(self) -> str:
         """Open the place where the trainers of a group meet; returns its address."""
         self.meeting = Meeting(self.config.trainer.count)

@@ -1,4 +1,8 @@
-"""The actors of a run's trainers: rank 0, which has the session, and the others. They live and die together."""
+"""The actors of a run's trainers: rank 0, which has the session, and the others. They live and die together.
+
+A group that died is made anew, not restarted by Ray: Ray may also declare an actor dead for good, for instance where
+its owner did not answer in time.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import RayTaskError
 
 from sparring.engines.ranks import RankLost
 from sparring.engines.ray.actors import Actors
@@ -18,7 +22,7 @@ from sparring.errors import SparringError
 log = logging.getLogger(__name__)
 SAVE_S = 60.0  # that rank 0 has for its checkpoint where another failed
 BLAME_S = 5.0  # that a dying process may take until Ray knows
-READY_S, RETRY_S = 0.5, 0.2
+POLL_S = 0.5
 
 
 class Trainers:
@@ -28,23 +32,22 @@ class Trainers:
     """
 
     def __init__(self, actors: Actors, go_on: Callable[[], None] = lambda: None) -> None:
-        self._config, self._run, self._go_on = actors.config, actors.run, go_on
+        self._actors, self._config, self._run, self._go_on = actors, actors.config, actors.run, go_on
         self.first = actors.trainer()
         self._others = {rank: actors.rank(rank) for rank in range(1, self._config.trainer.count)}
         self._calls: dict[int, Any] = {}  # by rank: its part in the training under way
-        self._pids: dict[int, int] = {}
-        self._died: set[int] = set()
 
     def start(self) -> None:
         """Let all train, as a group with a name of its own.
 
         Raises:
             RayActorError: one of them died.
-            SparringError: rank 0 did not start in time.
+            SparringError: they did not start in time.
         """
-        self._calls, self._died, group = {}, set(), secrets.token_hex(8)
+        self._calls, group = {}, secrets.token_hex(8)
         if self._others:
-            address = self._met()
+            self._until_started()
+            [address] = self._awaited([self.first.meet.remote()])
             self._calls = {rank: each.follow.remote(group, address) for rank, each in self._others.items()}
         self._calls[0] = self.first.train.remote(group)
 
@@ -82,67 +85,51 @@ class Trainers:
         return outcome
 
     def restart(self) -> None:
-        """Wait until the processes of a group of which one has died are started again; those that live are ended first.
+        """End the group, of which one has died, and make it anew; returns once all processes have started.
 
         Raises:
-            SparringError: Ray did not start them in time.
+            RayActorError: one of them died at its start.
+            SparringError: they did not start in time.
         """
-        actors = {0: self.first, **self._others}
-        for rank in actors.keys() - self._died:
-            ray.kill(actors[rank], no_restart=False)
-        for rank, actor in actors.items():
-            self.until_restarted(actor, self._pids.get(rank))
-
-    def until_restarted(self, actor: Any, before: int | None = None) -> None:
-        """Wait until Ray has restarted the process of a dead trainer, which had the id `before`; until then calls fail.
-
-        Raises:
-            SparringError: it did not in time.
-        """
-        limit = time.monotonic() + self._config.workers.start_timeout_s
-        while True:
-            self._go_on()
-            try:
-                if ray.get(actor.pid.remote(), timeout=READY_S) != before:
-                    return
-            except (RayActorError, GetTimeoutError) as error:
-                log.info("not restarted yet: %s", type(error).__name__)
-            if time.monotonic() > limit:
-                raise SparringError(
-                    f"the trainer's process was not restarted within workers.start_timeout_s = "
-                    f"{self._config.workers.start_timeout_s:g} s; `sparring resume {self._run.path}` continues."
-                )
-            time.sleep(RETRY_S)
+        ranks = list(self._others)
+        self.end()
+        self.first = self._actors.trainer()
+        self._others = {rank: self._actors.rank(rank) for rank in ranks}
+        self._until_started()
 
     def end_first(self) -> None:
-        """End rank 0's process, which Ray restarts."""
-        ray.kill(self.first, no_restart=False)
+        """End rank 0's process; its call fails, and the group is to be started again."""
+        ray.kill(self.first)
 
     def end_others(self) -> None:
         """End all but rank 0."""
         for actor in self._others.values():
-            ray.kill(actor, no_restart=True)
+            ray.kill(actor)
         self._others = {}
 
     def end(self) -> None:
         """End all."""
         self.end_others()
-        ray.kill(self.first, no_restart=True)
+        ray.kill(self.first)
 
-    def _met(self) -> str:
-        """The address at which rank 0 meets the others, once all have started."""
-        limit_s, actors = self._config.workers.start_timeout_s, {0: self.first, **self._others}
-        try:
-            pids = ray.get([actor.pid.remote() for actor in actors.values()], timeout=limit_s)
-            self._pids = dict(zip(actors, pids, strict=True))
-            address: str = ray.get(self.first.meet.remote(), timeout=limit_s)
-        except GetTimeoutError as error:
-            raise SparringError(
-                f"not all of trainer.count = {len(actors)} trainers started within workers.start_timeout_s = "
-                f"{limit_s:g} s: Ray may have no room for trainer.num_gpus and trainer.num_cpus of each; see "
-                f"{self._run.path / 'logs'}."
-            ) from error
-        return address
+    def _until_started(self) -> None:
+        self._awaited([actor.__ray_ready__.remote() for actor in (self.first, *self._others.values())])
+
+    def _awaited(self, calls: list[Any]) -> list[Any]:
+        """The results of the first calls of a group."""
+        limit_s = self._config.workers.start_timeout_s
+        limit = time.monotonic() + limit_s
+        while len(ray.wait(calls, num_returns=len(calls), timeout=POLL_S)[0]) < len(calls):
+            self._go_on()
+            if time.monotonic() > limit:
+                raise SparringError(
+                    f"not all of trainer.count = {1 + len(self._others)} trainers started within "
+                    f"workers.start_timeout_s = {limit_s:g} s: Ray may have no room for trainer.num_gpus and "
+                    f"trainer.num_cpus of each; see {self._run.path / 'logs'}. `sparring resume {self._run.path}` "
+                    f"continues."
+                )
+        found: list[Any] = ray.get(calls)
+        return found
 
     def _ended(self, count: int, timeout_s: float) -> list[int]:
         """The ranks whose calls have ended; waits up to `timeout_s` for `count` of them."""
@@ -152,11 +139,7 @@ class Trainers:
         return [rank for rank, call in self._calls.items() if call in done]
 
     def _result(self, rank: int) -> Any:
-        try:
-            return ray.get(self._calls.pop(rank))
-        except RayActorError:
-            self._died.add(rank)
-            raise
+        return ray.get(self._calls.pop(rank))
 
     def _settle(self, ranks: list[int]) -> None:
         """Take note of other ranks that have ended; raises what one died or failed of."""

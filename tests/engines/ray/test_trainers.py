@@ -58,12 +58,7 @@ def _second_at(run: Run, step: int) -> int | None:
     return int(log.read_text().rsplit("process ", 1)[1].split()[0])
 
 
-class Stub:
-    def pid(self) -> int:
-        return os.getpid()
-
-
-class First(Stub):
+class First:
     """In the place of rank 0: ends at once, as it is told to."""
 
     def __init__(self, phase: str) -> None:
@@ -76,7 +71,7 @@ class First(Stub):
         return {"phase": self.phase, "error": "a trainer is gone"}
 
 
-class Second(Stub):
+class Second:
     """In the place of another rank: fails for a reason of its own, or dies once and then fails with rank 0."""
 
     def __init__(self, fails: str, note: Path) -> None:
@@ -99,10 +94,10 @@ class Stubs:
         self.run = new_run(self.config)
 
     def trainer(self) -> Any:
-        return ray.remote(First).options(num_cpus=0, max_restarts=-1).remote(self.phase)
+        return ray.remote(First).options(num_cpus=0).remote(self.phase)
 
     def rank(self, rank: int) -> Any:
-        made = ray.remote(Second).options(num_cpus=0, max_restarts=-1)
+        made = ray.remote(Second).options(num_cpus=0)
         return made.remote(self.fails, self.run.path / "died")
 
 
