@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import ray
@@ -22,7 +22,7 @@ from sparring.engines.ranks import RankLost
 from sparring.engines.ray.actors import Actors
 from sparring.engines.ray.hanging import Stillness, end_process
 from sparring.engines.ray.health import Health
-from sparring.engines.ray.local import close_session, closed_to_others
+from sparring.engines.ray.local import close_session, loopback_alone, own_token
 from sparring.engines.ray.nodes import ask_for_nodes, let_nodes_go
 from sparring.engines.ray.pool import Pool
 from sparring.engines.ray.trainers import Trainers
@@ -63,26 +63,31 @@ def ray_cluster(settings: RaySettings, trainer_cpus: float) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 gives other processes precedence
     require_no_ray()
+    with own_token() if settings.address == "local" else nullcontext():
+        try:
+            _connect(settings, trainer_cpus)
+        except (ConnectionError, OSError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
+            raise SparringError(f"ray.address = {settings.address!r}: {_explained(error)}") from error
+        try:
+            yield
+        finally:
+            _shut_down()
+
+
+def _connect(settings: RaySettings, trainer_cpus: float) -> None:
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    try:
-        if settings.address == "local":
-            with closed_to_others():
-                ray.init(
-                    address="local",
-                    num_cpus=int(trainer_cpus) + 2,
-                    include_dashboard=False,
-                    object_store_memory=settings.object_store_mb << 20,
-                    **common,
-                )
-            close_session()
-        else:
-            ray.init(address=settings.address, **common)
-    except (ConnectionError, OSError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
-        raise SparringError(f"ray.address = {settings.address!r}: {_explained(error)}") from error
-    try:
-        yield
-    finally:
-        _shut_down()
+    if settings.address != "local":
+        ray.init(address=settings.address, **common)
+        return
+    with loopback_alone():
+        ray.init(
+            address="local",
+            num_cpus=int(trainer_cpus) + 2,
+            include_dashboard=False,
+            object_store_memory=settings.object_store_mb << 20,
+            **common,
+        )
+    close_session()
 
 
 def _explained(error: BaseException) -> str:

@@ -9,22 +9,41 @@ from contextlib import contextmanager
 
 import ray
 from ray._private import ray_constants
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
 TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+ACCESS = ("RAY_AUTH_MODE", *TOKENS)
 
 
 @contextmanager
-def closed_to_others() -> Iterator[None]:
-    """Inside, `ray.init` starts a Ray that only processes of this user reach.
+def own_token() -> Iterator[None]:
+    """Inside, a Ray that this process starts asks for a token of its own, which its processes inherit; one that the
+    environment names is kept.
 
-    Ray's processes inherit the token. Without one in the environment Ray would write it to ~/.ray/auth_token, which
-    others can read where they may enter HOME; one that the environment names is kept.
+    Without one in the environment Ray would write it to ~/.ray/auth_token, which others can read where they may enter
+    HOME. Afterwards all is as before: to a cluster that knows of no tokens, who brings one is a stranger.
+    """
+    before = {name: os.environ.get(name) for name in ACCESS}
+    if not any(before[name] for name in TOKENS):
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+        Config.initialize("")  # Ray keeps in this process what it has read
+        AuthenticationTokenLoader.instance().reset_cache()
 
-    On Linux Ray listens on all addresses. What makes it take the loopback is its switch for systems without clusters;
+
+@contextmanager
+def loopback_alone() -> Iterator[None]:
+    """Inside, `ray.init` starts a Ray that listens on no other address.
+
+    On Linux Ray listens on all of them. What makes it take the loopback is its switch for systems without clusters;
     `ray.init` itself turns 127.0.0.1 into the host's address.
     """
-    if not any(os.environ.get(name) for name in TOKENS):
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False
     try:
