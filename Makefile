@@ -21,9 +21,9 @@ setup: $(STAMP)
 demo: $(STAMP)
 	$(BIN)/sparring demo
 
-# Two processes with a thread each: more threads than cores wait for each other.
+# A thread each, and a process more than two cores have: some tests wait for Ray, Redis or a time-out.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(ARGS)
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 3 --dist loadgroup $(ARGS)
 
 # The inner loop: the pure parts, and one tiny run of each engine.
 FAST := allocators attacks config data objectives queue/test_ledger.py queue/test_messages.py queue/test_sizing.py workers trainer/test_plan.py trainer/test_schedules.py \

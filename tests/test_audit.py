@@ -53,13 +53,12 @@ def test_a_database_that_does_not_know_what_was_long_published_is_none(
     assert audit.knows_advisories() is known
 
 
-def test_without_a_database_it_says_not_run_which_fails_only_where_it_must_not_be_missing() -> None:
+def test_without_a_database_it_says_not_run_which_fails_where_it_must_not_be_missing() -> None:
     pytest.importorskip("pip_audit")
     nowhere = {**os.environ, "HTTPS_PROXY": "http://127.0.0.1:1", "HTTP_PROXY": "http://127.0.0.1:1", "NO_PROXY": ""}
-    for options, code in (([], 0), (["--strict"], 1)):
-        words = [sys.executable, str(ROOT / ".ci" / "audit.py"), *options]
-        done = subprocess.run(words, capture_output=True, text=True, env=nowhere)
-        assert done.returncode == code and "pip-audit: NOT RUN" in done.stdout and "bandit: no finding" in done.stdout
+    words = [sys.executable, str(ROOT / ".ci" / "audit.py"), "--strict"]  # CI runs it without
+    done = subprocess.run(words, capture_output=True, text=True, env=nowhere)
+    assert done.returncode == 1 and "pip-audit: NOT RUN" in done.stdout and "bandit: no finding" in done.stdout
 
 
 def test_every_exception_has_its_reason() -> None:

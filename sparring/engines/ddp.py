@@ -147,7 +147,10 @@ def slices(settings: DdpSettings, learner: Learner, rank: int, rendezvous: Path)
     store = dist.FileStore(str(rendezvous), settings.ranks)  # type: ignore[attr-defined]
     with joined(learner, rank, settings.ranks, store, settings.timeout_s):
         learner.peers = ranks = Slices(learner, rank)
-        yield ranks
+        try:
+            yield ranks
+        finally:
+            ranks.end()
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import time
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -18,6 +20,8 @@ from sparring.trainer.peers import Objective
 from sparring.trainer.steps import Consumed
 from sparring.workers.attackers import produce_all
 from sparring.workers.task import Task
+
+DRAIN_S = 0.1
 
 
 class _Pass(nn.Module):
@@ -40,6 +44,17 @@ class Slices(Ranks[Consumed]):
     def __init__(self, learner: Learner, rank: int) -> None:
         super().__init__(learner, rank)
         self._parallel = DistributedDataParallel(_Pass(learner.trained))
+
+    def end(self) -> None:
+        """Drop torch's reducer before the connection ends.
+
+        As the last to hold the connection it would wait for gloo's thread with Python's lock, for which that thread may
+        be waiting to drop a tensor: neither goes on (pytorch issue 56297). An exception may hold the reducer still,
+        therefore the thread gets a moment.
+        """
+        del self._parallel
+        gc.collect()
+        time.sleep(DRAIN_S)
 
     def forward(self, objective: Objective) -> tuple[Tensor, Tensor]:
         loss, correct = self._parallel(objective)

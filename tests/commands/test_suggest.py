@@ -12,7 +12,7 @@ from sparring.commands.suggest import suggest
 from sparring.config import from_tree, load
 from sparring.errors import UsageError
 
-DIGITS = {"data": {"limit": 300}, "attack": {"steps": 2}, "train": {"batch_size": 16}}
+DIGITS = {"data": {"limit": 200}, "attack": {"steps": 2}, "train": {"batch_size": 16}}
 
 
 def test_a_suggestion_is_a_recipe_that_says_what_was_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,7 +23,7 @@ def test_a_suggestion_is_a_recipe_that_says_what_was_tried(tmp_path: Path, monke
     path.write_text(found.text)
     recipe = load(path)
     assert recipe == found.config and recipe.engine in ("sync", "ddp", "ray")
-    assert recipe.data.limit == 300 and recipe.data.holdout == 0, "what was given stays, what trials need does not"
+    assert recipe.data.limit == 200 and recipe.data.holdout == 0, "what was given stays, what trials need does not"
     assert [len(each.trials) for each in found.rounds] == [6, 4, 5] and len(notes) == 13
     comments = " ".join(line.removeprefix("# ") for line in found.text.splitlines() if line.startswith("#"))
     for each in found.rounds:

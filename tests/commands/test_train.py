@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -172,26 +170,6 @@ def test_paths_of_weights_and_extra_images_are_made_absolute(tmp_path: Path, mon
     made = config_of(training.make_run(config.model_copy(update={"data": data})))
     assert made.model.checkpoint == tmp_path / "start.safetensors"
     assert made.data.extra == f"npz:{tmp_path / 'extra.npz'}"
-
-
-ONE_PROCESS = """
-import sys
-from pathlib import Path
-from sparring.commands.evaluate import evaluate_run
-from sparring.commands.explain import explain
-from sparring.commands.train import resume, train
-from tests.support.runs import small
-
-result = train(small(Path(sys.argv[1]), engine="sync", train={"max_steps": 1}))
-explain(small(Path(sys.argv[1]), engine="sync"))
-evaluate_run(result.run, {})
-print({"ray", "redis"} & sys.modules.keys())
-"""
-
-
-def test_a_run_in_one_process_imports_neither_ray_nor_redis_nor_do_explain_and_evaluate(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", ONE_PROCESS, tmp_path], stdout=subprocess.PIPE, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "set()"
 
 
 # Live objects: a model and data passed from Python.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from sparring.engines.ddp import slices
 from sparring.engines.slices import Slices
@@ -33,6 +35,24 @@ def session(tmp_path: Path) -> Session:
 def rank(session: Session, tmp_path: Path) -> Iterator[Slices]:
     with slices(session.config.ddp, session.learner, 0, tmp_path / "meet") as made:
         yield made
+
+
+def test_the_reducer_is_gone_before_the_connection_ends(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the last to hold it, it would wait for gloo's thread, and that thread for Python's lock: for ever."""
+    there = list[bool]()
+    with slices(session.config.ddp, session.learner, 0, tmp_path / "meet") as made:
+        reducer, destroy = weakref.ref(made._parallel.reducer), dist.destroy_process_group
+
+        def looked_at() -> None:
+            there.append(reducer() is not None)
+            destroy()
+
+        monkeypatch.setattr(dist, "destroy_process_group", looked_at)
+        step = next(iter(session.steps(None)))
+        session.learn(*made.attack(step.keys))
+    assert there == [False]
 
 
 def test_a_rank_attacks_its_own_tickets_and_knows_what_all_attacks_cost(session: Session, rank: Slices) -> None:

@@ -103,6 +103,13 @@ def _explained(error: BaseException) -> str:
     return str(error)
 
 
+def _cause(error: Exception) -> str:
+    """Why a trainer died, in a sentence; Ray's words say nothing of a token where that is the cause."""
+    if "all references to the actor were removed" in str(error) and os.environ.get("RAY_AUTH_MODE") == "token":
+        return "Ray gave its actor up, as a cluster without tokens does while RAY_AUTH_MODE = token: unset that."
+    return last_line(error)
+
+
 def _shut_down() -> None:
     """End the connection to Ray, and Ray itself if it is local; wait no longer than SHUTDOWN_S: where Ray's processes
     have died, it may wait for their answers for ever."""
@@ -188,7 +195,7 @@ class Driver:
                 if deaths > self.config.trainer.max_restarts or self.interrupted:
                     raise SparringError(
                         f"the trainer died {deaths} times in a row without progress (trainer.max_restarts = "
-                        f"{self.config.trainer.max_restarts}): {last_line(error)} See {self.run.path / 'logs'}. "
+                        f"{self.config.trainer.max_restarts}): {_cause(error)} See {self.run.path / 'logs'}. "
                         f"`sparring resume {self.run.path}` continues from the last checkpoint."
                     ) from error
                 self.state.trainer_restarts += 1

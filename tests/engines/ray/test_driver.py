@@ -41,10 +41,13 @@ AUGMIX = {
         ("redis", TWO),
         ("redis", {"allocator": {"name": "bullettrain"}, "objective": {"name": "trades", "passes": "single_pass"}}),
         ("object_store", {"allocator": {"name": "bullettrain"}, "objective": {"name": "mart"}, **TWO}),
-        ("redis", {"attack": {"start": "last"}, "data": {"limit": 256}, "train": {"epochs": 3}}),
         (
             "redis",
-            {"train": {"epochs": 2, "max_steps": 10, "batch_size": 250}, "pruning": {"name": "high", "epoch": 1}},
+            {
+                "train": {"epochs": 2, "max_steps": 10, "batch_size": 250},
+                "pruning": {"name": "high", "epoch": 1},
+                "attack": {"start": "last"},
+            },
         ),
         ("redis", AUGMIX),
         ("redis", {"attack": {"name": "fgsm"}, "objective": {"name": "grad-align"}}),

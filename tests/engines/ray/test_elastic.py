@@ -129,17 +129,17 @@ def clustered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
 
     def add_node(story: Story) -> None:
         story.waiting = {name: fields["state"] for name, fields in read_workers(story.run)["workers"].items()}
-        cluster.add_node(num_cpus=3)
+        cluster.add_node(num_cpus=2)
 
     try:
         ray.init(address=cluster.address, log_to_driver=False)
         with EmbeddedServer(maxmemory=512 << 20) as server:
             patch.setenv("ELASTIC_TEST_PASSWORD", server.password)
             queue = {"redis_url": server.url, "password_env": "ELASTIC_TEST_PASSWORD"}
-            # In lockstep staleness is d whoever attacks: four workers of a step of one shard, on few cores, overtake
+            # In lockstep staleness is d whoever attacks: three workers of a step of one shard, on few cores, overtake
             # each other beyond the bound else, and shards would be dropped for that.
             config = endless(root, lockstep=True, queue=queue, ray={"address": cluster.address})
-            yield tell(root, config, 4, add_node, requested_actors)
+            yield tell(root, config, 3, add_node, requested_actors)
     finally:
         patch.undo()
         ray.shutdown()

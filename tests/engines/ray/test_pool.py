@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import ray
 
+from sparring.engines.ray.local import own_token
 from sparring.engines.ray.pool import Pool
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("pool")]
@@ -62,9 +63,10 @@ class Scene:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+    with own_token():
+        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture
