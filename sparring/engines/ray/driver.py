@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -20,7 +20,7 @@ from sparring.config import RaySettings, to_toml, with_workers
 from sparring.engines import Outcome
 from sparring.engines.ranks import RankLost
 from sparring.engines.ray.actors import Actors
-from sparring.engines.ray.hanging import Stillness, end_process
+from sparring.engines.ray.hanging import Silence, Stillness, end_process
 from sparring.engines.ray.health import Health
 from sparring.engines.ray.local import close_session, loopback_alone, own_token
 from sparring.engines.ray.nodes import ask_for_nodes, let_nodes_go
@@ -132,6 +132,7 @@ class Driver:
         self.actors, transport = Actors(experiment, run, queue, sources), self.transport
         self.pool = Pool(self.actors.worker, transport.drop_worker, transport.request_stop, transport.forget_worker)
         self.health, self.stillness = Health(), Stillness(experiment.config.trainer.hang_timeout_s)
+        self.silence = Silence(experiment.config.workers.hang_timeout_s)
         self.interrupted = False
         self.state = RunState(engine="ray", dataset=config.data.name, total_steps=0)
 
@@ -339,7 +340,19 @@ class Driver:
         self.state.workers_wanted = self.config.workers.count
         if self.pool.last_error and not self.state.message:
             self.state.message = f"a worker died: {self.pool.last_error}"
-        self.report(self.state, self.transport.heartbeats())
+        heartbeats = self.transport.heartbeats()
+        self.report(self.state, heartbeats)
+        self._replace_silent_workers(heartbeats)
+
+    def _replace_silent_workers(self, heartbeats: Mapping[str, dict[str, Any]]) -> None:
+        """End workers that have fallen silent without dying, as one whose process is stopped, and start others."""
+        serving = [name for name, state in self.pool.states().items() if state == "serving" and name in heartbeats]
+        for name in self.silence.of({name: heartbeats[name].get("time") for name in serving}):
+            limit_s = self.config.workers.hang_timeout_s
+            log.error(
+                "%s has sent no heartbeat for workers.hang_timeout_s = %g s; another takes its place", name, limit_s
+            )
+            self.pool.replace(name)
 
     def _take_over(self, status: dict[str, Any]) -> None:
         """Replace the state by the trainer's; one that is damaged is passed over."""

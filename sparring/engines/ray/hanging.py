@@ -1,13 +1,16 @@
-"""What the driver does about a trainer that stands still and does not end itself, as one whose process is stopped."""
+"""What the driver does about a trainer or worker that does not end itself, as one whose process is stopped."""
 
 from __future__ import annotations
 
 import os
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 GRACE_S = 10.0  # for the process's own watchdog; no longer than the limit itself
+LOOK_S = 5.0  # a longer pause between two looks says nothing of the workers: the queue, or the driver, stood still
 
 
 class Stillness:
@@ -29,6 +32,26 @@ class Stillness:
         self._last = updated
         still_s = time.monotonic() - self._since
         return still_s if still_s > self.limit_s + min(GRACE_S, self.limit_s) else None
+
+
+class Silence:
+    """Which workers have sent no heartbeat for longer than `limit_s` and a grace."""
+
+    def __init__(self, limit_s: float) -> None:
+        self.limit_s = limit_s + min(GRACE_S, limit_s)
+        self._looked = -LOOK_S
+        self._last: dict[str, tuple[Any, float]] = {}  # by worker: its last heartbeat's stamp, and when it was new
+
+    def of(self, stamps: Mapping[str, Any]) -> list[str]:
+        """Their names; stamps: the last heartbeat's of every worker that should send some."""
+        now = time.monotonic()
+        before = self._last if now - self._looked < LOOK_S else {}
+        self._looked = now
+        self._last = {
+            name: before[name] if name in before and before[name][0] == stamp else (stamp, now)
+            for name, stamp in stamps.items()
+        }
+        return [name for name, (_, since) in self._last.items() if now - since > self.limit_s]
 
 
 def end_process(pid: int, actor: str) -> None:

@@ -98,6 +98,12 @@ class Pool:
             elif member.serving is None and member.ready is None and now >= member.again_at:
                 member.ready = member.actor.__ray_ready__.remote()
 
+    def replace(self, name: str) -> None:
+        """End the process of a worker that no longer answers, whatever it is at, and start another in its place."""
+        member, now = self.members[name], time.monotonic()
+        self.died(name)
+        self._make_anew(name, member, now)
+
     def stop(self, timeout_s: float) -> None:
         """Wait for the workers, which the queue has asked to stop; kill those that do not end in time."""
         serving = [member.serving for member in self.members.values() if member.serving is not None and member.started]
@@ -118,16 +124,19 @@ class Pool:
             ray.get(task)
         except ActorDiedError:
             if member.serving is None:
-                ray.kill(member.actor, no_restart=True)
-                fresh = _member(self.make(name))
-                member.actor, member.ready, member.serving = fresh.actor, fresh.ready, fresh.serving
-                member.since, member.started = now, False
+                self._make_anew(name, member, now)
             return
         except RayError:
             return  # `restart_dead` asks again
         member.started = True
         if member.serving is None:
             member.serving, member.since = member.actor.serve.remote(), now
+
+    def _make_anew(self, name: str, member: _Member, now: float) -> None:
+        ray.kill(member.actor, no_restart=True)
+        fresh = _member(self.make(name))
+        member.actor, member.ready, member.serving = fresh.actor, fresh.ready, fresh.serving
+        member.since, member.started = now, False
 
     def _ended(self, name: str, member: _Member, now: float) -> None:
         try:

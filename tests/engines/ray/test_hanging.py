@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sparring.engines.ray.hanging import Stillness, end_process
+from sparring.engines.ray.hanging import LOOK_S, Silence, Stillness, end_process
 from tests.support.waiting import wait_for
 
 
@@ -44,6 +44,22 @@ def test_a_trainer_that_has_never_reported_is_told_apart(clock: list[float]) -> 
     still.restart(reported=True)
     clock[0] += 41
     assert still.of(0.0) == 41 and still.reported, "an evaluation that hangs in its first batch is not taken for that"
+
+
+def test_a_worker_whose_heartbeat_stays_the_same_is_silent_unless_nobody_looked(clock: list[float]) -> None:
+    silence = Silence(6.0)
+
+    def looked(seconds: float, **stamps: float) -> list[str]:
+        clock[0] += seconds
+        return silence.of(stamps)
+
+    assert looked(1, one=1.0, other=1.0) == []
+    for beat in range(2, 6):
+        assert looked(4, one=1.0, other=float(beat)) == (["one"] if beat == 5 else [])
+    assert looked(1, other=5.0) == [], "it does not serve while it starts again"
+    assert looked(1, one=1.0, other=6.0) == [], "the heartbeat of the process before does not count"
+    assert looked(LOOK_S + 20, one=1.0, other=6.0) == [], "the queue was away: nobody could be heard"
+    assert looked(4, one=1.0, other=7.0) == []
 
 
 def test_no_process_of_another_kind_is_ended() -> None:

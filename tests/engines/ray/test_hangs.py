@@ -67,6 +67,20 @@ def _has_made(run: Run, step: int) -> bool:
 
 
 @pytest.mark.chaos
+def test_a_worker_whose_process_is_stopped_is_replaced(tmp_path: Path) -> None:
+    endless = {"epochs": 10_000, "max_steps": None}
+    config = small(tmp_path, train=endless, workers={"hang_timeout_s": 4.0}, queue={"lease_s": 600.0, "timeout_s": 3.0})
+    with running(config, tmp_path) as (run, process):
+        stopped = wait_for("a heartbeat", lambda: read_status(run)["workers"].get("worker-0", {}).get("pid"))
+        os.kill(stopped, signal.SIGSTOP)
+        wait_for("its end", lambda: not Path(f"/proc/{stopped}").exists())
+        wait_for("further steps", partial(_has_made, run, read_status(run)["step"] + 2))
+        run.request_stop()
+        assert process.wait(timeout=TIMEOUT_S) == 0, (tmp_path / "output").read_text()
+    assert "worker-0 has sent no heartbeat" in (run.path / "run.log").read_text()
+
+
+@pytest.mark.chaos
 def test_a_trainer_whose_process_is_stopped_is_ended_by_the_driver(tmp_path: Path) -> None:
     endless = {"epochs": 10_000, "max_steps": None}
     config = small(tmp_path, train=endless, checkpoint={"every_steps": 2}, trainer={"hang_timeout_s": 8.0})

@@ -115,6 +115,20 @@ def test_a_worker_that_dies_serves_again_and_one_that_dies_while_it_leaves_does_
     assert sorted(scene.died) == ["worker-0", "worker-1"] and scene.gone == ["worker-1"]
 
 
+def test_a_worker_that_is_replaced_is_ended_also_where_its_process_is_stopped(scene: Scene) -> None:
+    scene.pool.follow(1)
+    note = scene.folder / "worker-0.pid"
+    scene.until("pid", note.exists)
+    before = int(note.read_text())
+    note.unlink()
+    os.kill(before, signal.SIGSTOP)
+    scene.pool.replace("worker-0")
+    scene.until("another process", note.exists)
+    scene.until_states(**{"worker-0": "serving"})
+    assert int(note.read_text()) != before and scene.died == ["worker-0"]
+    scene.until("the end of the first", lambda: not Path(f"/proc/{before}").exists())
+
+
 def test_a_worker_whose_constructor_has_failed_is_made_anew(scene: Scene) -> None:
     (scene.folder / "refuse").touch()
     scene.pool.follow(1)
