@@ -496,8 +496,9 @@ class WorkersSettings(Settings):
     start_timeout_s: float = setting(120.0, "seconds", gt=0)
     """How long to wait for the first worker before the run fails."""
     hang_timeout_s: float = setting(240.0, "seconds", gt=0)
-    """A worker that makes no attack step for so long ends itself and is restarted; one that sends no heartbeat for so
-    long is replaced. Longer than queue.timeout_s and than one step; with model.compile the first one compiles."""
+    """A worker that makes no attack step for so long, or takes longer to start, ends itself and is restarted; one that
+    sends no heartbeat for so long is replaced. Longer than queue.timeout_s and than one step; with model.compile the
+    first one compiles."""
 
 
 class TrainerSettings(Settings):

@@ -210,9 +210,9 @@ def with_retries(client: redis.Redis, operation: Callable[[], Any], timeout_s: f
             _require_passing(client, error)
             if time.monotonic() + pause_s > deadline:
                 raise QueueUnavailable(
-                    f"no answer from Redis at {describe(client)} for queue.timeout_s = {timeout_s:g} s "
-                    f"({type(error).__name__}: {str(error)[:200]}). Check that the server runs and that "
-                    f"queue.redis_url is its address{_about_tls(client)}."
+                    f"no answer from Redis at {describe(client)} for {timeout_s:g} s (a run waits for "
+                    f"queue.timeout_s; {type(error).__name__}: {str(error)[:200]}). Check that the server runs and "
+                    f"that queue.redis_url is its address{_about_tls(client)}."
                 ) from error
             if isinstance(error, failures.InvalidResponse):  # what follows on that connection makes no sense
                 client.connection_pool.disconnect()

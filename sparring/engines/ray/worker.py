@@ -83,6 +83,7 @@ class Worker:
         self.config, self.name = from_tree(tree), name
         self.log_file = Run(Path(run_path)).path / "logs" / f"{name}.log"
         to_file(self.log_file)
+        starting = Watchdog(self.config.workers.hang_timeout_s, self.log_file)
         keep_freed_memory()
         settings = self.config.queue
 
@@ -128,6 +129,7 @@ class Worker:
         }
         self.idle = self._idle(experiment, store)
         self.attacks = self._attacks(experiment, store)
+        starting.stop()
 
     def _idle(self, experiment: Experiment, store: str) -> Idle | None:
         """What it does instead of waiting, where the settings ask for that."""

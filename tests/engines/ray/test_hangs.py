@@ -67,6 +67,25 @@ def _has_made(run: Run, step: int) -> bool:
 
 
 @pytest.mark.chaos
+def test_a_worker_that_hangs_while_it_is_made_ends_itself_and_is_made_again(tmp_path: Path) -> None:
+    hanging = MODEL.replace(
+        "        super().__init__(nn",
+        "        once = Path(__file__).parent / 'once'\n"
+        "        if once.exists() and Path('/proc/self/cmdline').read_text().startswith('ray::Worker'):\n"
+        "            once.unlink()\n"
+        "            time.sleep(10_000)\n"
+        "        super().__init__(nn",
+    )
+    (tmp_path / "hanging.py").write_text(hanging)
+    (tmp_path / "once").touch()
+    model = {"name": f"{tmp_path / 'hanging.py'}:Hanging"}
+    config = small(tmp_path, model=model, workers={"hang_timeout_s": 15.0})
+    with running(config, tmp_path) as (run, process):
+        assert process.wait(timeout=TIMEOUT_S) == 0, (tmp_path / "output").read_text()
+    assert not (tmp_path / "once").exists() and "in __init__" in (run.path / "logs" / "worker-0.log").read_text()
+
+
+@pytest.mark.chaos
 def test_a_worker_whose_process_is_stopped_is_replaced(tmp_path: Path) -> None:
     endless = {"epochs": 10_000, "max_steps": None}
     config = small(tmp_path, train=endless, workers={"hang_timeout_s": 4.0}, queue={"lease_s": 600.0, "timeout_s": 3.0})
