@@ -211,15 +211,22 @@ def curves(
     run: RunPath,
     plot: Annotated[Path | None, typer.Option("--plot", help="Write a plot of both curves to this PNG file.")] = None,
     best: Best = False,
+    resume: Resume = False,
+    again: Again = False,
     as_json: Json = False,
 ) -> None:
-    """Robust accuracy by ε and by number of steps, and a verdict on masked gradients with its evidence."""
+    """Robust accuracy by ε and by number of steps, and a verdict on masked gradients with its evidence.
+
+    With --workers N by N Ray workers. What is found is kept batch by batch: the same command goes on where it was.
+    """
     from sparring.commands.evaluate import curves_of_run
+    from sparring.commands.judging import How
     from sparring.evaluation.plots import draw, require_drawable
 
     if plot is not None:
         require_drawable(plot)
-    result = curves_of_run(open_run(run), context.obj, best=best, progress=periodic_notes())
+    how = How(resume, again)
+    result = curves_of_run(open_run(run), context.obj, best=best, progress=periodic_notes(), how=how)
     if plot is not None:
         draw(result, run.name, plot)
     if as_json:
@@ -290,11 +297,23 @@ def _size(size: float | None) -> str:
 @evaluation_commands.command(
     epilog="--corruptions.root DIR: read CIFAR-10-C or CIFAR-100-C instead of generating them."
 )
-def corruptions(context: typer.Context, run: RunPath, best: Best = False, as_json: Json = False) -> None:
-    """Accuracy under the 15 common corruptions at 5 severities."""
-    from sparring.commands.evaluate import corruptions_of_run
+def corruptions(
+    context: typer.Context,
+    run: RunPath,
+    best: Best = False,
+    resume: Resume = False,
+    again: Again = False,
+    as_json: Json = False,
+) -> None:
+    """Accuracy under the 15 common corruptions at 5 severities.
 
-    result = corruptions_of_run(open_run(run), context.obj, best=best, progress=periodic_notes())
+    With --workers N by N Ray workers. What is found is kept batch by batch: the same command goes on where it was.
+    """
+    from sparring.commands.evaluate import corruptions_of_run
+    from sparring.commands.judging import How
+
+    how = How(resume, again)
+    result = corruptions_of_run(open_run(run), context.obj, best=best, progress=periodic_notes(), how=how)
     if as_json:
         out(json.dumps(result, indent=2))
         return

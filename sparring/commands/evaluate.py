@@ -31,7 +31,7 @@ from sparring.commands.judging import (
     require_used,
 )
 from sparring.commands.live import require_passed
-from sparring.config import Config, changes_of, config_of, differences, load
+from sparring.config import Config, EvaluationSettings, changes_of, config_of, differences, load
 from sparring.data import Dataset, Sample, require_bytes
 from sparring.data import load as load_data
 from sparring.errors import SparringError, UsageError
@@ -286,13 +286,21 @@ def _require_epsilon(config: Config, threat: Attack) -> None:
 
 
 def curves_of_run(
-    run: Run, changes: dict[str, str], *, best: bool = False, progress: Progress | None = None
+    run: Run,
+    changes: dict[str, str],
+    *,
+    best: bool = False,
+    progress: Progress | None = None,
+    how: How = BY_DEFAULT,
 ) -> dict[str, Any]:
-    """Robust accuracy against ε and steps; also written to the run's curves.json. Raises as `open_trained`."""
+    """Robust accuracy against ε and steps; also written to the run's curves.json.
+
+    What is found of each batch is kept in the run's folder. Raises as `open_trained`.
+    """
     made, what = open_judged(run, changes, best=best, chooses=False)
-    config = made.config
-    with judges_of([what]) as judges:
-        found = curves(made.model, made.test, made.threat, config.evaluation, config.train.seed, progress, judges)
+    settings, seed = made.config.evaluation, made.config.train.seed
+    with remembered(what, "curves", {**identity_of(what), **_of_sample(settings)}, how) as (judges, results):
+        found = curves(made.model, made.test, made.threat, settings, seed, progress, judges, results)
     result = made.figures(found.as_dict())
     keep(run, "curves.json", result)
     return result
@@ -368,13 +376,26 @@ def remembered(
         yield judges, results
 
 
+def _of_sample(settings: EvaluationSettings) -> dict[str, Any]:
+    """The settings of the examples and their batches, with which random starts change."""
+    return {"samples": settings.samples, "draw": settings.draw, "batch_size": settings.batch_size}
+
+
 def corruptions_of_run(
-    run: Run, changes: dict[str, str], *, best: bool = False, progress: Progress | None = None
+    run: Run,
+    changes: dict[str, str],
+    *,
+    best: bool = False,
+    progress: Progress | None = None,
+    how: How = BY_DEFAULT,
 ) -> dict[str, Any]:
-    """Accuracy under common corruptions; also written to the run's corruptions.json. Raises as `open_trained`."""
+    """Accuracy under common corruptions; also written to the run's corruptions.json.
+
+    What is found of each batch is kept in the run's folder. Raises as `open_trained`.
+    """
     made, what = open_judged(run, changes, best=best, chooses=False)
     config = made.config
-    with judges_of([what]) as judges:
+    with remembered(what, "corruptions", identity_of(what), how) as (judges, results):
         found = corruptions(
             made.model,
             made.test,
@@ -386,6 +407,7 @@ def corruptions_of_run(
             seed=config.train.seed,
             progress=progress,
             judges=judges,
+            results=results,
         )
     result = made.figures(found.as_dict())
     keep(run, "corruptions.json", result)

@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib.metadata import version
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from sparring.data import Dataset, Sample, require_bytes, scaled
 from sparring.data.sampling import Draw
 from sparring.errors import SparringError, UsageError
 from sparring.evaluation.findings import Findings, warnings_of
+from sparring.evaluation.memory import Memory, Results
 from sparring.evaluation.outcomes import Outcomes, clean_outcomes, joined
 from sparring.evaluation.robustness import interval
 from sparring.evaluation.strikes import Look
@@ -47,8 +49,17 @@ SEEDED_BY_ARGUMENT = ("glass_blur", "impulse_noise")  # these do not use numpy's
 Pair = tuple[float, float]
 Array = np.ndarray[Any, np.dtype[np.uint8]]
 Batch = tuple[Tensor, Tensor]  # uint8 [n, C, H, W], int64 [n]
-Source = Callable[[str, int, Tensor, Tensor, Tensor], Batch]
-"""source(name, severity, indices, images, labels): the images (uint8 [n, C, H, W], clean) and labels, corrupted."""
+
+
+class Source(Protocol):
+    """Corrupts images. key: what its images depend on, beside the clean ones."""
+
+    @property
+    def key(self) -> str: ...
+
+    def __call__(self, name: str, severity: int, indices: Tensor, images: Tensor, labels: Tensor) -> Batch:
+        """The images (uint8 [n, C, H, W], clean) and labels, corrupted."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -92,13 +103,14 @@ def corruptions(
     seed: int,
     progress: Callable[[str], None] | None = None,
     judges: Judges | None = None,
+    results: Results | None = None,
 ) -> Corruptions:
     """Accuracy on test images, 15 corruptions by 5 severities.
 
     Args:
         samples, draw: the images; see `Sample`.
         data: the dataset's name. root: see `CorruptionsSettings`; workers need it too.
-        judges: who does it, with this model; by default this process.
+        judges: who does it, with this model; by default this process. results: known ones are not made again.
 
     Raises:
         UsageError: corruptions.root is set, and there are no files for these data.
@@ -110,9 +122,12 @@ def corruptions(
     sample, source = Sample(test, samples, draw), Generated(seed) if root is None else Read(_folder(root, data))
     works: list[Callable[[tuple[int, ...]], Work]] = [lambda places: Look()]
     works += [partial(_under, sample, source, name, severity) for name, severity in product(CORRUPTIONS, SEVERITIES)]
+    names = ["clean", *(f"{name} {severity} {source.key}" for name, severity in product(CORRUPTIONS, SEVERITIES))]
+    memory: Memory[Outcomes] = Memory(results, sample.indices.tolist(), names, Outcomes.plain, Outcomes.of_plain)
     judges = InProcess([model]) if judges is None else judges
     report = None if progress is None else partial(_tell, progress)
-    clean, *seen = (joined(parts) for parts in each_on_all(judges, sample, works, batch_size, report=report))
+    done = each_on_all(judges, sample, works, batch_size, memory=memory, report=report)
+    clean, *seen = (joined(parts) for parts in done)
     rows = torch.stack([each.clean for each in seen]).reshape(len(CORRUPTIONS), len(SEVERITIES), len(sample))
     broken = torch.stack([each.non_finite_logits for each in (clean, *seen)]).any(0)
     source_name = "imagecorruptions-imaug (ImageNet-C's strengths)" if root is None else FOLDERS[data]
@@ -167,6 +182,11 @@ class Read:
 
     folder: Path
 
+    @property
+    def key(self) -> str:
+        stamps = [path.stat() for path in sorted(self.folder.glob("*.npy"))]
+        return f"{self.folder} {[(stamp.st_size, stamp.st_mtime_ns) for stamp in stamps]}"
+
     def __call__(self, name: str, severity: int, indices: Tensor, images: Tensor, labels: Tensor) -> Batch:
         part = (severity - 1) * FILE_EXAMPLES + indices.numpy()
         stored, theirs = _array(self.folder / f"{name}.npy", 4), _array(self.folder / "labels.npy", 1)
@@ -179,6 +199,10 @@ class Generated:
     """Generated corrupted images. Each depends only on the seed, its index, the corruption and the severity."""
 
     seed: int
+
+    @property
+    def key(self) -> str:
+        return f"imagecorruptions-imaug {version('imagecorruptions-imaug')}, seed {self.seed}"
 
     def __call__(self, name: str, severity: int, indices: Tensor, images: Tensor, labels: Tensor) -> Batch:
         which, pixels = CORRUPTIONS.index(name), images.permute(0, 2, 3, 1).numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +19,9 @@ from sparring.evaluation.autoattack import square
 from sparring.evaluation.comparisons import masked, unbounded_warning
 from sparring.evaluation.findings import findings_of, warnings_of, worst
 from sparring.evaluation.masking import Grid, Masking, masking
+from sparring.evaluation.memory import Memory, Results
 from sparring.evaluation.outcomes import Outcomes, attacked_outcomes, joined
+from sparring.evaluation.panels import Restarts
 from sparring.evaluation.robustness import attack_for, describe, interval
 from sparring.evaluation.surfaces import Surface, surface_at, whole
 from sparring.evaluation.tickets import InProcess, Judges, Work, at_first, each_on_all
@@ -117,13 +120,14 @@ def curves(
     seed: int,
     progress: Progress | None = None,
     judges: Judges | None = None,
+    results: Results | None = None,
 ) -> Curves:
     """Attack `settings.samples` examples with a grid of ε (at `settings.steps`) and a grid of steps (at ε).
 
     The step size is always 2.5·ε/steps; `settings.step_size` is not used, because one size does not fit a whole grid.
 
     Args:
-        judges: who does it, with this model; by default this process.
+        judges: who does it, with this model; by default this process. results: known ones are not made again.
     """
     sample = Sample(dataset, settings.samples, settings.draw)
     base = attack_for(threat, settings.model_copy(update={"step_size": None}))
@@ -134,11 +138,18 @@ def curves(
     attacks = list(dict.fromkeys([*by_epsilon, *by_steps]))
     works: list[Callable[[int], Work]] = [partial(Under, attack, seed) for attack in attacks]
     works += [partial(Around, base, seed)]
+    names = [*(_key(attack, seed) for attack in attacks), f"surface {_key(base, seed)}"]
     if settings.square_queries:
         works += [partial(BlackBox, base, dataset.classes, settings.square_queries, seed)]
+        names += [f"square {settings.square_queries} {_key(base, seed)}"]
+    memory: Memory[Outcomes | Surface | Tensor] = Memory(
+        results, sample.indices.tolist(), names, _to_plain, _from_plain
+    )
     judges = InProcess([model]) if judges is None else judges
     report = None if progress is None else partial(_tell, progress)
-    done = each_on_all(judges, sample, [at_first(work) for work in works], settings.batch_size, report=report)
+    done = each_on_all(
+        judges, sample, [at_first(work) for work in works], settings.batch_size, memory=memory, report=report
+    )
     of_attacks, around, black_box = done[: len(attacks)], done[len(attacks)], done[len(attacks) + 1 :]
     found = {attack: joined(parts) for attack, parts in zip(attacks, of_attacks, strict=True)}
     points = {attack: _point(attack, outcome.robust) for attack, outcome in found.items()}
@@ -165,6 +176,24 @@ def curves(
         ],
         masking=masking(whole(around), grid),
     )
+
+
+def _key(attack: Attack, seed: int) -> str:
+    """All that an attack's outcomes depend on, beside network and examples."""
+    return json.dumps({**Restarts(attack, seed).identity, "restarts": attack.restarts}, sort_keys=True)
+
+
+def _to_plain(found: Outcomes | Surface | Tensor) -> dict[str, Any]:
+    if isinstance(found, Tensor):
+        return {"alive": found.tolist()}
+    return {"outcomes" if isinstance(found, Outcomes) else "surface": found.plain()}
+
+
+def _from_plain(values: Any) -> Outcomes | Surface | Tensor:
+    [(kind, found)] = values.items()
+    if kind == "alive":
+        return torch.tensor(found, dtype=torch.bool)
+    return Outcomes.of_plain(found) if kind == "outcomes" else Surface.of_plain(found)
 
 
 def _tell(progress: Progress, done: int, total: int) -> None:

@@ -6,8 +6,9 @@ The gradient is that of the float32 cross-entropy, as attacks use it that know n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,22 @@ class Surface:
     zero: Tensor
     varies: Tensor
     rises: Tensor
+
+    def plain(self) -> dict[str, list[Any]]:
+        """In plain types, for a file."""
+        return {each.name: getattr(self, each.name).tolist() for each in fields(self)}
+
+    @classmethod
+    def of_plain(cls, values: Mapping[str, Any]) -> Surface:
+        """The inverse of `plain`.
+
+        Raises:
+            KeyError, TypeError, ValueError: they are damaged.
+        """
+        found = {each.name: torch.tensor(values[each.name], dtype=torch.bool) for each in fields(cls)}
+        if len({len(tensor) for tensor in found.values()}) != 1 or found["rises"].shape[1:] != (len(LENGTHS),):
+            raise ValueError("not one value for each image")
+        return cls(**found)
 
 
 def surface(

@@ -30,6 +30,7 @@ from tests.support.processes import has_ended
 from tests.support.waiting import wait_for
 
 MEMORY, DOWN_S, SETTLED_S, LONG_S = 512 << 20, 2.0, 60.0, 180.0
+PATIENCE_S = 20.0  # until a process that is to be hit has been restarted
 TIMES = {"worker killed": 52, "trainer killed": 6, "redis restarted": 4, "worker paused": 8, "trainer paused": 4}
 
 
@@ -91,7 +92,10 @@ class Soak:
             self._restart_redis()
             return 1
         role, _, how = name.partition(" ")
-        pid = _alive(self.cluster.worker if role == "worker" else self.cluster.trainer)
+        pid, limit = 0, time.monotonic() + PATIENCE_S
+        while not pid and time.monotonic() < limit and status_of(self.run)["phase"] == "training":
+            pid = _alive(self.cluster.worker if role == "worker" else self.cluster.trainer)
+            time.sleep(0.2)
         if pid:
             (self.cluster.kill if how == "killed" else self.cluster.pause)(pid)
         return int(bool(pid))

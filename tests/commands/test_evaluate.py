@@ -15,7 +15,8 @@ from torch import nn
 
 import sparring
 from sparring.attacks import PGD
-from sparring.commands.evaluate import evaluate_run, margins_of_run, open_trained
+from sparring.commands.evaluate import curves_of_run, evaluate_run, margins_of_run, open_trained
+from sparring.commands.judging import How
 from sparring.commands.train import train
 from sparring.commands.transferring import transfer_runs
 from sparring.config import DataSettings, config_of
@@ -151,6 +152,16 @@ def test_the_figures_are_not_lost_where_they_cannot_be_kept(run: Run, caplog: py
     (run.path / "evaluation.json").mkdir()
     assert evaluate_run(run, {})["robust_accuracy"] == expected
     assert "the result is not kept" in caplog.text and "evaluation.json: Is a directory" in caplog.text
+
+
+def test_curves_go_on_with_what_is_kept_in_the_runs_folder(run: Run) -> None:
+    few = {"evaluation.samples": "6", "evaluation.steps": "2", "evaluation.square_queries": "5"}
+    found = curves_of_run(run, few)
+    (kept,) = (run.path / "verdicts").glob("curves-*.jsonl")
+    *lines, last = kept.read_text().splitlines(keepends=True)
+    kept.write_text("".join(lines) + last[:20])
+    assert curves_of_run(run, few, how=How(resume=True)) == found
+    assert len(kept.read_text().splitlines()) == len(lines) + 2, "the damaged line was made again"
 
 
 def test_the_smallest_perturbations_are_kept_in_the_runs_folder(run: Run) -> None:

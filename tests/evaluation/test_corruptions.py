@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from sparring.data import ArrayDataset, load
 from sparring.errors import SparringError, UsageError
 from sparring.evaluation import corruptions as module
 from sparring.evaluation.corruptions import CORRUPTIONS, Generated, Read, corruptions, mean_of_images
+from sparring.evaluation.memory import Results
 from sparring.evaluation.robustness import interval
 
 
@@ -152,3 +154,23 @@ def test_an_image_made_here_depends_on_its_index_and_the_seed_alone() -> None:
     np.random.seed(0)
     Generated(0)("snow", 1, torch.tensor([0]), *digits_at([0]))
     assert np.random.random() == expected, "numpy's global state is left as it was"
+
+
+def test_what_is_known_is_not_looked_at_again_unless_the_files_have_changed(cifar_c: Path, tmp_path: Path) -> None:
+    class Counting(FirstPixel):
+        made = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            Counting.made += 1
+            return super().forward(x)
+
+    results, model = Results(tmp_path / "known", "corruptions", {}), Counting()
+    with results.owned():
+        results.begin()
+    how: dict[str, Any] = {"samples": None, "batch_size": 5, "seed": 0, "results": results}
+    first = corruptions(model, clean(), "cifar10", cifar_c, **how)
+    assert Counting.made == 2 * 76
+    assert corruptions(model, clean(), "cifar10", cifar_c, **how) == first and Counting.made == 2 * 76
+    fog = cifar_c / "CIFAR-10-C" / "fog.npy"
+    np.save(fog, np.load(fog))
+    assert corruptions(model, clean(), "cifar10", cifar_c, **how) == first and Counting.made > 2 * 76

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 from sparring.attacks import PGD
 from sparring.config import EvaluationSettings
 from sparring.evaluation.curves import EPSILONS, STEPS, Curves, curves
+from sparring.evaluation.memory import Results
 from sparring.evaluation.robustness import interval
 from tests.support.models import Brightness, Shattered, distances, greys
 
@@ -37,3 +40,39 @@ def test_a_shattered_model_is_found_out_without_limits_and_by_the_black_box() ->
     found = evaluated(Shattered(), queries=200, margins=MARGINS / 4)
     assert any("ball of ε = 1 holds every image" in each for each in found.warnings)
     assert any("leaves" in each and "Square, 200 queries only" in each for each in found.warnings)
+
+
+class Counting(Brightness):
+    """Counts its passes, and fails after as many as it may make."""
+
+    made, most = 0, 10**9
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.made += 1
+        if self.made > self.most:
+            raise KeyboardInterrupt
+        found: Tensor = super().forward(x)
+        return found
+
+
+def test_what_is_known_is_not_attacked_again_and_changes_no_figure(tmp_path: Path) -> None:
+    settings = EvaluationSettings(steps=5, restarts=1, square_queries=50, batch_size=25)
+    images, model = greys(MARGINS), Counting()
+
+    def found(epsilon: float = 0.1) -> Curves:
+        return curves(model, images, PGD(epsilon), settings, seed=0, results=kept)
+
+    kept = Results(tmp_path, "curves", {})
+    with kept.owned():
+        kept.begin()
+    model.most = 300
+    with pytest.raises(KeyboardInterrupt):
+        found()
+    model.made, model.most = 0, 10**9
+    rest = found()
+    whole = curves(model, images, PGD(0.1), settings, seed=0)
+    of_rest, model.made = model.made, 0
+    assert found() == rest == whole
+    assert model.made == 0 and of_rest > 300, "nothing is left to be done"
+    found(epsilon=0.09)
+    assert model.made > 300, "another attack's outcomes are not taken for these"
