@@ -26,6 +26,14 @@ def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         os.environ["HOME"] = before
 
 
+@pytest.fixture(autouse=True)
+def no_token_left() -> Iterator[None]:
+    """A Ray with a token that a test starts in this process leaves nothing behind: `shared_ray` has none."""
+    before = os.environ.get("RAY_AUTH_MODE")
+    yield
+    assert os.environ.get("RAY_AUTH_MODE") == before
+
+
 @pytest.fixture(scope="session")
 def shared_ray(own_home: None) -> Iterator[Place]:
     """Puts a run onto a Ray and a queue that it shares with other tests: one of its own takes five seconds longer.

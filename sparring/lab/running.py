@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
@@ -258,18 +258,22 @@ def cluster(address: str, num_gpus: float = 0.0) -> Iterator[tuple[Cluster, int]
     """The cluster at an address, and how many points it can do at once."""
     import ray
 
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UsageError(
-            f"--address {address}: no Ray cluster answers there ({error}). Start one by `ray start`."
-        ) from error
-    try:
+    from sparring.engines.ray.local import loopback_alone, own_token
+
+    with ExitStack() as own:
+        if address == "local":
+            own.enter_context(own_token())
+            own.enter_context(loopback_alone())
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UsageError(
+                f"--address {address}: no Ray cluster answers there ({error}). Start one by `ray start`."
+            ) from error
+        own.callback(ray.shutdown)
         resources = ray.cluster_resources()
         cores, gpus = resources.get("CPU", 1), resources.get("GPU", 0)
         yield Cluster(num_gpus), max(1, int(min(cores, gpus / num_gpus) if num_gpus else cores))
-    finally:
-        ray.shutdown()
 
 
 def timed(point: Point, place: Place) -> tuple[Figures, float, dict[str, Any]]:

@@ -47,6 +47,7 @@ AUGMIX = {
                 "train": {"epochs": 2, "max_steps": 10, "batch_size": 250},
                 "pruning": {"name": "high", "epoch": 1},
                 "attack": {"start": "last"},
+                "data": {"augment": "none"},
             },
         ),
         ("redis", AUGMIX),

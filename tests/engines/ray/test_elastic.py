@@ -189,8 +189,8 @@ def test_a_resume_goes_on_with_the_last_target_of_workers(story: Story) -> None:
 
 
 def test_workers_wait_for_a_node_and_serve_once_it_is_there(clustered: Story) -> None:
-    assert sorted(clustered.waiting.values()) == ["serving", "starting", "starting", "starting"]
+    assert sorted(clustered.waiting.values()) == ["serving", "starting", "starting"]
 
 
 def test_the_autoscaler_is_asked_for_the_target_and_for_nothing_at_the_end(clustered: Story) -> None:
-    assert clustered.requests == [1 + 1, 1 + 4, 1 + 3, 0]
+    assert clustered.requests == [1 + 1, 1 + 3, 1 + 2, 0]
