@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -138,6 +139,7 @@ def main() -> None:
     changes = {name.removeprefix("--"): value for name, value in zip(words[::2], words[1::2], strict=True)}
     config = overridden(load(options.recipe), changes)
     options.out.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the driver ends too
     soak, began = Soak([str(options.recipe), *words], options.out, options.seed), time.monotonic()
     try:
         soak.disturb(options.minutes)
