@@ -7,11 +7,12 @@ import logging
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sparring.attacks.augmix import Threat
 from sparring.commands.combinations import check_combinations
 from sparring.commands.live import PREFIX, require_passed, require_sendable
 from sparring.commands.sources import require_same_sources
 from sparring.commands.trials import try_methods
-from sparring.config import Config, RunSettings, check_staleness, differences, trainer_attacks
+from sparring.config import AttackSettings, Config, RunSettings, check_staleness, differences, trainer_attacks
 from sparring.errors import UsageError
 from sparring.evaluation.autoattack import require_attackable, require_autoattack
 from sparring.evaluation.robustness import targets_of
@@ -73,7 +74,7 @@ def check(config: Config, live: Live = NOTHING_PASSED, *, starts: bool) -> Exper
     _check_batches(experiment)
     if config.yopo.passes:
         first_layer(experiment.model, config.yopo.first_layer, experiment.training.shape)
-    for doubt in summary.warnings:
+    for doubt in (*summary.warnings, *_unused(config.attack, experiment.attack)):
         log.warning(doubt)
     _check_evaluation(experiment)
     if config.engine == "ray":
@@ -82,6 +83,14 @@ def check(config: Config, live: Live = NOTHING_PASSED, *, starts: bool) -> Exper
     if starts and live.model is None:
         start_from(config.model, experiment.model, training.shape, training.classes, config.train.seed)
     return experiment
+
+
+def _unused(settings: AttackSettings, attack: Threat) -> list[str]:
+    """What is set and has no effect, in sentences."""
+    makes = getattr(attack, "steps", settings.steps)
+    if settings.steps in (makes, AttackSettings.model_fields["steps"].default):
+        return []
+    return [f"attack.steps = {settings.steps} has no effect: attack.name = {settings.name!r} makes {makes}."]
 
 
 def require_new_folder(run: RunSettings) -> None:

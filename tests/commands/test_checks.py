@@ -200,3 +200,11 @@ def test_one_class_is_refused_by_name_whatever_the_objective(tmp_path: Path, obj
     config = small(tmp_path, engine="sync", data={"name": f"npz:{tmp_path / 'one'}"}, objective={"name": objective})
     with pytest.raises(UsageError, match="needs two classes"):
         check(config, starts=True)
+
+
+def test_steps_that_an_attack_does_not_take_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for steps, name in ((3, "pgd"), (8, "fgsm"), (1, "fgsm")):
+        check(small(tmp_path, engine="sync", attack={"name": name, "steps": steps}), starts=True)
+    assert "has no effect" not in caplog.text
+    check(small(tmp_path, engine="sync", attack={"name": "fgsm", "steps": 7}), starts=True)
+    assert "attack.steps = 7 has no effect: attack.name = 'fgsm' makes 1." in caplog.text
