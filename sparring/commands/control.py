@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from sparring.config import MAX_WORKERS, Config, config_of, trainer_attacks, with_workers
@@ -110,10 +110,8 @@ def stop_run(run: Run, timeout_s: float) -> None:
     run.request_stop()  # first: the queue may not answer
     transport = _transport(run, "trainer")
     if transport is not None:
-        try:
+        with closing(transport), suppress(SparringError):  # the run may have ended already, and its server with it
             transport.request_stop()
-        finally:
-            transport.close()
     limit = time.monotonic() + timeout_s
     while run.is_alive():
         if time.monotonic() > limit:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sparring.config import DataSettings
 from sparring.data import Sample, load
-from sparring.evaluation.memory import Done, Memory, Results
+from sparring.evaluation.memory import Memory, Results, done
 from sparring.evaluation.outcomes import Outcomes, clean_outcomes
 from sparring.evaluation.tickets import InProcess, each_on_all
 
@@ -70,14 +70,21 @@ def test_without_a_file_everything_is_done(sample: Sample) -> None:
 @pytest.mark.parametrize("line", ['{"work": 1, "examples": [1], "result": 1}', '{"work": "one"}', "[]", "no json", ""])
 def test_a_line_that_is_no_result_is_passed_over(tmp_path: Path, line: str) -> None:
     kept = results(tmp_path)
-    kept.add([Done("one", (1, 2), 3)])
+    kept.add([done("one", (1, 2), 3)])
     kept.path.write_text(kept.path.read_text() + line + "\n")
-    assert kept.entries() == [Done("one", (1, 2), 3)]
+    assert kept.entries() == [done("one", (1, 2), 3)]
+
+
+def test_a_line_that_was_altered_is_passed_over(tmp_path: Path) -> None:
+    kept = results(tmp_path)
+    kept.add([done("one", (1, 2), [True, True])])
+    kept.path.write_text(kept.path.read_text().replace("[true, true]", "[true, false]"))
+    assert kept.entries() == []
 
 
 def test_a_result_that_cannot_be_read_is_made_again(sample: Sample, tmp_path: Path) -> None:
     kept = results(tmp_path)
-    kept.add([Done("one", tuple(sample.indices[:10].tolist()), "no number")])
+    kept.add([done("one", tuple(sample.indices[:10].tolist()), "no number")])
     work = Summing()
     asked(sample, kept, work, ("one",))
     assert work.batches == 4

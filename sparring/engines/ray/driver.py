@@ -5,6 +5,7 @@ Run it: sparring train RECIPE --workers 4
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import os
@@ -25,6 +26,7 @@ from sparring.engines.ray.health import Health
 from sparring.engines.ray.local import close_session, loopback_alone, own_token
 from sparring.engines.ray.nodes import ask_for_nodes, let_nodes_go
 from sparring.engines.ray.pool import Pool
+from sparring.engines.ray.trainer import CheckpointLost
 from sparring.engines.ray.trainers import Trainers
 from sparring.errors import SparringError, UsageError, last_line
 from sparring.machine.signals import stopping_on_signals
@@ -44,6 +46,7 @@ STOP_GRACE_S = 60.0
 CHECKPOINT_S = 30.0  # Ray ends this process a minute after its control server
 POLL_S = 0.5
 SHUTDOWN_S = 30.0
+STARTS_S = 60.0  # that a worker's process takes until its own watchdog is there
 
 
 def require_no_ray() -> None:
@@ -116,8 +119,16 @@ def _shut_down() -> None:
     ending = threading.Thread(target=ray.shutdown, name="ray-shutdown", daemon=True)
     ending.start()
     ending.join(SHUTDOWN_S)
+    if ending.is_alive() and (node := ray._private.worker._global_node) is not None:
+        node.kill_all_processes(check_alive=False)  # a raylet that is stopped, for which it waits
+        ending.join(SHUTDOWN_S)
     if ending.is_alive():
+        atexit.unregister(ray._private.worker.shutdown)  # it would wait for this one
         log.error("Ray did not shut down within %g s; its processes may be left on this host", SHUTDOWN_S)
+
+
+class Interrupted(Exception):
+    """Ctrl-C, while a trainer is made anew."""
 
 
 class Driver:
@@ -130,9 +141,16 @@ class Driver:
         self.client = connect(queue.url, queue.logins["trainer"], settings.timeout_s)
         self.transport = Transport(self.client, run.id, lease_s=settings.lease_s, timeout_s=settings.timeout_s)
         self.actors, transport = Actors(experiment, run, queue, sources), self.transport
-        self.pool = Pool(self.actors.worker, transport.drop_worker, transport.request_stop, transport.forget_worker)
+        hang_s = config.workers.hang_timeout_s
+        self.pool = Pool(
+            self.actors.worker,
+            transport.drop_worker,
+            transport.request_stop,
+            transport.forget_worker,
+            start_s=hang_s + STARTS_S,
+        )
         self.health, self.stillness = Health(), Stillness(experiment.config.trainer.hang_timeout_s)
-        self.silence = Silence(experiment.config.workers.hang_timeout_s)
+        self.silence = Silence(hang_s)
         self.interrupted = False
         self.state = RunState(engine="ray", dataset=config.data.name, total_steps=0)
 
@@ -159,7 +177,7 @@ class Driver:
                 let_nodes_go(self.config.ray)
                 evaluation = None
                 if outcome["phase"] in ("finished", "incomplete"):
-                    evaluation = self._evaluate(trainers)
+                    evaluation = self._evaluate(trainers, outcome["step"])
                     outcome["phase"] = outcome["phase"] if evaluation is not None else "stopped"
             finally:
                 self._close(trainers)
@@ -193,7 +211,9 @@ class Driver:
                 deaths = deaths + 1 if self.state.step <= last_step else 1
                 last_step = self.state.step
                 log.warning("the trainer died at step %d (%d in a row): %s", last_step, deaths, error)
-                if deaths > self.config.trainer.max_restarts or self.interrupted:
+                if self.interrupted:
+                    return self._stopped()
+                if deaths > self.config.trainer.max_restarts:
                     raise SparringError(
                         f"the trainer died {deaths} times in a row without progress (trainer.max_restarts = "
                         f"{self.config.trainer.max_restarts}): {_cause(error)} See {self.run.path / 'logs'}. "
@@ -202,12 +222,18 @@ class Driver:
                 self.state.trainer_restarts += 1
                 time.sleep(min(2.0 ** (deaths - 1) - 1, 30.0))
                 continue
+            except Interrupted:
+                return self._stopped()
             except ray.exceptions.RayTaskError as error:
                 raise SparringError(f"the trainer failed: {error.cause!r} See {self.run.path / 'logs'}.") from error
             if outcome["phase"] == "failed":
                 died = f" A worker died: {self.pool.last_error}" if self.pool.last_error else ""
                 raise SparringError(outcome["error"] + died)
             return outcome
+
+    def _stopped(self) -> dict[str, Any]:
+        """How a training ends that is interrupted while it has no trainer: with its last checkpoint."""
+        return {"phase": "stopped", "state": self.state.as_dict()}
 
     def _until_done(self, trainers: Trainers) -> dict[str, Any]:
         asked_at = None
@@ -258,10 +284,7 @@ class Driver:
         """While a trainer restarts: raise where Ray no longer works, or the run is to stop."""
         self._require_ray()
         if self.interrupted:
-            raise SparringError(
-                f"interrupted while a trainer was restarted; `sparring resume {self.run.path}` continues from the last "
-                f"checkpoint."
-            )
+            raise Interrupted
 
     def _require_ray(self) -> None:
         """Where Ray no longer works, let the trainer write its checkpoint, which it is told through the queue.
@@ -346,8 +369,8 @@ class Driver:
 
     def _replace_silent_workers(self, heartbeats: Mapping[str, dict[str, Any]]) -> None:
         """End workers that have fallen silent without dying, as one whose process is stopped, and start others."""
-        serving = [name for name, state in self.pool.states().items() if state == "serving" and name in heartbeats]
-        for name in self.silence.of({name: heartbeats[name].get("time") for name in serving}):
+        serving = [name for name, state in self.pool.states().items() if state == "serving"]
+        for name in self.silence.of({name: heartbeats.get(name, {}).get("time") for name in serving}):
             limit_s = self.config.workers.hang_timeout_s
             log.error(
                 "%s has sent no heartbeat for workers.hang_timeout_s = %g s; another takes its place", name, limit_s
@@ -364,15 +387,18 @@ class Driver:
         found.trainer_restarts = self.state.trainer_restarts
         self.state = found
 
-    def _evaluate(self, trainers: Trainers) -> dict[str, Any] | None:
-        """The evaluation, or None if the run is stopped before it ends. A trainer that dies starts it again."""
+    def _evaluate(self, trainers: Trainers, step: int) -> dict[str, Any] | None:
+        """The evaluation of the weights after `step`, or None if the run is stopped before it ends.
+
+        A trainer that dies starts it again.
+        """
         self.pool.members.clear()
         self.transport.set_pool({})
         for deaths in range(self.config.trainer.max_restarts + 1):
             try:
                 if deaths:
                     trainers.restart()
-                task = trainers.first.evaluate.remote()
+                task = trainers.first.evaluate.remote(step)
                 self.stillness.restart(reported=True)
                 while not ray.wait([task], timeout=POLL_S)[0]:
                     if self.interrupted or self.run.stop_requested():
@@ -382,7 +408,11 @@ class Driver:
                     self._end_what_stands_still(trainers)
                 evaluation: dict[str, Any] = ray.get(task)
                 return evaluation
+            except Interrupted:
+                return None
             except ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, CheckpointLost):
+                    raise SparringError(str(error.cause)) from error
                 raise self._evaluation_failed(error) from error
             except ray.exceptions.RayActorError as error:
                 log.warning("the trainer died during the evaluation (%d times): %s", deaths + 1, error)

@@ -6,6 +6,7 @@ Without them Ray ends the driver's process after a minute, without a word.
 from __future__ import annotations
 
 import socket
+import threading
 import time
 
 import ray
@@ -24,6 +25,8 @@ class Health:
         self.address, self.node = (host.strip("[]"), int(port)), context.get_node_id()
         self.problem = ""
         self._asked_at = self._answered_at = time.monotonic()
+        self._asking: threading.Thread | None = None
+        self._alive = True
 
     def check(self) -> str:
         """`problem`, asked anew where that is due."""
@@ -37,11 +40,22 @@ class Health:
         try:
             socket.create_connection(self.address, timeout=CONNECT_S).close()
         except OSError as error:
-            silent = now - self._answered_at
-            where = f"{self.address[0]}:{self.address[1]}"
-            if silent < GONE_AFTER_S:
-                return ""
-            return f"Ray's control server (GCS) at {where} has not answered for {silent:.0f} s ({error})"
+            return self._silent(now, str(error))
+        if self._asking is None or not self._asking.is_alive():
+            self._asking = threading.Thread(target=self._look, name="ray-health", daemon=True)
+            self._asking.start()
+        self._asking.join(CONNECT_S)
+        if self._asking.is_alive():  # a control server whose process is stopped still takes connections
+            return self._silent(now, "it takes connections")
         self._answered_at = now
-        alive = any(node["Alive"] for node in ray.nodes() if node["NodeID"] == self.node)
-        return "" if alive else "Ray's process on this host (raylet) has died"
+        return "" if self._alive else "Ray's process on this host (raylet) has died"
+
+    def _look(self) -> None:
+        """Ask the control server, which may take for ever."""
+        self._alive = any(node["Alive"] for node in ray.nodes() if node["NodeID"] == self.node)
+
+    def _silent(self, now: float, how: str) -> str:
+        silent, (host, port) = now - self._answered_at, self.address
+        if silent < GONE_AFTER_S:
+            return ""
+        return f"Ray's control server (GCS) at {host}:{port} has not answered for {silent:.0f} s ({how})"

@@ -80,7 +80,7 @@ class RayJudges:
         self.health, self.deaths = Health(), 0
         options, settings = reserved(config.workers), tree_of(config)
         cores = 0 if config.ray.address == "local" else config.workers.num_cpus
-        made = ray.remote(Judge).options(num_cpus=cores, **options)
+        made = ray.remote(Judge).options(num_cpus=cores, max_restarts=-1, **options)
         self._networks, inputs = ray.put(networks), actor_inputs(sources, NOTHING_PASSED)
         self.actors = [made.remote(settings, inputs) for _ in range(self.count)]
         self._starting: dict[Any, int] = {}  # a call -> the worker's number

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -48,7 +49,8 @@ class Pool:
 
     Args:
         make: starts the actor of a name. died: called when a worker has died, to end its leases at once. leave: asks a
-            worker to take no more tickets. left: called when a worker that was to leave has ended.
+            worker to take no more tickets. left: called when a worker that was to leave has ended. start_s: a worker
+            that Ray restarts and that has not started within so long is made anew.
     """
 
     def __init__(
@@ -57,8 +59,9 @@ class Pool:
         died: Callable[[str], None],
         leave: Callable[[str], None] = lambda name: None,
         left: Callable[[str], None] = lambda name: None,
+        start_s: float = math.inf,
     ) -> None:
-        self.make, self.died, self.leave, self.left = make, died, leave, left
+        self.make, self.died, self.leave, self.left, self.start_s = make, died, leave, left, start_s
         self.members: dict[str, _Member] = {}
         self.last_error = ""
         self._numbers = count()
@@ -95,6 +98,9 @@ class Pool:
                 self._ended(name, member, now)
             if member.leaving:
                 self._let_go(name, member, now)
+            elif member.serving is None and now - member.again_at > self.start_s:
+                log.error("%s has not started again within %.0f s; it is made anew", name, self.start_s)
+                self._make_anew(name, member, now)
             elif member.serving is None and member.ready is None and now >= member.again_at:
                 member.ready = member.actor.__ray_ready__.remote()
 

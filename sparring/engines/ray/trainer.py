@@ -45,6 +45,10 @@ from sparring.trainer.session import Session
 log = logging.getLogger(__name__)
 
 
+class CheckpointLost(SparringError):
+    """The last checkpoint of a finished training is damaged or gone, and the process that had its weights too."""
+
+
 class Trainer:
     """Holds one session; `train` runs it to its end, `evaluate` measures the weights that came out."""
 
@@ -114,7 +118,8 @@ class Trainer:
                         rolling=rolling_of(session, self.transport.pieces(), judged_route),
                     )
                     try:
-                        return {"phase": loop.run(), "state": session.state.as_dict()}
+                        phase = loop.run()
+                        return {"phase": phase, "state": session.state.as_dict(), "step": session.learner.step}
                     except RollBack as error:
                         loop = None  # these weights must not be saved
                         resumed = session.roll_back(error)
@@ -157,13 +162,24 @@ class Trainer:
         except SparringError as error:
             log.error("%s", error)
 
-    def evaluate(self) -> dict[str, Any]:
-        """Clean and robust accuracy on the test set, with all cores. After a restart of the process the weights are
-        those of the last checkpoint, which are the same."""
+    def evaluate(self, step: int) -> dict[str, Any]:
+        """Clean and robust accuracy of the weights after `step`, on the test set, with all cores.
+
+        After a restart of the process they are those of the last checkpoint.
+
+        Raises:
+            CheckpointLost: that is of another step.
+        """
         torch.set_num_threads(cores())
         if self.session is None:
             self.session = Session(build_experiment(self.config, self.live), self.run, self.device, self._report)
             self.session.restore()
+        found = self.session.learner.step
+        if found != step:
+            raise CheckpointLost(
+                f"the weights of step {step} are lost: the newest checkpoint in {self.run.checkpoints} that can be "
+                f"read is of step {found}. `sparring resume {self.run.path}` makes the steps after it again."
+            )
         state = self.session.state
 
         def progress(message: str) -> None:

@@ -60,6 +60,10 @@ def test_a_worker_whose_heartbeat_stays_the_same_is_silent_unless_nobody_looked(
     assert looked(1, one=1.0, other=6.0) == [], "the heartbeat of the process before does not count"
     assert looked(LOOK_S + 20, one=1.0, other=6.0) == [], "the queue was away: nobody could be heard"
     assert looked(4, one=1.0, other=7.0) == []
+    for _ in range(5):
+        lost = silence.of({"one": None, "other": clock[0]})  # the queue came back empty, and one sends nothing
+        clock[0] += 4
+    assert lost == ["one"]
 
 
 def test_no_process_of_another_kind_is_ended() -> None:

@@ -100,6 +100,17 @@ def test_a_worker_whose_process_is_stopped_is_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.chaos
+def test_ctrl_c_while_a_trainer_is_made_anew_is_one(tmp_path: Path) -> None:
+    endless = {"epochs": 10_000, "max_steps": None}
+    with running(small(tmp_path, train=endless, checkpoint={"every_steps": 2}), tmp_path) as (run, process):
+        wait_for("step 4", partial(_has_made, run, 4))
+        os.kill(int(read_status(run)["trainer_pid"]), signal.SIGKILL)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=TIMEOUT_S) == 130, (tmp_path / "output").read_text()
+    assert read_status(run)["phase"] == "interrupted"
+
+
+@pytest.mark.chaos
 def test_a_trainer_whose_process_is_stopped_is_ended_by_the_driver(tmp_path: Path) -> None:
     endless = {"epochs": 10_000, "max_steps": None}
     config = small(tmp_path, train=endless, checkpoint={"every_steps": 2}, trainer={"hang_timeout_s": 8.0})

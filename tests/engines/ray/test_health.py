@@ -37,6 +37,22 @@ def test_the_run_ends_with_a_checkpoint_and_a_sentence(tmp_path: Path, program: 
     assert _saved(run) and read_status(run)["phase"] == "failed"
 
 
+@pytest.mark.chaos
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(
+    ("program", "sentence"), [("raylet", "(raylet) has died"), ("gcs_server", "it takes connections")]
+)
+def test_where_a_process_of_rays_is_stopped_the_command_ends_too(tmp_path: Path, program: str, sentence: str) -> None:
+    endless = {"epochs": 10_000, "max_steps": None}
+    with running(small(tmp_path, train=endless, checkpoint={"every_steps": 100_000}), tmp_path) as (run, process):
+        wait_for("step 2", lambda: read_status(run)["step"] >= 2)
+        os.kill(_of_this_run(program, process.pid), signal.SIGSTOP)
+        assert process.wait(timeout=200) == 1, (tmp_path / "output").read_text()
+    output = (tmp_path / "output").read_text()
+    assert sentence in output and "sparring resume" in output and "Traceback" not in output
+    assert read_status(run)["phase"] == "failed"
+
+
 def _saved(run: Run) -> int:
     path = checkpoints.latest(run.checkpoints)
     return 0 if path is None else checkpoints.load_state(path).step

@@ -26,6 +26,9 @@ class Sleeper:
         self.folder, self.name = Path(folder), name
         if (self.folder / "refuse").exists():
             raise RuntimeError("no weights here")
+        if (self.folder / "hang").exists():
+            (self.folder / "hang").unlink()
+            time.sleep(1000)
 
     def serve(self) -> str:
         (self.folder / f"{self.name}.pid").write_text(str(os.getpid()))
@@ -127,6 +130,19 @@ def test_a_worker_that_is_replaced_is_ended_also_where_its_process_is_stopped(sc
     scene.until_states(**{"worker-0": "serving"})
     assert int(note.read_text()) != before and scene.died == ["worker-0"]
     scene.until("the end of the first", lambda: not Path(f"/proc/{before}").exists())
+
+
+def test_a_worker_that_does_not_come_back_after_its_death_is_made_anew(scene: Scene) -> None:
+    scene.pool.follow(1)
+    note = scene.folder / "worker-0.pid"
+    scene.until("pid", note.exists)
+    os.kill(int(note.read_text()), signal.SIGKILL)
+    note.unlink()
+    (scene.folder / "hang").touch()
+    scene.until("it hangs", lambda: not (scene.folder / "hang").exists())
+    scene.pool.start_s = 0.5
+    scene.until("it is there", note.exists)
+    scene.until_states(**{"worker-0": "serving"})
 
 
 def test_a_worker_whose_constructor_has_failed_is_made_anew(scene: Scene) -> None:
