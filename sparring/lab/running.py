@@ -258,9 +258,10 @@ def cluster(address: str, num_gpus: float = 0.0) -> Iterator[tuple[Cluster, int]
     """The cluster at an address, and how many points it can do at once."""
     import ray
 
-    from sparring.engines.ray.local import loopback_alone, own_token
+    from sparring.engines.ray.local import loopback_alone, own_token, standard_output_left_alone
 
     with ExitStack() as own:
+        own.enter_context(standard_output_left_alone())
         if address == "local":
             own.enter_context(own_token())
             own.enter_context(loopback_alone())

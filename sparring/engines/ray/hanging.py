@@ -54,6 +54,14 @@ class Silence:
         return [name for name, (_, since) in self._last.items() if now - since > self.limit_s]
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether a process on this host is stopped, as by SIGSTOP."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("T", "t")
+    except OSError:
+        return False
+
+
 def end_process(pid: int, actor: str) -> None:
     """Kill an actor's process on this host, if `pid` is still one: a stopped process hears no word of Ray's."""
     try:

@@ -7,6 +7,8 @@ it was at.
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
@@ -23,6 +25,7 @@ from sparring.data import Dataset
 from sparring.engines.ray.actor_inputs import ActorInputs, actor_inputs
 from sparring.engines.ray.actors import reserved, tree_of
 from sparring.engines.ray.driver import ray_cluster
+from sparring.engines.ray.hanging import end_process, is_stopped
 from sparring.engines.ray.health import Health
 from sparring.engines.ray.nodes import ask_for_nodes, let_nodes_go
 from sparring.errors import SparringError, last_line
@@ -63,9 +66,11 @@ class Judge:
         torch.set_num_threads(worker_threads(config.workers, 0))
         self.device = device_for("auto", config.workers.num_gpus)
 
-    def take(self, networks: list[Weights]) -> None:
-        """Build the networks. Not in the constructor: Ray cannot repeat that once large arguments are gone."""
+    def take(self, networks: list[Weights]) -> tuple[str, int]:
+        """Build the networks; returns host and process. Not in the constructor: Ray cannot repeat that once large
+        arguments are gone."""
         self.own = InProcess([each.network().to(self.device).eval() for each in networks])
+        return socket.gethostname(), os.getpid()
 
     def work(self, work: Work, x: Tensor, y: Tensor) -> Any:
         """The result of a ticket's work on these images and labels."""
@@ -85,6 +90,8 @@ class RayJudges:
         self.actors = [made.remote(settings, inputs) for _ in range(self.count)]
         self._starting: dict[Any, int] = {}  # a call -> the worker's number
         self._working: set[int] = set()  # numbers of the workers that have started
+        self._here: dict[int, int] = {}  # process ids of those on this host
+        self._stopped: dict[int, float] = {}  # since when a process is seen to be stopped
         for number in range(self.count):
             self._start(number)
         self._quiet_since = time.monotonic()  # no worker has worked since
@@ -116,6 +123,7 @@ class RayJudges:
                     deaths[ticket.places] += 1
                     _require_harmless(ticket, deaths[ticket.places])
             events.working(len(self._working), self.deaths)
+            self._end_stopped()
             self._require_workers(bool(self._working))
 
     def _next(self, waiting: int, busy: Iterable[tuple[int, Ticket]]) -> int | None:
@@ -134,7 +142,7 @@ class RayJudges:
     def _has_started(self, task: Any) -> None:
         number = self._starting.pop(task)
         try:
-            ray.get(task)
+            host, pid = ray.get(task)
         except ray.exceptions.ActorUnavailableError:  # Ray is starting its process again
             time.sleep(POLL_S)
             self._start(number)
@@ -147,6 +155,19 @@ class RayJudges:
             self._start(number)
             return
         self._working.add(number)
+        self._stopped.pop(number, None)
+        if host == socket.gethostname():
+            self._here[number] = pid
+
+    def _end_stopped(self) -> None:
+        """End workers on this host that have been stopped for workers.hang_timeout_s; Ray starts them again."""
+        now, limit_s = time.monotonic(), self.config.workers.hang_timeout_s
+        stopped = {number for number in self._working & self._here.keys() if is_stopped(self._here[number])}
+        self._stopped = {number: self._stopped.get(number, now) for number in stopped}
+        for number, since in self._stopped.items():
+            if now - since > limit_s:
+                log.error("a worker has been stopped for workers.hang_timeout_s = %g s; it is ended", limit_s)
+                end_process(self._here[number], "Judge")
 
     def _result(self, task: Any, number: int) -> tuple[Any] | None:
         """The result, in a tuple; None: the worker has died, and is started again."""

@@ -52,6 +52,17 @@ def loopback_alone() -> Iterator[None]:
         ray_constants.ENABLE_RAY_CLUSTER = before
 
 
+@contextmanager
+def standard_output_left_alone() -> Iterator[None]:
+    """Inside, Ray does not print there that a process has died, which is for data; the driver logs it."""
+    before = ray._private.worker._worker_logs_enabled
+    ray._private.worker._worker_logs_enabled = False
+    try:
+        yield
+    finally:
+        ray._private.worker._worker_logs_enabled = before
+
+
 def close_session() -> None:
     """Let nobody else into the folder of this Ray's logs and sockets, which Ray opens to all users of the host."""
     os.chmod(ray._private.worker._global_node.get_session_dir_path(), 0o700)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sparring.engines.ray.hanging import LOOK_S, Silence, Stillness, end_process
+from sparring.engines.ray.hanging import LOOK_S, Silence, Stillness, end_process, is_stopped
 from tests.support.waiting import wait_for
 
 
@@ -81,7 +81,9 @@ def test_a_stopped_process_of_the_actor_is_ended() -> None:
     process = subprocess.Popen(["bash", "-c", "exec -a ray::Trainer.train sleep 60"])
     cmdline = Path(f"/proc/{process.pid}/cmdline")
     wait_for("its title", lambda: cmdline.read_text().startswith("ray::"))
+    assert not is_stopped(process.pid)
     os.kill(process.pid, signal.SIGSTOP)
+    wait_for("its stop", lambda: is_stopped(process.pid))
     try:
         end_process(process.pid, "Trainer")
         assert process.wait(timeout=10) == -9

@@ -82,3 +82,19 @@ def test_a_killed_worker_and_a_killed_driver_cost_only_what_they_were_at(run: Ru
         assert resumed[name] == alone[name], name
     refused = subprocess.run(command(run, "--resume", "--evaluation.batch_size", "7"), capture_output=True, text=True)
     assert refused.returncode == 2 and "--resume: " in refused.stderr
+
+
+@pytest.mark.chaos
+def test_a_stopped_worker_is_ended_and_its_tickets_are_given_to_others(run: Run, tmp_path: Path) -> None:
+    with (tmp_path / "said").open("w") as said:
+        more = ("--evaluation.samples", "360", "--evaluation.batch_size", "40", "--workers.hang_timeout_s", "1")
+        words = command(run, "--workers", "2", "--again", *more)
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=said)
+        try:
+            wait_for("the first verdicts", lambda: lines(run) >= 2)
+            os.kill(judges_of(process.pid)[0], signal.SIGSTOP)
+            out, _ = process.communicate(timeout=TIMEOUT_S)
+        finally:
+            process.kill()
+    assert process.returncode == 0 and "it is ended" in (tmp_path / "said").read_text()
+    assert json.loads(out)["samples"] == 360, "nothing but data, also where a process dies"
