@@ -157,10 +157,16 @@ def test_curves_and_transfer_say_the_same() -> None:
 
 
 def test_corruptions_say_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    def dark(seed: int) -> Any:
-        return lambda name, severity, indices, images, labels: (0 * images, labels)
+    class Dark:
+        key = "dark"
 
-    monkeypatch.setattr("sparring.evaluation.corruptions.Generated", dark)
+        def __init__(self, seed: int) -> None:
+            pass
+
+        def __call__(self, name: str, severity: int, indices: Tensor, images: Tensor, labels: Tensor) -> Any:
+            return 0 * images, labels
+
+    monkeypatch.setattr("sparring.evaluation.corruptions.Generated", Dark)
     monkeypatch.setattr("sparring.evaluation.corruptions.require_bytes", lambda data, what: None)  # DATA are floats
     model = Changed(lambda logits, x: logits / x.flatten(1).sum(1, keepdim=True).sign())
     found = corruptions(model, DATA, "greys", None, samples=None, batch_size=16, seed=0)
