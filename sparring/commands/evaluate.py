@@ -27,11 +27,12 @@ from sparring.commands.judging import (
     identity_of,
     judged,
     judges_of,
+    of_sample,
     owned,
     require_used,
 )
 from sparring.commands.live import require_passed
-from sparring.config import Config, EvaluationSettings, changes_of, config_of, differences, load
+from sparring.config import Config, changes_of, config_of, differences, load
 from sparring.data import Dataset, Sample, require_bytes
 from sparring.data import load as load_data
 from sparring.errors import SparringError, UsageError
@@ -299,7 +300,7 @@ def curves_of_run(
     """
     made, what = open_judged(run, changes, best=best, chooses=False)
     settings, seed = made.config.evaluation, made.config.train.seed
-    with remembered(what, "curves", {**identity_of(what), **_of_sample(settings)}, how) as (judges, results):
+    with remembered(what, "curves", {**identity_of(what), **of_sample(settings)}, how) as (judges, results):
         found = curves(made.model, made.test, made.threat, settings, seed, progress, judges, results)
     result = made.figures(found.as_dict())
     keep(run, "curves.json", result)
@@ -326,7 +327,6 @@ def margins_of_run(
     require_used(changes_of(changes), settings, (*CHOICE, *OF_PGD, "evaluation.square_queries", "corruptions."))
     norm = threat.norm if norm is None else norm
     _require_margins(norm, attacks)
-    how_many: dict[str, Any] = {"samples": settings.samples, "draw": settings.draw, "batch_size": settings.batch_size}
     identity = {**identity_of(what), "norm": norm, "seed": seed, "batch_size": settings.batch_size}
     identity |= {"pyautoattack": version("pyautoattack"), "steps": dict(ITERATIONS)}
     with remembered(what, "margins", identity, how) as (judges, results):
@@ -339,7 +339,7 @@ def margins_of_run(
             progress=progress,
             judges=judges,
             results=results,
-            **how_many,
+            **of_sample(settings),
         )
     epsilon = threat.epsilon if norm == threat.norm else None
     result = {**found.as_dict(epsilon), **made.named(), "warnings": [*made.warnings]}
@@ -376,11 +376,6 @@ def remembered(
         yield judges, results
 
 
-def _of_sample(settings: EvaluationSettings) -> dict[str, Any]:
-    """The settings of the examples and their batches, with which random starts change."""
-    return {"samples": settings.samples, "draw": settings.draw, "batch_size": settings.batch_size}
-
-
 def corruptions_of_run(
     run: Run,
     changes: dict[str, str],
@@ -401,9 +396,7 @@ def corruptions_of_run(
             made.test,
             config.data.name,
             config.corruptions.root,
-            samples=config.evaluation.samples,
-            draw=config.evaluation.draw,
-            batch_size=config.evaluation.batch_size,
+            **of_sample(config.evaluation),
             seed=config.train.seed,
             progress=progress,
             judges=judges,

@@ -178,6 +178,11 @@ def identity_of(what: Judged) -> dict[str, Any]:
     }
 
 
+def of_sample(settings: EvaluationSettings) -> dict[str, Any]:
+    """The settings of the examples and their batches, with which random starts change."""
+    return {"samples": settings.samples, "draw": settings.draw, "batch_size": settings.batch_size}
+
+
 def behaviour_of(model: nn.Module, test: Dataset) -> list[float]:
     """Logits and gradients of a few images, which tell whether a network of the same weights has other code; empty
     where they are not the same twice."""

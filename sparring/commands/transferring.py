@@ -11,7 +11,7 @@ from typing import Any
 
 from sparring.attacks import Attack
 from sparring.commands.evaluate import Trained, keep, names_of, open_judged, remembered, require_different
-from sparring.commands.judging import BY_DEFAULT, How, Judged, digest_of, identity_of
+from sparring.commands.judging import BY_DEFAULT, How, Judged, digest_of, identity_of, of_sample
 from sparring.config import Config
 from sparring.errors import SparringError, UsageError
 from sparring.evaluation.panels import Restarts
@@ -68,7 +68,7 @@ def _of_transfer(config: Config, attacks: Sequence[Attack]) -> dict[str, Any]:
     """What results of a transfer depend on beside the networks."""
     settings, seed = config.evaluation, config.train.seed
     described = [{**Restarts(attack, seed).identity, "restarts": attack.restarts} for attack in attacks]
-    return {"attacks": described, "batch_size": settings.batch_size, "samples": settings.samples, "draw": settings.draw}
+    return {"attacks": described, **of_sample(settings)}
 
 
 def transfer_from(

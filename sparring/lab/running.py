@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
@@ -258,20 +258,17 @@ def cluster(address: str, num_gpus: float = 0.0) -> Iterator[tuple[Cluster, int]
     """The cluster at an address, and how many points it can do at once."""
     import ray
 
-    from sparring.engines.ray.local import loopback_alone, own_token, standard_output_left_alone
+    from sparring.engines.ray.local import loopback_alone, put_back_afterwards
 
-    with ExitStack() as own:
-        own.enter_context(standard_output_left_alone())
-        if address == "local":
-            own.enter_context(own_token())
-            own.enter_context(loopback_alone())
+    with put_back_afterwards(address), ExitStack() as after:
         try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
+            with loopback_alone() if address == "local" else nullcontext():
+                ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UsageError(
                 f"--address {address}: no Ray cluster answers there ({error}). Start one by `ray start`."
             ) from error
-        own.callback(ray.shutdown)
+        after.callback(ray.shutdown)
         resources = ray.cluster_resources()
         cores, gpus = resources.get("CPU", 1), resources.get("GPU", 0)
         yield Cluster(num_gpus), max(1, int(min(cores, gpus / num_gpus) if num_gpus else cores))

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -23,7 +23,7 @@ from sparring.engines.ranks import RankLost
 from sparring.engines.ray.actors import Actors
 from sparring.engines.ray.hanging import Silence, Stillness, end_process
 from sparring.engines.ray.health import Health
-from sparring.engines.ray.local import close_session, loopback_alone, own_token, standard_output_left_alone
+from sparring.engines.ray.local import close_session, loopback_alone, put_back_afterwards
 from sparring.engines.ray.nodes import ask_for_nodes, let_nodes_go
 from sparring.engines.ray.pool import Pool
 from sparring.engines.ray.trainer import CheckpointLost
@@ -66,7 +66,7 @@ def ray_cluster(settings: RaySettings, trainer_cpus: float) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 gives other processes precedence
     require_no_ray()
-    with own_token() if settings.address == "local" else nullcontext(), standard_output_left_alone():
+    with put_back_afterwards(settings.address):
         try:
             _connect(settings, trainer_cpus)
         except (ConnectionError, OSError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
@@ -369,9 +369,9 @@ class Driver:
 
     def _replace_silent_workers(self, heartbeats: Mapping[str, dict[str, Any]]) -> None:
         """End workers that have fallen silent without dying, as one whose process is stopped, and start others."""
+        limit_s = self.config.workers.hang_timeout_s
         serving = [name for name, state in self.pool.states().items() if state == "serving"]
         for name in self.silence.of({name: heartbeats.get(name, {}).get("time") for name in serving}):
-            limit_s = self.config.workers.hang_timeout_s
             log.error(
                 "%s has sent no heartbeat for workers.hang_timeout_s = %g s; another takes its place", name, limit_s
             )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from contextlib import suppress
 
 import ray
 
@@ -26,7 +27,7 @@ class Health:
         self.problem = ""
         self._asked_at = self._answered_at = time.monotonic()
         self._asking: threading.Thread | None = None
-        self._alive = True
+        self._alive: bool | None = None  # this host's node process, by the last answer; None: there is none yet
 
     def check(self) -> str:
         """`problem`, asked anew where that is due."""
@@ -42,17 +43,18 @@ class Health:
         except OSError as error:
             return self._silent(now, str(error))
         if self._asking is None or not self._asking.is_alive():
-            self._asking = threading.Thread(target=self._look, name="ray-health", daemon=True)
+            self._alive, self._asking = None, threading.Thread(target=self._look, name="ray-health", daemon=True)
             self._asking.start()
         self._asking.join(CONNECT_S)
-        if self._asking.is_alive():  # a control server whose process is stopped still takes connections
+        if self._alive is None:  # a control server whose process is stopped still takes connections
             return self._silent(now, "it takes connections")
         self._answered_at = now
         return "" if self._alive else "Ray's process on this host (raylet) has died"
 
     def _look(self) -> None:
-        """Ask the control server, which may take for ever."""
-        self._alive = any(node["Alive"] for node in ray.nodes() if node["NodeID"] == self.node)
+        """Ask the control server, which may take for ever, or fail."""
+        with suppress(Exception):
+            self._alive = any(node["Alive"] for node in ray.nodes() if node["NodeID"] == self.node)
 
     def _silent(self, now: float, how: str) -> str:
         silent, (host, port) = now - self._answered_at, self.address

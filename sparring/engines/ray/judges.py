@@ -155,7 +155,6 @@ class RayJudges:
             self._start(number)
             return
         self._working.add(number)
-        self._stopped.pop(number, None)
         if host == socket.gethostname():
             self._here[number] = pid
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import ray
 from ray._private import ray_constants
-from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # compiled: its types lack it
 
 TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 ACCESS = ("RAY_AUTH_MODE", *TOKENS)
@@ -61,6 +61,13 @@ def standard_output_left_alone() -> Iterator[None]:
         yield
     finally:
         ray._private.worker._worker_logs_enabled = before
+
+
+@contextmanager
+def put_back_afterwards(address: str) -> Iterator[None]:
+    """Inside, Ray may be started or joined at an address; afterwards what that sets in this process is as before."""
+    with own_token() if address == "local" else nullcontext(), standard_output_left_alone():
+        yield
 
 
 def close_session() -> None:

@@ -1,7 +1,6 @@
 """The actors of a run's trainers: rank 0, which has the session, and the others. They live and die together.
 
-A group that died is made anew, not restarted by Ray: Ray may also declare an actor dead for good, for instance where
-its owner did not answer in time.
+A group that died is made anew, not restarted by Ray: Ray may also declare an actor dead for good.
 """
 
 from __future__ import annotations

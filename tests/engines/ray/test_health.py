@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
+import ray
 
 from sparring.commands.control import read_status
+from sparring.engines.ray import health
+from sparring.engines.ray.driver import ray_cluster
+from sparring.engines.ray.health import Health
 from sparring.runs import Run
 from sparring.trainer import checkpoints
 from tests.support.processes import running
-from tests.support.runs import small
+from tests.support.runs import Place, small
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.ray
@@ -35,6 +40,19 @@ def test_the_run_ends_with_a_checkpoint_and_a_sentence(tmp_path: Path, program: 
     output = (tmp_path / "output").read_text()
     assert sentence in output and "sparring resume" in output and "Traceback" not in output
     assert _saved(run) and read_status(run)["phase"] == "failed"
+
+
+def test_a_control_server_that_takes_connections_and_gives_no_answer_is_gone_after_a_while(
+    tmp_path: Path, shared_ray: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ray_cluster(shared_ray(small(tmp_path)).ray, 1):
+        monkeypatch.setattr(health, "CHECK_EVERY_S", 0.0)
+        asked = Health()
+        assert asked.check() == ""
+        monkeypatch.setattr(ray, "nodes", partial(int, "no answer"))  # raises
+        assert asked.check() == "", "it may be restarting"
+        monkeypatch.setattr(health, "GONE_AFTER_S", 0.0)
+        assert "has not answered for 0 s (it takes connections)" in asked.check()
 
 
 @pytest.mark.chaos
