@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -51,18 +52,22 @@ def explain(
 
 
 def _explain_devices(config: Config, devices: str, price: float | None, as_json: bool) -> None:
+    from sparring.commands.limits import sentence
     from sparring.commands.splits import attacks_of, explain_devices, rows_of
     from sparring.observe.report import table
 
     counts = [int(count) for count in devices.split(",") if count]
-    splits, source = explain_devices(config, counts)
+    splits, limits, source = explain_devices(config, counts)
     if as_json:
-        found = {"times": source, "devices": [split.as_dict(price) for split in splits]}
+        devices_found = [split.as_dict(price) for split in splits]
+        found = {"times": source, "devices": devices_found, "limits": [asdict(limit) for limit in limits]}
         out(json.dumps(found, indent=2))
         return
     wide = None if sys.stdout.isatty() else TABLE_COLUMNS
     Console(width=wide).print(table("sparring explain", rows_of(splits, price)))
     out("The devices that do not train are workers.")
+    if limits:
+        out(sentence(limits))
     out(f"Predicted on the virtual clock, with the times {source}. Attacks: {attacks_of(config)}.")
 
 

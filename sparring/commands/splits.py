@@ -17,6 +17,7 @@ from sparring.allocators import Allocator
 from sparring.attacks import Attack
 from sparring.commands.combinations import check_combinations
 from sparring.commands.explain import PAPER_CLASSES
+from sparring.commands.limits import Limit, limits_here
 from sparring.commands.time_model import time_model
 from sparring.config import Config, depth, last_steps, overridden
 from sparring.engines.virtual.clock import clocked
@@ -74,8 +75,9 @@ class Split:
         return {**asdict(self), "better": self.better, "hours": hours, **cost}
 
 
-def explain_devices(config: Config, counts: Sequence[int]) -> tuple[list[Split], str]:
-    """The best split of each number of devices, and where its times are from: the recipe, or measured here.
+def explain_devices(config: Config, counts: Sequence[int]) -> tuple[list[Split], list[Limit], str]:
+    """The best split of each number of devices, what saturates first, and where the times are from: the recipe, or
+    measured here.
 
     Raises:
         UsageError: no number of devices, or one below 1; settings that do not go with workers; an attack without steps.
@@ -89,7 +91,8 @@ def explain_devices(config: Config, counts: Sequence[int]) -> tuple[list[Split],
         config = config.model_copy(update={"virtual": time_model(experiment)})
     size_bytes = sum(each.numel() * FLOAT_BYTES for each in experiment.model.parameters())
     source = "of [virtual] in the recipe" if given else "measured on this machine (`sparring calibrate`)"
-    return [best_split(config, experiment.plan, count, size_bytes) for count in counts], source
+    splits = [best_split(config, experiment.plan, count, size_bytes) for count in counts]
+    return splits, limits_here(config, experiment), source
 
 
 def rows_of(splits: Sequence[Split], price: float | None = None) -> list[dict[str, object]]:

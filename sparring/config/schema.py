@@ -533,10 +533,24 @@ def _has_password(url: str) -> bool:
     return any("password" in name for name in parse_qs(parts.query)) or ":" in parts.netloc.rpartition("@")[0]
 
 
+def _resolved(url: str) -> str:
+    """The URL, read from the environment where it is $NAME."""
+    found = os.environ.get(url[1:]) if url.startswith("$") else url
+    if not found:
+        raise ValueError(f"the environment variable {url[1:]} is not set; set it to redis://HOST:PORT/DB")
+    if _has_password(found):
+        raise ValueError("it holds a password. Give that by queue.password_env or queue.password_file")
+    return found
+
+
 class QueueSettings(Settings):
     redis_url: str | None = setting(None, "URL")
     """redis://HOST:PORT/DB of a server with maxmemory-policy noeviction. $NAME is read from the environment. By default
     an embedded server is started. Give the password by password_env or password_file, never in the URL."""
+    payload_urls: tuple[str, ...] = setting((), "URLs")
+    """Servers that keep the payloads of the shards, in place of the queue's own: for more bytes a second than one
+    carries. Each is as redis_url says, with the password of password_env or password_file. A server that dies costs the
+    shards that are on it, which are made again."""
     password_env: str = setting("SPARRING_REDIS_PASSWORD", "environment variable")
     """Name of the environment variable that holds the password."""
     password_file: Path | None = setting(None, "path")
@@ -566,11 +580,14 @@ class QueueSettings(Settings):
     @classmethod
     def _from_environment(cls, url: str | None) -> str | None:
         """Without a password: the run's folder keeps the URL, and many may read that."""
-        found = os.environ.get(url[1:]) if url is not None and url.startswith("$") else url
-        if url is not None and not found:
-            raise ValueError(f"the environment variable {url[1:]} is not set; set it to redis://HOST:PORT/DB")
-        if found is not None and _has_password(found):
-            raise ValueError("it holds a password. Give that by queue.password_env or queue.password_file")
+        return None if url is None else _resolved(url)
+
+    @field_validator("payload_urls")
+    @classmethod
+    def _each_from_environment(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        found = tuple(map(_resolved, urls))
+        if twice := [url for url in found if found.count(url) > 1]:
+            raise ValueError(f"{twice[0]} is named twice. Name each server once")
         return found
 
     @model_validator(mode="after")

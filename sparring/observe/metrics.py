@@ -177,6 +177,12 @@ METRICS: tuple[Metric, ...] = (
         of_state("queue_limit_bytes"),
     ),
     Metric(
+        "sparring_payload_servers_down",
+        "gauge",
+        "Servers of queue.payload_urls that did not answer when they were asked last.",
+        of_state("payload_servers_down"),
+    ),
+    Metric(
         "sparring_queue_network_bytes_total",
         "counter",
         "Bytes into and out of the queue's server since its start, for all clients.",

@@ -72,6 +72,7 @@ class RunState:
     leased: int = 0
     queue_bytes: int = 0
     queue_limit_bytes: int | None = None
+    payload_servers_down: int = 0
     queue_received_bytes: int = 0
     queue_sent_bytes: int = 0
     wait_seconds: dict[str, float] = field(default_factory=dict)

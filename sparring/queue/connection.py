@@ -43,12 +43,12 @@ class QueueRefused(SparringError):
     """The server answered with an error that waiting does not cure."""
 
 
-def connect(url: str, login: Login | str | None, timeout_s: float) -> redis.Redis:
-    """A client without its own retries (`Transport` has them). Nothing is sent yet.
+def connect(url: str, login: Login | str | None, timeout_s: float, setting: str = "queue.redis_url") -> redis.Redis:
+    """A client without its own retries (`Transport` has them). Nothing is sent yet. Messages name `setting`.
 
     login: a password alone is that of the user whom the URL names, or else of the server's default user.
     """
-    _require_files(url)
+    _require_files(url, setting)
     user, password = (login.user, login.password) if isinstance(login, Login) else (None, login)
     wait_s = max(2.0, min(timeout_s / 2, 10.0))  # so that a request whose reply does not come is made again
     try:
@@ -62,10 +62,10 @@ def connect(url: str, login: Login | str | None, timeout_s: float) -> redis.Redi
             retry=Retry(NoBackoff(), 0),
         )
     except ValueError as error:
-        raise SparringError("queue.redis_url is not a Redis URL. Give it as redis://HOST:PORT/DB.") from error
+        raise SparringError(f"{setting} is not a Redis URL. Give it as redis://HOST:PORT/DB.") from error
 
 
-def _require_files(url: str) -> None:
+def _require_files(url: str, setting: str) -> None:
     """Refuse files of certificates and keys that are not there.
 
     Raises:
@@ -76,7 +76,7 @@ def _require_files(url: str) -> None:
         for path in map(Path, options.get(name, ())):
             if not path.is_absolute() or not path.is_file():
                 raise UsageError(
-                    f"queue.redis_url: {name} = {path} is not the absolute path of a file on this host. Put the file "
+                    f"{setting}: {name} = {path} is not the absolute path of a file on this host. Put the file "
                     f"there, on every host, or name another one."
                 )
 

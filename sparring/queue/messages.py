@@ -200,10 +200,11 @@ class Sizes(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """Memory use of the queue's server and its limit (None: no limit); bytes in and out since its start, for all
-    clients."""
+    """Memory use of the queue's servers and their limit (None: no limit); bytes in and out since their start, for all
+    clients; how many of the payload servers did not answer when they were asked last."""
 
     memory_bytes: int
     limit_bytes: int | None
     received_bytes: int
     sent_bytes: int
+    payload_servers_down: int = 0

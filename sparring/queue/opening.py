@@ -5,17 +5,47 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
-from sparring.config import Config
+from sparring.config import Config, QueueSettings
 from sparring.errors import UsageError
 from sparring.queue.access import ROLES, Login, Role, line_of, user_of
-from sparring.queue.connection import check_server, connect, login_of, with_retries
+from sparring.queue.connection import check_server, connect, login_of, password_of, with_retries
 from sparring.queue.server import EmbeddedServer, find_server
-from sparring.queue.sizing import needed_memory
+from sparring.queue.sizing import needed_memory, payload_memory
+from sparring.queue.transport import Transport
 
 Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class QueueAddress:
+    """What a process needs to take part in a run's queue.
+
+    secret: signs what goes through it. payload_password: of the servers of queue.payload_urls.
+    """
+
+    url: str
+    login: Login | str | None
+    secret: bytes = field(default=b"", repr=False)
+    payload_password: str | None = field(default=None, repr=False)
+
+    def transport(self, settings: QueueSettings, run_id: str, parts: int = 1) -> Transport:
+        """A side of the queue, with connections of its own. parts: number of trainers."""
+        return Transport(
+            connect(self.url, self.login, settings.timeout_s),
+            run_id,
+            lease_s=settings.lease_s,
+            timeout_s=settings.timeout_s,
+            wire=settings.wire,
+            secret=self.secret,
+            parts=parts,
+            payload_servers=[
+                connect(url, self.payload_password, settings.timeout_s, "queue.payload_urls")
+                for url in settings.payload_urls
+            ],
+        )
 
 
 @dataclass(frozen=True)
@@ -29,6 +59,11 @@ class Queue:
     logins: Mapping[Role, Login]
     memory_for: Callable[[Config], int]  # bytes that what a run may have outstanding needs
     admin: Login | None = None
+    payload_password: str | None = field(default=None, repr=False)
+
+    def address(self, role: Role, secret: bytes = b"") -> QueueAddress:
+        """What a process of this role needs."""
+        return QueueAddress(self.url, self.logins[role], secret, self.payload_password)
 
     @property
     def embedded(self) -> bool:
@@ -46,6 +81,7 @@ def require_queue(config: Config, shape: Shape, snapshot_bytes: int, views: bool
         SparringError: it cannot be reached, would lose or refuse what the run puts into it, or there is none to start.
     """
     settings, needed = config.queue, needed_memory(config, shape, snapshot_bytes, views)
+    require_payload_servers(settings, payload_memory(config, shape, views))
     if settings.redis_url is not None:
         with connect(settings.redis_url, login_of(settings, "trainer"), settings.timeout_s) as client:
             check_server(client, needed, settings.timeout_s)
@@ -65,18 +101,27 @@ def require_queue(config: Config, shape: Shape, snapshot_bytes: int, views: bool
     find_server()
 
 
+def require_payload_servers(settings: QueueSettings, needed_bytes: int) -> None:
+    """Refuse servers of queue.payload_urls as `check_server` does; each must have room for `needed_bytes`."""
+    for url in settings.payload_urls:
+        with connect(url, password_of(settings), settings.timeout_s, "queue.payload_urls") as client:
+            check_server(client, needed_bytes, settings.timeout_s)
+
+
 @contextmanager
 def open_queue(config: Config, shape: Shape, snapshot_bytes: int, views: bool = False) -> Iterator[Queue]:
     """The server of the settings, or an embedded one that ends with the run; raises as `require_queue`."""
     require_queue(config, shape, snapshot_bytes, views)
     memory_for = partial(needed_memory, shape=shape, snapshot_bytes=snapshot_bytes, views=views)
     settings = config.queue
+    payload_password = password_of(settings) if settings.payload_urls else None
     if settings.redis_url is not None:
-        yield Queue(settings.redis_url, {role: login_of(settings, role) for role in ("trainer", "worker")}, memory_for)
+        logins: dict[Role, Login] = {role: login_of(settings, role) for role in ("trainer", "worker")}
+        yield Queue(settings.redis_url, logins, memory_for, payload_password=payload_password)
         return
     memory = memory_for(config) if settings.maxmemory_mb is None else settings.maxmemory_mb << 20
     passwords = {role: secrets.token_urlsafe(32) for role in ROLES}
     users = [line_of(role, None, password) for role, password in passwords.items()]
     with EmbeddedServer(maxmemory=memory, users=users) as server:
         logins = {role: Login(user_of(role, None), password) for role, password in passwords.items()}
-        yield Queue(server.url, logins, memory_for, admin=Login(None, server.password))
+        yield Queue(server.url, logins, memory_for, Login(None, server.password), payload_password)

@@ -13,14 +13,23 @@ SMALL_BYTES, LARGEST_BYTES = 4 << 20, 256 << 20  # weights that go through Redis
 def needed_memory(config: Config, shape: tuple[int, int, int], snapshot_bytes: int, views: bool = False) -> int:
     """The smallest maxmemory, in bytes, for examples of `shape` [C, H, W]; `views`: see `outstanding_bytes`.
 
-    It covers the outstanding payload, the snapshots of the weights if they go through the queue, and a reserve.
+    It covers the outstanding payload (unless servers of queue.payload_urls keep it), the snapshots of the weights if
+    they go through the queue, and a reserve.
     """
     snapshots = (
         0
         if through_object_store(config.queue, snapshot_bytes)
         else (kept_snapshots(config.staleness) + 1 + config.evaluation.rolling) * snapshot_bytes
     )
-    return int(MEMORY_FACTOR * (outstanding_bytes(config, shape, views) + snapshots)) + MEMORY_SLACK_BYTES
+    here = 0 if config.queue.payload_urls else outstanding_bytes(config, shape, views)
+    return int(MEMORY_FACTOR * (here + snapshots)) + MEMORY_SLACK_BYTES
+
+
+def payload_memory(config: Config, shape: tuple[int, int, int], views: bool = False) -> int:
+    """The smallest maxmemory, in bytes, of each server of queue.payload_urls; 0: there are none."""
+    servers = len(config.queue.payload_urls)
+    share = outstanding_bytes(config, shape, views) / servers if servers else 0
+    return int(MEMORY_FACTOR * share) + MEMORY_SLACK_BYTES if servers else 0
 
 
 def kept_snapshots(settings: StalenessSettings) -> int:

@@ -11,7 +11,8 @@ All keys begin with `sparring:{run}:`; the braces are the hash tag:
 
     fence tickets wake leases owners returned            the queue itself; wake: for idle workers
     weights                                              the last snapshots, if they go through the queue
-    ready:FENCE payload:FENCE:MEMBER                     shards; MEMBER is epoch:number:attempt
+    ready:FENCE payload:FENCE:MEMBER                     shards; MEMBER is epoch:number:attempt. Payloads may be on
+                                                         servers of their own: queue/payloads.py
     arrived:FENCE                                        wakes the trainer
     ready:FENCE:PART arrived:FENCE:PART                  the same where several trainers share the steps
     heartbeat state control meta                         status and control
@@ -48,7 +49,7 @@ from sparring.queue.codec import (
     encode_shard,
     encode_ticket,
 )
-from sparring.queue.connection import answered, describe
+from sparring.queue.connection import QueueUnavailable, answered, describe
 from sparring.queue.messages import (
     Controls,
     Key,
@@ -75,6 +76,7 @@ from sparring.queue.parsing import (
     target_of,
     weights_of,
 )
+from sparring.queue.payloads import NoPayloadServer, Payloads
 from sparring.queue.pieces import Pieces, Scripts
 from sparring.queue.signature import signed, tag_of, verified
 
@@ -108,7 +110,8 @@ TargetVerb = Literal["start", "set", "add", "drain", "leave"]
 class Transport:
     """One side of the queue of one run. Thread-safe, but only one thread per fence and part may `receive`.
 
-    parts: number of trainers; each receives the shards of its own part.
+    parts: number of trainers; each receives the shards of its own part. payload_servers: clients of the servers that
+    keep the payloads; without, they are beside the rest.
     """
 
     def __init__(
@@ -121,6 +124,7 @@ class Transport:
         wire: Wire = "int8",
         secret: bytes = b"",
         parts: int = 1,
+        payload_servers: Sequence[redis.Redis] = (),
     ) -> None:
         self.lease_s, self.timeout_s, self.wire, self.secret = lease_s, timeout_s, wire, secret
         self.parts = parts
@@ -129,6 +133,7 @@ class Transport:
         self._client = client
         self._redis: Any = client  # its methods are also typed for the asynchronous client
         self._prefix = prefix_of(run)
+        self._payloads = Payloads(payload_servers, self._prefix) if payload_servers else None
         self._scripts = {path.stem: client.register_script(path.read_text()) for path in LUA.glob("*.lua")}
         self._requests = count(1)
         self._acknowledged: list[bytes] = []
@@ -150,6 +155,8 @@ class Transport:
         self.fence = fence
         self._acknowledged = []
         self._taken.clear()
+        if self._payloads is not None:
+            self._payloads.clear(but=fence)
 
     def load_scripts(self) -> None:
         """Let the server know all scripts, so that workers can call them."""
@@ -278,14 +285,15 @@ class Transport:
         return Sizes(tickets, leased, sum(ready))
 
     def usage(self) -> Usage:
-        """Memory and network use of the server, for metrics."""
-        info = self._retry(lambda: self._redis.info("memory", "stats"))
-        return Usage(
-            int(info["used_memory"]),
-            int(info["maxmemory"]) or None,
-            int(info["total_net_input_bytes"]),
-            int(info["total_net_output_bytes"]),
+        """Memory and network use of the server, and of the payload servers that answer, for metrics."""
+        infos = [self._retry(lambda: self._redis.info("memory", "stats"))]
+        infos += [] if self._payloads is None else self._payloads.usage()
+        used, limits, received, sent = (
+            [int(info[name]) for info in infos]
+            for name in ("used_memory", "maxmemory", "total_net_input_bytes", "total_net_output_bytes")
         )
+        down = 0 if self._payloads is None else self._payloads.down()
+        return Usage(sum(used), sum(limits) if all(limits) else None, sum(received), sum(sent), down)
 
     def check_protocol(self) -> None:
         """Refuse a trainer with another protocol version. If no trainer has opened the queue yet, there is no check."""
@@ -314,18 +322,18 @@ class Transport:
     def commit(self, lease: Lease, shard: Shard) -> bool:
         """Send a shard. False: the lease was lost and the shard is fenced out.
 
-        Waits while the server's memory is full, renewing the lease.
+        Waits while the server's memory is full, or no payload server takes it, renewing the lease.
 
         Raises:
-            QueueFull: memory stayed full for queue.timeout_s.
+            QueueFull: memory stayed full for queue.timeout_s. QueueUnavailable: no payload server answered for as long.
         """
         payload = signed(self.secret, encode_shard(shard, self.wire))
         score = shard.key.epoch * VERSIONS_PER_EPOCH + shard.version
         deadline, pause_s = time.monotonic() + self.timeout_s, 0.01
         while True:
             try:
-                return bool(self._retry(partial(self._push, lease, payload, score)))
-            except failures.OutOfMemoryError as error:
+                return self._pushed(lease, payload, score)
+            except (failures.OutOfMemoryError, NoPayloadServer) as error:
                 if time.monotonic() > deadline:
                     self._full(len(payload), error)
             if not self.renew(lease):
@@ -425,12 +433,16 @@ class Transport:
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
+        if self._payloads is not None:
+            self._payloads.close()
 
     def forget(self) -> None:
         """Delete every key of the run; payloads that were never committed expire by themselves."""
         names = "fence leases owners meta tickets wake returned control weights heartbeat state worker_target pool"
         names += " pieces verdicts judged"
         self._run("forget", names, self._prefix)
+        if self._payloads is not None:
+            self._payloads.clear()
 
     def _key(self, name: str) -> str:
         return self._prefix + name
@@ -483,13 +495,28 @@ class Transport:
     def _release(self, lease: Lease, reason: str, detail: str) -> bool:
         return bool(self._of_lease("release", lease, f"{reason}\n{lease.worker}\n{detail}"))
 
+    def _pushed(self, lease: Lease, payload: bytes, score: int) -> bool:
+        """Send a payload and commit it; raises OutOfMemoryError or NoPayloadServer, with nothing done."""
+        if self._payloads is None:
+            return bool(self._retry(partial(self._push, lease, payload, score)))
+        key, name = lease.ticket.key, f"{lease.fence}:{_member(lease.ticket.key)}"
+        self._payloads.put(name, key, payload)
+        accepted = bool(self._retry(lambda: self._call("commit", (), self._committed(lease, score))))
+        if not accepted:
+            self._payloads.drop(name, key)
+        return accepted
+
+    def _committed(self, lease: Lease, score: int) -> tuple[Any, ...]:
+        """The arguments of commit.lua."""
+        place = self._place(lease.fence, part_of(lease.ticket.key, self.parts))
+        elsewhere = int(self._payloads is not None)
+        return self._prefix, lease.fence, _member(lease.ticket.key), lease.worker, score, place, elsewhere
+
     def _push(self, lease: Lease, payload: bytes, score: int) -> int:
         """SET with an expiry and the commit in one round trip; raises OutOfMemoryError, with nothing done."""
-        fence, member = lease.fence, _member(lease.ticket.key)
-        place = self._place(fence, part_of(lease.ticket.key, self.parts))
-        arguments = (self._prefix, fence, member, lease.worker, score, place)
+        name, arguments = f"payload:{lease.fence}:{_member(lease.ticket.key)}", self._committed(lease, score)
         pipe = self._redis.pipeline(transaction=False)
-        pipe.set(self._key(f"payload:{fence}:{member}"), payload, px=4 * _milliseconds(self.lease_s))
+        pipe.set(self._key(name), payload, px=4 * _milliseconds(self.lease_s))
         pipe.evalsha(self._scripts["commit"].sha, 0, *arguments)
         try:
             accepted: int = pipe.execute()[1]
@@ -498,6 +525,11 @@ class Transport:
         return accepted
 
     def _full(self, size: int, error: Exception) -> NoReturn:
+        if isinstance(error, NoPayloadServer):
+            raise QueueUnavailable(
+                f"no server of queue.payload_urls took a shard of {size} bytes for queue.timeout_s = "
+                f"{self.timeout_s:g} s ({error}). Check that they run and have room."
+            ) from error
         raise QueueFull(
             f"Redis at {describe(self._client)} had no memory for a shard of {size} bytes for queue.timeout_s = "
             f"{self.timeout_s:g} s. Raise queue.maxmemory_mb (on a server of your own: maxmemory), keep large weights "
@@ -535,12 +567,35 @@ class Transport:
         ready = self._key(f"ready:{place}")
         pipe = self._redis.pipeline(transaction=False)
         if (name := self._taken.get(place)) is not None:
-            pipe.zrem(ready, name).unlink(self._key(f"payload:{fence}:").encode() + name)
-        found = pipe.zrange(ready, 0, 0).execute()[-1]
+            pipe.zrem(ready, name)
+            if self._payloads is None:
+                pipe.unlink(self._key(f"payload:{fence}:").encode() + name)
+        ahead = 1 if self._payloads is None else self._payloads.ahead
+        found = pipe.zrange(ready, 0, ahead - 1).execute()[-1]
         self._taken.pop(place, None)
+        if self._payloads is not None:
+            return _first_elsewhere(self._payloads, fence, name, found)
         if not found:
             return None
         return found[0], self._redis.get(self._key(f"payload:{fence}:").encode() + found[0])
+
+
+def _first_elsewhere(
+    payloads: Payloads, fence: int, before: bytes | None, ready: Sequence[bytes]
+) -> tuple[bytes, bytes | None] | None:
+    """The first of the ready members and its payload, while those of the next are under way; the one before goes."""
+
+    def named(member: bytes) -> tuple[str, Key] | None:
+        key = key_of(member)
+        return None if isinstance(key, Refused) else (f"{fence}:{_member(key)}", key)
+
+    if before is not None and (gone := named(before)) is not None:
+        payloads.release(*gone)
+    wanted = [named(member) for member in ready]
+    payloads.fetch([each for each in wanted if each is not None])
+    if not ready:
+        return None
+    return ready[0], None if wanted[0] is None else payloads.take(*wanted[0])
 
 
 def require_accepted(client: redis.Redis, reply: int, fence: int) -> None:

@@ -30,7 +30,9 @@ def test_the_command_prints_a_line_for_each_number(
     said = capsys.readouterr().out
     assert ended.value.code == 0
     if as_json:
-        assert [(each["devices"], each["cost"] > 0) for each in json.loads(said)["devices"]] == [(1, True), (2, True)]
+        found = json.loads(said)
+        assert [(each["devices"], each["cost"] > 0) for each in found["devices"]] == [(1, True), (2, True)]
+        assert {limit["part"] for limit in found["limits"]} >= {"the trainers' steps", "the queue's server"}
     else:
         assert "of [virtual] in the recipe" in said and "newest weights" in said
 

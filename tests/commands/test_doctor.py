@@ -65,6 +65,7 @@ def test_what_a_file_of_ones_own_does_is_tried(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("no_ray")
 def test_that_torchvision_cannot_be_imported_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert checks()["own files"].ok, "what follows is of a torchvision that is imported already"
     monkeypatch.setitem(sys.modules, "torchvision.transforms.v2", None)
     found = checks()["own files"]
     assert not found.ok and "own.py:3" in found.detail and "match the installed torch" in found.remedy

@@ -434,6 +434,7 @@ class Loop:
         sizes = self.transport.sizes()
         state.leased = sizes.leased
         self._reissue_unheld(sum(sizes))
+        state.payload_servers_down = usage.payload_servers_down
         state.queue_bytes, state.queue_limit_bytes = usage.memory_bytes, usage.limit_bytes
         state.queue_received_bytes, state.queue_sent_bytes = usage.received_bytes, usage.sent_bytes
 

@@ -15,8 +15,8 @@ from sparring.engines.ray.rank import Rank
 from sparring.engines.ray.snapshots import SnapshotStore
 from sparring.engines.ray.trainer import Trainer
 from sparring.engines.ray.worker import Worker
-from sparring.queue.access import Login, Role
-from sparring.queue.opening import Queue
+from sparring.queue.access import Role
+from sparring.queue.opening import Queue, QueueAddress
 from sparring.queue.sizing import kept_snapshots, through_object_store
 from sparring.runs import Run
 from sparring.trainer.experiment import Experiment
@@ -43,15 +43,15 @@ class Actors:
         """The trainer's actor."""
         settings = self.config.trainer
         made = ray.remote(Trainer).options(num_cpus=settings.num_cpus, **reserved(settings))
-        path, place = str(self.run.path), self._queue("trainer")
-        return made.remote(tree_of(self.config), path, *place, self.store_name, self.for_trainer)
+        path = str(self.run.path)
+        return made.remote(tree_of(self.config), path, self._queue("trainer"), self.store_name, self.for_trainer)
 
     def rank(self, rank: int) -> Any:
         """The actor of another trainer than rank 0."""
         settings = self.config.trainer
         made = ray.remote(Rank).options(num_cpus=settings.num_cpus, **reserved(settings))
-        path, place = str(self.run.path), self._queue("trainer")
-        return made.remote(tree_of(self.config), rank, path, self.run.id, *place, self.for_trainer)
+        path = str(self.run.path)
+        return made.remote(tree_of(self.config), rank, path, self.run.id, self._queue("trainer"), self.for_trainer)
 
     def worker(self, name: str) -> Any:
         """A worker's actor, which Ray restarts.
@@ -61,8 +61,8 @@ class Actors:
         settings = self.config.workers
         num_cpus = 0 if self.config.ray.address == "local" else settings.num_cpus
         made = ray.remote(Worker).options(num_cpus=num_cpus, max_restarts=-1, **reserved(settings))
-        tree, path, place = tree_of(self.config), str(self.run.path), self._queue("worker")
-        return made.remote(tree, name, path, self.run.id, *place, self.store_name, self.for_workers)
+        tree, path, address = tree_of(self.config), str(self.run.path), self._queue("worker")
+        return made.remote(tree, name, path, self.run.id, address, self.store_name, self.for_workers)
 
     def _store(self) -> Any:
         made = ray.remote(SnapshotStore).options(
@@ -74,8 +74,8 @@ class Actors:
         )
         return made.remote(kept_snapshots(self.config.staleness))
 
-    def _queue(self, role: Role) -> tuple[str, Login, bytes]:
-        return self.queue.url, self.queue.logins[role], self.secret
+    def _queue(self, role: Role) -> QueueAddress:
+        return self.queue.address(role, self.secret)
 
 
 def reserved(settings: TrainerSettings | WorkersSettings) -> dict[str, Any]:

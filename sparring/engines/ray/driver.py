@@ -35,7 +35,7 @@ from sparring.queue.access import Role
 from sparring.queue.connection import check_access, check_server, connect, raise_limit
 from sparring.queue.messages import WorkerTarget
 from sparring.queue.opening import Queue
-from sparring.queue.transport import Transport, prefix_of
+from sparring.queue.transport import prefix_of
 from sparring.runs import Run, write_atomically
 from sparring.trainer.experiment import Experiment
 
@@ -137,9 +137,7 @@ class Driver:
     def __init__(self, experiment: Experiment, run: Run, queue: Queue, report: Report, sources: dict[str, str]) -> None:
         config = experiment.config
         self.config, self.run, self.queue, self.report = config, run, queue, report
-        settings = config.queue
-        self.client = connect(queue.url, queue.logins["trainer"], settings.timeout_s)
-        self.transport = Transport(self.client, run.id, lease_s=settings.lease_s, timeout_s=settings.timeout_s)
+        self.transport = queue.address("trainer").transport(config.queue, run.id)
         self.actors, transport = Actors(experiment, run, queue, sources), self.transport
         hang_s = config.workers.hang_timeout_s
         self.pool = Pool(
@@ -350,8 +348,10 @@ class Driver:
 
     def _warn_of_memory(self, needed: int) -> None:
         """Only a warning: workers wait while the server's memory is full."""
+        timeout_s = self.config.queue.timeout_s
         try:
-            check_server(self.client, needed, self.config.queue.timeout_s)
+            with connect(self.queue.url, self.queue.logins["trainer"], timeout_s) as client:
+                check_server(client, needed, timeout_s)
         except SparringError as error:
             log.warning("%d workers: %s", self.config.workers.count, error)
 

@@ -10,8 +10,8 @@ import ray
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
 from sparring.config import Config
-from sparring.queue.access import Login
 from sparring.queue.connection import connect
+from sparring.queue.opening import QueueAddress
 from sparring.queue.orders import Orders
 
 CONNECT_S = timedelta(seconds=60)
@@ -36,13 +36,11 @@ def meeting_at(address: str, count: int) -> Store:
 
 
 @contextmanager
-def orders_of(
-    config: Config, run_id: str, group: str, url: str, login: Login | str | None, secret: bytes
-) -> Iterator[Orders]:
+def orders_of(config: Config, run_id: str, group: str, queue: QueueAddress) -> Iterator[Orders]:
     """The way to the other trainers of a group."""
     settings = config.queue
-    client = connect(url, login, settings.timeout_s)
-    orders = Orders(client, run_id, group, timeout_s=settings.timeout_s, wire=settings.wire, secret=secret)
+    client = connect(queue.url, queue.login, settings.timeout_s)
+    orders = Orders(client, run_id, group, timeout_s=settings.timeout_s, wire=settings.wire, secret=queue.secret)
     try:
         yield orders
     finally:

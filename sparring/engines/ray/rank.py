@@ -17,9 +17,7 @@ from sparring.engines.ray.meeting import meeting_at, orders_of
 from sparring.machine.devices import device_for
 from sparring.machine.logs import to_file
 from sparring.machine.memory import keep_freed_memory
-from sparring.queue.access import Login
-from sparring.queue.connection import connect
-from sparring.queue.transport import Transport
+from sparring.queue.opening import QueueAddress
 from sparring.runs import Run
 from sparring.trainer.experiment import build_experiment
 from sparring.trainer.learner import Learner
@@ -36,26 +34,15 @@ class Rank:
         rank: int,
         run_path: str,
         run_id: str,
-        url: str,
-        login: Login | str | None,
-        secret: bytes,
+        queue: QueueAddress,
         inputs: ActorInputs,
     ) -> None:
         self.live = inputs.unpack()
-        self.config, self.rank, self.run_id, self.queue = from_tree(tree), rank, run_id, (url, login, secret)
+        self.config, self.rank, self.run_id, self.queue = from_tree(tree), rank, run_id, queue
         to_file(Run(Path(run_path)).path / "logs" / f"trainer-{rank}.log")
         torch.set_num_threads(trainer_threads(self.config))
         keep_freed_memory()
-        settings = self.config.queue
-        self.transport = Transport(
-            connect(url, login, settings.timeout_s),
-            run_id,
-            lease_s=settings.lease_s,
-            timeout_s=settings.timeout_s,
-            wire=settings.wire,
-            secret=secret,
-            parts=self.config.trainer.count,
-        )
+        self.transport = queue.transport(self.config.queue, run_id, self.config.trainer.count)
         self.device = device_for(self.config.trainer.device, self.config.trainer.num_gpus)
 
     def follow(self, group: str, address: str) -> None:
@@ -68,7 +55,7 @@ class Rank:
         learner = Learner(build_experiment(self.config, self.live), self.device)
         store = meeting_at(address, self.config.trainer.count)
         with (
-            orders_of(self.config, self.run_id, group, *self.queue) as orders,
+            orders_of(self.config, self.run_id, group, self.queue) as orders,
             lost_ranks_named(self.config.trainer),
             following(learner, self.rank, self.transport, orders, store) as follower,
         ):

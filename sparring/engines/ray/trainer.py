@@ -34,9 +34,8 @@ from sparring.machine.signals import stopping_on_signals
 from sparring.machine.threads import cores
 from sparring.machine.watchdog import Watchdog
 from sparring.observe.state import RunState
-from sparring.queue.access import Login
-from sparring.queue.connection import connect
-from sparring.queue.transport import FencedOut, Transport
+from sparring.queue.opening import QueueAddress
+from sparring.queue.transport import FencedOut
 from sparring.runs import Run
 from sparring.trainer.evaluating import evaluate_on_test
 from sparring.trainer.experiment import build_experiment
@@ -56,9 +55,7 @@ class Trainer:
         self,
         tree: dict[str, Any],
         run_path: str,
-        url: str,
-        login: Login | str | None,
-        secret: bytes,
+        queue: QueueAddress,
         store: str,
         inputs: ActorInputs,
     ) -> None:
@@ -68,17 +65,8 @@ class Trainer:
         to_file(self.log_file)
         torch.set_num_threads(trainer_threads(self.config))
         keep_freed_memory()
-        settings = self.config.queue
-        self.queue = url, login, secret
-        self.transport = Transport(
-            connect(url, login, settings.timeout_s),
-            self.run.id,
-            lease_s=settings.lease_s,
-            timeout_s=settings.timeout_s,
-            wire=settings.wire,
-            secret=secret,
-            parts=self.config.trainer.count,
-        )
+        self.queue = queue
+        self.transport = queue.transport(self.config.queue, self.run.id, self.config.trainer.count)
         self.meeting: Meeting | None = None
         self.device = device_for(self.config.trainer.device, self.config.trainer.num_gpus)
         self.session: Session | None = None
@@ -149,7 +137,7 @@ class Trainer:
             yield None
             return
         with (
-            orders_of(self.config, self.run.id, group, *self.queue) as orders,
+            orders_of(self.config, self.run.id, group, self.queue) as orders,
             lost_ranks_named(self.config.trainer),
             leading(session, orders, self.meeting.store) as leader,
         ):

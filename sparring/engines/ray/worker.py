@@ -47,9 +47,9 @@ from sparring.machine.logs import to_file
 from sparring.machine.memory import keep_freed_memory
 from sparring.machine.watchdog import Watchdog
 from sparring.models.forward import for_training
-from sparring.queue.access import Login
-from sparring.queue.connection import QueueRefused, QueueUnavailable, connect
+from sparring.queue.connection import QueueRefused, QueueUnavailable
 from sparring.queue.messages import Key, Lease, Shard, Stop, Ticket
+from sparring.queue.opening import QueueAddress
 from sparring.queue.sizing import kept_snapshots
 from sparring.queue.transport import QueueFull, Transport
 from sparring.runs import Run
@@ -73,9 +73,7 @@ class Worker:
         name: str,
         run_path: str,
         run_id: str,
-        url: str,
-        login: Login | str | None,
-        secret: bytes,
+        queue: QueueAddress,
         store: str,
         inputs: ActorInputs,
     ) -> None:
@@ -88,15 +86,7 @@ class Worker:
         settings = self.config.queue
 
         def transport() -> Transport:
-            return Transport(
-                connect(url, login, settings.timeout_s),
-                run_id,
-                lease_s=settings.lease_s,
-                timeout_s=settings.timeout_s,
-                wire=settings.wire,
-                parts=self.config.trainer.count,
-                secret=secret,
-            )
+            return queue.transport(settings, run_id, self.config.trainer.count)
 
         self.transport, self.beating = transport(), transport()
         self.transport.check_protocol()

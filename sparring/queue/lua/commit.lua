@@ -2,8 +2,10 @@
 -- Makes a shard ready and its payload lasting, in one step, if its lease is live, this worker's and of the current
 -- fence; else the payload is deleted (a late commit is fenced out). Committing again what is ready changes
 -- nothing and returns 1; once the trainer has taken it out it is a late commit, and what was received counts. Without a
--- payload (its SET, sent along, was refused) nothing is done. A trainer that waits is woken.
--- ARGV: prefix fence member worker score place. Place: FENCE, or FENCE:PART where several trainers share the steps.
+-- payload (its SET, sent along, was refused) nothing is done, unless payloads are on servers of their own (elsewhere = 1).
+-- A trainer that waits is woken.
+-- ARGV: prefix fence member worker score place elsewhere. Place: FENCE, or FENCE:PART where several trainers share the
+-- steps.
 -- The keys are named here, not in KEYS: Redis lets a user name there only what it may both read and write.
 local prefix, fence, member = ARGV[1], ARGV[2], ARGV[3]
 local leases, owners = prefix .. 'leases', prefix .. 'owners'
@@ -21,7 +23,7 @@ if current ~= fence or deadline <= now or redis.call('HGET', owners, member) ~= 
   redis.call('UNLINK', payload)
   return 0
 end
-if redis.call('PERSIST', payload) == 0 then return 0 end
+if ARGV[7] ~= '1' and redis.call('PERSIST', payload) == 0 then return 0 end
 redis.call('ZREM', leases, member)
 redis.call('HDEL', owners, member)
 redis.call('ZADD', ready, ARGV[5], member)

@@ -1,4 +1,5 @@
-"""kill -9 of a worker, of the trainer and of the whole run: nothing is lost, nothing is trained on twice."""
+"""kill -9 of a worker, of a payload server, of the trainer and of the whole run: nothing is lost, nothing is trained on
+twice."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ import pytest
 
 from sparring.commands.control import read_status
 from sparring.config import Config
+from sparring.queue.server import EmbeddedServer
 from sparring.runs import Run
 from sparring.trainer import checkpoints
 from tests.support.processes import assert_every_example_was_used_once, epochs_of, has_ended, resuming, running
@@ -23,6 +25,7 @@ from tests.support.waiting import TIMEOUT_S, wait_for
 
 pytestmark = pytest.mark.ray
 EXAMPLES, SHARDS = 800, 8
+PASSWORD, SERVER_BYTES = "of-the-payload-servers", 128 << 20
 
 
 def slow(root: Path, **groups: Any) -> Config:
@@ -32,20 +35,38 @@ def slow(root: Path, **groups: Any) -> Config:
     return small(root, data={"limit": EXAMPLES}, train=train, attack=attack, workers={"count": 2}, **groups)
 
 
-def test_a_worker_and_the_trainer_twice_are_killed_in_one_run(tmp_path: Path) -> None:
-    """The worker in mid-attack, the trainer between two checkpoints, and again while it evaluates."""
+def test_a_worker_a_payload_server_and_the_trainer_twice_are_killed_in_one_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Worker and server in mid-attack, the trainer between two checkpoints, and again while it evaluates."""
     evaluation = {"steps": 40, "restarts": 1, "samples": None, "batch_size": 20}
-    with running(slow(tmp_path, checkpoint={"every_steps": 4}, evaluation=evaluation), tmp_path) as (run, process):
+    monkeypatch.setenv("SPARRING_REDIS_PASSWORD", PASSWORD)
+    with (
+        EmbeddedServer(SERVER_BYTES, password=PASSWORD) as dying,
+        EmbeddedServer(SERVER_BYTES, password=PASSWORD) as staying,
+        running(
+            slow(
+                tmp_path,
+                checkpoint={"every_steps": 4},
+                evaluation=evaluation,
+                queue={"payload_urls": [dying.url, staying.url]},
+            ),
+            tmp_path,
+        ) as (run, process),
+    ):
         os.kill(wait_for("a working worker", lambda: _busy_worker(run)), signal.SIGKILL)
+        os.kill(dying.pid, signal.SIGKILL)
         os.kill(wait_for("step 6", lambda: _trainer_at(run, 6)), signal.SIGKILL)
         pid = wait_for("the evaluation", lambda: read_status(run)["phase"] == "evaluating" and _trainer_at(run, 16))
         os.kill(pid, signal.SIGKILL)
         assert process.wait(timeout=TIMEOUT_S) == 0, (tmp_path / "output").read_text()
+        with staying.client() as client:
+            assert client.dbsize() == 0, "the end of the run takes its payloads away"
     assert_every_example_was_used_once(run)
     fences = {json.loads(line)["fence"] for line in run.history.read_text().splitlines()}
     assert len(fences) == 2, "the second life of the trainer has a fence of its own"
     summary = json.loads((run.path / "summary.json").read_text())
-    assert set(summary["shards_dropped_by_reason"]) <= {"lease_expired", "superseded"}
+    assert set(summary["shards_dropped_by_reason"]) <= {"lease_expired", "superseded", "payload_missing"}
     assert summary["staleness_max"] <= summary["max_staleness"]
     assert (summary["steps"], summary["trainer_restarts"], summary["samples"]) == (16, 2, 360)
 

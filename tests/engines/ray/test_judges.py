@@ -64,7 +64,7 @@ def test_a_killed_worker_and_a_killed_driver_cost_only_what_they_were_at(run: Ru
         try:
             wait_for("the first verdicts", lambda: lines(run) >= 2)
             os.kill(judges_of(first.pid)[0], signal.SIGKILL)
-            wait_for("its death", lambda: "its tickets are given to others" in (tmp_path / "said").read_text())
+            wait_for("its death", lambda: "a worker died" in (tmp_path / "said").read_text())
         finally:
             orphans = judges_of(first.pid)
             first.kill()

@@ -25,6 +25,7 @@ from sparring.engines.ray.worker import Worker
 from sparring.evaluation.rolling import answer, questions
 from sparring.models.arrays import to_arrays
 from sparring.queue.messages import Controls, Key, Piece, Shard, Ticket
+from sparring.queue.opening import QueueAddress
 from sparring.queue.server import EmbeddedServer
 from sparring.queue.transport import Transport
 from sparring.runs import Run
@@ -133,7 +134,7 @@ class Scene:
         self.pieces = self.trainer.pieces()
         self.fence = opened(self.trainer)
         tree = config.model_dump(mode="json", exclude_none=True)
-        place = server.url, server.password, b"", ""
+        place = QueueAddress(server.url, server.password), ""
         self.worker = Worker(tree, "w", str(run.path), run.id, *place, ActorInputs((), {}, ()))
         assert self.worker.idle is not None
         self.idle: Idle = self.worker.idle

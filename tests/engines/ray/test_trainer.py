@@ -13,6 +13,7 @@ import torch
 from sparring.config import new_run
 from sparring.engines.ray.actor_inputs import ActorInputs
 from sparring.engines.ray.trainer import CheckpointLost, Trainer
+from sparring.queue.opening import QueueAddress
 from sparring.queue.server import EmbeddedServer
 from sparring.trainer import checkpoints
 from tests.support.runs import small
@@ -31,7 +32,9 @@ def own_threads() -> Iterator[None]:
 def trainer(root: Path, server: EmbeddedServer, **groups: Any) -> Trainer:
     config = small(root, **{**ALONE, **groups})
     tree = config.model_dump(mode="json", exclude_none=True)
-    return Trainer(tree, str(new_run(config).path), server.url, server.password, b"", "unused", ActorInputs((), {}, ()))
+    return Trainer(
+        tree, str(new_run(config).path), QueueAddress(server.url, server.password), "unused", ActorInputs((), {}, ())
+    )
 
 
 def test_it_trains_to_the_end_and_evaluates_also_after_it_has_been_started_again(

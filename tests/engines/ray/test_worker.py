@@ -17,6 +17,7 @@ from sparring.engines.ray.snapshots import QueueRoute
 from sparring.engines.ray.worker import Worker
 from sparring.models.arrays import to_arrays
 from sparring.queue.messages import Controls, Key, Lease, Shard, Stop, Ticket
+from sparring.queue.opening import QueueAddress
 from sparring.queue.server import EmbeddedServer
 from sparring.queue.transport import QueueFull, Transport
 from sparring.trainer.experiment import build_experiment
@@ -43,7 +44,7 @@ class Scene:
         self.publish(0)
         tree = config.model_dump(mode="json", exclude_none=True)
         self.worker = Worker(
-            tree, "w", str(run.path), run.id, server.url, server.password, b"", "", ActorInputs((), {}, ())
+            tree, "w", str(run.path), run.id, QueueAddress(server.url, server.password), "", ActorInputs((), {}, ())
         )
         self.issue(3)
         self.worker.take_tickets()
