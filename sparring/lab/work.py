@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sparring.errors import SparringError
+from sparring.lab.discarding import discarding
 from sparring.lab.probes import classes_over_time, cycling, embedding, on_the_clock
 from sparring.lab.study import Point
 from sparring.observe.state import Heartbeats, RunState
@@ -151,4 +152,5 @@ WORK: dict[str, Callable[[Point, Place], Figures]] = {
     "cycle": cycling,
     "embed": embedding,
     "clock": on_the_clock,
+    "discard": discarding,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sparring.errors import UsageError
-from sparring.lab.studies import attacker_power, bullettrain, devices, exchange, fast, pruning, staleness
+from sparring.lab.studies import attacker_power, bullettrain, devices, discarding, exchange, fast, pruning, staleness
 from sparring.lab.study import Study
 
 STUDIES = {
@@ -14,6 +14,7 @@ STUDIES = {
         *(fast.STARTS, fast.MNIST, fast.TIME),
         *(pruning.PRUNING, pruning.DENSITY),
         exchange.EXCHANGE,
+        discarding.DISCARDING,
     )
 }
 
