@@ -116,12 +116,12 @@ def discarding(point: Point, place: Place) -> dict[str, Any]:
 
 
 def shares(trained: Counter[str], let_go: Counter[str]) -> dict[str, Any]:
-    """Of the attacked examples: how many were thrown away, in all and of each class; and the share of the boundary
+    """Of the attacked examples: how many came too late, in all and of each class; and the share of the boundary
     examples in what was attacked and in what was trained on."""
     attacked = trained + let_go
     return {
-        "thrown_away": let_go.total() / attacked.total(),
-        **{f"thrown_away_{name}": let_go[name] / attacked[name] for name in sorted(attacked) if attacked[name]},
+        "late": let_go.total() / attacked.total(),
+        **{f"late_{name}": let_go[name] / attacked[name] for name in sorted(attacked) if attacked[name]},
         "boundary_attacked": attacked["boundary"] / attacked.total(),
         "boundary_trained": trained["boundary"] / trained.total(),
     }

@@ -12,13 +12,15 @@ from sparring.lab.discarding import DiscardingLedger, shares
 from sparring.lab.study import Point
 from sparring.lab.work import Place, measure
 from sparring.queue.messages import Key
+from sparring.runs import lines_of
 from tests.support.studies import DIGITS
 
 SLOW: dict[str, Any] = {
     **DIGITS,
     "attack.steps": 4,
+    "data.limit": 128,
     "train.max_steps": 12,
-    "train.epochs": 4,
+    "train.epochs": 8,
     "train.batch_size": 8,
     "train.shards_per_step": 4,
     "allocator.name": "bullettrain",
@@ -48,25 +50,30 @@ def test_a_late_shard_is_let_go_and_its_ticket_never_comes_again() -> None:
 def test_shares_by_hand() -> None:
     trained, let_go = Counter(outlier=1, boundary=2, robust=5), Counter(boundary=2)
     assert shares(trained, let_go) == {
-        "thrown_away": 0.2,
-        "thrown_away_boundary": 0.5,
-        "thrown_away_outlier": 0.0,
-        "thrown_away_robust": 0.0,
+        "late": 0.2,
+        "late_boundary": 0.5,
+        "late_outlier": 0.0,
+        "late_robust": 0.0,
         "boundary_attacked": 0.4,
         "boundary_trained": 0.25,
     }
 
 
 @pytest.mark.parametrize(
-    ("settings", "options", "throws"),
+    ("settings", "options"),
     [
-        ({"staleness.max_staleness": 3, "staleness.exchange": False}, {}, False),
-        ({"staleness.max_staleness": 9, "staleness.depth": 8}, {"discard_above": 2}, True),
+        ({"staleness.max_staleness": 3, "staleness.exchange": False}, {}),
+        ({"staleness.max_staleness": 9, "staleness.depth": 8, "staleness.exchange": False}, {"discard_above": 3}),
     ],
 )
-def test_only_the_engine_without_permits_throws_work_away(
-    tmp_path: Path, settings: dict[str, Any], options: dict[str, Any], throws: bool
+def test_an_engine_with_permits_trains_on_all_and_one_without_on_what_is_early(
+    tmp_path: Path, settings: dict[str, Any], options: dict[str, Any]
 ) -> None:
-    found = measure(Point("discard", {}, {**SLOW, **settings}, options), Place(None, tmp_path))
-    assert found["steps"] == 12 and (found["thrown_away"] > 0) is throws
-    assert found["staleness_mean"] <= 3 and 0 <= found["robust_accuracy"] <= found["clean_accuracy"]
+    place, point = Place(None, tmp_path), Point("discard", {}, {**SLOW, **settings}, options)
+    found = measure(point, place)
+    assert found["steps"] == 12 and 0 < found["staleness_mean"] <= 3 and (found["late"] > 0 or not options)
+    assert 0 <= found["robust_accuracy"] <= found["clean_accuracy"]
+    first = {
+        ticket for line in lines_of(place.run_of(point).history) for ticket in line["tickets"] if not line["epoch"]
+    }
+    assert (first == set(range(16))) is not bool(options), "thrown away: never trained on in this epoch"

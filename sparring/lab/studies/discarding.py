@@ -10,6 +10,7 @@ from sparring.lab.studies.settings import CLEAN, MNIST_QUICK, PGD_40, with_seed
 from sparring.lab.study import SIZES, Claim, Column, Point, Size, Study, Table, baseline
 
 STEPS, DEPTH = 600, 12
+NOISE = 1.5  # points, of three seeds on 1,000 images
 SYSTEMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # settings, options
     **{
         f"permits, bound {bound}": ({"staleness.max_staleness": bound, "staleness.exchange": False}, {})
@@ -58,9 +59,9 @@ def _mean(results: Results, figure: str, system: str) -> float:
 
 
 def _under_trained(results: Results) -> tuple[str, bool]:
-    """Boundary examples are thrown away more often than robust ones."""
+    """Boundary examples come too late more often than robust ones."""
     system = "thrown away above 5"
-    lost, easy = (_mean(results, f"thrown_away_{name}", system) for name in ("boundary", "robust"))
+    lost, easy = (_mean(results, f"late_{name}", system) for name in ("boundary", "robust"))
     return f"{lost:.1f} % of the boundary examples, {easy:.1f} % of the robust ones", lost > easy
 
 
@@ -69,14 +70,14 @@ def _costs(results: Results) -> tuple[str, bool | None]:
     permits, thrown = (
         _mean(results, "robust_accuracy", system) for system in ("permits, bound 5", "thrown away above 5")
     )
-    return f"{thrown:.1f}, with permits {permits:.1f}", None if abs(
-        baseline(permits) - thrown
-    ) <= 1.5 else thrown < permits
+    agrees = None if abs(baseline(permits) - thrown) <= NOISE else thrown < permits
+    return f"{thrown:.1f}, with permits {permits:.1f}", agrees
 
 
-def _nothing(results: Results) -> tuple[str, bool]:
-    lost = [_mean(results, "thrown_away", system) for system in list(SYSTEMS)[:2]]
-    return " and ".join(f"{share:.1f} %" for share in lost), max(lost) == 0
+def _wasted(results: Results) -> tuple[str, bool]:
+    """Permits keep nearly all work from being late."""
+    permits, thrown = (_mean(results, "late", system) for system in ("permits, bound 5", "thrown away above 5"))
+    return f"{permits:.1f} % with permits (made again), {thrown:.1f} % without (lost)", permits < thrown / 2
 
 
 DISCARDING = Study(
@@ -87,9 +88,9 @@ DISCARDING = Study(
     dict.fromkeys(
         SIZES,
         f"MNIST, 38,400 training images, the 16-32-100 network, {STEPS} steps of 16 shards of 8, κ = 8 and BulletTrain,"
-        f" ε = 0.3, Adam at 0.001; 64 workers on the virtual clock, an attack step takes 1 ms an example, a "
-        f"training step 0.05 ms; PGD-40 (step 0.01, 2 restarts) on 1,000 test images. Without permits: up to {DEPTH + 1} "
-        f"steps of shards are outstanding, and what is above the bound when its turn comes is thrown away.",
+        f" ε = 0.3, Adam at 0.001; 64 workers on the virtual clock, an attack step takes 1 ms an example, a training "
+        f"step 0.05 ms; PGD-40 (step 0.01, 2 restarts) on 1,000 test images. Without permits: up to {DEPTH + 1} steps "
+        f"of shards are outstanding, and what is above the bound when its turn comes is thrown away.",
     ),
     points,
     tables=(
@@ -98,9 +99,9 @@ DISCARDING = Study(
             (
                 CLEAN,
                 PGD_40,
-                Column("thrown_away", "thrown away, %"),
-                Column("thrown_away_boundary", "of boundary, %"),
-                Column("thrown_away_robust", "of robust, %"),
+                Column("late", "late, %"),
+                Column("late_boundary", "of boundary, %"),
+                Column("late_robust", "of robust, %"),
                 Column("boundary_attacked", "boundary of attacked, %"),
                 Column("boundary_trained", "boundary of trained, %"),
                 Column("staleness_mean", "staleness, mean", share=False),
@@ -110,8 +111,8 @@ DISCARDING = Study(
         ),
     ),
     claims=(
-        Claim("throwing late work away takes more of the boundary examples than of the others", "ours", _under_trained),
-        Claim("that costs robust accuracy at as many steps", "ours", _costs),
-        Claim("with permits nothing is thrown away", "ours", _nothing),
+        Claim("boundary examples come too late more often than robust ones", "ours", _under_trained),
+        Claim("throwing them away costs robust accuracy at as many steps", "ours", _costs),
+        Claim("permits keep most work from being late, and make the rest again", "ours", _wasted),
     ),
 )
