@@ -22,7 +22,7 @@ def replay(
 ) -> None:
     """Make steps of a run again in this process and compare the weights at its checkpoints: 1 where they differ.
 
-    For runs whose weights do not depend on timing: with staleness.finish, or with engine sync or simulated.
+    Where the weights depended on timing, the versions of each attack step are those that the run has recorded.
     """
     from sparring.commands.replay import replay as make_again
     from sparring.observe.progress import Progress

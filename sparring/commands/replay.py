@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +15,16 @@ from safetensors.torch import load_file
 
 from sparring.commands.checks import check
 from sparring.commands.train import session_here, train_here
-from sparring.config import Config, config_of, overridden, to_toml, trainer_threads
+from sparring.config import Config, config_of, overridden, slots_of, to_toml, trainer_threads
+from sparring.engines.recorded import MadeBy, oldest_needed, steps_of
+from sparring.engines.recorded import run as make_recorded
 from sparring.errors import UsageError
 from sparring.machine.signals import stopping_on_signals
 from sparring.observe.state import RunState
 from sparring.runs import Run, lines_of, open_run
 from sparring.trainer.checkpoints import MODEL
+from sparring.trainer.experiment import Experiment, methods_of
+from sparring.trainer.session import Session
 
 
 @dataclass(frozen=True)
@@ -70,40 +74,84 @@ def replay(
     The run's folder is only read. The bits agree on the same kind of device with the same numbers of threads.
 
     Raises:
-        UsageError: the run's weights depend on timing, or there are no such steps.
+        UsageError: the weights depended on what is not recorded, or there are no such steps.
     """
     run = open_run(Path(path))
     config = config_of(run)
-    _require_replayable(config)
+    recorded = None if is_fixed(config) else _recorded(run, config)
     made = sorted(_step_of(each) for each in run.checkpoints.glob("step-*"))
     until = until if until is not None else (made[-1] if made else 0)
     if not 0 <= first < until:
         raise UsageError(f"--from {first} --until {until}: steps from 0 up to a larger one are needed.")
-    began = max((step for step in made if step <= first), default=0)
+    began = max((step for step in made if step <= first and _suffices(recorded, step)), default=0)
     with _copy(run, config, began, until) as (again, settings):
         torch.set_num_threads(trainer_threads(config))
         experiment = check(settings, starts=began == 0)
         session = session_here(experiment, again, report)
         with stopping_on_signals(session.ask_to_stop):
-            train_here(session, experiment)
+            if recorded is None:
+                train_here(session, experiment)
+            else:
+                _make_recorded(session, experiment, recorded, config)
         ended = session.learner.step
         steps = [line for line in _lines(again, run) if first < line["step"] <= ended]
         compared = list(_compared(run, again, [step for step in made if began < step <= ended]))
         return Replay(began, ended, compared, steps)
 
 
-def _require_replayable(config: Config) -> None:
+def is_fixed(config: Config) -> bool:
+    """Whether the weights are a function of recipe and seed, and not of timing.
+
+    Raises:
+        UsageError: several trainers made them.
+    """
     if config.trainer.count > 1:
         raise UsageError(
             f"trainer.count = {config.trainer.count}: several trainers sum up gradients in another order than one "
             f"process does, so the bits could not be compared. Only runs with trainer.count = 1 can be made again."
         )
-    fixed = config.staleness.finish != "off" or config.engine in ("sync", "simulated")
-    if not fixed:
+    return config.staleness.finish != "off" or config.engine in ("sync", "simulated")
+
+
+def _recorded(run: Run, config: Config) -> dict[int, list[MadeBy]]:
+    """What history.jsonl tells of each step of a run whose weights depended on timing.
+
+    Raises:
+        UsageError: that is not all that its weights depended on.
+    """
+    if config.engine not in ("ray", "virtual"):
         raise UsageError(
-            f"engine = {config.engine!r} with staleness.finish = 'off': which weights made which attack step depended "
-            f"on timing, so the run cannot be made again. Train with staleness.finish, or with engine = 'sync'."
+            f"engine = {config.engine!r}: only runs of ray, virtual, sync and simulated can be made again."
         )
+    state = run.read_json("state.json") or {}
+    for setting, value, plain in (
+        ("allocator.slots", slots_of(config, methods_of(config).attack.makes_views), 0),
+        ("attack.start", config.attack.start if config.attack.start == "last" else "", ""),
+        ("staleness.refresh", config.staleness.refresh if config.staleness.refresh == "auto" else "", ""),
+        ("model.precision", config.model.precision if config.model.precision == "bf16" else "", ""),
+        ("guard.staleness", config.guard.staleness, False),
+        ("rollbacks", state.get("rollbacks", 0) + state.get("overfittings", 0), 0),
+    ):
+        if value != plain:
+            raise UsageError(
+                f"engine = {config.engine!r} with staleness.finish = 'off' and {setting} = {value}: what that did "
+                f"depended on timing and is not recorded, so the run cannot be made again. Train with "
+                f"staleness.finish, or with engine = 'sync'."
+            )
+    return steps_of(lines_of(run.history))
+
+
+def _suffices(recorded: Mapping[int, list[MadeBy]] | None, step: int) -> bool:
+    """Whether the steps after a checkpoint can be made from it: recorded attacks may need older weights."""
+    return recorded is None or oldest_needed(recorded, step) >= step
+
+
+def _make_recorded(
+    session: Session, experiment: Experiment, recorded: Mapping[int, list[MadeBy]], config: Config
+) -> None:
+    session.restore()
+    session.start_clock()
+    make_recorded(session, experiment, recorded, config)
 
 
 @contextmanager
@@ -113,6 +161,7 @@ def _copy(run: Run, config: Config, began: int, until: int) -> Iterator[tuple[Ru
         "engine": "simulated" if config.engine == "simulated" else "sync",
         "train.max_steps": until,
         "metrics.every_steps": 1,
+        "evaluation.rolling": False,
         "metrics.trackers": [],
         "checkpoint.keep": 1000,
     }

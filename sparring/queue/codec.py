@@ -27,12 +27,13 @@ from sparring.queue.messages import Finish, Key, Shard, Ticket
 Wire = Literal["int8", "exact", "sign", "uint8"]  # uint8: AugMix's views, with any queue.wire
 Array = npt.NDArray[Any]
 
-PROTOCOL = 8
+PROTOCOL = 9
 MAX_HEADER_BYTES = 1 << 20
 RANKS = {"labels": 1, "scales": 1, "delta": 4, "views": 5}  # δ is [n, C, H, W], views are [2, n, C, H, W]
 VIEWS = 2
 MAX_WORKER_CHARACTERS = MAX_NAME_CHARACTERS = 128
 MAX_CLASSES = 64  # of an allocator
+MAX_STEPS = 1 << 16  # of an attack, versions of which a shard names
 HEADER_ALLOWANCE_BYTES = 1024
 MAX_EPSILON = 1000.0  # that of attack.epsilon
 SLACK = 1e-6  # largest rounding error outside the ball (docs/architecture.md, invariant 6)
@@ -297,6 +298,7 @@ def _header(shard: Shard, wire: Wire, slots: list[_Slot]) -> bytes:
             **{name: float(getattr(shard, name)) for name in _SECONDS},
             **{name: getattr(shard, name) for name in _GRADIENTS},
             "classes": dict(shard.classes),
+            "attacked_by": shard.attacked_by,
             "tensors": slots,
         }
     )
@@ -326,7 +328,7 @@ _GRADIENTS = ("gradients", "zero_gradients", "non_finite_gradients")
 _SECONDS = ("attack_seconds", "cost_seconds", "full_seconds")
 _NAMES = {
     *("key", "fence", "version", "start_version", "attack", "wire"),
-    *("worker", *_SECONDS, *_GRADIENTS, "classes", "tensors"),
+    *("worker", *_SECONDS, *_GRADIENTS, "classes", "attacked_by", "tensors"),
 }
 
 
@@ -347,6 +349,7 @@ def _fields(header: Mapping[str, Any]) -> dict[str, Any]:
         "worker": worker,
         **seconds,
         "classes": _classes(header["classes"]),
+        "attacked_by": _attacked_by(header["attacked_by"]),
         **counts,
     }
 
@@ -376,6 +379,15 @@ def _attack(fields: object) -> AttackRecord:
     if _count(steps, "the steps of an attack") == 0:
         raise CodecError("a shard's attack has no steps")
     return AttackRecord(name, norm, epsilon, radius, steps)
+
+
+def _attacked_by(found: object) -> tuple[tuple[int, int], ...]:
+    if not isinstance(found, list) or len(found) > MAX_STEPS:
+        raise CodecError("a shard's versions of its steps are not a list")
+    for run in found:
+        if not isinstance(run, list) or len(run) != 2:
+            raise CodecError("a shard's versions of its steps are not pairs (version, steps)")
+    return tuple((_count(version, "a step's version"), _count(steps, "a number of steps")) for version, steps in found)
 
 
 def _classes(found: object) -> dict[str, int]:

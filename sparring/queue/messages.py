@@ -11,6 +11,8 @@ from torch import Tensor
 
 from sparring.attacks import AttackRecord
 
+TRAINER = "trainer"  # what the names of trainers begin with, where they attack
+
 
 class Key(NamedTuple):
     """Names one attempt at one ticket. The fence distinguishes attempts of an earlier start or resume of the run."""
@@ -80,7 +82,9 @@ class Shard:
     [n]. views: uint8 [2, n, C, H, W]; with views delta is empty and the radius 0.
 
     version: the older version of an example's last two attack steps, and the oldest of these over all examples (for
-    views: the version at the start). start_version: version of the first step.
+    views: the version at the start). start_version: version of the weights that prepared it. attacked_by: versions of
+    the attack steps in their order, each with its number of steps; empty: several tickets were attacked together, or
+    there are no steps.
 
     attack_seconds: time from the beginning of the attack to its end. cost_seconds: this shard's part of the work in
     that time (less if several tickets were attacked together). full_seconds: estimated time of all steps on all
@@ -104,6 +108,7 @@ class Shard:
     classes: Mapping[str, int] = field(default_factory=dict)
     zero_gradients: int = 0
     non_finite_gradients: int = 0
+    attacked_by: tuple[tuple[int, int], ...] = ()
     views: Tensor | None = field(default=None, repr=False)
 
     @property

@@ -140,6 +140,7 @@ class Recorder:
             "tickets": [shard.key.number for shard in shards],
             "versions": [shard.version for shard in shards],
             "workers": [shard.worker for shard in shards],
+            "made_by": [[shard.start_version, *shard.attacked_by] for shard in shards],
         }
         append(self.run.history, json.dumps(line))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +59,7 @@ class PreparedTask:
         seconds: float,
         cost_seconds: float,
         gradient_s: float,
+        attacked_by: tuple[tuple[int, int], ...] = (),
     ) -> Shard:
         """The finished shard. `gradient_s`: seconds per gradient evaluation in a full batch; 0 if unknown."""
         classifying = 0 if self.allocation is None else self.allocation.gradients
@@ -78,6 +80,7 @@ class PreparedTask:
             classes={} if self.allocation is None else self.allocation.counts,
             zero_gradients=int(check.zero.sum()),
             non_finite_gradients=int(check.non_finite.sum()),
+            attacked_by=attacked_by,
         )
 
 
@@ -197,6 +200,7 @@ class ShrinkingBatch:
             seconds=self.seconds,
             cost_seconds=self.seconds,
             gradient_s=self._gradient_s(),
+            attacked_by=tuple((made, len(list(steps))) for made, steps in groupby(self.versions[1:])),
         )
 
     def _gradient_s(self) -> float:

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import redis
 
 from sparring.commands.control import read_status
+from sparring.commands.replay import replay
 from sparring.errors import SparringError
 from sparring.queue.server import EmbeddedServer
 from sparring.runs import Run
@@ -28,18 +29,19 @@ from tests.support.processes import running
 from tests.support.runs import small
 
 MEMORY = 128 << 20
-PASSWORD = "SPARRING_CHAOS_PASSWORD"
+PASSWORD, SECRET = "SPARRING_CHAOS_PASSWORD", "of-all-servers-of-this-schedule"
 LEASE_S, STEP_TIMEOUT_S, END_TIMEOUT_S, MOST_LIVES = 3.0, 120.0, 240.0, 6
 
 
 @dataclass
 class Cluster:
-    """A run, the process of its driver, and its server."""
+    """A run, the process of its driver, its server, and those of its payloads where it has any."""
 
     run: Run
     driver: subprocess.Popen[bytes]
     server: EmbeddedServer
     random: random.Random
+    payload_servers: tuple[EmbeddedServer, ...] = ()
 
     def kill(self, pid: int, number: int = signal.SIGKILL) -> None:
         with suppress(ProcessLookupError):
@@ -107,6 +109,12 @@ def connections_cut(cluster: Cluster) -> None:
         client.client_kill_filter(_type="normal", skipme=True)
 
 
+def payload_server_killed(cluster: Cluster) -> None:
+    """One of two, where there are any."""
+    for server in cluster.payload_servers[:1]:
+        cluster.kill(server.pid)
+
+
 def redis_and_trainer_lost(cluster: Cluster) -> None:
     redis_emptied(cluster)
     trainer_killed(cluster)
@@ -124,6 +132,7 @@ FAULTS: dict[str, Callable[[Cluster], None]] = {
         redis_emptied,
         redis_full,
         connections_cut,
+        payload_server_killed,
         redis_and_trainer_lost,
     )
 }
@@ -133,12 +142,15 @@ def run_with_ray(seed: int, root: Path) -> Outcome:
     """Make the run of one schedule with Ray, resume it until it has finished, and audit it."""
     drawn, folder = random.Random(seed), root / f"ray-{seed}"
     folder.mkdir(parents=True)
-    with EmbeddedServer(maxmemory=MEMORY) as server:
-        os.environ[PASSWORD] = server.password
-        config = small(folder, **_recipe(server.url, drawn))
+    with ExitStack() as stack:
+        server, *others = (
+            stack.enter_context(EmbeddedServer(maxmemory=MEMORY, password=SECRET)) for _ in range(drawn.choice((1, 3)))
+        )
+        os.environ[PASSWORD] = SECRET
+        config = small(folder, **_recipe([each.url for each in (server, *others)], drawn))
         happened: list[tuple[str, float]] = []
         with running(config, folder) as (run, driver):
-            cluster = Cluster(run, driver, server, drawn)
+            cluster = Cluster(run, driver, server, drawn, tuple(others))
             for step, name in _schedule(drawn):
                 if not _reaches(cluster, step):
                     break
@@ -153,6 +165,8 @@ def run_with_ray(seed: int, root: Path) -> Outcome:
     tickets = [[len(plan.indices(epoch, n)) for n in range(plan.shards(epoch))] for epoch in range(plan.epochs)]
     phase = str(status_of(run)["phase"])
     found = violations(run.path, tickets, config.staleness.max_staleness, finished=code == 0)
+    if code == 0 and not replay(run.path).same:
+        found.append("its recorded steps, made again, end in other weights")
     return Outcome(seed, phase, lives, found, happened)
 
 
@@ -164,7 +178,7 @@ def status_of(run: Run) -> dict[str, Any]:
         return {"step": 0, "phase": "unknown", "trainer_pid": 0, "workers": {}}
 
 
-def _recipe(url: str, drawn: random.Random) -> dict[str, Any]:
+def _recipe(urls: list[str], drawn: random.Random) -> dict[str, Any]:
     return {
         "data": {"limit": 400},
         "train": {"epochs": 2, "max_steps": None, "batch_size": 50},
@@ -172,7 +186,13 @@ def _recipe(url: str, drawn: random.Random) -> dict[str, Any]:
         "workers": {"count": 2},
         "staleness": {"trainer_attacks": drawn.choice(("never", "always"))},
         "checkpoint": {"every_steps": 3},
-        "queue": {"redis_url": url, "password_env": PASSWORD, "lease_s": LEASE_S, "timeout_s": 20.0},
+        "queue": {
+            "redis_url": urls[0],
+            "payload_urls": urls[1:],
+            "password_env": PASSWORD,
+            "lease_s": LEASE_S,
+            "timeout_s": 20.0,
+        },
         "trainer": {"wait_timeout_s": 90.0},
     }
 

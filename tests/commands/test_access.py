@@ -96,6 +96,7 @@ def test_a_server_that_no_run_could_use_is_refused(server: EmbeddedServer, tmp_p
 
 
 @pytest.mark.ray
+@pytest.mark.parametrize("server", ["redis"], indirect=True)  # rules of Valkey: tests/queue/test_access.py
 def test_a_whole_run_goes_on_as_these_users_and_nothing_is_denied_to_them(
     server: EmbeddedServer, tmp_path: Path, shared_ray: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from sparring.commands.replay import Compared, replay
-from sparring.commands.train import train
+from sparring.commands.train import resume, train
 from sparring.config import to_toml
+from sparring.engines.recorded import steps_of
 from sparring.errors import UsageError
-from sparring.runs import Run
+from sparring.runs import Run, lines_of
 from tests.support.runs import small, stopped_at
 
 FRESH = {"engine": "sync", "staleness": {"finish": 2, "lead": 2}, "checkpoint": {"every_steps": 4, "keep": 3}}
@@ -72,10 +74,68 @@ def test_steps_that_are_none_are_refused(tmp_path: Path, first: int, until: int 
         replay(run.path, first, until)
 
 
-@pytest.mark.parametrize("engine", ["ray", "ddp", "virtual"])
-def test_a_run_that_depended_on_timing_is_refused(tmp_path: Path, engine: str) -> None:
-    (tmp_path / "config.toml").write_text(to_toml(small(tmp_path, engine=engine)))
-    with pytest.raises(UsageError, match=rf"engine = '{engine}' with staleness\.finish = 'off'.*depended on timing"):
+LOOSE: dict[str, Any] = {
+    "engine": "virtual",
+    "workers": {"count": 3},
+    "staleness": {"max_staleness": 4},
+    "allocator": {"name": "bullettrain", "slots": 0},
+    "train": {"batch_size": 32, "epochs": 2, "max_steps": 30},
+    "checkpoint": {"every_steps": 10, "keep": 4},
+    "virtual": {"speeds": [1.0, 0.4, 1.7], "events": [{"at_s": 0.1, "worker": 1, "what": "dies"}]},
+}
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        {},
+        {"staleness": {"max_staleness": 6, "exchange": False, "publish_every": 2, "refresh": 1, "age_half_life": 3.0}},
+        {"objective": {"name": "trades"}, "allocator": {"name": "none"}, "train": {**LOOSE["train"], "ema": 0.9}},
+    ],
+)
+def test_what_depended_on_timing_is_made_again_as_it_was_recorded(tmp_path: Path, groups: dict[str, Any]) -> None:
+    run = train(small(tmp_path, **{**LOOSE, **groups}), progress=False).run
+    versions = {
+        version for made in steps_of(lines_of(run.history)).values() for shard in made for version in shard.steps
+    }
+    assert len(versions) > 5, "the attacks were made under many weights"
+    found, again = replay(run.path), replay(run.path, 21, 25)
+    assert (found.began, found.ended, found.compared) == (0, 30, same(10, 20, 30))
+    assert (again.began, again.ended, [line["step"] for line in again.steps]) == (0, 25, [22, 23, 24, 25])
+    assert all(line["loss"] == line["recorded_loss"] for line in found.steps if line["recorded_loss"] is not None)
+
+
+def test_a_recorded_run_that_was_resumed_is_made_from_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sparring.trainer.recorder.REPORT_EVERY_S", 0.0)
+    run = stopped_at(12, tmp_path, **LOOSE)
+    resume(run.path, progress=False)
+    found = replay(run.path, 14)
+    assert found.same and found.began == 12 and found.ended == 30
+
+
+def test_another_version_of_one_attack_step_is_noticed(tmp_path: Path) -> None:
+    run = train(small(tmp_path, **LOOSE), progress=False).run
+    lines = lines_of(run.history)
+    prepared, *steps = lines[8]["made_by"][0]
+    lines[8]["made_by"][0] = [prepared - 1, *steps]
+    run.history.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert not replay(run.path).same
+
+
+@pytest.mark.parametrize(
+    ("groups", "named"),
+    [
+        ({"engine": "ddp"}, "engine = 'ddp': only runs of ray, virtual, sync and simulated"),
+        ({"allocator": {"name": "bullettrain", "slots": 64}}, r"allocator\.slots = 64"),
+        ({"attack": {"start": "last"}}, r"attack\.start = last"),
+        ({"staleness": {"refresh": "auto"}}, r"staleness\.refresh = auto"),
+        ({"model": {"name": "mnist-16-32-100", "precision": "bf16"}}, r"model\.precision = bf16"),
+        ({"guard": {"staleness": True}}, r"guard\.staleness = True"),
+    ],
+)
+def test_what_is_not_recorded_is_refused_by_name(tmp_path: Path, groups: dict[str, Any], named: str) -> None:
+    (tmp_path / "config.toml").write_text(to_toml(small(tmp_path, **{"engine": "ray", **groups})))
+    with pytest.raises(UsageError, match=named):
         replay(tmp_path)
 
 

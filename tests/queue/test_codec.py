@@ -19,6 +19,7 @@ from sparring.attacks import AttackRecord
 from sparring.attacks.norms import l2_norms, per_example, project_ball
 from sparring.queue.codec import (
     MAX_HEADER_BYTES,
+    MAX_STEPS,
     PROTOCOL,
     CodecError,
     Wire,
@@ -72,6 +73,7 @@ def shard(norm: str = "linf", radius: float = 8 / 255, n: int = 3, seed: int = 0
         zero_gradients=2,
         non_finite_gradients=1,
         classes={"outlier": 1, "boundary": 2, "of one's own": 0},
+        attacked_by=((8, 3), (9, 5)),
     )
 
 
@@ -368,6 +370,13 @@ def test_a_tensor_that_does_not_fit_is_refused(name: str, entry: object) -> None
         *(made_with(radius=value) for value in (math.nan, math.inf, 0.0, 1e40, -1.0, "1", 1, None, True)),
         *(made_with(epsilon=value) for value in (math.nan, math.inf, 1e40, -1.0, "1", 1, None)),
         *(made_with(steps=value) for value in (-1, 0, 2.5, True, "3", None, 2**60)),
+        {"attacked_by": None},
+        {"attacked_by": [3]},
+        {"attacked_by": [[3]]},
+        {"attacked_by": [[3, -1]]},
+        {"attacked_by": [[3, 1.5]]},
+        {"attacked_by": [["3", 1]]},
+        {"attacked_by": [[0, 0]] * (MAX_STEPS + 1)},
         {"classes": None},
         {"classes": [1, 2, 3]},
         {"classes": {"outlier": -1}},
@@ -403,7 +412,7 @@ def test_another_protocol_is_refused_with_the_remedy() -> None:
         decode_shard(rewritten(lambda header: header.update(protocol=99)))
 
 
-@pytest.mark.parametrize("name", ["key", "attack", "wire", "tensors", "gradients", "classes"])
+@pytest.mark.parametrize("name", ["key", "attack", "wire", "tensors", "gradients", "classes", "attacked_by"])
 def test_a_header_that_lacks_a_field_is_refused(name: str) -> None:
     with pytest.raises(CodecError, match=name):
         decode_shard(rewritten(lambda header: header.pop(name)))

@@ -83,6 +83,7 @@ def test_every_step_leaves_a_line_of_what_it_trained_on(recorder: Recorder) -> N
         "tickets": [4, 2],
         "versions": [5, 3],
         "workers": ["worker-4", "worker-2"],
+        "made_by": [[5], [3]],
     }
 
 

@@ -34,12 +34,12 @@ from sparring.engines.asynchronous.broadcaster import Broadcaster
 from sparring.engines.asynchronous.inbox import Arrivals
 from sparring.engines.asynchronous.leader import OneTrainer, Trainers
 from sparring.engines.asynchronous.objections import objection
-from sparring.engines.asynchronous.own_attack import TRAINER, attack_a_little, own_attacks
+from sparring.engines.asynchronous.own_attack import attack_a_little, own_attacks
 from sparring.engines.asynchronous.rolling import AGAIN_S, Rolling
 from sparring.errors import SparringError
 from sparring.queue.codec import Claims
 from sparring.queue.ledger import Ledger
-from sparring.queue.messages import Key, Missing, RankOf, Returned, Shard, Ticket
+from sparring.queue.messages import TRAINER, Key, Missing, RankOf, Returned, Shard, Ticket
 from sparring.queue.transport import FencedOut, QueueLost, Transport
 from sparring.trainer.checkpoints import Checkpoint
 from sparring.trainer.experiment import Experiment

@@ -11,7 +11,7 @@ from sparring.attacks import frozen
 from sparring.attacks.starts import unpacked
 from sparring.config import gate_patience_s, share_of_step
 from sparring.queue.connection import QueueRefused, QueueUnavailable
-from sparring.queue.messages import Key, Lease, RankOf, Shard
+from sparring.queue.messages import TRAINER, Key, Lease, RankOf, Shard
 from sparring.queue.transport import FencedOut, QueueFull, QueueLost, Transport
 from sparring.trainer.experiment import Experiment
 from sparring.trainer.finish import Heads
@@ -23,7 +23,6 @@ from sparring.workers.views import Augmentation
 
 log = logging.getLogger(__name__)
 ALONE = RankOf()
-TRAINER = "trainer"  # what the names of trainers begin with, where they attack
 
 
 def name_of(rank: int) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from sparring.commands.control import read_status
+from sparring.commands.replay import replay
 from sparring.config import Config
 from sparring.queue.server import EmbeddedServer
 from sparring.runs import Run
@@ -69,6 +70,7 @@ def test_a_worker_a_payload_server_and_the_trainer_twice_are_killed_in_one_run(
     assert set(summary["shards_dropped_by_reason"]) <= {"lease_expired", "superseded", "payload_missing"}
     assert summary["staleness_max"] <= summary["max_staleness"]
     assert (summary["steps"], summary["trainer_restarts"], summary["samples"]) == (16, 2, 360)
+    assert replay(run.path).same, "which weights made each attack step is recorded"
 
 
 @pytest.mark.chaos
