@@ -114,7 +114,7 @@ def is_fixed(config: Config) -> bool:
 
 
 def _recorded(run: Run, config: Config) -> dict[int, list[MadeBy]]:
-    """What history.jsonl tells of each step of a run whose weights depended on timing.
+    """What steps.jsonl tells of each step of a run whose weights depended on timing.
 
     Raises:
         UsageError: that is not all that its weights depended on.

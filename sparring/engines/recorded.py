@@ -1,4 +1,4 @@
-"""The steps of a run that has been made, made again in one process, as its history.jsonl tells them.
+"""The steps of a run that has been made, made again in one process, as its steps.jsonl tells them.
 
 A shard is a function of its ticket and of the weights of its attack steps, whose versions are recorded; a step is one
 of its shards in their order. So the weights are the same again, whatever the timing was.
@@ -34,7 +34,7 @@ class MadeBy(NamedTuple):
 
 
 def steps_of(lines: Iterable[Mapping[str, Any]]) -> dict[int, list[MadeBy]]:
-    """The shards of each step by the lines of history.jsonl; of a step that was repeated the last line counts.
+    """The shards of each step by the lines of steps.jsonl; of a step that was repeated the last line counts.
 
     Raises:
         SparringError: the lines are of a version of Sparring that did not record them.
@@ -43,7 +43,7 @@ def steps_of(lines: Iterable[Mapping[str, Any]]) -> dict[int, list[MadeBy]]:
     for line in lines:
         if "made_by" not in line:
             raise SparringError(
-                f"history.jsonl does not say which weights made the attacks of step {line['step']}: the run was made "
+                f"steps.jsonl does not say which weights made the attacks of step {line['step']}: the run was made "
                 f"by an earlier version. Train it again."
             )
         found[int(line["step"])] = [
@@ -116,7 +116,7 @@ class Attacks:
 
     def _load(self, version: int) -> Past:
         if not self.history.holds(version):
-            raise SparringError(f"history.jsonl names version {version} where there is none: it is damaged.")
+            raise SparringError(f"steps.jsonl names version {version} where there is none: it is damaged.")
         past = self.history.at(version)
         self.networks.load_state_dict(past.weights)
         return past
