@@ -13,6 +13,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import ray
@@ -32,11 +33,13 @@ from sparring.errors import SparringError, last_line
 from sparring.evaluation.tickets import Events, InProcess, Ticket, Work, examples_at
 from sparring.machine.devices import device_for
 from sparring.machine.memory import keep_freed_memory
+from sparring.machine.watchdog import Watchdog
 from sparring.models import Shape, build
 from sparring.trainer.experiment import NOTHING_PASSED
 
 log = logging.getLogger(__name__)
 POLL_S = 0.5
+STDERR = Path("/dev/stderr")  # a file of Ray's, where it keeps what a worker prints
 MOST_DEATHS = 3  # of workers at one ticket: then the ticket is what kills them
 
 
@@ -65,16 +68,27 @@ class Judge:
         config = from_tree(settings)
         torch.set_num_threads(worker_threads(config.workers, 0))
         self.device = device_for("auto", config.workers.num_gpus)
+        self.hang_timeout_s = config.workers.hang_timeout_s
 
     def take(self, networks: list[Weights]) -> tuple[str, int]:
         """Build the networks; returns host and process. Not in the constructor: Ray cannot repeat that once large
         arguments are gone."""
-        self.own = InProcess([each.network().to(self.device).eval() for each in networks])
+        made = [each.network().to(self.device).eval() for each in networks]
+        for network in made:
+            network.register_forward_pre_hook(lambda *_: self.watchdog.tick())
+        self.own = InProcess(made)
         return socket.gethostname(), os.getpid()
 
     def work(self, work: Work, x: Tensor, y: Tensor) -> Any:
-        """The result of a ticket's work on these images and labels."""
-        return self.own.done(work, x, y)
+        """The result of a ticket's work on these images and labels.
+
+        A process that makes no pass through a network for workers.hang_timeout_s, as on a GPU that hangs, ends itself.
+        """
+        self.watchdog = Watchdog(self.hang_timeout_s, STDERR)
+        try:
+            return self.own.done(work, x, y)
+        finally:
+            self.watchdog.stop()
 
 
 class RayJudges:

@@ -98,3 +98,37 @@ def test_a_stopped_worker_is_ended_and_its_tickets_are_given_to_others(run: Run,
             process.kill()
     assert process.returncode == 0 and "it is ended" in (tmp_path / "said").read_text()
     assert json.loads(out)["samples"] == 360, "nothing but data, also where a process dies"
+
+
+HANGING = """
+import sys, threading, torch
+from sparring.config import from_tree
+from sparring.engines.ray.actor_inputs import ActorInputs
+from sparring.engines.ray.actors import tree_of
+from sparring.engines.ray.judges import Judge, Weights
+
+settings = tree_of(from_tree({"model": {"name": "mnist-16-32-100"}, "workers": {"hang_timeout_s": 1.0}}))
+judge, x, y = Judge(settings, ActorInputs((), {}, ())), torch.zeros(2, 1, 28, 28), torch.zeros(2, dtype=torch.int64)
+network = Weights(settings, (1, 28, 28), 10, {})
+Weights.network = lambda self: torch.nn.Flatten()
+judge.take([network])
+
+
+def passes(models, x, y, progress):
+    for _ in range(8):
+        threading.Event().wait(0.3)
+        models[0](x)
+    return "all passes"
+
+
+print(judge.work(passes, x, y), flush=True)
+threading.Event().wait(2)
+print("nothing hangs between two tickets", flush=True)
+judge.work(lambda *_: threading.Event().wait(60), x, y)
+"""
+
+
+def test_a_worker_that_makes_no_pass_for_too_long_ends_itself_and_says_where() -> None:
+    done = subprocess.run([sys.executable, "-c", HANGING], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and done.stdout == "all passes\nnothing hangs between two tickets\n", done.stderr
+    assert "Timeout (0:00:01)!" in done.stderr and "in wait" in done.stderr
