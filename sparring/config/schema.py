@@ -497,8 +497,8 @@ class WorkersSettings(Settings):
     """How long to wait for the first worker before the run fails."""
     hang_timeout_s: float = setting(240.0, "seconds", gt=0)
     """A worker that makes no attack step for so long, or takes longer to start, ends itself and is restarted; one that
-    sends no heartbeat for so long is replaced. One of an evaluation ends itself after so long without a pass through the
-    network. Longer than queue.timeout_s and than one step; with model.compile the first one compiles."""
+    sends no heartbeat for so long is replaced. One of an evaluation ends itself after so long without a pass through
+    the network. Longer than queue.timeout_s and than one step; with model.compile the first one compiles."""
 
 
 class TrainerSettings(Settings):
