@@ -23,6 +23,7 @@ demo: $(STAMP)
 
 # A thread each, and a process more than two cores have: some tests wait for Ray, Redis or a time-out.
 test: $(STAMP)
+	$(BIN)/python -m compileall -qq -j 0 sparring benchmarks || true
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 3 --dist loadgroup $(ARGS)
 
 # The inner loop: the pure parts, and one tiny run of each engine.

@@ -57,10 +57,9 @@ def test_each_channel_has_its_own_mean() -> None:
     assert doubted(nn.Sequential(Normalize(*KNOWN[0][1:]), Colour()), dataset) == []
 
 
-@pytest.mark.parametrize("model", [Brightness(), half_trained(training_digits()).eval()], ids=["exact", "trained"])
-def test_a_network_for_images_as_they_are_is_not_accused(model: nn.Module) -> None:
-    dataset = greys(torch.linspace(-0.19, 0.19, 40)) if isinstance(model, Brightness) else training_digits()
-    assert doubted(model, dataset) == []
+def test_a_network_for_images_as_they_are_is_not_accused() -> None:
+    assert doubted(Brightness(), greys(torch.linspace(-0.19, 0.19, 40))) == []
+    assert doubted(half_trained(training_digits()), training_digits()) == []
 
 
 def test_sparring_evaluate_says_so() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import cache
 from typing import Any
 
 import torch
@@ -21,7 +22,15 @@ def training_digits() -> TrainingSet:
 
 
 def half_trained(digits: TrainingSet) -> nn.Module:
-    """Trained for a few steps: some examples are classified correctly, some not. Frozen."""
+    """Trained on `training_digits` for a few steps: some examples are classified correctly, some not. Frozen."""
+    made = build(Config().model, digits.shape, digits.classes, 0)
+    made.load_state_dict(_half_trained_weights())
+    return made.eval().requires_grad_(False)
+
+
+@cache
+def _half_trained_weights() -> dict[str, Tensor]:
+    digits = training_digits()
     made = build(Config().model, digits.shape, digits.classes, 0)
     x, y = digits.images(torch.arange(len(digits))).float() / 255, digits.labels
     optimizer = torch.optim.Adam(made.parameters(), lr=0.003)
@@ -29,7 +38,7 @@ def half_trained(digits: TrainingSet) -> nn.Module:
         optimizer.zero_grad()
         torch.autograd.backward(nn.functional.cross_entropy(made(x), y))
         optimizer.step()
-    return made.eval().requires_grad_(False)
+    return made.state_dict()
 
 
 def recipe(**groups: Any) -> Config:
