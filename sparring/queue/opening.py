@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from sparring.config import Config, QueueSettings
-from sparring.errors import UsageError
+from sparring.errors import SparringError, UsageError
 from sparring.queue.access import ROLES, Login, Role, line_of, user_of
 from sparring.queue.connection import check_server, connect, login_of, password_of, with_retries
 from sparring.queue.server import EmbeddedServer, find_server
@@ -105,7 +105,10 @@ def require_payload_servers(settings: QueueSettings, needed_bytes: int) -> None:
     """Refuse servers of queue.payload_urls as `check_server` does; each must have room for `needed_bytes`."""
     for url in settings.payload_urls:
         with connect(url, password_of(settings), settings.timeout_s, "queue.payload_urls") as client:
-            check_server(client, needed_bytes, settings.timeout_s)
+            try:
+                check_server(client, needed_bytes, settings.timeout_s)
+            except SparringError as error:
+                raise type(error)(f"queue.payload_urls: {error}") from error
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from sparring.queue.access import ROLES, Login, line_of, to_line, user_of
 from sparring.queue.connection import connect
 from sparring.queue.opening import open_queue, require_queue
 from sparring.queue.server import EmbeddedServer
-from sparring.queue.sizing import needed_memory
+from sparring.queue.sizing import needed_memory, payload_memory
 
 SHAPE, SNAPSHOT_BYTES, MIB = (1, 8, 8), 1000, 1 << 20
 
@@ -85,6 +85,29 @@ def test_each_role_has_the_user_of_its_file_and_a_wrong_one_is_refused_beforehan
             require_queue(config, SHAPE, 0)
     with pytest.raises(UsageError, match=r"queue\.access = .* with queue\.redis_url unset"):
         require_queue(from_tree({"queue": {"access": str(tmp_path)}}), SHAPE, 0)
+
+
+def test_payload_servers_are_checked_and_make_room_on_the_first(
+    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENING_TEST_PASSWORD", server.password)
+
+    def config(*urls: str) -> Config:
+        queue = {"payload_urls": urls, "password_env": "OPENING_TEST_PASSWORD", "timeout_s": 0.5}
+        return from_tree({"queue": queue, "train": {"batch_size": 1000}})
+
+    large = (3, 64, 64)
+    assert needed_memory(config(), large, 0) > 2 * needed_memory(config(server.url), large, 0)
+    one, two = (payload_memory(config(*urls), large) for urls in ([server.url], [server.url, "redis://other"]))
+    assert payload_memory(config(), large) == 0 and one - (64 << 20) == pytest.approx(2 * (two - (64 << 20)), abs=2)
+    with pytest.raises(SparringError, match=r"queue\.payload_urls: maxmemory = .* is less than the"):
+        require_queue(config(server.url), large, 0)
+    with pytest.raises(SparringError, match=r"queue\.payload_urls: no answer from Redis at 127\.0\.0\.1:1"):
+        require_queue(config("redis://127.0.0.1:1"), SHAPE, 0)
+    with pytest.raises(ValueError, match="is named twice"):
+        config(server.url, server.url)
+    with pytest.raises(ValueError, match="it holds a password"):
+        config("redis://:word@127.0.0.1:1")
 
 
 def test_what_cannot_serve_the_run_is_refused_and_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
