@@ -128,6 +128,18 @@ def verified(point: Point, place: Place) -> Figures:
     return {name: value for name, value in found.items() if name not in ("examples", "journal", "counterexamples")}
 
 
+def corrupted(point: Point, place: Place) -> Figures:
+    """Accuracy of the run of the one point that is needed under common corruptions, with `settings` of the
+    evaluation."""
+    from sparring.commands.evaluate import corruptions_of_run
+
+    changes = {name: str(value) for name, value in point.settings.items()}
+    found = corruptions_of_run(place.run_of(point.needs[0]), changes)
+    names = ("source", "samples", "clean_accuracy", "corrupted_accuracy", "corrupted_interval", "warnings")
+    by_name = {each["corruption"]: each["mean_accuracy"] for each in found["corruptions"]}
+    return _without_nothing({**{name: found.get(name) for name in names}, "by_corruption": by_name})
+
+
 def _series(run: Run, names: Iterable[str]) -> Figures:
     """Series of metrics.jsonl, thinned to evenly spaced lines: the steps, and each name's values."""
     names = list(names)
@@ -148,6 +160,7 @@ WORK: dict[str, Callable[[Point, Place], Figures]] = {
     "evaluate": evaluated,
     "transfer": transferred,
     "verify": verified,
+    "corrupt": corrupted,
     "classes": classes_over_time,
     "cycle": cycling,
     "embed": embedding,

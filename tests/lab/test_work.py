@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sparring.commands.evaluate import evaluate_run
@@ -36,6 +37,21 @@ def test_a_proof(tmp_path: Path) -> None:
     found = measure(proof, place)
     assert found["samples"] == 5 and found["verified_accuracy"] <= found["upper_accuracy"] <= found["clean_accuracy"]
     assert "examples" not in found
+
+
+def test_common_corruptions(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for name, count in (("noise-train", 40), ("noise-test", 12)):
+        images = random.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+        np.savez(tmp_path / f"{name}.npz", images=images, labels=np.arange(count) % 2)
+    place = Place(tmp_path, tmp_path)
+    network = Point(
+        "train", {}, {**DIGITS, "data.name": "noise", "model.name": "mnist-16-32-100", "train.max_steps": 1}
+    )
+    measure(network, place)
+    found = measure(Point("corrupt", {}, {"evaluation.samples": 4}, needs=(network,)), place)
+    assert found["samples"] == 4 and len(found["by_corruption"]) == 15
+    assert found["corrupted_accuracy"] == pytest.approx(np.mean(list(found["by_corruption"].values())))
 
 
 def test_what_cannot_be_done_is_an_error(tmp_path: Path) -> None:

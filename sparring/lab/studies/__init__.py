@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from sparring.errors import UsageError
-from sparring.lab.studies import attacker_power, bullettrain, devices, discarding, exchange, fast, pruning, staleness
+from sparring.lab.studies import (
+    attacker_power,
+    augmix,
+    bullettrain,
+    devices,
+    discarding,
+    exchange,
+    fast,
+    pruning,
+    staleness,
+)
 from sparring.lab.study import Study
 
 STUDIES = {
@@ -11,6 +21,7 @@ STUDIES = {
     for each in (
         *(attacker_power.ATTACKER_POWER, staleness.STALENESS, staleness.CYCLES, staleness.LONG, devices.SPEED_UP),
         *(bullettrain.WHO_NEEDS_STEPS, bullettrain.CLASSES, bullettrain.METHODS, bullettrain.SENSITIVITY),
+        augmix.AUGMIX,
         *(fast.STARTS, fast.MNIST, fast.TIME),
         *(pruning.PRUNING, pruning.DENSITY),
         exchange.EXCHANGE,
