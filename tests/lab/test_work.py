@@ -49,8 +49,8 @@ def test_common_corruptions(tmp_path: Path) -> None:
         "train", {}, {**DIGITS, "data.name": "noise", "model.name": "mnist-16-32-100", "train.max_steps": 1}
     )
     measure(network, place)
-    found = measure(Point("corrupt", {}, {"evaluation.samples": 4}, needs=(network,)), place)
-    assert found["samples"] == 4 and len(found["by_corruption"]) == 15
+    found = measure(Point("corrupt", {}, {"evaluation.samples": 2}, needs=(network,)), place)
+    assert found["samples"] == 2 and len(found["by_corruption"]) == 15
     assert found["corrupted_accuracy"] == pytest.approx(np.mean(list(found["by_corruption"].values())))
 
 
