@@ -11,7 +11,7 @@ import time
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import tomli_w
 from pydantic import BaseModel, ValidationError
@@ -231,7 +231,7 @@ def _kinds(name: str) -> set[Any]:
             raise TypeError(f"{name}: {group} is no group of settings")
         model = kind
     annotation = model.model_fields[leaf].annotation
-    return {annotation, *get_args(annotation)}
+    return {annotation} if get_origin(annotation) is tuple else {annotation, *get_args(annotation)}
 
 
 def overridden(config: Config, values: dict[str, Any]) -> Config:

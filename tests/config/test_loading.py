@@ -35,6 +35,11 @@ def at(config: Config, name: str) -> Any:
     return flatten(config)[name]
 
 
+def test_a_list_of_texts_is_given_as_toml_has_it() -> None:
+    found = load(None, {"queue.payload_urls": '["redis://a:1/0", "redis://b:1/0"]'})
+    assert found.queue.payload_urls == ("redis://a:1/0", "redis://b:1/0")
+
+
 def test_the_command_line_goes_before_the_recipe_and_the_recipe_before_the_defaults(recipe: Path) -> None:
     config = load(recipe, {"attack.steps": "7", "workers": "6"})
     assert (config.attack.steps, config.attack.epsilon) == (7, 0.3)
