@@ -155,7 +155,7 @@ class Payloads:
             return None
 
     def _note(self, index: int, error: failures.RedisError) -> None:
-        if isinstance(error, TRANSIENT):
+        if isinstance(error, TRANSIENT) and self._down_until[index] <= monotonic():  # else it is known
             self._down_until[index] = monotonic() + self._down_s[index]
             self._down_s[index] = min(2 * self._down_s[index], MOST_DOWN_S)
         log.warning("payload server %s: %s", describe(self._clients[index]), str(error)[:200])

@@ -136,6 +136,8 @@ def test_a_server_that_was_down_is_asked_again(cluster: Cluster, monkeypatch: py
     payloads.put("1:0:0:0", Key(0, 0, 0), b"a")
     assert payloads.down() == 1
     payloads.put("1:0:2:0", Key(0, 2, 0), b"b")
+    for _ in range(3):
+        payloads._note(0, redis.ConnectionError("what was under way when it was found to be down"))
     clock[0] += module.DOWN_S + 1
     payloads.put("1:0:4:0", Key(0, 4, 0), b"c")
     assert cluster.kept() == [1, 2]
