@@ -102,6 +102,8 @@ def main() -> None:
         format_message = getattr(error, "format_message", None)
         if format_message is not None:
             fail(format_message(), 2)
+        if (run := getattr(error, "run", None)) is not None:
+            _print_failed_run(run)
         fail(f"{type(error).__name__}: {error} (this is a bug of Sparring; run again with --debug for a traceback)", 1)
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -268,8 +270,9 @@ def stop(
     """Stop a run after its current step. It writes a checkpoint and can be resumed."""
     from sparring.commands.control import stop_run
 
-    stop_run(open_run(run), timeout_s)
-    out(f"stopped: {run}")
+    phase = stop_run(open_run(run), timeout_s)
+    ended = phase in ("finished", "incomplete", "failed")
+    out(f"{phase} before it could be stopped: {run}" if ended else f"stopped: {run}")
 
 
 @app.command(epilog=HINT)

@@ -98,8 +98,8 @@ def follow(run: Run, show: Report) -> None:
         time.sleep(POLL_S)
 
 
-def stop_run(run: Run, timeout_s: float) -> None:
-    """Ask the run to stop and wait until it has.
+def stop_run(run: Run, timeout_s: float) -> str:
+    """Ask the run to stop and wait until it has ended; returns how: stopped, or finished or failed before.
 
     Raises:
         UsageError: no process works on it.
@@ -119,6 +119,7 @@ def stop_run(run: Run, timeout_s: float) -> None:
                 f"{run.path} was asked to stop and still runs after {timeout_s:.0f} s (--timeout-s); see its run.log."
             )
         time.sleep(0.1)
+    return str((run.read_json("state.json") or {}).get("phase", "stopped"))
 
 
 def _transport(run: Run, role: Role, timeout_s: float = 5.0) -> Transport | None:
@@ -165,7 +166,10 @@ def change_workers(run: Run, verb: Literal["set", "add", "drain"], value: int | 
             _require_gpus(config, int(value) + (before if verb == "add" else 0))
         count = transport.change_worker_target(verb, value, _min_workers(config), MAX_WORKERS)
         if count == -1:
-            raise UsageError(f"{run.path} is starting and has no workers yet; try again in a few seconds.")
+            raise UsageError(
+                f"{run.path} has no number of workers in its queue: it is starting, or has ended its training. See "
+                f"`sparring status {run.path}`."
+            )
         if count == -2:
             raise UsageError(_out_of_bounds(config, verb, value))
         return _pool_status(run, transport)

@@ -314,8 +314,7 @@ def _fail(run: Run, error: Exception, latest: LatestState) -> None:
     """Record in the run's folder that it failed and why, as far as its disk takes that."""
     message = str(error) if isinstance(error, SparringError) else f"{type(error).__name__}: {error}"
     log.error("%s", message)
-    if isinstance(error, SparringError):
-        error.run = run.path
+    error.run = run.path  # type: ignore[attr-defined]  # the command prints it, whatever has failed
     latest.failed(message)
     try:
         _conclude(run, "failed", latest.state, None, latest, message)

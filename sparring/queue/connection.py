@@ -20,6 +20,9 @@ from sparring.errors import SparringError, UsageError
 from sparring.queue.access import Login, Role, read_login
 
 TRANSIENT = (failures.ConnectionError, failures.TimeoutError, failures.BusyLoadingError, failures.InvalidResponse)
+MALFORMED = (  # what redis-py raises of answers that no Redis gives: its parser trusts digits and lengths
+    *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError, MemoryError, RecursionError),
+)
 REFUSED = (failures.AuthenticationError, failures.AuthorizationError)
 PASSING = (
     *(failures.ReadOnlyError, failures.MasterDownError, failures.ClusterDownError, failures.TryAgainError),
@@ -52,17 +55,18 @@ def connect(url: str, login: Login | str | None, timeout_s: float, setting: str 
     user, password = (login.user, login.password) if isinstance(login, Login) else (None, login)
     wait_s = max(2.0, min(timeout_s / 2, 10.0))  # so that a request whose reply does not come is made again
     try:
-        return redis.Redis.from_url(
+        client = redis.Redis.from_url(
             url,
             username=user,
             password=password,
             socket_timeout=wait_s,
-            socket_connect_timeout=wait_s,
-            socket_keepalive=True,
+            **({} if url.startswith("unix:") else {"socket_connect_timeout": wait_s, "socket_keepalive": True}),
             retry=Retry(NoBackoff(), 0),
         )
-    except ValueError as error:
-        raise SparringError(f"{setting} is not a Redis URL. Give it as redis://HOST:PORT/DB.") from error
+        client.connection_pool.make_connection()  # connects to nothing, but looks at the URL's options
+        return client
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"{setting} is not a Redis URL. Give it as redis://HOST:PORT/DB.") from error
 
 
 def _require_files(url: str, setting: str) -> None:
@@ -206,15 +210,19 @@ def with_retries(client: redis.Redis, operation: Callable[[], Any], timeout_s: f
             _refused(client, error)
         except failures.NoPermissionError as error:
             _denied(client, error)
-        except (*TRANSIENT, failures.ResponseError) as error:
-            _require_passing(client, error)
+        except SparringError:
+            raise
+        except (*TRANSIENT, failures.ResponseError, *MALFORMED) as error:
+            malformed = isinstance(error, (failures.InvalidResponse, *MALFORMED))
+            if not malformed:
+                _require_passing(client, error)
             if time.monotonic() + pause_s > deadline:
                 raise QueueUnavailable(
                     f"no answer from Redis at {describe(client)} for {timeout_s:g} s (a run waits for "
                     f"queue.timeout_s; {type(error).__name__}: {str(error)[:200]}). Check that the server runs and "
                     f"that queue.redis_url is its address{_about_tls(client)}."
                 ) from error
-            if isinstance(error, failures.InvalidResponse):  # what follows on that connection makes no sense
+            if malformed:  # what follows on that connection makes no sense
                 client.connection_pool.disconnect()
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, 1.0)

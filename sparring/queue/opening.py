@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
+import redis
+
 from sparring.config import Config, QueueSettings
 from sparring.errors import SparringError, UsageError
 from sparring.queue.access import ROLES, Login, Role, line_of, user_of
-from sparring.queue.connection import check_server, connect, login_of, password_of, with_retries
+from sparring.queue.connection import check_server, connect, describe, login_of, password_of, with_retries
 from sparring.queue.server import EmbeddedServer, find_server
 from sparring.queue.sizing import needed_memory, payload_memory
 from sparring.queue.transport import Transport
@@ -107,8 +109,21 @@ def require_payload_servers(settings: QueueSettings, needed_bytes: int) -> None:
         with connect(url, password_of(settings), settings.timeout_s, "queue.payload_urls") as client:
             try:
                 check_server(client, needed_bytes, settings.timeout_s)
+                with_retries(client, partial(require_kept, client), settings.timeout_s)
             except SparringError as error:
                 raise type(error)(f"queue.payload_urls: {error}") from error
+
+
+def require_kept(client: redis.Redis) -> None:
+    """Refuse a payload server that does not give back what was given to it, or does not delete it.
+
+    Raises:
+        SparringError: it does not.
+    """
+    name, word = f"sparring:{{check}}:payload:{secrets.token_hex(8)}", secrets.token_bytes(16)
+    client.set(name, word, ex=60)
+    if client.get(name) != word or client.unlink(name) != 1:
+        raise SparringError(f"{describe(client)} does not keep what is put there: it is no plain Redis of this run's.")
 
 
 @contextmanager

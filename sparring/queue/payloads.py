@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -17,7 +18,7 @@ import redis
 from redis import exceptions as failures
 
 from sparring.errors import SparringError
-from sparring.queue.connection import TRANSIENT, describe
+from sparring.queue.connection import MALFORMED, TRANSIENT, describe
 from sparring.queue.messages import Key
 
 T = TypeVar("T")
@@ -65,7 +66,7 @@ class Payloads:
                 self._clients[index].set(self._prefix + name, payload, ex=EXPIRES_S)
                 self._down_s[index] = DOWN_S
                 return
-            except failures.RedisError as error:
+            except (failures.RedisError, *MALFORMED) as error:
                 self._note(index, error)
                 reasons.append(f"{describe(self._clients[index])}: {str(error)[:100]}")
         raise NoPayloadServer("; ".join(reasons))
@@ -74,8 +75,8 @@ class Payloads:
         """A payload, or None where no server that answers has it."""
         for index in self._order(key):
             found = self._asked(index, lambda client: client.get(self._prefix + name))
-            if found is not None:
-                return bytes(found)
+            if isinstance(found, bytes):
+                return found
         return None
 
     def fetch(self, names: Sequence[tuple[str, Key]]) -> None:
@@ -87,11 +88,13 @@ class Payloads:
     def take(self, name: str, key: Key) -> bytes | None:
         """A payload, as `get`; it stays on its server."""
         begun = self._fetched.pop(name, None)
-        return self.get(name, key) if begun is None else begun.result()
+        found = None if begun is None else begun.result()
+        return self.get(name, key) if found is None else found
 
     def release(self, name: str, key: Key) -> None:
-        """`drop`, without waiting for it."""
-        self._threads.submit(self.drop, name, key)
+        """`drop`, without waiting for it; nothing once they are closed."""
+        with suppress(RuntimeError):
+            self._threads.submit(self.drop, name, key)
 
     def drop(self, name: str, key: Key) -> None:
         """Delete a payload wherever it may be; one that stays, since its server does not answer, expires."""
@@ -150,12 +153,14 @@ class Payloads:
             found = question(self._clients[index])
             self._down_s[index] = DOWN_S
             return found
-        except failures.RedisError as error:
+        except (failures.RedisError, *MALFORMED) as error:
             self._note(index, error)
             return None
 
-    def _note(self, index: int, error: failures.RedisError) -> None:
-        if isinstance(error, TRANSIENT) and self._down_until[index] <= monotonic():  # else it is known
+    def _note(self, index: int, error: Exception) -> None:
+        if isinstance(error, (failures.InvalidResponse, *MALFORMED)):
+            self._clients[index].connection_pool.disconnect()  # what follows there makes no sense
+        if isinstance(error, (*TRANSIENT, *MALFORMED)) and self._down_until[index] <= monotonic():  # else it is known
             self._down_until[index] = monotonic() + self._down_s[index]
             self._down_s[index] = min(2 * self._down_s[index], MOST_DOWN_S)
         log.warning("payload server %s: %s", describe(self._clients[index]), str(error)[:200])

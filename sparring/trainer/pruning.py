@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -180,6 +181,7 @@ class Pruner:
         self.decision = self.pruning.kept = None
         try:
             found = Decision(**json.loads(self.run.kept.read_text()))
+            _require_sound(found, len(self.learner.dataset))
         except FileNotFoundError:
             return None
         except (ValueError, TypeError) as error:
@@ -223,3 +225,21 @@ class Pruner:
             f"{fingerprint}, by {settings.name!r}, {settings.share:g}, {settings.epoch}. Put the run's own file back, "
             f"or start a new run."
         )
+
+
+def _require_sound(found: Decision, examples: int) -> None:
+    """Refuse what no run has written.
+
+    Raises:
+        ValueError: with the reason.
+    """
+    if not all(isinstance(value, str) for value in (found.name, found.fingerprint)):
+        raise ValueError("its name or fingerprint is no text")
+    numbers = found.share, found.epoch, found.step, found.gradients, found.seconds
+    if not all(type(value) in (int, float) for value in numbers) or type(found.step) is not int:
+        raise ValueError("one of its numbers is none")
+    kept = found.indices
+    if not isinstance(kept, list) or not all(type(index) is int for index in kept):
+        raise ValueError("its indices are not whole numbers")
+    if any(before >= after for before, after in pairwise([-1, *kept, examples])):
+        raise ValueError(f"its indices do not rise from 0 to below {examples}")

@@ -200,7 +200,7 @@ def test_a_redis_that_is_down_is_told(say: Say, elsewhere: Path) -> None:
 
 def test_what_is_no_redis_url_is_told(say: Say, elsewhere: Path) -> None:
     said = say("train", "--queue.redis_url", "localhost")
-    assert said.code == 1 and "queue.redis_url is not a Redis URL" in said.complaint
+    assert said.code == 2 and "queue.redis_url is not a Redis URL" in said.complaint
     assert os.listdir(elsewhere) == []
 
 

@@ -172,6 +172,22 @@ def test_an_operation_is_tried_again_until_the_server_answers_and_its_own_errors
 
     assert with_retries(client, answers_at_the_third, timeout_s=20) == "answered" and len(calls) == 3
 
+    def answers_nonsense_first() -> str:
+        calls.append(1)
+        if len(calls) < 8:
+            raise (ValueError("invalid literal for int()"), TypeError("of a list"), MemoryError())[len(calls) % 3]
+        return "answered"
+
+    assert with_retries(client, answers_nonsense_first, timeout_s=20) == "answered" and len(calls) == 8
+
+    def refuses() -> None:
+        calls.append(1)
+        raise UsageError("a sentence")
+
+    with pytest.raises(UsageError, match="a sentence"):
+        with_retries(client, refuses, timeout_s=20)
+    del calls[3:]
+
     def fails() -> None:
         calls.append(1)
         raise redis.ResponseError("no such command")

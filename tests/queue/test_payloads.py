@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
@@ -191,3 +193,40 @@ def test_memory_and_traffic_are_those_of_all_servers(cluster: Cluster) -> None:
     assert after.memory_bytes - before.memory_bytes > 2 * MIB * 0.9
     cluster.servers[0].stop()
     assert cluster.trainer.usage().limit_bytes == 2 * 16 * MIB
+
+
+@pytest.mark.parametrize(
+    "answer", [b":abc\r\n", b":1000000000000\r\n", b"*1\r\n$1\r\nx\r\n", b"$-7\r\n", b"?\r\n", b"$9\r\n"]
+)
+def test_a_server_that_answers_nonsense_is_passed_over(cluster: Cluster, answer: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=_answer, args=(listening, answer), daemon=True).start()
+        nonsense = connect(f"redis://127.0.0.1:{listening.getsockname()[1]}/0", None, 2.0)
+        nonsense.connection_pool.connection_kwargs.update(
+            socket_timeout=0.3, protocol=2, lib_name=None, lib_version=None
+        )
+        good = connect(cluster.servers[0].url, cluster.servers[0].password, 2.0)
+        good.set("p:payload:1:0:0:0", b"whole")
+        payloads, key = Payloads([nonsense, good], "p:"), Key(0, 0, 0)
+        assert payloads.get("1:0:0:0", key) == b"whole"
+        payloads.drop("1:0:0:0", key)
+        payloads.clear()
+        assert len(payloads.usage()) <= 1
+        payloads.close()
+        payloads.release("1:0:0:0", key)  # closed: nothing
+
+
+def _answer(listening: socket.socket, answer: bytes) -> None:
+    """The same to whatever anybody asks."""
+    while True:
+        try:
+            asking, _ = listening.accept()
+        except OSError:
+            return
+        threading.Thread(target=_repeat, args=(asking, answer), daemon=True).start()
+
+
+def _repeat(asking: socket.socket, answer: bytes) -> None:
+    with asking, suppress(OSError):
+        while asking.recv(1 << 16):
+            asking.sendall(answer)

@@ -310,6 +310,11 @@ def test_a_resume_without_or_with_another_kept_json_is_refused(tmp_path: Path, w
     for content, said in (
         (None, "is gone"),
         ("{", "is damaged"),
+        (json.dumps({**made, "indices": [7] * len(made["indices"])}), r"is damaged \(its indices do not rise"),
+        (json.dumps({**made, "indices": [-1, *made["indices"][1:]]}), r"is damaged \(its indices do not rise"),
+        (json.dumps({**made, "indices": [*made["indices"][:-1], 99999]}), r"is damaged \(its indices do not rise"),
+        (json.dumps({**made, "indices": None}), r"is damaged \(its indices are not whole numbers"),
+        (json.dumps({**made, "step": "3"}), r"is damaged \(one of its numbers is none"),
         (json.dumps({**made, "share": 0.5}), "share = 0.5"),
         (json.dumps({**made, "fingerprint": "other"}), "training set other"),
         (json.dumps({**made, "indices": made["indices"][1:]}), "keeps 574 examples"),

@@ -228,7 +228,7 @@ class Loop:
             SparringError: no shard came for too long.
         """
         began = waiting_since = self.clock()
-        idle = 0.0
+        idle, seen = 0.0, self.arrivals
         while not self.session.should_stop() and not self.ledger.finished and not self.ledger.held:
             came = self._drain(block=False)
             try:
@@ -249,8 +249,8 @@ class Loop:
                 paused = self.clock()
                 busy = self._drain(block=True)
                 idle += self._waited(paused)
-            if busy:
-                waiting_since = self.clock()
+            if self.arrivals > seen or self.own.ready:  # a shard that is missing or refused is none
+                waiting_since, seen = self.clock(), self.arrivals
             if self.clock() - began > REPUBLISH_S:
                 self._publish(older=True)  # in case the snapshot store was restarted and lost them
                 began = self.clock()
@@ -466,9 +466,17 @@ class Loop:
             f"no shard came for {waited:.0f} s ({name} = {limit:g}): {alive} of workers.count = "
             f"{self.workers} workers sent a heartbeat in the last {recent_s:g} s, "
             f"{self.ledger.outstanding} shards are outstanding"
-            + (f", the last error of a worker: {self.last_error}" if self.last_error else "")
+            + (f", the last error of a worker: {self.last_error.rstrip('.')}" if self.last_error else "")
+            + self._lost_often()
             + f". See the logs in the run's folder; raise {name} if an attack takes longer."
         )
+
+    def _lost_often(self) -> str:
+        """Shards that came and were of no use, in words."""
+        names = {"payload_missing": "had no payload in Redis", "payload_corrupt": "were damaged or of another run"}
+        counts = {name: self.ledger.dropped[name] for name in names}
+        found = [f"{count} shards {names[name]}" for name, count in counts.items() if count]
+        return f"; {' and '.join(found)}" if found else ""
 
 
 def running_mean(mean: float, value: float, weight: float = 0.1) -> float:

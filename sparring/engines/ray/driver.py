@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
@@ -434,7 +434,8 @@ class Driver:
             self.pool.stop(0)
             trainers.end()
             let_nodes_go(self.config.ray)
-        self.run.connection.unlink(missing_ok=True)
+        with suppress(OSError):  # a folder that has become read-only: why the run ends is told by who found it
+            self.run.connection.unlink(missing_ok=True)
         try:
             self.transport.forget()
         except SparringError as error:

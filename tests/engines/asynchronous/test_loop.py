@@ -386,6 +386,18 @@ def out_of_memory(transport: Transport, lease: Lease) -> None:
     transport.fail(lease, "RuntimeError: CUDA out of memory")
 
 
+def test_shards_that_are_of_no_use_do_not_count_as_work(tmp_path: Path, server: EmbeddedServer) -> None:
+    """Workers whose secret is another one send what is refused, for ever."""
+    never = {"trainer_attacks": "never"}
+    scene = Scene(tmp_path, server, workers={"count": 2, "start_timeout_s": 1.0}, staleness=never)
+    other = Transport(server.client(), scene.run.id, lease_s=5.0, timeout_s=5.0, secret=b"of another run")
+    scene.worker("w", lambda transport, lease: scene.attack(other, lease))
+    with pytest.raises(
+        SparringError, match=r"no shard came for .*start_timeout_s = 1\).* shards were damaged or of an"
+    ):
+        scene.run_to_end()
+
+
 def test_without_workers_the_run_ends_with_the_reason(tmp_path: Path, server: EmbeddedServer) -> None:
     scene = Scene(tmp_path, server, workers={"count": 2, "start_timeout_s": 0.5})
     with pytest.raises(
