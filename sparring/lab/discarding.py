@@ -32,14 +32,13 @@ class DiscardingLedger(Ledger):
 
     def take(self, step: int) -> Taken | None:
         epoch = self._open.get(self.epoch)
-        late = [] if epoch is None else [number for number, made in epoch.ready.items() if step - made > self.bound]
         keys = []
-        for number in late:
-            assert epoch is not None
-            keys.append(Key(self.epoch, number, epoch.attempt[number]))
-            del epoch.ready[number]
-            epoch.done.add(number)
-        self._close_finished()
+        if epoch is not None:
+            for number in [number for number, made in epoch.ready.items() if step - made > self.bound]:
+                keys.append(Key(self.epoch, number, epoch.attempt[number]))
+                del epoch.ready[number]
+                epoch.done.add(number)
+            self._close_finished()
         taken = super().take(step) or Taken()
         dropped = (*keys, *taken.dropped)
         return Taken(taken.keys, dropped) if taken.keys or dropped else None
@@ -85,7 +84,6 @@ def discarding(point: Point, place: Place) -> dict[str, Any]:
 
     Options: discard_above, see `CountingLoop`; none of it: the engine as it is.
     """
-    from sparring.attacks import Attack
     from sparring.config import load, new_run
     from sparring.engines.virtual.engine import worker_of
     from sparring.evaluation.robustness import evaluate_by
@@ -100,10 +98,8 @@ def discarding(point: Point, place: Place) -> dict[str, Any]:
     loop = CountingLoop(session, experiment, cluster, point.options.get("discard_above"))
     populate(cluster, config, lambda number: worker_of(cluster, experiment, number))
     loop.run()
-    assert isinstance(experiment.attack, Attack)
-    found = evaluate_by(
-        session.learner.model, experiment.test(), experiment.attack, config.evaluation, config.train.seed
-    )
+    model, threat, seed = session.learner.model, experiment.threat, config.train.seed
+    found = evaluate_by(model, experiment.test(), threat, config.evaluation, seed)
     return {
         "clean_accuracy": found.clean_accuracy,
         "robust_accuracy": found.robust_accuracy,

@@ -31,7 +31,8 @@ def ticket_s(server: EmbeddedServer) -> float:
     for number in range(TICKETS):
         transport.issue([Ticket(Key(0, number, 0), 1, 0, (0,), "load")])
         lease = transport.lease("worker", 0.0)
-        assert isinstance(lease, Lease)
+        if not isinstance(lease, Lease):
+            raise SparringError(f"no ticket came back from the server at port {server.port}: {lease!r}")
         delta, labels = torch.zeros(1, 1, 1, 1), torch.zeros(1, dtype=torch.int64)
         shard = Shard(lease.ticket.key, 1, 0, 0, PGD(0.1).record, delta, labels, "worker")
         transport.renew(lease)

@@ -16,6 +16,7 @@ RUNS = "label_values(sparring_up, run)"  # the choices for `$run`
 LEFT_OUT = {
     "sparring_info": "describes the run in its labels; used by the alerts",
     "sparring_worker_info": "describes in its labels where a worker runs",
+    "sparring_payload_servers_down": "is 0 unless a server is away, for which there is an alert",
     "sparring_heldout_examples": "does not change while a run goes on",
     "sparring_rolling_examples": "does not change while a run goes on",
     "sparring_kept_examples": "changes at most once in a run, at the pruning",
