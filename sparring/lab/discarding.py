@@ -6,6 +6,7 @@ again what is late all the same, this one keeps all workers busy, lets late shar
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +90,8 @@ def discarding(point: Point, place: Place) -> dict[str, Any]:
     from sparring.evaluation.robustness import evaluate_by
     from sparring.trainer.experiment import build_experiment
 
+    if (folder := place.runs / point.key).exists():
+        shutil.rmtree(folder)  # of an interrupted attempt
     of_run = {"run.root": str(place.runs), "run.name": point.key, "metrics.enabled": False, "engine": "virtual"}
     config = load(None, {**place.with_data(point.settings), **of_run})
     experiment = build_experiment(config)

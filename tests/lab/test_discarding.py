@@ -70,6 +70,7 @@ def test_an_engine_with_permits_trains_on_all_and_one_without_on_what_is_early(
     tmp_path: Path, settings: dict[str, Any], options: dict[str, Any]
 ) -> None:
     place, point = Place(None, tmp_path), Point("discard", {}, {**SLOW, **settings}, options)
+    (tmp_path / point.key).mkdir()  # of an earlier attempt
     found = measure(point, place)
     assert found["steps"] == 12 and 0 < found["staleness_mean"] <= 3 and (found["late"] > 0 or not options)
     assert 0 <= found["robust_accuracy"] <= found["clean_accuracy"]
