@@ -212,7 +212,7 @@ def measured(workers: int, servers: int | None, options: argparse.Namespace) -> 
         side.close()
     shards = [each[1] for each in found]
     leases, commits = ([ms for each in found for ms in each[place]] for place in (2, 3))
-    times = (f"{statistics.median(of):.1f}, {percentile(of, 0.99):.1f}" for of in (leases, commits))
+    times = (f"{statistics.median(of):.1f}, {percentile(of, 0.99):.1f}" if of else "–" for of in (leases, commits))
     rate, ideal = sum(shards) / seconds, workers / attack_s if attack_s else inf
     if servers is not None:
         ideal = min(ideal, max(servers, 1) * pace / payload_bytes(SHAPE[0], SHAPE[1:], "int8", "linf"))
