@@ -17,6 +17,17 @@ class SparringError(Exception):
     run: Path | None = None  # folder of the run that failed, if there is one
 
 
+def note_run(error: Exception, folder: Path) -> None:
+    """Say of any error whose run has failed; `run_of` tells."""
+    error.__dict__["run"] = folder
+
+
+def run_of(error: Exception) -> Path | None:
+    """The folder of the run that failed with this error, if there is one."""
+    found: Path | None = getattr(error, "run", None)
+    return found
+
+
 class UsageError(SparringError, ValueError):
     """The request itself is wrong, such as an unknown setting or a value out of bounds. The command exits with 2."""
 

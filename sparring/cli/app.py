@@ -32,7 +32,7 @@ from sparring.cli.shell import HINT, Json, Recipe, RunPath, fail, note, out, row
 from sparring.cli.studying import studying_commands
 from sparring.cli.workers import worker_commands
 from sparring.config import SHORT_NAMES, Config
-from sparring.errors import SparringError, UsageError, file_failure
+from sparring.errors import SparringError, UsageError, file_failure, run_of
 from sparring.runs import Run, open_run
 
 app = typer.Typer(
@@ -85,8 +85,7 @@ def main() -> None:
     except SparringError as error:
         if debug:
             raise
-        if error.run is not None:
-            _print_failed_run(error.run)
+        _print_failed_run(run_of(error))
         fail(str(error), error.exit_code)
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
@@ -102,14 +101,16 @@ def main() -> None:
         format_message = getattr(error, "format_message", None)
         if format_message is not None:
             fail(format_message(), 2)
-        if (run := getattr(error, "run", None)) is not None:
-            _print_failed_run(run)
+        _print_failed_run(run_of(error))
         fail(f"{type(error).__name__}: {error} (this is a bug of Sparring; run again with --debug for a traceback)", 1)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _print_failed_run(path: Path) -> None:
-    """Print the path of the run and how to continue it. Every command that makes a run prints its path."""
+def _print_failed_run(path: Path | None) -> None:
+    """Print the path of the run, if one failed, and how to continue it. Every command that makes a run prints its
+    path."""
+    if path is None:
+        return
     note(f"`sparring resume {path}` continues from its last checkpoint, or from the beginning if there is none")
     if "--json" in sys.argv:
         out(json.dumps({"phase": "failed", "run": str(path)}, indent=2))

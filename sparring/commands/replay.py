@@ -78,6 +78,7 @@ def replay(
     """
     run = open_run(Path(path))
     config = config_of(run)
+    _require_one_trainer(config)
     recorded = None if is_fixed(config) else _recorded(run, config)
     made = sorted(_step_of(each) for each in run.checkpoints.glob("step-*"))
     until = until if until is not None else (made[-1] if made else 0)
@@ -100,17 +101,16 @@ def replay(
 
 
 def is_fixed(config: Config) -> bool:
-    """Whether the weights are a function of recipe and seed, and not of timing.
+    """Whether the weights are a function of recipe and seed, and not of timing."""
+    return config.staleness.finish != "off" or config.engine in ("sync", "simulated")
 
-    Raises:
-        UsageError: several trainers made them.
-    """
+
+def _require_one_trainer(config: Config) -> None:
     if config.trainer.count > 1:
         raise UsageError(
             f"trainer.count = {config.trainer.count}: several trainers sum up gradients in another order than one "
             f"process does, so the bits could not be compared. Only runs with trainer.count = 1 can be made again."
         )
-    return config.staleness.finish != "off" or config.engine in ("sync", "simulated")
 
 
 def _recorded(run: Run, config: Config) -> dict[int, list[MadeBy]]:
@@ -123,18 +123,19 @@ def _recorded(run: Run, config: Config) -> dict[int, list[MadeBy]]:
         raise UsageError(
             f"engine = {config.engine!r}: only runs of ray, virtual, sync and simulated can be made again."
         )
-    state = run.read_json("state.json") or {}
-    for setting, value, plain in (
-        ("allocator.slots", slots_of(config, methods_of(config).attack.makes_views), 0),
-        ("attack.start", config.attack.start if config.attack.start == "last" else "", ""),
-        ("staleness.refresh", config.staleness.refresh if config.staleness.refresh == "auto" else "", ""),
-        ("model.precision", config.model.precision if config.model.precision == "bf16" else "", ""),
-        ("guard.staleness", config.guard.staleness, False),
-        ("rollbacks", state.get("rollbacks", 0) + state.get("overfittings", 0), 0),
-    ):
-        if value != plain:
+    state, slots = run.read_json("state.json") or {}, slots_of(config, methods_of(config).attack.makes_views)
+    unrecorded = {
+        "allocator.slots": slots,
+        "attack.start": config.attack.start if config.attack.start == "last" else None,
+        "staleness.refresh": config.staleness.refresh if config.staleness.refresh == "auto" else None,
+        "model.precision": config.model.precision if config.model.precision == "bf16" else None,
+        "guard.staleness": config.guard.staleness,
+        "rollbacks": state.get("rollbacks", 0) + state.get("overfittings", 0),
+    }
+    for name, value in unrecorded.items():
+        if value:
             raise UsageError(
-                f"engine = {config.engine!r} with staleness.finish = 'off' and {setting} = {value}: what that did "
+                f"engine = {config.engine!r} with staleness.finish = 'off' and {name} = {value}: what that did "
                 f"depended on timing and is not recorded, so the run cannot be made again. Train with "
                 f"staleness.finish, or with engine = 'sync'."
             )

@@ -36,7 +36,7 @@ from sparring.config import (
 )
 from sparring.data.summary import DataSummary
 from sparring.engines import Outcome
-from sparring.errors import RollBack, SparringError, file_failure
+from sparring.errors import RollBack, SparringError, file_failure, note_run
 from sparring.machine.logs import to_file
 from sparring.machine.memory import keep_freed_memory
 from sparring.machine.signals import stopping_on_signals
@@ -314,7 +314,7 @@ def _fail(run: Run, error: Exception, latest: LatestState) -> None:
     """Record in the run's folder that it failed and why, as far as its disk takes that."""
     message = str(error) if isinstance(error, SparringError) else f"{type(error).__name__}: {error}"
     log.error("%s", message)
-    error.run = run.path  # type: ignore[attr-defined]  # the command prints it, whatever has failed
+    note_run(error, run.path)  # the command prints it, whatever has failed
     latest.failed(message)
     try:
         _conclude(run, "failed", latest.state, None, latest, message)

@@ -6,15 +6,13 @@ again what is late all the same, this one keeps all workers busy, lets late shar
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from sparring.engines.virtual.cluster import Cluster
-from sparring.engines.virtual.engine import VirtualLoop
-from sparring.engines.virtual.events import populate
+from sparring.engines.virtual.engine import VirtualLoop, cluster_of
 from sparring.queue.ledger import Ledger, Taken
 from sparring.queue.messages import Key, Shard
 from sparring.trainer.experiment import Experiment
@@ -86,20 +84,14 @@ def discarding(point: Point, place: Place) -> dict[str, Any]:
     Options: discard_above, see `CountingLoop`; none of it: the engine as it is.
     """
     from sparring.config import load, new_run
-    from sparring.engines.virtual.engine import worker_of
     from sparring.evaluation.robustness import evaluate_by
     from sparring.trainer.experiment import build_experiment
 
-    if (folder := place.runs / point.key).exists():
-        shutil.rmtree(folder)  # of an interrupted attempt
-    of_run = {"run.root": str(place.runs), "run.name": point.key, "metrics.enabled": False, "engine": "virtual"}
-    config = load(None, {**place.with_data(point.settings), **of_run})
+    config = load(None, {**place.begun(point), "engine": "virtual"})
     experiment = build_experiment(config)
     session = Session(experiment, new_run(config), torch.device("cpu"))
-    cluster = Cluster(config.virtual, lease_s=config.queue.lease_s, seed=config.train.seed)
-    session.recorder.clock = cluster.clock
+    cluster = cluster_of(session, experiment)
     loop = CountingLoop(session, experiment, cluster, point.options.get("discard_above"))
-    populate(cluster, config, lambda number: worker_of(cluster, experiment, number))
     loop.run()
     model, threat, seed = session.learner.model, experiment.threat, config.train.seed
     found = evaluate_by(model, experiment.test(), threat, config.evaluation, seed)

@@ -44,6 +44,13 @@ class Place:
             return {**settings, "data.name": f"npz:{arrays}"}
         return {**settings, "data.root": str(self.data)}
 
+    def begun(self, point: Point) -> dict[str, Any]:
+        """The settings of a point's run, for which there is room now: that of an interrupted attempt is gone."""
+        if (folder := self.runs / point.key).exists():
+            shutil.rmtree(folder)
+        of_run = {"run.root": str(self.runs), "run.name": point.key, "metrics.enabled": False}
+        return {**self.with_data(point.settings), **of_run}
+
     def run_of(self, point: Point) -> Run:
         """The run of a trained point."""
         return Run(self.runs / point.key)
@@ -66,13 +73,8 @@ def trained(point: Point, place: Place) -> Figures:
     from sparring.commands.train import train
     from sparring.config import load
 
-    folder = place.runs / point.key
-    if folder.exists():
-        shutil.rmtree(folder)  # of an interrupted attempt
-    of_run = {"run.root": str(place.runs), "run.name": point.key, "metrics.enabled": False}
-    settings = {**place.with_data(point.settings), **of_run}
     clock = TrainingClock()
-    result = train(load(None, settings), clock)
+    result = train(load(None, place.begun(point)), clock)
     if result.phase != "finished":
         raise SparringError(f"the run {result.run.path} is {result.phase}. Run the study again.")
     figures = {name: result.summary.get(name) for name in SUMMARY} | {

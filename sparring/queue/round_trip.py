@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterable
 
 from sparring.errors import SparringError
 from sparring.machine.timing import median_seconds
@@ -28,9 +29,14 @@ def round_trip_s(size_bytes: int) -> float:
 
 def main() -> None:
     """Print the seconds of each on standard output; exit with 1 if no server can be started."""
+    print_measured(lambda: (round_trip_s(int(size)) for size in sys.argv[1:]))
+
+
+def print_measured(measure: Callable[[], Iterable[float]]) -> None:
+    """Print numbers on standard output, a line each; exit with 1 and the reason if no server can be started."""
     try:
-        for size in sys.argv[1:]:
-            sys.stdout.write(f"{round_trip_s(int(size))}\n")
+        for number in measure():
+            sys.stdout.write(f"{number}\n")
     except SparringError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(1)

@@ -16,6 +16,7 @@ from sparring.attacks import PGD
 from sparring.errors import SparringError
 from sparring.queue.connection import connect
 from sparring.queue.messages import Key, Lease, Shard, Ticket
+from sparring.queue.round_trip import print_measured
 from sparring.queue.server import EmbeddedServer
 from sparring.queue.sizing import MEMORY_SLACK_BYTES
 from sparring.queue.transport import Transport
@@ -59,15 +60,19 @@ def _processor_s(server: EmbeddedServer) -> float:
     return float(info["used_cpu_sys"]) + float(info["used_cpu_user"])
 
 
+def measured(size_bytes: int) -> tuple[float, float]:
+    """Both, with a server of its own.
+
+    Raises:
+        SparringError: none can be started.
+    """
+    with EmbeddedServer(maxmemory=MEMORY_SLACK_BYTES + 4 * size_bytes) as server:
+        return ticket_s(server), payload_s(server, size_bytes)
+
+
 def main() -> None:
     """Print both on standard output; exit with 1 if no server can be started."""
-    size = int(sys.argv[1])
-    try:
-        with EmbeddedServer(maxmemory=MEMORY_SLACK_BYTES + 4 * size) as server:
-            sys.stdout.write(f"{ticket_s(server)} {payload_s(server, size)}\n")
-    except SparringError as error:
-        sys.stderr.write(f"{error}\n")
-        sys.exit(1)
+    print_measured(lambda: measured(int(sys.argv[1])))
 
 
 if __name__ == "__main__":

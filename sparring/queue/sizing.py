@@ -28,8 +28,9 @@ def needed_memory(config: Config, shape: tuple[int, int, int], snapshot_bytes: i
 def payload_memory(config: Config, shape: tuple[int, int, int], views: bool = False) -> int:
     """The smallest maxmemory, in bytes, of each server of queue.payload_urls; 0: there are none."""
     servers = len(config.queue.payload_urls)
-    share = outstanding_bytes(config, shape, views) / servers if servers else 0
-    return int(MEMORY_FACTOR * share) + MEMORY_SLACK_BYTES if servers else 0
+    if not servers:
+        return 0
+    return int(MEMORY_FACTOR * outstanding_bytes(config, shape, views) / servers) + MEMORY_SLACK_BYTES
 
 
 def kept_snapshots(settings: StalenessSettings) -> int:

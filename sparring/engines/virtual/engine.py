@@ -34,12 +34,17 @@ GRADIENT_BYTES = 4  # of a parameter, as float32
 
 def run(session: Session, experiment: Experiment, resumed: Checkpoint | None) -> str:
     """Train to the end of the run; returns how it ended."""
+    cluster = cluster_of(session, experiment)
+    return VirtualLoop(session, experiment, cluster, resumed).run()
+
+
+def cluster_of(session: Session, experiment: Experiment) -> Cluster:
+    """The virtual cluster of a session, with its workers; the session goes by its clock."""
     config = experiment.config
     cluster = Cluster(config.virtual, lease_s=config.queue.lease_s, seed=config.train.seed)
     session.recorder.clock = cluster.clock
-    loop = VirtualLoop(session, experiment, cluster, resumed)
     populate(cluster, config, partial(worker_of, cluster, experiment))
-    return loop.run()
+    return cluster
 
 
 def worker_of(cluster: Cluster, experiment: Experiment, number: int) -> VirtualWorker:
