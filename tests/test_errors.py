@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from sparring.errors import NonFinite, Overfitted, RollBack, SparringError, UsageError, file_failure, last_line
+from sparring.errors import (
+    NonFinite,
+    Overfitted,
+    RollBack,
+    SparringError,
+    UsageError,
+    file_failure,
+    last_line,
+    note_run,
+    run_of,
+)
 
 EVERY_KIND = (SparringError, UsageError, RollBack, NonFinite, Overfitted)
 
@@ -53,3 +63,10 @@ def test_an_error_of_the_disk_is_one_sentence_with_the_file_and_the_remedy(error
 def test_the_last_line_says_why_also_where_there_is_no_line() -> None:
     assert last_line(ValueError("The actor died.\n\tclass_name: Trainer\n  The node is gone.\n")) == "The node is gone."
     assert last_line(ValueError("\n")) == "ValueError"
+
+
+@pytest.mark.parametrize("error", [ValueError("a user's loss failed"), SparringError("a sentence")])
+def test_any_error_knows_the_run_that_failed_with_it(error: Exception) -> None:
+    assert run_of(error) is None
+    note_run(error, Path("runs/mine"))
+    assert run_of(error) == Path("runs/mine")
