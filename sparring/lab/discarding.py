@@ -7,12 +7,13 @@ again what is late all the same, this one keeps all workers busy, lets late shar
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from sparring.engines.virtual.cluster import Cluster
-from sparring.engines.virtual.engine import VirtualLoop, cluster_of
+from sparring.engines.virtual.engine import VirtualLoop, loop_of
 from sparring.queue.ledger import Ledger, Taken
 from sparring.queue.messages import Key, Shard
 from sparring.trainer.experiment import Experiment
@@ -90,8 +91,8 @@ def discarding(point: Point, place: Place) -> dict[str, Any]:
     config = load(None, {**place.begun(point), "engine": "virtual"})
     experiment = build_experiment(config)
     session = Session(experiment, new_run(config), torch.device("cpu"))
-    cluster = cluster_of(session, experiment)
-    loop = CountingLoop(session, experiment, cluster, point.options.get("discard_above"))
+    above = point.options.get("discard_above")
+    loop = loop_of(session, experiment, partial(CountingLoop, session, experiment, discard_above=above))
     loop.run()
     model, threat, seed = session.learner.model, experiment.threat, config.train.seed
     found = evaluate_by(model, experiment.test(), threat, config.evaluation, seed)
@@ -100,7 +101,7 @@ def discarding(point: Point, place: Place) -> dict[str, Any]:
         "robust_accuracy": found.robust_accuracy,
         "samples": found.samples,
         "steps": session.learner.step,
-        "virtual_seconds": cluster.now,
+        "virtual_seconds": loop.cluster.now,
         "staleness_mean": sum(age * count for age, count in loop.ages.items()) / loop.ages.total(),
         **shares(loop.trained, loop.let_go),
     }

@@ -8,9 +8,9 @@ Run it: sparring train RECIPE --engine virtual --workers 8
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from sparring.config import exchanges
 from sparring.engines.asynchronous.loop import Loop
@@ -29,22 +29,24 @@ from sparring.trainer.history import Past, networks_of
 from sparring.trainer.learner import StepResult
 from sparring.trainer.session import Session
 
+L = TypeVar("L", bound="VirtualLoop")
 GRADIENT_BYTES = 4  # of a parameter, as float32
 
 
 def run(session: Session, experiment: Experiment, resumed: Checkpoint | None) -> str:
     """Train to the end of the run; returns how it ended."""
-    cluster = cluster_of(session, experiment)
-    return VirtualLoop(session, experiment, cluster, resumed).run()
+    return loop_of(session, experiment, partial(VirtualLoop, session, experiment, resumed=resumed)).run()
 
 
-def cluster_of(session: Session, experiment: Experiment) -> Cluster:
-    """The virtual cluster of a session, with its workers; the session goes by its clock."""
+def loop_of(session: Session, experiment: Experiment, made: Callable[[Cluster], L]) -> L:
+    """The loop that is made for the session's virtual cluster, whose workers come after it; the session goes by the
+    cluster's clock."""
     config = experiment.config
     cluster = Cluster(config.virtual, lease_s=config.queue.lease_s, seed=config.train.seed)
     session.recorder.clock = cluster.clock
+    loop = made(cluster)
     populate(cluster, config, partial(worker_of, cluster, experiment))
-    return cluster
+    return loop
 
 
 def worker_of(cluster: Cluster, experiment: Experiment, number: int) -> VirtualWorker:
