@@ -7,6 +7,8 @@ workers make. TRADES' loop: the authors' inner loop, written out here. foolbox, 
 libraries, where they are installed (`pip install foolbox adversarial-robustness-toolbox`). Each makes STEPS steps from
 the same images, its time is divided by them, and all are measured in turn within each repetition; `over bare` is the
 median ratio within a repetition. Then ours again with what `model.*` offers: bf16, channels_last, torch.compile.
+With `--variants ours judged`: a whole evaluation by PGD of JUDGED_STEPS steps in this process, over that number of
+steps; its clean pass, its last pass and the bookkeeping of its verdicts are in it.
 """
 
 from __future__ import annotations
@@ -26,10 +28,16 @@ from benchmarks.measure import header, in_turn, machine, row, spread, to_the_end
 from sparring.attacks import PGD
 from sparring.attacks.iteration import ascended
 from sparring.config import Config, from_tree
+from sparring.data import Sample
+from sparring.data.wrapping import wrap
+from sparring.evaluation.judging import judge
+from sparring.evaluation.panels import Restarts
+from sparring.evaluation.tickets import InProcess
 from sparring.models import build
 from sparring.models.forward import for_training
 
 EPSILON, STEP_SIZE, STEPS = 8 / 255, 2 / 255, 5
+JUDGED, JUDGED_STEPS = "judged", 40
 VARIANTS: dict[str, dict[str, Any]] = {
     "ours": {},
     "ours, channels_last": {"channels_last": True},
@@ -72,6 +80,21 @@ class Case:
 
         return work
 
+    def judged(self) -> Work:
+        """No image is broken: the labels are those of the network, and the ball is too small to change them."""
+        with torch.no_grad():
+            labels = self.model(self.x).argmax(1)
+        sample = Sample(wrap((self.x.cpu(), labels.cpu()), "examples", 10), None)
+        panel = Restarts(PGD(1e-6, steps=JUDGED_STEPS), seed=0)
+        judges = InProcess([self.model])
+
+        def work() -> None:
+            found = judge(judges, sample, panel, batch_size=len(sample))
+            if not found.outcomes.robust.all():
+                raise SystemExit("an image was broken, so that later steps would attack fewer: no figure per step")
+
+        return work
+
     def trades(self) -> None:
         """trades.py of its authors, with cross-entropy in the place of the divergence, as the others have it."""
         x_natural: Tensor = self.x
@@ -108,7 +131,9 @@ class Case:
         return lambda: attack.generate(images, labels)
 
     def works(self, variants: list[str]) -> dict[str, Work]:
-        found: dict[str, Work] = {"bare": self.bare, **{name: self.ours(VARIANTS[name]) for name in variants}}
+        found: dict[str, Work] = {"bare": self.bare}
+        for name in variants:
+            found[name] = self.judged() if name == JUDGED else self.ours(VARIANTS[name])
         found["TRADES' loop"] = self.trades
         for name, package, work in (("foolbox", "foolbox", self.foolbox), ("ART", "art", self.art)):
             if importlib.util.find_spec(package):
@@ -121,7 +146,7 @@ class Case:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", default=["mnist-16-32-100:128", "preact-resnet-18:16"])
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--variants", nargs="+", choices=[*VARIANTS, JUDGED], default=list(VARIANTS))
     parser.add_argument("--repetitions", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -134,8 +159,9 @@ def main() -> None:
         case = Case(network, int(batch or 128), torch.device(options.device))
         took = in_turn(case.works(options.variants), options.repetitions)
         for way, seconds in took.items():
-            ratios = [one / bare for one, bare in zip(seconds, took["bare"], strict=True)]
-            ms = spread([1000 * each / STEPS for each in seconds])
+            steps = JUDGED_STEPS if way == JUDGED else STEPS
+            ratios = [one * STEPS / steps / bare for one, bare in zip(seconds, took["bare"], strict=True)]
+            ms = spread([1000 * each / steps for each in seconds])
             print(row(network, len(case.x), way, ms, "" if way == "bare" else spread(ratios)), flush=True)
 
 

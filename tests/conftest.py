@@ -62,6 +62,7 @@ def ray_and_queue() -> Iterator[dict[str, Any]]:
 
     os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_worker_niceness="0")
     head = {"num_cpus": 4, "object_store_memory": 256 << 20, "include_dashboard": False}
+    head |= {"include_log_monitor": False, "no_monitor": True}  # nobody reads what they tell
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         with EmbeddedServer(maxmemory=512 << 20) as server:

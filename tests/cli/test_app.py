@@ -434,7 +434,7 @@ def test_with_debug_the_traceback_is_shown(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_ctrl_c_leaves_a_checkpoint_that_resume_goes_on_from_to_the_same_weights(elsewhere: Path) -> None:
-    steps = ["--engine", "sync", "--train.max_steps", "250", "--epochs", "20", "--trainer.threads", "1", *CHEAP]
+    steps = ["--engine", "sync", "--train.max_steps", "150", "--epochs", "20", "--trainer.threads", "1", *CHEAP]
     run = elsewhere / "runs" / "mine"
     process = subprocess.Popen(
         command("train", "--name", "mine", *steps), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -449,7 +449,7 @@ def test_ctrl_c_leaves_a_checkpoint_that_resume_goes_on_from_to_the_same_weights
     assert "Traceback" not in err and out.splitlines()[-1] == f"run: {run}"
     assert phase(run) == "interrupted"
     reached = checkpoints.load_state(newest(run)).step
-    assert 0 < reached < 250 and newest(run).name == f"step-{reached:09d}"
+    assert 0 < reached < 150 and newest(run).name == f"step-{reached:09d}"
 
     resumed = run_command("resume", run)
     assert resumed.code == 0 and resumed.out.splitlines()[-1] == f"run: {run}" and phase(run) == "finished"

@@ -19,6 +19,7 @@ from sparring.commands.train import train
 from sparring.config import new_run
 from sparring.errors import SparringError
 from sparring.runs import Run
+from tests.support import resting
 from tests.support.runs import small
 from tests.support.waiting import wait_for
 
@@ -30,7 +31,13 @@ TOP = [sys.executable, "-m", "sparring", "top"]
 def going_on(tmp_path: Path) -> Iterator[Run]:
     """A run that trains in a process of its own until it is stopped."""
     run = Run(tmp_path / "far")
-    settings = {"engine": "sync", "run.root": tmp_path, "run.name": "far", "epochs": "100000", "attack.steps": "1"}
+    settings = {
+        "engine": "sync",
+        "run.root": tmp_path,
+        "run.name": "far",
+        "epochs": 100_000,
+        "model.name": resting.NAME,
+    }
     words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen([sys.executable, "-m", "sparring", "train", *words], stdout=log, stderr=log)

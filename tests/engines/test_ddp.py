@@ -22,6 +22,7 @@ from sparring.engines.ddp import device_of
 from sparring.errors import SparringError, UsageError
 from sparring.runs import Run
 from sparring.trainer import checkpoints
+from tests.support import resting
 from tests.support.processes import assert_every_example_was_used_once, running
 from tests.support.runs import small
 from tests.support.waiting import TIMEOUT_S, wait_for
@@ -126,7 +127,7 @@ def test_the_death_of_a_rank_ends_the_run_with_its_name_and_resume_goes_on(tmp_p
 
 
 def test_the_other_ranks_do_not_outlive_the_first(tmp_path: Path) -> None:
-    config = small(tmp_path, engine="ddp", train={**SHARDS, "epochs": 50})
+    config = small(tmp_path, engine="ddp", train={**SHARDS, "epochs": 50}, model={"name": resting.NAME})
     with running(config, tmp_path) as (run, process):
         wait_for("step 1", lambda: read_status(run)["step"] >= 1)
         other = _rank_1(process.pid)
@@ -136,7 +137,7 @@ def test_the_other_ranks_do_not_outlive_the_first(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_stops_all_ranks_with_a_checkpoint(tmp_path: Path) -> None:
-    config = small(tmp_path, engine="ddp", train={**SHARDS, "epochs": 50})
+    config = small(tmp_path, engine="ddp", train={**SHARDS, "epochs": 50}, model={"name": resting.NAME})
     with running(config, tmp_path) as (run, process):
         wait_for("step 1", lambda: read_status(run)["step"] >= 1)
         other = _rank_1(process.pid)

@@ -15,7 +15,7 @@ from sparring.evaluation import carlini_wagner as carlini_wagner_module
 from sparring.evaluation.carlini_wagner import STEPS, carlini_wagner
 from sparring.evaluation.margins import misclassified, sizes_of, smallest
 from sparring.evaluation.tickets import examples_at
-from tests.support.digits import half_trained, training_digits
+from tests.support.judged import network
 from tests.support.linear import exact, examples, linear
 
 
@@ -34,7 +34,7 @@ def test_its_sizes_are_those_of_foolboxs_on_a_small_network(monkeypatch: pytest.
     """With six searches each for the time; with fewer steps neither has arrived: pixels of 0 leave the flat end of tanh
     by a rate's length a step."""
     monkeypatch.setattr(carlini_wagner_module, "SEARCHES", 6)
-    model = half_trained(training_digits()).eval()
+    model = network()
     x, y = examples_at(load(DataSettings(name="digits"), "test"), range(6))
     right = ~misclassified(model, x, y)
     x, y = x[right], y[right]
@@ -48,7 +48,7 @@ def test_its_sizes_are_those_of_foolboxs_on_a_small_network(monkeypatch: pytest.
 
 
 def test_images_stay_in_their_range_and_are_misclassified() -> None:
-    model = half_trained(training_digits()).eval()
+    model = network()
     x, y = examples_at(load(DataSettings(name="digits"), "test"), range(16))
     with frozen(model):
         found = carlini_wagner(model, x, y, steps=200)

@@ -59,7 +59,9 @@ class Constant(nn.Module):
 def test_robust_accuracy_is_at_most_clean_accuracy(
     model: nn.Module, digits: Dataset, norm: str, epsilon: float
 ) -> None:
-    evaluated = evaluate(model, digits, attack_for(PGD(epsilon, norm=norm), EvaluationSettings(steps=3, restarts=2)))
+    evaluated = evaluate(
+        model, Sample(digits, 100), attack_for(PGD(epsilon, norm=norm), EvaluationSettings(steps=3, restarts=2))
+    )
     assert evaluated.robust_accuracy <= evaluated.clean_accuracy and evaluated.clean_accuracy > 0.8
 
 

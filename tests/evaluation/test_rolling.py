@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,7 +15,8 @@ from sparring.errors import SparringError
 from sparring.evaluation.judging import judge
 from sparring.evaluation.rolling import answer, attacks_of, questions
 from sparring.evaluation.tickets import InProcess
-from tests.support.digits import half_trained, training_digits
+from tests.support.digits import training_digits
+from tests.support.judged import EPSILON, network
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +25,12 @@ def digits() -> TrainingSet:
 
 
 @pytest.fixture(scope="module")
-def model(digits: TrainingSet) -> nn.Module:
-    return half_trained(digits)
+def model() -> nn.Module:
+    """Right and robust on some examples, and wrong on all that are a nought."""
+    model = copy.deepcopy(network())
+    with torch.no_grad():
+        model[-1].bias[0] -= 100  # type: ignore[index, union-attr, operator]
+    return model
 
 
 def settings(**values: object) -> EvaluationSettings:
@@ -31,7 +38,7 @@ def settings(**values: object) -> EvaluationSettings:
 
 
 def test_the_answers_are_those_of_an_evaluation_in_mode_fast(digits: TrainingSet, model: nn.Module) -> None:
-    asked = questions(settings(), digits, PGD(0.15), seed=3)
+    asked = questions(settings(), digits, PGD(EPSILON), seed=3)
     assert [len(piece) for piece in asked.pieces] == [16, 16, 8]
     found = [answer(model, asked, number) for number in range(3)]
     whole = judge(InProcess([model]), asked.sample, asked.panel, batch_size=16, mode="fast").outcomes
@@ -41,7 +48,7 @@ def test_the_answers_are_those_of_an_evaluation_in_mode_fast(digits: TrainingSet
 
 
 def test_the_order_of_the_pieces_changes_nothing(digits: TrainingSet, model: nn.Module) -> None:
-    asked = questions(settings(), digits, PGD(0.15), seed=3)
+    asked = questions(settings(), digits, PGD(EPSILON), seed=3)
     torch.manual_seed(1)
     first = [answer(model, asked, number) for number in (0, 1, 2)]
     torch.manual_seed(2)
@@ -61,7 +68,7 @@ class Broken(nn.Module):
 
 
 def test_what_has_no_finite_logits_is_wrong(digits: TrainingSet) -> None:
-    found = answer(Broken(), questions(settings(), digits, PGD(0.15), seed=0), 0)
+    found = answer(Broken(), questions(settings(), digits, PGD(EPSILON), seed=0), 0)
     assert not any(found.robust) and len(found.robust) == 16
 
 
@@ -88,9 +95,9 @@ def test_an_attack_that_needs_more_classes_is_refused_by_name() -> None:
 
 def test_figures_of_other_examples_or_attacks_are_told_apart(digits: TrainingSet) -> None:
     asked = [
-        questions(settings(), digits, PGD(0.15), seed=0),
-        questions(settings(rolling_samples=41), digits, PGD(0.15), seed=0),
-        questions(settings(rolling_attacks=("square",)), digits, PGD(0.15), seed=0),
-        questions(settings(), digits, PGD(0.16), seed=0),
+        questions(settings(), digits, PGD(EPSILON), seed=0),
+        questions(settings(rolling_samples=41), digits, PGD(EPSILON), seed=0),
+        questions(settings(rolling_attacks=("square",)), digits, PGD(EPSILON), seed=0),
+        questions(settings(), digits, PGD(2 * EPSILON), seed=0),
     ]
     assert len({each.identity for each in asked}) == 4

@@ -21,12 +21,12 @@ from sparring.queue.server import EmbeddedServer
 from sparring.runs import Run
 from sparring.trainer import checkpoints
 from tests.support.processes import assert_every_example_was_used_once, epochs_of, has_ended, resuming, running
-from tests.support.runs import small
+from tests.support.runs import Place, small
 from tests.support.waiting import TIMEOUT_S, wait_for
 
 pytestmark = pytest.mark.ray
 EXAMPLES, SHARDS = 800, 8
-PASSWORD, SERVER_BYTES = "of-the-payload-servers", 128 << 20
+SERVER_BYTES = 128 << 20
 
 
 def slow(root: Path, **groups: Any) -> Config:
@@ -37,20 +37,22 @@ def slow(root: Path, **groups: Any) -> Config:
 
 
 def test_a_worker_a_payload_server_and_the_trainer_twice_are_killed_in_one_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, shared_ray: Place
 ) -> None:
     """Worker and server in mid-attack, the trainer between two checkpoints, and again while it evaluates."""
     evaluation = {"steps": 40, "restarts": 1, "samples": None, "batch_size": 20}
-    monkeypatch.setenv("SPARRING_REDIS_PASSWORD", PASSWORD)
+    password = os.environ[str(shared_ray(slow(tmp_path)).queue.password_env)]
     with (
-        EmbeddedServer(SERVER_BYTES, password=PASSWORD) as dying,
-        EmbeddedServer(SERVER_BYTES, password=PASSWORD) as staying,
+        EmbeddedServer(SERVER_BYTES, password=password) as dying,
+        EmbeddedServer(SERVER_BYTES, password=password) as staying,
         running(
-            slow(
-                tmp_path,
-                checkpoint={"every_steps": 4},
-                evaluation=evaluation,
-                queue={"payload_urls": [dying.url, staying.url]},
+            shared_ray(
+                slow(
+                    tmp_path,
+                    checkpoint={"every_steps": 4},
+                    evaluation=evaluation,
+                    queue={"payload_urls": [dying.url, staying.url]},
+                )
             ),
             tmp_path,
         ) as (run, process),

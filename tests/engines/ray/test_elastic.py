@@ -22,6 +22,7 @@ from sparring.config import Config, config_of
 from sparring.errors import UsageError
 from sparring.queue.server import EmbeddedServer
 from sparring.runs import Run
+from tests.support import resting
 from tests.support.processes import epochs_of, running
 from tests.support.runs import small
 from tests.support.waiting import TIMEOUT_S, wait_for
@@ -111,7 +112,8 @@ def endless(root: Path, lockstep: bool = False, **groups: Any) -> Config:
     train = {"epochs": 10_000, "max_steps": None, "batch_size": 100}
     alone = {"count": 1, "threads": 1}
     attack, staleness = {"steps": 3, "warmup_epochs": 0.5}, {"trainer_attacks": "never", "lockstep": lockstep}
-    return small(root, train=train, attack=attack, staleness=staleness, workers=alone, **groups)
+    model = {"name": resting.NAME}
+    return small(root, train=train, attack=attack, staleness=staleness, workers=alone, model=model, **groups)
 
 
 @pytest.fixture(scope="module")

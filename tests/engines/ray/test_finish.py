@@ -64,8 +64,8 @@ def test_workers_trainer_and_both_make_the_same_weights_after_kills(tmp_path: Pa
     assert weights(tmp_path, shared_ray, **groups, workers={"count": 3}, staleness=attacks) == expected
     killed = small(tmp_path / "killed", **groups, workers={"count": 2}, staleness=FRESH)
     (tmp_path / "killed").mkdir()
-    with running(killed, tmp_path / "killed") as (run, process):
-        status = wait_for("step 3", lambda: (found := read_status(run))["step"] >= 3 and found)
+    with running(shared_ray(killed), tmp_path / "killed") as (run, process):
+        status = wait_for("step 3", lambda: (found := read_status(run))["step"] >= 3 and found["workers"] and found)
         os.kill(next(iter(status["workers"].values()))["pid"], signal.SIGKILL)
         trainer = wait_for("step 9", lambda: (found := read_status(run))["step"] >= 9 and found["trainer_pid"])
         os.kill(trainer, signal.SIGKILL)

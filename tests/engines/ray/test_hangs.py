@@ -13,7 +13,7 @@ import pytest
 from sparring.commands.control import read_status
 from sparring.runs import Run
 from tests.support.processes import assert_every_example_was_used_once, running
-from tests.support.runs import small
+from tests.support.runs import Place, small
 from tests.support.waiting import TIMEOUT_S, wait_for
 
 pytestmark = pytest.mark.ray
@@ -38,7 +38,7 @@ class Hanging(nn.Sequential):
 """
 
 
-def test_hanging_processes_are_restarted_and_nothing_is_lost(tmp_path: Path) -> None:
+def test_hanging_processes_are_restarted_and_nothing_is_lost(tmp_path: Path, shared_ray: Place) -> None:
     (tmp_path / "hanging.py").write_text(MODEL)
     config = small(
         tmp_path,
@@ -50,7 +50,7 @@ def test_hanging_processes_are_restarted_and_nothing_is_lost(tmp_path: Path) -> 
         workers={"hang_timeout_s": 3.0},
         trainer={"hang_timeout_s": 12.0},  # longer than its start on a busy machine
     )
-    with running(config, tmp_path) as (run, process):
+    with running(shared_ray(config), tmp_path) as (run, process):
         for step, name in ((2, "worker"), (6, "trainer")):
             wait_for(f"step {step}", partial(_has_made, run, step))
             (tmp_path / name).touch()

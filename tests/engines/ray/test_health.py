@@ -6,6 +6,7 @@ import os
 import signal
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -16,11 +17,17 @@ from sparring.engines.ray.driver import ray_cluster
 from sparring.engines.ray.health import Health
 from sparring.runs import Run
 from sparring.trainer import checkpoints
+from tests.support import resting
 from tests.support.processes import running
 from tests.support.runs import Place, small
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.ray
+ENDLESS: dict[str, Any] = {
+    "train": {"epochs": 10_000, "max_steps": None},
+    "checkpoint": {"every_steps": 100_000},
+    "model": {"name": resting.NAME},
+}
 NOTICED_WITHIN_S = 45  # Ray itself ends the driver a minute after its control server, without a word
 
 
@@ -32,8 +39,7 @@ NOTICED_WITHIN_S = 45  # Ray itself ends the driver a minute after its control s
     ],
 )
 def test_the_run_ends_with_a_checkpoint_and_a_sentence(tmp_path: Path, program: str, sentence: str) -> None:
-    endless = {"epochs": 10_000, "max_steps": None}
-    with running(small(tmp_path, train=endless, checkpoint={"every_steps": 100_000}), tmp_path) as (run, process):
+    with running(small(tmp_path, **ENDLESS), tmp_path) as (run, process):
         wait_for("step 2", lambda: read_status(run)["step"] >= 2)
         os.kill(_of_this_run(program, process.pid), signal.SIGKILL)
         assert process.wait(timeout=NOTICED_WITHIN_S) == 1
@@ -61,8 +67,7 @@ def test_a_control_server_that_takes_connections_and_gives_no_answer_is_gone_aft
     ("program", "sentence"), [("raylet", "(raylet) has died"), ("gcs_server", "it takes connections")]
 )
 def test_where_a_process_of_rays_is_stopped_the_command_ends_too(tmp_path: Path, program: str, sentence: str) -> None:
-    endless = {"epochs": 10_000, "max_steps": None}
-    with running(small(tmp_path, train=endless, checkpoint={"every_steps": 100_000}), tmp_path) as (run, process):
+    with running(small(tmp_path, **ENDLESS), tmp_path) as (run, process):
         wait_for("step 2", lambda: read_status(run)["step"] >= 2)
         os.kill(_of_this_run(program, process.pid), signal.SIGSTOP)
         assert process.wait(timeout=200) == 1, (tmp_path / "output").read_text()

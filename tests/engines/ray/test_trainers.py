@@ -39,7 +39,7 @@ def test_with_a_trainer_killed_the_weights_are_those_of_an_undisturbed_run(tmp_p
     whole = train(shared_ray(small(tmp_path, **groups)))
     (tmp_path / "killed").mkdir()
     alone = small(tmp_path / "killed", **groups, workers={"count": 0})
-    with running(alone, tmp_path / "killed") as (run, process):
+    with running(shared_ray(alone), tmp_path / "killed") as (run, process):
         os.kill(wait_for("step 6 and the second trainer", lambda: _second_at(run, 6)), signal.SIGKILL)
         assert process.wait(timeout=TIMEOUT_S) == 0, (tmp_path / "killed" / "output").read_text()
     path = checkpoints.latest(run.checkpoints)

@@ -60,7 +60,7 @@ def test_what_is_not_stale_has_no_gap_whatever_is_spared_or_kept(tmp_path: Path,
         small(
             tmp_path,
             engine="simulated",
-            train={"epochs": 3, "max_steps": None},
+            train={"epochs": 3, "max_steps": 69 if "allocator" in groups else 12},
             optimizer={"lr": 0.003},
             **{"attack": {"warmup_epochs": 0}, **groups},
             guard={"staleness": True, "staleness_every": 1, "staleness_threshold": 1e-6},
