@@ -19,5 +19,5 @@ class Resting(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         if x.requires_grad or self.training:
             time.sleep(REST_S)
-        logits: Tensor = super().forward(x)
+        logits: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
         return logits
