@@ -33,6 +33,7 @@ from sparring.data.wrapping import wrap
 from sparring.evaluation.judging import judge
 from sparring.evaluation.panels import Restarts
 from sparring.evaluation.tickets import InProcess
+from sparring.machine.memory import keep_freed_memory
 from sparring.models import build
 from sparring.models.forward import for_training
 
@@ -152,6 +153,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    keep_freed_memory()  # as runs and evaluations do
     print(f"{machine()}, {options.threads} threads; a step of {STEPS}, medians, least and greatest\n")
     print(header("network", "batch", "way", "ms a step", "over bare"))
     for named in options.networks:

@@ -45,6 +45,7 @@ from sparring.evaluation.memory import Results
 from sparring.evaluation.robustness import interval
 from sparring.evaluation.saving import Saved, require_new_file
 from sparring.evaluation.tickets import Judges, examples_at
+from sparring.machine.memory import keep_freed_memory
 from sparring.machine.threads import cores
 from sparring.models import Shape, adopt, build
 from sparring.runs import Run, open_run
@@ -104,6 +105,7 @@ def open_trained(
     model = build(config.model, shape, classes, config.train.seed, normalize=config.data.normalize)
     _load(path, model, config.evaluation.weights)
     torch.set_num_threads(config.trainer.threads or cores())
+    keep_freed_memory()
     if torch.cuda.is_available() and config.trainer.device != "cpu":
         model.to("cuda")
     warnings = (*_unreached(before, path), *_of_other_data(run, test))

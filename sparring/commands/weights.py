@@ -17,6 +17,7 @@ from sparring.data import load as load_data
 from sparring.errors import UsageError
 from sparring.evaluation.normalisation import normalised_outside
 from sparring.evaluation.tickets import examples_at
+from sparring.machine.memory import keep_freed_memory
 from sparring.machine.threads import cores
 from sparring.models import build
 from sparring.models.starting import load_checkpoint
@@ -71,6 +72,7 @@ def _opened(file: Path, changes: dict[str, str]) -> Judged:
             f"{config.data.name!r}. Give the data that it was trained on."
         )
     torch.set_num_threads(config.trainer.threads or cores())
+    keep_freed_memory()
     if torch.cuda.is_available() and config.trainer.device != "cpu":
         model.to("cuda")
     threat = threat_of(config.attack, methods_of(config).attack)
