@@ -239,7 +239,7 @@ def estimated_s(config: Config, size_bytes: int) -> float:
     if settings.finish == "off":
         return max(work_s, training_s)
     rounds = ceil(train.shards_per_step / devices)
-    latency_s = model.publish_s + model.push_s if config.workers.count else 0.0
+    latency_s = model.publish_s + model.load_s + model.push_s if config.workers.count else 0.0
     return max(work_s, rounds * last_steps(settings, steps) * attack_s + training_s + latency_s)
 
 

@@ -27,7 +27,7 @@ from sparring.workers.task import Task
 PART = 8  # the smaller batch is a shard over this
 WRITTEN = {  # into the file
     *("attack_s", "attack_example_s", "forward_s", "forward_example_s", "step_s", "step_example_s"),
-    *("publish_s", "push_s", "message_s", "bandwidth", "jitter"),
+    *("publish_s", "load_s", "push_s", "message_s", "bandwidth", "jitter"),
 }
 
 
@@ -50,7 +50,8 @@ def time_model(experiment: Experiment) -> VirtualSettings:
         for name, seconds in (("attack", _attack_step_s), ("forward", _forward_s), ("step", _step_s)):
             points = [(len(each.plan.indices(0, 0)), seconds(each, device)) for each in both]
             found[f"{name}_s"], found[f"{name}_example_s"] = line(*points)
-    latencies = {"publish_s": measured.publication_s, "push_s": measured.transport_s}
+    latencies = {"publish_s": measured.snapshot_send_s, "load_s": measured.snapshot_load_s}
+    latencies["push_s"] = measured.transport_s
     return experiment.config.virtual.model_copy(update=found | latencies)
 
 

@@ -446,6 +446,8 @@ class VirtualSettings(Settings):
     """Its part for each example."""
     publish_s: float = setting(0.001, "seconds", ge=0)
     """From the end of a step until workers have its weights."""
+    load_s: float = setting(0.0, "seconds", ge=0)
+    """How long a worker takes to load newer weights. It does not attack meanwhile."""
     push_s: float = setting(0.001, "seconds", ge=0)
     """From the end of an attack until the trainer has its shard."""
     lease_s: float = setting(0.0, "seconds", ge=0)

@@ -119,9 +119,10 @@ class HollowAttacker:
             attack = self._ready()
         if attack is None:
             return None
-        seconds = self.cluster.varied(self.course.lasts_s(attack)) / self.speed
+        version = self.version_for(attack)
+        seconds = self.cluster.varied(self.course.lasts_s(attack) + self.loading_s(version)) / self.speed
         self._since = self.cluster.now + seconds
-        attack.go_on(self.version_for(attack))
+        attack.go_on(version)
         return seconds, attack if attack.done else None
 
     def _ready(self) -> HollowAttack | None:
@@ -143,6 +144,10 @@ class HollowAttacker:
         """The version of these weights."""
         raise NotImplementedError
 
+    def loading_s(self, version: int) -> float:
+        """Time until these weights are loaded: the trainer has them."""
+        return 0.0
+
     def deliver(self, attack: HollowAttack) -> None:
         """Send the finished shard."""
         raise NotImplementedError
@@ -150,6 +155,8 @@ class HollowAttacker:
 
 class HollowWorker(HollowAttacker):
     """A worker, which has new weights after their latency."""
+
+    _loaded = -1
 
     def can_go_on(self, attack: HollowAttack) -> bool:
         if self.course.finish:
@@ -160,6 +167,10 @@ class HollowWorker(HollowAttacker):
         if self.course.finish:
             return attack.needs
         return self._newest(attack) if self.course.exchange or not attack.versions else attack.versions[0]
+
+    def loading_s(self, version: int) -> float:
+        is_loaded, self._loaded = version == self._loaded, version
+        return 0.0 if is_loaded else self.cluster.settings.load_s
 
     def _newest(self, attack: HollowAttack) -> int:
         newest = self.cluster.newest(attack.lease.fence)

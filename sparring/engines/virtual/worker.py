@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Callable
 
 from sparring.attacks import frozen
 from sparring.attacks.starts import unpacked
@@ -19,10 +19,10 @@ from sparring.workers.task import Task
 
 
 class Arrived:
-    """The weights that have arrived at a worker, loaded into its networks."""
+    """The weights that have arrived at a worker; `load` puts them into its networks."""
 
-    def __init__(self, cluster: Cluster, networks: nn.Module) -> None:
-        self._cluster, self._networks = cluster, networks
+    def __init__(self, cluster: Cluster, load: Callable[[Sent], None]) -> None:
+        self._cluster, self._load = cluster, load
 
     def has(self, order: Order) -> bool:
         return self._cluster.at(order) is not None
@@ -31,7 +31,7 @@ class Arrived:
         sent = self._cluster.at(order)
         if sent is None:
             raise KeyError(order)
-        self._networks.load_state_dict(sent.weights)
+        self._load(sent)
         return sent.controls
 
 
@@ -43,7 +43,7 @@ class VirtualWorker:
         self.alive = True
         self._networks, self._context = experiment.attacker()
         self._held: dict[tuple[int, Key], Lease] = {}
-        self._busy = False
+        self._busy, self._loading_s = False, 0.0
         self.prepare_s = prepare_s(
             cluster.settings, experiment.attack, experiment.allocator, experiment.config.train.batch_size
         )
@@ -75,10 +75,15 @@ class VirtualWorker:
         start = unpacked(ticket.starts, self.experiment.training.shape, epsilon)
         return Task(ticket.key, ticket.indices, ticket.fence, self.name, start)
 
+    def _load_weights(self, sent: Sent) -> None:
+        """Put them into the networks; the next step takes so much longer."""
+        self._networks.load_state_dict(sent.weights)
+        self._loading_s = self.cluster.settings.load_s
+
     def _take_time(self, seconds: float, shards: list[Shard]) -> None:
         """The step made now ends later; then its shards are sent."""
-        self._busy = True
-        self.cluster.after(self.cluster.varied(seconds) / self.speed, lambda: self._end(shards))
+        whole_s, self._busy, self._loading_s = seconds + self._loading_s, True, 0.0
+        self.cluster.after(self.cluster.varied(whole_s) / self.speed, lambda: self._end(shards))
 
     def _end(self, shards: list[Shard]) -> None:
         if not self.alive:
@@ -133,8 +138,9 @@ class NewestWorker(VirtualWorker):
         self._take_time(seconds, shards)
 
     def _load(self, version: int, sent: Sent) -> None:
-        self._networks.load_state_dict(sent.weights)
-        self._version = version
+        if version != self._version:
+            self._load_weights(sent)
+            self._version = version
 
 
 class FinishingWorker(VirtualWorker):
@@ -143,7 +149,7 @@ class FinishingWorker(VirtualWorker):
     def __init__(self, experiment: Experiment, cluster: Cluster, name: str, speed: float) -> None:
         super().__init__(experiment, cluster, name, speed)
         steps = last_steps(experiment.config.staleness, experiment.attack.steps)
-        self._finisher, config = Finisher(self._context, Arrived(cluster, self._networks), steps), experiment.config
+        self._finisher, config = Finisher(self._context, Arrived(cluster, self._load_weights), steps), experiment.config
         self._gate = Gate(self._finisher, share_of_step(config), gate_patience_s(config), cluster.clock)
 
     def go_on(self) -> None:

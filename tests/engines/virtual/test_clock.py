@@ -28,7 +28,7 @@ def recipe(root: Path, **groups: Any) -> Config:
         "train": {"epochs": 1, "max_steps": None, "batch_size": BATCH, "shards_per_step": 4},
         "queue": {"lease_s": 0.5},
         "staleness": {"trainer_attacks": "always"},
-        "virtual": {"jitter": 0.0, "attack_s": 0.003, "step_s": 0.004},
+        "virtual": {"jitter": 0.0, "attack_s": 0.003, "step_s": 0.004, "load_s": 0.002},
     }
     for group, values in groups.items():
         tree[group] = {**tree.get(group, {}), **values}

@@ -86,6 +86,14 @@ def test_in_flight_exchange_makes_shards_fresher(tmp_path: Path) -> None:
     assert exchanged.summary["staleness_mean"] < plain.summary["staleness_mean"]
 
 
+def test_an_attack_waits_until_its_worker_has_loaded_the_weights(tmp_path: Path) -> None:
+    """With the bound 0 each step has weights of its own; within an attack they are not loaded again."""
+    exact: dict[str, Any] = {"staleness": {"max_staleness": 0, "depth": 0}, "workers": {"count": 1}}
+    at_once, later = (made(tmp_path, **exact, virtual={"load_s": load_s}) for load_s in (0.0, 0.01))
+    longer = later.summary["seconds"] - at_once.summary["seconds"]
+    assert longer == pytest.approx(0.01 * later.summary["steps"], abs=0.0101)
+
+
 def test_a_worker_of_half_the_speed_makes_half_the_shards(tmp_path: Path) -> None:
     result = made(
         tmp_path, workers={"count": 2}, attack={"steps": 8}, virtual={"speeds": [1, 0.5]}, train={"epochs": 6}
