@@ -38,8 +38,10 @@ AUGMIX = {
 @pytest.mark.parametrize(
     ("route", "methods"),
     [
-        ("redis", TWO),
-        ("redis", {"allocator": {"name": "bullettrain"}, "objective": {"name": "trades", "passes": "single_pass"}}),
+        (
+            "redis",
+            {"allocator": {"name": "bullettrain"}, "objective": {"name": "trades", "passes": "single_pass"}, **TWO},
+        ),
         ("object_store", {"allocator": {"name": "bullettrain"}, "objective": {"name": "mart"}, **TWO}),
         (
             "redis",
@@ -48,11 +50,11 @@ AUGMIX = {
                 "pruning": {"name": "high", "epoch": 1},
                 "attack": {"start": "last"},
                 "data": {"augment": "none"},
+                "model": {"name": "mnist-16-32-100", "precision": "bf16", "channels_last": True},
             },
         ),
         ("redis", AUGMIX),
         ("redis", {"attack": {"name": "fgsm"}, "objective": {"name": "grad-align"}}),
-        ("redis", {"model": {"name": "mnist-16-32-100", "precision": "bf16", "channels_last": True}}),
     ],
 )
 def test_with_bound_0_and_the_exact_wire_the_weights_are_those_of_the_synchronous_engine(

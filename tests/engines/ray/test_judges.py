@@ -13,16 +13,22 @@ from typing import Any
 
 import pytest
 
+from sparring.commands.evaluate import evaluate_run
+from sparring.commands.judging import How
 from sparring.commands.train import train
+from sparring.errors import UsageError
 from sparring.runs import Run
 from tests.support.runs import small
 from tests.support.waiting import TIMEOUT_S, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
-HOW = (
-    *("--evaluation.attack", "autoattack", "--evaluation.attacks", '["apgd-ce", "apgd-dlr"]'),
-    *("--evaluation.samples", "120", "--evaluation.batch_size", "6"),
-)
+SETTINGS = {
+    "evaluation.attack": "autoattack",
+    "evaluation.attacks": '["apgd-ce", "apgd-dlr"]',
+    "evaluation.samples": "120",
+    "evaluation.batch_size": "6",
+}
+HOW = [word for name, value in SETTINGS.items() for word in (f"--{name}", value)]
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +86,8 @@ def test_a_killed_worker_and_a_killed_driver_cost_only_what_they_were_at(run: Ru
     assert alone["known"] == 0 and alone["broken_by"]
     for name in ("clean_accuracy", "robust_accuracy", "broken_by", "by_class", "queries", "warnings", "attack"):
         assert resumed[name] == alone[name], name
-    refused = subprocess.run(command(run, "--resume", "--evaluation.batch_size", "7"), capture_output=True, text=True)
-    assert refused.returncode == 2 and "--resume: " in refused.stderr
+    with pytest.raises(UsageError, match="--resume: "):
+        evaluate_run(run, {**SETTINGS, "evaluation.batch_size": "7"}, how=How(resume=True))
 
 
 @pytest.mark.chaos

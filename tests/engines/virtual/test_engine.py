@@ -12,7 +12,7 @@ import pytest
 from sparring.commands.train import Result, train
 from tests.support.runs import small, weights_of
 
-BATCH, EXAMPLES = 32, 640
+BATCH, EXAMPLES = 16, 320
 SECONDS = {"attack_example_s": 1e-3, "step_example_s": 1e-3, "publish_s": 0.0, "push_s": 0.0, "jitter": 0.0}
 ATTACKS = {"trainer_attacks": "always"}
 
@@ -115,8 +115,8 @@ def test_trainers_in_parallel_change_the_clock_alone_where_nothing_is_stale(
 
 
 def test_ranks_share_a_step_and_its_attacks_and_add_up_gradients(tmp_path: Path) -> None:
-    """Two ranks, nothing overlaps (depth 0): a step of 4 shards takes each rank two attacks of 4 steps on 32 examples,
-    a step on 64, and together an all-reduce of two messages of half the gradients."""
+    """Two ranks, nothing overlaps (depth 0): a step of 4 shards takes each rank two attacks of 4 steps on 16 examples,
+    a step on 32, and together an all-reduce of two messages of half the gradients."""
     result = made(
         tmp_path,
         trainer={"count": 2},
@@ -128,7 +128,7 @@ def test_ranks_share_a_step_and_its_attacks_and_add_up_gradients(tmp_path: Path)
     )
     size_bytes = 4 * sum(each.numel() for each in result.load_model().parameters())
     allreduce_s = 2 * (0.001 + size_bytes / 2 / 1e6)
-    assert result.summary["seconds"] == pytest.approx(5 * (2 * 4 * 0.032 + 0.064 + allreduce_s))
+    assert result.summary["seconds"] == pytest.approx(5 * (2 * 4 * 0.016 + 0.032 + allreduce_s))
 
 
 def test_loose_ranks_are_the_same_twice_and_attack_beside_the_first(tmp_path: Path) -> None:
