@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,6 +15,16 @@ from sparring.queue.server import EmbeddedServer
 from tests.support.runs import Place
 
 PASSWORD = "SPARRING_TEST_SHARED_PASSWORD"
+
+
+def pytest_configure() -> None:
+    """Five thousand tests are collected, and all are kept: a garbage collector that looks through them takes 7 s."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)
