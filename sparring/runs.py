@@ -82,8 +82,7 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether it has been trained to its end and has weights."""
-        state = self.read_json("state.json")
-        return state is not None and state.get("phase") == "finished" and self.checkpoints.is_dir()
+        return self.read_object("state.json").get("phase") == "finished" and self.checkpoints.is_dir()
 
     @property
     def id(self) -> str:
@@ -93,6 +92,20 @@ class Run:
     def write_json(self, name: str, content: Any) -> Path:
         """Write or replace a file atomically: a reader sees the old content or the new one."""
         return write_atomically(self.path / name, json.dumps(content, indent=2, default=str) + "\n")
+
+    def read_object(self, name: str) -> dict[str, Any]:
+        """The object that a JSON file of the run holds; empty if the file does not exist.
+
+        Raises:
+            SparringError: it cannot be read, is cut short, or holds something else.
+        """
+        found = self.read_json(name)
+        if isinstance(found, dict | None):
+            return found or {}
+        raise SparringError(
+            f"{self.path / name} is damaged (it holds no object but {type(found).__name__}). Delete it, or put back a "
+            f"copy of it."
+        )
 
     def read_json(self, name: str) -> Any | None:
         """The content of a JSON file of the run, or None if the file does not exist.

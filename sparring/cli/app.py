@@ -250,6 +250,9 @@ def runs(
         out(json.dumps(found, indent=2))
     else:
         Console().print(table(f"Runs in {folder}", rows_of(found)))
+    for each in found:
+        if each["error"] is not None:
+            note(f"{each['run']}: {each['error']}")
 
 
 @app.command()

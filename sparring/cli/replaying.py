@@ -40,5 +40,5 @@ def replay(
             out(f"step {each.step}: {said}")
         if not found.compared:
             out(f"steps {found.began + 1} to {found.ended} were made; the run has no checkpoint there to compare with")
-    if not found.same:
+    if found.same is False:
         raise typer.Exit(1)

@@ -17,8 +17,8 @@ TAGS = [TASK, "adversarial-robustness", "adversarial-training"]
 
 def results_of(trained: Trained, run: Run) -> list[dict[str, Any]]:
     """The evaluations of exactly these weights: the last `sparring evaluate`, and that at the end of training."""
-    evaluation = run.read_json("evaluation.json") or {}
-    final = run.read_json("summary.json") or {}
+    evaluation = run.read_object("evaluation.json")
+    final = run.read_object("summary.json")
     of_last = f"step-{final.get('steps', -1):09d}" == trained.checkpoint.name
     epsilon = trained.threat.epsilon
     same = trained.named().items() <= evaluation.items() and evaluation.get("epsilon", epsilon) == epsilon
@@ -62,7 +62,7 @@ def _result(dataset: str, found: dict[str, Any]) -> dict[str, Any]:
 
 def _body(trained: Trained, run: Run, results: list[dict[str, Any]]) -> str:
     config, threat = trained.config, trained.threat
-    summary = run.read_json("summary.json") or {}
+    summary = run.read_object("summary.json")
     lines = [
         f"# {run.path.name}",
         f"`{config.model.name}` trained adversarially on `{config.data.name}` with Sparring {version('sparring')}"

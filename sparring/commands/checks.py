@@ -119,7 +119,7 @@ def require_resumable(run: Run, before: Config, config: Config) -> None:
                 f"{name} cannot change on resume: it alters the trained function. Start a new run, or leave it at "
                 f"{old!r}."
             )
-    if (run.read_json("state.json") or {}).get("phase") == "finished" and not set(LENGTH) & changed.keys():
+    if run.read_object("state.json").get("phase") == "finished" and not set(LENGTH) & changed.keys():
         raise UsageError(
             f"{run.path} has finished already; there is nothing to resume. To train longer, give --train.epochs more "
             f"than {before.train.epochs}."

@@ -119,7 +119,7 @@ def stop_run(run: Run, timeout_s: float) -> str:
                 f"{run.path} was asked to stop and still runs after {timeout_s:.0f} s (--timeout-s); see its run.log."
             )
         time.sleep(0.1)
-    return str((run.read_json("state.json") or {}).get("phase", "stopped"))
+    return str(run.read_object("state.json").get("phase", "stopped"))
 
 
 def _transport(run: Run, role: Role, timeout_s: float = 5.0) -> Transport | None:

@@ -98,7 +98,7 @@ def open_trained(
         if not name.startswith(may_change):
             raise UsageError(f"--{name} cannot change here: it is not about how the model is evaluated.")
     require_passed(config, Live())
-    plugins.install(run.read_json(run.sources.name) or {})
+    plugins.install(run.read_object(run.sources.name))
     path = checkpoint_of(run, best)
     test = load_data(config.data, "test")
     shape, classes = _require_same_images(run, config, test)
@@ -159,7 +159,7 @@ def load_model(
     opened = open_run(Path(run))
     config, path = config_of(opened), checkpoint_of(opened, best)
     require_passed(config, Live(model), data=False)
-    plugins.install(opened.read_json(opened.sources.name) or {})
+    plugins.install(opened.read_object(opened.sources.name))
     shape, classes = _shape_of(opened, config)
     if model is None:
         made = build(config.model, shape, classes, config.train.seed, normalize=config.data.normalize)
@@ -181,7 +181,7 @@ def _require_same_images(run: Run, config: Config, test: Dataset) -> tuple[Shape
 
 
 def _of_other_data(run: Run, test: Dataset) -> tuple[str, ...]:
-    noted = (run.read_json(run.data.name) or {}).get("test_fingerprint", test.fingerprint)
+    noted = run.read_object(run.data.name).get("test_fingerprint", test.fingerprint)
     if noted == test.fingerprint:
         return ()
     return ("The test set is not the one that the run began with: its figures cannot be compared with the run's own.",)
@@ -253,7 +253,7 @@ def open_judged(
         made.threat,
         digest_of(made.checkpoint / (checkpoints.AVERAGE if average else checkpoints.MODEL)),
         run.path / "verdicts",
-        run.read_json(run.sources.name) or {},
+        run.read_object(run.sources.name),
         workers=by_workers,
     )
     return made, what

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from sparring.commands.checks import check
@@ -18,11 +19,11 @@ from sparring.commands.train import session_here, train_here
 from sparring.config import Config, config_of, overridden, slots_of, to_toml, trainer_threads
 from sparring.engines.recorded import MadeBy, oldest_needed, steps_of
 from sparring.engines.recorded import run as make_recorded
-from sparring.errors import UsageError
+from sparring.errors import SparringError, UsageError, file_failure
 from sparring.machine.signals import stopping_on_signals
 from sparring.observe.state import RunState
 from sparring.runs import Run, lines_of, open_run
-from sparring.trainer.checkpoints import MODEL
+from sparring.trainer.checkpoints import MODEL, damage, steps_in
 from sparring.trainer.experiment import Experiment, methods_of
 from sparring.trainer.session import Session
 
@@ -53,9 +54,9 @@ class Replay:
     steps: list[dict[str, Any]]
 
     @property
-    def same(self) -> bool:
-        """Whether all compared weights are the same."""
-        return all(each.same for each in self.compared)
+    def same(self) -> bool | None:
+        """Whether all compared weights are the same; None: there was no checkpoint to compare with."""
+        return all(each.same for each in self.compared) if self.compared else None
 
     def as_dict(self) -> dict[str, Any]:
         """For --json."""
@@ -75,16 +76,19 @@ def replay(
 
     Raises:
         UsageError: the weights depended on what is not recorded, or there are no such steps.
+        SparringError: a checkpoint to compare with, or the record of a step, is damaged.
     """
     run = open_run(Path(path))
     config = config_of(run)
     _require_one_trainer(config)
     recorded = None if is_fixed(config) else _recorded(run, config)
-    made = sorted(_step_of(each) for each in run.checkpoints.glob("step-*"))
+    made = [_step_of(each) for each in steps_in(run.checkpoints)]
     until = until if until is not None else (made[-1] if made else 0)
     if not 0 <= first < until:
         raise UsageError(f"--from {first} --until {until}: steps from 0 up to a larger one are needed.")
     began = max((step for step in made if step <= first and _suffices(recorded, step)), default=0)
+    if recorded is not None:
+        _require_records(recorded, began + 1, until)
     with _copy(run, config, began, until) as (again, settings):
         torch.set_num_threads(trainer_threads(config))
         experiment = check(settings, starts=began == 0)
@@ -123,7 +127,7 @@ def _recorded(run: Run, config: Config) -> dict[int, list[MadeBy]]:
         raise UsageError(
             f"engine = {config.engine!r}: only runs of ray, virtual, sync and simulated can be made again."
         )
-    state, slots = run.read_json("state.json") or {}, slots_of(config, methods_of(config).attack.makes_views)
+    state, slots = run.read_object("state.json"), slots_of(config, methods_of(config).attack.makes_views)
     unrecorded = {
         "allocator.slots": slots,
         "attack.start": config.attack.start if config.attack.start == "last" else None,
@@ -140,6 +144,17 @@ def _recorded(run: Run, config: Config) -> dict[int, list[MadeBy]]:
                 f"staleness.finish, or with engine = 'sync'."
             )
     return steps_of(lines_of(run.history))
+
+
+def _require_records(recorded: Mapping[int, list[MadeBy]], first: int, last: int) -> None:
+    missing = next((step for step in range(first, last + 1) if step not in recorded), None)
+    if missing is not None:
+        newest = max(recorded, default=0)
+        reason = "is damaged" if missing < newest else f"ends with step {newest}"
+        raise SparringError(
+            f"steps.jsonl has no line for step {missing} of --until {last}: it {reason}. Only recorded steps can be "
+            f"made again."
+        )
 
 
 def _suffices(recorded: Mapping[int, list[MadeBy]] | None, step: int) -> bool:
@@ -186,14 +201,32 @@ def _compared(run: Run, again: Run, steps: list[int]) -> Iterator[Compared]:
         name = f"step-{step:09d}"
         if not (again.checkpoints / name).is_dir():
             continue
-        before, now = (load_file(each.checkpoints / name / MODEL) for each in (run, again))
+        before, now = (_weights(each.checkpoints / name) for each in (run, again))
+        if {key: each.shape for key, each in before.items()} != {key: each.shape for key, each in now.items()}:
+            raise SparringError(
+                f"checkpoint {run.checkpoints / name} holds other tensors than the run's network: it is damaged, or of "
+                f"another run. Put back a copy of it."
+            )
         differences = [(before[key].double() - now[key].double()).abs().max() for key in before if before[key].numel()]
         yield Compared(step, float(torch.stack(differences).max()))
 
 
+def _weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    if reason := damage(checkpoint):
+        raise SparringError(
+            f"checkpoint {checkpoint} is damaged ({reason}), so it cannot be compared with. Put back a copy of it, or "
+            f"choose other steps by --from and --until."
+        )
+    try:
+        weights: dict[str, torch.Tensor] = load_file(checkpoint / MODEL)
+    except (OSError, SafetensorError) as error:
+        raise file_failure(error, checkpoint / MODEL) from error
+    return weights
+
+
 def _lines(again: Run, run: Run) -> Iterator[dict[str, Any]]:
     """What every step was like, beside the loss that the run has recorded."""
-    recorded = {line["step"]: line["loss"] for line in lines_of(run.metrics)}
+    recorded = {line.get("step"): line.get("loss") for line in lines_of(run.metrics)}
     for line in {line["step"]: line for line in lines_of(again.metrics)}.values():
         shown = {name: line[name] for name in ("step", "epoch", "loss", "train_robust_accuracy", "epsilon")}
         yield {**shown, "recorded_loss": recorded.get(line["step"])}

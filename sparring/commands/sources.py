@@ -28,7 +28,7 @@ def require_same_sources(run: Run) -> None:
     Raises:
         UsageError: a file says something else now.
     """
-    began_with: dict[str, str] = run.read_json(run.sources.name) or {}
+    began_with: dict[str, str] = run.read_object(run.sources.name)
     for path, text in began_with.items():
         if plugins.text_of(path) not in (None, text):
             raise UsageError(

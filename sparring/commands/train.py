@@ -227,7 +227,7 @@ def _noted(run: Run, before: Config, config: Config) -> Run:
     """The run; that it is made longer is recorded in phases.json: from which step, and what changed."""
     changes = {name: list(pair) for name, pair in differences(before, config).items() if name in LENGTH}
     if changes:
-        step = (run.read_json("state.json") or {}).get("step", 0)
+        step = run.read_object("state.json").get("step", 0)
         run.write_json("phases.json", [*(run.read_json("phases.json") or []), {"from_step": step, "changes": changes}])
         log.warning("a new phase from step %d: %s; the schedule of the rate now spans the longer run", step, changes)
     return run

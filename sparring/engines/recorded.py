@@ -37,22 +37,30 @@ def steps_of(lines: Iterable[Mapping[str, Any]]) -> dict[int, list[MadeBy]]:
     """The shards of each step by the lines of steps.jsonl; of a step that was repeated the last line counts.
 
     Raises:
-        SparringError: the lines are of a version of Sparring that did not record them.
+        SparringError: the lines are damaged, or of a version of Sparring that did not record them.
     """
     found = {}
     for line in lines:
         if "made_by" not in line:
             raise SparringError(
-                f"steps.jsonl does not say which weights made the attacks of step {line['step']}: the run was made "
+                f"steps.jsonl does not say which weights made the attacks of step {line.get('step')}: the run was made "
                 f"by an earlier version. Train it again."
             )
-        found[int(line["step"])] = [
-            MadeBy(Key(line["epoch"], ticket, 0), worker, prepared, tuple((version, count) for version, count in steps))
-            for ticket, worker, (prepared, *steps) in zip(
-                line["tickets"], line["workers"], line["made_by"], strict=True
-            )
-        ]
+        try:
+            found[int(line["step"])] = _shards_of(line)
+        except (KeyError, TypeError, ValueError) as error:
+            raise SparringError(
+                f"steps.jsonl: the line of step {line.get('step')} is damaged ({error!r}). Put back a copy of it."
+            ) from error
     return found
+
+
+def _shards_of(line: Mapping[str, Any]) -> list[MadeBy]:
+    made = zip(line["tickets"], line["workers"], line["made_by"], strict=True)
+    return [
+        MadeBy(Key(line["epoch"], ticket, 0), worker, prepared, tuple((version, count) for version, count in steps))
+        for ticket, worker, (prepared, *steps) in made
+    ]
 
 
 def oldest_needed(steps: Mapping[int, list[MadeBy]], after: int) -> int:

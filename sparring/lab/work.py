@@ -79,7 +79,7 @@ def trained(point: Point, place: Place) -> Figures:
         raise SparringError(f"the run {result.run.path} is {result.phase}. Run the study again.")
     figures = {name: result.summary.get(name) for name in SUMMARY} | {
         "training_processor_seconds": clock.seconds,
-        "data": (result.run.read_json(result.run.data.name) or {}).get("fingerprint"),
+        "data": result.run.read_object(result.run.data.name).get("fingerprint"),
     }
     return _without_nothing(figures) | _series(result.run, point.options.get("series", ()))
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from sparring.commands.train import train
 from tests.support.commands import Say
 from tests.support.runs import small
+from tests.support.tampered import put_weights
 
 
 def test_it_says_where_weights_are_the_same_and_ends_with_1_where_they_are_not(tmp_path: Path, say: Say) -> None:
@@ -19,8 +20,9 @@ def test_it_says_where_weights_are_the_same_and_ends_with_1_where_they_are_not(t
     said = say("replay", str(run.path), "--from", "9", "--until", "11", "--json")
     found = json.loads(said.out)
     assert said.code == 0 and [line["step"] for line in found["steps"]] == [10, 11] and found["began"] == 6
-    path = run.checkpoints / "step-000000012" / "model.safetensors"
-    save_file({name: tensor + 1 for name, tensor in load_file(path).items()}, path)
+    checkpoint = run.checkpoints / "step-000000012"
+    weights = load_file(checkpoint / "model.safetensors")
+    put_weights(checkpoint, {name: tensor + 1 for name, tensor in weights.items()})
     said = say("replay", str(run.path), "--from", "6")
     assert said.code == 1 and said.out.splitlines()[-1] == "step 12: weights differ by up to 1"
     assert "Steps 7 to 12" in said.out

@@ -21,6 +21,29 @@ def test_a_run_without_figures_is_listed_and_what_is_no_run_is_not(tmp_path: Pat
     assert (row["steps"], row["clean"], row["robust"], row["attack"]) == ("3/7", "–", "–", None)
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("5", "it holds no object but int"),
+        ('{"robust_interval": 7}', "robust_interval: "),
+        ('{"robust_accuracy": "x"}', "robust_accuracy: "),
+        ('{"samples"', "is cut short or damaged"),
+    ],
+)
+def test_a_damaged_run_says_so_and_hides_no_other(content: str, said: str, tmp_path: Path) -> None:
+    for name in ("damaged", "whole"):
+        run = new_run(from_tree({"run": {"root": str(tmp_path), "name": name}}))
+        run.write_json("summary.json", {"robust_accuracy": 0.5, "robust_interval": [0.4, 0.6], "samples": 100})
+    (tmp_path / "damaged" / "summary.json").write_text(content)
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "config.toml").write_text("[tool]\n")
+    damaged, whole = list_runs(tmp_path)
+    assert (damaged["run"], damaged["phase"], damaged["robust_accuracy"]) == ("damaged", "damaged", None)
+    assert f"{tmp_path / 'damaged' / 'summary.json'}" in damaged["error"] and said in damaged["error"]
+    assert (whole["robust_accuracy"], whole["samples"], whole["error"]) == (0.5, 100, None)
+    assert [row["robust"] for row in rows_of([damaged, whole])] == ["–", "50.0 % (40.0 to 60.0)"]
+
+
 def test_shares_are_shown_with_their_interval() -> None:
     listed = {"run": "a", "phase": "finished", "method": "m", "step": 1, "total_steps": 1, "clean_accuracy": 0.5}
     found = {"robust_accuracy": 0.25, "robust_interval": [0.125, 0.375], "attack": "PGD", "samples": 8}

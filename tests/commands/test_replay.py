@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file, save_file
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
 
 from sparring.commands.replay import Compared, replay
 from sparring.commands.train import resume, train
 from sparring.config import to_toml
 from sparring.engines.recorded import steps_of
-from sparring.errors import UsageError
+from sparring.errors import SparringError, UsageError
 from sparring.runs import Run, lines_of
 from tests.support.runs import small, stopped_at
+from tests.support.tampered import put_weights
 
 FRESH = {"engine": "sync", "staleness": {"finish": 2, "lead": 2}, "checkpoint": {"every_steps": 4, "keep": 3}}
 
@@ -42,7 +46,7 @@ def test_a_run_is_made_again_from_its_beginning_and_from_a_checkpoint(tmp_path: 
     first = 6 if "pruning" in groups else 4  # the decision writes a checkpoint
     found, again = replay(run.path), replay(run.path, 5, 7)
     assert (found.began, found.ended, found.compared) == (0, last, same(first, 8, last)) and found.same
-    assert (again.began, again.ended) == (0 if first == 6 else 4, 7) and again.same
+    assert (again.began, again.ended, again.same) == ((0, 7, True) if first == 6 else (4, 7, None))
     assert [line["step"] for line in again.steps] == [6, 7]
     assert all(line["loss"] == line["recorded_loss"] for line in found.steps)
     assert _times(run) == before, "it is only read"
@@ -56,12 +60,46 @@ def test_a_resumed_run_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_weights_that_are_not_those_of_the_recipe_are_found(tmp_path: Path) -> None:
     run = trained(tmp_path)
-    path = run.checkpoints / "step-000000008" / "model.safetensors"
-    weights = load_file(path)
+    checkpoint = run.checkpoints / "step-000000008"
+    weights = load_file(checkpoint / "model.safetensors")
     next(iter(weights.values())).view(-1)[0] += 0.25
-    save_file(weights, path)
+    put_weights(checkpoint, weights)
     found = replay(run.path)
-    assert not found.same and found.compared == [*same(4), Compared(8, 0.25), *same(12)]
+    assert found.same is False and found.compared == [*same(4), Compared(8, 0.25), *same(12)]
+
+
+def without_one(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return dict(list(weights.items())[1:])
+
+
+def of_other_shape(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor[None] for name, tensor in weights.items()}
+
+
+def with_another(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {**weights, "zz": torch.zeros(2)}
+
+
+@pytest.mark.parametrize("altered", [without_one, of_other_shape, with_another, lambda weights: {}])
+def test_other_tensors_are_not_the_same(tmp_path: Path, altered: Callable[..., dict[str, Tensor]]) -> None:
+    run = trained(tmp_path)
+    checkpoint = run.checkpoints / "step-000000012"
+    put_weights(checkpoint, altered(load_file(checkpoint / "model.safetensors")))
+    with pytest.raises(SparringError, match="step-000000012 holds other tensors than the run's network"):
+        replay(run.path)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "state.pt", "progress.json"])
+def test_a_damaged_checkpoint_is_not_compared_with(tmp_path: Path, name: str) -> None:
+    run = trained(tmp_path)
+    (run.checkpoints / "step-abc").mkdir()
+    path = run.checkpoints / "step-000000012" / name
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(SparringError, match=rf"step-000000012 is damaged \({name} changed"):
+        replay(run.path)
+    found = replay(run.path, 0, 6)
+    assert (found.ended, found.compared) == (6, same(4))
+    assert replay(run.path, 4, 6).same is None, "there is no checkpoint of step 5 or 6"
 
 
 @pytest.mark.parametrize(
@@ -113,13 +151,42 @@ def test_a_recorded_run_that_was_resumed_is_made_from_there(tmp_path: Path, monk
     assert found.same and found.began == 12 and found.ended == 30
 
 
+def without_a_line(lines: list[dict[str, Any]]) -> None:
+    del lines[8]
+
+
+def without_tickets(lines: list[dict[str, Any]]) -> None:
+    del lines[8]["tickets"]
+
+
+def with_a_worker_too_many(lines: list[dict[str, Any]]) -> None:
+    lines[8]["workers"].append("worker-9")
+
+
+@pytest.mark.parametrize(
+    ("alter", "said"),
+    [
+        (without_a_line, "no line for step 9 of --until 30: it is damaged"),
+        (without_tickets, "the line of step 9 is damaged"),
+        (with_a_worker_too_many, "the line of step 9 is damaged"),
+    ],
+)
+def test_a_damaged_record_is_an_error(tmp_path: Path, alter: Callable[[list[dict[str, Any]]], None], said: str) -> None:
+    run = train(small(tmp_path, **LOOSE), progress=False).run
+    lines = lines_of(run.history)
+    alter(lines)
+    run.history.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    with pytest.raises(SparringError, match=f"steps.jsonl.*{said}"):
+        replay(run.path)
+
+
 def test_another_version_of_one_attack_step_is_noticed(tmp_path: Path) -> None:
     run = train(small(tmp_path, **LOOSE), progress=False).run
     lines = lines_of(run.history)
     prepared, *steps = lines[8]["made_by"][0]
     lines[8]["made_by"][0] = [prepared - 1, *steps]
     run.history.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    assert not replay(run.path).same
+    assert replay(run.path).same is False
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,12 @@ def resuming(run: Run, root: Path) -> Iterator[subprocess.Popen[bytes]]:
             process.wait()
 
 
+def child_of(driver: int, program: str) -> int:
+    """The process of Ray's `program` that the driver has started."""
+    children = Path(f"/proc/{driver}/task/{driver}/children").read_text().split()
+    return next(int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text().strip() == program)
+
+
 def has_ended(process: subprocess.Popen[bytes], root: Path) -> bool:
     assert process.poll() is None, (root / "output").read_text()
     return False

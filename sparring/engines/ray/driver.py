@@ -29,6 +29,7 @@ from sparring.engines.ray.pool import Pool
 from sparring.engines.ray.trainer import CheckpointLost
 from sparring.engines.ray.trainers import Trainers
 from sparring.errors import SparringError, UsageError, last_line
+from sparring.machine.last_word import last_word
 from sparring.machine.signals import stopping_on_signals
 from sparring.observe.state import Report, RunState
 from sparring.queue.access import Role
@@ -40,6 +41,11 @@ from sparring.runs import Run, write_atomically
 from sparring.trainer.experiment import Experiment
 
 log = logging.getLogger(__name__)
+KILLED = (
+    "sparring: this process was ended from outside, or by Ray, whose process on this host (raylet) may have died; its "
+    "logs are in its session's folder (/tmp/ray). Nothing that was done is lost: `sparring resume RUN` continues a "
+    "run, and the same `sparring evaluate` an evaluation."
+)
 ACTORS: tuple[Role, ...] = ("trainer", "worker")
 READERS: tuple[Role, ...] = ("trainer", "reader")  # the roles of other commands: `sparring stop`, `sparring top`
 STOP_GRACE_S = 60.0
@@ -71,10 +77,11 @@ def ray_cluster(settings: RaySettings, trainer_cpus: float) -> Iterator[None]:
             _connect(settings, trainer_cpus)
         except (ConnectionError, OSError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
             raise SparringError(f"ray.address = {settings.address!r}: {_explained(error)}") from error
-        try:
-            yield
-        finally:
-            _shut_down()
+        with last_word(KILLED):  # without its raylet Ray's core may end this process, also while it shuts down
+            try:
+                yield
+            finally:
+                _shut_down()
 
 
 def _connect(settings: RaySettings, trainer_cpus: float) -> None:

@@ -29,10 +29,10 @@ class Health:
         self._asking: threading.Thread | None = None
         self._alive: bool | None = None  # this host's node process, by the last answer; None: there is none yet
 
-    def check(self) -> str:
-        """`problem`, asked anew where that is due."""
+    def check(self, at_once: bool = False) -> str:
+        """`problem`, asked anew where that is due, or at once."""
         now = time.monotonic()
-        if not self.problem and now - self._asked_at >= CHECK_EVERY_S:
+        if not self.problem and (at_once or now - self._asked_at >= CHECK_EVERY_S):
             self._asked_at = now
             self.problem = self._ask(now)
         return self.problem

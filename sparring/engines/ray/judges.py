@@ -162,6 +162,7 @@ class RayJudges:
             self._start(number)
             return
         except (ray.exceptions.RayTaskError, ray.exceptions.ActorDiedError) as error:
+            self._require_ray(at_once=True)
             raise SparringError(f"a worker did not start: {getattr(error, 'cause', error)!r}") from error
         except ray.exceptions.RayError as error:
             self.deaths += 1
@@ -199,11 +200,14 @@ class RayJudges:
                 self._start(number)
             return None
 
-    def _require_workers(self, working: bool) -> None:
-        if problem := self.health.check():
+    def _require_ray(self, at_once: bool = False) -> None:
+        if problem := self.health.check(at_once):
             raise SparringError(
                 f"{problem}. The same command goes on with the verdicts that it has kept, if it keeps any."
             )
+
+    def _require_workers(self, working: bool) -> None:
+        self._require_ray()
         now, limit = time.monotonic(), self.config.workers.start_timeout_s
         if working:
             self._quiet_since = now

@@ -18,7 +18,7 @@ from sparring.engines.ray.health import Health
 from sparring.runs import Run
 from sparring.trainer import checkpoints
 from tests.support import resting
-from tests.support.processes import running
+from tests.support.processes import child_of, running
 from tests.support.runs import Place, small
 from tests.support.waiting import wait_for
 
@@ -41,7 +41,7 @@ NOTICED_WITHIN_S = 45  # Ray itself ends the driver a minute after its control s
 def test_the_run_ends_with_a_checkpoint_and_a_sentence(tmp_path: Path, program: str, sentence: str) -> None:
     with running(small(tmp_path, **ENDLESS), tmp_path) as (run, process):
         wait_for("step 2", lambda: read_status(run)["step"] >= 2)
-        os.kill(_of_this_run(program, process.pid), signal.SIGKILL)
+        os.kill(child_of(process.pid, program), signal.SIGKILL)
         assert process.wait(timeout=NOTICED_WITHIN_S) == 1
     output = (tmp_path / "output").read_text()
     assert sentence in output and "sparring resume" in output and "Traceback" not in output
@@ -69,7 +69,7 @@ def test_a_control_server_that_takes_connections_and_gives_no_answer_is_gone_aft
 def test_where_a_process_of_rays_is_stopped_the_command_ends_too(tmp_path: Path, program: str, sentence: str) -> None:
     with running(small(tmp_path, **ENDLESS), tmp_path) as (run, process):
         wait_for("step 2", lambda: read_status(run)["step"] >= 2)
-        os.kill(_of_this_run(program, process.pid), signal.SIGSTOP)
+        os.kill(child_of(process.pid, program), signal.SIGSTOP)
         assert process.wait(timeout=200) == 1, (tmp_path / "output").read_text()
     output = (tmp_path / "output").read_text()
     assert sentence in output and "sparring resume" in output and "Traceback" not in output
@@ -79,9 +79,3 @@ def test_where_a_process_of_rays_is_stopped_the_command_ends_too(tmp_path: Path,
 def _saved(run: Run) -> int:
     path = checkpoints.latest(run.checkpoints)
     return 0 if path is None else checkpoints.load_state(path).step
-
-
-def _of_this_run(program: str, driver: int) -> int:
-    """The process of Ray's `program` that the driver has started."""
-    children = Path(f"/proc/{driver}/task/{driver}/children").read_text().split()
-    return next(int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text().strip() == program)

@@ -18,6 +18,7 @@ from sparring.commands.judging import How
 from sparring.commands.train import train
 from sparring.errors import UsageError
 from sparring.runs import Run
+from tests.support.processes import child_of
 from tests.support.runs import small
 from tests.support.waiting import TIMEOUT_S, wait_for
 
@@ -104,6 +105,18 @@ def test_a_stopped_worker_is_ended_and_its_tickets_are_given_to_others(run: Run,
             process.kill()
     assert process.returncode == 0 and "it is ended" in (tmp_path / "said").read_text()
     assert json.loads(out)["samples"] == 360, "nothing but data, also where a process dies"
+
+
+@pytest.mark.chaos
+def test_where_ray_dies_a_sentence_is_said_and_the_verdicts_go_on(run: Run, tmp_path: Path) -> None:
+    with (tmp_path / "said").open("w") as said:
+        process = subprocess.Popen(command(run, "--workers", "2", "--again"), stdout=subprocess.DEVNULL, stderr=said)
+        wait_for("the first verdicts", lambda: lines(run) >= 2)
+        os.kill(child_of(process.pid, "raylet"), signal.SIGKILL)
+        assert process.wait(TIMEOUT_S) == 1
+    wait_for("the sentence", lambda: "sparring: " in (tmp_path / "said").read_text())
+    assert "raylet" in (tmp_path / "said").read_text().rpartition("sparring: ")[2]
+    assert evaluated(run, "--resume")["known"] > 0
 
 
 HANGING = """
