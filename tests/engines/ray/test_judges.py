@@ -109,14 +109,16 @@ def test_a_stopped_worker_is_ended_and_its_tickets_are_given_to_others(run: Run,
 
 @pytest.mark.chaos
 def test_where_ray_dies_a_sentence_is_said_and_the_verdicts_go_on(run: Run, tmp_path: Path) -> None:
+    longer = ("--evaluation.samples", "360", "--evaluation.attacks", '["apgd-ce", "apgd-t"]')
     with (tmp_path / "said").open("w") as said:
-        process = subprocess.Popen(command(run, "--workers", "2", "--again"), stdout=subprocess.DEVNULL, stderr=said)
+        words = command(run, "--workers", "2", "--again", *longer)
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=said)
         wait_for("the first verdicts", lambda: lines(run) >= 2)
         os.kill(child_of(process.pid, "raylet"), signal.SIGKILL)
         assert process.wait(TIMEOUT_S) == 1
     wait_for("the sentence", lambda: "sparring: " in (tmp_path / "said").read_text())
     assert "raylet" in (tmp_path / "said").read_text().rpartition("sparring: ")[2]
-    assert evaluated(run, "--resume")["known"] > 0
+    assert evaluated(run, "--resume", *longer)["known"] > 0
 
 
 HANGING = """
