@@ -16,6 +16,9 @@ from tests.support.runs import small
 CHEAP = {"evaluation.samples": "80", "evaluation.steps": "3"}
 
 
+pytestmark = pytest.mark.xdist_group("comparing")  # one process trains the networks
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
     """Of one step and of many."""

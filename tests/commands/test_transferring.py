@@ -21,6 +21,9 @@ from tests.support.runs import small
 CHEAP = {"evaluation.samples": "30", "evaluation.steps": "3", "evaluation.restarts": "2", "evaluation.batch_size": "15"}
 
 
+pytestmark = pytest.mark.xdist_group("transferring")  # one process trains the networks
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with three runs of the digits, of different seeds, and a file of the third one's weights."""

@@ -15,6 +15,9 @@ from sparring.evaluation.robustness import describe, interval
 from sparring.models import build
 
 
+pytestmark = pytest.mark.xdist_group("robustness")  # one process trains the network
+
+
 @pytest.fixture(scope="module")
 def digits() -> Dataset:
     return load(DataSettings(), "test")
