@@ -14,8 +14,6 @@ from sparring.runs import Run
 from tests.support.runs import small
 
 CHEAP = {"evaluation.samples": "80", "evaluation.steps": "3"}
-
-
 pytestmark = pytest.mark.xdist_group("comparing")  # one process trains the networks
 
 

@@ -19,8 +19,6 @@ from sparring.runs import Run, open_run
 from tests.support.runs import small
 
 CHEAP = {"evaluation.samples": "30", "evaluation.steps": "3", "evaluation.restarts": "2", "evaluation.batch_size": "15"}
-
-
 pytestmark = pytest.mark.xdist_group("transferring")  # one process trains the networks
 
 

@@ -14,7 +14,6 @@ from sparring.evaluation import Evaluation, attack_for, evaluate
 from sparring.evaluation.robustness import describe, interval
 from sparring.models import build
 
-
 pytestmark = pytest.mark.xdist_group("robustness")  # one process trains the network
 
 
