@@ -194,3 +194,12 @@ def test_a_run_is_finished_when_it_says_so_and_has_weights(tmp_path: Path) -> No
     assert run.finished
     run.write_json("state.json", {"phase": "interrupted"})
     assert not run.finished
+
+
+@pytest.mark.parametrize("content", ["5", "[1]", '"x"'])
+def test_a_file_that_holds_no_object_is_damaged(tmp_path: Path, content: str) -> None:
+    run = Run(tmp_path)
+    assert run.read_object("data.json") == {}
+    (tmp_path / "data.json").write_text(content)
+    with pytest.raises(SparringError, match=r"data\.json is damaged \(it holds no object but"):
+        run.read_object("data.json")

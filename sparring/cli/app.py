@@ -29,6 +29,7 @@ from sparring.cli.replaying import replay_commands
 from sparring.cli.reporting import reporting_commands
 from sparring.cli.serving import queue_commands
 from sparring.cli.shell import HINT, Json, Recipe, RunPath, fail, note, out, rows
+from sparring.cli.streams import unfailing_streams
 from sparring.cli.studying import studying_commands
 from sparring.cli.workers import worker_commands
 from sparring.config import SHORT_NAMES, Config
@@ -66,6 +67,7 @@ OF_COMMAND = {  # own options of one command, beside those of all
     "suggest": {"--minutes", "--train-minutes"},
     "verify": {"--epsilon", "--samples", "--processes"},
 }
+OF_PATHS = ("Symlink loop", "Could not determine home directory")  # what pathlib raises a RuntimeError for
 COMMANDS_WITH_SETTINGS = {"train", "resume", "doctor", "explain", "calibrate", "suggest", "config show", "access"} | {
     *("evaluate", "verify", "compare", "transfer", "curves", "margins", "corruptions", "export", "report", "attack")
 }
@@ -73,6 +75,11 @@ COMMANDS_WITH_SETTINGS = {"train", "resume", "doctor", "explain", "calibrate", "
 
 def main() -> None:
     """Run the command. An error prints one sentence; with --debug it prints a traceback."""
+    with unfailing_streams():
+        _run()
+
+
+def _run() -> None:
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
@@ -98,12 +105,19 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
-        format_message = getattr(error, "format_message", None)
-        if format_message is not None:
-            fail(format_message(), 2)
-        _print_failed_run(run_of(error))
-        fail(f"{type(error).__name__}: {error} (this is a bug of Sparring; run again with --debug for a traceback)", 1)
+        _unexpected(error)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _unexpected(error: Exception) -> None:
+    """Say what is wrong with an argument, where typer or pathlib tells, and else that it is a fault of ours."""
+    format_message = getattr(error, "format_message", None)
+    if format_message is not None:
+        fail(format_message(), 2)
+    if isinstance(error, RuntimeError) and str(error).startswith(OF_PATHS):
+        fail(f"{error}. Give another path.", 2)
+    _print_failed_run(run_of(error))
+    fail(f"{type(error).__name__}: {error} (this is a bug of Sparring; run again with --debug for a traceback)", 1)
 
 
 def _print_failed_run(path: Path | None) -> None:

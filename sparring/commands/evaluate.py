@@ -189,10 +189,13 @@ def _of_other_data(run: Run, test: Dataset) -> tuple[str, ...]:
 
 def _shape_of(run: Run, config: Config) -> tuple[Shape, int]:
     """Shape of an image and number of classes, as the run noted them; of its data where it did not."""
-    noted = run.read_json(run.data.name)
-    if noted is not None:
-        channels, height, width = noted["shape"]
-        return (channels, height, width), int(noted["classes"])
+    noted = run.read_object(run.data.name)
+    if noted:
+        try:
+            channels, height, width = map(int, noted["shape"])
+            return (channels, height, width), int(noted["classes"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise SparringError(f"{run.data} is damaged ({error!r}). Delete it, or put back a copy of it.") from error
     test = load_data(config.data, "test")
     return test.shape, test.classes
 

@@ -138,6 +138,14 @@ class Interrupted(Exception):
     """Ctrl-C, while a trainer is made anew."""
 
 
+def restarts_before(run: Run) -> int:
+    """How often a trainer was restarted before this run was resumed, as state.json tells; 0 where it is damaged."""
+    with suppress(SparringError):
+        found = run.read_object("state.json").get("trainer_restarts")
+        return found if isinstance(found, int) else 0
+    return 0
+
+
 class Driver:
     """Starts the actors, restarts those that die, reports their state and stops them."""
 
@@ -157,7 +165,7 @@ class Driver:
         self.health, self.stillness = Health(), Stillness(experiment.config.trainer.hang_timeout_s)
         self.silence = Silence(hang_s)
         self.interrupted = False
-        self.state = RunState(engine="ray", dataset=config.data.name, total_steps=0)
+        self.state = RunState(engine="ray", dataset=config.data.name, trainer_restarts=restarts_before(run))
 
     def train(self) -> Outcome:
         """Train to the end of the run; a trainer that dies is made anew, and goes on from its last checkpoint.

@@ -15,12 +15,14 @@ import ray
 
 from sparring.commands.train import train
 from sparring.engines.asynchronous.snapshot import Route, Snapshot
+from sparring.engines.ray.driver import restarts_before
 from sparring.engines.ray.snapshots import Notice, QueueRoute, RayRoute, SnapshotStore
 from sparring.errors import UsageError
 from sparring.models.arrays import Arrays
 from sparring.queue.connection import connect
 from sparring.queue.messages import Controls
 from sparring.queue.transport import Transport
+from sparring.runs import Run
 from tests.support.queues import opened
 from tests.support.runs import Place, small, weights_of
 
@@ -200,3 +202,9 @@ def test_the_store_hands_out_the_newest_snapshot_of_the_newest_fence() -> None:
 def _histogram(path: Path) -> dict[str, int]:
     state: dict[str, dict[str, int]] = json.loads((path / "state.json").read_text())
     return state["staleness"]
+
+
+@pytest.mark.parametrize(("content", "restarts"), [('{"trainer_restarts": 3}', 3), ("{}", 0), ("5", 0), ('{"tr', 0)])
+def test_restarts_of_earlier_lives_count_on(tmp_path: Path, content: str, restarts: int) -> None:
+    (tmp_path / "state.json").write_text(content)
+    assert restarts_before(Run(tmp_path)) == restarts
