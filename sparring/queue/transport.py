@@ -605,7 +605,10 @@ def require_accepted(client: redis.Redis, reply: int, fence: int) -> None:
         FencedOut, QueueLost: see there.
     """
     if reply == 0:
-        raise FencedOut(f"this trainer's fence {fence} is no longer current: the run was started again elsewhere.")
+        raise FencedOut(
+            f"this trainer's fence {fence} is no longer current: the run was started again elsewhere. Only one may go "
+            f"on: give a copy of a run another folder name or queue.redis_url."
+        )
     if reply < 0:
         raise QueueLost(f"Redis at {describe(client)} was restarted empty; the queue of this run is gone.")
 
