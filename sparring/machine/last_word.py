@@ -24,5 +24,5 @@ def last_word(sentence: str) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):
+        with suppress(OSError, subprocess.TimeoutExpired):
             listener.communicate(b"\n", timeout=5)
