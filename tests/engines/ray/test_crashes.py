@@ -121,14 +121,19 @@ def test_the_whole_run_is_killed_while_it_trains_and_while_it_is_evaluated(tmp_p
     assert reported["robust_accuracy"] is not None
 
 
-def test_ctrl_c_writes_a_checkpoint_stops_everything_and_can_be_resumed(tmp_path: Path) -> None:
+def test_ctrl_c_before_the_first_step_and_after_some_stops_everything_and_is_resumed(tmp_path: Path) -> None:
     with running(slow(tmp_path), tmp_path) as (run, process):
-        trainer = wait_for("step 2", lambda: _trainer_at(run, 2))
+        wait_for("the queue", lambda: run.connection.exists() or has_ended(process, tmp_path))
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=TIMEOUT_S) == 130, (tmp_path / "output").read_text()
+    reached = read_status(run)["step"]
+    assert reached < SHARDS and read_status(run)["phase"] == "interrupted"
+    with resuming(run, tmp_path) as process:
+        trainer = wait_for("more steps", lambda: _is_training(run) and _trainer_at(run, reached + 2))
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=TIMEOUT_S) == 130, (tmp_path / "output").read_text()
         wait_for("the end of the trainer", lambda: not _alive(trainer))
-    path = checkpoints.latest(run.checkpoints)
-    assert path is not None
+    assert checkpoints.latest(run.checkpoints) is not None
     assert not run.connection.exists(), "the embedded server is gone and so is the way to it"
     assert "Traceback" not in (tmp_path / "output").read_text()
     resumed = subprocess.run(
@@ -138,20 +143,16 @@ def test_ctrl_c_writes_a_checkpoint_stops_everything_and_can_be_resumed(tmp_path
     assert_every_example_was_used_once(run)
 
 
-def test_ctrl_c_before_the_first_step_is_not_forgotten(tmp_path: Path) -> None:
-    with running(slow(tmp_path), tmp_path) as (run, process):
-        wait_for("the queue", lambda: run.connection.exists() or has_ended(process, tmp_path))
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=TIMEOUT_S) == 130, (tmp_path / "output").read_text()
-    assert read_status(run)["step"] < SHARDS
-
-
 def _busy_worker(run: Run) -> int | None:
     reported = read_status(run)
     if reported["step"] < 2:
         return None
     pids = [fields["pid"] for fields in reported["workers"].values() if fields["shards"] >= 1]
     return pids[0] if pids else None
+
+
+def _is_training(run: Run) -> bool:
+    return bool(read_status(run)["phase"] == "training")
 
 
 def _trainer_at(run: Run, step: int) -> int | None:

@@ -34,27 +34,10 @@ def cluster() -> Iterator[Cluster]:
     started.shutdown()
 
 
-def test_workers_serve_from_the_second_node_through_a_redis_reached_by_url(
+def test_workers_serve_from_the_second_node_with_the_users_own_file_and_module(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nodes: dict[str, set[str]] = {}
-
-    def look(state: object, workers: object) -> None:
-        if not nodes:
-            nodes.update(_nodes_of_actors())
-
-    with on_both(cluster, tmp_path, monkeypatch) as (config, password):
-        result = train(config, show=look)
-    assert result.summary["worker_shards"] == result.summary["steps"] == 12
-    assert nodes == {"Trainer": {"trainers"}, "SnapshotStore": {"trainers"}, "Worker": {"workers"}}
-    assert password not in (result.run.path / "config.toml").read_text()
-    assert json.loads((result.run.path / "state.json").read_text())["phase"] == "finished"
-
-
-def test_workers_on_the_second_node_get_the_users_own_file_and_module(
-    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The file is gone once the run begins, so that its text must have come along."""
+    """Through a Redis that is reached by URL. The file is gone once the run begins, so that its text must have come."""
     file = tmp_path / "mine.py"
     shutil.copy(ROOT / "examples" / "mi_fgsm.py", file)
     here = tmp_path / "here"
@@ -63,11 +46,20 @@ def test_workers_on_the_second_node_get_the_users_own_file_and_module(
     monkeypatch.chdir(here)
     monkeypatch.syspath_prepend(here)
     methods = {"attack": {"name": f"{file}:MIFGSM"}, "allocator": {"name": "my_allocator:ByMargin"}}
-    with on_both(cluster, tmp_path, monkeypatch, **methods) as (config, _):
-        result = train(config, on_run=lambda run: file.unlink())
+    nodes: dict[str, set[str]] = {}
+
+    def look(state: object, workers: object) -> None:
+        if not nodes:
+            nodes.update(_nodes_of_actors())
+
+    with on_both(cluster, tmp_path, monkeypatch, **methods) as (config, password):
+        result = train(config, show=look, on_run=lambda run: file.unlink())
     assert result.summary["worker_shards"] == result.summary["steps"] == 12
     assert set(result.summary["allocated"]) <= {"wrong", "near", "sure", "certain"}
     assert sum(result.summary["allocated"].values()) == 12 * 64
+    assert nodes == {"Trainer": {"trainers"}, "SnapshotStore": {"trainers"}, "Worker": {"workers"}}
+    assert password not in (result.run.path / "config.toml").read_text()
+    assert json.loads((result.run.path / "state.json").read_text())["phase"] == "finished"
 
 
 @contextmanager
