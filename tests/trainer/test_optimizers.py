@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -26,11 +28,11 @@ def test_sgd_moves_as_its_formula_says(nesterov: bool) -> None:
     assert float(model.weight.detach()) == pytest.approx(weight, abs=1e-6)
 
 
-def trained(kind: type[Optimizer]) -> Tensor:
+def trained(kind: Callable[..., Optimizer]) -> Tensor:
     """The weights after five steps, with the optimizer's state saved and restored in between."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 3))
-    optimizer = kind(model.parameters(), lr=0.1, weight_decay=0.01, fused=True)  # type: ignore[call-arg]
+    optimizer = kind(model.parameters(), lr=0.1, weight_decay=0.01, fused=True)
     for step in range(5):
         optimizer.zero_grad()
         model(torch.ones(2, 5) * step).square().sum().backward()

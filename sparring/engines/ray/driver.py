@@ -43,8 +43,8 @@ from sparring.trainer.experiment import Experiment
 log = logging.getLogger(__name__)
 KILLED = (
     "sparring: this process was ended from outside, or by Ray, whose process on this host (raylet) may have died; its "
-    "logs are in its session's folder (/tmp/ray). Nothing that was done is lost: `sparring resume RUN` continues a "
-    "run, and the same `sparring evaluate` an evaluation."
+    "logs are in its session's folder (/tmp/ray). `sparring resume RUN` continues a run from its last checkpoint, and "
+    "the same `sparring evaluate` goes on with the verdicts that are kept."
 )
 ACTORS: tuple[Role, ...] = ("trainer", "worker")
 READERS: tuple[Role, ...] = ("trainer", "reader")  # the roles of other commands: `sparring stop`, `sparring top`
