@@ -58,14 +58,15 @@ class CountingLoop(VirtualLoop):
         self.ages = Counter[int]()
         if discard_above is not None:
             of = self.ledger
-            self.ledger = DiscardingLedger(
+            ledger = DiscardingLedger(
                 shards_by_epoch=of.shards_by_epoch,
                 shards_per_step=of.shards_per_step,
                 depth=of.depth,
                 max_staleness=of.max_staleness,
             )
-            self.ledger.bound = discard_above
-            session.training.ledger = self.ledger.state
+            ledger.bound = discard_above
+            self.tickets.ledger = ledger
+            session.training.ledger = ledger.state
 
     def learn(self, shards: list[Shard], arrivals: list[int]) -> StepResult:
         for shard in shards:
@@ -75,7 +76,7 @@ class CountingLoop(VirtualLoop):
 
     def _discard(self, dropped: tuple[Key, ...]) -> None:
         for key in dropped:
-            self.let_go.update(self.shards[key][0].classes)
+            self.let_go.update(self.tickets.shards[key][0].classes)
         super()._discard(dropped)
 
 

@@ -17,12 +17,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from math import ceil
 
 import torch
 
 from sparring.config import (
-    depth,
     exchanges,
     tickets_at_once,
     trainer_attacks,
@@ -33,26 +31,23 @@ from sparring.config import (
 from sparring.engines.asynchronous.broadcaster import Broadcaster
 from sparring.engines.asynchronous.inbox import Arrivals
 from sparring.engines.asynchronous.leader import OneTrainer, Trainers
-from sparring.engines.asynchronous.objections import objection
 from sparring.engines.asynchronous.own_attack import attack_a_little, own_attacks
+from sparring.engines.asynchronous.pace import Pace
 from sparring.engines.asynchronous.rolling import AGAIN_S, Rolling
+from sparring.engines.asynchronous.tickets import Tickets
 from sparring.errors import SparringError
-from sparring.queue.codec import Claims
 from sparring.queue.ledger import Ledger
-from sparring.queue.messages import TRAINER, Key, Missing, RankOf, Returned, Shard, Ticket
-from sparring.queue.transport import FencedOut, QueueLost, Transport
+from sparring.queue.messages import TRAINER, Key, Missing, RankOf, Returned, Shard
+from sparring.queue.transport import QueueLost, Transport
 from sparring.trainer.checkpoints import Checkpoint
 from sparring.trainer.experiment import Experiment
 from sparring.trainer.learner import StepResult
 from sparring.trainer.session import Session
-from sparring.trainer.starts import LastPerturbations
 
 log = logging.getLogger(__name__)
 HOUSEKEEPING_S = 0.2
 WAIT_S = 0.05
 REPUBLISH_S = 5.0
-SET_ASIDE_SHARE = 0.05
-UNHELD_S = 10.0
 JUDGED_WITHIN_S = 2.5 * AGAIN_S  # at a run's end, from one verdict to the next: lost pieces are offered again
 
 
@@ -81,42 +76,28 @@ class Loop:
         self.broadcaster, self.clock = broadcaster, clock
         self.trainers = OneTrainer(session) if trainers is None else trainers
         self.config, self.plan, self.learner = experiment.config, experiment.plan, session.learner
-        self.settings = experiment.config.staleness
         self.exchange = exchanges(self.config.staleness)
         self.workers = -1
         self._apply_target(transport.target_count())
-        self.ledger = Ledger(
-            shards_by_epoch=self.plan.shards_by_epoch,
-            shards_per_step=self.plan.shards_per_step,
-            depth=depth(self.settings),
-            max_staleness=self.settings.max_staleness,
-            attempts=self.config.queue.attempts,
-            in_order=self.settings.lockstep or session.heads.on,
-            barrier=session.pruner.undecided,
-            parts=self.trainers.count,
-        )
-        if resumed is not None:
-            kept = resumed.ledger
-            self.ledger.restore(kept["epoch"], kept["done"], kept["set_aside"])
-            self.ledger.dropped.update(session.state.dropped)
-        session.training.ledger = self.ledger.state
-        self.fence = 0
-        self._open()
-        self.tickets: dict[Key, Ticket] = {}  # of the attempts whose shards have not come
-        self.shards: dict[Key, tuple[Shard, int]] = {}  # with the step at which each arrived
+        self.tickets = Tickets(session, transport, self.trainers.count, resumed)
+        self.pace = Pace(self.plan.shards_per_step)
         me = RankOf(0, self.trainers.count)
         self.own = own_attacks(experiment, self.learner, session.heads, transport, clock, me)
-        self.attack_s = self.step_s = self.idle_s = 0.0  # running means in seconds: per shard, per shard, per step
-        self.last_error = ""
-        self._held_at, self._held_arrivals = clock(), 0  # when tickets were last in somebody's hands
         self._recorded = self.learner.step  # the last step that the ledger knows of
-        self.arrivals = 0
         self._housekept_at = 0.0
         self._inbox = inbox
 
+    @property
+    def ledger(self) -> Ledger:
+        return self.tickets.ledger
+
+    @property
+    def fence(self) -> int:
+        return self.tickets.fence
+
     def run(self) -> str:
         """Train to the end of the run; returns how it ended: finished, stopped or interrupted."""
-        self._inbox.start(self.objection)
+        self._inbox.start(self.tickets.objection)
         try:
             self.trainers.begin(self.fence)
             self._publish(older=True)
@@ -155,7 +136,7 @@ class Loop:
 
     def step(self, keys: tuple[Key, ...]) -> None:
         """Train on the shards of `keys`, publish if that is due, and only then return their permits."""
-        taken = [self.shards.pop(key) for key in keys]
+        taken = [self.tickets.shards.pop(key) for key in keys]
         shards, arrivals = [shard for shard, _ in taken], [arrived_at for _, arrived_at in taken]
         for shard in shards:
             self._require_within_bound(shard)
@@ -167,7 +148,7 @@ class Loop:
         result = self.learn(shards, arrivals)
         self.ledger.trained(keys)
         self._recorded = self.learner.step
-        self.step_s = running_mean(self.step_s, (refreshed - began + self.clock() - watched) / len(shards))
+        self.pace.stepped(refreshed - began + self.clock() - watched, len(shards))
         own = sum(shard.worker.startswith(TRAINER) for shard in shards)
         self.session.state.trainer_shards += own
         self.session.state.worker_shards += len(shards) - own
@@ -207,7 +188,7 @@ class Loop:
         Raises:
             SparringError: the shard is staler than staleness.max_staleness.
         """
-        staleness, bound = self.learner.step - shard.version, self.settings.max_staleness
+        staleness, bound = self.learner.step - shard.version, self.config.staleness.max_staleness
         if staleness > bound:
             raise SparringError(
                 f"shard {shard.key} of {shard.worker or 'a worker'} is {staleness} steps stale, "
@@ -228,7 +209,7 @@ class Loop:
             SparringError: no shard came for too long.
         """
         began = waiting_since = self.clock()
-        idle, seen = 0.0, self.arrivals
+        idle, seen = 0.0, self.pace.arrivals
         while not self.session.should_stop() and not self.ledger.finished and not self.ledger.held:
             came = self._drain(block=False)
             try:
@@ -241,7 +222,7 @@ class Loop:
             if taken is not None:
                 self._discard(taken.dropped)
                 if taken.keys:
-                    self.idle_s = running_mean(self.idle_s, idle)
+                    self.pace.idled(idle)
                     return taken.keys
                 continue
             busy = came or self._attack_a_little()
@@ -249,8 +230,8 @@ class Loop:
                 paused = self.clock()
                 busy = self._drain(block=True)
                 idle += self._waited(paused)
-            if self.arrivals > seen or self.own.ready:  # a shard that is missing or refused is none
-                waiting_since, seen = self.clock(), self.arrivals
+            if self.pace.arrivals > seen or self.own.ready:  # a shard that is missing or refused is none
+                waiting_since, seen = self.clock(), self.pace.arrivals
             if self.clock() - began > REPUBLISH_S:
                 self._publish(older=True)  # in case the snapshot store was restarted and lost them
                 began = self.clock()
@@ -258,38 +239,17 @@ class Loop:
         return None
 
     def issue(self) -> None:
-        """Issue as many tickets as there are permits, each with the lowest version that its attack may begin with."""
-        self.ledger.depth = self.session.staleness.remedies.depth
-        keys = self.ledger.issue(self.in_flight if self.exchange and self.ledger.depth > 0 else None)
-        if not keys:
-            return
-        tickets = [self._ticket(key) for key in keys]
-        self.tickets.update(zip(keys, tickets, strict=True))
-        self.transport.issue(tickets)
-
-    def objection(self, claims: Claims) -> str:
-        """Why a shard is not what its ticket asked for; empty: it is, or nobody waits for it. Any thread may ask."""
-        ticket, learner = self.tickets.get(claims.key), self.learner
-        if ticket is None:
-            return ""
-        return objection(claims, ticket, learner.dataset.shape_in(claims.key.epoch), learner.step, learner.knows)
-
-    def _ticket(self, key: Key) -> Ticket:
-        indices, starts = self.plan.indices(key.epoch, key.number), self.session.starts
-        rows = starts.rows(key, indices) if isinstance(starts, LastPerturbations) else ()
-        version, finish = self.broadcaster.published, None
-        if self.session.heads.on:
-            version, finish = self.session.heads.of(key)
-        return Ticket(key, self.fence, version, indices, self.experiment.training.fingerprint, rows, finish)
+        """Issue as many tickets as there are permits."""
+        ahead = self.session.staleness.remedies.depth
+        in_flight = self.in_flight if self.exchange and ahead > 0 else None
+        self.tickets.issue(ahead, in_flight, self.broadcaster.published)
 
     @property
     def in_flight(self) -> int:
-        """Permits for shards being attacked: attack time over step time, but no more than the attackers work on, or
-        finished shards would queue up behind a waiting step."""
+        """Permits for shards being attacked, with in-flight exchange."""
         trainers = self.config.trainer.count if self.attacks_itself else 0
-        attackers = self.workers * tickets_at_once(self.config, self.experiment.attack.makes_views) + trainers
-        ratio = attackers if self.arrivals < 3 or self.step_s == 0 else ceil(self.attack_s / self.step_s)
-        return max(self.plan.shards_per_step, min(attackers, ratio), 1)
+        at_once = tickets_at_once(self.config, self.experiment.attack.makes_views)
+        return self.pace.in_flight(self.workers * at_once + trainers)
 
     def _publish(self, older: bool = False) -> None:
         """Begin to broadcast the present weights, and before them the `older` ones that a fresh finish still needs."""
@@ -303,13 +263,11 @@ class Loop:
         wanted = self.session.staleness.remedies.refresh
         if wanted != "auto":
             return wanted
-        room = int(self.idle_s / max(0.7 * self.step_s * shards, 1e-9)) if self.idle_device else 0
-        return min(room, 2)
+        return self.pace.refresh_steps(shards) if self.idle_device else 0
 
     def _discard(self, dropped: tuple[Key, ...]) -> None:
         """Forget shards that were too stale; the next attempts at their tickets begin with the newest weights."""
-        for key in dropped:
-            del self.shards[key]
+        self.tickets.drop(dropped)
         if dropped and self.broadcaster.published < self.learner.step:
             self._publish()
 
@@ -324,15 +282,11 @@ class Loop:
         if received.fence != self.fence:
             return
         if isinstance(received, Missing):
-            self._lose(Returned(received.key, received.reason, received.detail))
-            return
-        self.tickets.pop(received.key, None)
-        if self.ledger.arrive(received.key, received.version) == "accepted":
-            self.shards[received.key] = (received, self.learner.step)
-            if self.arrivals == 0:
+            self.tickets.lose(Returned(received.key, received.reason, received.detail))
+        elif self.tickets.arrive(received):
+            if self.pace.arrivals == 0:
                 self.session.start_clock(already=received.attack_seconds)
-            self.arrivals += 1
-            self.attack_s = running_mean(self.attack_s, received.attack_seconds)
+            self.pace.arrived(received.attack_seconds)
 
     def _attack_a_little(self) -> bool:
         """Make one step of the trainer's own attack. False: it has no ticket that can go on, or must not attack."""
@@ -348,7 +302,7 @@ class Loop:
             return
         self._housekept_at = now
         for returned in self.transport.expired(self.fence):
-            self._lose(returned)
+            self.tickets.lose(returned)
         self.broadcaster.settle(wait=False)
         self._apply_target(self.transport.target_count())
         if self.transport.stop_requested():
@@ -369,95 +323,40 @@ class Loop:
         self.attacks_itself, self.idle_device = trainer_attacks(config), trainer_would_idle(config)
         torch.set_num_threads(trainer_threads(config))
 
-    def _lose(self, returned: Returned) -> None:
-        """Issue the ticket again; one whose attack failed too often is set aside.
-
-        Raises:
-            SparringError: too many are.
-        """
-        key, reason, error, worker = returned
-        self.tickets.pop(key, None)
-        if reason == "handed_back":
-            self.ledger.lose(key, reason)
-            return
-        self.last_error = error or self.last_error
-        log.warning("ticket %s lost: %s %s %s", key, reason, worker, error)
-        if reason != "failed":
-            self.ledger.lose(key, reason)
-            return
-        self.ledger.fail(key, worker, kind=error.partition(":")[0])
-        share = max(SET_ASIDE_SHARE, self.config.queue.missing_share)
-        allowed = 0 if self.session.heads.on else max(3, share * self.plan.shards(0))
-        if len(self.ledger.set_aside) > allowed:
-            raise SparringError(
-                f"{len(self.ledger.set_aside)} tickets were set aside after queue.attempts = "
-                f"{self.config.queue.attempts} failed attempts or more each; the last error of a worker: "
-                f"{self.last_error}. See the logs in the run's folder. `sparring resume` makes them again."
-            )
-
-    def _open(self) -> None:
-        """Take the queue under a fence above every earlier one, the run's and the server's.
-
-        Raises:
-            FencedOut: a later start or resume of the run has taken over.
-        """
-        run = self.session.run
-        if self.fence and run.fence > self.fence:
-            raise FencedOut(f"this trainer's fence {self.fence} is no longer current: the run was started again.")
-        self.fence = run.next_fence(self.transport.current_fence())
-        self.transport.open(self.fence)
-
     def _start_over(self) -> None:
         """The server was restarted empty: take a new fence and issue again everything that is not consumed."""
         self.broadcaster.settle()  # a broadcast under the old fence would be refused under the new one
-        self._open()
-        self.ledger.reissue_everything()
-        self.shards.clear()
-        self.tickets.clear()
+        self.tickets.start_over()
         self.own.drop()
         self.trainers.begin(self.fence)
         log.warning("the queue was lost; fence is now %d", self.fence)
         self._publish(older=True)
 
     def _count(self) -> None:
-        state, ledger = self.session.state, self.ledger
-        state.outstanding, state.ready = ledger.outstanding, ledger.ready
-        state.dropped.clear()
-        state.dropped.update({reason: count for reason, count in ledger.dropped.items() if count})
-        state.refused.clear()
-        state.refused.update(self.transport.refused)
-        state.set_aside = len(ledger.set_aside)
-        state.missing = sum(len(self.plan.indices(key.epoch, key.number)) for key in ledger.set_aside)
+        self.tickets.count()
+        refused = self.session.state.refused
+        refused.clear()
+        refused.update(self.transport.refused)
 
     def _measure_queue(self) -> None:
         state, usage = self.session.state, self.transport.usage()
         sizes = self.transport.sizes()
         state.leased = sizes.leased
-        self._reissue_unheld(sum(sizes))
+        self.tickets.reissue_unheld(sum(sizes), self.pace.arrivals, self.clock())
         state.payload_servers_down = usage.payload_servers_down
         state.queue_bytes, state.queue_limit_bytes = usage.memory_bytes, usage.limit_bytes
         state.queue_received_bytes, state.queue_sent_bytes = usage.received_bytes, usage.sent_bytes
 
-    def _reissue_unheld(self, held: int) -> None:
-        """Tickets that are issued and in nobody's hands for long, as after damage to the server, are issued again."""
-        now = self.clock()
-        if held or not self.ledger.issued or self.arrivals != self._held_arrivals:
-            self._held_at, self._held_arrivals = now, self.arrivals
-        elif now - self._held_at > UNHELD_S:
-            self._held_at = now
-            for key in self.ledger.issued:
-                self._lose(Returned(key, "unheld"))
-
     def _waited(self, since: float) -> float:
         seconds = self.clock() - since
-        waits, reason = self.session.state.wait_seconds, "shards" if self.arrivals else "first_shard"
+        waits, reason = self.session.state.wait_seconds, "shards" if self.pace.arrivals else "first_shard"
         waits[reason] = waits.get(reason, 0.0) + seconds
         return seconds
 
     def _give_up_after(self, since: float) -> None:
         waited = self.clock() - since
-        name = "trainer.wait_timeout_s" if self.arrivals else "workers.start_timeout_s"
-        limit = self.config.trainer.wait_timeout_s if self.arrivals else self.config.workers.start_timeout_s
+        name = "trainer.wait_timeout_s" if self.pace.arrivals else "workers.start_timeout_s"
+        limit = self.config.trainer.wait_timeout_s if self.pace.arrivals else self.config.workers.start_timeout_s
         if waited < limit:
             return
         recent_s = max(10.0, 3 * self.config.queue.lease_s)
@@ -466,19 +365,6 @@ class Loop:
             f"no shard came for {waited:.0f} s ({name} = {limit:g}): {alive} of workers.count = "
             f"{self.workers} workers sent a heartbeat in the last {recent_s:g} s, "
             f"{self.ledger.outstanding} shards are outstanding"
-            + (f", the last error of a worker: {self.last_error.rstrip('.')}" if self.last_error else "")
-            + self._lost_often()
+            + self.tickets.complaints()
             + f". See the logs in the run's folder; raise {name} if an attack takes longer."
         )
-
-    def _lost_often(self) -> str:
-        """Shards that came and were of no use, in words."""
-        names = {"payload_missing": "had no payload in Redis", "payload_corrupt": "were damaged or of another run"}
-        counts = {name: self.ledger.dropped[name] for name in names}
-        found = [f"{count} shards {names[name]}" for name, count in counts.items() if count]
-        return f"; {' and '.join(found)}" if found else ""
-
-
-def running_mean(mean: float, value: float, weight: float = 0.1) -> float:
-    """Exponential running mean; the first value is taken as it is."""
-    return value if mean == 0 else (1 - weight) * mean + weight * value

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
 
 from sparring.config import Config, depth, exchanges, gate_patience_s, last_steps, share_of_step, trainer_attacks
-from sparring.engines.asynchronous.loop import HOUSEKEEPING_S, WAIT_S, running_mean
+from sparring.engines.asynchronous.loop import HOUSEKEEPING_S, WAIT_S
+from sparring.engines.asynchronous.pace import Pace
 from sparring.engines.virtual.cluster import Cluster, VirtualTransport
 from sparring.engines.virtual.events import populate, speed_of
 from sparring.engines.virtual.hollow import HollowAttack, HollowTrainer, HollowWorker, Work
@@ -66,8 +66,9 @@ class _Run:
             attempts=config.queue.attempts,
             in_order=settings.lockstep or self.finish,
         )
-        self.step = self.published = self.arrivals = 0
-        self.attack_s = self.step_s = self._housekept_at = self._progressed_at = 0.0
+        self.step = self.published = 0
+        self.pace = Pace(config.train.shards_per_step)
+        self._housekept_at = self._progressed_at = 0.0
         self._allreduce_s = allreduce_s(config.virtual, config.trainer.count, size_bytes)
         self._last_steps = last_steps(settings, methods.attack.steps)
         self._shards: dict[Key, Shard] = {}
@@ -122,9 +123,7 @@ class _Run:
 
     @property
     def _in_flight(self) -> int:
-        attackers = self.config.workers.count + len(self._trainers)
-        ratio = attackers if self.arrivals < 3 or self.step_s == 0 else ceil(self.attack_s / self.step_s)
-        return max(self.config.train.shards_per_step, min(attackers, ratio), 1)
+        return self.pace.in_flight(self.config.workers.count + len(self._trainers))
 
     def _drain(self) -> bool:
         if not self.cluster.arrived:
@@ -135,8 +134,7 @@ class _Run:
             self._progressed_at = self.cluster.now
             if self.ledger.arrive(shard.key, shard.version) == "accepted":
                 self._shards[shard.key] = shard
-                self.arrivals += 1
-                self.attack_s = running_mean(self.attack_s, shard.attack_seconds)
+                self.pace.arrived(shard.attack_seconds)
         return bool(arrived)
 
     def _housekeep(self) -> None:
@@ -179,7 +177,8 @@ class _Run:
         waits = [0.0, *(trainer.busy_s for trainer in others)]
         seconds = self.cluster.parallel_step_s(sizes, self.config.trainer.count, waits) + self._allreduce_s
         self.cluster.advance(seconds)
-        self.step, self.step_s = self.step + 1, running_mean(self.step_s, seconds / len(keys))
+        self.pace.stepped(seconds, len(keys))
+        self.step += 1
         if self.step % self.config.staleness.publish_every == 0:
             self._publish()
         self.ledger.retire(keys)

@@ -220,7 +220,7 @@ def test_what_is_signed_but_not_what_was_asked_for_is_attacked_again(tmp_path: P
 def test_a_ticket_that_nobody_holds_is_issued_again(
     tmp_path: Path, server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sparring.engines.asynchronous.loop.UNHELD_S", 0.3)
+    monkeypatch.setattr("sparring.engines.asynchronous.tickets.UNHELD_S", 0.3)
     scene, client, damaged = Scene(tmp_path, server), server.client(), list[int]()
 
     def damage_once(transport: Transport, lease: Lease) -> None:
