@@ -8,9 +8,10 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from statistics import median
 
 import torch
 
@@ -31,16 +32,16 @@ from sparring.workers.task import AttackContext, Task
 from sparring.workers.views import Augmentation
 
 ROUND_TRIP_TIMEOUT_S = 60.0
-Clock = Callable[[], float]
+ROUNDS = 3
 
 
 @dataclass(frozen=True)
 class Measured:
     """Measurements of a recipe on this machine.
 
-    attack_s, step_s: with the threads of a worker and of the trainer; `*_core_s`: CPU time with one thread, 0 on a GPU;
-    snapshot_send_s: SET and GET of a snapshot; `*_one_s`: with one thread, or on the GPU; alone_s: attack and step of
-    one process that has all cores, or one GPU.
+    attack_s, step_s: with the threads of a worker and of the trainer; `*_one_s`: with one thread, or on the GPU;
+    `*_core_s`: of these the seconds of a core, 0 on a GPU; snapshot_send_s: SET and GET of a snapshot; alone_s: attack
+    and step of one process that has all cores, or one GPU.
     """
 
     shape: tuple[int, int, int]
@@ -96,10 +97,9 @@ def measure(experiment: Experiment) -> Measured:
     of_worker = worker_threads(config.workers, config.trainer.count) if asynchronous else of_trainer
     model, shard = experiment.model, example_shard(experiment)
     everything = cores() if device.type == "cpu" else of_trainer
-    attack = {n: _attack_s(experiment, attacker, n) for n in {of_worker, 1, everything}}
-    forward_s = _forward_s(experiment, attacker, of_worker)
     learner = Learner(experiment, device)
-    step = {n: _step_s(learner, shard, n) for n in {of_trainer, 1, everything}}
+    attack, step = _attacks_and_steps(experiment, learner, attacker, shard, {of_worker, of_trainer, 1, everything})
+    forward_s = _forward_s(experiment, attacker, of_worker)
     arrays = to_arrays(model.to("cpu"), half=config.model.precision == "bf16")
     with torch_threads(of_worker):
         payload = encode_shard(shard, config.queue.wire)
@@ -117,8 +117,8 @@ def measure(experiment: Experiment) -> Measured:
         trainer_threads=of_trainer,
         attack_s=attack[of_worker],
         step_s=step[of_trainer],
-        attack_core_s=_attack_s(experiment, attacker, 1, time.process_time) if attacker.type == "cpu" else 0.0,
-        step_core_s=_step_s(learner, shard, 1, time.process_time) if device.type == "cpu" else 0.0,
+        attack_core_s=attack[1] if attacker.type == "cpu" else 0.0,
+        step_core_s=step[1] if device.type == "cpu" else 0.0,
         encode_s=encode_s,
         decode_s=decode_s,
         payload_bytes=len(payload),
@@ -154,7 +154,22 @@ def example_shard(experiment: Experiment) -> Shard:
     return Shard(Key(0, 0, 0), 0, 0, 0, attack.record, delta, labels)
 
 
-def _attack_s(experiment: Experiment, device: torch.device, threads: int, clock: Clock | None = None) -> float:
+def _attacks_and_steps(
+    experiment: Experiment, learner: Learner, attacker: torch.device, shard: Shard, threads: set[int]
+) -> tuple[dict[int, float], dict[int, float]]:
+    """Times of an attack and of a training step by the number of threads: medians of rounds in which all have their
+    turn, so that what else the machine does meets all of them alike."""
+    attacks: dict[int, list[float]] = {count: [] for count in threads}
+    steps: dict[int, list[float]] = {count: [] for count in threads}
+    for _ in range(ROUNDS):
+        for count in sorted(threads):
+            attacks[count].append(_attack_s(experiment, attacker, count))
+            experiment.model.to(learner.device)
+            steps[count].append(_step_s(learner, shard, count))
+    return {n: median(each) for n, each in attacks.items()}, {n: median(each) for n, each in steps.items()}
+
+
+def _attack_s(experiment: Experiment, device: torch.device, threads: int) -> float:
     """Time of a whole attack: its setup plus its number of steps times the median time of a step.
 
     The allocator is left out, because it would skip nearly all steps of an untrained network. For AugMix the setup is
@@ -177,7 +192,8 @@ def _attack_s(experiment: Experiment, device: torch.device, threads: int, clock:
 
     with torch_threads(threads), frozen(model):
         steps = current[0].steps
-        return median_seconds(restart, clock) + (steps * median_seconds(advance, clock) if steps else 0.0)
+        begin_s = median_seconds(restart, BUDGET_S / ROUNDS)
+        return begin_s + (steps * median_seconds(advance, BUDGET_S / ROUNDS) if steps else 0.0)
 
 
 def without_allocator(context: AttackContext) -> AttackContext:
@@ -201,7 +217,7 @@ def _forward_s(experiment: Experiment, device: torch.device, threads: int) -> fl
         return median_seconds(forward)
 
 
-def _step_s(learner: Learner, shard: Shard, threads: int, clock: Clock | None = None) -> float:
+def _step_s(learner: Learner, shard: Shard, threads: int) -> float:
     """Time of a training step per shard. If a whole step would take too long, a step with fewer shards is timed."""
     with torch_threads(threads):
         began = time.perf_counter()
@@ -213,7 +229,7 @@ def _step_s(learner: Learner, shard: Shard, threads: int, clock: Clock | None = 
             learner.learn(learner.batch([shard] * count), 0)
             finish(learner.device)
 
-        return median_seconds(step, clock) / count
+        return median_seconds(step, BUDGET_S / ROUNDS) / count
 
 
 def _round_trips_s(*sizes_bytes: int) -> tuple[float | None, ...]:

@@ -15,7 +15,7 @@ from sparring.attacks import Attack
 from sparring.commands.calibration import Measured, measure
 from sparring.commands.combinations import check_combinations
 from sparring.commands.staleness import ageing, mean_staleness, outstanding_shards
-from sparring.commands.verdict import Choice, choices, queue_core_s, sentence
+from sparring.commands.verdict import Choice, choices, core_seconds, sentence
 from sparring.config import (
     Config,
     StalenessSettings,
@@ -243,9 +243,9 @@ def shard_rate(config: Config, measured: Measured) -> tuple[float, str]:
     ratio = measured.attack_s / measured.step_s
     speedup = ideal_speedup(config, ratio)
     rate = speedup / (measured.attack_s + measured.step_s)
-    work = measured.attack_core_s + measured.step_core_s
-    if config.ray.address == "local" and work > 0 and measured.cores / (work + queue_core_s(measured)) < rate:
-        return measured.cores / (work + queue_core_s(measured)), "the cores"
+    of_cores = measured.cores / core_seconds(config, measured)
+    if config.ray.address == "local" and measured.attack_core_s > 0 and of_cores < rate:
+        return of_cores, "the cores"
     return rate, "the trainer's step" if speedup >= 1 + ratio else "the workers' attack"
 
 
@@ -328,8 +328,7 @@ def _allocator_remark(config: Config, measured: Measured) -> str:
 def _bottleneck_remark(config: Config, measured: Measured, predicted: Predicted) -> str:
     useful = f"about {predicted.useful_workers:.1f} workers are useful (attack time over step time per shard)"
     if predicted.bottleneck == "the cores":
-        work = measured.attack_core_s + measured.step_core_s
-        work += queue_core_s(measured)
+        work = core_seconds(config, measured)
         return (
             f"The cores are the bottleneck: with {work:.3g} core-seconds per shard, {measured.cores} cores make "
             f"{measured.cores / work:.1f} shards/s with any number of workers. With a device for each process {useful}."

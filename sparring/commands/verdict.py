@@ -18,10 +18,10 @@ from sparring.errors import UsageError
 from sparring.observe.progress import duration
 from sparring.trainer.plan import Plan
 
-START_S = {"sync": 1.5, "ddp": 5.0, "ray": 10.0}  # until the first step, on two cores
-SHARED = 1.15  # a pass takes so much longer where all cores of a machine are busy
-DDP_STEP_S = 0.033  # of a step of ranks on CPUs: they wait for the slower one and add up by gloo
-SHARD_CORE_S = 0.004  # of the trainer's and the worker's loops for a shard, beside the measured parts
+START_S = {"sync": 1.0, "ddp": 4.5, "ray": 8.5}  # until the first step, on two cores
+SHARED = 1.05  # a pass takes so much longer where all cores of a machine are busy
+DDP_STEP_S = 0.06  # of a step of ranks on CPUs: they wait for the slower one and add up by gloo
+SHARD_CORE_S = 0.007  # of the trainer's and the worker's loops for a shard, beside the measured parts
 TIE = 1.05  # a simpler engine is named where it takes at most so much longer
 MOST_WORKERS = 16  # that are considered on one machine
 
@@ -108,13 +108,16 @@ def ray_rate(config: Config, measured: Measured) -> float:
     rate = min(attackers, 1 + ratio) / (measured.attack_one_s + measured.step_one_s)
     if config.ray.address != "local":
         return rate
-    work_s = SHARED * (measured.attack_core_s + measured.step_core_s) + queue_core_s(measured)
-    return min(rate, measured.cores / work_s)
+    return min(rate, measured.cores / core_seconds(config, measured))
 
 
-def queue_core_s(measured: Measured) -> float:
-    """Core-seconds that a shard's way through the queue takes, a snapshot's load included."""
-    return SHARD_CORE_S + measured.latency_s
+def core_seconds(config: Config, measured: Measured) -> float:
+    """Core-seconds that a shard takes where the processes of ray share the cores: attack, training step, its way
+    through the queue, and its part of what a publication costs the trainer and each worker, which is about a load."""
+    publications = 1 / (config.train.shards_per_step * config.staleness.publish_every)
+    of_weights = (config.workers.count + 1) * measured.snapshot_load_s * publications
+    passes = SHARED * (measured.attack_core_s + measured.step_core_s)
+    return passes + SHARD_CORE_S + measured.transport_s + of_weights
 
 
 def ddp_rate(config: Config, measured: Measured, ranks: int) -> float:

@@ -12,7 +12,7 @@ from sparring.cli import main
 from sparring.commands import explain as explaining
 from sparring.commands.calibration import Measured
 from sparring.commands.explain import explain, inequalities, predict
-from sparring.commands.verdict import queue_core_s
+from sparring.commands.verdict import core_seconds
 from sparring.config import Config, depth, from_tree, trainer_attacks
 from sparring.queue.ledger import Ledger
 from sparring.queue.sizing import outstanding_bytes
@@ -63,7 +63,7 @@ def test_the_demo_is_predicted_from_what_this_machine_takes() -> None:
     reported = explain(Config())
     measured, predicted = reported.measured, reported.predicted
     assert reported.verdict.startswith("Use ") and reported.as_dict()["choices"][0]["engine"] == "sync"
-    assert 0 < measured.attack_core_s <= 2 * measured.attack_one_s and measured.alone_s > 0
+    assert 0 < measured.attack_core_s == measured.attack_one_s and measured.alone_s > 0
     assert reported.ok and predicted.useful_workers == measured.attack_s / measured.step_s
     assert predicted.steps == 30 * ceil(1437 / 64)
     assert json.loads(json.dumps(reported.as_dict()))["predicted"]["steps"] == predicted.steps
@@ -175,7 +175,7 @@ def test_the_cores_of_one_machine_bound_the_work_of_all_processes() -> None:
     config = recipe(workers=8)
     found = predict(config, machine(0.08, cores=2), plan_of(config))
     assert found.bottleneck == "the cores"
-    work = 0.08 + 0.01 + queue_core_s(machine(0.08))
+    work = core_seconds(config, machine(0.08, cores=2))
     assert found.shards_per_second == pytest.approx(2 / work)
     assert found.speedup == pytest.approx(2 * 0.09 / work) and found.ideal_speedup == pytest.approx(9)
 

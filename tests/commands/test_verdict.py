@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,11 +17,12 @@ from sparring.commands.verdict import (
     best_of,
     by_devices,
     choices,
+    core_seconds,
     ddp_rate,
     ray_rate,
     sentence,
 )
-from sparring.config import Config, from_tree
+from sparring.config import Config, from_tree, overridden
 from sparring.trainer.plan import Plan
 from tests.support.measured import measured
 
@@ -45,6 +47,12 @@ def test_all_processes_together_do_no_more_work_than_the_cores() -> None:
     assert ray_rate(config_with(4), measured(0.08, 0.01, cores=2)) == pytest.approx(2 / (SHARED * 0.09 + SHARD_CORE_S))
 
 
+def test_the_trainer_and_each_worker_load_what_is_published() -> None:
+    machine = replace(measured(0.08, 0.01, cores=2), snapshot_load_s=0.03)
+    config = overridden(config_with(4), {"train.shards_per_step": 3, "staleness.publish_every": 2})
+    assert core_seconds(config, machine) == pytest.approx(SHARED * 0.09 + SHARD_CORE_S + 5 * 0.03 / 6)
+
+
 @pytest.mark.parametrize(("tickets", "rate"), [(4, 4 / 0.09), (6, 3 / 0.09), (8, 4 / 0.09)])
 def test_the_rank_with_most_tickets_decides(tickets: int, rate: float) -> None:
     config = from_tree({"engine": "ddp", "train": {"shards_per_step": tickets}})
@@ -58,9 +66,9 @@ def test_a_process_that_uses_all_cores_well_is_named_alone() -> None:
 
 
 def test_ranks_that_use_the_cores_better_are_named() -> None:
-    machine = measured(0.8, 0.1)
+    machine = measured(4.0, 0.5)
     best = best_of(found(machine, train={"shards_per_step": 2}))
-    step_s = SHARED * 0.9 + DDP_STEP_S
+    step_s = SHARED * 4.5 + DDP_STEP_S
     assert best.name == "ddp with 2 ranks" and best.seconds == pytest.approx(START_S["ddp"] + SHARDS / 2 * step_s)
 
 
