@@ -3,7 +3,8 @@
     python -m benchmarks.virtual [--out FILE.json] [--seconds 15] [--cores-per-host 4] [--only NUMBER ...]
 
 Measured is the Ray engine with timed waits as in benchmarks/scaling.py, which says what is real there. The clock gets
-the times of the waits, the measured duration of a publication, and 5 ms for a shard's way; it is given nothing else.
+the times of the waits, the measured duration of a publication, 5 ms for a shard's way, and how long all workers take to
+load the weights at once; it is given nothing else.
 """
 
 from __future__ import annotations
@@ -20,9 +21,14 @@ from benchmarks.measure import header, machine, write_images
 from benchmarks.measure import row as line
 from benchmarks.scaling import EXAMPLES, LEAST_STEPS, SERIES, STEP_MS, Row, apart, arithmetic_of, slowed, waits_us
 from benchmarks.waiting import BATCH
+from sparring.commands.calibration import torch_threads
 from sparring.config import overridden
 from sparring.engines.virtual.clock import clocked
 from sparring.engines.virtual.hollow import Work
+from sparring.machine.threads import cores
+from sparring.machine.timing import median_seconds
+from sparring.models.arrays import load_arrays, to_arrays
+from sparring.trainer.experiment import build_experiment
 
 PUSH_S, STEPS, WARM_UP = 0.005, 200, 40
 SETTINGS = [
@@ -32,7 +38,15 @@ SETTINGS = [
 ]
 
 
-def on_the_clock(row: Row, publish_s: float) -> dict[str, float]:
+def load_s_of(row: Row) -> float:
+    """Time in which each worker loads the weights: all do so at once, on the cores of this machine."""
+    model = build_experiment(row.config()).model
+    arrays = to_arrays(model)
+    with torch_threads(1):
+        return median_seconds(lambda: load_arrays(model, arrays)) * max(1.0, row.workers / cores())
+
+
+def on_the_clock(row: Row, publish_s: float, load_s: float) -> dict[str, float]:
     """Shards a second and mean staleness of a row's settings."""
     series, config = SERIES[row.series], row.config()
     times: dict[str, Any] = {
@@ -41,6 +55,7 @@ def on_the_clock(row: Row, publish_s: float) -> dict[str, float]:
         "virtual.step_example_s": row.slow_down * STEP_MS / 1000 / BATCH,
         "virtual.publish_s": publish_s,
         "virtual.push_s": PUSH_S,
+        "virtual.load_s": load_s,
         "virtual.jitter": 0.05,
     }
     config, of_step = overridden(config, times), config.train.shards_per_step
@@ -64,8 +79,10 @@ def row_of(name: str, workers: int, attacks: str, arithmetic: Any, folder: str, 
 def compared(row: Row) -> dict[str, Any]:
     """Measured and predicted."""
     found = apart("run", row)
-    clock = on_the_clock(row, found["publish_ms"] / 1000)
+    load_s = load_s_of(row)
+    clock = on_the_clock(row, found["publish_ms"] / 1000, load_s)
     return {
+        "load_s": load_s,
         **{name: value for name, value in asdict(row).items() if name != "folder"},
         "measured": found,
         "clock": clock,

@@ -218,18 +218,31 @@ def _forward_s(experiment: Experiment, device: torch.device, threads: int) -> fl
 
 
 def _step_s(learner: Learner, shard: Shard, threads: int) -> float:
-    """Time of a training step per shard. If a whole step would take too long, a step with fewer shards is timed."""
-    with torch_threads(threads):
-        began = time.perf_counter()
-        learner.learn(learner.batch([shard]), 0)
-        one_shard_s = time.perf_counter() - began
-        count = max(1, min(learner.plan.shards_per_step, int(BUDGET_S / (3 * one_shard_s))))
+    """Time of a training step per shard. Where a whole step would take too long, it follows from shorter ones: a part
+    of it, such as the optimizer's, is the same for any number of shards."""
 
+    def step_of(shards: int) -> Callable[[], None]:
         def step() -> None:
-            learner.learn(learner.batch([shard] * count), 0)
+            learner.learn(learner.batch([shard] * shards), 0)
             finish(learner.device)
 
-        return median_seconds(step, BUDGET_S / ROUNDS) / count
+        return step
+
+    of_step, budget_s = learner.plan.shards_per_step, BUDGET_S / ROUNDS
+    with torch_threads(threads):
+        began = time.perf_counter()
+        step_of(1)()
+        fit = max(1, int(BUDGET_S / (3 * (time.perf_counter() - began))))
+        if of_step <= 2 * fit:
+            return median_seconds(step_of(of_step), budget_s) / of_step
+        short_s, long_s = median_seconds(step_of(fit), budget_s), median_seconds(step_of(2 * fit), budget_s)
+    return extrapolated(fit, short_s, 2 * fit, long_s, of_step) / of_step
+
+
+def extrapolated(count: int, seconds: float, more: int, more_seconds: float, wanted: int) -> float:
+    """Time for `wanted` shards, of which each takes equally long, from the times for `count` and for `more` of them."""
+    of_each = max(0.0, more_seconds - seconds) / (more - count)
+    return seconds + of_each * (wanted - count)
 
 
 def _round_trips_s(*sizes_bytes: int) -> tuple[float | None, ...]:

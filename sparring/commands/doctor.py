@@ -170,7 +170,7 @@ def look_inside_actor(config: Config) -> dict[str, Any]:
     """
     import ray
 
-    from sparring.engines.ray.driver import ray_cluster
+    from sparring.engines.ray.cluster import ray_cluster
 
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     try:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from sparring.commands.calibration import Measured, measure
+from sparring.commands.calibration import Measured, extrapolated, measure
 from sparring.config import from_tree
 from sparring.trainer.experiment import build_experiment
 
@@ -31,6 +31,13 @@ def test_every_part_of_the_demo_takes_its_time_and_threads_are_left_as_they_were
     parts = (found.encode_s, found.round_trip_s, found.decode_s, found.snapshot_send_s, found.snapshot_load_s)
     assert found.latency_s == pytest.approx(sum(parts))
     assert replace(found, round_trip_s=None).latency_s == pytest.approx(sum(parts) - found.round_trip_s)
+
+
+def test_what_a_step_takes_for_any_number_of_shards_is_counted_once() -> None:
+    of_optimizer, of_shard = 0.3, 0.1
+    short_s, long_s = (of_optimizer + of_shard * shards for shards in (2, 4))
+    assert extrapolated(2, short_s, 4, long_s, 20) == pytest.approx(of_optimizer + 20 * of_shard)
+    assert extrapolated(2, 0.5, 4, 0.4, 20) == 0.5, "a longer step that was timed as a shorter one adds nothing"
 
 
 def test_a_run_in_one_process_has_no_way_to_a_queue_and_all_its_threads_attack() -> None:

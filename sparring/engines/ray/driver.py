@@ -5,31 +5,28 @@ Run it: sparring train RECIPE --workers 4
 
 from __future__ import annotations
 
-import atexit
 import json
 import logging
 import os
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import ray
 
-from sparring.config import RaySettings, to_toml, with_workers
+from sparring.config import to_toml, with_workers
 from sparring.engines import Outcome
 from sparring.engines.ranks import RankLost
 from sparring.engines.ray.actors import Actors
+from sparring.engines.ray.cluster import ray_cluster
 from sparring.engines.ray.hanging import Silence, Stillness, end_process
 from sparring.engines.ray.health import Health
-from sparring.engines.ray.local import close_session, loopback_alone, put_back_afterwards
 from sparring.engines.ray.nodes import ask_for_nodes, let_nodes_go
 from sparring.engines.ray.pool import Pool
 from sparring.engines.ray.trainer import CheckpointLost
 from sparring.engines.ray.trainers import Trainers
-from sparring.errors import SparringError, UsageError, last_line
-from sparring.machine.last_word import last_word
+from sparring.errors import SparringError, last_line
 from sparring.machine.signals import stopping_on_signals
 from sparring.observe.state import Report, RunState
 from sparring.queue.access import Role
@@ -41,76 +38,12 @@ from sparring.runs import Run, write_atomically
 from sparring.trainer.experiment import Experiment
 
 log = logging.getLogger(__name__)
-KILLED = (
-    "sparring: this process was ended from outside, or by Ray, whose process on this host (raylet) may have died; its "
-    "logs are in its session's folder (/tmp/ray). `sparring resume RUN` continues a run from its last checkpoint, and "
-    "the same `sparring evaluate` goes on with the verdicts that are kept."
-)
 ACTORS: tuple[Role, ...] = ("trainer", "worker")
 READERS: tuple[Role, ...] = ("trainer", "reader")  # the roles of other commands: `sparring stop`, `sparring top`
 STOP_GRACE_S = 60.0
 CHECKPOINT_S = 30.0  # Ray ends this process a minute after its control server
 POLL_S = 0.5
-SHUTDOWN_S = 30.0
 STARTS_S = 60.0  # that a worker's process takes until its own watchdog is there
-
-
-def require_no_ray() -> None:
-    """Refuse a process that is connected to Ray already: a run connects to its own.
-
-    Raises:
-        UsageError: it is.
-    """
-    if ray.is_initialized():
-        raise UsageError("Ray is already running in this process; call ray.shutdown() before sparring.train().")
-
-
-@contextmanager
-def ray_cluster(settings: RaySettings, trainer_cpus: float) -> Iterator[None]:
-    """A local Ray of this run's own, shut down at the end, or a connection to the cluster that the settings name."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 gives other processes precedence
-    require_no_ray()
-    with put_back_afterwards(settings.address):
-        try:
-            _connect(settings, trainer_cpus)
-        except (ConnectionError, OSError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
-            raise SparringError(f"ray.address = {settings.address!r}: {_explained(error)}") from error
-        with last_word(KILLED):  # without its raylet Ray's core may end this process, also while it shuts down
-            try:
-                yield
-            finally:
-                _shut_down()
-
-
-def _connect(settings: RaySettings, trainer_cpus: float) -> None:
-    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if settings.address != "local":
-        ray.init(address=settings.address, **common)
-        return
-    with loopback_alone():
-        ray.init(
-            address="local",
-            num_cpus=int(trainer_cpus) + 2,
-            include_dashboard=False,
-            object_store_memory=settings.object_store_mb << 20,
-            **common,
-        )
-    close_session()
-
-
-def _explained(error: BaseException) -> str:
-    """What went wrong at a connection to Ray; that a token is missing, or is another one, in a sentence."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if "AuthToken" in str(seen) or isinstance(seen, ray.exceptions.AuthenticationError):
-            return (
-                "that cluster asks for a token, and none was given or another one. Set RAY_AUTH_MODE=token, and put "
-                "the cluster's token into ~/.ray/auth_token or into a file that RAY_AUTH_TOKEN_PATH names."
-            )
-        seen = seen.__cause__ or seen.__context__
-    return str(error)
 
 
 def _cause(error: Exception) -> str:
@@ -118,20 +51,6 @@ def _cause(error: Exception) -> str:
     if "all references to the actor were removed" in str(error) and os.environ.get("RAY_AUTH_MODE") == "token":
         return "Ray gave its actor up, as a cluster without tokens does while RAY_AUTH_MODE = token: unset that."
     return last_line(error)
-
-
-def _shut_down() -> None:
-    """End the connection to Ray, and Ray itself if it is local; wait no longer than SHUTDOWN_S: where Ray's processes
-    have died, it may wait for their answers for ever."""
-    ending = threading.Thread(target=ray.shutdown, name="ray-shutdown", daemon=True)
-    ending.start()
-    ending.join(SHUTDOWN_S)
-    if ending.is_alive() and (node := ray._private.worker._global_node) is not None:
-        node.kill_all_processes(check_alive=False)  # a raylet that is stopped, for which it waits
-        ending.join(SHUTDOWN_S)
-    if ending.is_alive():
-        atexit.unregister(ray._private.worker.shutdown)  # it would wait for this one
-        log.error("Ray did not shut down within %g s; its processes may be left on this host", SHUTDOWN_S)
 
 
 class Interrupted(Exception):

@@ -25,7 +25,7 @@ from sparring.config.derived import worker_threads
 from sparring.data import Dataset
 from sparring.engines.ray.actor_inputs import ActorInputs, actor_inputs
 from sparring.engines.ray.actors import reserved, tree_of
-from sparring.engines.ray.driver import ray_cluster
+from sparring.engines.ray.cluster import ray_cluster
 from sparring.engines.ray.hanging import end_process, is_stopped
 from sparring.engines.ray.health import Health
 from sparring.engines.ray.nodes import ask_for_nodes, let_nodes_go

@@ -13,7 +13,7 @@ import ray
 
 from sparring.commands.control import read_status
 from sparring.engines.ray import health
-from sparring.engines.ray.driver import ray_cluster
+from sparring.engines.ray.cluster import ray_cluster
 from sparring.engines.ray.health import Health
 from sparring.runs import Run
 from sparring.trainer import checkpoints

@@ -14,11 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 
-from sparring.config import RaySettings
-from sparring.engines.ray.driver import ray_cluster
-from tests.support.runs import Place, small
 from tests.support.tls import Authority
 
 pytestmark = pytest.mark.ray
@@ -29,7 +25,7 @@ import json, os, sys, time
 from pathlib import Path
 import ray
 from sparring.config import RaySettings
-from sparring.engines.ray.driver import ray_cluster
+from sparring.engines.ray.cluster import ray_cluster
 from tests.support.listeners import listeners_of_children
 
 with ray_cluster(RaySettings(object_store_mb=80), 1):
@@ -78,23 +74,6 @@ def test_it_listens_on_the_loopback_alone_and_refuses_who_has_not_its_token(tmp_
         assert refusal(RAY_AUTH_TOKEN=found["token"], **mode) == ""
         assert "InvalidAuthToken" in refusal(RAY_AUTH_TOKEN="0" * 64, **mode)
         assert "InvalidAuthToken" in refusal()
-
-
-def test_who_has_had_a_ray_of_its_own_joins_another_without_its_token(tmp_path: Path, shared_ray: Place) -> None:
-    """Ray sets its mode in the environment and keeps it; the actors of who asks for a token are destroyed there."""
-
-    class Actor:
-        def answer(self) -> str:
-            return "there"
-
-    config = shared_ray(small(tmp_path))
-    before = {name: value for name, value in os.environ.items() if name.startswith("RAY_AUTH")}
-    with ray_cluster(RaySettings(object_store_mb=80), 1):
-        assert os.environ["RAY_AUTH_MODE"] == "token" and os.environ["RAY_AUTH_TOKEN"]
-    assert {name: value for name, value in os.environ.items() if name.startswith("RAY_AUTH")} == before
-    with ray_cluster(config.ray, 1):
-        actor = ray.remote(Actor).options(num_cpus=0).remote()
-        assert ray.get(actor.answer.remote(), timeout=60) == "there"
 
 
 def test_where_ray_is_told_to_its_connections_are_encrypted(tmp_path: Path) -> None:

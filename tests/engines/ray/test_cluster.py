@@ -1,0 +1,50 @@
+"""A process that has left one Ray joins another, and what goes wrong at a connection is a sentence."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import ray
+
+from sparring.config import RaySettings
+from sparring.engines.ray.cluster import _explained, ray_cluster, require_no_ray
+from sparring.errors import UsageError
+from tests.support.runs import Place, small
+
+pytestmark = pytest.mark.ray
+
+
+def test_who_has_had_a_ray_of_its_own_joins_another_without_its_token(tmp_path: Path, shared_ray: Place) -> None:
+    """Ray sets its mode in the environment and keeps it; the actors of who asks for a token are destroyed there."""
+
+    class Actor:
+        def answer(self) -> str:
+            return "there"
+
+    config = shared_ray(small(tmp_path))
+    before = {name: value for name, value in os.environ.items() if name.startswith("RAY_AUTH")}
+    with ray_cluster(RaySettings(object_store_mb=80), 1):
+        assert os.environ["RAY_AUTH_MODE"] == "token" and os.environ["RAY_AUTH_TOKEN"]
+    assert {name: value for name, value in os.environ.items() if name.startswith("RAY_AUTH")} == before
+    with ray_cluster(config.ray, 1):
+        actor = ray.remote(Actor).options(num_cpus=0).remote()
+        assert ray.get(actor.answer.remote(), timeout=60) == "there"
+
+
+def test_a_process_that_is_connected_already_is_refused(tmp_path: Path, shared_ray: Place) -> None:
+    with ray_cluster(shared_ray(small(tmp_path)).ray, 1), pytest.raises(UsageError, match=r"call ray\.shutdown\(\)"):
+        require_no_ray()
+    require_no_ray()
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+def test_a_missing_token_is_told_however_deep_it_lies(depth: int) -> None:
+    error: Exception = ValueError("InvalidAuthToken: none was given")
+    for _ in range(depth):
+        outer = ConnectionError("could not connect")
+        outer.__cause__ = error
+        error = outer
+    assert "asks for a token" in _explained(error) and "~/.ray/auth_token" in _explained(error)
+    assert _explained(OSError("no route to host")) == "no route to host"
