@@ -141,9 +141,10 @@ def _check_finish(config: Config, methods: Methods) -> None:
 
 
 def _check_events(config: Config) -> None:
-    """What happens on the virtual clock happens to workers that there are."""
+    """What happens to workers on the virtual clock happens to workers that there are."""
     count, joining = config.workers.count, set[int]()
-    for event in sorted(config.virtual.events, key=lambda event: event.at_s):
+    to_workers = [event for event in config.virtual.events if event.what != "trainer_dies"]
+    for event in sorted(to_workers, key=lambda event: event.at_s):
         if event.worker > count:
             raise UsageError(
                 f"virtual.events: worker {event.worker} {event.what}, but workers.count = {count}. Those that join are "

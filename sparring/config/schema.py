@@ -420,12 +420,15 @@ class VirtualEvent(Settings):
     at_s: float = setting(0.0, "virtual seconds", ge=0)
     """When it happens."""
     worker: int = setting(1, "number", ge=1)
-    """To which worker, from 1 on."""
-    what: Literal["dies", "joins", "slows"] = setting("dies", "name")
+    """To which worker, from 1 on; not where the trainer dies."""
+    what: Literal["dies", "joins", "slows", "trainer_dies"] = setting("dies", "name")
     """dies: its tickets are lost, and issued again when their leases have expired; joins: it begins only then; slows:
-    its speed is `speed` from then on."""
+    its speed is `speed` from then on; trainer_dies: with all that share its steps; after `down_s` it goes on from the
+    last checkpoint, and what it had asked the workers for is void."""
     speed: float = setting(1.0, "1", gt=0)
     """The new speed, relative to the others."""
+    down_s: float = setting(10.0, "virtual seconds", ge=0)
+    """For how long there is no trainer after it has died."""
 
 
 class VirtualSettings(Settings):
@@ -462,7 +465,7 @@ class VirtualSettings(Settings):
     speeds: tuple[Annotated[float, Field(gt=0)], ...] = setting((), "1, one per worker")
     """Speed of each worker relative to the trainer; those without one have speed 1."""
     events: tuple[VirtualEvent, ...] = setting((), "table")
-    """What happens to workers, as [[virtual.events]] with at_s, worker, what and speed."""
+    """What happens to workers and trainer, as [[virtual.events]] with at_s, worker, what, speed and down_s."""
 
     @model_validator(mode="before")
     @classmethod

@@ -112,6 +112,12 @@ class Session:
         self._observe()
         return checkpoint
 
+    def start_again(self) -> Checkpoint | None:
+        """Continue as a new process would: from the newest checkpoint, or from the beginning where there is none."""
+        checkpoint = self._load_newest(self.training.restart)
+        self._observe()
+        return checkpoint
+
     def _load_newest(self, otherwise: Callable[[], None]) -> Checkpoint | None:
         checkpoint = self.training.load_newest()
         if checkpoint is None:

@@ -17,7 +17,7 @@ from sparring.engines.virtual.cluster import Cluster, VirtualTransport
 from sparring.engines.virtual.events import populate, speed_of
 from sparring.engines.virtual.hollow import HollowAttack, HollowTrainer, HollowWorker, Work
 from sparring.engines.virtual.times import allreduce_s, prepare_s
-from sparring.errors import SparringError
+from sparring.errors import SparringError, UsageError
 from sparring.queue.ledger import Ledger
 from sparring.queue.messages import Controls, Finish, Key, Lease, RankOf, Shard, Ticket
 from sparring.queue.sizing import kept_snapshots
@@ -44,7 +44,13 @@ def clocked(config: Config, works: Sequence[Work], size_bytes: int = 0) -> Clock
 
     Raises:
         SparringError: no shard came for trainer.wait_timeout_s virtual seconds.
+        UsageError: a trainer is to die.
     """
+    if any(event.what == "trainer_dies" for event in config.virtual.events):
+        raise UsageError(
+            'virtual.events with what = "trainer_dies": the clock alone has no checkpoints to go on from. Use '
+            "`sparring train --engine virtual`."
+        )
     return _Run(config, works, size_bytes).to_the_end()
 
 

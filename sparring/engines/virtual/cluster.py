@@ -36,6 +36,7 @@ class Cluster:
         self.now = 0.0
         self.arrived: list[Shard] = []
         self.wakers: list[Callable[[], None]] = []  # called when there may be something to do
+        self.attackers: list[Callable[[], None]] = []  # called when what they are at is void
         self.tickets: deque[Ticket] = deque()
         self.leases: dict[Owner, Lease] = {}
         self._leased_at: dict[Owner, float] = {}
@@ -121,6 +122,13 @@ class Cluster:
         sent = self._sent.get(order)
         return sent if sent is not None and sent.arrives <= self.now else None
 
+    def void(self) -> None:
+        """A trainer begins: what one before it has asked for, and what has come of that, is void."""
+        for owned in (self.tickets, self.leases, self._leased_at, self.returned, self.arrived):
+            owned.clear()
+        for attacker in self.attackers:
+            attacker()
+
     def lease(self, worker: str) -> Lease | None:
         """The next ticket."""
         if not self.tickets:
@@ -171,7 +179,7 @@ class VirtualTransport:
         return 0
 
     def open(self, fence: int) -> None:
-        """Workers have no other fence."""
+        self._cluster.void()
 
     def issue(self, tickets: list[Ticket]) -> None:
         again = [ticket for ticket in tickets if ticket.key.attempt]

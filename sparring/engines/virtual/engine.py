@@ -16,7 +16,7 @@ from sparring.config import exchanges
 from sparring.engines.asynchronous.loop import Loop
 from sparring.engines.asynchronous.own_attack import own_attacks
 from sparring.engines.virtual.cluster import Cluster, VirtualTransport
-from sparring.engines.virtual.events import populate, speed_of
+from sparring.engines.virtual.events import TrainerDied, populate, speed_of
 from sparring.engines.virtual.own_attack import VirtualOwn, VirtualRank
 from sparring.engines.virtual.times import allreduce_s, prepare_s
 from sparring.engines.virtual.worker import FinishingWorker, NewestWorker, VirtualWorker
@@ -34,8 +34,18 @@ GRADIENT_BYTES = 4  # of a parameter, as float32
 
 
 def run(session: Session, experiment: Experiment, resumed: Checkpoint | None) -> str:
-    """Train to the end of the run; returns how it ended."""
-    return loop_of(session, experiment, partial(VirtualLoop, session, experiment, resumed=resumed)).run()
+    """Train to the end of the run; returns how it ended. A trainer that dies goes on from the last checkpoint."""
+    loop, deaths = loop_of(session, experiment, partial(VirtualLoop, session, experiment, resumed=resumed)), 0
+    while True:
+        try:
+            return loop.run()
+        except TrainerDied as death:
+            loop.die()
+            loop.cluster.advance(death.down_s)
+            deaths += 1
+            checkpoint = session.start_again()
+            session.state.trainer_restarts = deaths
+            loop = VirtualLoop(session, experiment, loop.cluster, checkpoint)
 
 
 def loop_of(session: Session, experiment: Experiment, made: Callable[[Cluster], L]) -> L:
@@ -95,6 +105,11 @@ class VirtualLoop(Loop):
         ]
         size_bytes = sum(each.numel() for each in self.learner.model.parameters()) * GRADIENT_BYTES
         self._allreduce_s = allreduce_s(cluster.settings, count, size_bytes)
+
+    def die(self) -> None:
+        """Its trainers are gone, with what they attack."""
+        for rank in self.ranks:
+            rank.die()
 
     def step(self, keys: tuple[Key, ...]) -> None:
         for rank in self.ranks:

@@ -1,4 +1,4 @@
-"""The workers of a run on the virtual clock, and what happens to them: they die, join and slow down."""
+"""The workers of a run on the virtual clock, and what happens: they die, join and slow down; the trainer dies."""
 
 from __future__ import annotations
 
@@ -8,6 +8,14 @@ from typing import Protocol
 
 from sparring.config import Config
 from sparring.engines.virtual.cluster import Cluster
+
+
+class TrainerDied(BaseException):
+    """The trainer is gone for `down_s`. No Exception: whoever catches the errors of attacks is not to catch it."""
+
+    def __init__(self, down_s: float) -> None:
+        super().__init__(down_s)
+        self.down_s = down_s
 
 
 class Worker(Protocol):
@@ -37,8 +45,12 @@ def populate(cluster: Cluster, config: Config, worker_of: Callable[[int], Worker
     def die(number: int) -> None:
         workers[number].die()
 
+    def kill_trainer(down_s: float) -> None:
+        raise TrainerDied(down_s)
+
     for event in config.virtual.events:
         happens = {
+            "trainer_dies": partial(kill_trainer, event.down_s),
             "dies": partial(die, event.worker),
             "joins": partial(join, event.worker),
             "slows": partial(slow, event.worker, event.speed),

@@ -69,13 +69,19 @@ class VirtualRank:
 
     def __init__(self, own: OwnAttacks, cluster: Cluster, prepare_s: float, me: RankOf) -> None:
         self._own, self._timed, self._cluster, self._me = own, Timed(own, cluster, prepare_s), cluster, me
-        self._free_at, self._busy, self._training = 0.0, False, False
+        self._free_at, self._busy, self._training, self._alive = 0.0, False, False, True
         cluster.wakers.append(self.wake)
 
     @property
     def busy_s(self) -> float:
         """Seconds until the attack step under way has ended."""
         return max(0.0, self._free_at - self._cluster.now)
+
+    def die(self) -> None:
+        """It is gone, with its tickets."""
+        self._own.drop()
+        self._cluster.wakers.remove(self.wake)
+        self._alive = False
 
     def train(self) -> None:
         """It begins no attack step until `wake_up`."""
@@ -95,6 +101,8 @@ class VirtualRank:
         self._cluster.after(seconds, lambda: self._end(shard))
 
     def _end(self, shard: Shard | None) -> None:
+        if not self._alive:
+            return
         self._busy = False
         if shard is not None:
             self._cluster.deliver(self._cluster.timed(shard), self._me)

@@ -48,6 +48,7 @@ class VirtualWorker:
             cluster.settings, experiment.attack, experiment.allocator, experiment.config.train.batch_size
         )
         cluster.wakers.append(self.wake)
+        cluster.attackers.append(self.forget)
 
     def wake(self) -> None:
         """Go on, unless a step is under way."""
@@ -59,6 +60,10 @@ class VirtualWorker:
         self.alive = False
         for lease in self._held.values():
             self.cluster.abandon(lease)
+
+    def forget(self) -> None:
+        """Nobody waits for its tickets any more; a step that is under way still takes its time."""
+        self._held.clear()
 
     def go_on(self) -> None:
         """Take a ticket or make a step, if there is one."""
@@ -90,9 +95,10 @@ class VirtualWorker:
             return
         self._busy = False
         for shard in shards:
-            lease = self._held.pop((shard.fence, shard.key))
-            shard = received(shard, self.experiment.config.queue.wire)
-            self.cluster.commit(lease, self.cluster.timed(shard))
+            lease = self._held.pop((shard.fence, shard.key), None)
+            if lease is not None:
+                shard = received(shard, self.experiment.config.queue.wire)
+                self.cluster.commit(lease, self.cluster.timed(shard))
         self.go_on()
 
 
@@ -105,6 +111,11 @@ class NewestWorker(VirtualWorker):
         self._attacker = OneByOne(self._context)
         self._waiting: Lease | None = None
         self._version = -1
+
+    def forget(self) -> None:
+        super().forget()
+        self._attacker.clear()
+        self._waiting, self._version = None, -1  # a version of another fence has other weights
 
     def go_on(self) -> None:
         if self._attacker.busy:
@@ -151,6 +162,10 @@ class FinishingWorker(VirtualWorker):
         steps = last_steps(experiment.config.staleness, experiment.attack.steps)
         self._finisher, config = Finisher(self._context, Arrived(cluster, self._load_weights), steps), experiment.config
         self._gate = Gate(self._finisher, share_of_step(config), gate_patience_s(config), cluster.clock)
+
+    def forget(self) -> None:
+        super().forget()
+        self._finisher.clear()
 
     def go_on(self) -> None:
         if self._gate.open and (lease := self._take()) is not None:

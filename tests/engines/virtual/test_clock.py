@@ -11,7 +11,7 @@ from sparring.commands.train import train
 from sparring.config import Config
 from sparring.engines.virtual.clock import clocked
 from sparring.engines.virtual.hollow import Work
-from sparring.errors import SparringError
+from sparring.errors import SparringError, UsageError
 from tests.support.runs import small
 
 BATCH, SHARDS, STEPS = 16, 40, 4
@@ -61,4 +61,10 @@ def test_a_dead_cluster_is_an_error(tmp_path: Path) -> None:
     dies = {"events": [{"at_s": 0.01, "worker": 1, "what": "dies"}]}
     config = recipe(tmp_path, workers={"count": 1}, virtual=dies, staleness={"trainer_attacks": "never"})
     with pytest.raises(SparringError, match=r"trainer\.wait_timeout_s"):
+        clocked(config, [Work(BATCH, (BATCH,) * STEPS)] * SHARDS)
+
+
+def test_it_has_no_checkpoints_that_a_trainer_could_go_on_from(tmp_path: Path) -> None:
+    config = recipe(tmp_path, virtual={"events": [{"at_s": 0.1, "what": "trainer_dies"}]})
+    with pytest.raises(UsageError, match=r"trainer_dies.*sparring train --engine virtual"):
         clocked(config, [Work(BATCH, (BATCH,) * STEPS)] * SHARDS)

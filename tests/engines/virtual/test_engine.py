@@ -15,6 +15,7 @@ from tests.support.runs import small, weights_of
 BATCH, EXAMPLES = 16, 320
 SECONDS = {"attack_example_s": 1e-3, "step_example_s": 1e-3, "publish_s": 0.0, "push_s": 0.0, "jitter": 0.0}
 ATTACKS = {"trainer_attacks": "always"}
+ALL_ONCE = Counter({(epoch, number): 1 for epoch in range(2) for number in range(EXAMPLES // BATCH)})
 
 
 def made(root: Path, **groups: Any) -> Result:
@@ -45,7 +46,7 @@ def test_throughput_is_that_of_the_workers_until_the_trainer_is_saturated(
     steps, step_s = result.summary["steps"], BATCH * 1e-3
     ideal = steps * step_s / min(1.0, workers / attack_steps, 4 / (attack_steps + 1))
     assert ideal * 0.99 <= result.summary["seconds"] <= ideal * 1.05 + attack_steps * step_s
-    assert tickets(result) == Counter({(epoch, number): 1 for epoch in range(2) for number in range(20)})
+    assert tickets(result) == ALL_ONCE
     assert result.summary["staleness_max"] <= 4
 
 
@@ -70,6 +71,39 @@ def test_with_a_fresh_finish_the_cluster_changes_the_clock_alone(tmp_path: Path)
     assert len({result.summary["seconds"] for result in results}) == 3
     assert results[1].summary["seconds"] < results[0].summary["seconds"]
     assert results[2].summary["shards_dropped_by_reason"] == {"lease_expired": 1}
+
+
+@pytest.mark.parametrize("every", [4, 1000], ids=["from a checkpoint", "from the beginning"])
+@pytest.mark.parametrize("split", [{"workers": {"count": 3}}, {"workers": {"count": 2}, "trainer": {"count": 2}}])
+def test_a_trainer_that_dies_twice_goes_on_under_a_new_fence_and_a_fresh_finish_makes_the_same_weights(
+    tmp_path: Path, every: int, split: dict[str, Any]
+) -> None:
+    common: dict[str, Any] = {
+        "staleness": {"finish": 2, **ATTACKS},
+        "attack": {"steps": 6},
+        "train": {"shards_per_step": 4},
+    }
+    dies = [{"at_s": at_s, "what": "trainer_dies", "down_s": 0.3} for at_s in (0.6, 1.35)]
+    result = made(tmp_path, **common, **split, virtual={"events": dies}, checkpoint={"every_steps": every})
+    assert weights_of(result) == weights_of(made(tmp_path, **common, engine="sync"))
+    assert result.summary["trainer_restarts"] == 2
+    steps = {line["step"]: line for line in map(json.loads, result.run.history.read_text().splitlines())}
+    assert sorted(steps) == list(range(1, 11)) and {line["fence"] for line in steps.values()} <= {1, 2, 3}
+    assert Counter((line["epoch"], number) for line in steps.values() for number in line["tickets"]) == ALL_ONCE
+
+
+@pytest.mark.parametrize("exchange", [False, True])
+def test_after_the_death_of_a_trainer_no_shard_of_its_life_is_trained_on(tmp_path: Path, exchange: bool) -> None:
+    dies = {"events": [{"at_s": 0.4, "what": "trainer_dies", "down_s": 0.2}]}
+    split = {"workers": {"count": 5}, "staleness": {"exchange": exchange, **ATTACKS}, "checkpoint": {"every_steps": 4}}
+    first, second = (made(tmp_path, **split, virtual=dies) for _ in range(2))
+    assert weights_of(first) == weights_of(second), "it is the same every time"
+    lines = [json.loads(line) for line in first.run.history.read_text().splitlines()]
+    again = next(place for place, line in enumerate(lines) if line["fence"] == 2)
+    assert 0 < again < len(lines) and all(line["fence"] == 2 for line in lines[again:])
+    steps = {line["step"]: line for line in lines}
+    assert Counter((line["epoch"], number) for line in steps.values() for number in line["tickets"]) == ALL_ONCE
+    assert first.summary["staleness_max"] <= first.summary["max_staleness"]
 
 
 def test_a_run_is_the_same_twice_and_another_jitter_is_another_run(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from sparring.config import Config, from_tree
 from sparring.engines.virtual.cluster import Cluster
-from sparring.engines.virtual.events import populate, speed_of
+from sparring.engines.virtual.events import TrainerDied, populate, speed_of
 
 
 class Seen:
@@ -42,3 +44,13 @@ def test_they_join_slow_down_and_die_at_their_times() -> None:
     assert made[1].speed == 0.25 and made[2].speed == 0.5
     cluster.advance(2.5)
     assert made[2].seen == [("is there", 1.0), ("looks", 1.0), ("dies", 3.0)]
+
+
+def test_the_death_of_a_trainer_ends_what_it_does_at_its_time() -> None:
+    config = recipe({"at_s": 1.5, "what": "trainer_dies", "down_s": 4.0})
+    cluster = Cluster(config.virtual, lease_s=1.0, seed=0)
+    populate(cluster, config, lambda number: Seen(cluster, 1.0))
+    with pytest.raises(TrainerDied) as death:
+        cluster.advance(3.0)
+    assert cluster.now == 1.5 and death.value.down_s == 4.0
+    assert not isinstance(death.value, Exception), "errors of attacks are caught"

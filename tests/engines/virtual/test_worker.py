@@ -60,3 +60,18 @@ def test_a_worker_that_dies_in_the_middle_of_a_step_sends_nothing(cluster: Clust
     cluster.advance(10.0)
     assert cluster.arrived == [] and cluster.leases == {}
     assert [each.reason for each in cluster.returned] == ["lease_expired"]
+
+
+def test_what_is_void_is_not_sent_and_weights_of_another_fence_are_loaded_anew(
+    cluster: Cluster, experiment: Experiment
+) -> None:
+    NewestWorker(experiment, cluster, "worker-1", 1.0, exchange=False)
+    publish(cluster, experiment, 0)
+    issue(cluster, 0)
+    cluster.advance(1.5)
+    cluster.void()
+    cluster.advance(10.0)
+    assert cluster.arrived == [] and cluster.leases == {} and cluster.returned == []
+    issue(cluster, 0)
+    cluster.advance(10.0)
+    assert [shard.version for shard in cluster.arrived] == [0]
