@@ -40,12 +40,20 @@ def run(session: Session, experiment: Experiment, resumed: Checkpoint | None) ->
         try:
             return loop.run()
         except TrainerDied as death:
-            loop.die()
-            loop.cluster.advance(death.down_s)
             deaths += 1
-            checkpoint = session.start_again()
-            session.state.trainer_restarts = deaths
-            loop = VirtualLoop(session, experiment, loop.cluster, checkpoint)
+            loop = _revived(loop, death.down_s, deaths)
+
+
+def _revived(loop: VirtualLoop, down_s: float, deaths: int) -> VirtualLoop:
+    """The loop of the next trainer. The time since the last checkpoint and `down_s` stay counted."""
+    session = loop.session
+    loop.die()
+    loop.cluster.advance(down_s)
+    session.recorder.read_clock()
+    lasted_s = session.state.seconds
+    checkpoint = session.start_again()
+    session.state.seconds, session.state.trainer_restarts = lasted_s, deaths
+    return VirtualLoop(session, loop.experiment, loop.cluster, checkpoint)
 
 
 def loop_of(session: Session, experiment: Experiment, made: Callable[[Cluster], L]) -> L:

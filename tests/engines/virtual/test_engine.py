@@ -86,7 +86,9 @@ def test_a_trainer_that_dies_twice_goes_on_under_a_new_fence_and_a_fresh_finish_
     dies = [{"at_s": at_s, "what": "trainer_dies", "down_s": 0.3} for at_s in (0.6, 1.35)]
     result = made(tmp_path, **common, **split, virtual={"events": dies}, checkpoint={"every_steps": every})
     assert weights_of(result) == weights_of(made(tmp_path, **common, engine="sync"))
+    undisturbed = made(tmp_path, **common, **split, checkpoint={"every_steps": every})
     assert result.summary["trainer_restarts"] == 2
+    assert result.summary["seconds"] > undisturbed.summary["seconds"] + 2 * 0.3, "what is lost takes its time"
     steps = {line["step"]: line for line in map(json.loads, result.run.history.read_text().splitlines())}
     assert sorted(steps) == list(range(1, 11)) and {line["fence"] for line in steps.values()} <= {1, 2, 3}
     assert Counter((line["epoch"], number) for line in steps.values() for number in line["tickets"]) == ALL_ONCE
