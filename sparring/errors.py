@@ -66,7 +66,7 @@ def file_failure(error: Exception, path: str | Path | None = None) -> SparringEr
     if number in FULL:
         remedy = "Free space there, or use a folder on another disk."
     elif number in FORBIDDEN:
-        remedy = "Make it writable for this user, or use another folder."
+        remedy = "Let this user read and write it, or use another folder."
     return SparringError(f"{name}: {reason}. {remedy}")
 
 

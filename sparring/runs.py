@@ -201,10 +201,11 @@ def create(root: Path, name: str | None, default_name: str, config: str) -> Run:
     Without a `name` the folder is called `default_name`, with a number appended if that exists.
 
     Raises:
-        UsageError: the folder `name` exists.
+        UsageError: the folder `name` exists, or its path is not UTF-8.
         SparringError: the folder cannot be created or written to; then there is none.
     """
     path = (root.expanduser() / (name or default_name)).resolve()
+    require_utf_8(str(path))
     if name is None:
         path = _first_free(path)
     try:
@@ -218,20 +219,33 @@ def create(root: Path, name: str | None, default_name: str, config: str) -> Run:
         run.write_json("id.json", secrets.token_hex(4))
         run.write_json("environment.json", environment())
         write_atomically(run.config_file, config)
-    except SparringError:
+    except BaseException:  # also Ctrl-C
         shutil.rmtree(path, ignore_errors=True)
         raise
     return run
+
+
+def require_utf_8(text: str) -> None:
+    """Refuse a path with bytes that are no UTF-8: files of a run name paths, and they are UTF-8.
+
+    Raises:
+        UsageError: it has such bytes.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{text!a}: not UTF-8. Give another path, or rename it.") from None
 
 
 def require_new(root: Path, name: str | None) -> None:
     """Refuse a run folder that `create` could not make; nothing is made.
 
     Raises:
-        UsageError: the folder `name` exists.
+        UsageError: the folder `name` exists, or its path is not UTF-8.
         SparringError: there is no folder to make it in.
     """
     path = (root.expanduser() / (name or "run")).resolve()
+    require_utf_8(str(path))
     if name is not None and path.exists():
         raise _taken(name, path)
     above = next(each for each in path.parents if each.exists())
@@ -258,9 +272,10 @@ def open_run(path: Path) -> Run:
     """An existing run folder.
 
     Raises:
-        UsageError: `path` is not a run folder.
+        UsageError: `path` is not a run folder, or not UTF-8.
     """
     run = Run(path.expanduser().resolve())
+    require_utf_8(str(run.path))
     if not run.config_file.is_file():
         raise UsageError(
             f"{path} is not a run folder: it has no config.toml. Give the path that `sparring train` printed in its "

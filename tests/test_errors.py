@@ -49,8 +49,11 @@ def test_what_it_took_to_notice_overfitting_is_not_lost_either() -> None:
     ("error", "sentence"),
     [
         (OSError(errno.ENOSPC, "x"), "w: No space left on device. Free space there, or use a folder on another disk."),
-        (OSError(errno.EROFS, "x"), "w: Read-only file system. Make it writable for this user, or use another folder."),
-        (PermissionError(errno.EACCES, "x", "v"), "v: Permission denied. Make it writable for this user, or use"),
+        (
+            OSError(errno.EROFS, "x"),
+            "w: Read-only file system. Let this user read and write it, or use another folder.",
+        ),
+        (PermissionError(errno.EACCES, "x", "v"), "v: Permission denied. Let this user read and write it, or use"),
         (RuntimeError("I/O error: it is full (os error 28)\nmore"), "w: No space left on device. Free space there, or"),
         (OSError(errno.EIO, "x"), "w: Input/output error. Check that it is there and can be read and written."),
         (EOFError("cut short\nat 7"), "w: cut short. Check that it is there and can be read and written."),

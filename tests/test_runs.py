@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sparring.errors import SparringError, UsageError
-from sparring.runs import PACKAGES, Run, append, create, lines_of, open_run, overwrite, write_atomically
+from sparring.runs import PACKAGES, Run, append, create, lines_of, open_run, overwrite, require_new, write_atomically
 from tests.support.disk import files_of_at_most
 
 HOLD = """
@@ -203,3 +205,26 @@ def test_a_file_that_holds_no_object_is_damaged(tmp_path: Path, content: str) ->
     (tmp_path / "data.json").write_text(content)
     with pytest.raises(SparringError, match=r"data\.json is damaged \(it holds no object but"):
         run.read_object("data.json")
+
+
+def test_a_path_that_is_not_utf_8_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/odd-\xff"))
+    with pytest.raises(UsageError, match=r"odd-.udcff/run': not UTF-8"):
+        create(odd, "run", "run", "")
+    with pytest.raises(UsageError, match="not UTF-8"):
+        require_new(odd, "run")
+    assert not odd.exists()
+    odd.mkdir()
+    (odd / "config.toml").touch()
+    with pytest.raises(UsageError, match="not UTF-8"):
+        open_run(odd)
+
+
+def test_what_interrupts_the_making_of_a_folder_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sparring.runs.environment", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        create(tmp_path, "run", "run", "")
+    assert list(tmp_path.iterdir()) == []

@@ -34,7 +34,7 @@ from sparring.cli.studying import studying_commands
 from sparring.cli.workers import worker_commands
 from sparring.config import SHORT_NAMES, Config
 from sparring.errors import SparringError, UsageError, file_failure, run_of
-from sparring.runs import Run, open_run
+from sparring.runs import Run, open_run, require_utf_8
 
 app = typer.Typer(
     name="sparring",
@@ -87,6 +87,8 @@ def _run() -> None:
     try:
         if os.getcwd() not in sys.path:
             sys.path.insert(0, os.getcwd())  # so that module:factory is found, as with `python -m sparring`
+        for argument in sys.argv[1:]:
+            require_utf_8(argument)
         arguments, settings = split(sys.argv[1:])
         code = app(arguments, prog_name="sparring", standalone_mode=False, obj=settings)
     except SparringError as error:

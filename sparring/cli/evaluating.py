@@ -285,7 +285,7 @@ def margins(
         out(f"Nothing within ε = {result['epsilon']:g} found for {above}: an upper bound of the robust accuracy.")
     for line in (
         *result["warnings"],
-        f"Examples: {result['rule']}; {result['misclassified']} misclassified as they are.",
+        f"Examples: {result['drawn']}; {result['misclassified']} misclassified as they are.",
     ):
         out(line)
 

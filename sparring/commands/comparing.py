@@ -65,6 +65,6 @@ def _require_alike(first: str, one: Judged, second: str, other: Judged) -> None:
 
 
 def _panel(what: Judged) -> tuple[object, ...]:
-    """All that the attacks depend on."""
+    """All that the attacks depend on but their random numbers, which the seed of a run's own training gives."""
     panel = panel_of(what.config, what.threat, what.test)
-    return panel.names, panel.identity
+    return panel.names, {name: value for name, value in panel.identity.items() if name != "seed"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from sparring.observe.report import percent
 from sparring.report.figures import Figures
 from sparring.runs import Run
 
+log = logging.getLogger(__name__)
 WRITTEN_FIRST = ("config.toml", "environment.json")  # a folder without them is no run
 FROM_STATE = ("phase", "engine", "dataset", "method", "step", "total_steps", "seconds")
 FROM_SUMMARY = ("clean_accuracy", "robust_accuracy", "robust_interval", "attack", "samples")
@@ -28,8 +30,17 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: there is no such folder. Give the folder that holds the runs (run.root).")
-    paths = [path for path in folder.iterdir() if all((path / name).is_file() for name in WRITTEN_FIRST)]
+    paths = [path for path in folder.iterdir() if _is_run(path)]
     return [_listed(Run(path)) for path in sorted(paths, key=lambda path: (path / WRITTEN_FIRST[1]).stat().st_mtime)]
+
+
+def _is_run(path: Path) -> bool:
+    """Whether the folder is a run's; of one that may not be looked into, as that of another user, it is only told."""
+    try:
+        return all((path / name).is_file() for name in WRITTEN_FIRST)
+    except PermissionError:
+        log.warning("%s may not be read by this user; it is left out", path)
+        return False
 
 
 def _listed(run: Run) -> dict[str, Any]:

@@ -33,6 +33,7 @@ OPTIONS = ".options"  # last part of the name of a table of keyword arguments; e
 NAMED = ("data", "model", "attack", "objective", "allocator", "schedule")  # groups whose name may be a user's object
 PASSWORD = re.compile(r"(?<=:)[^:@/]*(?=@)|(?<=password=)[^&']*")  # in a URL
 FRACTION = re.compile(r"\d+(\.\d+)?/[1-9]\d*")
+LONGEST_SHOWN = 200  # characters of a value that is refused
 FILES = ("folder", "npz")  # kinds of data that are named by a path
 
 
@@ -112,6 +113,7 @@ def from_tree(tree: Mapping[str, Any]) -> Config:
         name = ".".join(known or map(str, first["loc"]))
         reason = first["msg"].removeprefix("Value error, ")
         value = PASSWORD.sub("***", repr(first["input"]))
+        value = value if len(value) <= LONGEST_SHOWN else f"{value[:LONGEST_SHOWN]}…"
         raise UsageError(f"{name} = {value}: {reason}. See `sparring config schema`.") from None  # it shows the input
 
 
@@ -144,7 +146,9 @@ def _read_recipe(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.expanduser().read_text())
     except OSError as error:
         raise UsageError(f"recipe {path}: {error.strerror}. Give the path of a TOML file.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise UsageError(f"recipe {path}: its values are nested too deeply. Correct it.") from error
+    except ValueError as error:  # no TOML, no UTF-8, or a number of thousands of digits
         raise UsageError(f"recipe {path} is not TOML: {error}. Correct it, or put back a copy.") from error
 
 
@@ -205,7 +209,7 @@ def parse(name: str, text: str) -> Any:
         return None
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return _fraction(text) if float in kinds and FRACTION.fullmatch(text) else text
     if kinds & {str, Path}:
         return value if isinstance(value, str) else text

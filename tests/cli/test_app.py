@@ -486,3 +486,9 @@ def test_nothing_but_data_goes_to_standard_output(elsewhere: Path) -> None:
     said = run_command("train", "--engine", "sync", "--train.max_steps", "2", "--json", *CHEAP)
     assert said.code == 0 and json.loads(said.out)["steps"] == 2
     assert "step 2/2" in said.err
+
+
+@pytest.mark.parametrize("words", [["train", "--data.root", "odd-\udcff"], ["report", "run", "-o", "odd-\udcff.html"]])
+def test_an_argument_that_is_not_utf_8_is_refused(say: Say, words: list[str]) -> None:
+    said = say(*words)
+    assert said.code == 2 and "odd-" in said.complaint and "not UTF-8" in said.complaint

@@ -194,3 +194,20 @@ def test_verify_refuses_networks_that_it_has_no_proofs_for(say: Say, finished: P
     assert say("verify", finished, "--epsilon", "2").code == 2
     wrong = say("evaluate", finished, "--samples", "3")
     assert wrong.code == 2, "the option is another command's"
+
+
+def test_margins_are_shown_with_the_examples_that_they_are_of(say: Say, finished: Path) -> None:
+    said = say("margins", finished, "--evaluation.samples", "6")
+    assert said.code == 0 and "broken within" in said.out
+    assert "Examples: drawn from 360 with seed 0" in said.out and "misclassified as they are." in said.out
+
+
+def test_runs_of_different_seeds_are_compared(say: Say, finished: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(finished, tmp_path / "other"))
+    config = (other / "config.toml").read_text()
+    assert "\nseed = 0\n" in config
+    (other / "config.toml").write_text(config.replace("\nseed = 0\n", "\nseed = 7\n"))
+    said = say("compare", finished, other, "--evaluation.samples", "20")
+    assert said.code == 0 and "finished" in said.out and "other" in said.out and "p" in said.out
+    refused = say("compare", finished, other, "--evaluation.attack", "none")
+    assert refused.code == 2

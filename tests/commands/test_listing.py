@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,21 @@ def test_a_damaged_run_says_so_and_hides_no_other(content: str, said: str, tmp_p
     assert f"{tmp_path / 'damaged' / 'summary.json'}" in damaged["error"] and said in damaged["error"]
     assert (whole["robust_accuracy"], whole["samples"], whole["error"]) == (0.5, 100, None)
     assert [row["robust"] for row in rows_of([damaged, whole])] == ["–", "50.0 % (40.0 to 60.0)"]
+
+
+def test_a_folder_that_may_not_be_read_hides_no_run(caplog: pytest.LogCaptureFixture) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as root:
+        os.chmod(root, 0o755)
+        new_run(from_tree({"run": {"root": root, "name": "mine"}})).path.chmod(0o755)
+        new_run(from_tree({"run": {"root": root, "name": "foreign"}})).path.chmod(0)
+        user = os.geteuid()
+        if user == 0:  # who may read everything
+            os.seteuid(65534)
+        try:
+            assert [listed["run"] for listed in list_runs(Path(root))] == ["mine"]
+        finally:
+            os.seteuid(user)
+    assert "foreign may not be read by this user" in caplog.text
 
 
 def test_shares_are_shown_with_their_interval() -> None:

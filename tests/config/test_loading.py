@@ -118,6 +118,8 @@ def test_an_unknown_setting_is_refused_with_the_nearest(name: str, nearest: str)
         ("[attack]\nsteps = 'many'\n", "attack.steps = 'many': Input should be a valid integer"),
         ("[attack\n", "is not TOML"),
         ("[attack]\nsteps = 1\nsteps = 2\n", "is not TOML"),
+        ("x = " + 100_000 * "[", "its values are nested too deeply"),
+        ("[train]\nseed = " + 5000 * "9" + "\n", "is not TOML: Exceeds the limit"),
     ],
 )
 def test_a_recipe_that_is_wrong_is_refused_by_name(tmp_path: Path, text: str, reported: str) -> None:
@@ -246,3 +248,10 @@ def test_differences_name_each_setting_with_both_values() -> None:
         "engine": ("ray", "sync"),
     }
     assert differences(left, left) == {}
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, 20_000 * "["], ids=["digits", "brackets"])
+def test_a_value_of_thousands_of_characters_is_refused_in_a_short_sentence(text: str) -> None:
+    with pytest.raises(UsageError, match=r"train\.seed = .{200}…: ") as refused:
+        load(None, {"train.seed": text})
+    assert len(str(refused.value)) < 500
