@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import parse_qs, urlsplit
@@ -145,8 +146,8 @@ def check_server(client: redis.Redis, needed_bytes: int, timeout_s: float = 10.0
     _require_no_persistence(client, bool(info.get("aof_enabled")), timeout_s)
     if 0 < limit < needed_bytes:
         raise SparringError(
-            f"maxmemory = {limit / 2**20:.0f} MiB at {describe(client)} is less than the {needed_bytes / 2**20:.0f} "
-            f"MiB that outstanding shards may take. Run CONFIG SET maxmemory {needed_bytes}, or lower "
+            f"maxmemory = {limit} bytes at {describe(client)} is less than the {needed_bytes} "
+            f"({ceil(needed_bytes / 2**20)} MiB) that outstanding shards may take. Run CONFIG SET maxmemory {needed_bytes}, or lower "
             f"staleness.depth, train.shards_per_step or train.batch_size."
         )
     if info.get("redis_mode") == "cluster":

@@ -62,7 +62,7 @@ def test_a_server_that_the_settings_name_is_used_and_goes_on(
                 assert queue.logins == {"trainer": one, "worker": one}
             assert client.ping() and client.config_get("maxmemory")["maxmemory"] == str(needed)
             client.config_set("maxmemory", needed - MIB)
-            with pytest.raises(SparringError, match=r"is less than the .* MiB that outstanding shards may take"):
+            with pytest.raises(SparringError, match=r"is less than the .* MiB. that outstanding shards may take"):
                 require_queue(config, SHAPE, SNAPSHOT_BYTES)
         finally:
             client.config_set("maxmemory", before)
