@@ -147,8 +147,8 @@ def check_server(client: redis.Redis, needed_bytes: int, timeout_s: float = 10.0
     if 0 < limit < needed_bytes:
         raise SparringError(
             f"maxmemory = {limit} bytes at {describe(client)} is less than the {needed_bytes} "
-            f"({ceil(needed_bytes / 2**20)} MiB) that outstanding shards may take. Run CONFIG SET maxmemory {needed_bytes}, or lower "
-            f"staleness.depth, train.shards_per_step or train.batch_size."
+            f"({ceil(needed_bytes / 2**20)} MiB) that outstanding shards may take. Run CONFIG SET maxmemory "
+            f"{needed_bytes}, or lower staleness.depth, train.shards_per_step or train.batch_size."
         )
     if info.get("redis_mode") == "cluster":
         raise SparringError(
