@@ -120,9 +120,11 @@ def require_resumable(run: Run, before: Config, config: Config) -> None:
                 f"{old!r}."
             )
     if run.read_object("state.json").get("phase") == "finished" and not set(LENGTH) & changed.keys():
+        epochs, steps = before.train.epochs, before.train.max_steps
+        before_that = "" if steps is None else f", and --train.max_steps more than {steps}"
         raise UsageError(
             f"{run.path} has finished already; there is nothing to resume. To train longer, give --train.epochs more "
-            f"than {before.train.epochs}."
+            f"than {epochs}{before_that}."
         )
     if run.is_alive():
         raise UsageError(f"{run.path} is still running; `sparring stop {run.path}` first.")

@@ -644,7 +644,8 @@ class GuardSettings(Settings):
 
 class CheckpointSettings(Settings):
     every_steps: int = setting(500, "steps", ge=1)
-    """Steps between checkpoints. Another one is written at the end, on SIGTERM and on Ctrl-C."""
+    """Steps between checkpoints. Another one is written at the end, on Ctrl-C, SIGTERM and SIGHUP (a terminal that
+    goes away)."""
     keep: int = setting(2, "checkpoints", ge=1, le=1000)
     """Number of latest checkpoints that are kept. If held-out accuracy is measured, the best one is kept too."""
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM stop a run in an orderly way, and a process of a pool ends with the one that started it."""
+"""Ctrl-C, SIGTERM and SIGHUP stop a run in an orderly way, and a process of a pool ends with the one that started it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def stopping_on_signals(stop: Callable[[str], None]) -> Iterator[None]:
-    """SIGINT and SIGTERM request a stop after the current step; a second SIGINT interrupts at once."""
+    """SIGINT, SIGTERM and SIGHUP request a stop after the current step; a second SIGINT interrupts at once.
+
+    A terminal that goes away sends SIGHUP. Where it is ignored, as under nohup, it stays ignored.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -21,7 +24,10 @@ def stopping_on_signals(stop: Callable[[str], None]) -> Iterator[None]:
         stop("interrupted")
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield
     finally:

@@ -242,6 +242,7 @@ def test_resuming_a_finished_run_is_refused(say: Say, finished: Path) -> None:
     before = sorted(path.name for path in finished.rglob("*"))
     said = say("resume", finished)
     assert said.code == 2 and "has finished already; there is nothing to resume" in said.complaint
+    assert said.complaint.endswith("give --train.epochs more than 1, and --train.max_steps more than 3.")
     assert sorted(path.name for path in finished.rglob("*")) == before
 
 

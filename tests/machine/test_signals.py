@@ -10,13 +10,23 @@ import pytest
 from sparring.machine.signals import stopping_on_signals
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_asks_for_a_stop_and_the_handlers_of_before_come_back(number: signal.Signals) -> None:
     before, reasons = signal.getsignal(number), list[str]()
     with stopping_on_signals(reasons.append):
         signal.raise_signal(number)
         assert reasons == ["interrupted"]
     assert signal.getsignal(number) == before
+
+
+def test_a_terminal_that_goes_away_is_no_reason_to_stop_under_nohup() -> None:
+    before, reasons = signal.signal(signal.SIGHUP, signal.SIG_IGN), list[str]()
+    try:
+        with stopping_on_signals(reasons.append):
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert reasons == []
 
 
 def test_a_second_ctrl_c_interrupts_at_once() -> None:
