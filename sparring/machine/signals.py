@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP stop a run in an orderly way, and a process of a pool ends with the one that started it."""
+"""Ctrl-C, SIGTERM and SIGHUP stop a run in good order, and a process of a pool ends with the one that started it."""
 
 from __future__ import annotations
 

@@ -219,7 +219,7 @@ def test_a_redis_that_wants_another_password_is_told_and_no_password_is_shown(
     ("setting", "value", "reported"),
     [
         ("maxmemory-policy", "allkeys-lru", "CONFIG SET maxmemory-policy noeviction"),
-        ("maxmemory", str(1 << 20), "maxmemory = 1 MiB"),
+        ("maxmemory", str(1 << 20), "maxmemory = 1048576 bytes"),
     ],
 )
 def test_a_redis_that_would_lose_shards_is_refused(
