@@ -70,6 +70,12 @@ def file_failure(error: Exception, path: str | Path | None = None) -> SparringEr
     return SparringError(f"{name}: {reason}. {remedy}")
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether Python, or torch on a GPU or a CPU, could not get the memory that it asked for."""
+    of_torch = type(error).__name__ == "OutOfMemoryError"  # by name: not every command needs torch
+    return isinstance(error, MemoryError) or of_torch or "can't allocate memory" in str(error)
+
+
 def last_line(error: Exception) -> str:
     """What a long message of Ray says in the end: the reason."""
     lines = str(error).strip().splitlines()

@@ -7,6 +7,7 @@ import pickle
 from pathlib import Path
 
 import pytest
+import torch
 
 from sparring.errors import (
     NonFinite,
@@ -15,6 +16,7 @@ from sparring.errors import (
     SparringError,
     UsageError,
     file_failure,
+    is_out_of_memory,
     last_line,
     note_run,
     run_of,
@@ -73,3 +75,16 @@ def test_any_error_knows_the_run_that_failed_with_it(error: Exception) -> None:
     assert run_of(error) is None
     note_run(error, Path("runs/mine"))
     assert run_of(error) == Path("runs/mine")
+
+
+@pytest.mark.parametrize(
+    ("error", "it_is"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you"), True),
+        (RuntimeError("shape mismatch"), False),
+    ],
+)
+def test_a_lack_of_memory_is_known(error: Exception, it_is: bool) -> None:
+    assert is_out_of_memory(error) == it_is

@@ -33,7 +33,7 @@ from sparring.cli.streams import unfailing_streams
 from sparring.cli.studying import studying_commands
 from sparring.cli.workers import worker_commands
 from sparring.config import SHORT_NAMES, Config
-from sparring.errors import SparringError, UsageError, file_failure, run_of
+from sparring.errors import SparringError, UsageError, file_failure, is_out_of_memory, run_of
 from sparring.runs import Run, open_run, require_utf_8
 
 app = typer.Typer(
@@ -119,6 +119,9 @@ def _unexpected(error: Exception) -> None:
     if isinstance(error, RuntimeError) and str(error).startswith(OF_PATHS):
         fail(f"{error}. Give another path.", 2)
     _print_failed_run(run_of(error))
+    if is_out_of_memory(error):
+        reason = next(iter(str(error).splitlines()), "MemoryError")
+        fail(f"out of memory ({reason}). Lower train.batch_size or evaluation.batch_size, or free memory.", 1)
     fail(f"{type(error).__name__}: {error} (this is a bug of Sparring; run again with --debug for a traceback)", 1)
 
 
