@@ -496,8 +496,8 @@ def test_an_argument_that_is_not_utf_8_is_refused(say: Say, words: list[str]) ->
 
 
 def test_a_lack_of_memory_is_no_bug_of_ours(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tensor of 8 EiB: no machine has them."""
-    monkeypatch.setattr("sparring.commands.listing.list_runs", lambda folder: torch.empty(2**60, dtype=torch.float64))
+    """A tensor of 8 PiB: no machine has them."""
+    monkeypatch.setattr("sparring.commands.listing.list_runs", lambda folder: torch.empty(2**50, dtype=torch.float64))
     said = say("runs", ".")
     assert said.code == 1 and said.complaint.startswith("out of memory (")
     assert "Lower train.batch_size or evaluation.batch_size" in said.complaint
