@@ -28,6 +28,7 @@ def attacked(
     """See `Attack.__call__`."""
     require_batch(model, images, labels)
     require_ball(attack, images)
+    require_slope(attack)
     if generator is not None and not isinstance(generator, torch.Generator):
         raise ValueError(f"generator is a {type(generator).__name__}: a torch.Generator is needed, or None.")
     if generator is None:
@@ -38,6 +39,19 @@ def attacked(
         delta = perturb(model, x, y, attack, generator).to(images.dtype)
         result = delta if return_delta else perturbed(x, delta)
     return result.detach()
+
+
+def require_slope(attack: Attack) -> None:
+    """Refuse an attack that begins where the gradient of its loss is zero.
+
+    Raises:
+        ValueError: it does.
+    """
+    if attack.maximised.needs_clean and attack.start == "zero":
+        raise ValueError(
+            "loss = 'kl' with start = 'zero': at the clean image its gradient is zero, and the attack would follow "
+            "rounding. Set start to 'gaussian' or 'uniform', or loss to 'ce'."
+        )
 
 
 def require_batch(model: nn.Module, images: Tensor, labels: Tensor) -> None:
@@ -75,9 +89,11 @@ def _require_labels(labels: Tensor, count: int) -> None:
 
 def _require_values(images: Tensor, labels: Tensor) -> None:
     low, high = (float(bound) for bound in torch.aminmax(images.detach()))
+    if low != low:
+        raise ValueError("images contain NaN. Remove or repair them.")
     if not (low >= 0 and high <= 1):  # written so that NaN is refused
         raise ValueError(
-            f"images are in [{low:.4g}, {high:.4g}]: [0, 1] is needed. Divide grey levels by 255. If the images are "
+            f"images are in [{low:.7g}, {high:.7g}]: [0, 1] is needed. Divide grey levels by 255. If the images are "
             f"normalised, leave out that step and put sparring.Normalize(mean, std) before the model."
         )
     if int(labels.min()) < 0:  # cross_entropy ignores -100: such an example would not be attacked
@@ -88,7 +104,7 @@ def _require_classes(model: nn.Module, x: Tensor, labels: Tensor) -> None:
     """Check on the first image that the model takes such images and tells all classes of the labels apart."""
     try:
         with torch.no_grad():
-            logits = model(x[:1])
+            logits = model(x[:1].clone())
     except Exception as error:  # whatever the user's own code raises
         raise ValueError(
             f"images: model cannot take {x.dtype} images of {tuple(x.shape[1:])} ({type(error).__name__}: {error})."

@@ -51,7 +51,7 @@ def input_gradient(model: nn.Module, point: Tensor, targets: Tensor, loss: Loss)
         UsageError: the logits do not depend on the images by anything that torch differentiates.
     """
     point = point.detach().requires_grad_(True)
-    total = loss(model(point), targets).sum()
+    total = loss(model(point.clone()), targets).sum()  # a copy, which it may change
     gradient = torch.autograd.grad(total, point, allow_unused=True)[0] if total.requires_grad else None
     if gradient is None:
         raise UsageError(
@@ -143,8 +143,8 @@ def targets_of(model: nn.Module, x: Tensor, labels: Tensor, attack: Attack, help
     """The targets of the attack's loss; makes a clean forward pass if the loss needs one."""
     loss = attack.maximised
     with torch.no_grad():
-        clean = model(x) if loss.needs_clean else None
-        helper_logits = helper(x) if loss.targets == "helper" and helper is not None else None
+        clean = model(x.clone()) if loss.needs_clean else None
+        helper_logits = helper(x.clone()) if loss.targets == "helper" and helper is not None else None
     return loss.targets_of(labels, clean, helper_logits)
 
 

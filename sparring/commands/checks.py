@@ -162,6 +162,13 @@ def _require_same_data(run: Run, experiment: Experiment) -> None:
             f"(fingerprint {began['fingerprint']}), now there are {len(now)} ({now.fingerprint}). Images, labels or "
             f"their order have changed. Put the data back, or start a new run."
         )
+    test = experiment.test()
+    if began is not None and began.get("test_fingerprint") not in (None, test.fingerprint):
+        raise UsageError(
+            f"data.name = {experiment.config.data.name!r}: the test set is not the one that {run.path} began with, so "
+            f"its figures would not belong together. Put it back; `sparring evaluate {run.path}` takes another one and "
+            f"says so."
+        )
 
 
 def _check_workers(config: Config) -> None:

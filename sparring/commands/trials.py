@@ -136,7 +136,9 @@ def _loss(experiment: Experiment, x: Tensor, delta: Tensor, labels: Tensor) -> N
     found = experiment.objective(experiment.model, Batch(x, (x + delta).clamp(0, 1), labels, noise=noise), helper)
     if not (isinstance(found[0], Tensor) and found[0].shape == () and found[1].shape == labels.shape):
         raise ValueError("loss must return the scalar loss of the batch and the logits [N, K] of the attacked images")
-    if bool(found[1].isfinite().all()) and not found[0].isfinite():
+    with torch.no_grad():
+        sound = bool(experiment.model((x + delta).clamp(0, 1)).isfinite().all())
+    if sound and not found[0].isfinite():
         raise ValueError(f"loss is {found[0].item()} although all logits are finite")
     if not found[0].requires_grad:
         raise ValueError("loss has no gradient: it must be a differentiable function of the model's logits")

@@ -17,6 +17,7 @@ SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
 SIXTEEN_BITS_AS_I = ("PNG", "PPM")  # formats whose deepest grey images have 16 bits; Pillow may call their mode I
 WITH_ALPHA = ("RGBA", "LA", "PA")
 SLIGHTLY = 0.05  # beyond [0, 1], as resizing with bicubic interpolation leaves it
+PHOTOMETRIC, MIN_IS_WHITE = 262, 0  # tag of TIFF, and its value for 0 = white
 GREY = (128, 128, 128, 255)
 
 
@@ -55,6 +56,8 @@ def read_rgb(path: str | Path) -> Image.Image:
     with Image.open(path) as image:
         image.load()
         if _is_16_bit(image):
+            if getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == MIN_IS_WHITE:
+                raise ValueError("its 16 bits count from white to black (MinIsWhite); store it with MinIsBlack")
             return Image.fromarray(_rounded(np.asarray(image, dtype=np.float64) / 257)).convert("RGB")
         if image.mode == "F":
             return Image.fromarray(_rounded(_floats(image) * 255)).convert("RGB")

@@ -348,12 +348,15 @@ def _listening(listener: _Listener) -> Iterator[None]:
     """Send the package's log records to this listener only."""
     logger = logging.getLogger("auto-attack")
     level, propagate = logger.level, logger.propagate
+    disabled = logging.root.manager.disable
+    logging.disable(logging.NOTSET)  # warnings belong to the figure, also where the caller wants no logs
     logger.addHandler(listener)
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
     try:
         yield
     finally:
+        logging.disable(disabled)
         logger.removeHandler(listener)
         logger.setLevel(level)
         logger.propagate = propagate

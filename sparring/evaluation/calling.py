@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sparring.attacks import PGD, Attack
-from sparring.attacks.calling import require_ball
+from sparring.attacks.calling import require_ball, require_slope
 from sparring.data import Dataset, Sample, batch
 from sparring.data.sampling import Draw
 from sparring.data.training import scaled
@@ -98,6 +98,7 @@ def _threat(attack: str | Attack, epsilon: float | None, norm: str | None, pgd: 
         given = {name: value for name, value in {"epsilon": epsilon, "norm": norm, **pgd}.items() if value is not None}
         for name, value in given.items():
             raise ValueError(f"{name} = {value!r}: the attack has its own. Set it there, or give attack='pgd'.")
+        require_slope(attack)
         return attack
     if attack not in ("pgd", "autoattack"):
         raise ValueError(f"attack = {attack!r}: it must be 'pgd', 'autoattack', or a sparring.attacks.Attack.")
@@ -106,7 +107,7 @@ def _threat(attack: str | Attack, epsilon: float | None, norm: str | None, pgd: 
             raise ValueError(f"{name} = {value!r}: AutoAttack has its own. Leave it out, or give attack='pgd'.")
     if epsilon is None:
         raise ValueError("epsilon is missing: the radius of the ball in pixel intensities, such as 8/255.")
-    return PGD(epsilon, norm=norm or "linf", **{"steps": STEPS, "restarts": RESTARTS, **pgd})
+    return PGD(epsilon, norm="linf" if norm is None else norm, **{"steps": STEPS, "restarts": RESTARTS, **pgd})
 
 
 def _require_possible(threat: Attack, dataset: Dataset, *, by_autoattack: bool) -> None:

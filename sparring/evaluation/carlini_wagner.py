@@ -59,7 +59,7 @@ def _descend(model: nn.Module, x: Tensor, labels: Tensor, cost: Tensor, steps: i
     best, sizes = x.clone(), torch.full((len(x),), math.inf, device=x.device)
     for step in range(steps):
         images = (torch.tanh(inner) + 1) / 2
-        logits = model(images).float()
+        logits = model(images.clone()).float()
         lengths = (images - x).flatten(1).square().sum(1)
         loss = (lengths + cost * _lead_of_label(logits, labels).clamp_min(0).nan_to_num(0.0)).sum()
         with torch.no_grad():

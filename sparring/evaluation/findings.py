@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from sparring.attacks import Attack
 from sparring.evaluation.outcomes import Outcomes
 
 FAINT = 0.5  # accuracy minus mean confidence
@@ -13,10 +14,10 @@ FAINT = 0.5  # accuracy minus mean confidence
 class Findings(NamedTuple):
     """Numbers of examples.
 
-    zero_gradients: of the robust examples, those whose attack met a gradient of zero. non_finite_gradients: entries of
-    the gradient were not finite and taken as 0. non_finite_logits: on the clean or an attacked image, so that the
-    example counts as wrong. probabilities: the model returns probabilities. faint: its confidence is
-    far below its accuracy. varies: a second pass of the same images gives other logits.
+    zero_gradients: of the robust examples, those whose attack met a gradient of zero, or did not move.
+    non_finite_gradients: entries of the gradient were not finite and taken as 0. non_finite_logits: on the clean or an
+    attacked image, so that the example counts as wrong. probabilities: the model returns probabilities. faint: its
+    confidence is far below its accuracy. varies: a further pass of the same images gives other logits.
     """
 
     samples: int
@@ -77,6 +78,18 @@ def unreached(trained: float, epsilon: float) -> list[str]:
     ]
 
 
+def out_of_reach(attack: Attack) -> list[str]:
+    """A warning if an attack's steps are too short to cross its ball, as by a step size that was given."""
+    reach = attack.steps * attack.alpha
+    if reach >= attack.epsilon * (1 - 1e-6):
+        return []
+    return [
+        f"{attack.steps} steps of {attack.alpha:.4g} move an image by {reach:.4g} at most, and ε is "
+        f"{attack.epsilon:.4g}: the attack does not reach the edge of its ball, and robust accuracy may be far too "
+        f"high. Leave the step size out (2.5·ε/steps), or raise the steps."
+    ]
+
+
 PROBABILITIES = (
     "The model returns probabilities (each row sums to one), not logits: where they are near 0 or 1 the attack has "
     "almost no gradient, and robust accuracy may be too high. Return the values before the softmax."
@@ -91,7 +104,7 @@ FAINT_LOGITS = (
 
 
 RANDOM_LOGITS = (
-    "The model is random: two passes of the same images in eval mode give other logits. A gradient of one pass is a "
+    "The model is random: passes of the same images in eval mode give other logits. A gradient of one pass is a "
     "weaker attack on the next one, and robust accuracy may be too high. Make the model deterministic, or attack its "
     "mean over many passes."
 )

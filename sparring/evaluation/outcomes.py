@@ -11,13 +11,17 @@ from torch import Tensor, nn
 
 from sparring.attacks import Attack, GradientCheck, frozen, perturb, perturbed
 from sparring.attacks.losses import towards
+from sparring.attacks.norms import NORMS, l2_norms, largest_entries
 from sparring.data import Dataset, batch
+from sparring.errors import SparringError
 from sparring.machine.devices import device_of
 from sparring.models.forward import plain
 from sparring.objectives.predictions import are_finite, are_probabilities, correct
 from sparring.randomness import generator
 
-RANDOM = 1e-2  # difference of two passes, relative to the largest logit
+RANDOM = 1e-2  # difference of two passes, relative to the spread of the logits
+ROUNDING = 1e-6  # difference of two passes, relative to the logit, that the order of a GPU's sums explains
+LOOKS = 8  # further passes: a model that tosses a coin in each of them is overlooked once in 256 times
 Attacked = Callable[[Tensor, Tensor, Tensor], None]  # clean images [n, C, H, W], labels [n], attacked images
 
 
@@ -26,10 +30,10 @@ class Outcomes:
     """Results per example, bool [N] on one device.
 
     labels: int64 [N]. clean: correct on the clean image. robust: correct on it and after every restart. zero_gradient:
-    a step of the attack had a gradient of zero. non_finite_gradient: a step's gradient had entries that are not finite.
-    non_finite_logits: on the clean image or an attacked one. probabilities: the clean logits are probabilities.
-    confidence: float32 [N], of the clean prediction; 1 where the attack does not depend on it. varies: a second pass
-    had other logits (looked at in the first batch).
+    a step of the attack had a gradient of zero, or the attack has not moved the image. non_finite_gradient: a step's
+    gradient had entries that are not finite. non_finite_logits: on the clean image or an attacked one. probabilities:
+    the clean logits are probabilities. confidence: float32 [N], of the clean prediction; 1 where the attack does not
+    depend on it. varies: a further pass had other logits (looked at in the first batch).
     """
 
     labels: Tensor
@@ -96,8 +100,27 @@ def attempts_of(attack: Attack, targets: int = 0) -> list[Attempt]:
 def attempted(model: nn.Module, x: Tensor, y: Tensor, attempt: Attempt, seed: int, first: int) -> Attempted:
     """Make an attempt on a batch. first: place of the batch's first example."""
     check, random = GradientCheck(len(y), y.device), generator(seed, "evaluate", first, *attempt.key)
-    images = perturbed(x, perturb(model, x, y, attempt.attack, random, check=check))
+    delta = perturb(model, x, y, attempt.attack, random, check=check)
+    images = perturbed(x, delta)
+    _require_within(attempt.attack, images - x)
     return Attempted(images, logits_of(model, images), check)
+
+
+def _require_within(attack: Attack, delta: Tensor) -> None:
+    """A backstop: the figure of an attack that leaves its ball would be that of another one.
+
+    Raises:
+        SparringError: a perturbation is outside, or not finite where the image is.
+    """
+    if attack.norm not in NORMS or len(delta) == 0:
+        return
+    size = float((largest_entries(delta) if attack.norm == "linf" else l2_norms(delta)).max())
+    if size > attack.radius * (1 + 1e-4) + 1e-6:
+        raise SparringError(
+            f"attack {attack.name or type(attack).__name__}: it made a perturbation of norm {size:.6g} in a ball of "
+            f"{attack.radius:.6g} ({attack.norm}), so robust accuracy would be that of a larger ball. Project in its "
+            f"`project` and `initial`."
+        )
 
 
 def outcomes(
@@ -143,9 +166,18 @@ def clean_outcomes(model: nn.Module, x: Tensor, y: Tensor) -> Outcomes:
 
 
 def variation(model: nn.Module, x: Tensor) -> Tensor:
-    """bool [N]: two passes of the same images give other logits, by more than a GPU's order of summation explains."""
-    one, other = logits_of(model, x), logits_of(model, x)
-    return (one - other).abs().amax(1) > RANDOM * one.abs().amax(1)
+    """bool [N]: passes of the same images give other logits, by more than a GPU's order of summation explains.
+
+    A constant in all logits, or a class that is masked by a huge one, hides nothing: the spread is the median distance
+    from the median.
+    """
+    first = logits_of(model, x).float()
+    spread = (first - first.quantile(0.5, dim=1, keepdim=True)).abs().quantile(0.5, dim=1, keepdim=True)
+    varies = torch.zeros(len(x), dtype=torch.bool, device=first.device)
+    for _ in range(LOOKS):
+        difference = (logits_of(model, x) - first).abs()
+        varies |= (difference > RANDOM * spread + ROUNDING * first.abs()).any(1)
+    return varies
 
 
 def _confidence(logits: Tensor) -> Tensor:
@@ -170,9 +202,9 @@ def batches(model: nn.Module, dataset: Dataset, size: int) -> Iterator[tuple[int
 
 
 def logits_of(model: nn.Module, x: Tensor) -> Tensor:
-    """[N, K], without a graph."""
+    """[N, K], without a graph. The model gets a copy, which it may change."""
     with torch.no_grad():
-        logits: Tensor = model(x)
+        logits: Tensor = model(x.clone())
     return logits
 
 
@@ -194,7 +226,8 @@ def attacked_outcomes(
         images[where] = made.images
         alive[where], non_finite[where] = correct(made.logits, y[where]), ~are_finite(made.logits)
         check.add(made.check, where)
-    found: dict[str, Any] = {"zero_gradient": check.zero, "non_finite_gradient": check.non_finite}
+    unmoved = alive & (images == x).flatten(1).all(1) if attack.epsilon > 0 else torch.zeros_like(alive)
+    found: dict[str, Any] = {"zero_gradient": check.zero | unmoved, "non_finite_gradient": check.non_finite}
     if first == 0:
         found["varies"] = variation(model, x)
     return replace(clean, robust=alive, non_finite_logits=non_finite, **found), images

@@ -19,7 +19,7 @@ from sparring.data.sampling import Draw
 from sparring.errors import UsageError
 from sparring.evaluation.autoattack import autoattack
 from sparring.evaluation.autoattack import describe as describe_autoattack
-from sparring.evaluation.findings import findings_of, warnings_of
+from sparring.evaluation.findings import findings_of, out_of_reach, warnings_of
 from sparring.evaluation.outcomes import Attacked, Outcomes, clean_outcomes, joined, outcomes
 from sparring.machine.devices import device_of
 from sparring.models.forward import plain
@@ -107,9 +107,10 @@ def targets_of(settings: EvaluationSettings, classes: int) -> int:
 def describe(attack: Attack, targets: int = 0) -> str:
     """Such as `PGD-50, 3 restarts, step 0.01, linf 0.2`. targets: other classes that it aims at."""
     name, aim = (attack.name or "pgd").upper(), f" towards {targets} classes" if targets else ""
+    ball = "" if attack.radius == attack.epsilon else f" in a ball of {attack.radius:.4g}"
     return (
         f"{name}-{attack.steps}{aim}, {attack.restarts} restart{'s' if attack.restarts > 1 else ''}, "
-        f"step {attack.alpha:.4g}, {attack.norm} {attack.epsilon:.4g}"
+        f"step {attack.alpha:.4g}, {attack.norm} {attack.epsilon:.4g}{ball}"
     )
 
 
@@ -136,7 +137,8 @@ def evaluate(
     began, sample = time.perf_counter(), Sample(dataset, samples, draw)
     how: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "targets": targets, "progress": progress}
     found = outcomes(model, sample, attack, attacked=attacked, **how)
-    return evaluation_of(found, sample, describe(attack, targets), time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    return evaluation_of(found, sample, describe(attack, targets), seconds, out_of_reach(attack))
 
 
 def evaluate_by_autoattack(

@@ -21,7 +21,7 @@ from sparring.errors import UsageError
 from sparring.evaluation.findings import findings_of, warnings_of
 from sparring.evaluation.findings import worst as worst_findings
 from sparring.evaluation.memory import Memory, Results
-from sparring.evaluation.outcomes import Outcomes, clean_outcomes, joined
+from sparring.evaluation.outcomes import Outcomes, clean_outcomes, joined, variation
 from sparring.evaluation.robustness import attack_for, describe, interval
 from sparring.evaluation.tickets import InProcess, Judges, Work, at_first, each_on_all
 from sparring.randomness import generator
@@ -255,13 +255,21 @@ class Crossed:
             now = [_seen(model, attacked, y) for model in targets]
             found = [_after(before, each) for before, each in zip(found, now, strict=True)]
         zero, non_finite = check.zero.cpu(), check.non_finite.cpu()
-        return [replace(each, zero_gradient=zero, non_finite_gradient=non_finite) for each in found]
+        found = [replace(each, zero_gradient=zero, non_finite_gradient=non_finite) for each in found]
+        if self.first > 0:
+            return found
+        return [replace(each, varies=_varies(model, x)) for each, model in zip(found, targets, strict=True)]
 
 
 def _after(before: Outcomes, now: Outcomes) -> Outcomes:
     """What is known of the examples once they have been seen attacked too."""
     broken = before.non_finite_logits | now.non_finite_logits
     return replace(before, robust=before.robust & now.clean, non_finite_logits=broken)
+
+
+def _varies(model: nn.Module, x: Tensor) -> Tensor:
+    with frozen(model):
+        return variation(model, x).cpu()
 
 
 def _seen(model: nn.Module, x: Tensor, y: Tensor) -> Outcomes:

@@ -24,7 +24,7 @@ def outputs_of(model: nn.Module, x: Tensor, classes: int) -> int:
     shape = tuple(x.shape[1:])
     try:
         with frozen(model), torch.no_grad():
-            logits = model(x.to(device_of(model)))
+            logits = model(x.clone().to(device_of(model)))
     except Exception as error:  # whatever the user's own code raises
         raise UsageError(
             f"model cannot take images of {shape} ({type(error).__name__}: {error}).{of_other_precision(model)}"

@@ -20,6 +20,7 @@ from sparring.models.names import named_alike
 log = logging.getLogger(__name__)
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # keys under which training scripts save a state dict
 MAY_LACK = ("normalize.mean", "normalize.std", "num_batches_tracked")
+UNSCALED = (torch.int8, torch.uint8, torch.float8_e4m3fn, torch.float8_e5m2)  # of quantised networks
 MAX_NAMES = 5  # in an error message
 
 
@@ -134,6 +135,12 @@ def _require_same_network(
 
 
 def _require_finite(setting: str, weights: Mapping[str, Tensor]) -> None:
+    odd = [name for name, tensor in weights.items() if tensor.is_complex() or tensor.dtype in UNSCALED]
+    if odd:
+        raise UsageError(
+            f"{setting}: {_some(odd)}: {weights[odd[0]].dtype} is no type of whole weights, which are floats of 16 "
+            f"bits or more. Save them as float32, with their scale multiplied in."
+        )
     spoilt = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
     if spoilt:
         raise UsageError(

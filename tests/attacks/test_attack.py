@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import foolbox
@@ -237,3 +239,10 @@ def test_by_position_the_norm_may_come_first() -> None:
     assert PGD("l2", 0.5, 7, 0.1) == PGD(0.5, "l2", 7, 0.1)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^norm = 'l3': "):
         PGD("l3", 0.5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("make", [partial(FGSM, 0.1), partial(PGD, 0.1, start="zero")])
+def test_a_divergence_from_the_image_itself_has_no_gradient_and_is_refused(make: Callable[..., Attack]) -> None:
+    with pytest.raises(ValueError, match="loss = 'kl' with start = 'zero': at the clean image its gradient is zero"):
+        make(loss="kl")(linear_model(), *images())
+    assert make(loss="kl", start="gaussian").start == "gaussian"

@@ -143,7 +143,7 @@ def test_what_is_refused_below_is_taken_where_it_is_right() -> None:
         ({"x": X.numpy()}, "images: a ndarray"),
         ({"x": 255 * X}, r"images are in \[.*\]: \[0, 1\] is needed"),
         ({"x": X - 0.5}, r"images are in \[-0\.4.*sparring\.Normalize"),
-        ({"x": X.where(X.max() > X, torch.nan)}, "images are in"),
+        ({"x": X.where(X.max() > X, torch.nan)}, "images contain NaN"),
         ({"x": X.where(X.max() > X, torch.inf)}, "images are in"),
         ({"y": Y.int()}, r"labels: torch\.int32 \(16,\); class numbers, int64 \[16\]"),
         ({"y": Y[:-1]}, r"labels: torch\.int64 \(15,\)"),

@@ -72,6 +72,13 @@ def test_a_transparent_colour_of_a_palette_is_laid_over_grey(tmp_path: Path) -> 
     assert np.array_equal(pixels(tmp_path / "image.png"), expected)
 
 
+def test_sixteen_bits_from_white_to_black_are_refused(tmp_path: Path) -> None:
+    image = Image.fromarray(GREY.astype(np.uint16) * 257)
+    image.save(tmp_path / "image.tif", tiffinfo={262: 0})
+    with pytest.raises(ValueError, match="MinIsWhite"):
+        read_rgb(tmp_path / "image.tif")
+
+
 @pytest.mark.parametrize(
     ("image", "reported"),
     [

@@ -214,6 +214,10 @@ ONE_CLASS = {
         ({"data": (torch.zeros(0, 1, 8, 8), torch.zeros(0).long())}, "data has no examples"),
         ({"attack": "pdg"}, "attack = 'pdg': it must be 'pgd', 'autoattack', or a sparring.attacks.Attack"),
         ({"attack": PGD}, "attack = <class .*PGD'>: it must be"),
+        (
+            {"attack": PGD(0.1, start="zero", loss="kl"), **OWN, "epsilon": None, "norm": None},
+            "loss = 'kl' with start = 'zero'",
+        ),
         ({"attack": PGD(0.1)}, "epsilon = 0.1: the attack has its own"),
         ({"attack": PGD(0.1), "epsilon": None, "norm": "l2"}, "norm = 'l2': the attack has its own"),
         ({"attack": PGD(0.1), "epsilon": None, "steps": 7}, "steps = 7: the attack has its own"),
@@ -223,6 +227,7 @@ ONE_CLASS = {
         ({"epsilon": -0.1}, "epsilon = -0.1"),
         ({"epsilon": 8}, "epsilon = 8: a radius in pixel intensities"),
         ({"epsilon": 80.0, "norm": "l2"}, "epsilon = 80"),
+        ({"norm": ""}, "norm = '': it must be 'linf' or 'l2'"),
         ({"norm": "Linf"}, "norm = 'Linf': it must be 'linf' or 'l2'"),
         ({"steps": 0}, "steps = 0: an integer of at least 1"),
         ({"steps": 2.5}, "steps = 2.5: an integer of at least 1"),

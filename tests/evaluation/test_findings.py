@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from typing import Any
@@ -15,11 +16,12 @@ import sparring
 from sparring.attacks import PGD
 from sparring.config import EvaluationSettings
 from sparring.data import ArrayDataset
-from sparring.errors import UsageError
+from sparring.errors import SparringError, UsageError
 from sparring.evaluation import autoattack as module
 from sparring.evaluation.corruptions import corruptions
 from sparring.evaluation.curves import curves
 from sparring.evaluation.findings import Findings, warnings_of, worst
+from sparring.evaluation.outcomes import variation
 from sparring.evaluation.robustness import evaluate, evaluate_by_autoattack
 from sparring.evaluation.transfer import Member, transfer
 from tests.support.models import Brightness, Shattered, distances, greys
@@ -93,7 +95,97 @@ def test_a_model_that_draws_at_random_is_warned_of(noise: float, warned: bool) -
     random = torch.Generator().manual_seed(0)
     model = Changed(lambda logits, x: logits * (1 + noise * torch.rand(len(x), 1, generator=random)))
     found = evaluate(model, DATA, PGD(EPSILON, steps=2))
-    assert any("two passes of the same images" in text for text in found.warnings) is warned
+    assert any("passes of the same images" in text for text in found.warnings) is warned
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda logits: logits + 1e4,
+        lambda logits: torch.cat([logits, torch.full((len(logits), 1), -1e6)], 1),
+    ],
+    ids=["a large constant", "a masked class"],
+)
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_large_logits_hide_no_randomness(change: Callable[[Tensor], Tensor], noise: float) -> None:
+    random = torch.Generator().manual_seed(0)
+    model = Changed(lambda logits, x: change(logits * (1 + noise * torch.rand(len(x), 1, generator=random))))
+    assert bool(variation(model, DATA.images(torch.arange(len(DATA))) / 255).any()) == (noise > 0)
+
+
+def test_a_coin_in_each_pass_is_seen_and_transfer_says_it_too() -> None:
+    random = torch.Generator().manual_seed(0)
+
+    def tossed(logits: Tensor, x: Tensor) -> Tensor:
+        return logits if torch.rand((), generator=random) < 0.5 else logits.flip(1)
+
+    found = evaluate(Changed(tossed), DATA, PGD(EPSILON, steps=2))
+    assert any("The model is random" in text for text in found.warnings)
+    threat = PGD(EPSILON, steps=5)
+    members = [
+        Member(name, model, DATA, threat, "greys", "")
+        for name, model in (("coin", Changed(tossed)), ("sound", Brightness()))
+    ]
+    assert [text[:27] for text in transfer(members, SETTINGS, seed=0).warnings] == ["coin: The model is random: "]
+
+
+@pytest.mark.parametrize(("step_size", "told"), [(0.01, True), (0.02, False), (None, False)])
+def test_an_attack_that_cannot_cross_its_ball_is_told(step_size: float | None, told: bool) -> None:
+    found = sparring.evaluate(Brightness(), DATA, epsilon=EPSILON, steps=5, step_size=step_size, restarts=1)
+    texts = [text for text in found.warnings if "5 steps of 0.01 move an image by 0.05 at most, and ε is 0.1" in text]
+    assert bool(texts) == told
+
+
+def test_an_attack_that_moves_nothing_is_told() -> None:
+    class Still(PGD):
+        def initial(self, x: Tensor, generator: torch.Generator) -> Tensor:
+            return torch.zeros_like(x)
+
+        def step(self, delta: Tensor, gradient: Tensor, step_size: Tensor, state: dict[str, Tensor]) -> Tensor:
+            return delta
+
+    found = sparring.evaluate(Brightness(), DATA, attack=Still(EPSILON, steps=3))
+    assert found.zero_gradients == len(DATA) and any("did not move them" in text for text in found.warnings)
+
+
+@pytest.mark.parametrize("where", ["initial", "project"])
+def test_an_attack_that_leaves_its_ball_gives_no_figure(where: str) -> None:
+    class Leaving(PGD):
+        def initial(self, x: Tensor, generator: torch.Generator) -> Tensor:
+            return torch.full_like(x, 0.15) if where == "initial" else super().initial(x, generator)
+
+        def project(self, delta: Tensor, x: Tensor, radius: float | Tensor) -> Tensor:
+            return delta
+
+    with pytest.raises(SparringError, match=r"Leaving: it made a perturbation of norm .* in a ball of 0\.1"):
+        sparring.evaluate(Brightness(), DATA, attack=Leaving(EPSILON, steps=20, step_size=0.05))
+
+
+@pytest.mark.parametrize("how", [{"attack": "pgd", "steps": 5}, {"attack": "autoattack"}])
+def test_a_model_that_changes_its_input_is_judged_as_one_that_does_not(how: dict[str, Any]) -> None:
+    """In place, the image that the next pass sees would be another one."""
+
+    class InPlace(Brightness):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.mul_(0.9).add_(0.05))
+
+    class Apart(Brightness):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x * 0.9 + 0.05)
+
+    one, other = (sparring.evaluate(model, DATA, epsilon=EPSILON, **how) for model in (InPlace(), Apart()))
+    assert (one.clean_accuracy, one.robust_accuracy) == (other.clean_accuracy, other.robust_accuracy)
+
+
+def test_autoattacks_warnings_belong_to_the_figure_also_where_nobody_wants_logs() -> None:
+    random = torch.Generator().manual_seed(0)
+    model = Changed(lambda logits, x: logits + 0.05 * torch.randn(logits.shape, generator=random))
+    logging.disable(logging.WARNING)
+    try:
+        found = evaluate_by_autoattack(model, DATA, PGD(EPSILON), attacks=("apgd-ce",))
+    finally:
+        logging.disable(logging.NOTSET)
+    assert any("randomized" in text for text in found.warnings)
 
 
 @pytest.mark.parametrize(

@@ -129,3 +129,11 @@ def test_a_file_of_torchvisions_own_network_fits_ours(tmp_path: Path) -> None:
     loaded = model.state_dict()
     assert all(torch.equal(loaded[f"resnet.{name}"], theirs[name]) for name in theirs if not name.startswith("fc."))
     assert loaded["normalize.mean"].flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.complex64, torch.float8_e4m3fn])
+def test_weights_without_their_scale_are_refused(tmp_path: Path, kind: torch.dtype) -> None:
+    weights = network().state_dict()
+    torch.save({**weights, "9.bias": weights["9.bias"].to(kind)}, tmp_path / "w.pt")
+    with pytest.raises(UsageError, match=r"w\.pt': 9\.bias: torch\..* is no type of whole weights"):
+        load_checkpoint(tmp_path / "w.pt", network(), 10)
