@@ -7,7 +7,8 @@ import logging
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sparring.attacks.augmix import Threat
+from sparring.allocators.bullettrain import BulletTrain
+from sparring.attacks.augmix import AugMix, Threat
 from sparring.commands.combinations import check_combinations
 from sparring.commands.live import PREFIX, require_passed, require_sendable
 from sparring.commands.sources import require_same_sources
@@ -74,7 +75,7 @@ def check(config: Config, live: Live = NOTHING_PASSED, *, starts: bool) -> Exper
     _check_batches(experiment)
     if config.yopo.passes:
         first_layer(experiment.model, config.yopo.first_layer, experiment.training.shape)
-    for doubt in (*summary.warnings, *_unused(config.attack, experiment.attack)):
+    for doubt in (*summary.warnings, *_unused(config.attack, experiment.attack), *_unattacked(experiment)):
         log.warning(doubt)
     _check_evaluation(experiment)
     if config.engine == "ray":
@@ -91,6 +92,19 @@ def _unused(settings: AttackSettings, attack: Threat) -> list[str]:
     if settings.steps in (makes, AttackSettings.model_fields["steps"].default):
         return []
     return [f"attack.steps = {settings.steps} has no effect: attack.name = {settings.name!r} makes {makes}."]
+
+
+def _unattacked(experiment: Experiment) -> list[str]:
+    """A sentence if the allocator leaves all examples clean."""
+    allocator, attack = experiment.allocator, experiment.attack
+    if not isinstance(allocator, BulletTrain) or isinstance(attack, AugMix):
+        return []
+    if any(budget.steps for budget in allocator.budgets(attack)):
+        return []
+    return [
+        "allocator.boundary_steps = 0, allocator.robust_steps = 0 and allocator.outlier_steps = 0: no example is "
+        "attacked, and the network will not be robust."
+    ]
 
 
 def require_new_folder(run: RunSettings) -> None:

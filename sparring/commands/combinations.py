@@ -333,11 +333,6 @@ def _check_allocator(methods: Methods) -> None:
         return
     budgets = methods.allocator.budgets(methods.attack)
     most = budgets[BOUNDARY].steps
-    if not any(budget.steps for budget in budgets):
-        raise UsageError(
-            "allocator.boundary_steps = 0, allocator.robust_steps = 0 and allocator.outlier_steps = 0: nothing would "
-            "be attacked. Set one of them higher, or attack.epsilon to 0 to train without attacks."
-        )
     if budgets[ROBUST].steps > most > 0:
         raise UsageError(
             f"allocator.robust_steps = {budgets[ROBUST].steps} with N_B = {most} (allocator.boundary_steps, by default "

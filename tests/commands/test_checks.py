@@ -208,3 +208,21 @@ def test_steps_that_an_attack_does_not_take_are_named(tmp_path: Path, caplog: py
     assert "has no effect" not in caplog.text
     check(small(tmp_path, engine="sync", attack={"name": "fgsm", "steps": 7}), starts=True)
     assert "attack.steps = 7 has no effect: attack.name = 'fgsm' makes 1." in caplog.text
+
+
+def test_an_allocator_without_steps_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    none = {"name": "bullettrain", "boundary_steps": 0, "robust_steps": 0, "outlier_steps": 0}
+    check(small(tmp_path, engine="sync", allocator={**none, "boundary_steps": 1}), starts=True)
+    assert "no example is attacked" not in caplog.text
+    check(small(tmp_path, engine="sync", allocator=none), starts=True)
+    assert "no example is attacked, and the network will not be robust" in caplog.text
+
+
+def test_a_resume_on_another_test_set_is_refused(tmp_path: Path) -> None:
+    images, labels = np.arange(40 * 64, dtype=np.uint8).reshape(40, 8, 8), np.arange(40) % 10
+    for split in ("train", "test"):
+        np.savez(tmp_path / f"own-{split}.npz", images=images, labels=labels)
+    run = stopped_at(1, tmp_path, engine="sync", data={"name": f"npz:{tmp_path / 'own'}"}, train={"batch_size": 4})
+    np.savez(tmp_path / "own-test.npz", images=images, labels=(labels + 1) % 10)
+    with pytest.raises(UsageError, match=r"the test set is not the one that .* began with"):
+        resume(run.path)

@@ -112,11 +112,6 @@ FREE: dict[str, Any] = {"engine": "sync", "train": {"replays": 4}, "attack": {"n
         ({"attack": {"start": "zero"}, "objective": {"name": "trades"}}, "attack.start = 'zero'", "gradient is 0"),
         ({"attack": {"name": "fgsm-rs"}, "allocator": {"name": "bullettrain"}}, "robust_steps = 2", "N_B = 1"),
         ({"allocator": {"name": "oracle", "boundary_steps": 3, "robust_steps": 4}}, "robust_steps = 4", "N_B = 3"),
-        (
-            {"allocator": {"name": "bullettrain", "boundary_steps": 0, "robust_steps": 0, "outlier_steps": 0}},
-            "allocator.outlier_steps = 0",
-            "nothing would be attacked",
-        ),
     ],
 )
 def test_what_cannot_work_is_refused(tree: dict[str, Any], named: str, why: str) -> None:
