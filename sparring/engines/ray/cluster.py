@@ -46,7 +46,7 @@ def ray_cluster(settings: RaySettings, trainer_cpus: float) -> Iterator[None]:
     with put_back_afterwards(settings.address):
         try:
             _connect(settings, trainer_cpus)
-        except (ConnectionError, OSError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
+        except Exception as error:  # Ray raises many kinds, also a bare one where its processes do not start
             raise SparringError(f"ray.address = {settings.address!r}: {_explained(error)}") from error
         with last_word(KILLED):  # without its raylet Ray's core may end this process, also while it shuts down
             try:
