@@ -29,7 +29,7 @@ from sparring.cli.replaying import replay_commands
 from sparring.cli.reporting import reporting_commands
 from sparring.cli.serving import queue_commands
 from sparring.cli.shell import HINT, Json, Recipe, RunPath, fail, note, out, rows
-from sparring.cli.streams import unfailing_streams
+from sparring.cli.streams import begin_in_utf_8, unfailing_streams
 from sparring.cli.studying import studying_commands
 from sparring.cli.workers import worker_commands
 from sparring.config import SHORT_NAMES, Config
@@ -75,6 +75,7 @@ COMMANDS_WITH_SETTINGS = {"train", "resume", "doctor", "explain", "calibrate", "
 
 def main() -> None:
     """Run the command. An error prints one sentence; with --debug it prints a traceback."""
+    begin_in_utf_8()
     with unfailing_streams():
         _run()
 

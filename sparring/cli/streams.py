@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import locale
 import os
 import sys
 from collections.abc import Iterator
@@ -28,6 +30,18 @@ class Unfailing:
         return getattr(self._stream, name)
 
 
+def begin_in_utf_8() -> None:
+    """Begin this process again in Python's UTF-8 mode where the locale has another encoding.
+
+    A run's files are UTF-8, and its tables have letters such as ε, whatever the locale is. Processes that it starts
+    inherit the mode.
+    """
+    if sys.flags.utf8_mode or locale.getencoding().lower().replace("-", "") == "utf8":
+        return
+    os.environ["PYTHONUTF8"] = "1"
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # nosec B606  # itself, without a shell
+
+
 @contextmanager
 def unfailing_streams() -> Iterator[None]:
     """Give a command the streams that were closed for it (nowhere), and standard error as `Unfailing`."""
@@ -36,6 +50,9 @@ def unfailing_streams() -> Iterator[None]:
     with open(os.devnull, "r+") as nowhere:
         error: Any = Unfailing(sys.stderr or nowhere)
         sys.stdin, sys.stdout, sys.stderr = sys.stdin or nowhere, sys.stdout or nowhere, error
+        for stream in before[1:]:
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")  # PYTHONIOENCODING may ask for an encoding without ε
         try:
             yield
         finally:

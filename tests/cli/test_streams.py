@@ -48,3 +48,21 @@ def test_a_path_that_leads_nowhere_is_refused(
     os.symlink("loop", "loop")
     said = say("status", path)
     assert said.code == 2 and "bug" not in said.complaint
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": "latin-1"},
+    ],
+)
+def test_an_encoding_without_the_letter_of_the_radius_costs_no_figure(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    words = ["train", "--engine", "sync", "--train.max_steps", "2", "--run.root", tmp_path, "--name", "naïve", *CHEAP]
+    done = subprocess.run(
+        command(*words), capture_output=True, env={**os.environ, **environment}, timeout=TIMEOUT_S, check=False
+    )
+    assert done.returncode == 0 and b"robust accuracy" in done.stdout and b"bug" not in done.stderr
+    assert 'name = "naïve"' in (tmp_path / "naïve" / "config.toml").read_text(encoding="utf-8")
