@@ -12,11 +12,14 @@ from sparring.machine.signals import stopping_on_signals
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_asks_for_a_stop_and_the_handlers_of_before_come_back(number: signal.Signals) -> None:
-    before, reasons = signal.getsignal(number), list[str]()
-    with stopping_on_signals(reasons.append):
-        signal.raise_signal(number)
-        assert reasons == ["interrupted"]
-    assert signal.getsignal(number) == before
+    outside, reasons = signal.signal(number, signal.default_int_handler), list[str]()  # ignored under nohup
+    try:
+        with stopping_on_signals(reasons.append):
+            signal.raise_signal(number)
+            assert reasons == ["interrupted"]
+        assert signal.getsignal(number) == signal.default_int_handler
+    finally:
+        signal.signal(number, outside)
 
 
 def test_a_terminal_that_goes_away_is_no_reason_to_stop_under_nohup() -> None:
