@@ -18,6 +18,7 @@ SIXTEEN_BITS_AS_I = ("PNG", "PPM")  # formats whose deepest grey images have 16 
 WITH_ALPHA = ("RGBA", "LA", "PA")
 SLIGHTLY = 0.05  # beyond [0, 1], as resizing with bicubic interpolation leaves it
 PHOTOMETRIC, MIN_IS_WHITE = 262, 0  # tag of TIFF, and its value for 0 = white
+INVERTED = "16 bits from white to black (MinIsWhite)"
 GREY = (128, 128, 128, 255)
 
 
@@ -56,8 +57,8 @@ def read_rgb(path: str | Path) -> Image.Image:
     with Image.open(path) as image:
         image.load()
         if _is_16_bit(image):
-            if getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == MIN_IS_WHITE:
-                raise ValueError("its 16 bits count from white to black (MinIsWhite); store it with MinIsBlack")
+            if _is_inverted(image):
+                raise ValueError(f"its pixels are {INVERTED}; store it with MinIsBlack")
             return Image.fromarray(_rounded(np.asarray(image, dtype=np.float64) / 257)).convert("RGB")
         if image.mode == "F":
             return Image.fromarray(_rounded(_floats(image) * 255)).convert("RGB")
@@ -70,7 +71,7 @@ def note_of(path: str | Path) -> str | None:
     """How `read_rgb` changes, or refuses, the image of a file; None for what is opaque and has 8 bits."""
     with Image.open(path) as image:
         if _is_16_bit(image):
-            return "16 bits, scaled to 8 bits"
+            return INVERTED if _is_inverted(image) else "16 bits, scaled to 8 bits"
         if image.mode == "F":
             return "floats in [0, 1], scaled to 8 bits"
         if image.mode.startswith("I"):
@@ -111,6 +112,11 @@ def _rounded(values: Array) -> Array:
 
 def _is_16_bit(image: Image.Image) -> bool:
     return image.mode in SIXTEEN_BITS or (image.mode == "I" and image.format in SIXTEEN_BITS_AS_I)
+
+
+def _is_inverted(image: Image.Image) -> bool:
+    """Of 16-bit TIFFs, which Pillow leaves as they are stored; those of 8 bits it turns round itself."""
+    return bool(getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == MIN_IS_WHITE)
 
 
 def _floats(image: Image.Image) -> Array:

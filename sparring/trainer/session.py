@@ -106,15 +106,12 @@ class Session:
         limit = self.config.train.max_steps
         return inf if limit is None or limit >= self.plan.total_steps else limit
 
-    def restore(self) -> Checkpoint | None:
-        """Continue from the newest checkpoint of the run's folder; None: there is none, the run begins."""
-        checkpoint = self._load_newest(self.training.begin)
-        self._observe()
-        return checkpoint
+    def restore(self, *, again: bool = False) -> Checkpoint | None:
+        """Continue from the newest checkpoint of the run's folder; None: there is none, the run begins.
 
-    def start_again(self) -> Checkpoint | None:
-        """Continue as a new process would: from the newest checkpoint, or from the beginning where there is none."""
-        checkpoint = self._load_newest(self.training.restart)
+        again: this session has trained already; where the run begins, its weights are the initial ones again.
+        """
+        checkpoint = self._load_newest(self.training.restart if again else self.training.begin)
         self._observe()
         return checkpoint
 

@@ -75,6 +75,7 @@ def test_a_transparent_colour_of_a_palette_is_laid_over_grey(tmp_path: Path) -> 
 def test_sixteen_bits_from_white_to_black_are_refused(tmp_path: Path) -> None:
     image = Image.fromarray(GREY.astype(np.uint16) * 257)
     image.save(tmp_path / "image.tif", tiffinfo={262: 0})
+    assert note_of(tmp_path / "image.tif") == "16 bits from white to black (MinIsWhite)"
     with pytest.raises(ValueError, match="MinIsWhite"):
         read_rgb(tmp_path / "image.tif")
 

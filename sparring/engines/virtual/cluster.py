@@ -36,7 +36,7 @@ class Cluster:
         self.now = 0.0
         self.arrived: list[Shard] = []
         self.wakers: list[Callable[[], None]] = []  # called when there may be something to do
-        self.attackers: list[Callable[[], None]] = []  # called when what they are at is void
+        self.on_void: list[Callable[[], None]] = []  # called when what they are at is void
         self.tickets: deque[Ticket] = deque()
         self.leases: dict[Owner, Lease] = {}
         self._leased_at: dict[Owner, float] = {}
@@ -126,8 +126,8 @@ class Cluster:
         """A trainer begins: what one before it has asked for, and what has come of that, is void."""
         for owned in (self.tickets, self.leases, self._leased_at, self.returned, self.arrived):
             owned.clear()
-        for attacker in self.attackers:
-            attacker()
+        for forget in self.on_void:
+            forget()
 
     def lease(self, worker: str) -> Lease | None:
         """The next ticket."""

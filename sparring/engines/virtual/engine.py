@@ -51,7 +51,7 @@ def _revived(loop: VirtualLoop, down_s: float, deaths: int) -> VirtualLoop:
     loop.cluster.advance(down_s)
     session.recorder.read_clock()
     lasted_s = session.state.seconds
-    checkpoint = session.start_again()
+    checkpoint = session.restore(again=True)
     session.state.seconds, session.state.trainer_restarts = lasted_s, deaths
     return VirtualLoop(session, loop.experiment, loop.cluster, checkpoint)
 

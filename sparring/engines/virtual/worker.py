@@ -48,7 +48,7 @@ class VirtualWorker:
             cluster.settings, experiment.attack, experiment.allocator, experiment.config.train.batch_size
         )
         cluster.wakers.append(self.wake)
-        cluster.attackers.append(self.forget)
+        cluster.on_void.append(self.forget)
 
     def wake(self) -> None:
         """Go on, unless a step is under way."""
