@@ -85,6 +85,11 @@ def l2_norms(tensor: Tensor) -> Tensor:
     return norms
 
 
+def sizes(delta: Tensor, norm: str) -> Tensor:
+    """[N]: the size of each perturbation in "linf" or "l2"; NaN where it holds one."""
+    return largest_entries(delta) if norm == "linf" else l2_norms(delta)
+
+
 def per_example(values: Tensor) -> Tensor:
     """[N] as [N, 1, 1, 1], for broadcasting over images."""
     return values.view(-1, 1, 1, 1)

@@ -22,7 +22,7 @@ from pyautoattack import AutoAttack, checks
 from torch import Tensor, nn
 
 from sparring.attacks import frozen
-from sparring.attacks.norms import l2_norms
+from sparring.attacks.norms import sizes
 from sparring.errors import SparringError
 from sparring.evaluation.finite import FinitePredictions
 from sparring.evaluation.outcomes import logits_of
@@ -278,8 +278,7 @@ def require_attackable(shape: Sequence[int], norm: str, classes: int, setting: s
 
 def _require_inside(images: Tensor, x: Tensor, norm: str, epsilon: float) -> None:
     """Check that the attacked images are inside the ball and in [0, 1]: else the robust accuracy would be wrong."""
-    delta = (images - x).flatten(1)
-    size = float((delta.abs().amax(1) if norm == "linf" else l2_norms(delta)).max())
+    size = float(sizes(images - x, norm).max())
     low, high = float(images.min()), float(images.max())
     limit = epsilon + 1e-6 if norm == "linf" else epsilon * (1 + 1e-5) + 1e-6  # rounding of a float32 sum of squares
     if not (size <= limit and low >= 0 and high <= 1):  # written so that NaN is refused

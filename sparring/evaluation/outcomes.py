@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sparring.attacks import Attack, GradientCheck, frozen, perturb, perturbed
 from sparring.attacks.losses import towards
-from sparring.attacks.norms import NORMS, l2_norms, largest_entries
+from sparring.attacks.norms import NORMS, sizes
 from sparring.data import Dataset, batch
 from sparring.errors import SparringError
 from sparring.machine.devices import device_of
@@ -110,12 +110,12 @@ def _require_within(attack: Attack, delta: Tensor) -> None:
     """A backstop: the figure of an attack that leaves its ball would be that of another one.
 
     Raises:
-        SparringError: a perturbation is outside, or not finite where the image is.
+        SparringError: a perturbation is outside, or not finite.
     """
     if attack.norm not in NORMS or len(delta) == 0:
         return
-    size = float((largest_entries(delta) if attack.norm == "linf" else l2_norms(delta)).max())
-    if size > attack.radius * (1 + 1e-4) + 1e-6:
+    size = float(sizes(delta, attack.norm).max())
+    if not size <= attack.radius * (1 + 1e-4) + 1e-6:  # written so that NaN is refused
         raise SparringError(
             f"attack {attack.name or type(attack).__name__}: it made a perturbation of norm {size:.6g} in a ball of "
             f"{attack.radius:.6g} ({attack.norm}), so robust accuracy would be that of a larger ball. Project in its "

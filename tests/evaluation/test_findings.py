@@ -148,14 +148,14 @@ def test_an_attack_that_moves_nothing_is_told() -> None:
     assert found.zero_gradients == len(DATA) and any("did not move them" in text for text in found.warnings)
 
 
-@pytest.mark.parametrize("where", ["initial", "project"])
+@pytest.mark.parametrize("where", ["initial", "project", "nan"])
 def test_an_attack_that_leaves_its_ball_gives_no_figure(where: str) -> None:
     class Leaving(PGD):
         def initial(self, x: Tensor, generator: torch.Generator) -> Tensor:
             return torch.full_like(x, 0.15) if where == "initial" else super().initial(x, generator)
 
         def project(self, delta: Tensor, x: Tensor, radius: float | Tensor) -> Tensor:
-            return delta
+            return delta * math.nan if where == "nan" else delta
 
     with pytest.raises(SparringError, match=r"Leaving: it made a perturbation of norm .* in a ball of 0\.1"):
         sparring.evaluate(Brightness(), DATA, attack=Leaving(EPSILON, steps=20, step_size=0.05))
