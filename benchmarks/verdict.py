@@ -2,11 +2,12 @@
 
     python -m benchmarks.verdict --data DIR [--out FILE] [--settings N ...] [--quick]
 
-For each setting `explain`'s verdict, then a short run of each engine that it compared, in a process of its own. The
-short run's start is timed from the call of `train`, and its pace over the last 60 % of the steps; the whole run takes
-the start and its shards at that pace. The verdict is right if the engine that it names takes at most 5 % longer than
-the fastest. FILE has a line of JSON for each setting. What is there is not measured again: the verdict is drawn anew
-from the times that `explain` had measured. The constants of `sparring.commands.verdict` are calibrated on every second
+For each setting `explain`'s verdict, then two short runs of each engine that it compared, each in a process of its
+own, in the order A B C C B A: what a machine gains or loses in a minute then weighs on all of them alike. A short
+run's start is timed from the call of `train`, and its pace over the last 60 % of the steps; the whole run takes the
+start and its shards at that pace. The verdict is right if the engine that it names takes at most 5 % longer than the
+fastest. FILE has a line of JSON for each setting. What is there is not measured again: the verdict is drawn anew from
+the times that `explain` had measured. The constants of `sparring.commands.verdict` are calibrated on every second
 setting (`CALIBRATED`); the others check them. The machine must have nothing else to do: some 30 minutes.
 """
 
@@ -21,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from math import ceil
 from pathlib import Path
+from statistics import fmean, harmonic_mean
 from typing import Any
 
 from benchmarks.measure import header, in_a_fresh_process, machine, row
@@ -34,7 +36,7 @@ from sparring.trainer.experiment import build_experiment
 from sparring.trainer.plan import Plan
 
 RECORDS = Path(__file__).parent / "records" / "verdict.jsonl"
-RUN_S, LEAST_STEPS, LINES = 8.0, 12, 40  # training of a short run at the expected pace; lines of its metrics
+RUN_S, LEAST_STEPS, LINES = 5.0, 12, 40  # training of a short run at the expected pace; lines of its metrics
 WARM_UP = 0.4  # share of the steps, while workers come
 Setting = tuple[str, str, str, int, int, int, int]  # data, network, method, attack steps, batch, shards a step, epochs
 Record = dict[str, Any]
@@ -141,12 +143,20 @@ def measure(number: int, data: Path) -> Record:
     """A setting's record."""
     record: Record = {"setting": number, "load": os.getloadavg()[0], **_apart(number, data, "explain")}
     config = config_of(SETTINGS[number], data, Path())
-    runs = {}
-    for choice in compared(record, config):
+    found = compared(record, config)
+    runs: dict[str, list[Record]] = {choice.engine: [] for choice in found}
+    for choice in [*found, *reversed(found)]:
         steps = max(LEAST_STEPS, ceil(RUN_S * choice.shards_per_second / config.train.shards_per_step))
-        found = _apart(number, data, f"{choice.engine}:{choice.processes}:{steps}")
-        runs[choice.engine] = {"processes": choice.processes, **found}
-    return {**record, "runs": runs}
+        run = _apart(number, data, f"{choice.engine}:{choice.processes}:{steps}")
+        runs[choice.engine].append({"processes": choice.processes, **run})
+    return {**record, "runs": {engine: _mean(both) for engine, both in runs.items()}}
+
+
+def _mean(runs: Sequence[Record]) -> Record:
+    """The mean of each figure. Seconds a shard are what is averaged of a pace."""
+    pace = harmonic_mean([run["shards_per_second"] for run in runs])
+    means = {name: fmean(run[name] for run in runs) for name in ("start_s", "mean_staleness")}
+    return {**runs[0], **means, "shards_per_second": pace}
 
 
 def _apart(number: int, data: Path, what: str) -> Record:
