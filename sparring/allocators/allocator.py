@@ -97,6 +97,10 @@ def allocation_of(
 ) -> Allocation:
     """The budget of each example; numbers: int64 [N], positions in `classes`."""
     where = numbers.cpu()
+    if where.dtype != torch.int64 or where.ndim != 1:
+        raise ValueError(
+            f"an allocator returned {where.dtype} {tuple(where.shape)}: class numbers, int64 [N], are needed"
+        )
     if len(budgets) != len(classes) or int(where.min()) < 0 or int(where.max()) >= len(classes):
         raise ValueError(
             f"an allocator with the classes {classes} returned {len(budgets)} budgets and class numbers from "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from typing import ClassVar, Literal, NamedTuple, TypeVar, get_args
 
 import torch
@@ -86,6 +87,10 @@ class Attack:
         if not isinstance(self.loss, AttackLoss):
             object.__setattr__(self, "loss", _loss(self.loss))
         self._check()
+        for name, kind in (("epsilon", float), ("steps", int), ("restarts", int)):  # numbers of numpy are none of JSON
+            object.__setattr__(self, name, kind(getattr(self, name)))
+        if self.step_size is not None:
+            object.__setattr__(self, "step_size", float(self.step_size))
 
     @property
     def radius(self) -> float:
@@ -225,7 +230,7 @@ class Attack:
                 f"{largest:g} under {self.norm}. Divide a radius in grey levels by 255: 8/255."
             )
         for name, count in (("steps", self.steps), ("restarts", self.restarts)):
-            if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            if not isinstance(count, Integral) or isinstance(count, bool) or count < 1:
                 raise ValueError(f"{name} = {count!r}: an integer of at least 1 is needed.")
         if self.step_size is not None and not (_is_number(self.step_size) and self.step_size >= 0):
             raise ValueError(
@@ -266,4 +271,4 @@ def _loss(name: str | None) -> AttackLoss:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, float | int) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)

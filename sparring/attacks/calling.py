@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from sparring.attacks.gradients import GradientCheck
 from sparring.attacks.iteration import frozen, perturb
 from sparring.attacks.norms import perturbed
 from sparring.machine.devices import of_other_precision
@@ -36,9 +38,24 @@ def attacked(
     with torch.inference_mode(False), torch.enable_grad(), frozen(model):
         x, y = images.detach().clone(), labels.clone()  # a tensor made in inference mode cannot be in a graph
         _require_classes(model, x, y)
-        delta = perturb(model, x, y, attack, generator).to(images.dtype)
+        check = GradientCheck(len(y), y.device)
+        delta = perturb(model, x, y, attack, generator, check=check).to(images.dtype)
         result = delta if return_delta else perturbed(x, delta)
+    _warn(check)
     return result.detach()
+
+
+def _warn(check: GradientCheck) -> None:
+    """Say that the attack was weaker than it seems; Python shows the same sentence once for each line that calls."""
+    met = {"of exactly zero": check.zero, "with entries that are not finite, which count as 0": check.non_finite}
+    for what, examples in met.items():
+        if bool(examples.any()):
+            warnings.warn(
+                f"the attack met gradients {what}: some of its images may be easier than they could be. Look in the "
+                f"model for rounding, saturation, or a slope that is infinite; sparring.evaluate counts such examples.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
 
 
 def require_slope(attack: Attack) -> None:

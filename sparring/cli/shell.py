@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from sparring.errors import file_failure
+
 RunPath = Annotated[Path, typer.Argument(help="A run folder; `sparring train` prints its path in the last line.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 Recipe = Annotated[Path | None, typer.Argument(help="A recipe (TOML file); by default the settings of the demo.")]
@@ -29,9 +31,16 @@ def fail(message: str, code: int) -> None:
 
 
 def out(text: str) -> None:
-    """Print a result on standard output."""
-    sys.stdout.write(text.rstrip("\n") + "\n")
-    sys.stdout.flush()
+    """Print a result on standard output.
+
+    Raises:
+        SparringError: it is full, or nobody reads it any more.
+    """
+    try:
+        sys.stdout.write(text.rstrip("\n") + "\n")
+        sys.stdout.flush()
+    except OSError as error:
+        raise file_failure(error, "standard output") from error
 
 
 def note(text: str) -> None:

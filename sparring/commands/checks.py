@@ -7,7 +7,6 @@ import logging
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sparring.allocators.bullettrain import BulletTrain
 from sparring.attacks.augmix import AugMix, Threat
 from sparring.commands.combinations import check_combinations
 from sparring.commands.live import PREFIX, require_passed, require_sendable
@@ -15,7 +14,7 @@ from sparring.commands.sources import require_same_sources
 from sparring.commands.trials import try_methods
 from sparring.config import AttackSettings, Config, RunSettings, check_staleness, differences, trainer_attacks
 from sparring.errors import UsageError
-from sparring.evaluation.autoattack import require_attackable, require_autoattack
+from sparring.evaluation.autoattack import attacks_for, require_attackable, require_autoattack
 from sparring.evaluation.robustness import targets_of
 from sparring.evaluation.rolling import attacks_of
 from sparring.machine.devices import device_for
@@ -97,13 +96,11 @@ def _unused(settings: AttackSettings, attack: Threat) -> list[str]:
 def _unattacked(experiment: Experiment) -> list[str]:
     """A sentence if the allocator leaves all examples clean."""
     allocator, attack = experiment.allocator, experiment.attack
-    if not isinstance(allocator, BulletTrain) or isinstance(attack, AugMix):
-        return []
-    if any(budget.steps for budget in allocator.budgets(attack)):
+    if allocator is None or isinstance(attack, AugMix) or any(budget.steps for budget in allocator.budgets(attack)):
         return []
     return [
-        "allocator.boundary_steps = 0, allocator.robust_steps = 0 and allocator.outlier_steps = 0: no example is "
-        "attacked, and the network will not be robust."
+        f"allocator.name = {experiment.config.allocator.name!r} gives every class of examples a budget of 0 steps: no "
+        f"example is attacked, and the network will not be robust."
     ]
 
 
@@ -230,6 +227,7 @@ def _check_evaluation(experiment: Experiment) -> None:
     test = experiment.test()
     if experiment.config.evaluation.attack == "autoattack":
         require_autoattack(test.shape, experiment.threat.norm, test.classes)
+        attacks_for(test.classes, chosen=experiment.config.evaluation.attacks)
     targets_of(experiment.config.evaluation, test.classes)
     if experiment.config.evaluation.rolling:
         require_attackable(

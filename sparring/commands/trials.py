@@ -112,9 +112,9 @@ def _require_inside(attack: Attack, x: Tensor, delta: Tensor) -> None:
 
 
 def _like(x: Tensor, method: str, made: object) -> Tensor:
-    if not isinstance(made, Tensor) or made.shape != x.shape:
-        found = f"a tensor of {tuple(made.shape)}" if isinstance(made, Tensor) else f"a {type(made).__name__}"
-        raise ValueError(f"{method} returns {found}; perturbations of shape {tuple(x.shape)} are needed")
+    if not isinstance(made, Tensor) or made.shape != x.shape or made.dtype != x.dtype:
+        found = f"{made.dtype} {tuple(made.shape)}" if isinstance(made, Tensor) else f"a {type(made).__name__}"
+        raise ValueError(f"{method} returns {found}; perturbations, {x.dtype} {tuple(x.shape)}, are needed")
     return made
 
 

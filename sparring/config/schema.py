@@ -124,6 +124,13 @@ class DataSettings(Settings):
             raise ValueError("must be above 0")
         return std
 
+    @field_validator("mean")
+    @classmethod
+    def _of_images(cls, mean: Channels | None) -> Channels | None:
+        if mean is not None and not all(0 <= value <= 1 for value in (mean if isinstance(mean, tuple) else (mean,))):
+            raise ValueError("must be in [0, 1], as images are; divide a mean and a std in grey levels by 255")
+        return mean
+
     @property
     def normalize(self) -> tuple[Channels, Channels] | None:
         """Mean and standard deviation of the model's input normalisation; None where they are not set."""

@@ -20,6 +20,7 @@ from sparring.errors import UsageError
 
 Shape = tuple[int, int, int]
 HASHED_BYTES = 256 << 20  # of images: all of a smaller dataset, evenly spaced ones of a larger one
+HASHED_ITEM_BYTES = 16 << 20  # of images that have to be read one by one
 
 
 class Dataset(Protocol):
@@ -49,6 +50,8 @@ class ArrayDataset:
 
     notes: what was done to the images when they were read.
     """
+
+    in_memory = True
 
     def __init__(
         self,
@@ -151,6 +154,7 @@ class Subset:
         self.dataset, self.indices = dataset, indices
         self.shape, self.classes = dataset.shape, dataset.classes
         self.labels, self.notes = dataset.labels[indices], notes_of(dataset)
+        self.in_memory = is_in_memory(dataset)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -235,6 +239,11 @@ def class_names_of(dataset: object) -> tuple[str, ...]:
 def notes_of(dataset: object) -> tuple[str, ...]:
     """What was done to the images when they were read; of a dataset that keeps no notes nothing."""
     return tuple(getattr(dataset, "notes", ()))
+
+
+def is_in_memory(dataset: object) -> bool:
+    """Whether its images are read quickly: from one array, as they are."""
+    return bool(getattr(dataset, "in_memory", False))
 
 
 def require_bytes(dataset: Dataset, setting: str) -> None:

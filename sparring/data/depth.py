@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from sparring.errors import UsageError
@@ -19,6 +19,7 @@ WITH_ALPHA = ("RGBA", "LA", "PA")
 SLIGHTLY = 0.05  # beyond [0, 1], as resizing with bicubic interpolation leaves it
 PHOTOMETRIC, MIN_IS_WHITE = 262, 0  # tag of TIFF, and its value for 0 = white
 INVERTED = "16 bits from white to black (MinIsWhite)"
+TRANSPARENT, SCALED = "16 bits and a transparent grey level", "16 bits, scaled to 8 bits"
 GREY = (128, 128, 128, 255)
 
 
@@ -51,14 +52,19 @@ def as_bytes(images: Array, setting: str) -> tuple[Array, tuple[str, ...]]:
 def read_rgb(path: str | Path) -> Image.Image:
     """The image of a file as 8-bit RGB: 16 bits and floats in [0, 1] are scaled, what is transparent is laid over grey.
 
+    It is turned as the file's EXIF data say.
+
     Raises:
         ValueError: its pixels have another bit depth, or are outside. OSError: Pillow cannot read it.
     """
     with Image.open(path) as image:
         image.load()
+        ImageOps.exif_transpose(image, in_place=True)
         if _is_16_bit(image):
             if _is_inverted(image):
                 raise ValueError(f"its pixels are {INVERTED}; store it with MinIsBlack")
+            if _has_alpha(image):
+                raise ValueError(f"it has {TRANSPARENT}; store it without, or with 8 bits")
             return Image.fromarray(_rounded(np.asarray(image, dtype=np.float64) / 257)).convert("RGB")
         if image.mode == "F":
             return Image.fromarray(_rounded(_floats(image) * 255)).convert("RGB")
@@ -71,7 +77,7 @@ def note_of(path: str | Path) -> str | None:
     """How `read_rgb` changes, or refuses, the image of a file; None for what is opaque and has 8 bits."""
     with Image.open(path) as image:
         if _is_16_bit(image):
-            return INVERTED if _is_inverted(image) else "16 bits, scaled to 8 bits"
+            return INVERTED if _is_inverted(image) else TRANSPARENT if _has_alpha(image) else SCALED
         if image.mode == "F":
             return "floats in [0, 1], scaled to 8 bits"
         if image.mode.startswith("I"):

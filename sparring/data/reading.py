@@ -15,6 +15,7 @@ from sparring.errors import UsageError
 
 CHANNELS = (1, 3)
 SAMPLES = 32  # examples that are checked before a run
+LABEL_SAMPLES = 512  # whose labels are compared with an attribute: one changed label in a hundred is found
 Reader = Callable[[Sequence[int]], Tensor]  # indices (at least one) -> images, uint8 or float32 [n, C, H, W]
 
 
@@ -102,7 +103,11 @@ def labels_of(data: object, items: Items) -> Sequence[int] | np.ndarray[Any, Any
     """
     found, length = labels_attribute(data), len(cast(Any, data))
     complete = found is not None and len(found) == length
-    if found is not None and complete and all(found[index] == items.label(index) for index in evenly_spaced(length)):
+    if (
+        found is not None
+        and complete
+        and all(found[index] == items.label(index) for index in evenly_spaced(length, LABEL_SAMPLES))
+    ):
         return found
     return [items.label(index) for index in range(length)]
 
@@ -127,9 +132,9 @@ def labels_attribute(data: object) -> np.ndarray[Any, Any] | None:
     return None
 
 
-def evenly_spaced(length: int) -> list[int]:
-    """At most SAMPLES indices, including the first and the last."""
-    return sorted({round(position * (length - 1) / (SAMPLES - 1)) for position in range(SAMPLES)}) if length else []
+def evenly_spaced(length: int, samples: int = SAMPLES) -> list[int]:
+    """At most so many indices, including the first and the last."""
+    return sorted({round(position * (length - 1) / (samples - 1)) for position in range(samples)}) if length else []
 
 
 def _tensor(raw: Any) -> Tensor:

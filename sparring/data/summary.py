@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from sparring.data.datasets import Dataset, notes_of, sources_of
+from sparring.data.datasets import (
+    HASHED_BYTES,
+    HASHED_ITEM_BYTES,
+    Dataset,
+    is_in_memory,
+    notes_of,
+    sources_of,
+)
 from sparring.data.reading import evenly_spaced
 from sparring.data.training import scaled
 from sparring.errors import UsageError
 
 MAX_LISTED = 12  # classes whose counts are listed
+READ_AT_ONCE = 1024  # images
+BY_CHANCE = 0.005  # share of test images that may be training images: empty ones, or as photographed twice
 NARROW = 32 / 255  # pixel intensity: a smaller range is nearly black or one colour, as of 12 bits stored as 16
 
 
@@ -127,4 +137,32 @@ def _of_both(training: Dataset, test: Dataset) -> list[str]:
             "Test set and training set are drawn from the same data: of images that both hold the figures say nothing. "
             "Give test data that are not trained on."
         )
+    elif copies := _copies(training, test):
+        found.append(
+            f"{copies.found:,} of {copies.compared:,} test images are training images too, pixel by pixel: the figures "
+            f"say nothing of images that the model has not seen. Give test data that are not trained on."
+        )
     return found
+
+
+class Copies(NamedTuple):
+    """Test images that were found among the training images, of those that were compared."""
+
+    found: int
+    compared: int
+
+
+def _copies(training: Dataset, test: Dataset) -> Copies | None:
+    """Test images that are training images; None where they are so few that chance may have made them."""
+    known, tried = set(_hashes(training)), _hashes(test)
+    found = sum(each in known for each in tried)
+    return Copies(found, len(tried)) if found > BY_CHANCE * len(tried) else None
+
+
+def _hashes(data: Dataset) -> list[int]:
+    """A hash of each image, or of as many evenly spaced ones as can be read in a second."""
+    budget = HASHED_BYTES if is_in_memory(data) else HASHED_ITEM_BYTES
+    size = data.images(torch.tensor([0])).numpy().nbytes
+    places = torch.tensor(evenly_spaced(len(data), max(2, min(len(data), budget // size))))
+    parts = (data.images(some).numpy() for some in torch.split(places, READ_AT_ONCE))
+    return [hash(image.tobytes()) for part in parts for image in part]

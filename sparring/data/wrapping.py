@@ -23,13 +23,12 @@ from torch.utils.data import (
     default_convert,
 )
 
-from sparring.data.datasets import HASHED_BYTES, Dataset, Shape, refuse_floats
+from sparring.data.datasets import HASHED_BYTES, HASHED_ITEM_BYTES, Dataset, Shape, refuse_floats
 from sparring.data.depth import check_range
 from sparring.data.framing import Framing, to_image
 from sparring.data.reading import Arrays, Items, Reader, evenly_spaced, labels_of
 from sparring.errors import UsageError
 
-HASHED_ITEM_BYTES = 16 << 20  # of images that have to be read one by one
 HASHED_AT_ONCE = 256  # images
 INTERFACE = ("shape", "classes", "fingerprint", "labels", "images")
 
@@ -81,6 +80,7 @@ class Wrapped:
 
     def __init__(self, read: Reader, length: int, labels: Any, classes: int | None, setting: str) -> None:
         self._read, self._setting = read, setting
+        self.in_memory = isinstance(read, Arrays)
         self.labels = _labels(labels, length, classes, setting)
         self.classes = int(self.labels.max()) + 1 if classes is None else classes
         samples = evenly_spaced(length)
@@ -97,7 +97,7 @@ class Wrapped:
     @cached_property
     def fingerprint(self) -> str:
         """Of all labels, and of as many evenly spaced images as may be read for it."""
-        budget = HASHED_BYTES if isinstance(self._read, Arrays) else HASHED_ITEM_BYTES
+        budget = HASHED_BYTES if self.in_memory else HASHED_ITEM_BYTES
         size = math.prod(self.shape) * self._dtype.itemsize
         digest = hashlib.blake2b(f"{len(self)} {self._dtype} {self.shape}".encode(), digest_size=8)
         digest.update(self.labels.numpy().tobytes())

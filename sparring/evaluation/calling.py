@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from numbers import Integral
 from typing import Any, get_args
 
 import torch
@@ -70,7 +71,7 @@ def evaluate(
     threat = _threat(attack, epsilon, norm, {"steps": steps, "step_size": step_size, "restarts": restarts})
     _require_possible(threat, dataset, by_autoattack=attack == "autoattack")
     _require_count("batch_size", batch_size)
-    if not isinstance(seed, int):
+    if not isinstance(seed, Integral):
         raise ValueError(f"seed = {seed!r}: an integer is needed.")
     if samples is not None:
         _require_count("samples", samples)
@@ -122,5 +123,5 @@ def _require_possible(threat: Attack, dataset: Dataset, *, by_autoattack: bool) 
 
 
 def _require_count(name: str, count: int) -> None:
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+    if not isinstance(count, Integral) or isinstance(count, bool) or count < 1:
         raise ValueError(f"{name} = {count!r}: an integer of at least 1 is needed.")

@@ -190,8 +190,14 @@ class Read:
     def __call__(self, name: str, severity: int, indices: Tensor, images: Tensor, labels: Tensor) -> Batch:
         part = (severity - 1) * FILE_EXAMPLES + indices.numpy()
         stored, theirs = _array(self.folder / f"{name}.npy", 4), _array(self.folder / "labels.npy", 1)
-        pixels = torch.from_numpy(np.array(stored[part])).permute(0, 3, 1, 2)
-        return pixels, torch.from_numpy(np.array(theirs[part]).astype(np.int64))
+        found = torch.from_numpy(np.array(theirs[part]).astype(np.int64))
+        if not torch.equal(found, labels):
+            raise SparringError(
+                f"corruptions.root: {self.folder / 'labels.npy'} has other labels than the test set, of "
+                f"{int((found != labels).sum())} of {len(labels)} examples at severity {severity}: it is of other "
+                f"data. Download the files again."
+            )
+        return torch.from_numpy(np.array(stored[part])).permute(0, 3, 1, 2), found
 
 
 @dataclass(frozen=True)

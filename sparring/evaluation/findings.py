@@ -17,7 +17,8 @@ class Findings(NamedTuple):
     zero_gradients: of the robust examples, those whose attack met a gradient of zero, or did not move.
     non_finite_gradients: entries of the gradient were not finite and taken as 0. non_finite_logits: on the clean or an
     attacked image, so that the example counts as wrong. probabilities: the model returns probabilities. faint: its
-    confidence is far below its accuracy. varies: a further pass of the same images gives other logits.
+    confidence is far below its accuracy. varies: a further pass of the same images, or of half of them,
+    gives other logits.
     """
 
     samples: int
@@ -104,9 +105,9 @@ FAINT_LOGITS = (
 
 
 RANDOM_LOGITS = (
-    "The model is random: passes of the same images in eval mode give other logits. A gradient of one pass is a "
-    "weaker attack on the next one, and robust accuracy may be too high. Make the model deterministic, or attack its "
-    "mean over many passes."
+    "The model is random, or looks at the other images of a batch: further passes of the same images in eval mode, or "
+    "of half of them, give other logits. A gradient of one pass is a weaker attack on the next one, and robust "
+    "accuracy may be too high. Make the model deterministic, of each image alone, or attack its mean over many passes."
 )
 
 

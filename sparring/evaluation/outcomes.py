@@ -166,7 +166,8 @@ def clean_outcomes(model: nn.Module, x: Tensor, y: Tensor) -> Outcomes:
 
 
 def variation(model: nn.Module, x: Tensor) -> Tensor:
-    """bool [N]: passes of the same images give other logits, by more than a GPU's order of summation explains.
+    """bool [N]: passes of the same images, or of each half of them, give other logits, by more than a GPU's order of
+    summation explains.
 
     A constant in all logits, or a class that is masked by a huge one, hides nothing: the spread is the median distance
     from the median.
@@ -174,8 +175,9 @@ def variation(model: nn.Module, x: Tensor) -> Tensor:
     first = logits_of(model, x).float()
     spread = (first - first.quantile(0.5, dim=1, keepdim=True)).abs().quantile(0.5, dim=1, keepdim=True)
     varies = torch.zeros(len(x), dtype=torch.bool, device=first.device)
-    for _ in range(LOOKS):
-        difference = (logits_of(model, x) - first).abs()
+    halves = torch.split(x, max(1, len(x) // 2))
+    for parts in (*[[x]] * LOOKS, halves):
+        difference = (torch.cat([logits_of(model, part) for part in parts]) - first).abs()
         varies |= (difference > RANDOM * spread + ROUNDING * first.abs()).any(1)
     return varies
 

@@ -6,7 +6,7 @@ TRADES in a loop of your own:
     loss = trades(model(images), model(adv), labels, beta=6.0)
 """
 
-from sparring.objectives.losses import jsd, kl_divergence, mart, pgd_at, trades
-from sparring.objectives.objective import Batch, Helper, Objective, weighted_mean
+from sparring.objectives.losses import jsd, kl_divergence, mart, pgd_at, trades, weighted_mean
+from sparring.objectives.objective import Batch, Helper, Objective
 
 __all__ = ["Batch", "Helper", "Objective", "jsd", "kl_divergence", "mart", "pgd_at", "trades", "weighted_mean"]

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+NO_LABEL = torch.iinfo(torch.int64).min  # instead of torch's -100, whose examples would count as a loss of 0
+
 
 def pgd_at(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, weights: Tensor | None = None) -> Tensor:
     """PGD-AT (Mądry et al.; Bhat et al.): mean cross-entropy on adversarial examples only.
@@ -17,7 +19,7 @@ def pgd_at(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, weig
     logits: [N, K] of the attacked images; labels: int64 [N]; label_smoothing: share of the target in [0, 1] spread
     over all classes; weights: [N] with mean 1, of the examples; returns a scalar.
     """
-    return _mean(_cross_entropy(logits, labels, label_smoothing), weights)
+    return weighted_mean(_cross_entropy(logits, labels, label_smoothing), weights)
 
 
 def trades(
@@ -38,8 +40,8 @@ def trades(
     """
     target = clean_logits if target_logits is None else target_logits
     divergence = _kl(_log_softmax(target), _log_softmax(adv_logits))
-    clean = _mean(_cross_entropy(clean_logits, labels, label_smoothing), weights)
-    return clean + beta * _mean(divergence, weights)
+    clean = weighted_mean(_cross_entropy(clean_logits, labels, label_smoothing), weights)
+    return clean + beta * weighted_mean(divergence, weights)
 
 
 def mart(
@@ -60,10 +62,10 @@ def mart(
     clean_log_probabilities = _log_softmax(clean_logits)
     wrong = _likeliest_wrong(adv_probabilities, labels)
     margin = F.nll_loss((1.0001 - adv_probabilities + 1e-12).log(), wrong, reduction="none")
-    boosted = _mean(_cross_entropy(adv_logits, labels) + margin, weights)
+    boosted = weighted_mean(_cross_entropy(adv_logits, labels) + margin, weights)
     true_probabilities = clean_log_probabilities.exp().gather(1, labels[:, None])[:, 0]
     divergence = _kl(clean_log_probabilities, (adv_probabilities + 1e-12).log())
-    return boosted + beta * _mean(divergence * (1.0000001 - true_probabilities), weights)
+    return boosted + beta * weighted_mean(divergence * (1.0000001 - true_probabilities), weights)
 
 
 def jsd(
@@ -77,7 +79,7 @@ def jsd(
     views = [_log_softmax(logits) for logits in (clean_logits, view1_logits, view2_logits)]
     log_mixture = torch.stack([view.exp() for view in views]).mean(0).clamp(1e-7, 1).log()
     divergence = torch.stack([_kl(view, log_mixture) for view in views]).mean()
-    return F.cross_entropy(_precise(clean_logits), labels) + weight * divergence
+    return _cross_entropy(clean_logits, labels).mean() + weight * divergence
 
 
 def kl_divergence(adv_logits: Tensor, clean_probabilities: Tensor) -> Tensor:
@@ -90,12 +92,23 @@ def kl_divergence(adv_logits: Tensor, clean_probabilities: Tensor) -> Tensor:
     return (target * (log_target - _log_softmax(adv_logits))).sum(1)
 
 
+def weighted_mean(values: Tensor, weights: Tensor | None) -> Tensor:
+    """The mean of [N] values, weighted by `weights` (float [N] with mean 1) if given.
+
+    Raises:
+        ValueError: the weights have another shape, which torch would broadcast.
+    """
+    if weights is None:
+        return values.mean()
+    if weights.shape != values.shape:
+        raise ValueError(f"weights of shape {tuple(weights.shape)}: one for each of {len(values)} examples is needed.")
+    return (values * weights).mean()
+
+
 def _cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    return F.cross_entropy(_precise(logits), labels, label_smoothing=label_smoothing, reduction="none")
-
-
-def _mean(values: Tensor, weights: Tensor | None) -> Tensor:
-    return values.mean() if weights is None else (values * weights).mean()
+    return F.cross_entropy(
+        _precise(logits), labels, ignore_index=NO_LABEL, label_smoothing=label_smoothing, reduction="none"
+    )
 
 
 def _precise(values: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from sparring.errors import UsageError
 from sparring.objectives.predictions import correct
 
 if TYPE_CHECKING:
@@ -83,8 +84,17 @@ class Objective:
         raise NotImplementedError(f"{type(self).__name__} has no loss")
 
     def __call__(self, model: nn.Module, batch: Batch, helper: nn.Module | None = None) -> tuple[Tensor, Tensor]:
-        """The scalar loss, and bool [N]: which attacked examples are classified correctly."""
+        """The scalar loss, and bool [N]: which attacked examples are classified correctly.
+
+        Raises:
+            UsageError: `loss` returns logits of other examples than the batch's.
+        """
         loss, adv_logits = self.loss(model, batch, helper)
+        if len(adv_logits) != len(batch.labels):
+            raise UsageError(
+                f"{type(self).__name__}.loss returns {len(adv_logits)} rows of logits for {len(batch.labels)} "
+                f"examples: the logits [N, K] of all attacked images are needed."
+            )
         return loss, correct(adv_logits.detach(), batch.labels)
 
 
@@ -98,8 +108,3 @@ def logits_of_attacked(model: nn.Module, clean_logits: Tensor, batch: Batch) -> 
         return clean_logits
     passed = attacked if len(attacked) > 1 or len(batch.x) == 1 else torch.stack([attacked[0], attacked[0] - 1])
     return clean_logits.index_put((attacked,), model(batch.x_adv[passed])[: len(attacked)])
-
-
-def weighted_mean(values: Tensor, weights: Tensor | None) -> Tensor:
-    """The mean of [N] values, weighted by `weights` (float [N] with mean 1) if given."""
-    return torch.mean(values if weights is None else values * weights)

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import foolbox
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -217,6 +218,18 @@ def test_an_attack_of_ones_own_is_called_by_its_class_unless_it_says_a_name() ->
 def test_an_argument_that_is_wrong_is_refused_by_name(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"^{name} = {value!r}: "):
         PGD(**{"epsilon": 0.1, name: value})
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    numbers: dict[str, Any] = {
+        "epsilon": np.float32(0.125),
+        "steps": np.int64(7),
+        "step_size": np.float64(0.03),
+        "restarts": np.int32(2),
+    }
+    attack = PGD(**numbers)
+    assert attack == PGD(0.125, steps=7, step_size=0.03, restarts=2)
+    assert [type(value) for value in (attack.epsilon, attack.steps, attack.step_size)] == [float, int, float]
 
 
 @pytest.mark.parametrize("start", ["zero", "given"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -193,3 +194,27 @@ def test_a_generator_is_a_generator() -> None:
     model, (x, y) = small_network(), images()
     with pytest.raises(ValueError, match="generator is a int"):
         PGD(0.2)(model, x, y, generator=0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda x: (255 * x).round() / 255, "of exactly zero"),
+        (lambda x: x.clamp_min(1.0).sub(1.0).sqrt() + x, "not finite"),
+        (lambda x: x, None),
+    ],
+    ids=["rounding", "a root of 0", "sound"],
+)
+def test_useless_gradients_are_warned_of(change: Callable[[Tensor], Tensor], said: str | None) -> None:
+    network, (x, y) = small_network(), images()
+
+    class Changed(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = network(change(x))
+            return logits
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        PGD(0.1, steps=2)(Changed(), x, y)
+    assert [said is not None and said in str(each.message) for each in told] == [True] * (said is not None)
+    assert all(each.filename == __file__ for each in told)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from sparring.cli import shell
+from sparring.errors import SparringError
 
 
 def test_data_and_remarks_go_different_ways_and_a_failure_ends_with_its_code(
@@ -19,6 +22,15 @@ def test_data_and_remarks_go_different_ways_and_a_failure_ends_with_its_code(
         shell.fail("attack.steps = 0: too few.", 2)
     assert ended.value.code == 2
     assert capsys.readouterr() == ("data\n", "remark\nsparring: attack.steps = 0: too few.\n")
+
+
+def test_a_standard_output_that_is_full_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(SparringError, match=r"^standard output: No space left on device"):
+            shell.out("data")
+        with suppress(OSError):
+            full.close()
 
 
 def test_progress_is_a_sentence_at_once_and_then_one_every_few_seconds(

@@ -210,6 +210,33 @@ def test_steps_that_an_attack_does_not_take_are_named(tmp_path: Path, caplog: py
     assert "attack.steps = 7 has no effect: attack.name = 'fgsm' makes 1." in caplog.text
 
 
+def test_attacks_of_the_evaluation_that_need_more_classes_are_refused_before_training(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        np.savez(tmp_path / f"{split}.npz", images=IMAGES, labels=LABELS % 3)
+    chosen = {"attack": "autoattack", "attacks": ["apgd-ce", "apgd-t"]}
+    settings = small(tmp_path, engine="sync", data={"name": f"npz:{tmp_path}"}, evaluation=chosen)
+    with pytest.raises(SparringError, match=r"evaluation\.attacks with 'apgd-t' on data of 3 classes: it needs 4"):
+        check(settings, starts=True)
+
+
+UNWILLING = """
+from sparring.allocators import Allocator, Budget
+import torch
+class Unwilling(Allocator):
+    classes = ("all",)
+    def classify(self, candidates):
+        return torch.zeros(len(candidates.labels), dtype=torch.int64)
+    def budgets(self, attack):
+        return [Budget(0, 0.1)]
+"""
+
+
+def test_an_allocator_of_ones_own_without_steps_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "own.py").write_text(UNWILLING)
+    check(small(tmp_path, engine="sync", allocator={"name": f"{tmp_path}/own.py:Unwilling"}), starts=True)
+    assert "gives every class of examples a budget of 0 steps" in caplog.text
+
+
 def test_an_allocator_without_steps_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     none = {"name": "bullettrain", "boundary_steps": 0, "robust_steps": 0, "outlier_steps": 0}
     check(small(tmp_path, engine="sync", allocator={**none, "boundary_steps": 1}), starts=True)

@@ -100,6 +100,19 @@ class Sorted(Allocator):
         return torch.zeros(len(candidates.labels), dtype=torch.int64)
 
 
+class Shares(Sorted):
+    def classify(self, candidates):
+        return torch.zeros(len(candidates.labels))
+
+    def budgets(self, attack):
+        return [(1, 0.1), (2, 0.1)]
+
+
+class Precise(Attack):
+    def step(self, delta, gradient, sizes, state):
+        return super().step(delta, gradient, sizes, state).double()
+
+
 class Below(Sorted):
     def budgets(self, attack):
         return [(1, 0.1), (-1, 0.1)]
@@ -141,8 +154,10 @@ class InPlace(Objective):
 @pytest.mark.parametrize(
     ("group", "name", "said"),
     [
-        ("attack", "Nothing", r"step returns a NoneType; perturbations of shape \(2, 1, 8, 8\) are needed"),
-        ("attack", "Flat", r"step returns a tensor of \(2, 64\)"),
+        ("attack", "Nothing", r"step returns a NoneType; perturbations, torch\.float32 \(2, 1, 8, 8\), are needed"),
+        ("attack", "Flat", r"step returns torch\.float32 \(2, 64\)"),
+        ("attack", "Precise", r"step returns torch\.float64 \(2, 1, 8, 8\)"),
+        ("allocator", "Shares", r"returned torch\.float32 \(2,\): class numbers, int64 \[N\], are needed"),
         ("attack", "Momentum", r"KeyError: 'momentum', mine\.py:\d+"),
         ("allocator", "Undecided", r"returned 0 budgets"),
         ("objective", "NoLogits", r"TypeError: "),

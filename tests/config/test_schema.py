@@ -88,6 +88,7 @@ def test_options_that_toml_or_a_function_cannot_hold_are_refused(options: Any, r
     [
         ({"mean": 0.5}, "data.mean and data.std must be set together"),
         ({"mean": 0.5, "std": 0.0}, "must be above 0"),
+        ({"mean": [125.3, 123.0, 113.9], "std": [63.0, 62.1, 66.7]}, "divide a mean and a std in grey levels by 255"),
         ({"mean": [0.5], "std": [1.0, -1.0]}, "must be above 0"),
     ],
 )

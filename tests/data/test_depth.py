@@ -80,6 +80,25 @@ def test_sixteen_bits_from_white_to_black_are_refused(tmp_path: Path) -> None:
         read_rgb(tmp_path / "image.tif")
 
 
+def test_sixteen_bits_with_a_transparent_level_are_refused(tmp_path: Path) -> None:
+    """A tRNS chunk makes one grey level transparent."""
+    Image.fromarray(GREY.astype(np.uint16) * 257).save(tmp_path / "image.png", transparency=0)
+    if Image.open(tmp_path / "image.png").info.get("transparency") is None:
+        pytest.skip("this Pillow writes no tRNS chunk for 16 bits")
+    assert note_of(tmp_path / "image.png") == "16 bits and a transparent grey level"
+    with pytest.raises(ValueError, match="transparent grey level"):
+        read_rgb(tmp_path / "image.png")
+
+
+@pytest.mark.parametrize(("orientation", "turns"), [(1, 0), (3, 2), (6, 3), (8, 1)])
+def test_an_image_is_turned_as_its_exif_data_say(tmp_path: Path, orientation: int, turns: int) -> None:
+    """Orientation 6: what is on top belongs to the right; a quarter turn clockwise, as three against the clock."""
+    image, exif = Image.fromarray(RGB), Image.Exif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / "image.png", exif=exif)
+    assert np.array_equal(pixels(tmp_path / "image.png"), np.rot90(RGB, turns))
+
+
 @pytest.mark.parametrize(
     ("image", "reported"),
     [

@@ -112,6 +112,16 @@ def test_a_test_set_that_training_data_are_drawn_from_is_told(how: str) -> None:
     assert summarise("data", training, data([0, 1, 2] * 2, 3, seed=2)).warnings == ()
 
 
+@pytest.mark.parametrize(("shared", "told"), [(0, False), (1, False), (3, True)])
+def test_test_images_that_are_trained_on_are_counted(shared: int, told: bool) -> None:
+    """Of 300 test images; the two sets are otherwise strangers to each other."""
+    training, other = data([0, 1, 2] * 200, 3), data([0, 1, 2] * 100, 3, seed=1)
+    images = torch.cat([training.images(torch.arange(shared)), other.images(torch.arange(shared, 300))])
+    test = ArrayDataset(images, other.labels, 3, "toy")
+    expected = f"{shared} of 300 test images are training images too, pixel by pixel"
+    assert [text[: len(expected)] for text in summarise("data", training, test).warnings] == [expected] * told
+
+
 def test_images_that_are_not_stored_alike_are_told() -> None:
     images, labels = torch.randint(0, 256, (6, 1, 4, 4), dtype=torch.uint8), torch.tensor([0, 1, 2] * 2)
     scaled = ArrayDataset(images, labels, 3, "toy", notes=("uint16 in 0..65535, scaled to 8 bits",))

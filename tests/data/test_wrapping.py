@@ -103,18 +103,27 @@ def test_bytes_are_framed_and_floats_are_refused() -> None:
 
 def test_nothing_is_read_before_it_is_asked_for_but_a_few_examples() -> None:
     read: list[int] = []
-    images = np.zeros((500, 4, 4), np.uint8)
-    images[:, 0, 0], images[:, 0, 1] = np.arange(500) % 256, np.arange(500) // 256
+    images = np.zeros((5000, 4, 4), np.uint8)
+    images[:, 0, 0], images[:, 0, 1] = np.arange(5000) % 256, np.arange(5000) // 256
 
     def noting(image: Any) -> Any:
         read.append(int(image[0, 0]) + 256 * int(image[0, 1]))
         return image
 
-    dataset = wrap(Pictures(noting, images, np.arange(500) % 2, targets=np.arange(500) % 2), "train_data")
-    assert len(set(read)) < 50
+    dataset = wrap(Pictures(noting, images, np.arange(5000) % 2, targets=np.arange(5000) % 2), "train_data")
+    assert len(set(read)) < 600
     read.clear()
     dataset.images(torch.tensor([333]))
     assert read == [333]
+
+
+def test_labels_that_items_do_not_have_are_not_believed() -> None:
+    """A subclass inherits `targets` and changes one label in fifty on its way out."""
+    images, labels = np.zeros((2000, 4, 4), np.uint8), np.arange(2000) % 2
+    changed = labels.copy()
+    changed[25::50] = 1 - changed[25::50]
+    dataset = wrap(Pictures(torch.from_numpy, images, changed, targets=labels), "train_data")
+    assert torch.equal(dataset.labels, torch.from_numpy(changed))
 
 
 def test_the_datasets_of_torchvision_are_those_that_are_built_in(tmp_path: Path) -> None:

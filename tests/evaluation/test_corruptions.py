@@ -79,7 +79,8 @@ def test_the_files_of_cifar_100_lie_in_a_folder_of_their_own(cifar_c: Path) -> N
 
 
 def test_the_same_images_of_each_severity_are_taken(cifar_c: Path) -> None:
-    images, labels = Read(cifar_c / "CIFAR-10-C")("snow", 3, torch.tensor([2, 3, 7]), *digits_at([0]))
+    some = torch.tensor([2, 3, 7])
+    images, labels = Read(cifar_c / "CIFAR-10-C")("snow", 3, some, clean().images(some), some)
     assert labels.tolist() == [2, 3, 7] and images.shape == (3, 3, 32, 32) and images[:, 0, 0, 0].tolist() == [4, 5, 9]
 
 
@@ -114,6 +115,10 @@ def test_images_that_are_all_alike_are_no_proof_of_certainty() -> None:
         (lambda folder: (folder / "snow.npy").unlink(), "snow.npy cannot be read"),
         (lambda folder: np.save(folder / "fog.npy", np.zeros((50, 32, 32, 3))), "fog.npy is float64 of shape"),
         (lambda folder: np.save(folder / "labels.npy", np.zeros(40, np.int64)), "has 40 entries; 50 are needed"),
+        (
+            lambda folder: np.save(folder / "labels.npy", np.tile(np.arange(10)[::-1], 5)),
+            r"labels\.npy has other labels than the test set, of \d of 4 examples at severity 1: it is of other data",
+        ),
     ],
 )
 def test_files_that_are_missing_or_wrong_are_told(cifar_c: Path, spoil: object, reported: str) -> None:

@@ -113,6 +113,13 @@ def test_large_logits_hide_no_randomness(change: Callable[[Tensor], Tensor], noi
     assert bool(variation(model, DATA.images(torch.arange(len(DATA))) / 255).any()) == (noise > 0)
 
 
+def test_a_model_that_looks_at_the_other_images_of_a_batch_is_warned_of() -> None:
+    """Its own statistics in eval mode, too: an image's logits are others in another batch."""
+    model = Changed(lambda logits, x: logits - logits.mean(0, keepdim=True))
+    found = evaluate(model, DATA, PGD(EPSILON, steps=2))
+    assert any("looks at the other images of a batch" in text for text in found.warnings)
+
+
 def test_a_coin_in_each_pass_is_seen_and_transfer_says_it_too() -> None:
     random = torch.Generator().manual_seed(0)
 
@@ -126,7 +133,7 @@ def test_a_coin_in_each_pass_is_seen_and_transfer_says_it_too() -> None:
         Member(name, model, DATA, threat, "greys", "")
         for name, model in (("coin", Changed(tossed)), ("sound", Brightness()))
     ]
-    assert [text[:27] for text in transfer(members, SETTINGS, seed=0).warnings] == ["coin: The model is random: "]
+    assert [text[:25] for text in transfer(members, SETTINGS, seed=0).warnings] == ["coin: The model is random"]
 
 
 @pytest.mark.parametrize(("step_size", "told"), [(0.01, True), (0.02, False), (None, False)])

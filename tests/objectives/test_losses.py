@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparring.objectives import jsd, kl_divergence, mart, pgd_at, trades
+from sparring.objectives import jsd, kl_divergence, mart, pgd_at, trades, weighted_mean
 from tests.support.losses import (
     BETA,
     Array,
@@ -165,6 +166,32 @@ def test_trades_smooths_the_labels_of_its_clean_term_alone() -> None:
     assert value.item() == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.parametrize("loss", ["pgd_at", "trades", "mart", "jsd"])
+def test_a_label_below_zero_is_no_loss_of_zero(loss: str) -> None:
+    """torch's cross-entropy leaves out -100, and so would count the example as learnt."""
+    logits, labels = torch.zeros(3, 4), torch.tensor([0, -100, 2])
+    calls = {
+        "pgd_at": lambda: pgd_at(logits, labels),
+        "trades": lambda: trades(logits, logits, labels, 6.0),
+        "mart": lambda: mart(logits, logits, labels, 6.0),
+        "jsd": lambda: jsd(logits, logits, logits, labels),
+    }
+    with pytest.raises(IndexError, match="-100"):
+        calls[loss]()
+
+
+@pytest.mark.parametrize("shape", [(1,), (3, 1), (2,)])
+def test_weights_are_not_broadcast(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=rf"weights of shape {re.escape(str(shape))}: one for each of 3 examples"):
+        pgd_at(torch.zeros(3, 4), torch.zeros(3, dtype=torch.int64), weights=torch.ones(shape))
+
+
 def test_mart_refuses_a_single_class() -> None:
     with pytest.raises(ValueError, match="MART needs at least 2"):
         mart(torch.zeros(3, 1), torch.zeros(3, 1), torch.zeros(3, dtype=torch.int64), beta=5.0)
+
+
+def test_a_mean_counts_each_example_by_its_weight() -> None:
+    values = torch.tensor([1.0, 2.0, 6.0])
+    assert weighted_mean(values, None) == 3.0
+    assert weighted_mean(values, torch.tensor([2.0, 1.0, 0.0])) == pytest.approx(4 / 3)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparring.objectives import Batch, Objective, pgd_at, weighted_mean
+from sparring.errors import UsageError
+from sparring.objectives import Batch, Objective, pgd_at
 from sparring.objectives.objective import logits_of_attacked
 from tests.support.passes import ALL, NONE, SOME, batch_where, network
 
@@ -36,6 +37,16 @@ def test_one_without_a_loss_is_an_error_that_names_it() -> None:
         Empty()(network(), batch_where(SOME))
 
 
+def test_logits_of_other_examples_are_refused() -> None:
+    class Both(Objective):
+        def loss(self, model: nn.Module, batch: Batch, helper: nn.Module | None) -> tuple[Tensor, Tensor]:
+            logits = model(torch.cat([batch.x, batch.x_adv]))
+            return logits.logsumexp(1).mean(), logits
+
+    with pytest.raises(UsageError, match=r"Both\.loss returns 12 rows of logits for 6 examples"):
+        Both()(network(), batch_where(SOME))
+
+
 @pytest.mark.parametrize(("attacked", "passed"), [(ALL, [6]), (SOME, [3]), (NONE, [])])
 def test_the_attacked_alone_are_passed_and_the_others_keep_their_clean_logits(
     attacked: list[bool], passed: list[int]
@@ -46,9 +57,3 @@ def test_the_attacked_alone_are_passed_and_the_others_keep_their_clean_logits(
     assert [len(seen) for seen in model.seen] == passed
     torch.testing.assert_close(logits, network()(batch.x_adv))
     assert torch.equal(logits[~torch.tensor(attacked)], clean[~torch.tensor(attacked)])
-
-
-def test_a_mean_counts_each_example_by_its_weight() -> None:
-    values = torch.tensor([1.0, 2.0, 6.0])
-    assert weighted_mean(values, None) == 3.0
-    assert weighted_mean(values, torch.tensor([2.0, 1.0, 0.0])) == pytest.approx(4 / 3)
