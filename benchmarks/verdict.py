@@ -30,13 +30,14 @@ from sparring.commands.calibration import Measured
 from sparring.commands.calibration import measure as calibrate
 from sparring.commands.explain import predict
 from sparring.commands.train import train
-from sparring.commands.verdict import TIE, Choice, best_of, choices
+from sparring.commands.verdict import Choice, best_of, choices
 from sparring.config import Config, from_tree, overridden
 from sparring.trainer.experiment import build_experiment
 from sparring.trainer.plan import Plan
 
 RECORDS = Path(__file__).parent / "records" / "verdict.jsonl"
 RUN_S, LEAST_STEPS, LINES = 5.0, 12, 40  # training of a short run at the expected pace; lines of its metrics
+RIGHT = 1.05  # a verdict may cost so much against the fastest engine
 WARM_UP = 0.4  # share of the steps, while workers come
 Setting = tuple[str, str, str, int, int, int, int]  # data, network, method, attack steps, batch, shards a step, epochs
 Record = dict[str, Any]
@@ -183,7 +184,7 @@ def seconds_of(record: Record, config: Config) -> dict[str, float]:
 
 
 def is_right(named: str, seconds: Mapping[str, float]) -> bool:
-    return seconds[named] <= TIE * min(seconds.values())
+    return seconds[named] <= RIGHT * min(seconds.values())
 
 
 def lines_of(records: Sequence[Record]) -> list[str]:

@@ -22,7 +22,7 @@ START_S = {"sync": 1.0, "ddp": 4.5, "ray": 8.5}  # until the first step, on two 
 SHARED = 1.1  # a pass takes so much longer where all cores of a machine are busy
 DDP_STEP_S = 0.08  # of a step of ranks on CPUs: they wait for the slower one and add up by gloo
 SHARD_CORE_S = 0.007  # of the trainer's and the worker's loops for a shard, beside the measured parts
-TIE = 1.05  # a simpler engine is named where it takes at most so much longer
+TIE = 1.02  # a simpler engine is named where it takes at most so much longer
 MOST_WORKERS = 16  # that are considered on one machine
 
 
