@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import importlib
+import importlib.util
 import inspect
 import os
 import re
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -132,17 +133,25 @@ def absolute(name: str) -> str:
     return f"{_absolute(path)}:{attribute}" if path.endswith(".py") else name
 
 
-def source_files(names: Iterable[str]) -> dict[str, str]:
-    """Source text by absolute path of the files among `names`, as this process has loaded them.
+def source_files(names: Collection[str]) -> dict[str, str]:
+    """Source text by absolute path of the files among `names`, and of the user's own modules, as this process has
+    loaded them.
 
     Raises:
         UsageError: a file cannot be read.
     """
-    paths = [_absolute(path) for path, _ in map(_split, names) if path.endswith(".py")]
+    paths = [_absolute(source) for source, _ in map(_split, names) if source.endswith(".py")]
+    paths += module_files(names)
     try:
         return {path: _loaded_text(path) or _text(path) for path in paths}
     except _Unresolved as problem:
         raise UsageError(f"{problem}. Give a Python file that exists.") from problem.__cause__
+
+
+def module_files(names: Collection[str]) -> list[str]:
+    """Absolute paths of the user's own modules among `names`: neither `path.py:object` nor installed packages."""
+    found = (_own_module(source) for source, _ in map(_split, names) if not source.endswith(".py"))
+    return [path for path in found if path is not None]
 
 
 def text_of(path: str) -> str | None:
@@ -200,6 +209,17 @@ def _split(name: str) -> tuple[str, str]:
 def _absolute(path: str) -> str:
     """Symbolic links are not resolved, because other hosts use the same path."""
     return os.path.abspath(Path(path).expanduser())
+
+
+def _own_module(name: str) -> str | None:
+    """The file of a module, where it is Python and no part of an installed package, whose version tells what it is."""
+    try:
+        spec = importlib.util.find_spec(name) if name.replace(".", "").isidentifier() else None
+    except (ImportError, ValueError):  # a parent that is no package; a module without a spec
+        return None
+    file = "" if spec is None else spec.origin or ""
+    installed = any(Path(file).is_relative_to(sysconfig.get_path(kind)) for kind in ("stdlib", "purelib", "platlib"))
+    return os.path.abspath(file) if file.endswith(".py") and not installed else None
 
 
 def _unknown_name(name: str, built_in: Mapping[str, str]) -> str:

@@ -13,7 +13,6 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from sparring import plugins
 from sparring.attacks import Attack
 from sparring.attacks.by_name import threat_of
 from sparring.commands.judging import (
@@ -32,6 +31,7 @@ from sparring.commands.judging import (
     require_used,
 )
 from sparring.commands.live import require_passed
+from sparring.commands.sources import use_sources
 from sparring.config import Config, changes_of, config_of, differences, load
 from sparring.data import Dataset, Sample, require_bytes
 from sparring.data import load as load_data
@@ -98,7 +98,7 @@ def open_trained(
         if not name.startswith(may_change):
             raise UsageError(f"--{name} cannot change here: it is not about how the model is evaluated.")
     require_passed(config, Live())
-    plugins.install(run.read_object(run.sources.name))
+    use_sources(run, config)
     path = checkpoint_of(run, best)
     test = load_data(config.data, "test")
     shape, classes = _require_same_images(run, config, test)
@@ -159,7 +159,7 @@ def load_model(
     opened = open_run(Path(run))
     config, path = config_of(opened), checkpoint_of(opened, best)
     require_passed(config, Live(model), data=False)
-    plugins.install(opened.read_object(opened.sources.name))
+    use_sources(opened, config)
     shape, classes = _shape_of(opened, config)
     if model is None:
         made = build(config.model, shape, classes, config.train.seed, normalize=config.data.normalize)

@@ -1,6 +1,9 @@
-"""The files of methods of the user's own (`path.py:object`): a run keeps their text, and goes on with the same."""
+"""The files of methods of the user's own (`path.py:object`, `module:object`): a run keeps their text, and goes on with
+the same."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from sparring import plugins
 from sparring.config import NAMED, Config
@@ -9,12 +12,12 @@ from sparring.runs import Run
 
 
 def sources_of(config: Config) -> dict[str, str]:
-    """Path -> text of the files that the recipe names.
+    """Path -> text of the files that the recipe names, and of its modules.
 
     Raises:
         UsageError: one of them cannot be read.
     """
-    return plugins.source_files(getattr(config, group).name for group in NAMED)
+    return plugins.source_files(_names(config))
 
 
 def record_sources(run: Run, config: Config) -> None:
@@ -29,10 +32,31 @@ def require_same_sources(run: Run) -> None:
         UsageError: a file says something else now.
     """
     began_with: dict[str, str] = run.read_object(run.sources.name)
-    for path, text in began_with.items():
-        if plugins.text_of(path) not in (None, text):
-            raise UsageError(
-                f"{path} has changed since the run began, and with it the trained function. Put it back ({run.sources} "
-                f"has its text), or start a new run."
-            )
+    for path in began_with:
+        _require_unchanged(run, path, began_with, "or start a new run")
     plugins.install(began_with)
+
+
+def use_sources(run: Run, config: Config) -> None:
+    """Use the texts of the run's files, whatever they say now; Python finds modules itself, and so they must not have
+    changed.
+
+    Raises:
+        UsageError: a module says something else now.
+    """
+    began_with: dict[str, str] = run.read_object(run.sources.name)
+    plugins.install(began_with)
+    for path in plugins.module_files(_names(config)):
+        _require_unchanged(run, path, began_with, "or name it as path.py:object in the next run")
+
+
+def _names(config: Config) -> list[str]:
+    return [getattr(config, group).name for group in NAMED]
+
+
+def _require_unchanged(run: Run, path: str, began_with: Mapping[str, str], otherwise: str) -> None:
+    if path in began_with and plugins.text_of(path) not in (None, began_with[path]):
+        raise UsageError(
+            f"{path} has changed since the run began, and with it the trained function. Put it back ({run.sources} has "
+            f"its text), {otherwise}."
+        )

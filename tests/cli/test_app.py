@@ -405,9 +405,7 @@ def test_a_model_of_ones_own_is_found_in_the_folder_that_one_starts_in(
 def test_a_result_that_cannot_be_printed_is_told_in_one_sentence() -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(command("config", "show"), stdout=full, stderr=subprocess.PIPE, text=True)
-    expected = (
-        "sparring: reading or writing: No space left on device. Free space there, or use a folder on another disk."
-    )
+    expected = "sparring: standard output: No space left on device. Free space there, or use a folder on another disk."
     assert (done.returncode, done.stderr.splitlines()) == (1, [expected])
 
 

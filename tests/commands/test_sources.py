@@ -9,10 +9,12 @@ import pytest
 from torch import nn
 
 import sparring
+from sparring.commands.evaluate import load_model, open_trained
 from sparring.commands.sources import require_same_sources, sources_of
 from sparring.commands.train import Result, train
 from sparring.config import Config, from_tree
 from sparring.errors import UsageError
+from sparring.plugins import source_files
 from sparring.runs import Run
 from tests.support.runs import small, weights_of
 
@@ -74,3 +76,28 @@ def test_a_run_goes_on_without_its_file_and_not_with_a_changed_one(own: Path, mo
     own.unlink()
     require_same_sources(run)
     assert weights_of(sparring.resume(run.path, progress=False)) == weights_of(whole)
+
+
+def test_a_module_of_ones_own_is_kept_and_refused_once_it_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python finds it itself: what has changed would be judged as if it were the run's."""
+    module = tmp_path / "own_network_module.py"
+    module.write_text(NETWORK.format(width=8))
+    monkeypatch.syspath_prepend(tmp_path)
+    config = small(tmp_path, engine="sync", model={"name": "own_network_module:make"}, train={"max_steps": 3})
+    assert sources_of(config) == {str(module): module.read_text()}
+    run = stopped(config)
+    module.write_text(NETWORK.format(width=8).replace("ReLU", "Tanh"))
+    for again in (lambda: open_trained(run, {}), lambda: sparring.resume(run.path), lambda: load_model(run.path)):
+        with pytest.raises(UsageError, match=rf"{module} has changed since the run began"):
+            again()
+    module.write_text(NETWORK.format(width=8))
+    assert open_trained(run, {}).config == config
+
+
+@pytest.mark.parametrize(
+    "name", ["timm:resnet18", "math:sin", "nowhere:at_all", "folder:/data", "npz:data", "python:Net"]
+)
+def test_of_what_is_installed_or_no_module_nothing_is_kept(name: str) -> None:
+    assert source_files([name]) == {}
