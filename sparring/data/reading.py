@@ -15,6 +15,10 @@ from sparring.errors import UsageError
 
 CHANNELS = (1, 3)
 SAMPLES = 32  # examples that are checked before a run
+REMEDIES = {  # for PIL's modes of more than 8 bits, which `convert` cuts off at 255
+    "I": "give np.float32(image) / 65535, or whatever its largest value is",
+    "F": "give np.float32(image), scaled to [0, 1]",
+}
 LABEL_SAMPLES = 512  # whose labels are compared with an attribute: one changed label in a hundred is found
 Reader = Callable[[Sequence[int]], Tensor]  # indices (at least one) -> images, uint8 or float32 [n, C, H, W]
 
@@ -141,7 +145,8 @@ def _tensor(raw: Any) -> Tensor:
     if isinstance(raw, Tensor):
         return raw.detach().cpu()
     if isinstance(raw, Image.Image) and raw.mode not in ("L", "RGB"):
-        raise ValueError(f"a PIL image of mode {raw.mode}; use image.convert('RGB') or image.convert('L')")
+        remedy = REMEDIES.get(raw.mode.partition(";")[0], "use image.convert('RGB') or image.convert('L')")
+        raise ValueError(f"a PIL image of mode {raw.mode}; {remedy}")
     array = np.array(raw)
     try:
         return torch.from_numpy(array)

@@ -76,7 +76,8 @@ def test_floats_of_every_width_become_float32(dtype: torch.dtype) -> None:
         (np.zeros((3, 3, 4, 6), np.uint8), "an image has shape (3, 3, 4, 6)"),
         (np.zeros(24, np.uint8), "shape (24,); [H, W], [C, H, W] or [H, W, C] with 1 or 3 channels is needed"),
         (Image.new("RGBA", (6, 4)), "a PIL image of mode RGBA; use image.convert('RGB')"),
-        (Image.new("I", (6, 4)), "a PIL image of mode I"),
+        (Image.new("I;16", (6, 4)), "a PIL image of mode I;16; give np.float32(image) / 65535"),
+        (Image.new("F", (6, 4)), "a PIL image of mode F; give np.float32(image), scaled to [0, 1]"),
     ],
 )
 def test_what_is_no_image_is_refused_by_its_index(raw: Any, problem: str) -> None:
