@@ -13,6 +13,7 @@ from sparring.attacks.gradients import GradientCheck
 from sparring.attacks.iteration import frozen, perturb
 from sparring.attacks.norms import perturbed
 from sparring.machine.devices import of_other_precision
+from sparring.machine.modes import alone_with
 
 if TYPE_CHECKING:
     from sparring.attacks.attack import Attack
@@ -35,7 +36,7 @@ def attacked(
         raise ValueError(f"generator is a {type(generator).__name__}: a torch.Generator is needed, or None.")
     if generator is None:
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-    with torch.inference_mode(False), torch.enable_grad(), frozen(model):
+    with alone_with(model), torch.inference_mode(False), torch.enable_grad(), frozen(model):
         x, y = images.detach().clone(), labels.clone()  # a tensor made in inference mode cannot be in a graph
         _require_classes(model, x, y)
         check = GradientCheck(len(y), y.device)

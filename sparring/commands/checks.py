@@ -26,6 +26,7 @@ from sparring.observe.trackers import require_trackers
 from sparring.runs import Run, require_new
 from sparring.trainer import checkpoints
 from sparring.trainer.experiment import NOTHING_PASSED, Experiment, Live, build_experiment
+from sparring.trainer.same_data import of_another_test_set, require_same_training_data
 
 log = logging.getLogger(__name__)
 
@@ -163,18 +164,8 @@ def require_loadable(run: Run, config: Config, live: Live) -> None:
 
 
 def _require_same_data(run: Run, experiment: Experiment) -> None:
-    """The examples of the open epoch are numbered: of other data some would be trained on twice and others never."""
-    began, now = run.read_json(run.data.name), experiment.training
-    if began is not None and (began["fingerprint"], began["examples"]) != (now.fingerprint, len(now)):
-        config = experiment.config.data
-        extra = "" if config.extra is None else f", data.extra = {config.extra!r}"
-        raise UsageError(
-            f"data.name = {config.name!r}{extra}: {run.path} began with {began['examples']} training examples "
-            f"(fingerprint {began['fingerprint']}), now there are {len(now)} ({now.fingerprint}). Images, labels or "
-            f"their order have changed. Put the data back, or start a new run."
-        )
-    test = experiment.test()
-    if began is not None and began.get("test_fingerprint") not in (None, test.fingerprint):
+    require_same_training_data(run, experiment)
+    if of_another_test_set(run, experiment.test()):
         raise UsageError(
             f"data.name = {experiment.config.data.name!r}: the test set is not the one that {run.path} began with, so "
             f"its figures would not belong together. Put it back; `sparring evaluate {run.path}` takes another one and "

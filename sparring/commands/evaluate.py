@@ -51,6 +51,7 @@ from sparring.models import Shape, adopt, build
 from sparring.runs import Run, open_run
 from sparring.trainer import checkpoints
 from sparring.trainer.experiment import Live, methods_of
+from sparring.trainer.same_data import of_another_test_set
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ def open_trained(
     keep_freed_memory()
     if torch.cuda.is_available() and config.trainer.device != "cpu":
         model.to("cuda")
-    warnings = (*_unreached(before, path), *_of_other_data(run, test))
+    warnings = (*_unreached(before, path), *of_another_test_set(run, test))
     return Trained(config, model, test, path, warnings)
 
 
@@ -178,13 +179,6 @@ def _require_same_images(run: Run, config: Config, test: Dataset) -> tuple[Shape
             f"was trained on {shape} (C, H, W) of {classes}. Give the test set that belongs to the run."
         )
     return shape, classes
-
-
-def _of_other_data(run: Run, test: Dataset) -> tuple[str, ...]:
-    noted = run.read_object(run.data.name).get("test_fingerprint", test.fingerprint)
-    if noted == test.fingerprint:
-        return ()
-    return ("The test set is not the one that the run began with: its figures cannot be compared with the run's own.",)
 
 
 def _shape_of(run: Run, config: Config) -> tuple[Shape, int]:

@@ -39,6 +39,7 @@ from sparring.engines import Outcome
 from sparring.errors import RollBack, SparringError, file_failure, note_run
 from sparring.machine.logs import to_file
 from sparring.machine.memory import keep_freed_memory
+from sparring.machine.modes import usual_modes
 from sparring.machine.signals import stopping_on_signals
 from sparring.models.starting import not_fresh
 from sparring.observe.discovery import announced, reachable
@@ -233,6 +234,7 @@ def _noted(run: Run, before: Config, config: Config) -> Run:
     return run
 
 
+@usual_modes()
 def _execute(
     config: Config,
     open_folder: Callable[[], Run],
@@ -389,7 +391,7 @@ def _in_this_process(config: Config, run: Run, experiment: Experiment, latest: L
             session.report_soon()
 
         try:
-            evaluation = evaluate_on_test(session.learner, progress)
+            evaluation = evaluate_on_test(session.learner, session.run, progress)
         except _StoppedEvaluating:
             return Outcome(session.stop_reason or "stopped", session.state)
         return Outcome(phase, session.state, evaluation)

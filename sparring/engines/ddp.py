@@ -39,6 +39,7 @@ from sparring.trainer.checkpoints import Checkpoint
 from sparring.trainer.experiment import Experiment, build_experiment
 from sparring.trainer.learner import Learner
 from sparring.trainer.pruning import Pruner
+from sparring.trainer.same_data import require_same_training_data
 from sparring.trainer.session import Session
 from sparring.trainer.steps import Consumed, consumed_by
 
@@ -71,6 +72,7 @@ def follow(run_path: Path, rank: int, rendezvous: Path) -> None:
     keep_freed_memory()
     live = cloudpickle.loads(_objects(rendezvous).read_bytes())  # written by rank 0, in a folder of its own
     experiment = build_experiment(config, live)
+    require_same_training_data(Run(run_path), experiment)
     learner = Learner(experiment, device_of(config.trainer.device, rank))
     pruner = Pruner(learner, Run(run_path))
     _ready(rendezvous, rank).touch()

@@ -21,6 +21,7 @@ from sparring.evaluation import robustness
 from sparring.evaluation.autoattack import require_attackable
 from sparring.evaluation.normalisation import normalised_outside
 from sparring.evaluation.robustness import Evaluation, Progress
+from sparring.machine.modes import alone_with, usual_modes
 from sparring.models.forward import plain
 from sparring.models.outputs import outputs_of
 
@@ -51,7 +52,7 @@ def evaluate(
 
     Args:
         model: maps float32 images in [0, 1] to logits [N, K]; it normalises inside (`sparring.Normalize`). It is
-            evaluated in eval mode on its device and restored afterwards.
+            evaluated in eval mode on its device, by one thread at a time, and restored afterwards.
         data: a torch Dataset or DataLoader of (image, label), or a pair (images, labels); images uint8 or in [0, 1].
         attack: "pgd", "autoattack" (Croce & Hein 2020, with its own steps and restarts), or an Attack.
         epsilon: radius of the ball in pixel intensities, such as 8/255.
@@ -65,20 +66,20 @@ def evaluate(
     Raises:
         ValueError: an argument is wrong; it is named.
     """
-    declared = wrap(data, "data", classes)
-    outputs = outputs_of(model, scaled(declared.images(torch.arange(1))), declared.classes)
-    dataset = wrap(data, "data", outputs if classes is None else classes)
-    threat = _threat(attack, epsilon, norm, {"steps": steps, "step_size": step_size, "restarts": restarts})
-    _require_possible(threat, dataset, by_autoattack=attack == "autoattack")
-    _require_count("batch_size", batch_size)
-    if not isinstance(seed, Integral):
-        raise ValueError(f"seed = {seed!r}: an integer is needed.")
-    if samples is not None:
-        _require_count("samples", samples)
-    if draw not in get_args(Draw):
-        raise ValueError(f"draw = {draw!r}: it must be {' or '.join(map(repr, get_args(Draw)))}.")
-    how: dict[str, Any] = {"samples": samples, "draw": draw, "batch_size": batch_size, "seed": seed}
-    with torch.inference_mode(False), torch.enable_grad():
+    with usual_modes(), alone_with(model):
+        declared = wrap(data, "data", classes)
+        outputs = outputs_of(model, scaled(declared.images(torch.arange(1))), declared.classes)
+        dataset = wrap(data, "data", outputs if classes is None else classes)
+        threat = _threat(attack, epsilon, norm, {"steps": steps, "step_size": step_size, "restarts": restarts})
+        _require_possible(threat, dataset, by_autoattack=attack == "autoattack")
+        _require_count("batch_size", batch_size)
+        if not isinstance(seed, Integral):
+            raise ValueError(f"seed = {seed!r}: an integer is needed.")
+        if samples is not None:
+            _require_count("samples", samples)
+        if draw not in get_args(Draw):
+            raise ValueError(f"draw = {draw!r}: it must be {' or '.join(map(repr, get_args(Draw)))}.")
+        how: dict[str, Any] = {"samples": samples, "draw": draw, "batch_size": batch_size, "seed": seed}
         some = Sample(dataset, DOUBT_EXAMPLES)
         x, y = batch(some, torch.arange(len(some)), augment="none", seed=0, epoch=0)
         doubts = normalised_outside(plain(model), x, y)
@@ -88,8 +89,8 @@ def evaluate(
             found = robustness.evaluate_by_autoattack(model, dataset, threat, progress=progress, **how)
         else:
             found = robustness.evaluate(model, dataset, threat, progress=robustness.counted(progress), **how)
-    found = replace(found, warnings=(*found.warnings, *doubts))
-    return found if per_example else found.without_verdicts()
+        found = replace(found, warnings=(*found.warnings, *doubts))
+        return found if per_example else found.without_verdicts()
 
 
 def _threat(attack: str | Attack, epsilon: float | None, norm: str | None, pgd: dict[str, Any]) -> Attack:

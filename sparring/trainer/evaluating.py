@@ -13,8 +13,10 @@ from sparring.data import Dataset
 from sparring.evaluation import Evaluation, evaluate, evaluate_by, evaluate_views
 from sparring.evaluation.findings import unreached
 from sparring.observe.report import FIGURES
+from sparring.runs import Run
 from sparring.trainer.experiment import Experiment
 from sparring.trainer.learner import Learner
+from sparring.trainer.same_data import of_another_test_set
 from sparring.trainer.schedules import warmed_up
 
 log = logging.getLogger(__name__)
@@ -64,7 +66,7 @@ class HeldoutMonitor:
         self.best = -1.0 if state is None else state["best"]
 
 
-def evaluate_on_test(learner: Learner, progress: Callable[[str], None]) -> dict[str, Any]:
+def evaluate_on_test(learner: Learner, run: Run, progress: Callable[[str], None]) -> dict[str, Any]:
     """The weights' figures on the test set, and those of their average where there is one (`ema_…`).
 
     progress: called with a sentence that says how far it is; an exception from it ends the evaluation.
@@ -76,14 +78,14 @@ def evaluate_on_test(learner: Learner, progress: Callable[[str], None]) -> dict[
         return evaluate_by(model, test, experiment.threat, config.evaluation, config.train.seed, progress).as_dict()
 
     found = figures(learner.model)
-    ended = warning_of_warmup(experiment, learner.step)
-    for warning in ended:
+    doubts = [*warning_of_warmup(experiment, learner.step), *of_another_test_set(run, test)]
+    for warning in doubts:
         log.warning("%s", warning)
-    found["warnings"] = [*ended, *found["warnings"]]
+    found["warnings"] = [*doubts, *found["warnings"]]
     if learner.average is not None:
         apart = figures(learner.average)
         found |= {f"ema_{name}": apart[name] for name in FIGURES}
-        found["ema_warnings"] = [*ended, *found["ema_warnings"]]
+        found["ema_warnings"] = [*doubts, *found["ema_warnings"]]
     return found
 
 

@@ -29,6 +29,7 @@ from sparring.trainer.learner import Learner, StepResult, Update
 from sparring.trainer.pruning import Pruner
 from sparring.trainer.recorder import Recorder
 from sparring.trainer.rolling import RollingMonitor
+from sparring.trainer.same_data import require_same_training_data
 from sparring.trainer.starts import starts_of
 from sparring.trainer.steps import Step, consumed_by
 from sparring.trainer.training_state import TrainingState, keep_frozen, load_initial
@@ -110,7 +111,11 @@ class Session:
         """Continue from the newest checkpoint of the run's folder; None: there is none, the run begins.
 
         again: this session has trained already; where the run begins, its weights are the initial ones again.
+
+        Raises:
+            UsageError: the training data are not those that the run began with.
         """
+        require_same_training_data(self.run, self.experiment)
         checkpoint = self._load_newest(self.training.restart if again else self.training.begin)
         self._observe()
         return checkpoint

@@ -21,6 +21,7 @@ from sparring.queue.opening import QueueAddress
 from sparring.runs import Run
 from sparring.trainer.experiment import build_experiment
 from sparring.trainer.learner import Learner
+from sparring.trainer.same_data import require_same_training_data
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,8 @@ class Rank:
     ) -> None:
         self.live = inputs.unpack()
         self.config, self.rank, self.run_id, self.queue = from_tree(tree), rank, run_id, queue
-        to_file(Run(Path(run_path)).path / "logs" / f"trainer-{rank}.log")
+        self.run = Run(Path(run_path))
+        to_file(self.run.path / "logs" / f"trainer-{rank}.log")
         torch.set_num_threads(trainer_threads(self.config))
         keep_freed_memory()
         self.transport = queue.transport(self.config.queue, run_id, self.config.trainer.count)
@@ -52,7 +54,9 @@ class Rank:
             RankLost: another rank has died, or took too long.
         """
         log.info("trainer %d of group %s, process %d", self.rank, group, os.getpid())
-        learner = Learner(build_experiment(self.config, self.live), self.device)
+        experiment = build_experiment(self.config, self.live)
+        require_same_training_data(self.run, experiment)
+        learner = Learner(experiment, self.device)
         store = meeting_at(address, self.config.trainer.count)
         with (
             orders_of(self.config, self.run_id, group, self.queue) as orders,

@@ -177,7 +177,7 @@ class Trainer:
         state.trainer_pid = os.getpid()
         self.watchdog = Watchdog(self.config.trainer.hang_timeout_s, self.log_file)
         try:
-            return evaluate_on_test(self.session.learner, progress)
+            return evaluate_on_test(self.session.learner, self.run, progress)
         finally:
             self.watchdog.stop()
             self.watchdog = None

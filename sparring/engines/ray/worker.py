@@ -324,7 +324,8 @@ class Worker:
         if ticket.fingerprint != self.dataset.fingerprint:
             raise SparringError(
                 f"data.name = {self.config.data.name!r}: this host's training set (fingerprint "
-                f"{self.dataset.fingerprint}) is not the trainer's ({ticket.fingerprint}). Give all hosts the same."
+                f"{self.dataset.fingerprint}) is not the trainer's ({ticket.fingerprint}). Give all hosts the same, "
+                f"and leave them as they are while a run trains."
             )
 
     def _failed_together(self, leases: list[Lease], error: Exception) -> None:
