@@ -181,6 +181,8 @@ def latest(folder: Path) -> Path | None:
     for path in found:
         if not (reason := damage(path)):
             return path
+        if not path.is_dir():
+            return latest(folder)  # the run trains, and has a newer one now
         log.warning("checkpoint %s is damaged: %s; the one before is used", path, reason)
     if not found:
         return None

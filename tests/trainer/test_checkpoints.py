@@ -166,6 +166,25 @@ def test_a_bit_that_flips_is_noticed_and_the_checkpoint_before_is_used(
         checkpoints.latest(tmp_path)
 
 
+def test_one_that_the_run_replaces_while_it_is_looked_at_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A reader beside a run that keeps one checkpoint: between its list and its look a newer one has come."""
+    write(tmp_path, 2, keep=1)
+    looked: list[Path] = []
+
+    def damage(path: Path) -> str:
+        if not looked:
+            write(tmp_path, 4, keep=1)
+        looked.append(path)
+        return found(path)
+
+    found = checkpoints.damage
+    monkeypatch.setattr(checkpoints, "damage", damage)
+    assert checkpoints.latest(tmp_path) == looked[-1] and [path.name[-1] for path in looked] == ["2", "4"]
+    assert caplog.text == ""
+
+
 @pytest.mark.parametrize("content", [None, "{}", "["])
 def test_without_its_digests_a_checkpoint_is_damaged(tmp_path: Path, content: str | None) -> None:
     before, newest = write(tmp_path, 1), write(tmp_path, 2)
