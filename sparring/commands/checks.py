@@ -229,10 +229,10 @@ def _check_evaluation(experiment: Experiment) -> None:
 
 def _check_cluster(experiment: Experiment) -> None:
     """Ray can be started here, and the queue's server holds what the run puts into it."""
-    from sparring.engines.ray.cluster import require_no_ray  # other engines need neither Ray nor Redis
+    from sparring.engines.ray.cluster import require_connectable  # other engines need neither Ray nor Redis
     from sparring.queue.opening import require_queue
 
-    require_no_ray()
+    require_connectable(experiment.config.ray)
     require_queue(experiment.config, *experiment.queued)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,14 +27,27 @@ KILLED = (
 SHUTDOWN_S = 30.0
 
 
-def require_no_ray() -> None:
-    """Refuse a process that is connected to Ray already: a run connects to its own.
+def require_connectable(settings: RaySettings) -> None:
+    """Refuse a process that is connected to Ray already, since a run connects to its own, and an environment in which
+    no Ray starts, without saying why.
 
     Raises:
-        UsageError: it is.
+        UsageError: it is such a process.
     """
     if ray.is_initialized():
         raise UsageError("Ray is already running in this process; call ray.shutdown() before sparring.train().")
+    if settings.address != "local":
+        return
+    if sys.flags.optimize > 1:
+        raise UsageError(
+            "PYTHONOPTIMIZE=2 (python -OO): without docstrings Ray does not start. Unset it, or use --engine sync."
+        )
+    for name in ("RAY_TMPDIR", "TMPDIR"):
+        if (folder := os.environ.get(name)) and not os.path.isdir(folder):
+            raise UsageError(
+                f"{name} = {folder!r} is no folder, and Ray would keep its sockets and logs there. Make it, or unset "
+                f"{name}."
+            )
 
 
 @contextmanager
@@ -42,7 +56,7 @@ def ray_cluster(settings: RaySettings, trainer_cpus: float) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 gives other processes precedence
-    require_no_ray()
+    require_connectable(settings)
     with put_back_afterwards(settings.address):
         try:
             _connect(settings, trainer_cpus)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import ray
 
 from sparring.config import RaySettings
-from sparring.engines.ray.cluster import _explained, ray_cluster, require_no_ray
+from sparring.engines.ray.cluster import _explained, ray_cluster, require_connectable
 from sparring.errors import UsageError
 from tests.support.runs import Place, small
 
@@ -35,8 +37,25 @@ def test_who_has_had_a_ray_of_its_own_joins_another_without_its_token(tmp_path: 
 
 def test_a_process_that_is_connected_already_is_refused(tmp_path: Path, shared_ray: Place) -> None:
     with ray_cluster(shared_ray(small(tmp_path)).ray, 1), pytest.raises(UsageError, match=r"call ray\.shutdown\(\)"):
-        require_no_ray()
-    require_no_ray()
+        require_connectable(RaySettings())
+    require_connectable(RaySettings())
+
+
+@pytest.mark.parametrize("name", ["RAY_TMPDIR", "TMPDIR"])
+def test_a_folder_that_is_not_there_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, str(tmp_path))
+    require_connectable(RaySettings())
+    monkeypatch.setenv(name, str(tmp_path / "nowhere"))
+    with pytest.raises(UsageError, match=rf"^{name} = '.*nowhere' is no folder"):
+        require_connectable(RaySettings())
+    require_connectable(RaySettings(address="auto"))
+
+
+def test_a_python_without_docstrings_is_refused() -> None:
+    """Ray's own start fails there after a minute, and blames an overload."""
+    text = "from sparring.engines.ray import cluster; cluster.require_connectable(cluster.RaySettings())"
+    done = subprocess.run([sys.executable, "-OO", "-c", text], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1 and "PYTHONOPTIMIZE=2 (python -OO): without docstrings Ray" in done.stderr
 
 
 @pytest.mark.parametrize("depth", [0, 2])
