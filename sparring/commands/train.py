@@ -263,6 +263,7 @@ def _execute(
 
             queue = stack.enter_context(open_queue(config, *experiment.queued))
         run = latest.run = open_folder()
+        latest.state = _earlier_state(run)
         stack.enter_context(run.owned())
         try:
             _begin(run, experiment, starts=starts, from_model=live.model is not None)
@@ -288,6 +289,14 @@ def _execute(
             _fail(run, error, latest)
             raise
         return _conclude(run, outcome.phase, outcome.state, outcome.evaluation, latest)
+
+
+def _earlier_state(run: Run) -> RunState:
+    """What a resume begins with, and keeps where it fails at once; a fresh one where the file is damaged or missing."""
+    try:
+        return replace(RunState.from_dict(run.read_object("state.json")), phase="starting", message="")
+    except (SparringError, ValueError):
+        return RunState()
 
 
 def _begin(run: Run, experiment: Experiment, *, starts: bool, from_model: bool) -> None:

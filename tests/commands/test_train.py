@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any, Literal
@@ -331,6 +332,24 @@ def test_a_run_whose_disk_is_full_has_failed_and_goes_on_once_there_is_room(tmp_
     assert state["phase"] == "failed" and state["message"] == str(failed.value)
     assert checkpoints.latest(run.checkpoints) is None
     assert resume(run.path, progress=False).phase == "finished"
+
+
+def test_a_resume_that_fails_at_once_leaves_what_is_known_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = stopped_at_once(small(tmp_path, **SYNC))
+    before = run.read_json("state.json") or {}
+
+    def full(*arguments: object, **more: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("sparring.commands.train._begin", full)
+        with pytest.raises(SparringError, match="No space left on device"):
+            resume(run.path, progress=False)
+    after = run.read_json("state.json") or {}
+    assert after["phase"] == "failed" and (after["step"], after["examples"]) == (before["step"], before["examples"])
+    assert after["step"] > 0
 
 
 @pytest.mark.parametrize("passed", [False, True])
