@@ -24,9 +24,9 @@ from sparring.config import Config, EvaluationSettings
 from sparring.data import Dataset, Sample
 from sparring.errors import SparringError, UsageError
 from sparring.evaluation.autoattack import require_autoattack
+from sparring.evaluation.fooled import fooled
 from sparring.evaluation.journal import Entries, Journal
 from sparring.evaluation.judging import Judgement, Tally, judge, require_possible
-from sparring.evaluation.other_loss import other_loss
 from sparring.evaluation.panels import AutoAttackPanel, Panel, Restarts
 from sparring.evaluation.robustness import Evaluation, attack_for, evaluation_of, targets_of
 from sparring.evaluation.tickets import InProcess, Judges, examples_at
@@ -152,7 +152,7 @@ def judged(what: Judged, how: How, progress: Progress | None = None) -> tuple[Ev
     seen = sample if len(found.places) == len(sample) else sample.some(found.places)
     warnings = found.warnings
     if isinstance(panel, Restarts) and not panel.targets:
-        warnings += tuple(other_loss(what.model, seen, panel.attack, found.outcomes.robust.nonzero()[:, 0], panel.seed))
+        warnings += tuple(fooled(what.model, seen, panel.attack, found.outcomes.robust.nonzero()[:, 0], panel.seed))
     evaluation = evaluation_of(found.outcomes, seen, panel.description, time.monotonic() - began, warnings)
     beside = _beside(what, found, None if journal is None else journal.path)
     if how.within is not None:

@@ -7,7 +7,6 @@ PGD.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import combinations
 from typing import NamedTuple
@@ -15,8 +14,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 from sparring.evaluation.robustness import interval
+from sparring.evaluation.significance import LEVEL, sign_test
 
-LEVEL = 0.01  # significance level of each family of tests, divided by its number of pairs (Bonferroni)
 UNBOUNDED_ACCURACY = 0.01  # accuracy that an unbounded attack may leave
 
 Survivors = tuple[str, Tensor]  # name of an attack, and bool [N]: the examples that are correct after it
@@ -78,13 +77,6 @@ def unbounded_warning(alive: Tensor, epsilon: float) -> list[str]:
         f"to find adversarial examples that exist. The gradients are probably masked, or the steps are too few: raise "
         f"evaluation.steps."
     ]
-
-
-def sign_test(more: int, less: int) -> float:
-    """Probability of at least `more` heads in `more + less` throws of a fair coin (exact McNemar test)."""
-    throws = more + less
-    at_least: int = sum(math.comb(throws, heads) for heads in range(more, throws + 1))
-    return float(at_least / 2**throws)
 
 
 def _pair(weak: Survivors, strong: Survivors) -> Pair:

@@ -13,9 +13,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from sparring.evaluation.comparisons import LEVEL, UNBOUNDED_ACCURACY, Survivors, pairs, sign_test
+from sparring.evaluation.comparisons import UNBOUNDED_ACCURACY, Survivors, pairs
 from sparring.evaluation.outcomes import Outcomes
 from sparring.evaluation.robustness import interval
+from sparring.evaluation.significance import LEVEL, sign_test
 from sparring.evaluation.surfaces import DIRECTIONS, LENGTHS, PASSES, Surface
 
 Verdict = Literal["masked", "no sign of masking"]

@@ -7,8 +7,8 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from sparring.attacks import frozen
-from sparring.evaluation.comparisons import sign_test
 from sparring.evaluation.outcomes import clean_outcomes
+from sparring.evaluation.significance import sign_test
 from sparring.machine.devices import device_of
 from sparring.models.normalize import Normalize
 

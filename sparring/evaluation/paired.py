@@ -9,7 +9,7 @@ from itertools import combinations
 
 from torch import Tensor
 
-from sparring.evaluation.comparisons import sign_test
+from sparring.evaluation.significance import sign_test
 
 
 @dataclass(frozen=True)

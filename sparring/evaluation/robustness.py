@@ -20,7 +20,7 @@ from sparring.errors import UsageError
 from sparring.evaluation.autoattack import autoattack
 from sparring.evaluation.autoattack import describe as describe_autoattack
 from sparring.evaluation.findings import findings_of, out_of_reach, warnings_of
-from sparring.evaluation.other_loss import other_loss
+from sparring.evaluation.fooled import fooled
 from sparring.evaluation.outcomes import Attacked, Outcomes, clean_outcomes, joined, outcomes
 from sparring.machine.devices import device_of
 from sparring.models.forward import plain
@@ -138,7 +138,7 @@ def evaluate(
     began, sample = time.perf_counter(), Sample(dataset, samples, draw)
     how: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "targets": targets, "progress": progress}
     found = outcomes(model, sample, attack, attacked=attacked, **how)
-    doubts = [] if targets else other_loss(model, sample, attack, found.robust.nonzero().flatten(), seed)
+    doubts = [] if targets else fooled(model, sample, attack, found.robust.nonzero().flatten(), seed)
     seconds = time.perf_counter() - began
     return evaluation_of(found, sample, describe(attack, targets), seconds, (*out_of_reach(attack), *doubts))
 

@@ -92,8 +92,8 @@ def surface_at(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, seed: int
     with frozen(model):
         one, *others = (finite(input_gradient(model, x, y, cross_entropy)) for _ in range(PASSES))
         varies = torch.stack([_differ(one, other) for other in others]).any(0)
-        rises = [_rises(model, x, y, one, attack, share * attack.epsilon, random) for share in LENGTHS]
-        found = correct(logits_of(model, x), y), largest_entries(one) == 0, varies, torch.stack(rises, 1)
+        found_rises = [rises(model, x, y, one, attack, share * attack.epsilon, random) for share in LENGTHS]
+        found = correct(logits_of(model, x), y), largest_entries(one) == 0, varies, torch.stack(found_rises, 1)
     return Surface(*(each.cpu() for each in found))
 
 
@@ -103,7 +103,7 @@ def whole(parts: Sequence[Surface]) -> Surface:
     return Surface(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 
 
-def _rises(
+def rises(
     model: nn.Module, x: Tensor, y: Tensor, gradient: Tensor, attack: Attack, length: float, random: torch.Generator
 ) -> Tensor:
     """bool [N]: the margin after a step along the gradient is above those after the random steps. A tie is none."""

@@ -1,0 +1,72 @@
+"""Was an attack by the cross-entropy fooled? Two looks at some of the examples that have survived it.
+
+Another loss breaks many of them where logits saturate, and random steps do more than the gradient where it is masked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from sparring.attacks import CROSS_ENTROPY, Attack, frozen
+from sparring.attacks.gradients import finite
+from sparring.attacks.iteration import input_gradient
+from sparring.attacks.losses import towards
+from sparring.attacks.norms import largest_entries
+from sparring.data import Dataset, batch
+from sparring.evaluation.outcomes import Attempt, attempted
+from sparring.evaluation.significance import LEVEL, sign_test
+from sparring.evaluation.surfaces import DIRECTIONS, LENGTHS, rises
+from sparring.machine.devices import device_of
+from sparring.models.forward import plain
+from sparring.objectives.predictions import correct
+from sparring.randomness import generator
+
+EXAMPLES, STEPS = 128, 20  # survivors that are looked at, and steps of the attempt by the other loss
+SHARE, LEAST = 0.06, 5  # of them: sound networks lost 1 %, and up to 5 % after attacks of ten steps
+ENOUGH_STEPS = 10  # an attack of fewer steps is weak by itself, as its name says
+KEY = 1_000_000  # seeds the start, apart from those of the attack's own attempts
+
+
+def fooled(model: nn.Module, dataset: Dataset, attack: Attack, survivors: Tensor, seed: int) -> list[str]:
+    """Warnings; none of an attack by another loss than the cross-entropy, or of few steps.
+
+    Args:
+        survivors: int64 [n], places in `dataset` of the examples that have survived the attack.
+    """
+    places = survivors[:EXAMPLES].cpu()
+    if attack.maximised is not CROSS_ENTROPY or attack.steps < ENOUGH_STEPS or len(places) < LEAST:
+        return []
+    model, device = plain(model), device_of(model)
+    x, y = (each.to(device) for each in batch(dataset, places, augment="none", seed=0, epoch=0))
+    with frozen(model):
+        return [*_by_another_loss(model, x, y, attack, seed), *_by_its_gradient(model, x, y, attack, seed)]
+
+
+def _by_another_loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, seed: int) -> list[str]:
+    other = replace(attack, steps=min(STEPS, attack.steps), step_size=None, restarts=1, loss=towards(1))
+    made = attempted(model, x, y, Attempt((KEY,), other), seed, 0)
+    broken = int((~correct(made.logits, y)).sum())
+    if broken < max(LEAST, SHARE * len(y)):
+        return []
+    return [
+        f"Another loss breaks {broken} of {len(y)} examples that survived (one attempt by the margin to the likeliest "
+        f"other class): robust accuracy is too high. Evaluate by AutoAttack, and look in the model for logits that "
+        f"saturate."
+    ]
+
+
+def _by_its_gradient(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, seed: int) -> list[str]:
+    """By the rule of the loss surface in `masking`: at all lengths, since far away a sound network may lose too."""
+    gradient, random = finite(input_gradient(model, x, y, CROSS_ENTROPY)), generator(seed, "fooled")
+    led = largest_entries(gradient) > 0  # gradients of zero are counted by the attack itself
+    x, y, gradient = x[led], y[led], gradient[led]
+    won = max(int(rises(model, x, y, gradient, attack, share * attack.epsilon, random).sum()) for share in LENGTHS)
+    if sign_test(len(y) - won, won) >= LEVEL:
+        return []
+    return [
+        f"A step along the gradient raises the margin more than each of {DIRECTIONS} random ones on only {won} of "
+        f"{len(y)} examples that survived (at the best of {len(LENGTHS)} lengths): the gradient is masked, and robust "
+        f"accuracy is probably too high. Evaluate by AutoAttack; `sparring curves` shows more."
+    ]
