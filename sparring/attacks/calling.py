@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from sparring.attacks.gradients import GradientCheck
 from sparring.attacks.iteration import frozen, perturb
-from sparring.attacks.norms import perturbed
+from sparring.attacks.norms import NORMS, perturbed, sizes
+from sparring.errors import UsageError
 from sparring.machine.devices import of_other_precision
 from sparring.machine.modes import alone_with
 
@@ -40,7 +41,8 @@ def attacked(
         x, y = images.detach().clone(), labels.clone()  # a tensor made in inference mode cannot be in a graph
         _require_classes(model, x, y)
         check = GradientCheck(len(y), y.device)
-        delta = perturb(model, x, y, attack, generator, check=check).to(images.dtype)
+        delta = perturb(model, x.clone(), y, attack, generator, check=check).to(images.dtype)
+        require_within(attack, x, delta)
         result = delta if return_delta else perturbed(x, delta)
     _warn(check)
     return result.detach()
@@ -138,6 +140,28 @@ def _require_classes(model: nn.Module, x: Tensor, labels: Tensor) -> None:
 def _device_of(model: nn.Module) -> dict[str, torch.device]:
     first = next(chain(model.parameters(), model.buffers()), None)
     return {} if first is None else {"model": first.device}
+
+
+def require_within(attack: Attack, x: Tensor, delta: Tensor) -> None:
+    """A backstop: what an attack makes that leaves its ball is that of another one, and so is its figure.
+
+    Raises:
+        UsageError: the perturbations have another shape than x, [N, C, H, W], or one is outside, or not finite.
+    """
+    named = f"attack {attack.name or type(attack).__name__}"
+    if delta.shape != x.shape:
+        raise UsageError(
+            f"{named}: it made perturbations of shape {tuple(delta.shape)} of images of shape {tuple(x.shape)}. Return "
+            f"one for each image from its `initial`, `step` and `project`."
+        )
+    if attack.norm not in NORMS or len(delta) == 0:
+        return
+    size = float(sizes(perturbed(x, delta) - x, attack.norm).max())
+    if not size <= attack.radius * (1 + 1e-4) + 1e-6:  # written so that NaN is refused
+        raise UsageError(
+            f"{named}: it made a perturbation of norm {size:.6g} in a ball of {attack.radius:.6g} ({attack.norm}), so "
+            f"robust accuracy would be that of a larger ball. Project in its `project` and `initial`."
+        )
 
 
 def require_ball(attack: Attack, images: Tensor) -> None:

@@ -189,11 +189,20 @@ def ascended(
     Args:
         state: state of the step rule for these examples, changed in place.
         check: notes the gradient; `at` says which of its examples these are.
+
+    Raises:
+        UsageError: the attack's step returns other examples.
     """
     gradient = input_gradient(model, x + delta, targets, attack.maximised)
     if check is not None:
         check.note(gradient, at)
-    return attack.project(attack.step(delta, finite(gradient), sizes, state), x, radius)
+    stepped = attack.step(delta, finite(gradient), sizes, state)
+    if stepped.shape != x.shape:  # torch would broadcast it
+        raise UsageError(
+            f"attack {attack.name or type(attack).__name__}: step returns {tuple(stepped.shape)} for {tuple(x.shape)}. "
+            f"Return a perturbation for each image."
+        )
+    return attack.project(stepped, x, radius)
 
 
 def _in_order(delta: Tensor, order: Tensor | None) -> Tensor:

@@ -5,15 +5,13 @@ Another loss breaks many of them where logits saturate, and random steps do more
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from torch import Tensor, nn
 
-from sparring.attacks import CROSS_ENTROPY, Attack, frozen
+from sparring.attacks import CROSS_ENTROPY, PGD, Attack, frozen
 from sparring.attacks.gradients import finite
 from sparring.attacks.iteration import input_gradient
 from sparring.attacks.losses import towards
-from sparring.attacks.norms import largest_entries
+from sparring.attacks.norms import NORMS, largest_entries
 from sparring.data import Dataset, batch
 from sparring.evaluation.outcomes import Attempt, attempted
 from sparring.evaluation.significance import LEVEL, sign_test
@@ -36,33 +34,34 @@ def fooled(model: nn.Module, dataset: Dataset, attack: Attack, survivors: Tensor
         survivors: int64 [n], places in `dataset` of the examples that have survived the attack.
     """
     places = survivors[:EXAMPLES].cpu()
-    if attack.maximised is not CROSS_ENTROPY or attack.steps < ENOUGH_STEPS or len(places) < LEAST:
+    by_cross_entropy = attack.maximised is CROSS_ENTROPY and attack.norm in NORMS
+    if not by_cross_entropy or attack.steps < ENOUGH_STEPS or len(places) < LEAST:
         return []
+    pgd = PGD(attack.epsilon, norm=attack.norm, steps=min(STEPS, attack.steps), loss=towards(1))
     model, device = plain(model), device_of(model)
     x, y = (each.to(device) for each in batch(dataset, places, augment="none", seed=0, epoch=0))
     with frozen(model):
-        return [*_by_another_loss(model, x, y, attack, seed), *_by_its_gradient(model, x, y, attack, seed)]
+        return [*_by_another_loss(model, x, y, pgd, seed), *_by_the_gradient(model, x, y, pgd, seed)]
 
 
-def _by_another_loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, seed: int) -> list[str]:
-    other = replace(attack, steps=min(STEPS, attack.steps), step_size=None, restarts=1, loss=towards(1))
-    made = attempted(model, x, y, Attempt((KEY,), other), seed, 0)
+def _by_another_loss(model: nn.Module, x: Tensor, y: Tensor, pgd: PGD, seed: int) -> list[str]:
+    made = attempted(model, x, y, Attempt((KEY,), pgd), seed, 0)
     broken = int((~correct(made.logits, y)).sum())
     if broken < max(LEAST, SHARE * len(y)):
         return []
     return [
-        f"Another loss breaks {broken} of {len(y)} examples that survived (one attempt by the margin to the likeliest "
-        f"other class): robust accuracy is too high. Evaluate by AutoAttack, and look in the model for logits that "
-        f"saturate."
+        f"Another loss breaks {broken} of {len(y)} examples that survived (one attempt of PGD by the margin to the "
+        f"likeliest other class): robust accuracy is too high. Evaluate by AutoAttack, and look in the model for "
+        f"logits that saturate."
     ]
 
 
-def _by_its_gradient(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, seed: int) -> list[str]:
+def _by_the_gradient(model: nn.Module, x: Tensor, y: Tensor, pgd: PGD, seed: int) -> list[str]:
     """By the rule of the loss surface in `masking`: at all lengths, since far away a sound network may lose too."""
     gradient, random = finite(input_gradient(model, x, y, CROSS_ENTROPY)), generator(seed, "fooled")
     led = largest_entries(gradient) > 0  # gradients of zero are counted by the attack itself
     x, y, gradient = x[led], y[led], gradient[led]
-    won = max(int(rises(model, x, y, gradient, attack, share * attack.epsilon, random).sum()) for share in LENGTHS)
+    won = max(int(rises(model, x, y, gradient, pgd, share * pgd.epsilon, random).sum()) for share in LENGTHS)
     if sign_test(len(y) - won, won) >= LEVEL:
         return []
     return [

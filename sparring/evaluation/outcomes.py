@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from sparring.attacks import Attack, GradientCheck, frozen, perturb, perturbed
+from sparring.attacks.calling import require_within
 from sparring.attacks.losses import towards
-from sparring.attacks.norms import NORMS, sizes
 from sparring.data import Dataset, batch
-from sparring.errors import SparringError
 from sparring.machine.devices import device_of
 from sparring.models.forward import plain
 from sparring.objectives.predictions import are_finite, are_probabilities, correct
@@ -100,27 +99,10 @@ def attempts_of(attack: Attack, targets: int = 0) -> list[Attempt]:
 def attempted(model: nn.Module, x: Tensor, y: Tensor, attempt: Attempt, seed: int, first: int) -> Attempted:
     """Make an attempt on a batch. first: place of the batch's first example."""
     check, random = GradientCheck(len(y), y.device), generator(seed, "evaluate", first, *attempt.key)
-    delta = perturb(model, x, y, attempt.attack, random, check=check)
+    delta = perturb(model, x.clone(), y, attempt.attack, random, check=check)  # an attack may change what it gets
+    require_within(attempt.attack, x, delta)
     images = perturbed(x, delta)
-    _require_within(attempt.attack, images - x)
     return Attempted(images, logits_of(model, images), check)
-
-
-def _require_within(attack: Attack, delta: Tensor) -> None:
-    """A backstop: the figure of an attack that leaves its ball would be that of another one.
-
-    Raises:
-        SparringError: a perturbation is outside, or not finite.
-    """
-    if attack.norm not in NORMS or len(delta) == 0:
-        return
-    size = float(sizes(delta, attack.norm).max())
-    if not size <= attack.radius * (1 + 1e-4) + 1e-6:  # written so that NaN is refused
-        raise SparringError(
-            f"attack {attack.name or type(attack).__name__}: it made a perturbation of norm {size:.6g} in a ball of "
-            f"{attack.radius:.6g} ({attack.norm}), so robust accuracy would be that of a larger ball. Project in its "
-            f"`project` and `initial`."
-        )
 
 
 def outcomes(

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparring.attacks import FGSM, FGSMRS, NFGSM, PGD, Attack, frozen, perturb, perturbed
+import sparring
+from sparring.attacks import FGSM, FGSMRS, NFGSM, PGD, Attack, State, frozen, perturb, perturbed
 from tests.support.batches import images, network_with_batch_norm, seeded, small_network
 from tests.support.momentum import Momentum
 
@@ -218,3 +219,41 @@ def test_useless_gradients_are_warned_of(change: Callable[[Tensor], Tensor], sai
         PGD(0.1, steps=2)(Changed(), x, y)
     assert [said is not None and said in str(each.message) for each in told] == [True] * (said is not None)
     assert all(each.filename == __file__ for each in told)
+
+
+class Leaves(PGD):
+    def project(self, delta: Tensor, x: Tensor, radius: float | Tensor) -> Tensor:
+        return delta
+
+
+class OneRow(PGD):
+    def step(self, delta: Tensor, gradient: Tensor, sizes: Tensor, state: State) -> Tensor:
+        return super().step(delta, gradient, sizes, state)[:1]
+
+
+class InPlace(PGD):
+    def project(self, delta: Tensor, x: Tensor, radius: float | Tensor) -> Tensor:
+        x += 0.5
+        return super().project(delta, x, radius)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (Leaves, r"attack Leaves: it made a perturbation of norm 0\.\d+ in a ball of 0\.1 \(linf\)"),
+        (OneRow, r"attack OneRow: step returns \(1, .*\) for \(\d\d?, "),
+    ],
+)
+def test_an_attack_of_ones_own_that_leaves_its_ball_or_an_example_out_is_refused(kind: type[PGD], said: str) -> None:
+    model, (x, y) = small_network(), images()
+    attack = kind(0.1, steps=3, step_size=0.5)
+    with pytest.raises(ValueError, match=said):
+        attack(model, x, y)
+    with pytest.raises(ValueError, match=said):
+        sparring.evaluate(model, (x, y), attack)
+
+
+def test_an_attack_that_changes_the_images_it_gets_is_measured_by_the_callers() -> None:
+    model, (x, y) = small_network(), images()
+    with pytest.raises(ValueError, match=r"attack InPlace: it made a perturbation of norm"):
+        InPlace(0.1, steps=3)(model, x, y)
