@@ -34,7 +34,7 @@ def fooled(model: nn.Module, dataset: Dataset, attack: Attack, survivors: Tensor
         survivors: int64 [n], places in `dataset` of the examples that have survived the attack.
     """
     places = survivors[:EXAMPLES].cpu()
-    by_cross_entropy = attack.maximised is CROSS_ENTROPY and attack.norm in NORMS
+    by_cross_entropy = attack.maximised is CROSS_ENTROPY and attack.norm in NORMS and attack.epsilon > 0
     if not by_cross_entropy or attack.steps < ENOUGH_STEPS or len(places) < LEAST:
         return []
     pgd = PGD(attack.epsilon, norm=attack.norm, steps=min(STEPS, attack.steps), loss=towards(1))

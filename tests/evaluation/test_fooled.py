@@ -53,12 +53,21 @@ def test_a_figure_that_another_loss_proves_wrong_is_warned_of() -> None:
     [
         (PGD(EPSILON, steps=10), 300, "breaks 128 of 128"),
         (PGD(0.03, steps=10), 300, None),
+        (PGD(0.0, steps=10), 300, None),
         (PGD(EPSILON, steps=9), 300, None),
         (PGD(EPSILON, steps=10, loss="kl"), 300, None),
         (PGD(EPSILON, steps=10), 4, None),
         (PGD(EPSILON, steps=10), 0, None),
     ],
-    ids=["fooled", "a ball within which nothing is lost", "few steps", "no cross-entropy", "few survivors", "none"],
+    ids=[
+        "fooled",
+        "a ball within which nothing is lost",
+        "no ball",
+        "few steps",
+        "no cross-entropy",
+        "few survivors",
+        "none",
+    ],
 )
 def test_it_speaks_of_a_cross_entropy_of_enough_steps_that_was_fooled(
     attack: PGD, survivors: int, told: str | None
