@@ -17,6 +17,9 @@ from sparring.attacks import Attack
 from sparring.attacks.augmix import Threat
 
 
+EXAMPLES = 1000  # whose classification's gradients are counted
+
+
 class Budget(NamedTuple):
     """Attack steps of each example of a class, and the step size in pixel intensities."""
 
@@ -107,6 +110,8 @@ def allocation_of(
             f"{int(where.min())} to {int(where.max())}: one budget per class and numbers from 0 to "
             f"{len(classes) - 1} are needed"
         )
+    if gradients < 0:
+        raise ValueError(f"an allocator has gradients() = {gradients}: at least 0 are needed")
     if len(set(classes)) != len(classes):
         raise ValueError(f"an allocator has the classes {classes}: each needs a name of its own")
     for name, (count, size) in zip(classes, budgets, strict=True):
@@ -136,11 +141,11 @@ def mean_steps(counts: Mapping[str, float], allocator: Allocator, attack: Threat
 def theoretical_speedup(counts: Mapping[str, float], allocator: Allocator, attack: Attack) -> float:
     """Equation 7 of Hua et al.: (N + 1) / (mean steps + 1), where N is the attack's own number of steps.
 
-    It counts a training step as one attack step and ignores the forward pass of the classification, so a real speed-up
-    is lower. Restarts multiply all steps.
+    It counts a training step as one attack step, as each gradient of the classification, and ignores its forward pass,
+    so a real speed-up is lower. Restarts multiply all steps.
     """
-    steps = mean_steps(counts, allocator, attack)
-    return (attack.restarts * attack.steps + 1) / (attack.restarts * steps + 1)
+    steps, classified = mean_steps(counts, allocator, attack), allocator.gradients(EXAMPLES) / EXAMPLES
+    return (attack.restarts * attack.steps + 1) / (attack.restarts * steps + classified + 1)
 
 
 def augmix_speedup(counts: Mapping[str, float], allocator: Allocator, attack: Threat) -> float:

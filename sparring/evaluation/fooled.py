@@ -1,9 +1,12 @@
-"""Was an attack by the cross-entropy fooled? Two looks at some of the examples that have survived it.
+"""Was an attack by the cross-entropy fooled? Three looks at some of the examples that have survived it.
 
-Another loss breaks many of them where logits saturate, and random steps do more than the gradient where it is masked.
+Another loss breaks many of them where logits saturate. Where the gradient is masked, random steps do more than it does,
+and so does a short search without gradients.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -13,7 +16,9 @@ from sparring.attacks.iteration import input_gradient
 from sparring.attacks.losses import towards
 from sparring.attacks.norms import NORMS, largest_entries
 from sparring.data import Dataset, batch
-from sparring.evaluation.outcomes import Attempt, attempted
+from sparring.errors import SparringError
+from sparring.evaluation.autoattack import square
+from sparring.evaluation.outcomes import Attempt, attempted, logits_of
 from sparring.evaluation.significance import LEVEL, sign_test
 from sparring.evaluation.surfaces import DIRECTIONS, LENGTHS, rises
 from sparring.machine.devices import device_of
@@ -21,7 +26,8 @@ from sparring.models.forward import plain
 from sparring.objectives.predictions import correct
 from sparring.randomness import generator
 
-EXAMPLES, STEPS = 128, 20  # survivors that are looked at, and steps of the attempt by the other loss
+EXAMPLES = 128  # survivors that are looked at
+STEPS, QUERIES = 20, 200  # of the attempt by the other loss, and of the search: forward passes
 SHARE, LEAST = 0.06, 5  # of them: sound networks lost 1 %, and up to 5 % after attacks of ten steps
 ENOUGH_STEPS = 10  # an attack of fewer steps is weak by itself, as its name says
 KEY = 1_000_000  # seeds the start, apart from those of the attack's own attempts
@@ -41,7 +47,8 @@ def fooled(model: nn.Module, dataset: Dataset, attack: Attack, survivors: Tensor
     model, device = plain(model), device_of(model)
     x, y = (each.to(device) for each in batch(dataset, places, augment="none", seed=0, epoch=0))
     with frozen(model):
-        return [*_by_another_loss(model, x, y, pgd, seed), *_by_the_gradient(model, x, y, pgd, seed)]
+        found = (look(model, x, y, pgd, seed) for look in (_by_another_loss, _by_the_gradient, _by_no_gradient))
+        return [text for texts in found for text in texts]
 
 
 def _by_another_loss(model: nn.Module, x: Tensor, y: Tensor, pgd: PGD, seed: int) -> list[str]:
@@ -68,4 +75,20 @@ def _by_the_gradient(model: nn.Module, x: Tensor, y: Tensor, pgd: PGD, seed: int
         f"A step along the gradient raises the margin more than each of {DIRECTIONS} random ones on only {won} of "
         f"{len(y)} examples that survived (at the best of {len(LENGTHS)} lengths): the gradient is masked, and robust "
         f"accuracy is probably too high. Evaluate by AutoAttack; `sparring curves` shows more."
+    ]
+
+
+def _by_no_gradient(model: nn.Module, x: Tensor, y: Tensor, pgd: PGD, seed: int) -> list[str]:
+    how: dict[str, Any] = {"norm": pgd.norm, "epsilon": pgd.epsilon, "seed": seed, "batch_size": len(y)}
+    try:
+        found = square(model, x, y, classes=logits_of(model, x[:1]).shape[1], queries=QUERIES, **how)
+    except SparringError:  # images that it does not take
+        return []
+    broken = int((~found.alive).sum())
+    if broken < max(LEAST, SHARE * len(y)):
+        return []
+    return [
+        f"Square, which needs no gradient, breaks {broken} of {len(y)} examples that survived, with {QUERIES} queries: "
+        f"the gradient is masked, and robust accuracy is too high. Evaluate by AutoAttack; `sparring curves` shows "
+        f"more."
     ]

@@ -66,6 +66,14 @@ def test_class_numbers_and_budgets_that_do_not_fit_are_refused(numbers: list[int
         allocation_of(torch.tensor(numbers), ("a", "b"), [Budget(1, 0.1)] * budgets)
 
 
+def test_gradients_of_a_classification_are_steps_that_are_not_saved() -> None:
+    """Ten attack steps and the training step, against 0, 1, …, 4 steps, three gradients and the training step."""
+    brightness = {name: 1.0 for name in ByBrightness.classes}
+    assert theoretical_speedup(brightness, ByBrightness(), PGD_10) == pytest.approx((10 + 1) / (2 + 3 + 1))
+    with pytest.raises(ValueError, match=r"gradients\(\) = -1: at least 0"):
+        allocation_of(torch.tensor([0]), ("a",), [Budget(1, 0.1)], gradients=-1)
+
+
 def test_what_an_allocator_does_not_say_has_a_default_or_an_error_with_its_name() -> None:
     class Empty(Allocator):
         pass
