@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from sparring.attacks import Attack
 from sparring.attacks.augmix import Threat
 
-
 EXAMPLES = 1000  # whose classification's gradients are counted
 
 

@@ -68,7 +68,7 @@ def test_class_numbers_and_budgets_that_do_not_fit_are_refused(numbers: list[int
 
 def test_gradients_of_a_classification_are_steps_that_are_not_saved() -> None:
     """Ten attack steps and the training step, against 0, 1, …, 4 steps, three gradients and the training step."""
-    brightness = {name: 1.0 for name in ByBrightness.classes}
+    brightness = dict.fromkeys(ByBrightness.classes, 1.0)
     assert theoretical_speedup(brightness, ByBrightness(), PGD_10) == pytest.approx((10 + 1) / (2 + 3 + 1))
     with pytest.raises(ValueError, match=r"gradients\(\) = -1: at least 0"):
         allocation_of(torch.tensor([0]), ("a",), [Budget(1, 0.1)], gradients=-1)
