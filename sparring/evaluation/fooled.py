@@ -67,6 +67,8 @@ def _by_the_gradient(model: nn.Module, x: Tensor, y: Tensor, pgd: PGD, seed: int
     """By the rule of the loss surface in `masking`: at all lengths, since far away a sound network may lose too."""
     gradient, random = finite(input_gradient(model, x, y, CROSS_ENTROPY)), generator(seed, "fooled")
     led = largest_entries(gradient) > 0  # gradients of zero are counted by the attack itself
+    if not bool(led.any()):
+        return []
     x, y, gradient = x[led], y[led], gradient[led]
     won = max(int(rises(model, x, y, gradient, pgd, share * pgd.epsilon, random).sum()) for share in LENGTHS)
     if sign_test(len(y) - won, won) >= LEVEL:
