@@ -143,8 +143,8 @@ def theoretical_speedup(counts: Mapping[str, float], allocator: Allocator, attac
     It counts a training step as one attack step, as each gradient of the classification, and ignores its forward pass,
     so a real speed-up is lower. Restarts multiply all steps.
     """
-    steps, classified = mean_steps(counts, allocator, attack), allocator.gradients(EXAMPLES) / EXAMPLES
-    return (attack.restarts * attack.steps + 1) / (attack.restarts * steps + classified + 1)
+    steps = attack.restarts * mean_steps(counts, allocator, attack) + _classifying(allocator)
+    return (attack.restarts * attack.steps + 1) / (steps + 1)
 
 
 def augmix_speedup(counts: Mapping[str, float], allocator: Allocator, attack: Threat) -> float:
@@ -168,4 +168,10 @@ def speedup_ceiling(
     """
     needs_clean = attack.maximised.needs_clean
     full = attack.steps * attack_step_s + step_s + (forward_s if needs_clean else 0.0)
-    return full / (forward_s + mean_steps(counts, allocator, attack) * attack_step_s + step_s)
+    steps = mean_steps(counts, allocator, attack) + _classifying(allocator)
+    return full / (forward_s + steps * attack_step_s + step_s)
+
+
+def _classifying(allocator: Allocator) -> float:
+    """Gradients of an example's classification, each of which takes as long as an attack step."""
+    return allocator.gradients(EXAMPLES) / EXAMPLES

@@ -38,12 +38,13 @@ def attacked(
     if generator is None:
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
     with alone_with(model), torch.inference_mode(False), torch.enable_grad(), frozen(model):
-        x, y = images.detach().clone(), labels.clone()  # a tensor made in inference mode cannot be in a graph
+        clean = images.detach()
+        x, y = clean.clone(), labels.clone()  # a tensor made in inference mode cannot be in a graph
         _require_classes(model, x, y)
         check = GradientCheck(len(y), y.device)
-        delta = perturb(model, x.clone(), y, attack, generator, check=check).to(images.dtype)
-        require_within(attack, x, delta)
-        result = delta if return_delta else perturbed(x, delta)
+        delta = perturb(model, x, y, attack, generator, check=check).to(images.dtype)
+        require_within(attack, clean, delta)  # x may be another now: an attack may change what it gets
+        result = delta if return_delta else perturbed(clean, delta)
     _warn(check)
     return result.detach()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -137,26 +136,21 @@ def _of_both(training: Dataset, test: Dataset) -> list[str]:
             "Test set and training set are drawn from the same data: of images that both hold the figures say nothing. "
             "Give test data that are not trained on."
         )
-    elif copies := _copies(training, test):
-        found.append(
-            f"{copies.found:,} of {copies.compared:,} test images are training images too, pixel by pixel: the figures "
-            f"say nothing of images that the model has not seen. Give test data that are not trained on."
-        )
+    else:
+        found += _copies(training, test)
     return found
 
 
-class Copies(NamedTuple):
-    """Test images that were found among the training images, of those that were compared."""
-
-    found: int
-    compared: int
-
-
-def _copies(training: Dataset, test: Dataset) -> Copies | None:
-    """Test images that are training images; None where they are so few that chance may have made them."""
+def _copies(training: Dataset, test: Dataset) -> list[str]:
+    """A warning if more test images than by chance are training images."""
     known, tried = set(_hashes(training)), _hashes(test)
     found = sum(each in known for each in tried)
-    return Copies(found, len(tried)) if found > BY_CHANCE * len(tried) else None
+    if found <= BY_CHANCE * len(tried):
+        return []
+    return [
+        f"{found:,} of {len(tried):,} test images are training images too, pixel by pixel: the figures say nothing of "
+        f"images that the model has not seen. Give test data that are not trained on."
+    ]
 
 
 def _hashes(data: Dataset) -> list[int]:

@@ -30,6 +30,7 @@ EXAMPLES = 128  # survivors that are looked at
 STEPS, QUERIES = 20, 200  # of the attempt by the other loss, and of the search: forward passes
 SHARE, LEAST = 0.06, 5  # of them: sound networks lost 1 %, and up to 5 % after attacks of ten steps
 ENOUGH_STEPS = 10  # an attack of fewer steps is weak by itself, as its name says
+MORE = "Evaluate by AutoAttack; `sparring curves` shows more."
 KEY = 1_000_000  # seeds the start, apart from those of the attack's own attempts
 
 
@@ -52,15 +53,12 @@ def fooled(model: nn.Module, dataset: Dataset, attack: Attack, survivors: Tensor
 
 
 def _by_another_loss(model: nn.Module, x: Tensor, y: Tensor, pgd: PGD, seed: int) -> list[str]:
-    made = attempted(model, x, y, Attempt((KEY,), pgd), seed, 0)
-    broken = int((~correct(made.logits, y)).sum())
-    if broken < max(LEAST, SHARE * len(y)):
-        return []
-    return [
-        f"Another loss breaks {broken} of {len(y)} examples that survived (one attempt of PGD by the margin to the "
-        f"likeliest other class): robust accuracy is too high. Evaluate by AutoAttack, and look in the model for "
-        f"logits that saturate."
-    ]
+    broken = ~correct(attempted(model, x, y, Attempt((KEY,), pgd), seed, 0).logits, y)
+    return _told(
+        broken,
+        "Another loss (one attempt of PGD by the margin to the likeliest other class)",
+        "robust accuracy is too high. Evaluate by AutoAttack, and look in the model for logits that saturate.",
+    )
 
 
 def _by_the_gradient(model: nn.Module, x: Tensor, y: Tensor, pgd: PGD, seed: int) -> list[str]:
@@ -76,7 +74,7 @@ def _by_the_gradient(model: nn.Module, x: Tensor, y: Tensor, pgd: PGD, seed: int
     return [
         f"A step along the gradient raises the margin more than each of {DIRECTIONS} random ones on only {won} of "
         f"{len(y)} examples that survived (at the best of {len(LENGTHS)} lengths): the gradient is masked, and robust "
-        f"accuracy is probably too high. Evaluate by AutoAttack; `sparring curves` shows more."
+        f"accuracy is probably too high. {MORE}"
     ]
 
 
@@ -86,11 +84,16 @@ def _by_no_gradient(model: nn.Module, x: Tensor, y: Tensor, pgd: PGD, seed: int)
         found = square(model, x, y, classes=logits_of(model, x[:1]).shape[1], queries=QUERIES, **how)
     except SparringError:  # images that it does not take
         return []
-    broken = int((~found.alive).sum())
-    if broken < max(LEAST, SHARE * len(y)):
+    return _told(
+        ~found.alive,
+        f"Square (which needs no gradient, {QUERIES} queries)",
+        f"the gradient is masked, and robust accuracy is too high. {MORE}",
+    )
+
+
+def _told(broken: Tensor, by: str, meaning: str) -> list[str]:
+    """A warning if more of the survivors are broken than of a sound network's. broken: bool [N]."""
+    count = int(broken.sum())
+    if count < max(LEAST, SHARE * len(broken)):
         return []
-    return [
-        f"Square, which needs no gradient, breaks {broken} of {len(y)} examples that survived, with {QUERIES} queries: "
-        f"the gradient is masked, and robust accuracy is too high. Evaluate by AutoAttack; `sparring curves` shows "
-        f"more."
-    ]
+    return [f"{by} breaks {count} of {len(broken)} examples that survived: {meaning}"]

@@ -70,6 +70,8 @@ def test_gradients_of_a_classification_are_steps_that_are_not_saved() -> None:
     """Ten attack steps and the training step, against 0, 1, …, 4 steps, three gradients and the training step."""
     brightness = dict.fromkeys(ByBrightness.classes, 1.0)
     assert theoretical_speedup(brightness, ByBrightness(), PGD_10) == pytest.approx((10 + 1) / (2 + 3 + 1))
+    ceiling = speedup_ceiling(brightness, ByBrightness(), PGD_10, forward_s=0.5, attack_step_s=1.0, step_s=2.0)
+    assert ceiling == pytest.approx((10 + 2) / (0.5 + 2 + 3 + 2))
     with pytest.raises(ValueError, match=r"gradients\(\) = -1: at least 0"):
         allocation_of(torch.tensor([0]), ("a",), [Budget(1, 0.1)], gradients=-1)
 

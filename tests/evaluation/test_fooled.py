@@ -43,7 +43,7 @@ def bright(count: int) -> ArrayDataset:
 def test_a_figure_that_another_loss_proves_wrong_is_warned_of() -> None:
     found = sparring.evaluate(Decoys(), bright(20), epsilon=EPSILON)
     assert found.robust_accuracy == 1.0
-    assert any(text.startswith("Another loss breaks 20 of 20 examples that survived") for text in found.warnings)
+    assert any("Another loss" in text and "breaks 20 of 20 examples that survived" in text for text in found.warnings)
     sound = sparring.evaluate(Decoys(slope=0.0), bright(20), epsilon=EPSILON)
     assert sound.robust_accuracy == 0.0 and not any("Another loss" in text for text in sound.warnings)
 
@@ -111,8 +111,8 @@ class Detached(nn.Module):
 def test_a_search_without_gradients_that_breaks_more_is_told() -> None:
     found = sparring.evaluate(Detached(), bright(20), epsilon=EPSILON, steps=10)
     assert found.robust_accuracy == 1.0
-    (text,) = [text for text in found.warnings if text.startswith("Square, which needs no gradient, breaks ")]
-    assert int(text.split()[6]) >= 10 and " of 20 examples that survived" in text
+    (text,) = [text for text in found.warnings if text.startswith("Square")]
+    assert int(text.split(" breaks ")[1].split()[0]) >= 10 and " of 20 examples that survived" in text
 
 
 @pytest.mark.parametrize(("factor", "told"), [(-1.0, True), (1e-9, False), (0.0, False), (1.0, False)])

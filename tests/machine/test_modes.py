@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -121,5 +122,6 @@ def test_models_do_not_wait_for_other_models_nor_a_thread_for_itself() -> None:
         other.start()
         other.join(10)
         assert not other.is_alive()
-    with pytest.raises(UsageError, match="model is a str"), alone_with("cat"):  # type: ignore[arg-type]
+    cat: Any = "cat"
+    with pytest.raises(UsageError, match="model is a str"), alone_with(cat):
         pass
