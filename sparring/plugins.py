@@ -84,14 +84,25 @@ def require_taken(
     Raises:
         UsageError: about the first of them.
     """
-    parameters, group = _parameters(setting, factory, 0), setting.rpartition(".")[0]
-    takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
-    for each, (value, default) in given.items():
-        if value != default and each not in _nameable(parameters) and not takes_any:
-            raise UsageError(
-                f"{group}.{each} = {value!r} with {setting} = {name!r}, which takes no {each}. Set it to "
-                f"{'none' if default is None else default}."
-            )
+    group = setting.rpartition(".")[0]
+    for each in not_taken(setting, factory, given):
+        value, default = given[each]
+        raise UsageError(
+            f"{group}.{each} = {value!r} with {setting} = {name!r}, which takes no {each}. Set it to "
+            f"{'none' if default is None else default}."
+        )
+
+
+def not_taken(setting: str, factory: Callable[..., object], given: Mapping[str, tuple[Any, Any]]) -> list[str]:
+    """Names of the settings that differ from their defaults and that the factory does not take.
+
+    Args:
+        given: (value, default) by name.
+    """
+    parameters = _parameters(setting, factory, 0)
+    if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
+        return []
+    return [name for name, (value, default) in given.items() if value != default and name not in _nameable(parameters)]
 
 
 def arguments(

@@ -12,9 +12,11 @@ from sparring.commands.combinations import check_combinations
 from sparring.commands.live import PREFIX, require_passed, require_sendable
 from sparring.commands.sources import require_same_sources
 from sparring.commands.trials import try_methods
+from sparring.commands.without_effect import without_effect
 from sparring.config import AttackSettings, Config, RunSettings, check_staleness, differences, trainer_attacks
 from sparring.errors import UsageError
 from sparring.evaluation.autoattack import attacks_for, require_attackable, require_autoattack
+from sparring.evaluation.findings import out_of_reach, too_small
 from sparring.evaluation.robustness import targets_of
 from sparring.evaluation.rolling import attacks_of
 from sparring.machine.devices import device_for
@@ -75,7 +77,8 @@ def check(config: Config, live: Live = NOTHING_PASSED, *, starts: bool) -> Exper
     _check_batches(experiment)
     if config.yopo.passes:
         first_layer(experiment.model, config.yopo.first_layer, experiment.training.shape)
-    for doubt in (*summary.warnings, *_unused(config.attack, experiment.attack), *_unattacked(experiment)):
+    unused = (*without_effect(config), *_unused(config.attack, experiment.attack))
+    for doubt in (*summary.warnings, *unused, *_weak(experiment.attack), *_unattacked(experiment)):
         log.warning(doubt)
     _check_evaluation(experiment)
     if config.engine == "ray":
@@ -92,6 +95,13 @@ def _unused(settings: AttackSettings, attack: Threat) -> list[str]:
     if settings.steps in (makes, AttackSettings.model_fields["steps"].default):
         return []
     return [f"attack.steps = {settings.steps} has no effect: attack.name = {settings.name!r} makes {makes}."]
+
+
+def _weak(attack: Threat) -> list[str]:
+    """What the attack cannot do to the training images, in sentences."""
+    if isinstance(attack, AugMix):
+        return []
+    return [*out_of_reach(attack, "the network trains on a smaller one"), *too_small(attack.epsilon)]
 
 
 def _unattacked(experiment: Experiment) -> list[str]:

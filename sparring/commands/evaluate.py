@@ -328,11 +328,13 @@ def margins_of_run(
     _require_margins(norm, attacks)
     identity = {**identity_of(what), "norm": norm, "seed": seed, "batch_size": settings.batch_size}
     identity |= {"pyautoattack": version("pyautoattack"), "steps": dict(ITERATIONS)}
+    epsilon = threat.epsilon if norm == threat.norm else None
     with remembered(what, "margins", identity, how) as (judges, results):
         found = margins(
             made.model,
             made.test,
             norm,
+            epsilon=epsilon,
             attacks=attacks,
             seed=seed,
             progress=progress,
@@ -340,8 +342,7 @@ def margins_of_run(
             results=results,
             **of_sample(settings),
         )
-    epsilon = threat.epsilon if norm == threat.norm else None
-    result = {**found.as_dict(epsilon), **made.named(), "warnings": [*made.warnings]}
+    result = made.figures(found.as_dict(epsilon))
     keep(run, f"margins-{norm}.json", result)
     return result
 

@@ -17,7 +17,7 @@ from sparring.config import EvaluationSettings
 from sparring.data import Dataset, Sample
 from sparring.evaluation.autoattack import square
 from sparring.evaluation.comparisons import masked, unbounded_warning
-from sparring.evaluation.findings import findings_of, warnings_of, worst
+from sparring.evaluation.findings import findings_of, too_small, warnings_of, worst
 from sparring.evaluation.masking import Grid, Masking, masking
 from sparring.evaluation.memory import Memory, Results
 from sparring.evaluation.outcomes import Outcomes, attacked_outcomes, joined
@@ -171,6 +171,7 @@ def curves(
         rule=RULE,
         warnings=[
             *sample.warnings,
+            *too_small(base.epsilon),
             *warnings_of(worst(findings_of(outcome) for outcome in found.values())),
             *_warnings(grid, unbounded),
         ],

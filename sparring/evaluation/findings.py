@@ -9,6 +9,7 @@ from sparring.attacks import Attack
 from sparring.evaluation.outcomes import Outcomes
 
 FAINT = 0.5  # accuracy minus mean confidence
+HALF_LEVEL = 0.5 / 255  # of images in [0, 1]
 
 
 class Findings(NamedTuple):
@@ -79,15 +80,25 @@ def unreached(trained: float, epsilon: float) -> list[str]:
     ]
 
 
-def out_of_reach(attack: Attack) -> list[str]:
+def out_of_reach(attack: Attack, effect: str = "robust accuracy may be far too high") -> list[str]:
     """A warning if an attack's steps are too short to cross its ball, as by a step size that was given."""
     reach = attack.steps * attack.alpha
     if reach >= attack.epsilon * (1 - 1e-6):
         return []
     return [
         f"{attack.steps} steps of {attack.alpha:.4g} move an image by {reach:.4g} at most, and ε is "
-        f"{attack.epsilon:.4g}: the attack does not reach the edge of its ball, and robust accuracy may be far too "
-        f"high. Leave the step size out (2.5·ε/steps), or raise the steps."
+        f"{attack.epsilon:.4g}: the attack does not reach the edge of its ball, and {effect}. Leave the step size out "
+        f"(2.5·ε/steps), or raise the steps."
+    ]
+
+
+def too_small(epsilon: float) -> list[str]:
+    """A warning if no image of 8 bits can hold a change of that size."""
+    if not 0 < epsilon < HALF_LEVEL:
+        return []
+    return [
+        f"ε = {epsilon:.3g} is less than half a grey level (1/510 = {HALF_LEVEL:.3g}, images in [0, 1]): an image of 8 "
+        f"bits cannot hold such a change, and nearly every network is robust. Was it divided by 255 twice?"
     ]
 
 

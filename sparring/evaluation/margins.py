@@ -9,10 +9,11 @@ upper bound of the robust accuracy.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,22 +21,30 @@ import torch
 from pyautoattack.fab_pt import FABAttack_PT
 from torch import Tensor, nn
 
-from sparring.attacks import frozen
-from sparring.data import Dataset, Sample
+from sparring.attacks import PGD, frozen
+from sparring.attacks.norms import NORMS as BALLS
+from sparring.data import Dataset, Sample, batch
 from sparring.data.sampling import Draw
 from sparring.errors import SparringError
 from sparring.evaluation.carlini_wagner import SEARCHES, STEPS, carlini_wagner
+from sparring.evaluation.findings import RANDOM_LOGITS
+from sparring.evaluation.fooled import fooled
 from sparring.evaluation.memory import Memory, Results
-from sparring.evaluation.outcomes import logits_of
+from sparring.evaluation.outcomes import logits_of, variation
 from sparring.evaluation.robustness import interval
 from sparring.evaluation.tickets import InProcess, Judges, Work, each_on_all
+from sparring.machine.devices import device_of
+from sparring.models.forward import plain
 from sparring.objectives.predictions import are_finite
+
+log = logging.getLogger(__name__)
 
 NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 ORDERS = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
 ITERATIONS = {"fab": 100, "cw": STEPS}
 DESCRIBED = {"fab": "FAB, 100 iterations", "cw": f"Carlini-Wagner, {SEARCHES} searches of {STEPS} steps"}
 MOST_TARGETS, HALVINGS = 9, 12
+STEPS_WITHIN = 20  # of the attacks that look at what nothing was found for
 SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
 Progress = Callable[[str], None]
 
@@ -43,12 +52,14 @@ Progress = Callable[[str], None]
 @dataclass(frozen=True)
 class Margins:
     """Sizes of the smallest perturbations found: float64 [N], 0 where the clean image is misclassified, infinite where
-    none was found. by_attack: those of each attack; the smallest of them count."""
+    none was found. by_attack: those of each attack; the smallest of them count. warnings: what may make them too
+    large."""
 
     norm: str
     by_attack: dict[str, Tensor]
     rule: str
     seconds: float
+    warnings: tuple[str, ...] = ()
 
     @property
     def sizes(self) -> Tensor:
@@ -73,6 +84,7 @@ class Margins:
             "drawn": self.rule,
             "seconds": self.seconds,
             "sizes": _numbers(sizes),
+            "warnings": list(self.warnings),
         }
         if epsilon is not None:
             share, bounds = self.share_above(epsilon)
@@ -108,6 +120,7 @@ def margins(
     dataset: Dataset,
     norm: str,
     *,
+    epsilon: float | None = None,
     attacks: Sequence[str] = ("fab",),
     samples: int | None = None,
     draw: Draw = "stratified",
@@ -121,6 +134,7 @@ def margins(
     """Attack the examples, the model in eval mode and float32.
 
     Args:
+        epsilon: a radius at which the sizes are looked at for masked gradients.
         attacks: of ITERATIONS; cw is for L2 alone. samples, draw: the examples; see `Sample`. steps: of each attack.
         judges: who does it, with this model; by default this process. results: known ones are not made again.
 
@@ -139,7 +153,25 @@ def margins(
         report=None if progress is None else partial(_tell, progress),
     )
     by_attack = {attack: torch.cat(parts) for attack, parts in zip(attacks, found, strict=True)}
-    return Margins(norm, by_attack, sample.rule, time.perf_counter() - began)
+    margins = Margins(norm, by_attack, sample.rule, time.perf_counter() - began)
+    warnings = _doubts(plain(model), sample, margins, epsilon, min(batch_size, len(sample)), seed)
+    return replace(margins, warnings=(*sample.warnings, *warnings), seconds=time.perf_counter() - began)
+
+
+def _doubts(
+    model: nn.Module, sample: Sample, margins: Margins, epsilon: float | None, batch_size: int, seed: int
+) -> list[str]:
+    """What may make the sizes too large: a model that varies, and those above ε that other attacks break within it."""
+    x, _ = batch(sample, torch.arange(batch_size), augment="none", seed=0, epoch=0)
+    with frozen(model):
+        varies = bool(variation(model, x.to(device_of(model))).any())
+    doubts = [RANDOM_LOGITS] if varies else []
+    if epsilon is not None and margins.norm in BALLS:
+        pgd = PGD(epsilon, norm=margins.norm, steps=STEPS_WITHIN)
+        doubts += fooled(model, sample, pgd, (margins.sizes > epsilon).nonzero().flatten(), seed)
+    for doubt in doubts:
+        log.warning("margins: %s", doubt)
+    return doubts
 
 
 def _same(work: Work, places: tuple[int, ...]) -> Work:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from sparring.attacks import Attack, frozen
 from sparring.evaluation.autoattack import VERSIONS, attacks_for, autoattack, remarks
 from sparring.evaluation.autoattack import describe as describe_autoattack
-from sparring.evaluation.findings import out_of_reach
+from sparring.evaluation.findings import out_of_reach, too_small
 from sparring.evaluation.outcomes import attempted, attempts_of, logits_of
 from sparring.evaluation.robustness import describe
 from sparring.objectives.predictions import are_finite, correct
@@ -110,7 +110,7 @@ class Restarts:
         return {"attack": _named(type(attack)), "seed": self.seed, **_plain(values), **loss, "alpha": attack.alpha}
 
     def remarks(self, shares: Mapping[str, float]) -> list[str]:
-        return out_of_reach(self.attack)
+        return [*out_of_reach(self.attack), *too_small(self.attack.epsilon)]
 
     def strike(
         self, name: str, model: nn.Module, x: Tensor, y: Tensor, first: int, progress: Progress | None
@@ -157,7 +157,7 @@ class AutoAttackPanel:
         return {"attack": "autoattack", "package": version("pyautoattack"), **ball, **settings}
 
     def remarks(self, shares: Mapping[str, float]) -> list[str]:
-        return remarks(shares)
+        return [*too_small(self.epsilon), *remarks(shares)]
 
     def strike(
         self, name: str, model: nn.Module, x: Tensor, y: Tensor, first: int, progress: Progress | None

@@ -19,7 +19,7 @@ from sparring.data.sampling import Draw
 from sparring.errors import UsageError
 from sparring.evaluation.autoattack import autoattack
 from sparring.evaluation.autoattack import describe as describe_autoattack
-from sparring.evaluation.findings import findings_of, out_of_reach, warnings_of
+from sparring.evaluation.findings import findings_of, out_of_reach, too_small, warnings_of
 from sparring.evaluation.fooled import fooled
 from sparring.evaluation.outcomes import Attacked, Outcomes, clean_outcomes, joined, outcomes
 from sparring.machine.devices import device_of
@@ -139,8 +139,8 @@ def evaluate(
     how: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "targets": targets, "progress": progress}
     found = outcomes(model, sample, attack, attacked=attacked, **how)
     doubts = [] if targets else fooled(model, sample, attack, found.robust.nonzero().flatten(), seed)
-    seconds = time.perf_counter() - began
-    return evaluation_of(found, sample, describe(attack, targets), seconds, (*out_of_reach(attack), *doubts))
+    doubts = [*out_of_reach(attack), *too_small(attack.epsilon), *doubts]
+    return evaluation_of(found, sample, describe(attack, targets), time.perf_counter() - began, doubts)
 
 
 def evaluate_by_autoattack(
@@ -185,7 +185,8 @@ def evaluate_by_autoattack(
         non_finite_logits=found.non_finite_logits.cpu(),
     )
     attack = describe_autoattack(threat.norm, threat.epsilon, dataset.classes, version, attacks)
-    return evaluation_of(after, sample, attack, time.perf_counter() - began, found.warnings)
+    warnings = [*too_small(threat.epsilon), *found.warnings]
+    return evaluation_of(after, sample, attack, time.perf_counter() - began, warnings)
 
 
 def _clean_outcomes(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> Outcomes:

@@ -127,13 +127,13 @@ def _margin_after(model: nn.Module, x: Tensor, y: Tensor, direction: Tensor, att
 
 def _differ(one: Tensor, other: Tensor) -> Tensor:
     """bool [N]: the directions of the two gradients differ, or one of them alone is zero."""
-    units = [_unit(each) for each in (one, other)]
+    units = [unit(each) for each in (one, other)]
     both_zero = (largest_entries(one) == 0) & (largest_entries(other) == 0)
     return ((units[0] * units[1]).sum(1) < SAME) & ~both_zero
 
 
-def _unit(gradient: Tensor) -> Tensor:
-    """float64 [N, D], of length 1. In float64 no square of a float32 number underflows."""
+def unit(gradient: Tensor) -> Tensor:
+    """float64 [N, D], of length 1, or 0. In float64 no square of a float32 number underflows."""
     flat = gradient.double().flatten(1)
     lengths: Tensor = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
     return flat / lengths.clamp_min(torch.finfo(torch.float64).tiny)

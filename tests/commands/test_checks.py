@@ -210,6 +210,23 @@ def test_steps_that_an_attack_does_not_take_are_named(tmp_path: Path, caplog: py
     assert "attack.steps = 7 has no effect: attack.name = 'fgsm' makes 1." in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("attack", "said"),
+    [
+        ({"step_size": 1e-6, "steps": 8}, ["8 steps of 1e-06 move an image by 8e-06 at most, and ε is 0.2"]),
+        ({"epsilon": 8 / 255 / 255}, ["Was it divided by 255 twice?"]),
+        ({"noise": 1.0}, ["No effect with attack.name = 'pgd': attack.noise = 1.0."]),
+        ({}, []),
+    ],
+)
+def test_an_attack_that_does_less_than_its_settings_say_is_told_before_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, attack: dict[str, Any], said: list[str]
+) -> None:
+    check(small(tmp_path, engine="sync", attack=attack), starts=True)
+    warnings = [record.getMessage() for record in caplog.records if "engine" not in record.getMessage()]
+    assert len(warnings) == len(said) and all(text in warning for text, warning in zip(said, warnings, strict=True))
+
+
 def test_attacks_of_the_evaluation_that_need_more_classes_are_refused_before_training(tmp_path: Path) -> None:
     for split in ("train", "test"):
         np.savez(tmp_path / f"{split}.npz", images=IMAGES, labels=LABELS % 3)

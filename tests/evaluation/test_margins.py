@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sparring.attacks import PGD
 from sparring.config import DataSettings
-from sparring.data import load
+from sparring.data import ArrayDataset, load
 from sparring.evaluation.margins import Margins, drawn_back, margins, misclassified, sizes_of, smallest
 from sparring.evaluation.robustness import evaluate
 from tests.support.digits import half_trained, training_digits
@@ -73,3 +73,35 @@ def test_of_two_attacks_the_smaller_size_counts_and_both_are_told() -> None:
     told = found.as_dict(None)
     assert told["attack"] == "FAB, 100 iterations and Carlini-Wagner, 9 searches of 1000 steps, l2"
     assert set(told["by_attack"]) == {"fab", "cw"} and len(told["sizes"]) == 10
+
+
+def test_sizes_that_a_masked_gradient_made_too_large_are_warned_of() -> None:
+    """A linear network that shows a gradient of the other sign: FAB finds next to nothing within the ball."""
+
+    class Flipped(nn.Module):
+        def __init__(self, sound: nn.Module) -> None:
+            super().__init__()
+            self.sound = sound
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.sound((2 * x).detach() - x)
+            return logits
+
+    model = linear(4)
+    x, labels = examples(model)
+    data = ArrayDataset((255 * x).round().byte(), model((255 * x).round() / 255).argmax(1), 4, "random")
+    epsilon = 2 * float(exact(model, x, labels, "linf").max())
+    for judged, told in ((model, False), (Flipped(model), True)):
+        found = margins(judged, data, "linf", epsilon=epsilon, steps={"fab": 5})
+        assert any("gradient is masked" in warning for warning in found.warnings) == told
+        assert found.as_dict(epsilon)["warnings"] == list(found.warnings)
+
+
+def test_a_random_network_is_told_beside_its_margins() -> None:
+    class Noisy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.flatten(1)[:, :3] + torch.randn(len(x), 3)
+
+    data = ArrayDataset(torch.zeros(8, *SHAPE, dtype=torch.uint8), torch.zeros(8).long(), 3, "random")
+    with torch.random.fork_rng():
+        assert any("The model is random" in each for each in margins(Noisy(), data, "l2", steps={"fab": 2}).warnings)

@@ -1,0 +1,76 @@
+"""What is set and does nothing is said; what does something is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparring.commands.without_effect import RULES, without_effect
+from sparring.config import flatten, load, setting_names
+
+RECIPES = sorted(Path("recipes").glob("*.toml"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"optimizer.momentum": 0.5}, ["No effect with optimizer.name = 'adam': optimizer.momentum = 0.5."]),
+        ({"optimizer.momentum": 0.5, "optimizer.name": "sgd"}, []),
+        (
+            {"optimizer.beta1": 0.5, "optimizer.name": "sgd"},
+            ["No effect with optimizer.name = 'sgd': optimizer.beta1 = 0.5."],
+        ),
+        ({"schedule.milestones": [0.1]}, ["No effect with schedule.name = 'one_cycle': schedule.milestones = [0.1]."]),
+        ({"schedule.milestones": [0.1], "schedule.name": "piecewise"}, []),
+        ({"pruning.share": 0.5}, ["No effect with pruning.name = 'none': pruning.share = 0.5."]),
+        ({"pruning.share": 0.5, "pruning.name": "low"}, []),
+        ({"objective.beta": 2.0}, ["No effect with objective.name = 'pgd-at': objective.beta = 2.0."]),
+        ({"objective.beta": 2.0, "objective.name": "mart"}, []),
+        ({"attack.noise": 1.0}, ["No effect with attack.name = 'pgd': attack.noise = 1.0."]),
+        ({"attack.noise": 1.0, "attack.name": "n-fgsm"}, []),
+        ({"allocator.gamma": 0.5}, ["No effect with allocator.name = 'none': allocator.gamma = 0.5."]),
+        ({"allocator.gamma": 0.5, "allocator.name": "bullettrain"}, []),
+        ({"evaluation.weights": "ema"}, ["No effect with train.ema = none: evaluation.weights = 'ema'."]),
+        ({"evaluation.weights": "ema", "train.ema": 0.99}, []),
+        (
+            {"evaluation.attack": "autoattack", "evaluation.steps": 9},
+            ["No effect with evaluation.attack = 'autoattack': evaluation.steps = 9."],
+        ),
+        ({"model.pretrained": True}, ["No effect with model.name = 'digits-cnn': model.pretrained = True."]),
+        (
+            {"engine": "sync", "workers.count": 5, "ddp.ranks": 3, "simulated.staleness": 2},
+            ["No effect with engine = 'sync': workers.count = 5, simulated.staleness = 2, ddp.ranks = 3."],
+        ),
+        ({"engine": "simulated", "simulated.staleness": 2, "staleness.refresh": 1}, []),
+        ({"engine": "sync", "staleness.finish": 2, "staleness.lead": 2}, []),
+    ],
+)
+def test_settings_without_effect_are_named_with_the_setting_that_decides(
+    changes: dict[str, Any], told: list[str]
+) -> None:
+    assert without_effect(load(None, changes)) == told
+
+
+def test_the_defaults_and_every_recipe_have_none() -> None:
+    assert len(RECIPES) > 10
+    for recipe in (None, *RECIPES):
+        assert without_effect(load(recipe)) == [], recipe
+
+
+def test_methods_of_ones_own_decide_by_their_parameters(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from sparring.objectives.methods import TRADES\n"
+        "def mine(beta):\n    return TRADES(beta=beta)\n"
+        "def other():\n    return TRADES(beta=1.0)\n"
+    )
+    for name, told in (("mine", 0), ("other", 1)):
+        changes = {"objective.name": f"{tmp_path / 'mine.py'}:{name}", "objective.beta": 2.0}
+        assert len(without_effect(load(None, changes))) == told
+
+
+def test_each_rule_names_settings_that_there_are() -> None:
+    names, known = [name for rule in RULES for name in rule.settings], [*setting_names(), *flatten(load())]
+    assert all(any(each == name or (each.startswith(name) and name[-1] == ".") for each in known) for name in names)
+    assert all(rule.by in known for rule in RULES)
