@@ -5,6 +5,7 @@ A table of built-ins maps each name to such a string.
 
 from __future__ import annotations
 
+import ast
 import difflib
 import hashlib
 import importlib.util
@@ -18,6 +19,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.abc import ExecutionLoader
 from importlib.util import module_from_spec, spec_from_loader
+from itertools import accumulate
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -145,24 +147,28 @@ def absolute(name: str) -> str:
 
 
 def source_files(names: Collection[str]) -> dict[str, str]:
-    """Source text by absolute path of the files among `names`, and of the user's own modules, as this process has
-    loaded them.
+    """Source text by absolute path of the files among `names`, of the user's own modules, and of those modules that
+    either imports, as this process has loaded them.
 
     Raises:
         UsageError: a file cannot be read.
     """
-    paths = [_absolute(source) for source, _ in map(_split, names) if source.endswith(".py")]
-    paths += module_files(names)
+    modules = (_own_module(source) for source, _ in map(_split, names) if not source.endswith(".py"))
+    paths = [*named_files(names), *(path for path in modules if path is not None)]
+    found: dict[str, str] = {}
     try:
-        return {path: _loaded_text(path) or _text(path) for path in paths}
+        while paths:
+            path = paths.pop()
+            found[path] = _loaded_text(path) or _text(path)
+            paths += _own_imports(path, found[path]) - found.keys()
     except _Unresolved as problem:
         raise UsageError(f"{problem}. Give a Python file that exists.") from problem.__cause__
+    return found
 
 
-def module_files(names: Collection[str]) -> list[str]:
-    """Absolute paths of the user's own modules among `names`: neither `path.py:object` nor installed packages."""
-    found = (_own_module(source) for source, _ in map(_split, names) if not source.endswith(".py"))
-    return [path for path in found if path is not None]
+def named_files(names: Collection[str]) -> list[str]:
+    """Absolute paths of the files among `names` (`path.py:object`); they are loaded from their text."""
+    return [_absolute(source) for source, _ in map(_split, names) if source.endswith(".py")]
 
 
 def text_of(path: str) -> str | None:
@@ -231,6 +237,36 @@ def _own_module(name: str) -> str | None:
     file = "" if spec is None else spec.origin or ""
     installed = any(Path(file).is_relative_to(sysconfig.get_path(kind)) for kind in ("stdlib", "purelib", "platlib"))
     return os.path.abspath(file) if file.endswith(".py") and not installed else None
+
+
+def _own_imports(path: str, text: str) -> set[str]:
+    """The files of the user's own modules that a source imports, with the packages that they are in."""
+    try:
+        nodes = list(ast.walk(ast.parse(text)))
+    except SyntaxError:  # who imports it says so
+        return set()
+    here, names = Path(path).parent, set[tuple[Path, str]]()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {(here, each.name) for each in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            start = here if node.level == 0 else here.joinpath(*[".."] * (node.level - 1))
+            module = node.module or ""
+            names |= {(start, module), *((start, f"{module}.{each.name}".strip(".")) for each in node.names)}
+    found = (_file_of(each, start) for start, name in names for each in accumulate(name.split("."), "{}.{}".format))
+    return {path for path in found if path is not None}
+
+
+def _file_of(name: str, folder: Path) -> str | None:
+    """The file of a module beside a source that imports it, or anywhere on the path; None: it is not the user's own."""
+    if not name:
+        return None
+    beside = folder.joinpath(*name.split("."))
+    for candidate in (beside.with_name(f"{beside.name}.py"), beside / "__init__.py"):
+        if candidate.is_file():
+            return os.path.abspath(candidate)
+    first = name.split(".")[0]
+    return _own_module(name) if first in sys.modules and _own_module(first) is not None else None
 
 
 def _unknown_name(name: str, built_in: Mapping[str, str]) -> str:

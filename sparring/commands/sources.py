@@ -1,5 +1,5 @@
-"""The files of methods of the user's own (`path.py:object`, `module:object`): a run keeps their text, and goes on with
-the same."""
+"""The files of methods of the user's own (`path.py:object`, `module:object`) and of the modules that they import: a run
+keeps their text, and goes on with the same."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sparring.runs import Run
 
 
 def sources_of(config: Config) -> dict[str, str]:
-    """Path -> text of the files that the recipe names, and of its modules.
+    """Path -> text of the files that the recipe names, of its modules, and of those that they import.
 
     Raises:
         UsageError: one of them cannot be read.
@@ -38,15 +38,15 @@ def require_same_sources(run: Run) -> None:
 
 
 def use_sources(run: Run, config: Config) -> None:
-    """Use the texts of the run's files, whatever they say now; Python finds modules itself, and so they must not have
-    changed.
+    """Use the texts of the files that the recipe names, whatever they say now; Python finds modules itself, and so they
+    must not have changed.
 
     Raises:
         UsageError: a module says something else now.
     """
     began_with: dict[str, str] = run.read_object(run.sources.name)
     plugins.install(began_with)
-    for path in plugins.module_files(_names(config)):
+    for path in began_with.keys() - plugins.named_files(_names(config)):
         _require_unchanged(run, path, began_with, "or name it as path.py:object in the next run")
 
 
@@ -55,7 +55,7 @@ def _names(config: Config) -> list[str]:
 
 
 def _require_unchanged(run: Run, path: str, began_with: Mapping[str, str], otherwise: str) -> None:
-    if path in began_with and plugins.text_of(path) not in (None, began_with[path]):
+    if plugins.text_of(path) not in (None, began_with[path]):
         raise UsageError(
             f"{path} has changed since the run began, and with it the trained function. Put it back ({run.sources} has "
             f"its text), {otherwise}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from sparring.errors import UsageError
 MAX_LISTED = 12  # classes whose counts are listed
 READ_AT_ONCE = 1024  # images
 BY_CHANCE = 0.005  # share of test images that may be training images: empty ones, or as photographed twice
+BRIGHTER, BEYOND_NOISE = 0.25, 6.0  # share of a mean pixel; standard errors: splits of one data set are far below
 NARROW = 32 / 255  # pixel intensity: a smaller range is nearly black or one colour, as of 12 bits stored as 16
 
 
@@ -46,7 +48,7 @@ def summarise(setting: str, training: Dataset, test: Dataset, *, heldout: int = 
     _require_alike(setting, training, test)
     counts, test_counts = (torch.bincount(each.labels, minlength=each.classes) for each in (training, test))
     _require_classes(setting, counts)
-    images = training.images(torch.tensor(evenly_spaced(len(training))))
+    images = _some_images(training)
     low, high = (float(value) for value in scaled(images).aminmax())
     parts = {"held out": heldout, "extra": extra}
     apart = "".join(f", {count:,} {what}" for what, count in parts.items() if count)
@@ -56,7 +58,10 @@ def summarise(setting: str, training: Dataset, test: Dataset, *, heldout: int = 
         f"{len(training) - extra:,} training images{apart}, {len(test):,} test images; {_size(training)}, {depth}"
         f"{notes}, pixels {low:.3g} to {high:.3g}; {_classes(counts)}"
     )
-    doubts = [*_of_classes(counts, test_counts), *_of_range(low, high), *_of_both(training, test)]
+    dull = _of_range(low, high)
+    doubts = [*_of_classes(counts, test_counts), *dull, *_of_both(training, test)]
+    if not dull:  # nearly black images are all alike
+        doubts += [*_of_copies(training, test), *_of_brightness(images, _some_images(test))]
     return DataSummary(line, tuple(doubts))
 
 
@@ -123,6 +128,23 @@ def _of_range(low: float, high: float) -> list[str]:
     ]
 
 
+def _some_images(data: Dataset) -> Tensor:
+    return data.images(torch.tensor(evenly_spaced(len(data))))
+
+
+def _of_brightness(training: Tensor, test: Tensor) -> list[str]:
+    """A warning if test images are much darker or brighter, as if they were scaled otherwise."""
+    one, two = (scaled(images).double().flatten(1).mean(1) for images in (training, test))
+    noise = sum(float(each.var()) / len(each) for each in (one, two)) ** 0.5 if min(len(one), len(two)) > 1 else inf
+    means = float(one.mean()), float(two.mean())
+    if abs(means[0] - means[1]) <= max(BRIGHTER * max(means), BEYOND_NOISE * noise):
+        return []
+    return [
+        f"The mean pixel of the sampled training images is {means[0]:.3g}, of the test images {means[1]:.3g}: are they "
+        f"stored and scaled alike?"
+    ]
+
+
 def _of_both(training: Dataset, test: Dataset) -> list[str]:
     """Differences that should not be, and a test set that is the training set, or drawn from the same images."""
     found = []
@@ -131,32 +153,53 @@ def _of_both(training: Dataset, test: Dataset) -> list[str]:
         found.append(f"Training images are {one}, test images {two}: are they stored alike?")
     if training.fingerprint == test.fingerprint:
         found.append("The test set is the training set: the figures say nothing of images that the model has not seen.")
-    elif sources_of(training) & sources_of(test):
+    elif _are_one(training, test):
         found.append(
             "Test set and training set are drawn from the same data: of images that both hold the figures say nothing. "
             "Give test data that are not trained on."
         )
-    else:
-        found += _copies(training, test)
     return found
 
 
-def _copies(training: Dataset, test: Dataset) -> list[str]:
-    """A warning if more test images than by chance are training images."""
-    known, tried = set(_hashes(training)), _hashes(test)
-    found = sum(each in known for each in tried)
-    if found <= BY_CHANCE * len(tried):
-        return []
-    return [
-        f"{found:,} of {len(tried):,} test images are training images too, pixel by pixel: the figures say nothing of "
-        f"images that the model has not seen. Give test data that are not trained on."
-    ]
+def _of_copies(training: Dataset, test: Dataset) -> list[str]:
+    """A warning if more test images than by chance are training images, or images have a twin of another label."""
+    known, tried = _hashes(training), _hashes(test)
+    labels: dict[int, set[int]] = {}
+    for image, label in (*known, *tried):
+        labels.setdefault(image, set()).add(label)
+    trained, found = {image for image, _ in known}, []
+    common = 0 if _are_one(training, test) else sum(image in trained for image, _ in tried)
+    torn = sum(len(labels[image]) > 1 for image, _ in (*known, *tried))
+    if common > BY_CHANCE * len(tried):
+        found.append(
+            f"{common:,} of {len(tried):,} test images are training images too, pixel by pixel (but for the lowest of "
+            f"8 bits): the figures say nothing of images that the model has not seen. Give test data that are not "
+            f"trained on."
+        )
+    if torn > BY_CHANCE * (len(known) + len(tried)):
+        found.append(
+            f"{torn:,} of {len(known) + len(tried):,} images are there twice with different labels: are images and "
+            f"labels in the same order?"
+        )
+    return found
 
 
-def _hashes(data: Dataset) -> list[int]:
-    """A hash of each image, or of as many evenly spaced ones as can be read in a second."""
+def _are_one(training: Dataset, test: Dataset) -> bool:
+    """Whether it is told already that they share images."""
+    return training.fingerprint == test.fingerprint or bool(sources_of(training) & sources_of(test))
+
+
+def _hashes(data: Dataset) -> list[tuple[int, int]]:
+    """A hash of each image but for its lowest bit, or of as many evenly spaced ones as can be read in a second, and the
+    label."""
     budget = HASHED_BYTES if is_in_memory(data) else HASHED_ITEM_BYTES
     size = data.images(torch.tensor([0])).numpy().nbytes
     places = torch.tensor(evenly_spaced(len(data), max(2, min(len(data), budget // size))))
-    parts = (data.images(some).numpy() for some in torch.split(places, READ_AT_ONCE))
-    return [hash(image.tobytes()) for part in parts for image in part]
+    parts = (data.images(some) for some in torch.split(places, READ_AT_ONCE))
+    hashes = [hash(image.tobytes()) for part in parts for image in _without_lowest_bit(part).numpy()]
+    return list(zip(hashes, data.labels[places].tolist(), strict=True))
+
+
+def _without_lowest_bit(images: Tensor) -> Tensor:
+    """uint8; floats in [0, 1] are rounded to 8 bits first."""
+    return ((images * 255).round().to(torch.uint8) if images.is_floating_point() else images) >> 1

@@ -12,7 +12,7 @@ import sparring
 from sparring.commands.evaluate import load_model, open_trained
 from sparring.commands.sources import require_same_sources, sources_of
 from sparring.commands.train import Result, train
-from sparring.config import Config, from_tree
+from sparring.config import Config, from_tree, overridden
 from sparring.errors import UsageError
 from sparring.plugins import source_files
 from sparring.runs import Run
@@ -94,6 +94,35 @@ def test_a_module_of_ones_own_is_kept_and_refused_once_it_has_changed(
             again()
     module.write_text(NETWORK.format(width=8))
     assert open_trained(run, {}).config == config
+
+
+def test_what_a_file_or_module_of_ones_own_imports_is_kept_and_refused_once_it_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three ways to import, two files deep; nothing of what is installed."""
+    package = tmp_path / "own_package"
+    package.mkdir()
+    files = {
+        tmp_path / "own_sizes.py": "import own_package.deep\nWIDTH = own_package.deep.WIDTH\n",
+        package / "__init__.py": "from . import deep\n",
+        package / "deep.py": "import math\nWIDTH = int(math.sqrt(64))\n",
+        tmp_path / "own.py": "import torch\nfrom own_sizes import WIDTH\n"
+        + NETWORK.format(width="WIDTH").replace("ReLU", "Tanh"),
+        tmp_path / "other.py": "",
+    }
+    for path, text in files.items():
+        path.write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    config = recipe(tmp_path / "own.py", "imports")
+    kept = {str(path): text for path, text in files.items() if path.name != "other.py"}
+    assert sources_of(config) == kept
+    assert sources_of(overridden(config, {"model.name": "own:make"})) == kept
+    run = stopped(config)
+    (tmp_path / "own.py").write_text("")
+    assert open_trained(run, {}).config == config
+    (package / "deep.py").write_text("WIDTH = 9\n")
+    with pytest.raises(UsageError, match=r"own_package/deep\.py has changed since the run began"):
+        open_trained(run, {})
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from sparring.data.datasets import Concatenated, Framed
 from sparring.data.sampling import Sample
 from sparring.data.summary import summarise
 from sparring.data.training import TrainingSet
+from sparring.data.wrapping import wrap
 from sparring.errors import UsageError
 
 
@@ -120,6 +121,38 @@ def test_test_images_that_are_trained_on_are_counted(shared: int, told: bool) ->
     test = ArrayDataset(images, other.labels, 3, "toy")
     expected = f"{shared} of 300 test images are training images too, pixel by pixel"
     assert [text[: len(expected)] for text in summarise("data", training, test).warnings] == [expected] * told
+
+
+@pytest.mark.parametrize("kind", ["bytes", "floats"])
+def test_copies_are_found_whose_lowest_bit_differs(kind: str) -> None:
+    training = data([0, 1, 2] * 200, 3)
+    images, labels = training.images(torch.arange(100)) ^ 1, training.labels[:100]
+    test: Dataset = ArrayDataset(images, labels, 3, "toy")
+    if kind == "floats":
+        training = wrap((training.images(torch.arange(600)) / 255, training.labels), "data", 3)
+        test = wrap((images / 255, labels), "data", 3)
+    (reported,) = summarise("data", training, test).warnings
+    assert reported.startswith("100 of 100 test images are training images too, pixel by pixel (but for the lowest")
+
+
+@pytest.mark.parametrize(("twins", "told"), [(0, False), (1, False), (40, True)])
+def test_images_with_two_labels_are_counted(twins: int, told: bool) -> None:
+    """Among 600 training images and 4 test images."""
+    some = data([0, 1, 2] * 200, 3)
+    images = some.images(torch.arange(600))
+    images[300 : 300 + twins] = images[1 : 1 + twins]
+    warnings = summarise("data", ArrayDataset(images, some.labels, 3, "toy"), TEST).warnings
+    assert [text.split(":")[0] for text in warnings] == [
+        f"{2 * twins} of 604 images are there twice with different labels"
+    ] * told
+
+
+@pytest.mark.parametrize(("factor", "told"), [(1.0, False), (0.8, False), (0.5, True)])
+def test_test_images_of_another_brightness_are_told(factor: float, told: bool) -> None:
+    training, other = data([0, 1, 2] * 20, 3), data([0, 1, 2] * 20, 3, seed=1)
+    test = ArrayDataset((factor * other.images(torch.arange(60))).byte(), other.labels, 3, "toy")
+    warnings = summarise("data", training, test).warnings
+    assert len(warnings) == told and all(text.startswith("The mean pixel of the sampled training") for text in warnings)
 
 
 def test_images_that_are_not_stored_alike_are_told() -> None:
