@@ -191,16 +191,16 @@ def ascended(
         check: notes the gradient; `at` says which of its examples these are.
 
     Raises:
-        UsageError: the attack's step returns other examples.
+        UsageError: the attack's step returns other examples, or another type of numbers.
     """
     gradient = input_gradient(model, x + delta, targets, attack.maximised)
     if check is not None:
         check.note(gradient, at)
     stepped = attack.step(delta, finite(gradient), sizes, state)
-    if stepped.shape != x.shape:  # torch would broadcast it
+    if (stepped.shape, stepped.dtype) != (delta.shape, delta.dtype):  # torch would broadcast it
         raise UsageError(
-            f"attack {attack.name or type(attack).__name__}: step returns {tuple(stepped.shape)} for {tuple(x.shape)}. "
-            f"Return a perturbation for each image."
+            f"attack {attack.name or type(attack).__name__}: step returns {stepped.dtype} {tuple(stepped.shape)} for "
+            f"{delta.dtype} {tuple(delta.shape)}. Return a perturbation of each image, of the same type."
         )
     return attack.project(stepped, x, radius)
 

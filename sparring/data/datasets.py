@@ -91,8 +91,8 @@ class FolderDataset:
             self._folder: Any = torchvision().datasets.ImageFolder(str(path), loader=read_rgb)
         except (FileNotFoundError, RuntimeError) as error:
             raise UsageError(
-                f"data.name = 'folder:{path.parent}': {path} has no class folders with images ({error}). Make one "
-                f"folder per class."
+                f"data.name = 'folder:{path.parent}': {path} has not one folder with images for each class "
+                f"({str(error).rstrip('.')}). Make one folder per class, and remove those without images."
             ) from error
         self.labels = torch.tensor(self._folder.targets)
         self.class_names: list[str] = self._folder.classes
