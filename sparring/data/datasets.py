@@ -179,7 +179,11 @@ class Framed:
 
     @property
     def fingerprint(self) -> str:
-        return self._dataset.fingerprint
+        whole = self._centred.share == 1.0 and self.shape == self._dataset.shape and is_in_memory(self._dataset)
+        if whole:  # the images are as they were
+            return self._dataset.fingerprint
+        framed = f"{self._dataset.fingerprint} {self._centred}"
+        return hashlib.blake2b(framed.encode(), digest_size=8).hexdigest()
 
     def __len__(self) -> int:
         return len(self._dataset)

@@ -19,7 +19,8 @@ from sparring.models.names import named_alike
 
 log = logging.getLogger(__name__)
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # keys under which training scripts save a state dict
-MAY_LACK = ("normalize.mean", "normalize.std", "num_batches_tracked")
+NORMALISATION = ("normalize.mean", "normalize.std")
+MAY_LACK = (*NORMALISATION, "num_batches_tracked")
 UNSCALED = (torch.int8, torch.uint8, torch.float8_e4m3fn, torch.float8_e5m2)  # of quantised networks
 MAX_NAMES = 5  # in an error message
 
@@ -55,13 +56,14 @@ def load_checkpoint(path: Path, model: nn.Module, classes: int) -> tuple[str, ..
             state dict. Nothing in it is executed.
 
     Raises:
-        UsageError: there is no such file, it is of another network, or weights are not finite.
+        UsageError: there is no such file, it is of another network or another normalisation, or weights are not finite.
         SparringError: it cannot be read.
     """
     setting, own = f"model.checkpoint = {str(path)!r}", model.state_dict()
     weights = named_alike(_read(path, setting), model)
     fresh = _head(own, weights, classes)
     _require_same_network(setting, own, weights, fresh)
+    _require_same_normalisation(setting, own, weights)
     _require_finite(setting, weights)
     model.load_state_dict({**own, **{name: weights[name] for name in weights if name not in fresh}})
     if fresh:
@@ -132,6 +134,22 @@ def _require_same_network(
         raise UsageError(
             f"{setting} is of another network than model.name: {'; '.join(parts)}. Set model.name to that network."
         )
+
+
+def _require_same_normalisation(setting: str, own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    for name in (each for each in own if each.endswith(NORMALISATION) and each in weights):
+        here, there = own[name].flatten().double(), weights[name].flatten().double()
+        if not torch.allclose(here, there, rtol=1e-3, atol=1e-4):
+            kind = name.rpartition(".")[2]
+            raise UsageError(
+                f"{setting}: its network normalises images by a {kind} of {_numbers(there)}, and this one by "
+                f"{_numbers(here)}. Set data.{kind} to that of the weights, or where the network normalises itself its "
+                f"own."
+            )
+
+
+def _numbers(values: Tensor) -> str:
+    return ", ".join(f"{value:.4g}" for value in values.tolist())
 
 
 def _require_finite(setting: str, weights: Mapping[str, Tensor]) -> None:

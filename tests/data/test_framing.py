@@ -148,3 +148,10 @@ def test_sizes_are_needed_where_images_are_brought_to_one(data: dict[str, object
 def test_phases_that_do_not_rise_are_refused() -> None:
     with pytest.raises(UsageError, match=r"data\.phases = .*must rise in until"):
         from_tree({"data": {"phases": [{"until": 0.5, "size": 6}, {"until": 0.5, "size": 8}]}})
+
+
+def test_other_framings_are_other_data() -> None:
+    """So that runs that judge other parts of the images are not compared."""
+    whole = ArrayDataset(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1]), 2, "toy")
+    found = {Framed(whole, size, share).fingerprint for size, share in ((4, 1.0), (4, 0.5), (6, 1.0), (4, 1.0))}
+    assert len(found) == 3 and whole.fingerprint not in found

@@ -137,3 +137,19 @@ def test_weights_without_their_scale_are_refused(tmp_path: Path, kind: torch.dty
     torch.save({**weights, "9.bias": weights["9.bias"].to(kind)}, tmp_path / "w.pt")
     with pytest.raises(UsageError, match=r"w\.pt': 9\.bias: torch\..* is no type of whole weights"):
         load_checkpoint(tmp_path / "w.pt", network(), 10)
+
+
+@pytest.mark.parametrize(("mean", "std", "named"), [(0.1, 0.25, "mean"), (0.5, 1.0, "std"), (0.5, 0.25, None)])
+def test_weights_behind_another_normalisation_are_refused(
+    tmp_path: Path, mean: float, std: float, named: str | None
+) -> None:
+    """Its mean and std would take the place of the setting's."""
+    settings, shape = ModelSettings(name="mnist-16-32-100"), (1, 28, 28)
+    save_file(build(settings, shape, 10, 1, normalize=(0.5, 0.25)).state_dict(), tmp_path / "w.safetensors")
+    model = build(settings, shape, 10, 0, normalize=(mean, std))
+    if named is None:
+        assert load_checkpoint(tmp_path / "w.safetensors", model, 10) == ()
+        return
+    theirs, ours = {"mean": ("0.5", "0.1"), "std": ("0.25", "1")}[named]
+    with pytest.raises(UsageError, match=rf"by a {named} of {theirs}, and this one by {ours}\. Set data\.{named}"):
+        load_checkpoint(tmp_path / "w.safetensors", model, 10)
