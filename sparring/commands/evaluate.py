@@ -35,6 +35,7 @@ from sparring.commands.sources import use_sources
 from sparring.config import Config, changes_of, config_of, differences, load
 from sparring.data import Dataset, Sample, require_bytes
 from sparring.data import load as load_data
+from sparring.data.framing import Framing
 from sparring.errors import SparringError, UsageError
 from sparring.evaluation.corruptions import corruptions
 from sparring.evaluation.curves import curves
@@ -396,6 +397,7 @@ def corruptions_of_run(
             made.test,
             config.data.name,
             config.corruptions.root,
+            framing=None if config.data.size is None else Framing(config.data.size, config.data.centre_share),
             **of_sample(config.evaluation),
             seed=config.train.seed,
             progress=progress,

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from sparring.attacks import frozen
 from sparring.data import Dataset, Sample, require_bytes, scaled
+from sparring.data.framing import Framing, to_image
 from sparring.data.sampling import Draw
 from sparring.errors import SparringError, UsageError
 from sparring.evaluation.findings import Findings, warnings_of
@@ -101,6 +102,7 @@ def corruptions(
     draw: Draw = "stratified",
     batch_size: int,
     seed: int,
+    framing: Framing | None = None,
     progress: Callable[[str], None] | None = None,
     judges: Judges | None = None,
     results: Results | None = None,
@@ -109,7 +111,8 @@ def corruptions(
 
     Args:
         samples, draw: the images; see `Sample`.
-        data: the dataset's name. root: see `CorruptionsSettings`; workers need it too.
+        data: the dataset's name. root: see `CorruptionsSettings`; workers need it too. framing: that of the test
+            images, by which those of its files are cropped and resized too.
         judges: who does it, with this model; by default this process. results: known ones are not made again.
 
     Raises:
@@ -119,7 +122,8 @@ def corruptions(
     if root is None:
         require_bytes(test, "sparring corruptions")
         _package()
-    sample, source = Sample(test, samples, draw), Generated(seed) if root is None else Read(_folder(root, data))
+    sample = Sample(test, samples, draw)
+    source = Generated(seed) if root is None else Read(_folder(root, data), framing)
     works: list[Callable[[tuple[int, ...]], Work]] = [lambda places: Look()]
     works += [partial(_under, sample, source, name, severity) for name, severity in product(CORRUPTIONS, SEVERITIES)]
     names = ["clean", *(f"{name} {severity} {source.key}" for name, severity in product(CORRUPTIONS, SEVERITIES))]
@@ -181,6 +185,7 @@ class Read:
     """Corrupted images from the benchmark's files: NAME.npy uint8 [50000, 32, 32, 3], severity by severity."""
 
     folder: Path
+    framing: Framing | None = None
 
     @property
     def key(self) -> str:
@@ -197,7 +202,10 @@ class Read:
                 f"{int((found != labels).sum())} of {len(labels)} examples at severity {severity}: it is of other "
                 f"data. Download the files again."
             )
-        return torch.from_numpy(np.array(stored[part])).permute(0, 3, 1, 2), found
+        read = torch.from_numpy(np.array(stored[part])).permute(0, 3, 1, 2)
+        if self.framing is not None:
+            read = torch.stack([self.framing.apply(to_image(image), place) for place, image in enumerate(read)])
+        return read, found
 
 
 @dataclass(frozen=True)

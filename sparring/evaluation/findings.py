@@ -125,8 +125,8 @@ RANDOM_LOGITS = (
 def _non_finite_logits(found: Findings) -> str:
     return (
         f"{_of(found.non_finite_logits, found.samples)} had logits that are not finite, on the clean or a changed "
-        f"image; they count as wrong. Look in the model for a division, root or logarithm of 0, an overflow, or a class "
-        f"that is masked by -inf (mask it by -1e9)."
+        f"image; they count as wrong. Look in the model for a division, root or logarithm of 0, an overflow, or a "
+        f"class that is masked by -inf (mask it by -1e9)."
     )
 
 

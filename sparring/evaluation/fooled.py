@@ -17,6 +17,7 @@ from sparring.attacks.iteration import input_gradient
 from sparring.attacks.losses import rivals
 from sparring.attacks.norms import NORMS, largest_entries
 from sparring.data import Dataset, batch
+from sparring.data.reading import evenly_spaced
 from sparring.errors import SparringError
 from sparring.evaluation.autoattack import square
 from sparring.evaluation.outcomes import logits_of
@@ -40,7 +41,7 @@ def fooled(model: nn.Module, dataset: Dataset, attack: Attack, survivors: Tensor
     Args:
         survivors: int64 [n], places in `dataset` of the examples that have survived the attack.
     """
-    places = survivors[:EXAMPLES].cpu()
+    places = survivors[evenly_spaced(len(survivors), EXAMPLES)].cpu()  # data may be sorted by class
     by_cross_entropy = attack.maximised is CROSS_ENTROPY and attack.norm in NORMS and attack.epsilon > 0
     if not by_cross_entropy or attack.steps < ENOUGH_STEPS or len(places) < LEAST:
         return []

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from sparring.config import DataSettings
 from sparring.data import ArrayDataset, load
+from sparring.data.datasets import Framed
+from sparring.data.framing import Framing
 from sparring.errors import SparringError, UsageError
 from sparring.evaluation import corruptions as module
 from sparring.evaluation.corruptions import CORRUPTIONS, Generated, Read, corruptions, mean_of_images
@@ -82,6 +84,16 @@ def test_the_same_images_of_each_severity_are_taken(cifar_c: Path) -> None:
     some = torch.tensor([2, 3, 7])
     images, labels = Read(cifar_c / "CIFAR-10-C")("snow", 3, some, clean().images(some), some)
     assert labels.tolist() == [2, 3, 7] and images.shape == (3, 3, 32, 32) and images[:, 0, 0, 0].tolist() == [4, 5, 9]
+
+
+def test_images_of_the_files_are_framed_as_the_test_images(cifar_c: Path) -> None:
+    folder = cifar_c / "CIFAR-10-C"
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 32, 32, 3), dtype=np.uint8)
+    np.save(folder / "fog.npy", pixels)
+    stored = ArrayDataset(torch.from_numpy(pixels[10:20]).permute(0, 3, 1, 2), torch.arange(10), 10, "fog")
+    framed, some = Framed(stored, 24, 0.75), torch.tensor([1, 8])
+    images, _ = Read(folder, Framing(24, 0.75))("fog", 2, some, framed.images(some), some)
+    assert torch.equal(images, framed.images(some)) and images.shape == (2, 3, 24, 24)
 
 
 def test_a_sample_of_the_files_is_that_of_the_test_images(cifar_c: Path) -> None:

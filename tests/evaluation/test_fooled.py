@@ -156,3 +156,11 @@ def test_the_balanced_direction_is_that_of_the_network_below_any_rising_function
         rival = logits.scatter(1, y[:, None], -torch.inf).argmax(1)
         rows = model.weights / model.weights.norm(dim=1, keepdim=True)
         torch.testing.assert_close(_balanced(model, x, y).flatten(1), (rows[rival] - rows[y]).float())
+
+
+def test_survivors_of_all_classes_are_looked_at_where_data_are_sorted() -> None:
+    """The first 300 images survive everything; only the last 60 are lost to another loss."""
+    images = torch.cat([torch.full((300, 1, 8, 8), 250).byte(), bright(60).images(torch.arange(60))])
+    data = ArrayDataset(images, torch.zeros(360).long(), 10, "sorted")
+    (first, *_) = fooled(Decoys(), data, PGD(EPSILON, steps=10), torch.arange(360), seed=0)
+    assert first.startswith("Another loss")
