@@ -22,6 +22,7 @@ from sparring.trainer.learner import Learner
 from sparring.trainer.plan import Pruning, dropped_of
 
 log = logging.getLogger(__name__)
+NEARLY_GONE = 0.1  # relative to what a class of average losses keeps
 
 
 def kept_indices(name: str, share: float, losses: Tensor | None, size: int, random: torch.Generator) -> Tensor:
@@ -68,6 +69,17 @@ def attacked_losses(
             with torch.no_grad():
                 losses[indices] = cross_entropy(model(perturbed(x, delta)), labels).cpu()
     return losses
+
+
+def nearly_gone(labels: Tensor, kept: Tensor) -> list[str]:
+    """A sentence for each class that lost nearly all of its examples. labels, kept: int64 [N], [n]; kept are places."""
+    before = torch.bincount(labels)
+    after = torch.bincount(labels[kept], minlength=len(before))
+    gone = after < NEARLY_GONE * before * len(kept) / len(labels)
+    return [
+        f"class {label} keeps {int(after[label])} of {int(before[label])} examples; the network may forget it."
+        for label in gone.nonzero().flatten().tolist()
+    ]
 
 
 def _before_each(before_step: Callable[[int], object], done: int) -> Callable[[int], object]:
@@ -141,6 +153,8 @@ class Pruner:
         write_atomically(self.run.kept, json.dumps(asdict(decision)) + "\n", durable=True)
         self.decision, self.pruning.kept = decision, torch.tensor(decision.indices)
         log.info("kept %d of %d examples (%s)", len(decision.indices), len(self.learner.dataset), decision.name)
+        for doubt in nearly_gone(self.learner.dataset.labels, self.pruning.kept):
+            log.warning("pruning.name = %r: %s", decision.name, doubt)
 
     def _attack(self) -> Attack:
         attack = self.learner.context.attack_now(self.learner.controls())

@@ -25,7 +25,7 @@ from sparring.randomness import generator
 from sparring.runs import Run
 from sparring.trainer import checkpoints
 from sparring.trainer.experiment import build_experiment
-from sparring.trainer.pruning import attacked_losses, kept_indices
+from sparring.trainer.pruning import attacked_losses, kept_indices, nearly_gone
 from sparring.trainer.session import Session
 from tests.support.processes import epochs_of
 from tests.support.runs import small, weights_of
@@ -347,3 +347,11 @@ def test_a_recipe_reaches_its_pruned_epochs(tmp_path: Path, recipe: str) -> None
     summary = train(load(path, changes)).summary
     kept = 50 - round(50 * paper.pruning.share)
     assert summary["kept"] == kept and summary["examples"] == 50 * epoch + kept
+
+
+def test_a_class_that_loses_nearly_all_of_its_examples_is_named() -> None:
+    """Half of 40 examples is kept: of class 2, which has 20, no more than 0 of the 10 that it would keep on average."""
+    labels = torch.tensor([0] * 10 + [1] * 10 + [2] * 20)
+    assert nearly_gone(labels, torch.arange(20)) == ["class 2 keeps 0 of 20 examples; the network may forget it."]
+    assert nearly_gone(labels, torch.arange(1, 21)) == []
+    assert nearly_gone(labels, torch.arange(0, 40, 2)) == []
