@@ -58,9 +58,10 @@ def _require_alike(first: str, one: Judged, second: str, other: Judged) -> None:
     )
     for name, value in of_one.items():
         if value != of_other[name]:
+            changed = f"--{name}, or " if name.startswith("evaluation.") or name == "attack.epsilon" else ""
             raise UsageError(
                 f"{name} = {value[0]!r} in {first} and {of_other[name][0]!r} in {second}: runs are compared on the "
-                f"same test examples under the same attack. Give --{name}, or runs that agree in it."
+                f"same test examples under the same attack. Give {changed}runs that agree in it."
             )
 
 

@@ -87,8 +87,14 @@ def _read(path: Path, setting: str) -> dict[str, Tensor]:
             f"{setting}: {file} is not a torch file of plain tensors ({type(error).__name__}: {reason}). Save the "
             f"model's state_dict(), best as .safetensors. Other objects are not loaded, because they may run code."
         ) from error
-    while isinstance(found, dict) and (inner := [found[key] for key in WRAPPERS if isinstance(found.get(key), dict)]):
-        found = inner[0]
+    while isinstance(found, dict) and (inner := [key for key in WRAPPERS if isinstance(found.get(key), dict)]):
+        networks = [key for key in inner if any(isinstance(value, Tensor) for value in found[key].values())]
+        if len(networks) > 1:
+            raise UsageError(
+                f"{setting}: {file} has several networks, {' and '.join(map(repr, networks))}. Save the state dict of "
+                f"one."
+            )
+        found = found[(networks or inner)[0]]
     if not isinstance(found, dict) or not found or not all(isinstance(value, Tensor) for value in found.values()):
         raise SparringError(f"{setting}: {file} has no state dict, which maps names to tensors. Save one.")
     return {str(name): tensor for name, tensor in found.items()}

@@ -16,6 +16,7 @@ from sparring.observe.report import FIGURES
 from sparring.runs import Run
 from sparring.trainer.experiment import Experiment
 from sparring.trainer.learner import Learner
+from sparring.trainer.pruning import nearly_gone
 from sparring.trainer.same_data import of_another_test_set
 from sparring.trainer.schedules import warmed_up
 
@@ -78,7 +79,10 @@ def evaluate_on_test(learner: Learner, run: Run, progress: Callable[[str], None]
         return evaluate_by(model, test, experiment.threat, config.evaluation, config.train.seed, progress).as_dict()
 
     found = figures(learner.model)
-    doubts = [*warning_of_warmup(experiment, learner.step), *of_another_test_set(run, test)]
+    pruning = learner.plan.pruning
+    kept = None if pruning is None else pruning.kept
+    of_pruning = [] if kept is None else nearly_gone(learner.dataset.labels, kept)
+    doubts = [*warning_of_warmup(experiment, learner.step), *of_another_test_set(run, test), *of_pruning]
     for warning in doubts:
         log.warning("%s", warning)
     found["warnings"] = [*doubts, *found["warnings"]]

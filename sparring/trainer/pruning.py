@@ -77,7 +77,8 @@ def nearly_gone(labels: Tensor, kept: Tensor) -> list[str]:
     after = torch.bincount(labels[kept], minlength=len(before))
     gone = after < NEARLY_GONE * before * len(kept) / len(labels)
     return [
-        f"class {label} keeps {int(after[label])} of {int(before[label])} examples; the network may forget it."
+        f"Pruning has left class {label} {int(after[label])} of {int(before[label])} examples: no model can learn it "
+        f"from so few."
         for label in gone.nonzero().flatten().tolist()
     ]
 
@@ -154,7 +155,7 @@ class Pruner:
         self.decision, self.pruning.kept = decision, torch.tensor(decision.indices)
         log.info("kept %d of %d examples (%s)", len(decision.indices), len(self.learner.dataset), decision.name)
         for doubt in nearly_gone(self.learner.dataset.labels, self.pruning.kept):
-            log.warning("pruning.name = %r: %s", decision.name, doubt)
+            log.warning(doubt)
 
     def _attack(self) -> Attack:
         attack = self.learner.context.attack_now(self.learner.controls())

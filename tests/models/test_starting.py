@@ -153,3 +153,15 @@ def test_weights_behind_another_normalisation_are_refused(
     theirs, ours = {"mean": ("0.5", "0.1"), "std": ("0.25", "1")}[named]
     with pytest.raises(UsageError, match=rf"by a {named} of {theirs}, and this one by {ours}\. Set data\.{named}"):
         load_checkpoint(tmp_path / "w.safetensors", model, 10)
+
+
+def test_a_file_of_two_networks_is_refused(tmp_path: Path) -> None:
+    """A student and its teacher; an optimizer's state beside the weights is none."""
+    torch.save({"net": network(seed=1).state_dict(), "model": network(seed=2).state_dict()}, tmp_path / "two.pt")
+    with pytest.raises(
+        UsageError, match=r"two\.pt has several networks, 'model' and 'net'\. Save the state dict of one"
+    ):
+        load_checkpoint(tmp_path / "two.pt", network(), 10)
+    torch.save({"net": network(seed=1).state_dict(), "model": {"name": "cnn"}}, tmp_path / "one.pt")
+    load_checkpoint(tmp_path / "one.pt", model := network(), 10)
+    assert same(model.state_dict(), network(seed=1).state_dict())
