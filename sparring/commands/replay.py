@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,8 @@ from sparring.errors import SparringError, UsageError, file_failure
 from sparring.machine.signals import stopping_on_signals
 from sparring.observe.state import RunState
 from sparring.runs import Run, lines_of, open_run
-from sparring.trainer.checkpoints import MODEL, damage, steps_in
-from sparring.trainer.experiment import Experiment, methods_of
-from sparring.trainer.session import Session
+from sparring.trainer.checkpoints import MODEL, damage, step_of, steps_in
+from sparring.trainer.experiment import methods_of
 
 
 @dataclass(frozen=True)
@@ -82,26 +80,69 @@ def replay(
     config = config_of(run)
     _require_one_trainer(config)
     recorded = None if is_fixed(config) else _recorded(run, config)
-    made = [_step_of(each) for each in steps_in(run.checkpoints)]
+    made = [step_of(each) for each in steps_in(run.checkpoints)]
     until = until if until is not None else (made[-1] if made else 0)
     if not 0 <= first < until:
         raise UsageError(f"--from {first} --until {until}: steps from 0 up to a larger one are needed.")
     began = max((step for step in made if step <= first and _suffices(recorded, step)), default=0)
     if recorded is not None:
         _require_records(recorded, began + 1, until)
-    with _copy(run, config, began, until) as (again, settings):
-        torch.set_num_threads(trainer_threads(config))
-        experiment = check(settings, starts=began == 0)
-        session = session_here(experiment, again, report)
-        with stopping_on_signals(session.ask_to_stop):
-            if recorded is None:
-                train_here(session, experiment)
-            else:
-                _make_recorded(session, experiment, recorded, config)
-        ended = session.learner.step
+    phases = _phases(run, config, began, until)
+    with tempfile.TemporaryDirectory(prefix="sparring-replay-") as folder:
+        again, ended = _copy(run, Path(folder) / "replay", began), began
+        for phase, end in phases:
+            ended = _made_again(phase, again, end, recorded, report)
+            if ended < end:
+                break
         steps = [line for line in _lines(again, run) if first < line["step"] <= ended]
         compared = list(_compared(run, again, [step for step in made if began < step <= ended]))
         return Replay(began, ended, compared, steps)
+
+
+def _phases(run: Run, config: Config, began: int, until: int) -> list[tuple[Config, int]]:
+    """The settings of each part of the steps after `began`, and the step with which it ends: a resume may have made
+    the run longer, and schedules span the length that the run then had.
+
+    Raises:
+        SparringError: phases.json is damaged.
+    """
+    phases, end = list[tuple[Config, int]](), until
+    try:
+        for phase in reversed(run.read_json("phases.json") or []):
+            step, before = phase["from_step"], {name: old for name, (old, _) in phase["changes"].items()}
+            if began < end and step < end:
+                phases.append((config, end))
+            config, end = overridden(config, before), min(end, step)
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise SparringError(
+            f"{run.path / 'phases.json'} is damaged ({error}), so it cannot be told how long the run was to be at each "
+            f"step. Put back a copy."
+        ) from error
+    return [each for each in reversed([*phases, (config, end)]) if each[1] > began]
+
+
+def _made_again(
+    config: Config,
+    again: Run,
+    end: int,
+    recorded: Mapping[int, list[MadeBy]] | None,
+    report: Callable[[RunState], None],
+) -> int:
+    """Go on from the newest checkpoint in the folder `again` to step `end`, with these settings of the run; returns
+    the step that was reached."""
+    settings = _in_one_process(config, again, end)
+    again.config_file.write_text(to_toml(settings))
+    torch.set_num_threads(trainer_threads(config))
+    experiment = check(settings, starts=not steps_in(again.checkpoints))
+    session = session_here(experiment, again, report)
+    with stopping_on_signals(session.ask_to_stop):
+        if recorded is None:
+            train_here(session, experiment)
+        else:
+            session.restore()
+            session.start_clock()
+            make_recorded(session, experiment, recorded, config)
+    return session.learner.step
 
 
 def is_fixed(config: Config) -> bool:
@@ -162,17 +203,8 @@ def _suffices(recorded: Mapping[int, list[MadeBy]] | None, step: int) -> bool:
     return recorded is None or oldest_needed(recorded, step) >= step
 
 
-def _make_recorded(
-    session: Session, experiment: Experiment, recorded: Mapping[int, list[MadeBy]], config: Config
-) -> None:
-    session.restore()
-    session.start_clock()
-    make_recorded(session, experiment, recorded, config)
-
-
-@contextmanager
-def _copy(run: Run, config: Config, began: int, until: int) -> Iterator[tuple[Run, Config]]:
-    """A folder with what the run had at step `began`, and the settings that go on from there in one process."""
+def _in_one_process(config: Config, again: Run, until: int) -> Config:
+    """The settings that go on in the folder `again`, in one process."""
     changes: dict[str, Any] = {
         "engine": "simulated" if config.engine == "simulated" else "sync",
         "train.max_steps": until,
@@ -181,19 +213,21 @@ def _copy(run: Run, config: Config, began: int, until: int) -> Iterator[tuple[Ru
         "metrics.trackers": [],
         "checkpoint.keep": 1000,
     }
-    with tempfile.TemporaryDirectory(prefix="sparring-replay-") as folder:
-        settings = overridden(config, {**changes, "run.root": folder, "run.name": "replay"})
-        again = Run(Path(folder) / "replay")
-        again.checkpoints.mkdir(parents=True)
-        again.config_file.write_text(to_toml(settings))
-        if run.initial.is_dir():
-            shutil.copytree(run.initial, again.initial)
-        if began:
-            name = f"step-{began:09d}"
-            shutil.copytree(run.checkpoints / name, again.checkpoints / name)
-            if run.kept.exists():
-                shutil.copy(run.kept, again.kept)
-        yield again, settings
+    return overridden(config, {**changes, "run.root": str(again.path.parent), "run.name": again.path.name})
+
+
+def _copy(run: Run, folder: Path, began: int) -> Run:
+    """A folder with what the run had at step `began`."""
+    again = Run(folder)
+    again.checkpoints.mkdir(parents=True)
+    if run.initial.is_dir():
+        shutil.copytree(run.initial, again.initial)
+    if began:
+        name = f"step-{began:09d}"
+        shutil.copytree(run.checkpoints / name, again.checkpoints / name)
+        if run.kept.exists():
+            shutil.copy(run.kept, again.kept)
+    return again
 
 
 def _compared(run: Run, again: Run, steps: list[int]) -> Iterator[Compared]:
@@ -230,7 +264,3 @@ def _lines(again: Run, run: Run) -> Iterator[dict[str, Any]]:
     for line in {line["step"]: line for line in lines_of(again.metrics)}.values():
         shown = {name: line[name] for name in ("step", "epoch", "loss", "train_robust_accuracy", "epsilon")}
         yield {**shown, "recorded_loss": recorded.get(line["step"])}
-
-
-def _step_of(path: Path) -> int:
-    return int(path.name.removeprefix("step-"))

@@ -56,6 +56,7 @@ from sparring.trainer.session import Session
 from sparring.trainer.training_state import keep_frozen
 
 log = logging.getLogger(__name__)
+NOTHING_CHANGED: Mapping[str, tuple[Any, Any]] = {}
 STATE_FILE_EVERY_S = 1.0
 
 
@@ -212,7 +213,8 @@ def resume(
     config = _same_warmup(before, config)
     with _shown(run.path.name, show, progress) as report:
         starts = not has_begun(run, config)
-        result = _execute(config, lambda: _noted(run, before, config), report, None, live, starts=starts)
+        phase = differences(before, config)
+        result = _execute(config, lambda: run, report, None, live, starts=starts, changes=phase)
     return replace(result, model=model)
 
 
@@ -224,14 +226,14 @@ def _same_warmup(before: Config, config: Config) -> Config:
     return overridden(config, {"attack.warmup_epochs": before.attack.warmup * epochs})
 
 
-def _noted(run: Run, before: Config, config: Config) -> Run:
-    """The run; that it is made longer is recorded in phases.json: from which step, and what changed."""
-    changes = {name: list(pair) for name, pair in differences(before, config).items() if name in LENGTH}
+def _note_phase(run: Run, changed: Mapping[str, tuple[Any, Any]]) -> None:
+    """Record in phases.json that a run is made longer: from which step, and what changed."""
+    changes = {name: list(pair) for name, pair in changed.items() if name in LENGTH}
     if changes:
-        step = run.read_object("state.json").get("step", 0)
+        newest = checkpoints.latest(run.checkpoints)
+        step = 0 if newest is None else checkpoints.step_of(newest)
         run.write_json("phases.json", [*(run.read_json("phases.json") or []), {"from_step": step, "changes": changes}])
         log.warning("a new phase from step %d: %s; the schedule of the rate now spans the longer run", step, changes)
-    return run
 
 
 @usual_modes()
@@ -243,7 +245,9 @@ def _execute(
     live: Live,
     *,
     starts: bool,
+    changes: Mapping[str, tuple[Any, Any]] = NOTHING_CHANGED,
 ) -> Result:
+    """Train; `changes`: settings (before, now) of a run that is resumed."""
     overlapping = config.engine == "ray" and not config.staleness.lockstep
     experiment = check(config, live, starts=starts)
     data, plan = experiment.data_summary, experiment.plan
@@ -266,6 +270,7 @@ def _execute(
         latest.state = _earlier_state(run)
         stack.enter_context(run.owned())
         try:
+            _note_phase(run, changes)
             _begin(run, experiment, starts=starts, from_model=live.model is not None)
             if exporter is not None:
                 address = reachable(config.metrics.bind, exporter.port)

@@ -31,6 +31,7 @@ PASSING = (
 )
 PASSING_WORDS = ("BUSY ", "MISCONF", "NOREPLICAS")  # of errors that have no class of their own
 DENIED_WORDS = ("ACL failure in script", "The user executing the script can't")
+UNKNOWN_WORDS = ("unknown command", "unknown redis command")  # directly, and in a script
 UNTRUSTED_WORDS = ("CERTIFICATE_VERIFY_FAILED", "self signed certificate", "self-signed certificate")
 CERTIFICATES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 CERTIFICATE_WORDS = (  # alerts of a server that does not like the client's
@@ -201,6 +202,7 @@ def with_retries(client: redis.Redis, operation: Callable[[], Any], timeout_s: f
     Raises:
         QueueUnavailable: the server stayed so, or it refuses the password, the user or the certificate (which is not
             retried).
+        QueueRefused: it does not know a command.
         redis.ResponseError: another error of the server's.
     """
     deadline, pause_s = time.monotonic() + timeout_s, 0.02
@@ -262,6 +264,12 @@ def _require_passing(client: redis.Redis, error: Exception) -> None:
         raise QueueUnavailable(
             f"the TLS certificate of Redis at {describe(client)} is not trusted ({text[:200]}). Name its authority in "
             f"queue.redis_url: rediss://HOST:PORT/0?ssl_ca_certs=/path/to/ca.pem."
+        ) from error
+    if any(words in text.lower() for words in UNKNOWN_WORDS):
+        raise QueueRefused(
+            f"Redis at {describe(client)} does not know a command that Sparring needs ({text[:200]}): it is renamed or "
+            f"disabled there, or the server is older than Redis 7. Take rename-command out of its configuration, or "
+            f"unset queue.redis_url for an embedded server."
         ) from error
     passing = isinstance(error, (*TRANSIENT, *PASSING)) or text.startswith(PASSING_WORDS)
     if not passing:

@@ -167,8 +167,13 @@ def set_damaged_aside(folder: Path, used: Path) -> list[str]:
 def forget_newer(folder: Path, step: int) -> None:
     """Delete the checkpoints of steps after `step`."""
     for path in steps_in(folder):
-        if int(path.name.removeprefix("step-")) > step:
+        if step_of(path) > step:
             _remove(path)
+
+
+def step_of(path: Path) -> int:
+    """The step at which a checkpoint of `steps_in` was written."""
+    return int(path.name.removeprefix("step-"))
 
 
 def latest(folder: Path) -> Path | None:

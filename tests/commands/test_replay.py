@@ -58,6 +58,30 @@ def test_a_resumed_run_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert replay(run.path).same
 
 
+@pytest.mark.parametrize("staleness", [{"finish": 2, "lead": 2}, {}])
+def test_a_run_that_was_made_longer_is_made_again_with_the_length_that_it_had_at_each_step(
+    tmp_path: Path, staleness: dict[str, Any]
+) -> None:
+    """Twice, from 3 epochs to 4 and 6 of 4 steps each; the rate follows a schedule, and ε its warm-up."""
+    train_, checkpoint = {"epochs": 3, "batch_size": 400, "max_steps": None}, {"every_steps": 5, "keep": 100}
+    run = trained(tmp_path, train=train_, checkpoint=checkpoint, staleness=staleness)
+    for epochs in (4, 6):
+        resume(run.path, {"train.epochs": epochs}, progress=False)
+    phases = run.read_json("phases.json")
+    assert phases == [
+        {"from_step": 12, "changes": {"train.epochs": [3, 4]}},
+        {"from_step": 16, "changes": {"train.epochs": [4, 6]}},
+    ]
+    whole, across, later = replay(run.path), replay(run.path, 10, 20), replay(run.path, 17, 24)
+    assert whole.compared == same(5, 10, 12, 15, 16, 20, 24) and whole.ended == 24
+    assert (across.began, across.compared) == (10, same(12, 15, 16, 20))
+    assert (later.began, later.compared) == (16, same(20, 24))
+    assert all(line["loss"] == line["recorded_loss"] for line in whole.steps)
+    (run.path / "phases.json").write_text('[{"from_step": 12}]')
+    with pytest.raises(SparringError, match=r"phases\.json is damaged"):
+        replay(run.path)
+
+
 def test_weights_that_are_not_those_of_the_recipe_are_found(tmp_path: Path) -> None:
     run = trained(tmp_path)
     checkpoint = run.checkpoints / "step-000000008"

@@ -13,6 +13,7 @@ from sparring.config import QueueSettings
 from sparring.errors import SparringError, UsageError
 from sparring.queue.access import Login
 from sparring.queue.connection import (
+    QueueRefused,
     QueueUnavailable,
     check_access,
     check_server,
@@ -119,6 +120,17 @@ def test_a_command_that_a_script_may_not_give_is_told_as_one_that_is_not_allowed
         finally:
             narrow.close()
             client.acl_deluser("narrow")
+
+
+def test_a_command_that_the_server_does_not_know_is_told_at_once(server: EmbeddedServer) -> None:
+    """As one that rename-command has taken away, asked for directly and by a script."""
+    with server.client() as client:
+        for operation in (
+            lambda: client.execute_command("TAKEN"),
+            lambda: client.eval("return redis.call('TAKEN')", 0),
+        ):
+            with pytest.raises(QueueRefused, match=r"does not know a command .*rename-command.*queue\.redis_url"):
+                with_retries(client, operation, 30)
 
 
 def test_each_role_has_its_own_file_and_without_a_folder_all_have_one_password(
