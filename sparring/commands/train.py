@@ -36,7 +36,7 @@ from sparring.config import (
 )
 from sparring.data.summary import DataSummary
 from sparring.engines import Outcome
-from sparring.errors import RollBack, SparringError, file_failure, note_run
+from sparring.errors import RollBack, SparringError, UsageError, file_failure, note_run
 from sparring.machine.logs import to_file
 from sparring.machine.memory import keep_freed_memory
 from sparring.machine.modes import usual_modes
@@ -56,7 +56,6 @@ from sparring.trainer.session import Session
 from sparring.trainer.training_state import keep_frozen
 
 log = logging.getLogger(__name__)
-NOTHING_CHANGED: Mapping[str, tuple[Any, Any]] = {}
 STATE_FILE_EVERY_S = 1.0
 
 
@@ -213,8 +212,7 @@ def resume(
     config = _same_warmup(before, config)
     with _shown(run.path.name, show, progress) as report:
         starts = not has_begun(run, config)
-        phase = differences(before, config)
-        result = _execute(config, lambda: run, report, None, live, starts=starts, changes=phase)
+        result = _execute(config, lambda: run, report, None, live, starts=starts, before=before)
     return replace(result, model=model)
 
 
@@ -226,9 +224,19 @@ def _same_warmup(before: Config, config: Config) -> Config:
     return overridden(config, {"attack.warmup_epochs": before.attack.warmup * epochs})
 
 
-def _note_phase(run: Run, changed: Mapping[str, tuple[Any, Any]]) -> None:
+def _require_as_checked(run: Run, before: Config) -> None:
+    """Refuse a run whose settings are no longer those `before`, which the resume was checked with.
+
+    Raises:
+        UsageError: another process has resumed it meanwhile.
+    """
+    if config_of(run) != before:
+        raise UsageError(f"{run.path} was resumed with other settings by another process meanwhile. Resume it again.")
+
+
+def _note_phase(run: Run, before: Config, config: Config) -> None:
     """Record in phases.json that a run is made longer: from which step, and what changed."""
-    changes = {name: list(pair) for name, pair in changed.items() if name in LENGTH}
+    changes = {name: list(pair) for name, pair in differences(before, config).items() if name in LENGTH}
     if changes:
         newest = checkpoints.latest(run.checkpoints)
         step = 0 if newest is None else checkpoints.step_of(newest)
@@ -245,9 +253,9 @@ def _execute(
     live: Live,
     *,
     starts: bool,
-    changes: Mapping[str, tuple[Any, Any]] = NOTHING_CHANGED,
+    before: Config | None = None,
 ) -> Result:
-    """Train; `changes`: settings (before, now) of a run that is resumed."""
+    """Train; `before`: the settings until now of a run that is resumed."""
     overlapping = config.engine == "ray" and not config.staleness.lockstep
     experiment = check(config, live, starts=starts)
     data, plan = experiment.data_summary, experiment.plan
@@ -269,8 +277,11 @@ def _execute(
         run = latest.run = open_folder()
         latest.state = _earlier_state(run)
         stack.enter_context(run.owned())
+        if before is not None:
+            _require_as_checked(run, before)
         try:
-            _note_phase(run, changes)
+            if before is not None:
+                _note_phase(run, before, config)
             _begin(run, experiment, starts=starts, from_model=live.model is not None)
             if exporter is not None:
                 address = reachable(config.metrics.bind, exporter.port)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import time
+from contextlib import suppress
 from pathlib import Path
 
 ARM_EVERY_S = 1.0
@@ -25,8 +26,9 @@ class Watchdog:
         """The work goes on."""
         now = time.monotonic()
         if now - self._armed_at > min(ARM_EVERY_S, self.limit_s / 10):
-            self._armed_at = now
-            faulthandler.dump_traceback_later(self.limit_s, file=self._file, exit=True)
+            with suppress(RuntimeError):  # no thread to be had (a limit of processes): the next tick tries again
+                faulthandler.dump_traceback_later(self.limit_s, file=self._file, exit=True)
+                self._armed_at = now
 
     def stop(self) -> None:
         """End nothing any more."""

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import sparring
 from sparring.commands import train as training
+from sparring.commands.checks import check
 from sparring.commands.train import resume, train
 from sparring.config import Config, DataSettings, ModelSettings, config_of
 from sparring.data import load as load_data
@@ -320,6 +321,25 @@ def test_a_run_that_has_finished_is_made_longer_with_the_weights_of_its_end(
     assert config_of(first.run).attack.warmup_epochs == 0.5, "ε does not begin to grow anew"
     assert first.run.read_json("phases.json") == [{"from_step": 3, "changes": {"train.epochs": [1, 2]}}]
     assert (first.run.read_json("summary.json") or {})["examples"] == 2 * 1437
+
+
+def test_a_resume_that_another_one_overtakes_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other makes the run longer and ends, while this one is between its checks and the lock."""
+    run = train(
+        small(tmp_path, engine="sync", train={"epochs": 1, "max_steps": None, "batch_size": 500}), progress=False
+    ).run
+
+    def slow_check(*arguments: Any, **options: Any) -> Any:
+        monkeypatch.setattr("sparring.commands.train.check", check)
+        resume(run.path, {"train.epochs": 2}, progress=False)
+        return check(*arguments, **options)
+
+    monkeypatch.setattr("sparring.commands.train.check", slow_check)
+    with pytest.raises(UsageError, match=r"was resumed with other settings by another process meanwhile"):
+        resume(run.path, {"train.epochs": 3}, progress=False)
+    phases = run.read_json("phases.json")
+    assert isinstance(phases, list) and [each["changes"] for each in phases] == [{"train.epochs": [1, 2]}]
+    assert config_of(run).train.epochs == 2
 
 
 def test_a_run_whose_disk_is_full_has_failed_and_goes_on_once_there_is_room(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -51,10 +51,11 @@ class Follower:
         self.own = own_attacks(experiment, self._learner, self._heads, transport, me=me)
         self._workers, self._attacks_itself, self._begun, self._housekept_at = -1, False, False, 0.0
 
-    def run(self) -> None:
-        """Follow until rank 0 orders the end."""
+    def run(self, going_on: Callable[[], None] = lambda: None) -> None:
+        """Follow until rank 0 orders the end. going_on: called again and again, while nothing hangs."""
         busy = False
         while True:
+            going_on()
             orders = self._orders.next(0.0 if busy else WAIT_S)
             for order in orders:
                 if isinstance(order, End):

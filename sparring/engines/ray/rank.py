@@ -17,6 +17,7 @@ from sparring.engines.ray.meeting import meeting_at, orders_of
 from sparring.machine.devices import device_for
 from sparring.machine.logs import to_file
 from sparring.machine.memory import keep_freed_memory
+from sparring.machine.watchdog import Watchdog
 from sparring.queue.opening import QueueAddress
 from sparring.runs import Run
 from sparring.trainer.experiment import build_experiment
@@ -41,11 +42,16 @@ class Rank:
         self.live = inputs.unpack()
         self.config, self.rank, self.run_id, self.queue = from_tree(tree), rank, run_id, queue
         self.run = Run(Path(run_path))
-        to_file(self.run.path / "logs" / f"trainer-{rank}.log")
+        self.log_file = self.run.path / "logs" / f"trainer-{rank}.log"
+        to_file(self.log_file)
         torch.set_num_threads(trainer_threads(self.config))
         keep_freed_memory()
         self.transport = queue.transport(self.config.queue, run_id, self.config.trainer.count)
         self.device = device_for(self.config.trainer.device, self.config.trainer.num_gpus)
+
+    def pid(self) -> int:
+        """The number of this process."""
+        return os.getpid()
 
     def follow(self, group: str, address: str) -> None:
         """Follow rank 0, which is met at `address`, until it orders the end.
@@ -54,6 +60,13 @@ class Rank:
             RankLost: another rank has died, or took too long.
         """
         log.info("trainer %d of group %s, process %d", self.rank, group, os.getpid())
+        watchdog = Watchdog(self.config.trainer.hang_timeout_s, self.log_file)
+        try:
+            self._follow(group, address, watchdog)
+        finally:
+            watchdog.stop()
+
+    def _follow(self, group: str, address: str, watchdog: Watchdog) -> None:
         experiment = build_experiment(self.config, self.live)
         require_same_training_data(self.run, experiment)
         learner = Learner(experiment, self.device)
@@ -63,4 +76,4 @@ class Rank:
             lost_ranks_named(self.config.trainer),
             following(learner, self.rank, self.transport, orders, store) as follower,
         ):
-            follower.run()
+            follower.run(watchdog.tick)

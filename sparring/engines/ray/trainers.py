@@ -16,6 +16,7 @@ from ray.exceptions import RayTaskError
 
 from sparring.engines.ranks import RankLost
 from sparring.engines.ray.actors import Actors
+from sparring.engines.ray.hanging import end_process, is_stopped
 from sparring.errors import SparringError
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,8 @@ class Trainers:
         self.first = actors.trainer()
         self._others = {rank: actors.rank(rank) for rank in range(1, self._config.trainer.count)}
         self._calls: dict[int, Any] = {}  # by rank: its part in the training under way
+        self._here: dict[int, int] = {}  # processes of the others, by rank, where they are on this host
+        self._stopped_since: dict[int, float] = {}
 
     def start(self) -> None:
         """Let all train, as a group with a name of its own.
@@ -47,6 +50,9 @@ class Trainers:
         if self._others:
             self._until_started()
             [address] = self._awaited([self.first.meet.remote()])
+            if self._config.ray.address == "local":
+                pids = self._awaited([each.pid.remote() for each in self._others.values()])
+                self._here = dict(zip(self._others, pids, strict=True))
             self._calls = {rank: each.follow.remote(group, address) for rank, each in self._others.items()}
         self._calls[0] = self.first.train.remote(group)
 
@@ -100,11 +106,24 @@ class Trainers:
         """End rank 0's process; its call fails, and the group is to be started again."""
         ray.kill(self.first)
 
+    def end_stopped(self, limit_s: float) -> None:
+        """End others whose processes on this host have been stopped for so long, as by SIGSTOP: no watchdog runs in
+        them. Their calls fail, and the group is to be started again."""
+        now = time.monotonic()
+        stopped = [rank for rank, pid in self._here.items() if is_stopped(pid)]
+        self._stopped_since = {rank: self._stopped_since.get(rank, now) for rank in stopped}
+        for rank, since in self._stopped_since.items():
+            if now - since > limit_s:
+                log.error("trainer %d is stopped since %.0f s (trainer.hang_timeout_s); it is ended", rank, now - since)
+                end_process(self._here[rank], "Rank")
+
     def end_others(self) -> None:
         """End all but rank 0."""
         for actor in self._others.values():
             ray.kill(actor)
-        self._others = {}
+        for pid in self._here.values():
+            end_process(pid, "Rank")  # one that is stopped hears no word of Ray's
+        self._others, self._here = {}, {}
 
     def end(self) -> None:
         """End all."""

@@ -123,3 +123,18 @@ def test_a_trainer_whose_process_is_stopped_is_ended_by_the_driver(tmp_path: Pat
         run.request_stop()
         assert process.wait(timeout=TIMEOUT_S) == 0, (tmp_path / "output").read_text()
     assert "has stood still" in (run.path / "run.log").read_text()
+
+
+@pytest.mark.chaos
+def test_another_trainer_whose_process_is_stopped_is_ended_by_the_driver(tmp_path: Path) -> None:
+    endless, two = {"epochs": 10_000, "max_steps": None, "shards_per_step": 2}, {"count": 2, "hang_timeout_s": 8.0}
+    config = small(tmp_path, train=endless, checkpoint={"every_steps": 2}, trainer=two)
+    with running(config, tmp_path) as (run, process):
+        wait_for("step 4", partial(_has_made, run, 4))
+        stopped = int((run.path / "logs" / "trainer-1.log").read_text().rpartition("process ")[2].split()[0])
+        os.kill(stopped, signal.SIGSTOP)
+        wait_for("its end", lambda: not Path(f"/proc/{stopped}").exists())
+        wait_for("further steps", partial(_has_made, run, read_status(run)["step"] + 2))
+        run.request_stop()
+        assert process.wait(timeout=TIMEOUT_S) == 0, (tmp_path / "output").read_text()
+    assert "trainer 1 is stopped since" in (run.path / "run.log").read_text()

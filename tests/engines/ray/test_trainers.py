@@ -77,6 +77,9 @@ class Second:
     def __init__(self, fails: str, note: Path) -> None:
         self.fails, self.note = fails, note
 
+    def pid(self) -> int:
+        return os.getpid()
+
     def follow(self, group: str, address: str) -> None:
         if self.fails == "itself":
             raise SparringError("other labels")
