@@ -64,7 +64,8 @@ def _by_another_loss(model: nn.Module, x: Tensor, y: Tensor, pgd: PGD, seed: int
     return _told(
         broken,
         "Another loss (PGD by the label's logit and the likeliest other one, each of equal weight)",
-        "robust accuracy is too high. Evaluate by AutoAttack, and look in the model for logits that saturate.",
+        "robust accuracy is too high. Evaluate by AutoAttack. Logits that saturate, or a training that has hardly "
+        "begun, weaken the cross-entropy.",
     )
 
 
