@@ -31,7 +31,7 @@ BOTH: dict[Role, str] = {"trainer": "*", "worker": "tickets wake leases owners r
 EVERYBODY = "ping time select get hgetall"
 # evalsha: the scripts that the trainer has loaded, none of its own
 WORKER = "set unlink persist hget hset hdel hmget hexists llen lpop blpop rpush zadd zrem zscore xread xrange evalsha"
-TRAINER = "hkeys lpush zrange zrangebyscore zcard xadd xrevrange xtrim pexpire info script|load"
+TRAINER = "hkeys lpush zrange zrangebyscore zcard xadd xrevrange xtrim pexpire info script|load command|info"
 COMMANDS: dict[Role, str] = {
     "trainer": f"{EVERYBODY} {WORKER} {TRAINER}",
     "worker": f"{EVERYBODY} {WORKER}",

@@ -18,7 +18,7 @@ from redis.retry import Retry
 
 from sparring.config import QueueSettings
 from sparring.errors import SparringError, UsageError
-from sparring.queue.access import Login, Role, read_login
+from sparring.queue.access import COMMANDS, Login, Role, read_login
 
 TRANSIENT = (failures.ConnectionError, failures.TimeoutError, failures.BusyLoadingError, failures.InvalidResponse)
 MALFORMED = (  # what redis-py raises of answers that no Redis gives: its parser trusts digits and lengths
@@ -138,6 +138,7 @@ def check_server(client: redis.Redis, needed_bytes: int, timeout_s: float = 10.0
     version = str(info["redis_version"])
     if "valkey_version" not in info and int(version.split(".")[0]) < 7:
         raise SparringError(f"Redis {version} at {describe(client)} is too old: use Redis 7 or newer, or Valkey.")
+    _require_commands(client, timeout_s)
     policy, limit = info["maxmemory_policy"], int(info["maxmemory"])
     if policy != "noeviction":
         raise SparringError(
@@ -165,6 +166,29 @@ def check_access(client: redis.Redis, prefix: str, timeout_s: float) -> None:
         QueueUnavailable: see `with_retries`.
     """
     with_retries(client, partial(client.get, f"{prefix}fence"), timeout_s)
+
+
+def _require_commands(client: redis.Redis, timeout_s: float) -> None:
+    """Refuse a server on which a command is renamed or disabled; scripts would fail at it in the middle of a run."""
+    names = COMMANDS["trainer"].split()
+
+    def known() -> list[Any]:
+        try:
+            return list(client.execute_command("COMMAND INFO", *names))  # type: ignore[no-untyped-call]
+        except failures.ResponseError:  # a user that may not ask, a service without it
+            return names
+
+    unknown = [name for name, found in zip(names, with_retries(client, known, timeout_s), strict=True) if not found]
+    if unknown:
+        raise _lacks_commands(client, ", ".join(name.upper() for name in unknown))
+
+
+def _lacks_commands(client: redis.Redis, which: str) -> QueueRefused:
+    return QueueRefused(
+        f"Redis at {describe(client)} does not know a command that Sparring needs ({which}): it is renamed or disabled "
+        f"there, or the server is older than Redis 7. Take rename-command out of its configuration, or unset "
+        f"queue.redis_url for an embedded server."
+    )
 
 
 def _require_no_persistence(client: redis.Redis, appends: bool, timeout_s: float) -> None:
@@ -266,11 +290,7 @@ def _require_passing(client: redis.Redis, error: Exception) -> None:
             f"queue.redis_url: rediss://HOST:PORT/0?ssl_ca_certs=/path/to/ca.pem."
         ) from error
     if any(words in text.lower() for words in UNKNOWN_WORDS):
-        raise QueueRefused(
-            f"Redis at {describe(client)} does not know a command that Sparring needs ({text[:200]}): it is renamed or "
-            f"disabled there, or the server is older than Redis 7. Take rename-command out of its configuration, or "
-            f"unset queue.redis_url for an embedded server."
-        ) from error
+        raise _lacks_commands(client, text[:200]) from error
     passing = isinstance(error, (*TRANSIENT, *PASSING)) or text.startswith(PASSING_WORDS)
     if not passing:
         raise error

@@ -11,7 +11,7 @@ import redis
 
 from sparring.config import QueueSettings
 from sparring.errors import SparringError, UsageError
-from sparring.queue.access import Login
+from sparring.queue.access import COMMANDS, Login
 from sparring.queue.connection import (
     QueueRefused,
     QueueUnavailable,
@@ -131,6 +131,24 @@ def test_a_command_that_the_server_does_not_know_is_told_at_once(server: Embedde
         ):
             with pytest.raises(QueueRefused, match=r"does not know a command .*rename-command.*queue\.redis_url"):
                 with_retries(client, operation, 30)
+
+
+def test_a_server_that_lacks_commands_is_refused_by_their_names(
+    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of those that it is asked for no server knows the last two."""
+    with server.client() as client:
+        check_server(client, 1)
+        monkeypatch.setitem(COMMANDS, "trainer", f"{COMMANDS['trainer']} taken away")
+        with pytest.raises(QueueRefused, match=r"does not know a command .*\(TAKEN, AWAY\).*rename-command"):
+            check_server(client, 1)
+        client.acl_setuser("mute", enabled=True, passwords=["+word"], keys=["*"], commands=["+@all", "-command"])
+        mute = connect(server.url, Login("mute", "word"), 5)
+        try:
+            check_server(mute, 1)  # who may not ask is believed
+        finally:
+            mute.close()
+            client.acl_deluser("mute")
 
 
 def test_each_role_has_its_own_file_and_without_a_folder_all_have_one_password(
