@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, cast
 from sparring import plugins
 from sparring.allocators import by_name as allocators
 from sparring.attacks import by_name as attacks
-from sparring.config import Config, flatten
+from sparring.config import Config, flatten, slots_of
 from sparring.objectives import by_name as objectives
 from sparring.trainer.schedules import SCHEDULES
 
@@ -49,6 +49,8 @@ RULES = (
     rule("ddp.", "engine", is_one("ddp")),
     rule("virtual.", "engine", is_one("virtual")),
     Rule(("trainer.batch_norm",), "trainer.count", lambda config: _has_a_queue(config) and config.trainer.count > 1),
+    Rule(("queue.wire",), "engine", lambda config: _has_a_queue(config) or config.staleness.finish != "off"),
+    Rule(("allocator.hold_back",), "allocator.slots", lambda config: slots_of(config) > 0),
     rule("staleness.lead", "staleness.finish", lambda finish: finish != "off"),
     rule("data.centre_share", "data.size", lambda size: size is not None),
     rule("data.extra_fraction", "data.extra", lambda extra: extra is not None),
@@ -59,6 +61,7 @@ RULES = (
     rule("optimizer.momentum", "optimizer.name", is_one("sgd")),
     rule("optimizer.beta1 optimizer.beta2", "optimizer.name", is_one("adam", "adamw")),
     rule("optimizer.decay_norm", "optimizer.weight_decay", bool),
+    rule("train.evaluate_every_epochs", "data.holdout", bool),
     rule("train.evaluate_samples", "train.evaluate_every_epochs", bool),
     rule("yopo.", "yopo.passes", bool),
     rule("pruning.", "pruning.name", lambda name: name != "none"),
