@@ -59,8 +59,26 @@ class Weights(NamedTuple):
         return made
 
 
+class WithoutNetworks(Exception):
+    """The worker's process has died while it had nothing to do, and was started again: it has no networks yet."""
+
+
+class Done(NamedTuple):
+    """The result of a ticket."""
+
+    result: Any
+
+
+class Died(NamedTuple):
+    """A worker has; at_work: while it was at a ticket."""
+
+    at_work: bool
+
+
 class Judge:
     """Does the work of tickets, once it has the networks."""
+
+    own: InProcess | None = None
 
     def __init__(self, settings: dict[str, Any], inputs: ActorInputs) -> None:
         inputs.unpack()
@@ -83,7 +101,12 @@ class Judge:
         """The result of a ticket's work on these images and labels.
 
         A process that makes no pass through a network for workers.hang_timeout_s, as on a GPU that hangs, ends itself.
+
+        Raises:
+            WithoutNetworks: it needs them first.
         """
+        if self.own is None:
+            raise WithoutNetworks
         self.watchdog = Watchdog(self.hang_timeout_s, STDERR)
         try:
             return self.own.done(work, x, y)
@@ -129,11 +152,12 @@ class RayJudges:
                     continue
                 first = next(ticket for number, ticket in busy.values() if number == busy[task][0])  # is at work
                 number, ticket = busy.pop(task)
-                if (done := self._result(task, number)) is not None:
-                    yield ticket, done[0]
+                done = self._result(task, number)
+                if isinstance(done, Done):
+                    yield ticket, done.result
                     continue
                 waiting.append(ticket)
-                if ticket is first:
+                if ticket is first and done.at_work:
                     deaths[ticket.places] += 1
                     _require_harmless(ticket, deaths[ticket.places])
             events.working(len(self._working), self.deaths)
@@ -183,22 +207,28 @@ class RayJudges:
                 log.error("a worker has been stopped for workers.hang_timeout_s = %g s; it is ended", limit_s)
                 end_process(self._here[number], "Judge")
 
-    def _result(self, task: Any, number: int) -> tuple[Any] | None:
-        """The result, in a tuple; None: the worker has died, and is started again."""
+    def _result(self, task: Any, number: int) -> Done | Died:
+        """The result; or the worker has died, and is started again."""
         try:
-            return (ray.get(task),)
+            return Done(ray.get(task))
         except ray.exceptions.RayTaskError as error:
             cause = error.cause
+            if isinstance(cause, WithoutNetworks):
+                self._has_died(number, "it had nothing to do")
+                return Died(at_work=False)
             raise (
                 cause if isinstance(cause, SparringError) else SparringError(f"the evaluation failed: {cause!r}")
             ) from error
         except ray.exceptions.RayError as error:
-            if number in self._working:  # else it is known already, by its other ticket
-                self._working.remove(number)
-                self.deaths += 1
-                log.warning("a worker died, its tickets are given to others: %s", last_line(error))
-                self._start(number)
-            return None
+            self._has_died(number, last_line(error))
+            return Died(at_work=True)
+
+    def _has_died(self, number: int, reason: str) -> None:
+        if number in self._working:  # else it is known already, by its other ticket
+            self._working.remove(number)
+            self.deaths += 1
+            log.warning("a worker died, its tickets are given to others: %s", reason)
+            self._start(number)
 
     def _require_ray(self, at_once: bool = False) -> None:
         if problem := self.health.check(at_once):

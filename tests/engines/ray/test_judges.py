@@ -7,19 +7,28 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor, nn
 
 from sparring.commands.evaluate import evaluate_run
 from sparring.commands.judging import How
 from sparring.commands.train import train
+from sparring.config import DataSettings
+from sparring.data import load
+from sparring.engines.ray.actors import tree_of
+from sparring.engines.ray.judges import Weights, ray_judges
 from sparring.errors import UsageError
+from sparring.evaluation.tickets import Ticket, Unheard, examples_at
+from sparring.models import build
 from sparring.runs import Run
 from tests.support.processes import child_of
-from tests.support.runs import small
+from tests.support.runs import Place, small
 from tests.support.waiting import TIMEOUT_S, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
@@ -153,3 +162,26 @@ def test_a_worker_that_makes_no_pass_for_too_long_ends_itself_and_says_where() -
     done = subprocess.run([sys.executable, "-c", HANGING], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and done.stdout == "all passes\nnothing hangs between two tickets\n", done.stderr
     assert "Timeout (0:00:02)!" in done.stderr and "in wait" in done.stderr
+
+
+def test_a_worker_that_is_killed_while_it_has_nothing_to_do_gets_its_networks_again(
+    tmp_path: Path, shared_ray: Place
+) -> None:
+    """Three times, so that no ticket is blamed for it."""
+    config, test = shared_ray(small(tmp_path, workers={"count": 1})), load(DataSettings(), "test")
+    model = build(config.model, test.shape, test.classes, 0)
+    weights, ticket = Weights(tree_of(config), test.shape, test.classes, model.state_dict()), Ticket(0, (1, 2), pid_of)
+    with ray_judges(config, [weights], {}) as judges:
+        seen: list[int] = []
+        for _ in range(4):
+            ((_, (pid, logits)),) = judges.results(test, [ticket], Unheard())
+            assert torch.equal(logits, model.eval()(examples_at(test, (1, 2))[0])) and pid not in seen
+            seen.append(pid)
+            os.kill(pid, signal.SIGKILL)
+            wait_for("its end", lambda: not Path(f"/proc/{seen[-1]}").exists())
+        assert judges.deaths == 3
+
+
+def pid_of(models: Sequence[nn.Module], x: Tensor, y: Tensor, progress: object) -> tuple[int, Tensor]:
+    """The process that works, and the logits."""
+    return os.getpid(), models[0](x).detach()
