@@ -17,12 +17,12 @@ class SparringError(Exception):
     run: Path | None = None  # folder of the run that failed, if there is one
 
 
-def note_run(error: Exception, folder: Path) -> None:
-    """Say of any error whose run has failed; `run_of` tells."""
+def note_run(error: BaseException, folder: Path) -> None:
+    """Say of any error or interrupt whose run has ended; `run_of` tells."""
     error.__dict__["run"] = folder
 
 
-def run_of(error: Exception) -> Path | None:
+def run_of(error: BaseException) -> Path | None:
     """The folder of the run that failed with this error, if there is one."""
     found: Path | None = getattr(error, "run", None)
     return found

@@ -34,6 +34,7 @@ from sparring.cli.studying import studying_commands
 from sparring.cli.workers import worker_commands
 from sparring.config import SHORT_NAMES, Config
 from sparring.errors import SparringError, UsageError, file_failure, is_out_of_memory, run_of
+from sparring.machine.signals import interrupted_by_signals
 from sparring.runs import Run, open_run, require_utf_8
 
 app = typer.Typer(
@@ -91,7 +92,8 @@ def _run() -> None:
         for argument in sys.argv[1:]:
             require_utf_8(argument)
         arguments, settings = split(sys.argv[1:])
-        code = app(arguments, prog_name="sparring", standalone_mode=False, obj=settings)
+        with interrupted_by_signals():
+            code = app(arguments, prog_name="sparring", standalone_mode=False, obj=settings)
     except SparringError as error:
         if debug:
             raise
@@ -99,7 +101,8 @@ def _run() -> None:
         fail(str(error), error.exit_code)
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, typer.Abort) as interrupt:
+        _print_failed_run(run_of(interrupt), "interrupted")
         fail("interrupted", 130)
     except OSError as error:
         if debug:
@@ -126,14 +129,14 @@ def _unexpected(error: Exception) -> None:
     fail(f"{type(error).__name__}: {error} (this is a bug of Sparring; run again with --debug for a traceback)", 1)
 
 
-def _print_failed_run(path: Path | None) -> None:
+def _print_failed_run(path: Path | None, phase: str = "failed") -> None:
     """Print the path of the run, if one failed, and how to continue it. Every command that makes a run prints its
     path."""
     if path is None:
         return
     note(f"`sparring resume {path}` continues from its last checkpoint, or from the beginning if there is none")
     if "--json" in sys.argv:
-        out(json.dumps({"phase": "failed", "run": str(path)}, indent=2))
+        out(json.dumps({"phase": phase, "run": str(path)}, indent=2))
     else:
         out(f"run: {path}")
 
@@ -411,8 +414,8 @@ def _train_with_seeds(config: Config, seeds: str, as_json: bool) -> None:
         out(json.dumps(trained.as_dict(), indent=2))
     else:
         Console().print(table("Runs by seed", trained.rows()))
-        for run in trained.runs:
-            out(f"run: {run['run']}")
+        for line in (*trained.warnings, *(f"run: {run['run']}" for run in trained.runs)):
+            out(line)
     if trained.interrupted:
         raise typer.Exit(130)
 

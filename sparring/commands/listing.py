@@ -18,7 +18,7 @@ from sparring.runs import Run
 log = logging.getLogger(__name__)
 WRITTEN_FIRST = ("config.toml", "environment.json")  # a folder without them is no run
 FROM_STATE = ("phase", "engine", "dataset", "method", "step", "total_steps", "seconds")
-FROM_SUMMARY = ("clean_accuracy", "robust_accuracy", "robust_interval", "attack", "samples")
+FROM_SUMMARY = ("clean_accuracy", "robust_accuracy", "robust_interval", "attack", "samples", "warnings")
 
 
 def list_runs(folder: Path) -> list[dict[str, Any]]:
@@ -67,7 +67,7 @@ def _figures(run: Run) -> dict[str, Any]:
 
 
 def rows_of(found: Sequence[dict[str, Any]]) -> list[dict[str, object]]:
-    """One table row per run."""
+    """One table row per run; the number of warnings, which `sparring report` and --json give in full."""
     return [
         {
             "run": each["run"],
@@ -78,6 +78,7 @@ def rows_of(found: Sequence[dict[str, Any]]) -> list[dict[str, object]]:
             "robust": _with_interval(each),
             "attack": each["attack"],
             "samples": each["samples"] or None,
+            "warnings": len(each.get("warnings") or ()) or None,
         }
         for each in found
     ]

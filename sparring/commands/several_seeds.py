@@ -35,6 +35,15 @@ class Trained:
         """Plain types, for JSON."""
         return {"runs": self.runs, "figures": self.totals()}
 
+    @property
+    def warnings(self) -> list[str]:
+        """Those of all runs, each once, with the seeds that it is of."""
+        seeds: dict[str, list[str]] = {}
+        for run in self.runs:
+            for warning in run.get("warnings", ()):
+                seeds.setdefault(warning, []).append(str(run["seed"]))
+        return [f"seed {', '.join(each)}: {warning}" for warning, each in seeds.items()]
+
     def rows(self) -> list[dict[str, object]]:
         """One table row per run, then mean, least and greatest."""
         rows: list[dict[str, object]] = [_row(str(run["seed"]), run) for run in self.runs]

@@ -301,6 +301,10 @@ def _execute(
             failure = file_failure(error, run.path)
             _fail(run, failure, latest)
             raise failure from error
+        except KeyboardInterrupt as interrupt:  # before or after the training, which stops in good order
+            _end(run, "interrupted", "", latest)
+            note_run(interrupt, run.path)
+            raise
         except Exception as error:
             _fail(run, error, latest)
             raise
@@ -343,8 +347,13 @@ def _fail(run: Run, error: Exception, latest: LatestState) -> None:
     log.error("%s", message)
     note_run(error, run.path)  # the command prints it, whatever has failed
     latest.failed(message)
+    _end(run, "failed", message, latest)
+
+
+def _end(run: Run, phase: str, message: str, latest: LatestState) -> None:
+    """Record how a run ended without a result, as far as its disk takes that."""
     try:
-        _conclude(run, "failed", latest.state, None, latest, message)
+        _conclude(run, phase, latest.state, None, latest, message)
     except SparringError as other:
         log.error("%s", other)
 

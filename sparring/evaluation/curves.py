@@ -18,6 +18,7 @@ from sparring.data import Dataset, Sample
 from sparring.evaluation.autoattack import square
 from sparring.evaluation.comparisons import masked, unbounded_warning
 from sparring.evaluation.findings import findings_of, too_small, warnings_of, worst
+from sparring.evaluation.fooled import fooled
 from sparring.evaluation.masking import Grid, Masking, masking
 from sparring.evaluation.memory import Memory, Results
 from sparring.evaluation.outcomes import Outcomes, attacked_outcomes, joined
@@ -160,6 +161,8 @@ def curves(
         strongest=found[by_steps[-1]],
         steps=base.steps,
     )
+    strongest = by_steps[-1]
+    doubts = fooled(model, sample, strongest, found[strongest].robust.nonzero().flatten(), seed)
     return Curves(
         norm=threat.norm,
         trained_epsilon=base.epsilon,
@@ -174,8 +177,9 @@ def curves(
             *too_small(base.epsilon),
             *warnings_of(worst(findings_of(outcome) for outcome in found.values())),
             *_warnings(grid, unbounded),
+            *doubts,
         ],
-        masking=masking(whole(around), grid),
+        masking=masking(whole(around), grid, fooled=bool(doubts)),
     )
 
 

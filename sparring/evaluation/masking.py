@@ -77,8 +77,8 @@ class Masking:
     note: str
 
 
-def masking(surface: Surface, grid: Grid) -> Masking:
-    """Judge what was measured; nothing is attacked here."""
+def masking(surface: Surface, grid: Grid, *, fooled: bool = False) -> Masking:
+    """Judge what was measured; nothing is attacked here. fooled: another look has shown that Sparring's PGD is."""
     evidence = (
         *_of_gradients(surface, grid.strongest),
         *([] if grid.black_box is None else [_ordered("black box", [grid.black_box, grid.by_steps[-1]])]),
@@ -89,7 +89,7 @@ def masking(surface: Surface, grid: Grid) -> Masking:
     pointing = [each.name for each in evidence if each.points]
     if not pointing:
         return Masking("no sign of masking", evidence, NOTES["none"])
-    fooled = any(name not in OF_CROSS_ENTROPY for name in pointing)
+    fooled |= any(name not in OF_CROSS_ENTROPY for name in pointing)
     return Masking("masked", evidence, NOTES["attacks" if fooled else "gradient"])
 
 

@@ -20,6 +20,7 @@ from sparring.data import Dataset, Sample
 from sparring.errors import UsageError
 from sparring.evaluation.findings import findings_of, warnings_of
 from sparring.evaluation.findings import worst as worst_findings
+from sparring.evaluation.fooled import fooled
 from sparring.evaluation.memory import Memory, Results
 from sparring.evaluation.outcomes import Outcomes, clean_outcomes, joined, variation
 from sparring.evaluation.robustness import attack_for, describe, interval
@@ -90,6 +91,9 @@ def transfer(
     everybody = tuple(range(len(members)))
     works = [partial(Crossed, source, attack, seed, everybody) for source, attack in enumerate(attacks)]
     rows = _crossed(members, works, names, sample, settings.batch_size, progress, judges, results)
+    own = [row[number] for number, row in enumerate(rows)]
+    found = zip(members, attacks, own, strict=True)
+    doubts = [doubt for member, attack, each in found for doubt in _of_itself(member, sample, attack, each, seed)]
     clean = [int(outcomes.clean.sum()) for outcomes in rows[0]]
     counts = [[int(outcomes.robust.sum()) for outcomes in row] for row in rows]
     return Matrix(
@@ -102,7 +106,11 @@ def transfer(
         clean_interval=[interval(count, len(sample)) for count in clean],
         accuracy=[[count / len(sample) for count in row] for row in counts],
         interval=[[interval(count, len(sample)) for count in row] for row in counts],
-        warnings=[*sample.warnings, *_warnings(members, rows)],
+        warnings=[
+            *sample.warnings,
+            *_warnings(members, rows),
+            *doubts,
+        ],
     )
 
 
@@ -176,8 +184,14 @@ def from_sources(
         interval=[interval(count, total) for count in counts[1:]],
         worst=worst / total,
         worst_interval=interval(worst, total),
-        warnings=[*sample.warnings, *warnings_of(findings)],
+        warnings=[*sample.warnings, *warnings_of(findings), *_of_itself(target, sample, attack, found[0], seed)],
     )
+
+
+def _of_itself(member: Member, sample: Sample, attack: Attack, outcomes: Outcomes, seed: int) -> list[str]:
+    """What makes a member's accuracy on its own examples doubtful, and these examples weak ones for others."""
+    doubts = fooled(member.model, sample, attack, outcomes.robust.nonzero().flatten(), seed)
+    return [f"{member.name} on its own examples: {doubt}" for doubt in doubts]
 
 
 def _crossed(

@@ -35,6 +35,31 @@ def stopping_on_signals(stop: Callable[[str], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def interrupted_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP interrupt as Ctrl-C does, by a KeyboardInterrupt, where nothing else handles them."""
+    numbers = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is signal.SIG_DFL]
+    with signals_left_alone():
+        for number in numbers:
+            signal.signal(number, signal.default_int_handler)
+        yield
+
+
+@contextmanager
+def signals_left_alone() -> Iterator[None]:
+    """Whatever is set inside, such as Ray's own handler, signals are handled as before afterwards."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:  # it is not Python's
+                signal.signal(number, handler)
+
+
 def end_with_parent() -> None:
     """For a process of a pool: end when the process that started it has died. Otherwise it waits for work for ever."""
     threading.Thread(target=_wait_for_parent, daemon=True).start()

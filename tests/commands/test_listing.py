@@ -46,6 +46,15 @@ def test_a_damaged_run_says_so_and_hides_no_other(content: str, said: str, tmp_p
     assert [row["robust"] for row in rows_of([damaged, whole])] == ["–", "50.0 % (40.0 to 60.0)"]
 
 
+def test_the_number_of_warnings_stands_beside_the_figures(tmp_path: Path) -> None:
+    for name, warnings in (("doubtful", ["weak", "dark"]), ("plain", list[str]())):
+        run = new_run(from_tree({"run": {"root": str(tmp_path), "name": name}}))
+        run.write_json("summary.json", {"robust_accuracy": 0.5, "warnings": warnings})
+    found = {each["run"]: each for each in list_runs(tmp_path)}
+    assert found["doubtful"]["warnings"] == ["weak", "dark"]
+    assert [row["warnings"] for row in rows_of([found["doubtful"], found["plain"]])] == [2, None]
+
+
 def test_a_folder_that_may_not_be_read_hides_no_run(caplog: pytest.LogCaptureFixture) -> None:
     with tempfile.TemporaryDirectory(dir="/tmp") as root:
         os.chmod(root, 0o755)

@@ -33,6 +33,15 @@ def test_seeds_are_different_numbers(seeds: str) -> None:
         numbers_of(seeds)
 
 
+def test_warnings_of_all_runs_are_told_once_with_their_seeds() -> None:
+    runs: list[dict[str, Any]] = [
+        {"seed": 0, "warnings": ["weak"]},
+        {"seed": 1, "warnings": ["weak", "dark"]},
+        {"seed": 2},
+    ]
+    assert Trained(runs).warnings == ["seed 0, 1: weak", "seed 1: dark"]
+
+
 def test_an_interrupted_run_is_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
 

@@ -20,7 +20,7 @@ from sparring.commands.checks import check
 from sparring.commands.train import resume, train
 from sparring.config import Config, DataSettings, ModelSettings, config_of
 from sparring.data import load as load_data
-from sparring.errors import SparringError, UsageError
+from sparring.errors import SparringError, UsageError, run_of
 from sparring.models import build
 from sparring.observe.state import Heartbeats, RunState
 from sparring.runs import Run
@@ -388,6 +388,17 @@ def test_a_run_that_failed_before_its_first_weights_were_written_starts_from_the
     run = Run(failed.value.run)
     assert not list(run.checkpoints.glob("step-*")) and not (run.initial / "model.safetensors").exists()
     assert weights_of(resume(run.path, **objects, progress=False)) == weights_of(whole)
+
+
+def test_an_interrupt_before_the_training_is_recorded(tmp_path: Path) -> None:
+    def interrupt(run: Run) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as interrupted:
+        train(small(tmp_path, engine="sync", run={"name": "begun"}), on_run=interrupt, progress=False)
+    run = Run(tmp_path / "begun")
+    assert run_of(interrupted.value) == run.path and (run.read_json("state.json") or {})["phase"] == "interrupted"
+    assert resume(run.path, progress=False).phase == "finished"
 
 
 def test_a_file_that_cannot_be_written_ends_the_run_as_failed(tmp_path: Path) -> None:

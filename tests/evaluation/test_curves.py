@@ -73,6 +73,7 @@ def test_what_is_known_is_not_attacked_again_and_changes_no_figure(tmp_path: Pat
     whole = curves(model, images, PGD(0.1), settings, seed=0)
     of_rest, model.made = model.made, 0
     assert found() == rest == whole
-    assert model.made == 0 and of_rest > 300, "nothing is left to be done"
+    looks, model.made = model.made, 0
+    assert looks < 300 < of_rest - 2 * looks, "but for the looks at survivors nothing is left to be done"
     found(epsilon=0.09)
-    assert model.made > 300, "another attack's outcomes are not taken for these"
+    assert model.made > looks + 300, "another attack's outcomes are not taken for these"

@@ -35,6 +35,10 @@ def test_what_withstands_only_its_own_examples_falls_to_those_of_another() -> No
     found = matrix(member("smooth", Brightness()), member("shattered", Shattered()))
     assert found.accuracy[0] == [pytest.approx(robust), pytest.approx(robust)]
     assert found.accuracy[1][1] > robust + 0.1, "white-box: its gradients lead nowhere"
+    assert {text.split(":")[0] for text in found.warnings} == {
+        "shattered",  # gradients of zero
+        "shattered on its own examples",
+    }
     assert found.clean == [1.0, 1.0] and found.samples == 40
     assert found.attacks == ["PGD-10, 2 restarts, step 0.025, linf 0.1"] * 2
 

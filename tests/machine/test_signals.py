@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from sparring.machine.signals import stopping_on_signals
+from sparring.machine.signals import interrupted_by_signals, signals_left_alone, stopping_on_signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -30,6 +30,22 @@ def test_a_terminal_that_goes_away_is_no_reason_to_stop_under_nohup() -> None:
     finally:
         signal.signal(signal.SIGHUP, before)
     assert reasons == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_where_nothing_else_handles_them_other_signals_interrupt_as_ctrl_c_does(number: signal.Signals) -> None:
+    outside = signal.signal(number, signal.SIG_DFL)
+    try:
+        with pytest.raises(KeyboardInterrupt), interrupted_by_signals():
+            with signals_left_alone():
+                signal.signal(number, lambda *_: None)  # as Ray does
+            signal.raise_signal(number)
+        assert signal.getsignal(number) == signal.SIG_DFL
+        signal.signal(number, signal.SIG_IGN)
+        with interrupted_by_signals():
+            signal.raise_signal(number)
+    finally:
+        signal.signal(number, outside)
 
 
 def test_a_second_ctrl_c_interrupts_at_once() -> None:

@@ -17,6 +17,7 @@ from sparring.config import RaySettings
 from sparring.engines.ray.local import close_session, loopback_alone, put_back_afterwards
 from sparring.errors import SparringError, UsageError
 from sparring.machine.last_word import last_word
+from sparring.machine.signals import signals_left_alone
 
 log = logging.getLogger(__name__)
 KILLED = (
@@ -59,7 +60,10 @@ def ray_cluster(settings: RaySettings, trainer_cpus: float) -> Iterator[None]:
     require_connectable(settings)
     with put_back_afterwards(settings.address):
         try:
-            _connect(settings, trainer_cpus)
+            with signals_left_alone():
+                _connect(settings, trainer_cpus)
+        except SystemExit as error:  # by Ray's own handler of SIGTERM
+            raise KeyboardInterrupt from error
         except Exception as error:  # Ray raises many kinds, also a bare one where its processes do not start
             raise SparringError(f"ray.address = {settings.address!r}: {_explained(error)}") from error
         with last_word(KILLED):  # without its raylet Ray's core may end this process, also while it shuts down
