@@ -235,7 +235,12 @@ def _compared(run: Run, again: Run, steps: list[int]) -> Iterator[Compared]:
         name = f"step-{step:09d}"
         if not (again.checkpoints / name).is_dir():
             continue
-        before, now = (_weights(each.checkpoints / name) for each in (run, again))
+        try:
+            before, now = (_weights(each.checkpoints / name) for each in (run, again))
+        except SparringError:
+            if (run.checkpoints / name).is_dir():
+                raise
+            continue  # the run trains, and keeps newer ones now
         if {key: each.shape for key, each in before.items()} != {key: each.shape for key, each in now.items()}:
             raise SparringError(
                 f"checkpoint {run.checkpoints / name} holds other tensors than the run's network: it is damaged, or of "

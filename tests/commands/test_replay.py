@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from sparring.commands.train import resume, train
 from sparring.config import to_toml
 from sparring.engines.recorded import steps_of
 from sparring.errors import SparringError, UsageError
+from sparring.observe.state import RunState
 from sparring.runs import Run, lines_of
 from tests.support.runs import small, stopped_at
 from tests.support.tampered import put_weights
@@ -233,3 +235,12 @@ def test_what_is_not_recorded_is_refused_by_name(tmp_path: Path, groups: dict[st
 def _times(run: Run) -> list[tuple[Path, int]]:
     """When the files of a run were written, but for the log of this process."""
     return sorted((path, path.stat().st_mtime_ns) for path in run.path.rglob("*") if path != run.log)
+
+
+def test_a_checkpoint_that_a_training_run_has_dropped_meanwhile_is_not_compared(tmp_path: Path) -> None:
+    run = trained(tmp_path)
+
+    def drop(state: RunState) -> None:
+        shutil.rmtree(run.checkpoints / "step-000000004", ignore_errors=True)
+
+    assert replay(run.path, report=drop).compared == same(8, 12)
