@@ -7,7 +7,7 @@ import logging
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sparring.attacks.augmix import AugMix, Threat
+from sparring.attacks.augmix import AugMix
 from sparring.commands.combinations import check_combinations
 from sparring.commands.live import PREFIX, require_passed, require_sendable
 from sparring.commands.sources import require_same_sources
@@ -77,8 +77,7 @@ def check(config: Config, live: Live = NOTHING_PASSED, *, starts: bool) -> Exper
     _check_batches(experiment)
     if config.yopo.passes:
         first_layer(experiment.model, config.yopo.first_layer, experiment.training.shape)
-    unused = (*without_effect(config), *_unused(config.attack, experiment.attack))
-    for doubt in (*summary.warnings, *unused, *_weak(experiment.attack), *_unattacked(experiment)):
+    for doubt in (*summary.warnings, *unused(experiment), *weaknesses(experiment)):
         log.warning(doubt)
     _check_evaluation(experiment)
     if config.engine == "ray":
@@ -89,29 +88,27 @@ def check(config: Config, live: Live = NOTHING_PASSED, *, starts: bool) -> Exper
     return experiment
 
 
-def _unused(settings: AttackSettings, attack: Threat) -> list[str]:
+def unused(experiment: Experiment) -> list[str]:
     """What is set and has no effect, in sentences."""
-    makes = getattr(attack, "steps", settings.steps)
-    if settings.steps in (makes, AttackSettings.model_fields["steps"].default):
-        return []
-    return [f"attack.steps = {settings.steps} has no effect: attack.name = {settings.name!r} makes {makes}."]
+    found, settings = without_effect(experiment.config), experiment.config.attack
+    makes = getattr(experiment.attack, "steps", settings.steps)
+    if settings.steps not in (makes, AttackSettings.model_fields["steps"].default):
+        found.append(f"attack.steps = {settings.steps} has no effect: attack.name = {settings.name!r} makes {makes}.")
+    return found
 
 
-def _weak(attack: Threat) -> list[str]:
-    """What the attack cannot do to the training images, in sentences."""
+def weaknesses(experiment: Experiment) -> list[str]:
+    """Why the network may not become robust, in sentences."""
+    allocator, attack = experiment.allocator, experiment.attack
     if isinstance(attack, AugMix):
         return []
-    return [*out_of_reach(attack, "the network trains on a smaller one"), *too_small(attack.epsilon)]
-
-
-def _unattacked(experiment: Experiment) -> list[str]:
-    """A sentence if the allocator leaves all examples clean."""
-    allocator, attack = experiment.allocator, experiment.attack
-    if allocator is None or isinstance(attack, AugMix) or any(budget.steps for budget in allocator.budgets(attack)):
-        return []
+    found = [*out_of_reach(attack, "the network trains on a smaller one"), *too_small(attack.epsilon)]
+    if allocator is None or any(budget.steps for budget in allocator.budgets(attack)):
+        return found
     return [
+        *found,
         f"allocator.name = {experiment.config.allocator.name!r} gives every class of examples a budget of 0 steps: no "
-        f"example is attacked, and the network will not be robust."
+        f"example is attacked, and the network will not be robust.",
     ]
 
 

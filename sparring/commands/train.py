@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from math import ceil
@@ -16,7 +16,16 @@ import torch
 from torch import nn
 
 from sparring import plugins
-from sparring.commands.checks import LENGTH, check, has_begun, require_loadable, require_new_folder, require_resumable
+from sparring.commands.checks import (
+    LENGTH,
+    check,
+    has_begun,
+    require_loadable,
+    require_new_folder,
+    require_resumable,
+    unused,
+    weaknesses,
+)
 from sparring.commands.evaluate import load_model
 from sparring.commands.live import live_objects, recorded, require_passed
 from sparring.commands.sources import record_sources, sources_of
@@ -75,10 +84,10 @@ class Result:
 
 
 class LatestState:
-    """The latest state of a run, for the live view, the metrics endpoint and `state.json`."""
+    """The latest state of a run, for the live view, the metrics endpoint and `state.json`; doubts: about figures."""
 
-    def __init__(self, show: Report | None, data: DataSummary) -> None:
-        self.show, self.data = show, data
+    def __init__(self, show: Report | None, data: DataSummary, doubts: Sequence[str] = ()) -> None:
+        self.show, self.data, self.doubts = show, data, doubts
         self.run: Run | None = None
         self.state, self.workers = RunState(), Heartbeats()
         self._written = 0.0
@@ -263,7 +272,8 @@ def _execute(
     if overlapping and (expected := check_staleness(config.staleness)):
         warnings.append(expected)
     warnings += warning_of_warmup(experiment, min(plan.total_steps, config.train.max_steps or plan.total_steps))
-    latest = LatestState(show, data)
+    doubts = weaknesses(experiment)
+    latest = LatestState(show, data, (*data.warnings, *doubts))
     with ExitStack() as stack:
         exporter = None  # first: a port that is taken is refused before a server is started
         if config.metrics.enabled:
@@ -288,6 +298,8 @@ def _execute(
                 run.write_json("metrics.json", {"url": f"http://{address}/metrics"})
                 if config.metrics.file_sd is not None:
                     stack.enter_context(announced(config.metrics.file_sd, run, address))
+            for text in (*unused(experiment), *doubts):
+                log.info("settings: %s", text)  # they have been said
             for warning in warnings:
                 log.warning("%s", warning)
             latest.state.message = " ".join(warnings)
@@ -443,7 +455,7 @@ def _conclude(
     latest.update(state)
     latest.write()
     figures = {name: value for name, value in (evaluation or {}).items() if name in MEASURED}
-    figures["warnings"] = [*latest.data.warnings, *figures.get("warnings", ())]
+    figures["warnings"] = [*latest.doubts, *figures.get("warnings", ())]
     content = summary(state, figures)
     run.write_json("summary.json", content)
     return Result(run, phase, content)

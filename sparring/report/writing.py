@@ -63,8 +63,13 @@ def require_writable(path: Path) -> None:
     """
     if path.is_dir() or not path.parent.is_dir():
         raise UsageError(f"--out {path}: give the path of an HTML file in an existing folder.")
-    if path.exists() and MARK not in path.read_text(errors="replace")[:2000]:
+    if path.exists() and not (path.is_file() and _is_report(path)):
         raise UsageError(f"--out {path}: the file exists and is no report; it is not overwritten. Give another name.")
+
+
+def _is_report(path: Path) -> bool:
+    with path.open(errors="replace") as file:
+        return MARK in file.read(2000)
 
 
 def write(path: Path, text: str) -> None:

@@ -67,6 +67,14 @@ def test_a_run_begins_with_a_line_about_its_data_and_ends_with_what_is_odd_in_th
     assert all(text in result.run.log.read_text() for text in (line, doubt))
 
 
+def test_a_run_that_attacks_nothing_says_so_beside_its_figures(tmp_path: Path) -> None:
+    nothing = {"name": "bullettrain", "boundary_steps": 0, "robust_steps": 0, "gamma": 0.5}
+    config = small(tmp_path, engine="sync", train={"max_steps": 1}, allocator=nothing, optimizer={"beta1": 0.8})
+    result = train(config, progress=False)
+    (doubt,) = [each for each in result.summary["warnings"] if "no example is attacked" in each]
+    assert doubt in result.run.log.read_text()
+
+
 def weights_file(path: Path) -> dict[str, Tensor]:
     """Weights that no seed of ours gives."""
     with torch.random.fork_rng(devices=[]):
