@@ -237,6 +237,13 @@ def _times(run: Run) -> list[tuple[Path, int]]:
     return sorted((path, path.stat().st_mtime_ns) for path in run.path.rglob("*") if path != run.log)
 
 
+def test_the_settings_of_another_engine_are_not_called_idle(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = trained(tmp_path, engine="virtual", staleness={"max_staleness": 3}, attack={"noise": 1.0})
+    assert "attack.noise = 1.0" in caplog.text
+    caplog.clear()
+    assert replay(run.path).same and "No effect" not in caplog.text
+
+
 def test_a_checkpoint_that_a_training_run_has_dropped_meanwhile_is_not_compared(tmp_path: Path) -> None:
     run = trained(tmp_path)
 
