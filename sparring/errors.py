@@ -28,6 +28,12 @@ def run_of(error: BaseException) -> Path | None:
     return found
 
 
+class Interrupted(SparringError):
+    """Ctrl-C, SIGTERM or SIGHUP has ended the command, which exits with 130."""
+
+    exit_code = 130
+
+
 class UsageError(SparringError, ValueError):
     """The request itself is wrong, such as an unknown setting or a value out of bounds. The command exits with 2."""
 

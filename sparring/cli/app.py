@@ -20,6 +20,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from sparring import config as configuration
 from sparring.cli.access import access_commands
@@ -33,12 +34,27 @@ from sparring.cli.streams import begin_in_utf_8, unfailing_streams
 from sparring.cli.studying import studying_commands
 from sparring.cli.workers import worker_commands
 from sparring.config import SHORT_NAMES, Config
-from sparring.errors import SparringError, UsageError, file_failure, is_out_of_memory, run_of
+from sparring.errors import Interrupted, SparringError, UsageError, file_failure, is_out_of_memory, run_of
 from sparring.machine.signals import interrupted_by_signals
 from sparring.runs import Run, open_run, require_utf_8
 
+
+class Commands(TyperGroup):
+    """All commands. Typer would end one that is interrupted without a word."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Raises Interrupted in the place of a KeyboardInterrupt."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as interrupt:
+            interrupted = Interrupted("interrupted")
+            interrupted.run = run_of(interrupt)
+            raise interrupted from interrupt
+
+
 app = typer.Typer(
     name="sparring",
+    cls=Commands,
     help="Asynchronous adversarial training with an enforced staleness bound.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -97,12 +113,11 @@ def _run() -> None:
     except SparringError as error:
         if debug:
             raise
-        _print_failed_run(run_of(error))
+        _print_failed_run(run_of(error), "interrupted" if isinstance(error, Interrupted) else "failed")
         fail(str(error), error.exit_code)
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
-    except (KeyboardInterrupt, typer.Abort) as interrupt:
-        _print_failed_run(run_of(interrupt), "interrupted")
+    except (KeyboardInterrupt, typer.Abort):
         fail("interrupted", 130)
     except OSError as error:
         if debug:

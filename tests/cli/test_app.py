@@ -19,6 +19,7 @@ import torch
 from sparring.cli import main
 from sparring.commands.train import train
 from sparring.config import Config, config_of, from_tree, setting_names, to_toml
+from sparring.errors import note_run
 from sparring.queue.server import EmbeddedServer
 from sparring.runs import open_run
 from sparring.trainer import checkpoints
@@ -427,6 +428,20 @@ def test_with_debug_the_traceback_is_shown(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("sys.argv", ["sparring", "--debug", "train", "--data.name", "mnist"])
     with pytest.raises(Exception, match=r"data\.root is unset"):
         main()
+
+
+def test_an_interrupt_is_said_with_the_run_that_it_ended(
+    say: Say, monkeypatch: pytest.MonkeyPatch, elsewhere: Path
+) -> None:
+    def interrupted(folder: Path) -> None:
+        interrupt = KeyboardInterrupt()
+        note_run(interrupt, folder / "mine")
+        raise interrupt
+
+    monkeypatch.setattr("sparring.commands.listing.list_runs", interrupted)
+    said = say("runs", elsewhere)
+    assert (said.code, said.out) == (130, f"run: {elsewhere / 'mine'}\n")
+    assert said.err.endswith("sparring: interrupted\n") and "`sparring resume" in said.err
 
 
 # Where signals, the background and standard streams matter: processes of their own.
