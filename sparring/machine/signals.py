@@ -16,7 +16,7 @@ def stopping_on_signals(stop: Callable[[str], None]) -> Iterator[None]:
 
     A terminal that goes away sends SIGHUP. Where it is ignored, as under nohup, it stays ignored.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if not _in_main_thread():
         yield
         return
 
@@ -38,17 +38,17 @@ def stopping_on_signals(stop: Callable[[str], None]) -> Iterator[None]:
 @contextmanager
 def interrupted_by_signals() -> Iterator[None]:
     """SIGTERM and SIGHUP interrupt as Ctrl-C does, by a KeyboardInterrupt, where nothing else handles them."""
-    numbers = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is signal.SIG_DFL]
     with signals_left_alone():
-        for number in numbers:
-            signal.signal(number, signal.default_int_handler)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if _in_main_thread() and signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, signal.default_int_handler)
         yield
 
 
 @contextmanager
 def signals_left_alone() -> Iterator[None]:
     """Whatever is set inside, such as Ray's own handler, signals are handled as before afterwards."""
-    if threading.current_thread() is not threading.main_thread():
+    if not _in_main_thread():
         yield
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
@@ -58,6 +58,11 @@ def signals_left_alone() -> Iterator[None]:
         for number, handler in before.items():
             if handler is not None:  # it is not Python's
                 signal.signal(number, handler)
+
+
+def _in_main_thread() -> bool:
+    """Python lets no other thread set handlers."""
+    return threading.current_thread() is threading.main_thread()
 
 
 def end_with_parent() -> None:

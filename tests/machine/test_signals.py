@@ -60,7 +60,7 @@ def test_another_thread_leaves_the_handlers_alone_as_python_demands() -> None:
     before, seen = signal.getsignal(signal.SIGINT), list[object]()
 
     def work() -> None:
-        with stopping_on_signals(lambda reason: None):
+        with stopping_on_signals(lambda reason: None), interrupted_by_signals():
             seen.append(signal.getsignal(signal.SIGINT))
 
     thread = threading.Thread(target=work)
