@@ -196,7 +196,7 @@ class Driver:
         Raises:
             SparringError: it has never reported.
         """
-        trainers.end_stopped(self.stillness.limit_s)
+        trainers.end_stopped()
         still_s = self.stillness.of(self.state.updated)
         if still_s is None:
             return

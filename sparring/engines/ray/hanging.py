@@ -54,6 +54,20 @@ class Silence:
         return [name for name, (_, since) in self._last.items() if now - since > self.limit_s]
 
 
+class Stopped:
+    """Which processes on this host have been stopped, as by SIGSTOP, for longer than `limit_s`."""
+
+    def __init__(self, limit_s: float) -> None:
+        self.limit_s = limit_s
+        self._since: dict[int, float] = {}  # by number: when it was first seen to be
+
+    def of(self, pids: Mapping[int, int]) -> list[int]:
+        """Their numbers; pids: the process of each number."""
+        now = time.monotonic()
+        self._since = {number: self._since.get(number, now) for number, pid in pids.items() if is_stopped(pid)}
+        return [number for number, since in self._since.items() if now - since > self.limit_s]
+
+
 def is_stopped(pid: int) -> bool:
     """Whether a process on this host is stopped, as by SIGSTOP."""
     try:

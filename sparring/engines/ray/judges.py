@@ -26,7 +26,7 @@ from sparring.data import Dataset
 from sparring.engines.ray.actor_inputs import ActorInputs, actor_inputs
 from sparring.engines.ray.actors import reserved, tree_of
 from sparring.engines.ray.cluster import ray_cluster
-from sparring.engines.ray.hanging import end_process, is_stopped
+from sparring.engines.ray.hanging import Stopped, end_process
 from sparring.engines.ray.health import Health
 from sparring.engines.ray.nodes import ask_for_nodes, let_nodes_go
 from sparring.errors import SparringError, last_line
@@ -128,7 +128,7 @@ class RayJudges:
         self._starting: dict[Any, int] = {}  # a call -> the worker's number
         self._working: set[int] = set()  # numbers of the workers that have started
         self._here: dict[int, int] = {}  # process ids of those on this host
-        self._stopped: dict[int, float] = {}  # since when a process is seen to be stopped
+        self._stopped = Stopped(config.workers.hang_timeout_s)
         for number in range(self.count):
             self._start(number)
         self._quiet_since = time.monotonic()  # no worker has worked since
@@ -199,13 +199,10 @@ class RayJudges:
 
     def _end_stopped(self) -> None:
         """End workers on this host that have been stopped for workers.hang_timeout_s; Ray starts them again."""
-        now, limit_s = time.monotonic(), self.config.workers.hang_timeout_s
-        stopped = {number for number in self._working & self._here.keys() if is_stopped(self._here[number])}
-        self._stopped = {number: self._stopped.get(number, now) for number in stopped}
-        for number, since in self._stopped.items():
-            if now - since > limit_s:
-                log.error("a worker has been stopped for workers.hang_timeout_s = %g s; it is ended", limit_s)
-                end_process(self._here[number], "Judge")
+        limit_s = self._stopped.limit_s
+        for number in self._stopped.of({number: self._here[number] for number in self._working & self._here.keys()}):
+            log.error("a worker has been stopped for workers.hang_timeout_s = %g s; it is ended", limit_s)
+            end_process(self._here[number], "Judge")
 
     def _result(self, task: Any, number: int) -> Done | Died:
         """The result; or the worker has died, and is started again."""

@@ -16,7 +16,7 @@ from ray.exceptions import RayTaskError
 
 from sparring.engines.ranks import RankLost
 from sparring.engines.ray.actors import Actors
-from sparring.engines.ray.hanging import end_process, is_stopped
+from sparring.engines.ray.hanging import Stopped, end_process
 from sparring.errors import SparringError
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class Trainers:
         self._others = {rank: actors.rank(rank) for rank in range(1, self._config.trainer.count)}
         self._calls: dict[int, Any] = {}  # by rank: its part in the training under way
         self._here: dict[int, int] = {}  # processes of the others, by rank, where they are on this host
-        self._stopped_since: dict[int, float] = {}
+        self._stopped = Stopped(self._config.trainer.hang_timeout_s)
 
     def start(self) -> None:
         """Let all train, as a group with a name of its own.
@@ -106,16 +106,13 @@ class Trainers:
         """End rank 0's process; its call fails, and the group is to be started again."""
         ray.kill(self.first)
 
-    def end_stopped(self, limit_s: float) -> None:
-        """End others whose processes on this host have been stopped for so long, as by SIGSTOP: no watchdog runs in
-        them. Their calls fail, and the group is to be started again."""
-        now = time.monotonic()
-        stopped = [rank for rank, pid in self._here.items() if is_stopped(pid)]
-        self._stopped_since = {rank: self._stopped_since.get(rank, now) for rank in stopped}
-        for rank, since in self._stopped_since.items():
-            if now - since > limit_s:
-                log.error("trainer %d is stopped since %.0f s (trainer.hang_timeout_s); it is ended", rank, now - since)
-                end_process(self._here[rank], "Rank")
+    def end_stopped(self) -> None:
+        """End others on this host that have been stopped for trainer.hang_timeout_s: no watchdog runs in them. Their
+        calls fail, and the group is to be started again."""
+        for rank in self._stopped.of(self._here):
+            limit_s = self._stopped.limit_s
+            log.error("trainer %d has been stopped for trainer.hang_timeout_s = %g s; it is ended", rank, limit_s)
+            end_process(self._here[rank], "Rank")
 
     def end_others(self) -> None:
         """End all but rank 0."""

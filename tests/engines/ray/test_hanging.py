@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sparring.engines.ray.hanging import LOOK_S, Silence, Stillness, end_process, is_stopped
+from sparring.engines.ray.hanging import LOOK_S, Silence, Stillness, Stopped, end_process, is_stopped
 from tests.support.waiting import wait_for
 
 
@@ -84,6 +84,10 @@ def test_a_stopped_process_of_the_actor_is_ended() -> None:
     assert not is_stopped(process.pid)
     os.kill(process.pid, signal.SIGSTOP)
     wait_for("its stop", lambda: is_stopped(process.pid))
+    seen, later = Stopped(0.2), {7: process.pid, 8: os.getpid()}
+    assert seen.of(later) == []
+    wait_for("its time", lambda: seen.of(later) == [7])
+    assert seen.of({8: os.getpid()}) == [] == seen.of(later), "seen again, its time begins anew"
     try:
         end_process(process.pid, "Trainer")
         assert process.wait(timeout=10) == -9
