@@ -25,6 +25,7 @@ from typing import Any
 from benchmarks.measure import header, machine, row, spread
 from sparring.config import Config, load, overridden
 from sparring.errors import UsageError
+from sparring.lab.work import Place
 from sparring.machine.threads import cores
 from sparring.runs import append, lines_of, write_atomically
 
@@ -39,7 +40,6 @@ def config_of(folder: Path, rules: dict[str, Any], seed: int, data: Path, out: P
         "train.seed": seed,
         "run.root": str(out),
         "run.name": f"{folder.name}-{seed}",
-        "data.root": str(data),
         "data.download": False,
         "metrics.enabled": False,
     }
@@ -51,7 +51,8 @@ def config_of(folder: Path, rules: dict[str, Any], seed: int, data: Path, out: P
     if found.model.checkpoint is not None or found.model.pretrained:
         raise UsageError(f"{folder / RECIPE}: a record starts from random weights.")
     judge = {f"evaluation.{name}": value for name, value in rules["judge"].items()}
-    return overridden(found, {**judge, **fixed})
+    where = Place(data, out).with_data({"data.name": found.data.name})
+    return overridden(found, {**judge, **fixed, **where})
 
 
 def run_once(folder: Path, rules: dict[str, Any], seed: int, data: Path) -> dict[str, Any]:

@@ -146,10 +146,11 @@ class DataSettings(Settings):
 class ModelSettings(Settings):
     name: str = setting("digits-cnn", "name")
     """digits-cnn, mnist-32-64-1024 (Bhat et al.), mnist-16-32-100 (Wong et al.); for CIFAR preact-resnet-18 (the
-    form of TRADES and AWP), preact-resnet-18-wong (Wong et al.'s form), wrn-28-10, wrn-28-10-silu, wrn-34-10 and
-    wrn-40-2, for ImageNet resnet-50; timm:NAME (pip install 'sparring[timm]'); or your own as module:factory or
-    path.py:factory, called as factory(shape, classes) with model.options. The model takes float32 images in [0, 1] and
-    normalises inside forward (sparring.Normalize, or data.mean and data.std)."""
+    form of TRADES and AWP), preact-resnet-18-wong (Wong et al.'s form), wrn-28-10, wrn-28-10-silu, wrn-34-10, wrn-40-2
+    and, small enough for a processor, cifar10-32-64-128; for ImageNet resnet-50; timm:NAME (pip install
+    'sparring[timm]'); or your own as module:factory or path.py:factory, called as factory(shape, classes) with
+    model.options. The model takes float32 images in [0, 1] and normalises inside forward (sparring.Normalize, or
+    data.mean and data.std)."""
     options: Options = setting({}, "table")
     """Keyword arguments of that factory, or of timm's, as model.options.NAME. wrn-40-2 has one: centred (true: mean and
     standard deviation 0.5, as in AugMix's code)."""
@@ -311,7 +312,8 @@ class ScheduleSettings(Settings):
     name: str = setting("one_cycle", "name")
     """Learning-rate schedule. constant; piecewise: lowered at each milestone; cyclic: linear from 0 to the peak and
     back to 0 (Wong et al.); one_cycle: cosine from peak/25 to the peak, then to peak/250000; cosine: from the peak to
-    0; or your own as module:factory or path.py:factory, which returns rate(peak, progress)."""
+    0; linear: straight lines through schedule.options.points, pairs [share of training, share of the peak]; or your own
+    as module:factory or path.py:factory, which returns rate(peak, progress)."""
     options: Options = setting({}, "table")
     """Keyword arguments of that factory, as schedule.options.NAME. peak_at, milestones and factor are passed too if
     the factory has such parameters."""

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sparring.config import load
 from sparring.errors import SparringError
 from sparring.lab.discarding import discarding
+from sparring.lab.images import written_once
 from sparring.lab.probes import classes_over_time, cycling, embedding, on_the_clock
 from sparring.lab.study import Point
 from sparring.observe.state import Heartbeats, RunState
@@ -29,8 +31,8 @@ MOST_OF_A_SERIES = 60
 @dataclass(frozen=True)
 class Place:
     """Where a study is made. data: folder of the data sets, as torchvision's files or as NAME-train.npz and
-    NAME-test.npz; None if each is where it is by default. runs: folder of the trained runs, which all machines must
-    have."""
+    NAME-test.npz, or NAME/train and NAME/test for folder:NAME; None if each is where it is by default. runs: folder of
+    the trained runs, which all machines must have."""
 
     data: Path | None
     runs: Path
@@ -39,10 +41,23 @@ class Place:
         """The settings with the place of their data."""
         if self.data is None or "data.name" not in settings:
             return dict(settings)
-        arrays = self.data / str(settings["data.name"])
+        kind, _, files = str(settings["data.name"]).rpartition(":")
+        if kind == "folder":
+            return {**settings, "data.name": f"folder:{self._folder_of(self.data, files, settings)}"}
+        arrays = self.data / files
         if arrays.with_name(f"{arrays.name}-train.npz").exists():
             return {**settings, "data.name": f"npz:{arrays}"}
         return {**settings, "data.root": str(self.data)}
+
+    def _folder_of(self, data: Path, name: str, settings: Mapping[str, Any]) -> Path:
+        """The folder of images of that name; where there are only arrays, their images are written as files once."""
+        if (data / name / "train").is_dir():
+            return data / name
+        limit = settings.get("data.limit")
+        arrays = self.with_data({"data.name": name, "data.limit": limit, "data.download": False})
+        folder = self.runs / f"images-{name}-{limit or 'all'}"
+        written_once(folder, load(None, arrays).data)
+        return folder
 
     def begun(self, point: Point) -> dict[str, Any]:
         """The settings of a point's run, for which there is room now: that of an interrupted attempt is gone."""
@@ -71,7 +86,6 @@ def trained(point: Point, place: Place) -> Figures:
     Options: series, names of what metrics.jsonl holds, kept as lists beside the steps.
     """
     from sparring.commands.train import train
-    from sparring.config import load
 
     clock = TrainingClock()
     result = train(load(None, place.begun(point)), clock)

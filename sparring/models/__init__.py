@@ -24,6 +24,7 @@ MODELS = {
     "digits-cnn": "sparring.models.convolutional:digits_cnn",
     "mnist-32-64-1024": "sparring.models.convolutional:mnist_32_64_1024",
     "mnist-16-32-100": "sparring.models.convolutional:mnist_16_32_100",
+    "cifar10-32-64-128": "sparring.models.convolutional:cifar10_32_64_128",
     "preact-resnet-18": "sparring.models.residual:preact_resnet_18",
     "preact-resnet-18-wong": "sparring.models.residual:preact_resnet_18_wong",
     "wrn-28-10": "sparring.models.residual:wrn_28_10",

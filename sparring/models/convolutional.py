@@ -1,10 +1,10 @@
-"""Small convolutional networks: the demo's, and those of Bhat et al. and of Wong et al. for MNIST."""
+"""Small convolutional networks: the demo's, those of Bhat et al. and of Wong et al. for MNIST, and one for CIFAR-10."""
 
 from __future__ import annotations
 
 from torch import nn
 
-from sparring.models.normalize import Normalize
+from sparring.models.normalize import Normalize, normalize_cifar
 
 
 def digits_cnn(shape: tuple[int, int, int], classes: int) -> nn.Module:
@@ -54,3 +54,22 @@ def mnist_16_32_100(shape: tuple[int, int, int], classes: int) -> nn.Module:
         nn.ReLU(),
         nn.Linear(100, classes),
     )
+
+
+def cifar10_32_64_128(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """Ours, for a processor: three 3×3 convolutions with batch norm, the last two of stride 2, and global average
+    pooling, so that images may have any size. 95,000 weights."""
+    return nn.Sequential(
+        normalize_cifar(shape[0]),
+        *_block(shape[0], 32, 1),
+        *_block(32, 64, 2),
+        *_block(64, 128, 2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(128, classes),
+    )
+
+
+def _block(inputs: int, outputs: int, stride: int) -> tuple[nn.Module, ...]:
+    convolution = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+    return convolution, nn.BatchNorm2d(outputs), nn.ReLU()

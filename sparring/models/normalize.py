@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
+
 
 class Normalize(nn.Module):
     """(x − mean) / std inside the model, so that ε is always in pixel intensities.
@@ -35,6 +37,11 @@ class Normalize(nn.Module):
             channels = max(self.mean.numel(), self.std.numel())
             raise ValueError(f"images of shape {tuple(x.shape)} for mean and std of {channels} channels")
         return made
+
+
+def normalize_cifar(channels: int) -> Normalize:
+    """CIFAR-10's mean and standard deviation for colour images, 0.5 and 0.5 for others."""
+    return Normalize(CIFAR10_MEAN, CIFAR10_STD) if channels == 3 else Normalize(0.5, 0.5)
 
 
 def _by_channel(value: float | Sequence[float] | Tensor) -> Tensor:

@@ -16,11 +16,10 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from sparring.machine.torchvision_import import torchvision
-from sparring.models.normalize import Normalize
+from sparring.models.normalize import Normalize, normalize_cifar
 
 Activation = Callable[[], nn.Module]
 
-CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -75,7 +74,7 @@ class PreActivationResNet(nn.Module):
         as_wong: bool = False,
     ) -> None:
         super().__init__()
-        self.normalize = normalize or _cifar_normalize(channels)
+        self.normalize = normalize or normalize_cifar(channels)
         self.stem = nn.Conv2d(channels, widths[0], 3, padding=1, bias=False)
         strides = (1, *[2] * (len(widths) - 2))
         self.stages = nn.Sequential(
@@ -174,11 +173,6 @@ def resnet_50(shape: tuple[int, int, int], classes: int) -> nn.Module:
         raise ValueError(f"resnet-50 takes images of 3 channels, not {shape[0]}")
     network: nn.Module = torchvision().models.resnet50(weights=None, num_classes=classes)
     return nn.Sequential(OrderedDict(normalize=Normalize(IMAGENET_MEAN, IMAGENET_STD), resnet=network))
-
-
-def _cifar_normalize(channels: int) -> Normalize:
-    """CIFAR-10's mean and standard deviation for colour images, 0.5 and 0.5 for others."""
-    return Normalize(CIFAR10_MEAN, CIFAR10_STD) if channels == 3 else Normalize(0.5, 0.5)
 
 
 def _stage(

@@ -7,7 +7,10 @@ A schedule is named by a factory, which its settings and options are given to on
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from math import cos, isfinite, pi
+
+import numpy as np
 
 from sparring import plugins
 from sparring.config import ScheduleSettings
@@ -21,6 +24,7 @@ SCHEDULES = {
     "cyclic": "sparring.trainer.schedules:cyclic",
     "one_cycle": "sparring.trainer.schedules:one_cycle",
     "cosine": "sparring.trainer.schedules:cosine",
+    "linear": "sparring.trainer.schedules:linear",
 }
 PROBED = (0.0, 0.25, 0.5, 0.75, 1.0)
 ROUNDING = 1e-12  # relative to the peak: a rate that falls to 0 may end just below it
@@ -94,6 +98,31 @@ def one_cycle(peak_at: float) -> Schedule:
 def cosine() -> Schedule:
     """From the peak down to 0."""
     return lambda peak, progress: _cosine(peak, 0.0, progress)
+
+
+def linear(points: Sequence[Sequence[float]]) -> Schedule:
+    """Straight lines through points (share of training, share of the peak), as in Wong et al.'s phases on ImageNet.
+
+    Raises:
+        UsageError: the shares of training do not rise from 0 to 1, or a share of the peak is outside [0, 1].
+    """
+    if not _are_pairs(points):
+        raise UsageError(
+            f"schedule.options.points = {points!r}: pairs [share of training, share of the peak] are needed."
+        )
+    times, shares = ([float(each[place]) for each in points] for place in (0, 1))
+    if len(times) < 2 or times[0] != 0 or times[-1] != 1 or any(one >= two for one, two in pairwise(times)):
+        raise UsageError(f"schedule.options.points = {points!r}: the first of each pair must rise from 0 to 1.")
+    if any(not 0 <= share <= 1 for share in shares):
+        raise UsageError(f"schedule.options.points = {points!r}: the second of each pair must be in [0, 1].")
+    return lambda peak, progress: peak * float(np.interp(progress, times, shares))
+
+
+def _are_pairs(points: object) -> bool:
+    return isinstance(points, (list, tuple)) and all(
+        isinstance(each, (list, tuple)) and len(each) == 2 and all(isinstance(value, (int, float)) for value in each)
+        for each in points
+    )
 
 
 def _part(progress: float, peak_at: float) -> tuple[bool, float]:

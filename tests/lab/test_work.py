@@ -71,3 +71,16 @@ def test_data_are_found_as_arrays_or_by_their_root(tmp_path: Path) -> None:
     assert place.with_data({"a": 1}) == {"a": 1} and Place(None, tmp_path).with_data({"data.name": "x"}) == {
         "data.name": "x"
     }
+
+
+def test_a_folder_of_images_is_made_of_arrays_where_there_is_none(tmp_path: Path) -> None:
+    data, place = tmp_path / "data", Place(tmp_path / "data", tmp_path / "runs")
+    data.mkdir()
+    for split in ("train", "test"):
+        np.savez(data / f"noise-{split}.npz", images=np.zeros((8, 4, 4, 3), np.uint8), labels=np.arange(8) % 2)
+    made = place.with_data({"data.name": "folder:noise", "data.limit": 4})
+    folder = tmp_path / "runs" / "images-noise-4"
+    assert made == {"data.name": f"folder:{folder}", "data.limit": 4}
+    assert len(list(folder.glob("train/*/*.png"))) == 4 and len(list(folder.glob("test/*/*.png"))) == 8
+    (data / "photographs" / "train").mkdir(parents=True)
+    assert place.with_data({"data.name": "folder:photographs"}) == {"data.name": f"folder:{data / 'photographs'}"}

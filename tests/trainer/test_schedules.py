@@ -144,3 +144,33 @@ def test_epsilon_warms_up_linearly_to_its_full_size() -> None:
     assert math.isclose(warmed_up(0.3, 4, 10), 0.15)
     assert warmed_up(0.3, 9, 10) == warmed_up(0.3, 1000, 10) == 0.3
     assert warmed_up(0.3, 0, 0) == 0.3
+
+
+def test_linear_is_the_rate_of_wong_et_al_on_imagenet() -> None:
+    # Their three phases of 6, 6 and 3 epochs: up in the first epoch, then down to a tenth by the end of each phase.
+    points = [[0, 0], [1 / 15, 1], [6 / 15, 0.1], [12 / 15, 0.01], [1, 0.001]]
+    made = rates(16, name="linear", options={"points": points})
+    down = [1 - 0.9 * epoch / 5 for epoch in range(6)]
+    further = [0.1 - 0.09 * epoch / 6 for epoch in range(1, 7)] + [0.01 - 0.009 * epoch / 3 for epoch in range(1, 4)]
+    assert made == pytest.approx([PEAK * share for share in (0, *down, *further)])
+
+
+@pytest.mark.parametrize(
+    ("points", "reason"),
+    [
+        ([[0, 0]], "must rise from 0 to 1"),
+        ([[0, 0], [0.9, 1]], "must rise from 0 to 1"),
+        ([[0, 0], [0.5, 1], [0.5, 0.5], [1, 0]], "must rise from 0 to 1"),
+        ([[0, 0], [1, 2]], r"must be in \[0, 1\]"),
+        ([0, 1], "pairs"),
+        ("steep", "pairs"),
+    ],
+)
+def test_points_that_are_no_line_are_refused(points: Any, reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        rates(name="linear", options={"points": points})
+
+
+def test_linear_without_points_says_what_it_needs() -> None:
+    with pytest.raises(UsageError, match="points"):
+        rates(name="linear")

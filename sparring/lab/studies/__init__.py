@@ -11,6 +11,7 @@ from sparring.lab.studies import (
     discarding,
     exchange,
     fast,
+    phases,
     pruning,
     staleness,
 )
@@ -22,7 +23,7 @@ STUDIES = {
         *(attacker_power.ATTACKER_POWER, staleness.STALENESS, staleness.CYCLES, staleness.LONG, devices.SPEED_UP),
         *(bullettrain.WHO_NEEDS_STEPS, bullettrain.CLASSES, bullettrain.METHODS, bullettrain.SENSITIVITY),
         augmix.AUGMIX,
-        *(fast.STARTS, fast.MNIST, fast.TIME),
+        *(fast.STARTS, fast.MNIST, fast.TIME, phases.PHASES),
         *(pruning.PRUNING, pruning.DENSITY),
         exchange.EXCHANGE,
         discarding.DISCARDING,
