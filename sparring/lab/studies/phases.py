@@ -178,8 +178,9 @@ PHASES = Study(
     "Do images that grow in phases make one-step training of large images cheap?",
     {
         "quick": "10,000 training images of CIFAR-10 as a folder of PNG files, the cifar10-32-64-128 network, 15 "
-        "epochs of 16, 24 and 32 pixels (6, 6 and 3 of them), random crops and mirror images, SGD (peak 0.2), no weight "
-        "decay on batch norm; Free: 23 passes of 4 replays, whole images; PGD-50 (step 1/255) on 1,000 test images.",
+        "epochs of 16, 24 and 32 pixels (6, 6 and 3 of them), random crops and mirror images, SGD (peak 0.2), no "
+        "weight decay on batch norm; Free: 23 passes of 4 replays, whole images; PGD-50 (step 1/255) on 1,000 test "
+        "images.",
         "full": "ImageNet, ResNet-50, 15 epochs of 128, 224 and 288 pixels; Free: 23 passes of 4 replays; PGD-50 "
         "(step 1/255) on all validation images.",
     },
