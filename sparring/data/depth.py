@@ -18,6 +18,7 @@ SIXTEEN_BITS_AS_I = ("PNG", "PPM")  # formats whose deepest grey images have 16 
 WITH_ALPHA = ("RGBA", "LA", "PA")
 SLIGHTLY = 0.05  # beyond [0, 1], as resizing with bicubic interpolation leaves it
 PHOTOMETRIC, MIN_IS_WHITE = 262, 0  # tag of TIFF, and its value for 0 = white
+SAMPLE_FORMAT, SIGNED = 339, 2  # tag of TIFF, and its value for integers below zero
 INVERTED = "16 bits from white to black (MinIsWhite)"
 TRANSPARENT, SCALED = "16 bits and a transparent grey level", "16 bits, scaled to 8 bits"
 GREY = (128, 128, 128, 255)
@@ -70,6 +71,8 @@ def read_rgb(path: str | Path) -> Image.Image:
             return Image.fromarray(_rounded(_floats(image) * 255)).convert("RGB")
         if image.mode.startswith("I"):
             raise ValueError(f"its pixels are 32-bit integers (mode {image.mode}); 8 or 16 bits are needed")
+        if _is_signed(image):
+            raise ValueError("its pixels are signed integers; store them as unsigned ones")
         return _opaque(image) if _has_alpha(image) else image.convert("RGB")
 
 
@@ -82,6 +85,8 @@ def note_of(path: str | Path) -> str | None:
             return "floats in [0, 1], scaled to 8 bits"
         if image.mode.startswith("I"):
             return "32-bit integers"
+        if _is_signed(image):
+            return "signed integers"
         if _has_alpha(image) and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
             return "transparent pixels, laid over grey"
         return None
@@ -123,6 +128,12 @@ def _is_16_bit(image: Image.Image) -> bool:
 def _is_inverted(image: Image.Image) -> bool:
     """Of 16-bit TIFFs, which Pillow leaves as they are stored; those of 8 bits it turns round itself."""
     return bool(getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == MIN_IS_WHITE)
+
+
+def _is_signed(image: Image.Image) -> bool:
+    """Of TIFFs, whose signed bytes Pillow reads as unsigned ones."""
+    found = getattr(image, "tag_v2", {}).get(SAMPLE_FORMAT)
+    return SIGNED in (found if isinstance(found, tuple) else (found,))
 
 
 def _floats(image: Image.Image) -> Array:

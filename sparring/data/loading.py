@@ -46,11 +46,10 @@ def prepared(dataset: Dataset, settings: DataSettings, split: Split) -> Dataset:
 
 
 def _require_size(settings: DataSettings) -> None:
-    for name, is_set in (("augment", settings.augment == "resized_crop_flip"), ("phases", bool(settings.phases))):
+    crops = settings.augment == "resized_crop_flip"
+    for setting, is_set in ((f"data.augment = {settings.augment!r}", crops), ("data.phases", bool(settings.phases))):
         if is_set and settings.size is None:
-            raise UsageError(
-                f"data.{name} = {getattr(settings, name)!r} needs data.size. Set it to the test images' size."
-            )
+            raise UsageError(f"{setting} needs data.size. Set it to the test images' size.")
 
 
 def framed(dataset: Dataset, settings: DataSettings) -> Dataset:

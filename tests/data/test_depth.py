@@ -111,3 +111,11 @@ def test_other_pixels_are_refused_with_the_reason(tmp_path: Path, image: Image.I
     assert note_of(path) is not None
     with pytest.raises(ValueError, match=reported):
         read_rgb(path)
+
+
+def test_signed_bytes_are_refused(tmp_path: Path) -> None:
+    image = Image.fromarray(np.array([[-1, 1]], dtype=np.int8).view(np.uint8))
+    image.save(tmp_path / "image.tif", tiffinfo={339: 2})
+    assert note_of(tmp_path / "image.tif") == "signed integers"
+    with pytest.raises(ValueError, match="signed"):
+        read_rgb(tmp_path / "image.tif")
