@@ -22,6 +22,7 @@ from sparring.errors import UsageError
 
 MAX_LISTED = 12  # classes whose counts are listed
 READ_AT_ONCE = 1024  # images
+FEW, MORE = 32, 512  # images that are looked at
 BY_CHANCE = 0.005  # share of test images that may be training images: empty ones, or as photographed twice
 BRIGHTER, BEYOND_NOISE = 0.25, 6.0  # share of a mean pixel; standard errors: splits of one data set are far below
 NARROW = 32 / 255  # pixel intensity: a smaller range is nearly black or one colour, as of 12 bits stored as 16
@@ -61,7 +62,11 @@ def summarise(setting: str, training: Dataset, test: Dataset, *, heldout: int = 
     dull = _of_range(low, high)
     doubts = [*_of_classes(counts, test_counts), *dull, *_of_both(training, test)]
     if not dull:  # nearly black images are all alike
-        doubts += [*_of_copies(training, test), *_of_brightness(images, _some_images(test))]
+        doubts += [
+            *_of_copies(training, test),
+            *_of_brightness(images, _some_images(test)),
+            *_of_colours(_some_images(training, MORE), _some_images(test, MORE)),
+        ]
     return DataSummary(line, tuple(doubts))
 
 
@@ -128,8 +133,9 @@ def _of_range(low: float, high: float) -> list[str]:
     ]
 
 
-def _some_images(data: Dataset) -> Tensor:
-    return data.images(torch.tensor(evenly_spaced(len(data))))
+def _some_images(data: Dataset, in_memory: int = FEW) -> Tensor:
+    """Evenly spaced images; `in_memory` of those that need not be read."""
+    return data.images(torch.tensor(evenly_spaced(len(data), in_memory if is_in_memory(data) else FEW)))
 
 
 def _of_brightness(training: Tensor, test: Tensor) -> list[str]:
@@ -143,6 +149,19 @@ def _of_brightness(training: Tensor, test: Tensor) -> list[str]:
         f"The mean pixel of the sampled training images is {means[0]:.3g}, of the test images {means[1]:.3g}: are they "
         f"stored and scaled alike?"
     ]
+
+
+def _of_colours(training: Tensor, test: Tensor) -> list[str]:
+    """A warning if red and blue have changed places in one of the two sets."""
+    if training.shape[1] != 3 or min(len(training), len(test)) < 2:
+        return []
+    channels = (scaled(images).double().mean((2, 3)) for images in (training, test))
+    one, two = (means - means.mean(1, keepdim=True) for means in channels)  # [N, 3], of each image's own mean
+    noise = float(sum(casts.var(0).sum() / len(casts) for casts in (one, two)) ** 0.5)
+    apart = float((one.mean(0) - two.mean(0)).norm())
+    if apart <= BEYOND_NOISE * noise or apart <= 2 * float((one.mean(0) - two.mean(0).flip(0)).norm()):
+        return []
+    return ["The colours of test and training images agree if red and blue change places: are both stored as RGB?"]
 
 
 def _of_both(training: Dataset, test: Dataset) -> list[str]:

@@ -155,6 +155,17 @@ def test_test_images_of_another_brightness_are_told(factor: float, told: bool) -
     assert len(warnings) == told and all(text.startswith("The mean pixel of the sampled training") for text in warnings)
 
 
+@pytest.mark.parametrize("channels", [[0, 1, 2], [2, 1, 0]])
+def test_red_and_blue_that_have_changed_places_are_told(channels: list[int]) -> None:
+    """Sky and skin: photographs are not as red as they are blue."""
+    casts = torch.tensor([30, 0, -30]).view(1, 3, 1, 1)
+    training, test = (torch.randint(40, 200, (120, 3, 4, 4)) + casts for _ in range(2))
+    sets = [ArrayDataset(images.byte(), torch.arange(120) % 3, 3, "toy") for images in (training, test[:, channels])]
+    warnings = summarise("data", *sets).warnings
+    assert [text for text in warnings if "red and blue" in text] == list(warnings)
+    assert bool(warnings) is (channels[0] == 2)
+
+
 def test_images_that_are_not_stored_alike_are_told() -> None:
     images, labels = torch.randint(0, 256, (6, 1, 4, 4), dtype=torch.uint8), torch.tensor([0, 1, 2] * 2)
     scaled = ArrayDataset(images, labels, 3, "toy", notes=("uint16 in 0..65535, scaled to 8 bits",))
