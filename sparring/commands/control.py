@@ -218,5 +218,11 @@ def _queue(run: Run, role: Role) -> Iterator[Transport]:
         if (transport.state() or {}).get("phase") == "evaluating":
             raise UsageError(f"{run.path} has finished its last step and is being evaluated; it needs no workers now.")
         yield transport
+    except UsageError:
+        raise
+    except SparringError as error:  # its server ends with the training
+        if (status := status_from_folder(run))["phase"] == "training" and status["alive"]:
+            raise
+        raise UsageError(f"{run.path} has ended its training ({status['phase']}) and has no workers now.") from error
     finally:
         transport.close()

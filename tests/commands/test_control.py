@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from sparring.commands.control import read_status
+from sparring.commands.control import change_workers, read_status
 from sparring.commands.train import train
 from sparring.config import new_run
-from sparring.errors import SparringError
+from sparring.errors import SparringError, UsageError
 from sparring.runs import Run
 from tests.support import resting
 from tests.support.runs import small
@@ -107,3 +107,16 @@ def test_where_the_queue_does_not_answer_the_status_is_that_of_the_folder_within
         status = read_status(run)
     assert time.monotonic() - began < 5 and status["step"] == 7
     assert "the queue does not answer" in status["message"]
+
+
+@pytest.mark.parametrize("phase", ["training", "evaluating"])
+def test_a_queue_that_has_ended_with_the_training_is_not_blamed(tmp_path: Path, phase: str) -> None:
+    run = new_run(small(tmp_path, engine="ray"))
+    run.write_json("state.json", {"phase": phase})
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    run.write_json(run.connection.name, {"url": f"redis://127.0.0.1:{port}/0", "logins": {}})
+    with run.owned(), pytest.raises(SparringError) as refused:
+        change_workers(run, "add", 1)
+    assert ("has ended its training (evaluating)" in str(refused.value)) is (phase == "evaluating")
+    assert isinstance(refused.value, UsageError) is (phase == "evaluating")
