@@ -174,8 +174,9 @@ def require_data(place: Place, studies: Sequence[Study], size: Size) -> None:
             if name is None or name in tried:
                 continue
             tried.add(name)
-            settings = place.with_data({"data.name": name, "data.download": False})
+            limit = point.settings.get("data.limit")  # a folder is made of so many images
             try:
+                settings = place.with_data({"data.name": name, "data.limit": limit, "data.download": False})
                 load_data(load(None, settings).data, "test")
             except SparringError as error:
                 raise UsageError(f"{study.name} needs {name}: {error}") from error

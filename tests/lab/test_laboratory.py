@@ -65,6 +65,8 @@ def test_names_and_data_are_refused_before_anything_is_begun(tmp_path: Path) -> 
     place = Place(tmp_path, tmp_path)
     with pytest.raises(UsageError, match="staleness needs mnist"):
         require_data(place, [STUDIES["staleness"]], "quick")
+    with pytest.raises(UsageError, match="imagenet-phases needs folder:cifar10: "):
+        require_data(place, [STUDIES["imagenet-phases"]], "quick")
     require_data(Place(None, tmp_path), [STUDY], "quick")
     (tmp_path / "page.md").write_text("<!-- lab: nothing quick -->\n<!-- end of nothing -->\n")
     with pytest.raises(UsageError, match="no such study"):
