@@ -229,7 +229,10 @@ def _absolute(path: str) -> str:
 
 
 def _own_module(name: str) -> str | None:
-    """The file of a module, where it is Python and no part of an installed package, whose version tells what it is."""
+    """The file of a module, where it is Python and no part of an installed package, whose version tells what it is, nor
+    of this one, however it is installed."""
+    if name.partition(".")[0] == __name__.partition(".")[0]:
+        return None
     try:
         spec = importlib.util.find_spec(name) if name.replace(".", "").isidentifier() else None
     except (ImportError, ValueError):  # a parent that is no package; a module without a spec

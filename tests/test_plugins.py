@@ -185,6 +185,12 @@ assert pickle.loads({pickle.dumps(hat(0.25))!r}) == hat(0.25)
     subprocess.run([sys.executable, "-c", elsewhere], check=True, env={**os.environ})
 
 
+def test_files_of_this_package_are_not_the_users_own(tmp_path: Path) -> None:
+    """Also where it is installed as a link to a checkout: its version tells what it is."""
+    (file := tmp_path / "own.py").write_text("import sparring\nfrom sparring.attacks import PGD\n\n\nhat = PGD\n")
+    assert plugins.source_files([f"{file}:hat", "sparring.attacks:PGD"]).keys() == {str(file)}
+
+
 @pytest.mark.parametrize("text", [LOSSES, "hat = 'another version'"])
 def test_the_text_that_was_sent_counts_whatever_the_file_holds(
     text: str, losses: Path, monkeypatch: pytest.MonkeyPatch

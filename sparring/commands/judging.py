@@ -151,8 +151,8 @@ def judged(what: Judged, how: How, progress: Progress | None = None) -> tuple[Ev
         )
     seen = sample if len(found.places) == len(sample) else sample.some(found.places)
     warnings = found.warnings
-    if isinstance(panel, Restarts) and not panel.targets:
-        warnings += tuple(fooled(what.model, seen, panel.attack, found.outcomes.robust.nonzero()[:, 0], panel.seed))
+    if doubtful := panel.doubtful:
+        warnings += tuple(fooled(what.model, seen, doubtful, found.outcomes.robust.nonzero()[:, 0], config.train.seed))
     evaluation = evaluation_of(found.outcomes, seen, panel.description, time.monotonic() - began, warnings)
     beside = _beside(what, found, None if journal is None else journal.path)
     if how.within is not None:

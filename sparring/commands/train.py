@@ -455,7 +455,7 @@ def _conclude(
     latest.update(state)
     latest.write()
     figures = {name: value for name, value in (evaluation or {}).items() if name in MEASURED}
-    figures["warnings"] = [*latest.doubts, *figures.get("warnings", ())]
+    figures["warnings"] = list(dict.fromkeys([*latest.doubts, *figures.get("warnings", ())]))
     content = summary(state, figures)
     run.write_json("summary.json", content)
     return Result(run, phase, content)

@@ -27,11 +27,12 @@ class FinitePredictions:
         self.non_finite_gradient = torch.zeros_like(self.non_finite_logits)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """[n, K]: logits of the images [n, C, H, W]; all zero where one is not finite."""
+        """float32 [n, K]: logits of the images [n, C, H, W]; all zero where one is not finite."""
         inner = images.clone()
         if inner.requires_grad:
             inner.register_hook(lambda gradient: self._finite_gradient(gradient, images))  # type: ignore[no-untyped-call]
         logits: Tensor = self.model(inner)
+        logits = logits.float()  # the packages compute in the type of the images
         sound = are_finite(logits)
         if bool(sound.all()):
             return logits

@@ -1,4 +1,4 @@
-"""Was an attack by the cross-entropy fooled? Three looks at some of the examples that have survived it.
+"""Was an attack by gradients fooled? Three looks at some of the examples that have survived it.
 
 Another loss breaks many of them where logits saturate or grow unevenly. Where the gradient is masked, random steps do
 more than it does, and so does a short search without gradients.
@@ -6,6 +6,7 @@ more than it does, and so does a short search without gradients.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -31,26 +32,35 @@ from sparring.randomness import generator
 EXAMPLES = 128  # survivors that are looked at
 STEPS, ATTEMPTS, QUERIES = 20, 2, 200  # of PGD by the other loss, and of the search: forward passes
 SHARE, LEAST = 0.06, 5  # of them: sound networks of MNIST lost up to 5 %, those of CIFAR-10 up to 8 %
-ENOUGH_STEPS = 10  # an attack of fewer steps is weak by itself, as its name says
+ENOUGH_STEPS = 10  # an attack of fewer steps is weak by itself, as its name says: only its gradient is looked at
 MORE = "Evaluate by AutoAttack; `sparring curves` shows more."
 
 
 def fooled(model: nn.Module, dataset: Dataset, attack: Attack, survivors: Tensor, seed: int) -> list[str]:
-    """Warnings; none of an attack by another loss than the cross-entropy, or of few steps.
+    """Warnings; none of an attack by another loss than the cross-entropy.
 
     Args:
         survivors: int64 [n], places in `dataset` of the examples that have survived the attack.
     """
     places = survivors[evenly_spaced(len(survivors), EXAMPLES)].cpu()  # data may be sorted by class
     by_cross_entropy = attack.maximised is CROSS_ENTROPY and attack.norm in NORMS and attack.epsilon > 0
-    if not by_cross_entropy or attack.steps < ENOUGH_STEPS or len(places) < LEAST:
+    if not by_cross_entropy or len(places) < LEAST:
         return []
+    enough = attack.steps >= ENOUGH_STEPS
+    looks = [_by_another_loss, _by_the_gradient, _by_no_gradient] if enough else [_by_the_gradient]
     pgd = PGD(attack.epsilon, norm=attack.norm, steps=min(STEPS, attack.steps))
     model, device = plain(model), device_of(model)
     x, y = (each.to(device) for each in batch(dataset, places, augment="none", seed=0, epoch=0))
     with frozen(model):
-        found = (look(model, x, y, pgd, seed) for look in (_by_another_loss, _by_the_gradient, _by_no_gradient))
-        return [text for texts in found for text in texts]
+        return [text for look in looks for text in look(model, x, y, pgd, seed)]
+
+
+def in_place_of(names: Sequence[str], version: str, norm: str, epsilon: float) -> Attack | None:
+    """The attack whose survivors are looked at after AutoAttack's attacks of these names: none where Square has
+    searched without gradients itself, or where the network may draw at random."""
+    if "square" in names or version == "rand":
+        return None
+    return PGD(epsilon, norm=norm, steps=STEPS)
 
 
 def _by_another_loss(model: nn.Module, x: Tensor, y: Tensor, pgd: PGD, seed: int) -> list[str]:
@@ -104,7 +114,7 @@ def _by_no_gradient(model: nn.Module, x: Tensor, y: Tensor, pgd: PGD, seed: int)
     return _told(
         ~found.alive,
         f"Square (which needs no gradient, {QUERIES} queries)",
-        f"the gradient is masked, and robust accuracy is too high by more than {{share}} of itself. {MORE}",
+        f"the gradient is masked, and robust accuracy is too high by at least {{share}} of itself. {MORE}",
     )
 
 

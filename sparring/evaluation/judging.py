@@ -165,7 +165,7 @@ class _UnderWay:
 
     def look(self, batches: Sequence[list[int]]) -> Outcomes:
         """The outcomes of the clean images, in the order of the sample."""
-        twice = self.panel.by_loss
+        twice = self.panel.of_one_pass
         tickets = [Ticket(n, tuple(batch), Look(twice and n == 0)) for n, batch in enumerate(batches)]
         self.tally.begin("clean images", len(tickets))
         done = list(self._results(tickets))

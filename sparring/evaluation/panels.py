@@ -20,6 +20,7 @@ from sparring.attacks import Attack, frozen
 from sparring.evaluation.autoattack import VERSIONS, attacks_for, autoattack, remarks
 from sparring.evaluation.autoattack import describe as describe_autoattack
 from sparring.evaluation.findings import out_of_reach, too_small
+from sparring.evaluation.fooled import in_place_of
 from sparring.evaluation.outcomes import attempted, attempts_of, logits_of
 from sparring.evaluation.robustness import describe
 from sparring.objectives.predictions import are_finite, correct
@@ -49,11 +50,15 @@ class Panel(Protocol):
     """Attacks in order.
 
     regroups: the next attack's batches are made of all that is still correct, not within a batch (what the authors of
-    AutoAttack do). by_loss: its attacks depend on the scale of the logits.
+    AutoAttack do). by_loss: its attacks depend on the scale of the logits. of_one_pass: they take the network to be
+    the same in every pass, and each image alone to count.
     """
 
     regroups: bool
     by_loss: bool
+
+    @property
+    def of_one_pass(self) -> bool: ...
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -62,6 +67,10 @@ class Panel(Protocol):
     @property
     def description(self) -> str:
         """Stands beside the figure."""
+
+    @property
+    def doubtful(self) -> Attack | None:
+        """The attack whose survivors are looked at again (`fooled`), if there is one."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -91,6 +100,7 @@ class Restarts:
     targets: int = 0
     regroups = False
     by_loss = True
+    of_one_pass = True
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -101,6 +111,10 @@ class Restarts:
     @property
     def description(self) -> str:
         return describe(self.attack, self.targets)
+
+    @property
+    def doubtful(self) -> Attack | None:
+        return self.attack
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -149,6 +163,14 @@ class AutoAttackPanel:
     @property
     def description(self) -> str:
         return describe_autoattack(self.norm, self.epsilon, self.classes, self.version, self.attacks)
+
+    @property
+    def of_one_pass(self) -> bool:
+        return self.version != "rand"
+
+    @property
+    def doubtful(self) -> Attack | None:
+        return in_place_of(self.names, self.version, self.norm, self.epsilon)
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -17,11 +17,11 @@ from sparring.config import EvaluationSettings
 from sparring.data import Dataset, Sample, batch
 from sparring.data.sampling import Draw
 from sparring.errors import UsageError
-from sparring.evaluation.autoattack import autoattack
+from sparring.evaluation.autoattack import attacks_for, autoattack
 from sparring.evaluation.autoattack import describe as describe_autoattack
 from sparring.evaluation.findings import findings_of, out_of_reach, too_small, warnings_of
-from sparring.evaluation.fooled import fooled
-from sparring.evaluation.outcomes import Attacked, Outcomes, clean_outcomes, joined, outcomes
+from sparring.evaluation.fooled import fooled, in_place_of
+from sparring.evaluation.outcomes import Attacked, Outcomes, clean_outcomes, joined, outcomes, variation
 from sparring.machine.devices import device_of
 from sparring.models.forward import plain
 
@@ -138,7 +138,7 @@ def evaluate(
     began, sample = time.perf_counter(), Sample(dataset, samples, draw)
     how: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "targets": targets, "progress": progress}
     found = outcomes(model, sample, attack, attacked=attacked, **how)
-    doubts = [] if targets else fooled(model, sample, attack, found.robust.nonzero().flatten(), seed)
+    doubts = fooled(model, sample, attack, found.robust.nonzero().flatten(), seed)
     doubts = [*out_of_reach(attack), *too_small(attack.epsilon), *doubts]
     return evaluation_of(found, sample, describe(attack, targets), time.perf_counter() - began, doubts)
 
@@ -178,7 +178,7 @@ def evaluate_by_autoattack(
     if attacked is not None:
         attacked(x, y, found.images)
     after = replace(
-        _clean_outcomes(model, x, y, batch_size),
+        _clean_outcomes(model, x, y, batch_size, twice=version != "rand"),
         confidence=torch.ones(len(y)),  # its other losses do not depend on the scale of the logits
         robust=found.alive.cpu(),
         non_finite_gradient=found.non_finite_gradient.cpu(),
@@ -186,15 +186,20 @@ def evaluate_by_autoattack(
     )
     attack = describe_autoattack(threat.norm, threat.epsilon, dataset.classes, version, attacks)
     warnings = [*too_small(threat.epsilon), *found.warnings]
+    if doubtful := in_place_of(attacks_for(dataset.classes, version, attacks), version, threat.norm, threat.epsilon):
+        warnings += fooled(model, sample, doubtful, after.robust.nonzero().flatten(), seed)
     return evaluation_of(after, sample, attack, time.perf_counter() - began, warnings)
 
 
-def _clean_outcomes(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> Outcomes:
-    """The outcomes of the clean images, on the CPU."""
+def _clean_outcomes(model: nn.Module, x: Tensor, y: Tensor, batch_size: int, twice: bool) -> Outcomes:
+    """The outcomes of the clean images, on the CPU. twice: look also whether a second pass has other logits."""
     device = device_of(model)
     parts = zip(torch.split(x, batch_size), torch.split(y, batch_size), strict=True)
     with frozen(model):
-        return joined([clean_outcomes(model, some.to(device), labels.to(device)).cpu() for some, labels in parts])
+        found = [clean_outcomes(model, some.to(device), labels.to(device)).cpu() for some, labels in parts]
+        if twice:
+            found[0] = replace(found[0], varies=variation(model, x[:batch_size].to(device)).cpu())
+    return joined(found)
 
 
 def evaluate_by(

@@ -29,6 +29,10 @@ NON_FINITE_GRADIENTS = (
     "step %d: the attack on %d of %d examples met gradients with entries that are not finite, which were taken as 0. "
     "Look in the model for a root, logarithm, norm or division whose slope at 0 is infinite."
 )
+UNMOVED = (
+    "step %d: the attack took %d gradients and moved none of %d examples, so that training sees clean images. Look in "
+    "the attack's step and projection."
+)
 WARNED_SHARE = 0.01  # of a step's examples without a usable gradient
 REPORT_EVERY_S = 0.5
 
@@ -118,6 +122,11 @@ class Recorder:
             if count > WARNED_SHARE * examples and text not in self._warned:
                 self._warned.add(text)
                 log.warning(text, state.step, count, examples)
+        gradients = sum(shard.gradients for shard in shards)
+        still = gradients > 0 and not any(shard.views is not None or shard.delta.any() for shard in shards)
+        if still and not zero and UNMOVED not in self._warned:
+            self._warned.add(UNMOVED)
+            log.warning(UNMOVED, state.step, gradients, examples)
         state.attack_zero_gradients += zero
         state.attack_non_finite_gradients += non_finite
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -118,6 +119,22 @@ def test_a_model_that_looks_at_the_other_images_of_a_batch_is_warned_of() -> Non
     model = Changed(lambda logits, x: logits - logits.mean(0, keepdim=True))
     found = evaluate(model, DATA, PGD(EPSILON, steps=2))
     assert any("looks at the other images of a batch" in text for text in found.warnings)
+
+
+def test_autoattack_says_so_too_and_its_form_for_random_networks_does_not() -> None:
+    model = Changed(lambda logits, x: logits - logits.mean(0, keepdim=True))
+    for version, told in (("standard", True), ("rand", False)):
+        found = evaluate_by_autoattack(model, DATA, PGD(EPSILON), version=version, attacks=("apgd-ce",))
+        assert any("looks at the other images of a batch" in text for text in found.warnings) is told
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_logits_of_another_precision_are_judged_in_float32(dtype: torch.dtype) -> None:
+    """Square and AutoAttack, too, which compute in the type of the images."""
+    model, other = Brightness(), Changed(lambda logits, x: logits.to(dtype))
+    for judged in (evaluate_by_autoattack, partial(evaluate, samples=len(DATA))):
+        one, two = (judged(each, DATA, PGD(EPSILON, steps=10)) for each in (model, other))
+        assert one.robust_accuracy == two.robust_accuracy
 
 
 def test_a_coin_in_each_pass_is_seen_and_transfer_says_it_too() -> None:

@@ -14,6 +14,7 @@ import sparring
 from sparring.attacks import PGD
 from sparring.data import ArrayDataset
 from sparring.evaluation.fooled import _balanced, fooled
+from sparring.evaluation.robustness import evaluate, evaluate_by_autoattack
 
 EPSILON = 0.1
 BRIGHTNESS = 140 / 255
@@ -59,7 +60,7 @@ def test_a_figure_that_another_loss_proves_wrong_is_warned_of() -> None:
         (PGD(EPSILON, steps=10), 300, r"breaks 1[0-2]\d of 128"),
         (PGD(0.03, steps=10), 300, None),
         (PGD(0.0, steps=10), 300, None),
-        (PGD(EPSILON, steps=9), 300, None),
+        (PGD(EPSILON, steps=9), 300, "^A step along the gradient"),
         (PGD(EPSILON, steps=10, loss="kl"), 300, None),
         (PGD(EPSILON, steps=10), 4, None),
         (PGD(EPSILON, steps=10), 0, None),
@@ -74,9 +75,7 @@ def test_a_figure_that_another_loss_proves_wrong_is_warned_of() -> None:
         "none",
     ],
 )
-def test_it_speaks_of_a_cross_entropy_of_enough_steps_that_was_fooled(
-    attack: PGD, survivors: int, told: str | None
-) -> None:
+def test_it_speaks_of_a_cross_entropy_that_was_fooled(attack: PGD, survivors: int, told: str | None) -> None:
     found = fooled(Decoys(), bright(300), attack, torch.arange(survivors), seed=0)
     assert bool(found) == (told is not None) and (told is None or re.search(told, found[0]))
 
@@ -130,6 +129,23 @@ def test_a_gradient_that_leads_nowhere_is_told_and_a_small_one_or_none_is_not(fa
         "A step along the gradient raises the margin more than each of 10 random ones on only 0 "
     ] * told
     assert (found.zero_gradients > 0) == (factor == 0)
+
+
+def test_attacks_that_aim_at_a_class_are_looked_at_too() -> None:
+    found = evaluate(Flipped(-1.0), bright(20), PGD(EPSILON, steps=10), targets=2)
+    assert found.robust_accuracy == 1.0
+    assert {"A step", "Square"} <= {text[:6] for text in found.warnings}
+
+
+@pytest.mark.parametrize("attacks", [("apgd-ce",), ("apgd-ce", "square")])
+def test_an_ensemble_that_does_not_search_without_gradients_is_looked_at(attacks: tuple[str, ...]) -> None:
+    """Square breaks them itself."""
+    found = evaluate_by_autoattack(Flipped(-1.0), bright(20), PGD(EPSILON), attacks=attacks)
+    looked = [text for text in found.warnings if "examples that survived" in text]
+    if attacks == ("apgd-ce",):
+        assert found.robust_accuracy > 0.9 and len(looked) == 2
+    else:
+        assert found.robust_accuracy == 0.0 and not looked
 
 
 class Rising(nn.Module):

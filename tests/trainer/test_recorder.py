@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,20 @@ def test_examples_without_a_usable_gradient_are_counted_and_many_of_them_are_tol
     assert step(zero_gradients=60) == []
     assert "3 of 120 examples met gradients with entries that are not finite" in step(non_finite_gradients=3)[0]
     assert (recorder.state.attack_zero_gradients, recorder.state.attack_non_finite_gradients) == (63, 3)
+
+
+def test_an_attack_that_moves_nothing_is_told_once(recorder: Recorder, caplog: pytest.LogCaptureFixture) -> None:
+    still = replace(shard(0, 5, 4, gradients=8), delta=torch.zeros(4, 1, 8, 8))
+    moved = replace(still, delta=torch.full((4, 1, 8, 8), 0.1))
+
+    def step(*shards: Shard) -> list[str]:
+        caplog.clear()
+        recorder.step(shards, StepResult(1.0, 3, 4, 0.1), 0.0, ())
+        return caplog.messages
+
+    assert step(still, moved) == step(replace(still, gradients=0)) == [], "some are left clean on purpose"
+    assert "the attack took 8 gradients and moved none of 4 examples" in step(still)[0]
+    assert step(still) == []
 
 
 def test_costs_count_only_where_the_cost_of_a_whole_attack_is_known(recorder: Recorder) -> None:

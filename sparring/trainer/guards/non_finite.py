@@ -28,7 +28,7 @@ class NonFiniteGuard:
         """
         if self.settings.non_finite == "rollback" and self.rollbacks < self.settings.max_rollbacks:
             return
-        how_often = f" after {self.rollbacks} rollbacks (guard.max_rollbacks)" if self.rollbacks else ""
+        how_often = f" There were {self.rollbacks} rollbacks (guard.max_rollbacks)." if self.rollbacks else ""
         raise NonFinite(f"{error}{how_often} The last checkpoint is in {checkpoints}.") from error
 
     def rolled_back(self) -> None:
