@@ -101,10 +101,11 @@ def open_trained(
             raise UsageError(f"--{name} cannot change here: it is not about how the model is evaluated.")
     require_passed(config, Live())
     use_sources(run, config)
-    path = checkpoint_of(run, best)
+    checkpoint_of(run, best)  # refused, if there is none, before the data are read
     test = load_data(config.data, "test")
     shape, classes = _require_same_images(run, config, test)
     model = build(config.model, shape, classes, config.train.seed, normalize=config.data.normalize)
+    path = checkpoint_of(run, best)  # a run that trains has a newer one by now
     _load(path, model, config.evaluation.weights)
     torch.set_num_threads(config.trainer.threads or cores())
     keep_freed_memory()

@@ -14,6 +14,7 @@ Run it: sparring train RECIPE --engine ddp --ddp.ranks 4 --train.shards_per_step
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -216,6 +217,8 @@ def _end_with_rank_0() -> None:
 
 
 def main() -> None:
+    for number in (signal.SIGTERM, signal.SIGHUP):  # who ends all processes ends rank 0, too, which ends the others
+        signal.signal(number, signal.SIG_IGN)
     run_path, rank, rendezvous = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     threading.Thread(target=_end_with_rank_0, daemon=True).start()
     to_file(run_path / "logs" / f"rank-{rank}.log")

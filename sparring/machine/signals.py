@@ -60,6 +60,13 @@ def signals_left_alone() -> Iterator[None]:
                 signal.signal(number, handler)
 
 
+def handlers_set_again() -> None:
+    """Set Python's handlers anew: Ray's core, where it shuts down, puts the default in SIGTERM's place unseen."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if _in_main_thread() and callable(handler := signal.getsignal(number)):
+            signal.signal(number, handler)
+
+
 def _in_main_thread() -> bool:
     """Python lets no other thread set handlers."""
     return threading.current_thread() is threading.main_thread()

@@ -29,7 +29,7 @@ PASSING = (
     *(failures.ReadOnlyError, failures.MasterDownError, failures.ClusterDownError, failures.TryAgainError),
     failures.NoScriptError,  # to a worker, who may load none: the trainer does
 )
-PASSING_WORDS = ("BUSY ", "MISCONF", "NOREPLICAS")  # of errors that have no class of their own
+PASSING_WORDS = ("BUSY ", "MISCONF", "NOREPLICAS", "UNBLOCKED")  # of errors that have no class of their own
 DENIED_WORDS = ("ACL failure in script", "The user executing the script can't")
 UNKNOWN_WORDS = ("unknown command", "unknown redis command")  # directly, and in a script
 UNTRUSTED_WORDS = ("CERTIFICATE_VERIFY_FAILED", "self signed certificate", "self-signed certificate")

@@ -49,7 +49,7 @@ from sparring.queue.codec import (
     encode_shard,
     encode_ticket,
 )
-from sparring.queue.connection import QueueUnavailable, answered, describe
+from sparring.queue.connection import QueueRefused, QueueUnavailable, answered, describe
 from sparring.queue.messages import (
     Controls,
     Key,
@@ -140,8 +140,13 @@ class Transport:
         self._taken: dict[str, bytes] = {}  # by fence and part: the received member that is not removed yet
 
     def current_fence(self) -> int:
-        """The fence that is in force; 0: no trainer has opened the queue, or the server was restarted empty."""
-        return self._checked(count_of(self._retry(lambda: self._redis.get(self._key("fence"))), "fence")) or 0
+        """The fence that is in force; 0: no trainer has opened the queue, the server was restarted empty, or what it
+        holds there is no fence, which `open` replaces."""
+        try:
+            found = self._retry(lambda: self._redis.get(self._key("fence")))
+        except QueueRefused:  # a key of another kind
+            found = b"of another kind"
+        return self._checked(count_of(found, "fence")) or 0
 
     def open(self, fence: int) -> None:
         """Put `fence` in force, empty the queue, and become its trainer.
@@ -610,7 +615,9 @@ def require_accepted(client: redis.Redis, reply: int, fence: int) -> None:
             f"on: give a copy of a run another folder name or queue.redis_url."
         )
     if reply < 0:
-        raise QueueLost(f"Redis at {describe(client)} was restarted empty; the queue of this run is gone.")
+        raise QueueLost(
+            f"Redis at {describe(client)} was restarted empty, or with older data; the queue of this run is gone."
+        )
 
 
 def prefix_of(run: str) -> str:

@@ -118,12 +118,15 @@ def test_the_other_ranks_do_not_outlive_the_first(tmp_path: Path) -> None:
         wait_for("the end of rank 1", lambda: not Path(f"/proc/{other}").exists())
 
 
-def test_ctrl_c_stops_all_ranks_with_a_checkpoint(tmp_path: Path) -> None:
+@pytest.mark.parametrize("everybody", [False, True], ids=["Ctrl-C", "SIGTERM to all, as of a host that shuts down"])
+def test_a_signal_stops_all_ranks_with_a_checkpoint(tmp_path: Path, everybody: bool) -> None:
     config = small(tmp_path, engine="ddp", train={**SHARDS, "epochs": 50}, model={"name": resting.NAME})
     with running(config, tmp_path) as (run, process):
         wait_for("step 1", lambda: read_status(run)["step"] >= 1)
         other = _rank_1(process.pid)
-        process.send_signal(signal.SIGINT)
+        if everybody:
+            os.kill(other, signal.SIGTERM)
+        process.send_signal(signal.SIGTERM if everybody else signal.SIGINT)
         assert process.wait(timeout=TIMEOUT_S) == 130, (tmp_path / "output").read_text()
         wait_for("the end of rank 1", lambda: not Path(f"/proc/{other}").exists())
     assert checkpoints.latest(run.checkpoints) is not None

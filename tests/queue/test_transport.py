@@ -272,6 +272,54 @@ def test_resume_raises_the_fence_and_flushes_the_queue(make: Callable[..., Trans
     assert new.lease("w", 0) is None and opened(new) == after + 1
 
 
+def test_a_server_that_is_back_with_older_data_has_lost_the_queue(
+    make: Callable[..., Transport], server: EmbeddedServer
+) -> None:
+    trainer = make()
+    fence = opened(trainer, 4)
+    server.client().set(trainer._key("fence"), fence - 1)
+    for request in (
+        lambda: trainer.issue([ticket(0, fence)]),
+        lambda: trainer.expired(fence),
+        lambda: trainer.put_weights(fence, 1, Controls(0.1), b"new", keep=2),
+    ):
+        with pytest.raises(QueueLost, match="or with older data"):
+            request()
+    assert opened(trainer, fence) == fence + 1
+    trainer.issue([ticket(0, fence + 1)])
+    assert trainer.sizes().tickets == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "command", "value"),
+    [
+        ("fence", "RPUSH", "x"),
+        ("fence", "SET", "9223372036854775806"),
+        ("fence", "SET", "later"),
+        ("owners", "SET", "x"),
+        ("meta", "SET", "x"),
+        ("tickets", "SET", "x"),
+    ],
+)
+def test_a_key_that_is_no_longer_what_it_was_keeps_no_run_from_being_resumed(
+    key: str, command: str, value: str, make: Callable[..., Transport], server: EmbeddedServer
+) -> None:
+    trainer = make()
+    fence = opened(trainer)
+    client: Any = server.client()
+    client.delete(trainer._key(key))
+    client.execute_command(command, trainer._key(key), value)
+    found = trainer.current_fence()
+    assert found == (0 if key == "fence" else fence)
+    trainer.open(fence + 1)
+    trainer.issue([ticket(0, fence + 1)])
+    assert trainer.current_fence() == fence + 1 and trainer.sizes().tickets == 1
+    client.delete(trainer._key(key))
+    client.execute_command(command, trainer._key(key), value)
+    trainer.forget()
+    assert not keys(server, trainer)
+
+
 def test_a_trainer_that_was_replaced_takes_no_shard_of_its_successor(make: Callable[..., Transport]) -> None:
     old, new = make(), make()
     opened(old)

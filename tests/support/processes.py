@@ -55,6 +55,12 @@ def child_of(driver: int, program: str) -> int:
     return next(int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text().strip() == program)
 
 
+def descendants(pid: int) -> list[int]:
+    """All processes that it has started, and that these have."""
+    children = [int(each) for path in Path(f"/proc/{pid}/task").glob("*/children") for each in path.read_text().split()]
+    return [one for child in children for one in (child, *descendants(child))]
+
+
 def has_ended(process: subprocess.Popen[bytes], root: Path) -> bool:
     assert process.poll() is None, (root / "output").read_text()
     return False

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,10 +15,11 @@ from typing import Any
 import ray
 
 from sparring.config import RaySettings
+from sparring.engines.ray.health import control_server, refusal
 from sparring.engines.ray.local import close_session, loopback_alone, put_back_afterwards
 from sparring.errors import SparringError, UsageError
 from sparring.machine.last_word import last_word
-from sparring.machine.signals import signals_left_alone
+from sparring.machine.signals import handlers_set_again, signals_left_alone
 
 log = logging.getLogger(__name__)
 KILLED = (
@@ -25,7 +27,7 @@ KILLED = (
     "logs are in its session's folder (/tmp/ray). `sparring resume RUN` continues a run from its last checkpoint, and "
     "the same `sparring evaluate` goes on with the verdicts that are kept."
 )
-SHUTDOWN_S = 30.0
+SHUTDOWN_S, GONE_S = 30.0, 3.0
 
 
 def require_connectable(settings: RaySettings) -> None:
@@ -103,14 +105,19 @@ def _explained(error: BaseException) -> str:
 
 
 def _shut_down() -> None:
-    """End the connection to Ray, and Ray itself if it is local; wait no longer than SHUTDOWN_S: where Ray's processes
-    have died, it may wait for their answers for ever."""
+    """End the connection to Ray, and Ray itself if it is local; wait no longer than SHUTDOWN_S, or GONE_S without its
+    control server: where Ray's processes have died, it may wait for their answers for ever."""
+    address = control_server()
     ending = threading.Thread(target=ray.shutdown, name="ray-shutdown", daemon=True)
     ending.start()
-    ending.join(SHUTDOWN_S)
+    wait_s = GONE_S if refusal(address) else SHUTDOWN_S
+    limit = time.monotonic() + wait_s
+    while ending.is_alive() and time.monotonic() < limit:
+        ending.join(0.1)
+        handlers_set_again()
     if ending.is_alive() and (node := ray._private.worker._global_node) is not None:
         node.kill_all_processes(check_alive=False)  # a raylet that is stopped, for which it waits
-        ending.join(SHUTDOWN_S)
+        ending.join(wait_s)
     if ending.is_alive():
         atexit.unregister(ray._private.worker.shutdown)  # it would wait for this one
-        log.error("Ray did not shut down within %g s; its processes may be left on this host", SHUTDOWN_S)
+        log.error("Ray did not shut down within %g s; its processes may be left on this host", wait_s)

@@ -42,6 +42,7 @@ ACTORS: tuple[Role, ...] = ("trainer", "worker")
 READERS: tuple[Role, ...] = ("trainer", "reader")  # the roles of other commands: `sparring stop`, `sparring top`
 STOP_GRACE_S = 60.0
 CHECKPOINT_S = 30.0  # Ray ends this process a minute after its control server
+HURRY_S = 3.0  # for the queue's answer, once the run ends: its server may have died with the rest
 POLL_S = 0.5
 STARTS_S = 60.0  # that a worker's process takes until its own watchdog is there
 
@@ -51,6 +52,10 @@ def _cause(error: Exception) -> str:
     if "all references to the actor were removed" in str(error) and os.environ.get("RAY_AUTH_MODE") == "token":
         return "Ray gave its actor up, as a cluster without tokens does while RAY_AUTH_MODE = token: unset that."
     return last_line(error)
+
+
+class RayGone(SparringError):
+    """Ray no longer works, and ends this process within a minute."""
 
 
 class Interrupted(Exception):
@@ -101,13 +106,13 @@ class Driver:
             trainers = Trainers(self.actors, self._require_going_on)
             self._reconcile()
             try:
-                outcome = self._with_restarts(trainers)
-                trainers.end_others()
-                self._refresh_status()
-                self.transport.request_stop()
-                self.pool.stop(STOP_GRACE_S if self.interrupted else 15.0)
-                let_nodes_go(self.config.ray)
-                evaluation = None
+                outcome, evaluation = self._with_restarts(trainers), None
+                if self._has_ray():
+                    trainers.end_others()
+                    self._refresh_status()
+                    self.transport.request_stop()
+                    self.pool.stop(STOP_GRACE_S if self.interrupted else 15.0)
+                    let_nodes_go(self.config.ray)
                 if outcome["phase"] in ("finished", "incomplete"):
                     evaluation = self._evaluate(trainers, outcome["step"])
                     outcome["phase"] = outcome["phase"] if evaluation is not None else "stopped"
@@ -139,12 +144,12 @@ class Driver:
                 trainers.start()
                 outcome = self._until_done(trainers)
             except (ray.exceptions.RayActorError, RankLost) as error:
-                self._require_ray()
+                if self.interrupted:
+                    return self._stopped()
+                self._require_ray(trainer=False)
                 deaths = deaths + 1 if self.state.step <= last_step else 1
                 last_step = self.state.step
                 log.warning("the trainer died at step %d (%d in a row): %s", last_step, deaths, error)
-                if self.interrupted:
-                    return self._stopped()
                 if deaths > self.config.trainer.max_restarts:
                     raise SparringError(
                         f"the trainer died {deaths} times in a row without progress (trainer.max_restarts = "
@@ -155,6 +160,11 @@ class Driver:
                 time.sleep(min(2.0 ** (deaths - 1) - 1, 30.0))
                 continue
             except Interrupted:
+                return self._stopped()
+            except RayGone as error:
+                if not self.interrupted:
+                    raise
+                log.warning("%s", error)
                 return self._stopped()
             except ray.exceptions.RayTaskError as error:
                 raise SparringError(f"the trainer failed: {error.cause!r} See {self.run.path / 'logs'}.") from error
@@ -219,22 +229,37 @@ class Driver:
         if self.interrupted:
             raise Interrupted
 
-    def _require_ray(self) -> None:
-        """Where Ray no longer works, let the trainer write its checkpoint, which it is told through the queue.
+    def _has_ray(self) -> bool:
+        """Whether Ray can be asked for the end of a training. An interrupted one ends without, too.
 
         Raises:
-            SparringError: it does not.
+            RayGone: it cannot, and there is more to do.
         """
-        problem = self.health.check()
+        if self.interrupted:
+            return not self.health.settled()
+        self._require_ray(trainer=False)
+        return True
+
+    def _require_ray(self, trainer: bool = True) -> None:
+        """Where Ray no longer works, let the trainer write its checkpoint, which it is told through the queue.
+
+        trainer: there is one. Without, what follows asks Ray for another, and would wait for it for ever.
+
+        Raises:
+            RayGone: it does not.
+        """
+        problem = self.health.check() if trainer else self.health.settled()
         if not problem:
             return
-        log.error("%s. Waiting for the trainer's checkpoint.", problem)
+        log.error("%s.%s", problem, " Waiting for the trainer's checkpoint." if trainer else "")
         self.run.request_stop()
-        self.transport.request_stop()
-        limit = time.monotonic() + CHECKPOINT_S
-        while time.monotonic() < limit and (self.transport.state() or {}).get("phase") == "training":
-            time.sleep(POLL_S)
-        raise SparringError(
+        self.transport.timeout_s = min(self.transport.timeout_s, HURRY_S)
+        with suppress(SparringError):  # its server may be gone, too
+            self.transport.request_stop()
+            limit = time.monotonic() + CHECKPOINT_S
+            while trainer and time.monotonic() < limit and (self.transport.state() or {}).get("phase") == "training":
+                time.sleep(POLL_S)
+        raise RayGone(
             f"{problem}. The last checkpoint is in {self.run.checkpoints}; `sparring resume {self.run.path}` continues."
         )
 
@@ -242,17 +267,19 @@ class Driver:
         """The driver cannot go on: let the trainer save its checkpoint. Its own failure, if it has one, says more.
 
         Raises:
-            Exception: `error`, once the trainer has ended or its time is up.
+            Exception: `error`, once the trainer has ended or its time is up, unless the run was interrupted.
         """
         log.error("%s Waiting for the trainer's checkpoint.", error)
         self.run.request_stop()
-        limit = time.monotonic() + self.config.queue.timeout_s + STOP_GRACE_S
+        limit, outcome = time.monotonic() + self.config.queue.timeout_s + STOP_GRACE_S, None
         while time.monotonic() < limit:
             outcome = trainers.outcome(POLL_S)
             if outcome is not None and outcome["phase"] == "failed":
                 return outcome
-            if outcome is not None:
+            if outcome is not None or self.health.check():
                 break
+        if self.interrupted:
+            return outcome or self._stopped()
         raise error
 
     def _reconcile(self) -> None:
@@ -350,6 +377,7 @@ class Driver:
                     raise SparringError(str(error.cause)) from error
                 raise self._evaluation_failed(error) from error
             except ray.exceptions.RayActorError as error:
+                self._require_ray(trainer=False)
                 log.warning("the trainer died during the evaluation (%d times): %s", deaths + 1, error)
                 last = error
             self.state.trainer_restarts += 1
@@ -363,12 +391,15 @@ class Driver:
 
     def _interrupt(self, reason: str) -> None:
         self.interrupted = True
+        self.transport.timeout_s = min(self.transport.timeout_s, HURRY_S)  # the trainer waits for its server itself
 
     def _close(self, trainers: Trainers) -> None:
-        if not self.health.problem:
+        if not self.health.settled():
             self.pool.stop(0)
             trainers.end()
             let_nodes_go(self.config.ray)
+        else:
+            self.transport.timeout_s = min(self.transport.timeout_s, HURRY_S)
         with suppress(OSError):  # a folder that has become read-only: why the run ends is told by who found it
             self.run.connection.unlink(missing_ok=True)
         try:

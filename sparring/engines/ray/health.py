@@ -15,15 +15,29 @@ import ray
 CHECK_EVERY_S = 2.0
 GONE_AFTER_S = 10.0  # a control server that is restarted answers again by then
 CONNECT_S = 1.0
+SETTLE_S = 0.2
+
+
+def control_server() -> tuple[str, int]:
+    """Host and port of the control server of the Ray that this process is connected to."""
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def refusal(address: tuple[str, int]) -> str:
+    """Why nobody takes a connection there; empty: somebody does."""
+    try:
+        socket.create_connection(address, timeout=CONNECT_S).close()
+    except OSError as error:
+        return str(error)
+    return ""
 
 
 class Health:
     """Asks at most every CHECK_EVERY_S. `problem`: what no longer works; empty: nothing."""
 
     def __init__(self) -> None:
-        context = ray.get_runtime_context()
-        host, _, port = context.gcs_address.rpartition(":")
-        self.address, self.node = (host.strip("[]"), int(port)), context.get_node_id()
+        self.address, self.node = control_server(), ray.get_runtime_context().get_node_id()
         self.problem = ""
         self._asked_at = self._answered_at = time.monotonic()
         self._asking: threading.Thread | None = None
@@ -37,11 +51,16 @@ class Health:
             self.problem = self._ask(now)
         return self.problem
 
+    def settled(self) -> str:
+        """`problem`, once Ray has answered or has been silent for too long: before calls that wait for it for ever."""
+        began = time.monotonic()
+        while not self.check(at_once=True) and self._answered_at < began:
+            time.sleep(SETTLE_S)
+        return self.problem
+
     def _ask(self, now: float) -> str:
-        try:
-            socket.create_connection(self.address, timeout=CONNECT_S).close()
-        except OSError as error:
-            return self._silent(now, str(error))
+        if refused := refusal(self.address):
+            return self._silent(now, refused)
         if self._asking is None or not self._asking.is_alive():
             self._alive, self._asking = None, threading.Thread(target=self._look, name="ray-health", daemon=True)
             self._asking.start()

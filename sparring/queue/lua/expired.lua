@@ -2,11 +2,11 @@
 -- Ends the leases whose deadline has passed and reports them with all that was given back. A report is repeated until
 -- it is acknowledged by the next call, so none is lost with a reply. A deadline that is further away than a lease lasts
 -- was set before the clock was put back: it is set anew, unless it is one of the trainer's own leases, which have none.
--- Returns {member, reason, ...}, 0 where another fence is current, -1 where there is none.
+-- Returns {member, reason, ...}, 0 where a later fence is current, -1 where there is none, or an older one.
 -- KEYS: fence leases owners returned. ARGV: fence lease_ms no_deadline_ms acknowledged...
 local fence = redis.call('GET', KEYS[1])
 if not fence then return -1 end
-if fence ~= ARGV[1] then return 0 end
+if fence ~= ARGV[1] then return (tonumber(fence) or 0) < tonumber(ARGV[1]) and -1 or 0 end
 for index = 4, #ARGV do redis.call('HDEL', KEYS[4], ARGV[index]) end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

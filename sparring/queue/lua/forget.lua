@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Deletes every key of a run that does not expire by itself. What is not of the kind that it should be is passed over.
 -- KEYS: fence leases owners meta, then all other keys of a fixed name. ARGV: prefix.
-local fence = redis.call('GET', KEYS[1])
+local fence = redis.pcall('GET', KEYS[1])
 local function listed(...)
   local found = redis.pcall(...)
   return found.err and {} or found
@@ -9,7 +9,7 @@ end
 local function forget(names, of)
   for _, name in ipairs(names) do redis.call('UNLINK', ARGV[1] .. of .. name) end
 end
-if fence then
+if type(fence) == 'string' then
   local places = {fence}
   local parts = redis.pcall('HGET', KEYS[4], 'parts')
   for part = 0, (type(parts) == 'string' and tonumber(parts) or 1) - 1 do places[#places + 1] = fence .. ':' .. part end

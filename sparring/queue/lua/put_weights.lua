@@ -5,7 +5,7 @@
 -- KEYS: fence weights. ARGV: fence version keep controls tag arrays.
 local fence = redis.call('GET', KEYS[1])
 if not fence then return -1 end
-if fence ~= ARGV[1] then return 0 end
+if fence ~= ARGV[1] then return (tonumber(fence) or 0) < tonumber(ARGV[1]) and -1 or 0 end
 local id = ARGV[1] .. '-' .. ARGV[2]
 local found = redis.call('XRANGE', KEYS[2], id, id)[1]
 if found and found[2][2] == ARGV[4] and found[2][4] == ARGV[5] and found[2][6] == ARGV[6] then return 1 end

@@ -17,7 +17,9 @@ def test_every_rollback_lowers_the_rate_until_there_are_too_many(tmp_path: Path)
         guard.require_allowed(error, tmp_path)
         guard.rolled_back()
         assert session.learner.rate_scale == rate
-    with pytest.raises(NonFinite, match=rf"loss nan at step 3\. There were 2 rollbacks .* last checkpoint is in {tmp_path}"):
+    with pytest.raises(
+        NonFinite, match=rf"loss nan at step 3\. There were 2 rollbacks .* last checkpoint is in {tmp_path}"
+    ):
         guard.require_allowed(error, tmp_path)
 
 
