@@ -109,8 +109,7 @@ class Driver:
                 outcome, evaluation = self._with_restarts(trainers), None
                 if self._has_ray():
                     trainers.end_others()
-                    self._refresh_status()
-                    self.transport.request_stop()
+                    self._ask_workers_to_stop()
                     self.pool.stop(STOP_GRACE_S if self.interrupted else 15.0)
                     let_nodes_go(self.config.ray)
                 if outcome["phase"] in ("finished", "incomplete"):
@@ -122,6 +121,15 @@ class Driver:
         state = RunState.from_dict(outcome["state"])
         state.trainer_restarts = self.state.trainer_restarts
         return Outcome(phase, state, evaluation)
+
+    def _ask_workers_to_stop(self) -> None:
+        """Through the queue. Where an interrupted run has lost that, they are killed in a while."""
+        try:
+            self._refresh_status()
+            self.transport.request_stop()
+        except SparringError:
+            if not self.interrupted:
+                raise
 
     def _require_access(self) -> None:
         """Refuse users of Redis who may not touch this run's keys, before actors are started.
@@ -193,7 +201,8 @@ class Driver:
             if (self.interrupted or self.run.stop_requested()) and asked_at is None:
                 asked_at = time.monotonic()
                 self.run.request_stop()  # also in the folder: a trainer that opens the queue only now clears it there
-                self.transport.request_stop()
+                with suppress(SparringError):  # its server may be away; the trainer reads the folder
+                    self.transport.request_stop()
             if asked_at is not None and time.monotonic() - asked_at > STOP_GRACE_S:
                 raise SparringError(
                     f"the trainer did not stop within {STOP_GRACE_S:.0f} s and was killed. `sparring resume "
