@@ -41,7 +41,7 @@ def test_training_goes_on_from_the_last_checkpoint_with_a_lower_rate(
 
 
 def test_the_run_ends_with_the_reason_after_too_many(tmp_path: Path) -> None:
-    with pytest.raises(SparringError, match=r"after 2 rollbacks \(guard.max_rollbacks\)"):
+    with pytest.raises(SparringError, match=r"There were 2 rollbacks \(guard.max_rollbacks\)"):
         train(small(tmp_path, engine="sync", guard={"rate_factor": 1.0, "max_rollbacks": 2}, **WILD))
 
 
