@@ -50,7 +50,8 @@ class Waits:
 
     per_pass: float
     regroups = True
-    by_loss = False
+    by_loss = of_one_pass = False
+    doubtful = None
     description = "timed waits"
 
     @property
