@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.measure import machine
 from sparring.config import Config, from_tree
 from sparring.lab.work import Place
+from sparring.models.normalize import CIFAR10_MEAN, CIFAR10_STD
 
 if TYPE_CHECKING:
     from sparring.commands.train import Result
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 LONG: dict[str, dict[str, Any]] = {"optimizer": {"lr": 0.002}, "train": {"epochs": 3}}
 TRADES: dict[str, dict[str, Any]] = {"objective": {"name": "trades", "beta": 1.0}}
 CIFAR: dict[str, dict[str, Any]] = {
-    "data": {"name": "cifar10", "limit": 24_000, "mean": (0.4914, 0.4822, 0.4465), "std": (0.2471, 0.2435, 0.2616)},
+    "data": {"name": "cifar10", "limit": 24_000, "mean": CIFAR10_MEAN, "std": CIFAR10_STD},
     "attack": {"epsilon": 8 / 255},
     "optimizer": {"lr": 0.004},
     "train": {"epochs": 2},

@@ -16,13 +16,13 @@ from sparring.data.datasets import (
     notes_of,
     sources_of,
 )
-from sparring.data.reading import evenly_spaced
+from sparring.data.reading import SAMPLES, evenly_spaced
 from sparring.data.training import scaled
 from sparring.errors import UsageError
 
 MAX_LISTED = 12  # classes whose counts are listed
 READ_AT_ONCE = 1024  # images
-FEW, MORE = 32, 512  # images that are looked at
+MORE = 512  # images that are looked at for their colours: each set's mean is then known to 0.005
 BY_CHANCE = 0.005  # share of test images that may be training images: empty ones, or as photographed twice
 BRIGHTER, BEYOND_NOISE = 0.25, 6.0  # share of a mean pixel; standard errors: splits of one data set are far below
 NARROW = 32 / 255  # pixel intensity: a smaller range is nearly black or one colour, as of 12 bits stored as 16
@@ -133,9 +133,9 @@ def _of_range(low: float, high: float) -> list[str]:
     ]
 
 
-def _some_images(data: Dataset, in_memory: int = FEW) -> Tensor:
+def _some_images(data: Dataset, in_memory: int = SAMPLES) -> Tensor:
     """Evenly spaced images; `in_memory` of those that need not be read."""
-    return data.images(torch.tensor(evenly_spaced(len(data), in_memory if is_in_memory(data) else FEW)))
+    return data.images(torch.tensor(evenly_spaced(len(data), in_memory if is_in_memory(data) else SAMPLES)))
 
 
 def _of_brightness(training: Tensor, test: Tensor) -> list[str]:

@@ -10,6 +10,7 @@ import torch
 
 from sparring.config import DataSettings
 from sparring.data.loading import load
+from sparring.data.sources import Split
 from sparring.errors import SparringError
 from sparring.lab.images import written_once
 
@@ -26,8 +27,9 @@ def arrays(tmp_path: Path) -> DataSettings:
 def test_what_is_written_is_what_is_read(tmp_path: Path, arrays: DataSettings) -> None:
     folder = tmp_path / "made" / "images"
     written_once(folder, arrays)
-    for split, count in (("train", 12), ("test", 9)):
-        before, after = load(arrays, split), load(DataSettings(name=f"folder:{folder}"), split)  # type: ignore[arg-type]
+    counts: dict[Split, int] = {"train": 12, "test": 9}
+    for split, count in counts.items():
+        before, after = load(arrays, split), load(DataSettings(name=f"folder:{folder}"), split)
         order = torch.argsort(before.labels, stable=True)  # a folder is sorted by class
         assert len(after) == count and torch.equal(after.labels, before.labels[order])
         assert torch.equal(after.images(torch.arange(count)), before.images(order))

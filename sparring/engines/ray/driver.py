@@ -262,7 +262,7 @@ class Driver:
             return
         log.error("%s.%s", problem, " Waiting for the trainer's checkpoint." if trainer else "")
         self.run.request_stop()
-        self.transport.timeout_s = min(self.transport.timeout_s, HURRY_S)
+        self._hurry()
         with suppress(SparringError):  # its server may be gone, too
             self.transport.request_stop()
             limit = time.monotonic() + CHECKPOINT_S
@@ -400,7 +400,11 @@ class Driver:
 
     def _interrupt(self, reason: str) -> None:
         self.interrupted = True
-        self.transport.timeout_s = min(self.transport.timeout_s, HURRY_S)  # the trainer waits for its server itself
+        self._hurry()
+
+    def _hurry(self) -> None:
+        """Wait for the queue no longer than HURRY_S from now on; the trainer waits for it itself."""
+        self.transport.timeout_s = min(self.transport.timeout_s, HURRY_S)
 
     def _close(self, trainers: Trainers) -> None:
         if not self.health.settled():
@@ -408,7 +412,7 @@ class Driver:
             trainers.end()
             let_nodes_go(self.config.ray)
         else:
-            self.transport.timeout_s = min(self.transport.timeout_s, HURRY_S)
+            self._hurry()
         with suppress(OSError):  # a folder that has become read-only: why the run ends is told by who found it
             self.run.connection.unlink(missing_ok=True)
         try:
