@@ -1,15 +1,17 @@
 """PGD-AT, TRADES, MART and FGSM-RS, each with and without BulletTrain, on MNIST with the same network and seeds.
 
     python -m benchmarks.methods --data DIR [--seeds 3] [--methods …] [--autoattack 1000] [--out FOLDER]
+        [--records FILE]
 
 2,000 steps of 128 examples (51,200 training images, 5 epochs), κ = 8 (FGSM-RS: 1), ε = 0.3 warmed up over 30 % of the
 steps, one-cycle rate with peak 0.002 (FGSM-RS: 0.012, since at 0.002 one step does not hold this ε), the network of
 Wong et al., the synchronous engine with one thread; N_B = κ, N_R = 2 (FGSM-RS: 0), N_O = 0, γ = 0.8 (TRADES: 0.65),
 p = 0.9; β = 1 for TRADES as its authors use on MNIST, 5 for MART.
 Judged by PGD-40 (step 0.01, 2 restarts) on all 10,000 test images, and by AutoAttack on the first of them. Runs that
-are in FOLDER already are not made again. Every figure is the mean of the seeds with their range. Two run at a time with
-one thread each, so the processor's seconds of training compare the methods, and the wall-clock says how busy the
-machine was. FGSM-RS has the guard against overfitting on, which looks at training data alone; its gradients count too.
+are in FOLDER already are not made again, and networks that have a line in FILE with as many images neither. Every
+figure is the mean of the seeds with their range. Two run at a time with one thread each, so the processor's seconds of
+training compare the methods, and the wall-clock says how busy the machine was. FGSM-RS has the guard against
+overfitting on, which looks at training data alone; its gradients count too.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,10 @@ from sparring.runs import Run
 Tree = dict[str, dict[str, Any]]
 Runs = list[dict[str, Any]]  # of one method, seed by seed
 FILE = "methods.json"
+KEPT = (  # of a network, in the records
+    *("clean_accuracy", "robust_accuracy", "gradients_per_example", "allocated"),
+    *("processor_seconds", "seconds", "autoattack", "autoattack_samples"),
+)
 BULLETTRAIN = " + BulletTrain"
 PGD = {"steps": 40, "step_size": 0.01, "restarts": 2, "samples": 10_000}
 METHODS: dict[str, Tree] = {
@@ -90,6 +96,31 @@ def measured(config: Config, autoattack: int) -> dict[str, Any]:
 
 def _evaluated(run: Run, settings: dict[str, Any]) -> dict[str, Any]:
     return evaluate_run(run, {f"evaluation.{name}": str(value) for name, value in settings.items()})
+
+
+def recorded(path: Path | None, autoattack: int) -> dict[str, dict[str, Any]]:
+    """The figures of the networks that FILE has judged by AutoAttack on so many images, by the run's name."""
+    lines = path.read_text().splitlines() if path is not None and path.exists() else []
+    found = {line["run"]: line for line in map(json.loads, lines)}
+    return {name: line for name, line in found.items() if line.get("autoattack_samples", 0) == autoattack}
+
+
+def figures(configs: Sequence[Config], options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Of every network, by the run's name: from FILE, or made now and added to it as soon as it is there."""
+    found = recorded(options.records, options.autoattack)
+    with ProcessPoolExecutor(options.processes) as pool:
+        jobs = {
+            pool.submit(measured, config, options.autoattack): str(config.run.name)
+            for config in configs
+            if config.run.name not in found
+        }
+        for job in as_completed(jobs):
+            made = {"run": jobs[job], **{key: job.result()[key] for key in KEPT if key in job.result()}}
+            found[jobs[job]] = made
+            if options.records is not None:
+                with options.records.open("a") as records:
+                    records.write(json.dumps(made) + "\n")
+    return found
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:
@@ -165,23 +196,22 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--autoattack", type=int, default=1000, help="test images that AutoAttack evaluates; 0: none")
+    parser.add_argument("--records", type=Path, help="A line of JSON for each network is read from here and added.")
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
     rows = [(method, bullettrain) for method in options.methods for bullettrain in (False, True)]
-    with ProcessPoolExecutor(options.processes) as pool:
-        jobs = {  # one seed after the other, so that a run that is cut short has whole seeds
-            (*each, seed): pool.submit(
-                measured, tree_of(*each, seed, options.data, options.out.resolve()), options.autoattack
-            )
-            for seed in range(options.seeds)
-            for each in rows
-        }
-        results = {
-            f"{method}{BULLETTRAIN if bullettrain else ''}": [
-                jobs[method, bullettrain, seed].result() for seed in range(options.seeds)
-            ]
-            for method, bullettrain in rows
-        }
+    configs = {  # one seed after the other, so that a run that is cut short has whole seeds
+        (*row, seed): tree_of(*row, seed, options.data, options.out.resolve())
+        for seed in range(options.seeds)
+        for row in rows
+    }
+    found = figures(list(configs.values()), options)
+    results = {
+        f"{method}{BULLETTRAIN if bullettrain else ''}": [
+            found[str(configs[method, bullettrain, seed].run.name)] for seed in range(options.seeds)
+        ]
+        for method, bullettrain in rows
+    }
     print(f"{machine()}\n")
     print("\n".join(table_of_methods(results)))
     if options.autoattack:

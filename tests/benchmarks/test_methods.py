@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
+import json
+from pathlib import Path
 from typing import Any
 
-from benchmarks.methods import table_of_autoattack, table_of_methods
+from benchmarks.methods import figures, recorded, table_of_autoattack, table_of_methods, tree_of
 
 
 def run(robust: float, gradients: float, **more: Any) -> dict[str, Any]:
@@ -34,3 +37,13 @@ def test_autoattacks_figures_carry_their_images_and_intervals() -> None:
     evaluated = run(0.87, 8.0, autoattack=0.8, autoattack_samples=1000)
     (line,) = table_of_autoattack({"PGD-AT": [evaluated], "MART": [run(0.5, 8.0)]})[2:]
     assert line == "| PGD-AT | 1 | 1000 | 80.0 (80.0 to 80.0) | 80.0 (77.4 to 82.4) |"
+
+
+def test_a_network_in_the_records_is_not_made_again_but_for_other_images(tmp_path: Path) -> None:
+    config = tree_of("MART", True, 0, Path("no data here"), tmp_path)
+    line = {"run": "mart-bt-seed0", **run(0.9, 3.0, autoattack=0.8, autoattack_samples=10_000)}
+    records = tmp_path / "methods.jsonl"
+    records.write_text(json.dumps(line) + "\n")
+    options = argparse.Namespace(records=records, autoattack=10_000, processes=1)
+    assert figures([config], options) == {"mart-bt-seed0": line}
+    assert records.read_text().count("\n") == 1 and recorded(records, 1000) == {} and recorded(None, 1000) == {}
