@@ -24,6 +24,10 @@ class Attacker(Protocol):
     def busy(self) -> bool:
         """Whether there are unfinished tasks."""
 
+    @property
+    def active(self) -> int:
+        """Rows of the batches that the next step computes."""
+
     def begin(self, task: Task, controls: Controls, version: int) -> None:
         """Accept a task; `version` is that of the model's current weights."""
 
@@ -54,7 +58,6 @@ class OneByOne:
 
     @property
     def active(self) -> int:
-        """Examples that take part in the next step."""
         return 0 if self._work is None else self._work.active
 
     def begin(self, task: Task, controls: Controls, version: int) -> None:

@@ -52,6 +52,11 @@ class Slots:
         """Whether there are unfinished tickets."""
         return bool(self._jobs)
 
+    @property
+    def active(self) -> int:
+        """Rows of the batches that the next step computes: all slots, also idle ones, of every attack."""
+        return self.count * len(self._attacks())
+
     def begin(self, task: Task, controls: Controls, version: int) -> None:
         """Accept a task; `version` is that of the model's current weights."""
         began = time.perf_counter()
@@ -76,7 +81,7 @@ class Slots:
         """Make one attack step with the model's weights, of `version`; returns the shards that are finished by it."""
         if any(self._slots):
             began = time.perf_counter()
-            for name in {slot.job.ready.attack.name for _, slot in self._taken()}:
+            for name in self._attacks():
                 self._batches[name].step(self.context.model)
             self._count_step(version)
             self._fill()
@@ -128,6 +133,10 @@ class Slots:
 
     def _batch_of(self, job: _Job) -> _Batch:
         return self._batches[job.ready.attack.name]
+
+    def _attacks(self) -> set[str]:
+        """Names of the attacks under way: a guard may have replaced that of newer tickets."""
+        return {slot.job.ready.attack.name for _, slot in self._taken()}
 
     def _taken(self) -> Iterator[tuple[int, _Slot]]:
         return ((number, slot) for number, slot in enumerate(self._slots) if slot is not None)

@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 from sparring.attacks import frozen
 from sparring.attacks.starts import unpacked
-from sparring.config import gate_patience_s, last_steps, share_of_step
+from sparring.config import gate_patience_s, last_steps, share_of_step, slots_of, tickets_at_once
 from sparring.engines.virtual.cluster import Cluster, Order, Sent
 from sparring.engines.virtual.times import prepare_s
 from sparring.queue.codec import received
 from sparring.queue.messages import Controls, Key, Lease, Shard
 from sparring.trainer.experiment import Experiment
-from sparring.workers.attackers import OneByOne
+from sparring.workers.attackers import attacker_of
 from sparring.workers.finish import Finisher
 from sparring.workers.gate import Gate
 from sparring.workers.task import Task
@@ -103,12 +103,14 @@ class VirtualWorker:
 
 
 class NewestWorker(VirtualWorker):
-    """Attacks with the newest weights that have arrived; with `exchange` newer ones are loaded between two steps."""
+    """Attacks with the newest weights that have arrived; with `exchange` newer ones are loaded between two steps. With
+    slots it attacks several tickets together."""
 
     def __init__(self, experiment: Experiment, cluster: Cluster, name: str, speed: float, *, exchange: bool) -> None:
         super().__init__(experiment, cluster, name, speed)
-        self.exchange = exchange
-        self._attacker = OneByOne(self._context)
+        config, views = experiment.config, experiment.attack.makes_views
+        self.exchange, self.most_tickets = exchange, tickets_at_once(config, views)
+        self._attacker = attacker_of(self._context, slots_of(config, views), hold_back=config.allocator.hold_back)
         self._waiting: Lease | None = None
         self._version = -1
 
@@ -118,14 +120,14 @@ class NewestWorker(VirtualWorker):
         self._waiting, self._version = None, -1  # a version of another fence has other weights
 
     def go_on(self) -> None:
-        if self._attacker.busy:
-            self._step()
-            return
-        self._waiting = self._waiting or self._take()
+        if self._waiting is None and self._attacker.has_room and len(self._held) < self.most_tickets:
+            self._waiting = self._take()
         if self._waiting is not None and not self.cluster.is_live(self._waiting):
             self._held.pop(self._waiting.owner, None)
             self._waiting = None
         if self._waiting is None:
+            if self._attacker.busy:
+                self._step()
             return
         newest = self.cluster.newest(self._waiting.ticket.fence)
         if newest is not None and newest[0] >= self._waiting.ticket.version:

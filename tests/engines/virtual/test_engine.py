@@ -122,6 +122,18 @@ def test_in_flight_exchange_makes_shards_fresher(tmp_path: Path) -> None:
     assert exchanged.summary["staleness_mean"] < plain.summary["staleness_mean"]
 
 
+def test_slots_for_two_tickets_make_twice_the_shards_where_a_step_takes_the_same_time(tmp_path: Path) -> None:
+    common = {
+        "workers": {"count": 1},
+        "attack": {"steps": 8},
+        "staleness": {"exchange": True, "max_staleness": 6, "depth": 6},
+        "virtual": {"attack_s": 0.1, "attack_example_s": 0.0},
+    }
+    alone, shared = (made(tmp_path, **common, allocator={"slots": slots}) for slots in (0, 2 * BATCH))
+    assert shared.summary["seconds"] == pytest.approx(alone.summary["seconds"] / 2, rel=0.05)
+    assert tickets(alone) == tickets(shared) == ALL_ONCE
+
+
 def test_an_attack_waits_until_its_worker_has_loaded_the_weights(tmp_path: Path) -> None:
     """With the bound 0 each step has weights of its own; within an attack they are not loaded again."""
     exact: dict[str, Any] = {"staleness": {"max_staleness": 0, "depth": 0}, "workers": {"count": 1}}

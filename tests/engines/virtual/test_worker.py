@@ -30,8 +30,8 @@ def publish(cluster: Cluster, experiment: Experiment, version: int) -> None:
     cluster.publish((1, version), weights, Controls(0.2), keep=3)
 
 
-def issue(cluster: Cluster, version: int) -> None:
-    VirtualTransport(cluster).issue([Ticket(Key(0, 0, 0), 1, version, (1, 2, 3), "")])
+def issue(cluster: Cluster, version: int, number: int = 0) -> None:
+    VirtualTransport(cluster).issue([Ticket(Key(0, number, 0), 1, version, (1, 2, 3), "")])
 
 
 def test_it_waits_for_the_version_of_its_ticket_and_every_step_takes_its_time(
@@ -75,3 +75,31 @@ def test_what_is_void_is_not_sent_and_weights_of_another_fence_are_loaded_anew(
     issue(cluster, 0)
     cluster.advance(10.0)
     assert [shard.version for shard in cluster.arrived] == [0]
+
+
+@pytest.mark.parametrize(
+    ("slots", "ends_s"),
+    [
+        pytest.param(0, [8.0, 16.0, 24.0], id="one ticket after the other, 3 examples a step"),
+        pytest.param(3, [8.0, 16.0, 24.0], id="slots for one ticket"),
+        pytest.param(6, [14.0, 14.0, 28.0], id="slots for two tickets, idle ones while the third is alone"),
+    ],
+)
+def test_tickets_that_share_slots_share_the_time_of_their_steps(
+    tmp_path: Path, slots: int, ends_s: list[float]
+) -> None:
+    experiment = build_experiment(
+        small(tmp_path, engine="virtual", attack={"steps": 2}, allocator={"slots": slots}, staleness={"exchange": True})
+    )
+    times = {"jitter": 0.0, "attack_s": 1.0, "attack_example_s": 1.0, "push_s": 0.0, "load_s": 0.0, "publish_s": 0.0}
+    cluster = Cluster(experiment.config.virtual.model_copy(update=times), lease_s=5.0, seed=0)
+    NewestWorker(experiment, cluster, "worker-1", 1.0, exchange=True)
+    publish(cluster, experiment, 0)
+    for number in range(3):
+        issue(cluster, 0, number)
+    ended: list[float] = []
+    while len(ended) < 3:
+        cluster.wait(100.0)
+        ended += [cluster.now] * len(cluster.arrived)
+        cluster.arrived.clear()
+    assert ended == ends_s
