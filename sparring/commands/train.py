@@ -53,6 +53,7 @@ from sparring.machine.signals import stopping_on_signals
 from sparring.models.starting import not_fresh
 from sparring.observe.discovery import announced, reachable
 from sparring.observe.exporter import Exporter
+from sparring.observe.findings import findings
 from sparring.observe.progress import Progress
 from sparring.observe.report import MEASURED, summary
 from sparring.observe.state import Heartbeats, Report, RunState
@@ -455,7 +456,7 @@ def _conclude(
     latest.update(state)
     latest.write()
     figures = {name: value for name, value in (evaluation or {}).items() if name in MEASURED}
-    figures["warnings"] = list(dict.fromkeys([*latest.doubts, *figures.get("warnings", ())]))
+    figures["warnings"] = list(dict.fromkeys([*latest.doubts, *findings(state), *figures.get("warnings", ())]))
     content = summary(state, figures)
     run.write_json("summary.json", content)
     return Result(run, phase, content)

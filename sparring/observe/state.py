@@ -101,6 +101,8 @@ class RunState:
     pgd_until: int = 0
     guard_accuracy: float | None = None
     skipped_steps: int = 0
+    steps_without_gradient: int = 0
+    unmoved_steps: int = 0
     attack_zero_gradients: int = 0
     attack_non_finite_gradients: int = 0
     evaluation: dict[str, float | None] = field(default_factory=dict)

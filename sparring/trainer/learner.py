@@ -50,6 +50,7 @@ class StepResult:
     examples: int
     learning_rate: float
     skipped: bool = False  # the scaled fp16 gradient overflowed, the weights are as they were
+    no_gradient: bool = False  # that of every weight was exactly zero
 
 
 class Learner:
@@ -393,4 +394,4 @@ class Update:
         if made:
             learner.optimizer.step()
         learner.scaler.update()
-        self.result = replace(self.result, skipped=not made)
+        self.result = replace(self.result, skipped=not made, no_gradient=norm == 0)

@@ -33,6 +33,10 @@ UNMOVED = (
     "step %d: the attack took %d gradients and moved none of %d examples, so that training sees clean images. Look in "
     "the attack's step and projection."
 )
+NO_GRADIENT = (
+    "step %d: the loss gave every weight a gradient of exactly zero, so that nothing was learned from its %d examples. "
+    "Look in the objective for detach, rounding or argmax, and in the model for saturation."
+)
 WARNED_SHARE = 0.01  # of a step's examples without a usable gradient
 REPORT_EVERY_S = 0.5
 
@@ -84,6 +88,9 @@ class Recorder:
         state.skipped_steps += result.skipped
         state.learning_rate, state.epsilon = result.learning_rate, learner.epsilon(learner.step - 1)
         self._smooth(result)
+        if result.no_gradient:
+            state.steps_without_gradient += 1
+            self._warn_once(NO_GRADIENT, result.examples)
         self._count_staleness(shards, arrivals)
         self._count_attacks(shards)
         self._write_history(shards)
@@ -119,16 +126,21 @@ class Recorder:
         zero = sum(shard.zero_gradients for shard in shards)
         non_finite = sum(shard.non_finite_gradients for shard in shards)
         for text, count in ((ZERO_GRADIENTS, zero), (NON_FINITE_GRADIENTS, non_finite)):
-            if count > WARNED_SHARE * examples and text not in self._warned:
-                self._warned.add(text)
-                log.warning(text, state.step, count, examples)
+            if count > WARNED_SHARE * examples:
+                self._warn_once(text, count, examples)
         gradients = sum(shard.gradients for shard in shards)
         still = gradients > 0 and not any(shard.views is not None or shard.delta.any() for shard in shards)
-        if still and not zero and UNMOVED not in self._warned:
-            self._warned.add(UNMOVED)
-            log.warning(UNMOVED, state.step, gradients, examples)
+        if still and not zero:
+            state.unmoved_steps += 1
+            self._warn_once(UNMOVED, gradients, examples)
         state.attack_zero_gradients += zero
         state.attack_non_finite_gradients += non_finite
+
+    def _warn_once(self, text: str, *values: int) -> None:
+        """Log a warning, with the step and the values, the first time."""
+        if text not in self._warned:
+            self._warned.add(text)
+            log.warning(text, self.state.step, *values)
 
     def _theoretical_speedup(self) -> float | None:
         """Equation 7 of Hua et al. for all examples of the run; for AugMix in forward passes instead of steps."""

@@ -158,3 +158,11 @@ def test_a_shard_that_this_recipes_attack_cannot_have_made_is_refused(tmp_path: 
     shard = shard_of(experiment, key, Controls(0.05), 0)
     with pytest.raises(SparringError, match=r"was made by .*, attack\.name = 'pgd' is .* Give every host the same"):
         learner.batch([replace(shard, attack=shard.attack._replace(**claim))])
+
+
+def test_a_loss_that_does_not_depend_on_the_weights_is_no_gradient(tmp_path: Path) -> None:
+    experiment = build_experiment(small(tmp_path, engine="sync"))
+    learner = learner_of(experiment)
+    assert not learn(learner, experiment, 0).no_gradient
+    learner.peers.share = 0.0  # the factor on the loss
+    assert learn(learner, experiment, 1).no_gradient

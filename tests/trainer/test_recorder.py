@@ -80,6 +80,15 @@ def test_an_attack_that_moves_nothing_is_told_once(recorder: Recorder, caplog: p
     assert step(still) == []
 
 
+def test_a_step_that_gives_no_weight_a_gradient_is_told_once(
+    recorder: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    learned, nothing = StepResult(1.0, 3, 4, 0.1), StepResult(1.0, 3, 4, 0.1, no_gradient=True)
+    for result, told in ((learned, 0), (nothing, 1), (nothing, 1)):
+        recorder.step([shard(0, 0, 4)], result, 0.1, ())
+        assert sum("nothing was learned from its 4 examples" in line for line in caplog.messages) == told
+
+
 def test_costs_count_only_where_the_cost_of_a_whole_attack_is_known(recorder: Recorder) -> None:
     known = shard(0, 5, 4, cost_seconds=1.0, full_seconds=3.0, gradients=8)
     unknown = shard(1, 5, 4, cost_seconds=7.0, full_seconds=0.0, gradients=8)

@@ -1,0 +1,35 @@
+"""What the counts of a run say against its training. It stands beside the run's figures."""
+
+from __future__ import annotations
+
+from sparring.observe.state import RunState
+
+TOLD_SHARE = 0.01  # of the steps or of the examples
+
+
+def findings(state: RunState) -> list[str]:
+    """A sentence for each count that is above TOLD_SHARE."""
+    counts = [
+        (
+            state.steps_without_gradient,
+            state.step,
+            "training steps the loss gave every weight a gradient of exactly zero: nothing was learned from them.",
+        ),
+        (
+            state.unmoved_steps,
+            state.step,
+            "training steps the attack took gradients and moved no example: they were trained on clean images.",
+        ),
+        (
+            state.attack_zero_gradients,
+            state.examples,
+            "examples trained on the attack met a gradient of exactly zero, which did not move them.",
+        ),
+        (
+            state.attack_non_finite_gradients,
+            state.examples,
+            "examples trained on the attack met entries of a gradient that are not finite, which were taken as 0.",
+        ),
+    ]
+    many = [each for each in counts if each[0] > TOLD_SHARE * each[1]]
+    return [f"In {count:,} of {of:,} {what} See the run's logs." for count, of, what in many]
