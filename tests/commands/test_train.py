@@ -286,6 +286,8 @@ def test_paths_may_be_strings_and_overrides_numbers_flags_lists_and_paths(tmp_pa
     assert result.run.path.parent == tmp_path and result.summary["samples"] == 20
     with pytest.raises(UsageError, match=r"train\.max_step: no such setting; the nearest is train\.max_steps"):
         sparring.train(recipe, overrides={"train.max_step": 2})
+    with pytest.raises(UsageError, match=r"Pass settings by name as overrides="):
+        sparring.train({"train.epochs": 2})  # type: ignore[arg-type]
 
 
 def test_progress_is_shown_on_standard_error_unless_it_is_switched_off(
