@@ -53,14 +53,21 @@ def explain(
 
 def _explain_devices(config: Config, devices: str, price: float | None, as_json: bool) -> None:
     from sparring.commands.limits import sentence
-    from sparring.commands.splits import attacks_of, explain_devices, rows_of
+    from sparring.commands.splits import attacks_of, explain_devices, rows_of, with_fresh_finish
     from sparring.observe.report import table
 
     counts = [int(count) for count in devices.split(",") if count]
+    recipe, config = config, with_fresh_finish(config)
     splits, limits, source = explain_devices(config, counts)
     if as_json:
         devices_found = [split.as_dict(price) for split in splits]
-        found = {"times": source, "devices": devices_found, "limits": [asdict(limit) for limit in limits]}
+        finish = config.staleness.finish
+        found = {
+            "times": source,
+            "staleness.finish": finish,
+            "devices": devices_found,
+            "limits": [asdict(limit) for limit in limits],
+        }
         out(json.dumps(found, indent=2))
         return
     wide = None if sys.stdout.isatty() else TABLE_COLUMNS
@@ -68,7 +75,7 @@ def _explain_devices(config: Config, devices: str, price: float | None, as_json:
     out("The devices that do not train are workers.")
     if limits:
         out(sentence(limits))
-    out(f"Predicted on the virtual clock, with the times {source}. Attacks: {attacks_of(config)}.")
+    out(f"Predicted on the virtual clock, with the times {source}. Attacks: {attacks_of(config, recipe)}.")
 
 
 @planning_commands.command(epilog=HINT)

@@ -83,14 +83,15 @@ class Measured:
         return self.transport_s + self.publication_s
 
 
-def measure(experiment: Experiment) -> Measured:
+def measure(experiment: Experiment, *, asynchronous: bool | None = None) -> Measured:
     """Time the attack, the training step, the codec, the transport and the snapshot, with memory kept as in a run.
 
-    Nothing is written.
+    Nothing is written. asynchronous: whether there are workers and a queue; by default where the engine is ray.
     """
     keep_freed_memory()
     config = experiment.config
-    asynchronous = config.engine == "ray"
+    if asynchronous is None:
+        asynchronous = config.engine == "ray"
     device = _device(config, config.trainer.num_gpus, config.trainer.device)
     attacker = _device(config, config.workers.num_gpus, "auto") if asynchronous else device
     of_trainer = trainer_threads(config)

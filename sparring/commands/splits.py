@@ -75,6 +75,19 @@ class Split:
         return {**asdict(self), "better": self.better, "hours": hours, **cost}
 
 
+def with_fresh_finish(config: Config) -> Config:
+    """The recipe with a fresh finish, which ends at the loop's accuracy, where it does not name `staleness.finish` and
+    can have one."""
+    if "finish" in config.staleness.model_fields_set:
+        return config
+    fresh = overridden(config, {"staleness.finish": "auto"})
+    try:
+        check_combinations(split_of(fresh, 1, 1, fresh.train.shards_per_step))
+    except UsageError:
+        return config
+    return fresh
+
+
 def explain_devices(config: Config, counts: Sequence[int]) -> tuple[list[Split], list[Limit], str]:
     """The best split of each number of devices, what saturates first, and where the times are from: the recipe, or
     measured here.
@@ -114,11 +127,13 @@ def rows_of(splits: Sequence[Split], price: float | None = None) -> list[dict[st
     ]
 
 
-def attacks_of(config: Config) -> str:
-    """How attacks follow the weights, in a few words."""
+def attacks_of(config: Config, recipe: Config) -> str:
+    """How attacks follow the weights, in a few words. recipe: before `with_fresh_finish`."""
     steps, settings = methods_of(config).attack.steps, config.staleness
     if settings.finish != "off":
-        return f"a fresh finish of {last_steps(settings, steps)} of {steps} steps, so staleness is 0"
+        chosen = config is not recipe
+        hint = "; train with --staleness.finish auto, since the recipe says nothing of it" if chosen else ""
+        return f"a fresh finish of {last_steps(settings, steps)} of {steps} steps, so staleness is 0{hint}"
     every = "step" if settings.publish_every == 1 else f"{settings.publish_every} steps"
     return (
         f"the newest weights, depth {depth(settings)}, published every {every}. What staleness costs in robustness is "

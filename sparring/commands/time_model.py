@@ -14,7 +14,7 @@ import torch
 from sparring.attacks import Attack, frozen
 from sparring.commands.calibration import example_shard, finish, measure, torch_threads, without_allocator
 from sparring.config import VirtualSettings, overridden
-from sparring.errors import UsageError
+from sparring.errors import SparringError, UsageError
 from sparring.machine.threads import cores
 from sparring.machine.timing import median_seconds
 from sparring.models.forward import for_training
@@ -37,13 +37,19 @@ def time_model(experiment: Experiment) -> VirtualSettings:
 
     Raises:
         UsageError: the attack makes views: it has no steps.
+        SparringError: no server can be started, to which the latencies could be measured.
     """
     if not isinstance(experiment.attack, Attack):
         raise UsageError(
             f"attack.name = {experiment.config.attack.name!r}: it has no attack steps whose time could be measured. "
             f"Set attack.name to 'pgd', or give the settings of [virtual] yourself."
         )
-    measured, found = measure(experiment), dict[str, float]()
+    measured, found = measure(experiment, asynchronous=True), dict[str, float]()
+    if measured.round_trip_s is None:
+        raise SparringError(
+            "virtual.publish_s and virtual.push_s cannot be measured: no queue server could be started here. "
+            "`sparring doctor` says why; or give the settings of [virtual] yourself."
+        )
     device = torch.device("cuda" if measured.gpus else "cpu")
     both = _smaller(experiment), experiment
     with torch_threads(1):

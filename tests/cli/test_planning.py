@@ -32,9 +32,10 @@ def test_the_command_prints_a_line_for_each_number(
     if as_json:
         found = json.loads(said)
         assert [(each["devices"], each["cost"] > 0) for each in found["devices"]] == [(1, True), (2, True)]
+        assert found["staleness.finish"] == "auto"
         assert {limit["part"] for limit in found["limits"]} >= {"the trainers' steps", "the queue's server"}
     else:
-        assert "of [virtual] in the recipe" in said and "newest weights" in said
+        assert "of [virtual] in the recipe" in said and "train with --staleness.finish auto" in said
 
 
 def test_no_devices_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

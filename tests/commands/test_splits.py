@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sparring.commands.splits import Split, best_split, candidates_for, predicted, split_of, work_of, works_of
+from sparring.commands.splits import (
+    Split,
+    best_split,
+    candidates_for,
+    predicted,
+    split_of,
+    with_fresh_finish,
+    work_of,
+    works_of,
+)
 from sparring.commands.train import train
 from sparring.config import Config, from_tree
 from sparring.engines.virtual.hollow import Work
@@ -39,6 +49,21 @@ def test_every_candidate_has_all_devices_and_about_as_many_examples_in_a_step() 
     sizes = {each.train.shards_per_step: each.train.shards_per_step * each.train.batch_size for each in found}
     assert sizes[8] == 128 and sizes[6] == 126 and all(abs(size - 128) <= 0.05 * 128 for size in sizes.values())
     assert all(each.trainer.count <= each.train.shards_per_step for each in found)
+
+
+@pytest.mark.parametrize(
+    ("groups", "finish"),
+    [
+        pytest.param({}, "auto", id="nothing is said of it"),
+        pytest.param({"staleness": {"finish": "off"}}, "off", id="it is switched off"),
+        pytest.param({"staleness": {"finish": 2}}, 2, id="its length is given"),
+        pytest.param({"attack": {"restarts": 2}}, "off", id="it cannot be"),
+    ],
+)
+def test_the_advice_keeps_the_loops_accuracy_unless_the_recipe_says_otherwise(
+    groups: dict[str, Any], finish: int | str
+) -> None:
+    assert with_fresh_finish(from_tree(groups)).staleness.finish == finish
 
 
 def test_one_device_takes_what_the_loop_takes_and_four_equal_ones_about_a_quarter() -> None:
