@@ -2,7 +2,7 @@
 
     python -m benchmarks.finish --data DIR [--seeds 3] [--out FOLDER] [--runs NAME ...]
 
-κ = 8, 128 examples a step. steep: MNIST, ε = 0.3, the network of Wong et al., one epoch over 59,000 training images,
+κ = 8, 128 examples a step unless a name says otherwise. steep: MNIST, ε = 0.3, the network of Wong et al., one epoch over 59,000 training images,
 one-cycle rate with peak 0.008, rate and ε grow over 30 % of the steps. long: three epochs, peak 0.002. CIFAR-10: the
 same network, ε = 8/255, two epochs over 24,000 images, peak 0.004. digits: ε = 0.2, eight epochs over 1,137 images.
 Evaluated by PGD-40 (step ε/15) on the training images that are held out: 1,000, of the digits 300. Runs that are in
@@ -26,6 +26,7 @@ from sparring.models.normalize import CIFAR10_MEAN, CIFAR10_STD
 if TYPE_CHECKING:
     from sparring.commands.train import Result
 
+LARGE: dict[str, dict[str, Any]] = {"train": {"batch_size": 256}}
 LONG: dict[str, dict[str, Any]] = {"optimizer": {"lr": 0.002}, "train": {"epochs": 3}}
 TRADES: dict[str, dict[str, Any]] = {"objective": {"name": "trades", "beta": 1.0}}
 CIFAR: dict[str, dict[str, Any]] = {
@@ -51,10 +52,14 @@ SERIES: dict[str, dict[str, dict[str, Any]]] = {
     "steep, loop": {},
     "steep, g = 6": finish(6),
     "steep, g = 4": finish(4),
+    "steep, g = 3": finish(3),
     "steep, g = 2": finish(2),
     "steep, g = 1": finish(1),
     "steep, g = 6, L = 2": finish(6, 2),
     "steep, g = 4, L = 2": finish(4, 2),
+    "steep, loop, 256 a step": LARGE,
+    "steep, loop, 256 a step, 1.4 times the rate": LARGE | {"optimizer": {"lr": 0.0113}},
+    "steep, loop, 256 a step, twice the rate": LARGE | {"optimizer": {"lr": 0.016}},
     "long, loop": LONG,
     "long, g = 4": LONG | finish(4),
     "long, g = 2": LONG | finish(2),

@@ -26,9 +26,13 @@ from sparring.config import Config, from_tree
 STEPS, BATCH, ATTACK_STEPS, EXAMPLE_S, LATENCY_S = 461, 128, 8, 0.01 / 128, 0.001
 Tree = dict[str, object]
 SMALL: Tree = {"batch_size": 16, "shards_per_step": 8}
+LOOSE: Tree = {"depth": 1, "max_staleness": 12}
 ROWS: dict[str, Tree] = {
     "asynchronous, newest weights": {"staleness": {"depth": 3, "max_staleness": 12}},
-    "asynchronous, shards of 16, d = 1": {"train": SMALL, "staleness": {"depth": 1, "max_staleness": 12}},
+    "asynchronous, shards of 16, d = 1": {"train": SMALL, "staleness": LOOSE},
+    "the same, refreshed by 2 steps": {"train": SMALL, "staleness": LOOSE | {"refresh": 2}},
+    "the same, weighted by age": {"train": SMALL, "staleness": LOOSE | {"age_half_life": 1}},
+    "the same, a quarter of the rate": {"train": SMALL, "staleness": LOOSE, "optimizer": {"lr": 0.002}},
     "fresh finish, g = 6": {"train": SMALL, "staleness": {"finish": 6}},
     "fresh finish, g = 4": {"train": SMALL, "staleness": {"finish": 4}},
     "fresh finish, g = 2": {"train": SMALL, "staleness": {"finish": 2}},

@@ -61,7 +61,7 @@ def test_workers_trainer_and_both_make_the_same_weights_after_kills(tmp_path: Pa
     }
     expected = weights(tmp_path, shared_ray, **groups, engine="sync")
     attacks = {**FRESH, "trainer_attacks": "always"}
-    assert weights(tmp_path, shared_ray, **groups, workers={"count": 3}, staleness=attacks) == expected
+    assert weights(tmp_path, shared_ray, **groups, workers={"count": 4}, staleness=attacks) == expected
     killed = small(tmp_path / "killed", **groups, workers={"count": 2}, staleness=FRESH)
     (tmp_path / "killed").mkdir()
     with running(shared_ray(killed), tmp_path / "killed") as (run, process):
