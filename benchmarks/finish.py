@@ -2,11 +2,11 @@
 
     python -m benchmarks.finish --data DIR [--seeds 3] [--out FOLDER] [--runs NAME ...]
 
-κ = 8, 128 examples a step unless a name says otherwise. steep: MNIST, ε = 0.3, the network of Wong et al., one epoch over 59,000 training images,
-one-cycle rate with peak 0.008, rate and ε grow over 30 % of the steps. long: three epochs, peak 0.002. CIFAR-10: the
-same network, ε = 8/255, two epochs over 24,000 images, peak 0.004. digits: ε = 0.2, eight epochs over 1,137 images.
-Evaluated by PGD-40 (step ε/15) on the training images that are held out: 1,000, of the digits 300. Runs that are in
-FOLDER already are not made again.
+κ = 8, 128 examples a step unless a name says otherwise. steep: MNIST, ε = 0.3, the network of Wong et al., one epoch
+over 59,000 training images, one-cycle rate with peak 0.008, rate and ε grow over 30 % of the steps. long: three epochs,
+peak 0.002. CIFAR-10: the same network, ε = 8/255, two epochs over 24,000 images, peak 0.004. digits: ε = 0.2, eight
+epochs over 1,137 images. Evaluated by PGD-40 (step ε/15) on the training images that are held out: 1,000, of the digits
+300. Runs that are in FOLDER already are not made again.
 """
 
 from __future__ import annotations
