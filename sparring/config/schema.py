@@ -250,7 +250,7 @@ class AugmixSettings(Settings):
     severity: float = setting(3.0, "levels", ge=1, le=10)
     """The level of an operation is uniform in [0.1, severity]. 10 is its whole range."""
     weight: float = setting(12.0, "1", ge=0, le=1000)
-    """Weight of the Jensen-Shannon divergence in the loss."""
+    """Weight of the Jensen-Shannon divergence in the loss. With 0 the loss is the cross-entropy of one view alone."""
 
 
 class AllocatorSettings(Settings):

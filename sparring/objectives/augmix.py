@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparring.config import AugmixSettings
@@ -39,15 +40,19 @@ def augmix_loss(
     """AugMix's loss of a batch with a model in train mode, by one forward pass.
 
     As in the authors' code the clean images and both views are concatenated, so that batch norm sees them as one batch.
-    Views of examples that were not augmented are left out: for equal inputs the divergence is 0.
+    Views of examples that were not augmented are left out: for equal inputs the divergence is 0. With weight 0 the loss
+    is the cross-entropy of the first view alone, as with the authors' --no-jsd.
 
     Args:
         x: float32 [N, C, H, W] in [0, 1]. views: float32 [2, N, C, H, W] in [0, 1]. labels: int64 [N].
         weight: weight of the divergence, whose mean is over all N examples. augmented: bool [N].
 
     Returns:
-        The scalar loss, and bool [N]: both views classified correctly (without views, the clean image).
+        The scalar loss, and bool [N]: the views that it needs classified correctly (without views, the clean image).
     """
+    if weight == 0:
+        of_view: Tensor = model(views[0])
+        return F.cross_entropy(of_view.float(), labels), correct(of_view, labels)
     some = int(augmented.sum())
     logits: Tensor = model(torch.cat([x, views[0, augmented], views[1, augmented]]))
     clean, *of_views = torch.split(logits, [len(x), some, some])

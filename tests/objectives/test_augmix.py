@@ -116,3 +116,24 @@ def test_a_batch_without_views_is_an_error() -> None:
     batch = batch_where(SOME)
     with pytest.raises(ValueError, match="a batch without views"):
         AugMixConsistency(AugmixSettings())(network(), batch)
+
+
+def test_without_the_divergence_one_view_is_trained_on_and_the_clean_image_is_not() -> None:
+    """The authors' --no-jsd, in float64."""
+    x, views, labels, mask = augmix_inputs(SOME)
+    seen: list[Tensor] = []
+
+    def wide(images: Tensor) -> Tensor:
+        return torch.cat([images, images.square()], 1)[:, :CLASSES]
+
+    class Seen(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            seen.append(images)
+            return wide(images)
+
+    loss, right = augmix_loss(Seen(), x, views, labels, weight=0.0, augmented=mask)
+    assert len(seen) == 1 and torch.equal(seen[0], views[0])
+    logits = wide(views[0].double())
+    expected = (logits.exp().sum(1).log() - logits[torch.arange(len(labels)), labels]).mean()
+    assert float(loss) == pytest.approx(float(expected), abs=1e-5)
+    assert torch.equal(right, logits.argmax(1) == labels)
