@@ -13,7 +13,7 @@ import torch
 from rich.table import Table
 
 from sparring.commands.calibration import measure
-from sparring.commands.evaluate import evaluate_run
+from sparring.commands.evaluate import curves_of_run, evaluate_run
 from sparring.commands.report import report_runs
 from sparring.commands.train import train
 from sparring.commands.verdict import by_devices
@@ -83,15 +83,16 @@ def run_demo(progress: Callable[[], AbstractContextManager[Progress]], note: Cal
         "predicted_seconds_by_devices": seconds,
     }
     result.run.write_json("summary.json", summary)
-    note("the report: accuracy by class, a gallery of attacked images, charts")
+    note("the report: accuracy by class, ε and attack steps, a gallery of attacked images, charts")
     shown = _table(untrained, plain, summary, result.run)
     return Demonstration(result.run, result.phase, summary, shown, _report(result.run, note))
 
 
 def _report(run: Run, note: Callable[[str], None]) -> Path | None:
-    """The report of the run, with its accuracy by class. A disk that is full costs it, not the demo."""
+    """The report of the run, with its accuracy by class, ε and steps. A disk that is full costs it, not the demo."""
     try:
         evaluate_run(run, {})
+        curves_of_run(run, {})
         return report_runs([run])
     except SparringError as error:
         note(f"there is no report: {error}")
