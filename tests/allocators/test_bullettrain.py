@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal, localcontext
 
 import numpy as np
 import pytest
@@ -12,7 +13,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from sparring.allocators import Candidates
-from sparring.allocators.bullettrain import BOUNDARY, OUTLIER, ROBUST, BulletTrain, classify, signed_variance
+from sparring.allocators.bullettrain import (
+    BOUNDARY,
+    OUTLIER,
+    ROBUST,
+    BulletTrain,
+    classify,
+    signed_certainty,
+    signed_variance,
+)
 from sparring.attacks import PGD
 from sparring.data import TrainingSet
 from tests.support.batches import seeded
@@ -73,6 +82,34 @@ def test_confident_predictions_are_told_apart() -> None:
     variance = signed_variance(logits, torch.zeros(101, dtype=torch.int64))
     robust = classify(variance, 0.3, seeded()) == ROBUST
     assert torch.equal(robust, margins >= margins.sort().values[70])
+
+
+def with_digits(logits: Tensor, labels: Tensor) -> list[Decimal]:
+    """Signed variances in 400 decimal digits."""
+    found = []
+    with localcontext() as context:
+        context.prec = 400
+        for row, label in zip(logits.tolist(), labels.tolist(), strict=True):
+            powers = [Decimal(value).exp() for value in row]
+            shares = [power / sum(powers) for power in powers]
+            variance = sum((share * share for share in shares), Decimal(0)) / len(row) - Decimal(1) / len(row) ** 2
+            found.append(variance if row.index(max(row)) == label else -variance)
+    return found
+
+
+@pytest.mark.parametrize("scale", [1.0, 12.0, 60.0])
+def test_however_confident_the_order_is_that_of_the_exact_variances(scale: float) -> None:
+    """At the largest scale a margin is 90 in the median: nearly all variances are equal in float64."""
+    logits = scale * torch.randn(300, 4, generator=seeded(1))
+    labels = torch.where(torch.arange(300) % 3 > 0, logits.argmax(1), logits.argmin(1))
+    exact = with_digits(logits, labels)
+    found = signed_certainty(logits, labels)
+    assert torch.equal(found.argsort(), torch.tensor(sorted(range(300), key=lambda each: exact[each])))
+    assert ((found < 0) == torch.tensor([value < 0 for value in exact])).all()
+
+
+def test_a_prediction_that_is_even_is_no_outlier() -> None:
+    assert signed_certainty(torch.ones(2, 3), torch.tensor([0, 2])).tolist() == [0.0, 0.0]
 
 
 def test_of_equal_variances_as_many_become_robust_as_the_share_says_whichever_their_position() -> None:
