@@ -12,7 +12,7 @@ from sparring.commands.combinations import check_combinations
 from sparring.commands.live import PREFIX, require_passed, require_sendable
 from sparring.commands.sources import require_same_sources
 from sparring.commands.trials import try_methods
-from sparring.commands.without_effect import without_effect
+from sparring.commands.without_effect import after_the_end, without_effect
 from sparring.config import AttackSettings, Config, RunSettings, check_staleness, differences, trainer_attacks
 from sparring.errors import UsageError
 from sparring.evaluation.autoattack import attacks_for, require_attackable, require_autoattack
@@ -92,6 +92,7 @@ def check(config: Config, live: Live = NOTHING_PASSED, *, starts: bool, told: bo
 def unused(experiment: Experiment) -> list[str]:
     """What is set and has no effect, in sentences."""
     found, settings = without_effect(experiment.config), experiment.config.attack
+    found += after_the_end(experiment.config, experiment.plan)
     makes = getattr(experiment.attack, "steps", settings.steps)
     if settings.steps not in (makes, AttackSettings.model_fields["steps"].default):
         found.append(f"attack.steps = {settings.steps} has no effect: attack.name = {settings.name!r} makes {makes}.")

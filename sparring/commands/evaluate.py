@@ -131,7 +131,7 @@ def checkpoint_of(run: Run, best: bool) -> Path:
     """
     path = checkpoints.best(run.checkpoints) if best else checkpoints.latest(run.checkpoints)
     if path is None:
-        wanted = "best (train.evaluate_every_epochs was 0, and evaluation.rolling off?)" if best else "whole"
+        wanted = "best (no held-out examples were evaluated: train.evaluate_every_epochs)" if best else "whole"
         raise SparringError(f"{run.path} has no {wanted} checkpoint; train or resume it first.")
     if reason := checkpoints.damage(path):
         raise SparringError(f"checkpoint {path} is damaged: {reason}. Evaluate the last one instead, or train again.")

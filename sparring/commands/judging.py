@@ -152,7 +152,8 @@ def judged(what: Judged, how: How, progress: Progress | None = None) -> tuple[Ev
     seen = sample if len(found.places) == len(sample) else sample.some(found.places)
     warnings = found.warnings
     if doubtful := panel.doubtful:
-        warnings += tuple(fooled(what.model, seen, doubtful, found.outcomes.robust.nonzero()[:, 0], config.train.seed))
+        survivors, at_random = found.outcomes.robust.nonzero()[:, 0], not panel.of_one_pass
+        warnings += tuple(fooled(what.model, seen, doubtful, survivors, config.train.seed, at_random=at_random))
     evaluation = evaluation_of(found.outcomes, seen, panel.description, time.monotonic() - began, warnings)
     beside = _beside(what, found, None if journal is None else journal.path)
     if how.within is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import ceil
 from typing import Any, NamedTuple, cast
 
 from sparring import plugins
@@ -10,7 +11,10 @@ from sparring.allocators import by_name as allocators
 from sparring.attacks import by_name as attacks
 from sparring.config import Config, flatten, slots_of
 from sparring.objectives import by_name as objectives
+from sparring.trainer.plan import Plan
 from sparring.trainer.schedules import SCHEDULES
+
+ROUNDING = 1e-9  # of epochs
 
 
 class Rule(NamedTuple):
@@ -85,6 +89,29 @@ def without_effect(config: Config) -> list[str]:
     for by, names in _not_taken(config).items():
         unused.setdefault(by, []).extend(names)
     return [_sentence(by, names, set_to) for by, names in unused.items() if names]
+
+
+def after_the_end(config: Config, plan: Plan) -> list[str]:
+    """A sentence for each setting whose time comes after the run's last step."""
+    steps = min(plan.total_steps, config.train.max_steps or plan.total_steps)
+    last_epoch = ceil(plan.epochs_at(steps) - ROUNDING) - 1
+    guard, staleness, train, checks = config.guard, config.staleness, config.train, config.checkpoint.every_steps
+    measures_gap = config.engine in ("ray", "virtual", "simulated") and staleness.finish == "off"
+    late = {
+        "objective.awp_warmup_epochs": config.objective.awp_gamma > 0
+        and config.objective.awp_warmup_epochs > last_epoch,
+        "pruning.epoch": config.pruning.name != "none" and config.pruning.epoch > last_epoch,
+        "train.evaluate_every_epochs": config.data.holdout > 0
+        and train.evaluate_every_epochs > plan.epochs_at(steps) + ROUNDING,
+        "guard.overfitting_every": guard.overfitting != "off" and min(guard.overfitting_every, checks) > steps,
+        "guard.staleness_every": guard.staleness and measures_gap and guard.staleness_every > steps,
+    }
+    values, length = flatten(config), f"{steps} steps, {plan.epochs_at(steps):.3g} epochs"
+    return [
+        f"No effect: {name} = {values[name]!r} comes after the run's end ({length})."
+        for name, is_late in late.items()
+        if is_late
+    ]
 
 
 def _among(name: str, rule: Rule) -> bool:

@@ -238,6 +238,18 @@ def _common(norm: str, epsilon: float, seed: int, device: torch.device) -> dict[
     return {"norm": NORMS[norm], "eps": epsilon, "seed": seed, "device": device}
 
 
+def incomplete(classes: int, version: str, chosen: Sequence[str]) -> list[str]:
+    """A warning where chosen attacks leave out some of the standard version."""
+    names = attacks_for(classes, version, chosen)
+    missing = [name for name in attacks_for(classes) if name not in names] if chosen else []
+    if not missing:
+        return []
+    return [
+        f"Without {', '.join(missing)} this is not AutoAttack's standard version: robust accuracy may be higher than "
+        f"under it. Leave evaluation.attacks out for a figure to publish."
+    ]
+
+
 def remarks(shares: Mapping[str, float]) -> list[str]:
     """The package's warning where Square breaks what the attacks by gradients have left.
 

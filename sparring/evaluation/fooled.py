@@ -21,7 +21,7 @@ from sparring.data import Dataset, batch
 from sparring.data.reading import evenly_spaced
 from sparring.errors import SparringError
 from sparring.evaluation.autoattack import square
-from sparring.evaluation.outcomes import logits_of
+from sparring.evaluation.outcomes import logits_of, variation
 from sparring.evaluation.significance import LEVEL, sign_test
 from sparring.evaluation.surfaces import DIRECTIONS, LENGTHS, rises, unit
 from sparring.machine.devices import device_of
@@ -33,14 +33,21 @@ EXAMPLES = 128  # survivors that are looked at
 STEPS, ATTEMPTS, QUERIES = 20, 2, 200  # of PGD by the other loss, and of the search: forward passes
 SHARE, LEAST = 0.06, 5  # of them: sound networks of MNIST lost up to 5 %, those of CIFAR-10 up to 11 %
 ENOUGH_STEPS = 10  # an attack of fewer steps is weak by itself, as its name says: only its gradient is looked at
+DETERMINISTIC = (
+    "The model gives the same logits in every pass: AutoAttack rand is for models that draw at random, and attacks "
+    "this one less than the standard version does. Evaluate by evaluation.version = 'standard'."
+)
 MORE = "Evaluate by AutoAttack; `sparring curves` shows more."
 
 
-def fooled(model: nn.Module, dataset: Dataset, attack: Attack, survivors: Tensor, seed: int) -> list[str]:
+def fooled(
+    model: nn.Module, dataset: Dataset, attack: Attack, survivors: Tensor, seed: int, *, at_random: bool = False
+) -> list[str]:
     """Warnings; none of an attack by another loss than the cross-entropy.
 
     Args:
         survivors: int64 [n], places in `dataset` of the examples that have survived the attack.
+        at_random: they survived an attack on networks that draw at random; such a network is not looked at.
     """
     places = survivors[evenly_spaced(len(survivors), EXAMPLES)].cpu()  # data may be sorted by class
     by_cross_entropy = attack.maximised is CROSS_ENTROPY and attack.norm in NORMS and attack.epsilon > 0
@@ -51,16 +58,18 @@ def fooled(model: nn.Module, dataset: Dataset, attack: Attack, survivors: Tensor
     pgd = PGD(attack.epsilon, norm=attack.norm, steps=min(STEPS, attack.steps))
     model, device = plain(model), device_of(model)
     x, y = (each.to(device) for each in batch(dataset, places, augment="none", seed=0, epoch=0))
+    if at_random and bool(variation(model, x).any()):
+        return []
     with frozen(model):
-        return [text for look in looks for text in look(model, x, y, pgd, seed)]
+        found = [text for look in looks for text in look(model, x, y, pgd, seed)]
+    return [DETERMINISTIC, *found] if at_random else found
 
 
-def in_place_of(names: Sequence[str], version: str, norm: str, epsilon: float) -> Attack | None:
+def in_place_of(names: Sequence[str], norm: str, epsilon: float) -> Attack | None:
     """The attack whose survivors are looked at after AutoAttack's attacks of these names: none where Square has
-    searched without gradients itself, or where the network may draw at random."""
-    if "square" in names or version == "rand":
-        return None
-    return PGD(epsilon, norm=norm, steps=STEPS)
+    searched without gradients and another one has attacked by another loss than the cross-entropy."""
+    complete = "square" in names and bool({*names} - {"square", "apgd-ce"})
+    return None if complete else PGD(epsilon, norm=norm, steps=STEPS)
 
 
 def _by_another_loss(model: nn.Module, x: Tensor, y: Tensor, pgd: PGD, seed: int) -> list[str]:

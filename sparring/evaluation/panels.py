@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparring.attacks import Attack, frozen
-from sparring.evaluation.autoattack import VERSIONS, attacks_for, autoattack, remarks
+from sparring.evaluation.autoattack import VERSIONS, attacks_for, autoattack, incomplete, remarks
 from sparring.evaluation.autoattack import describe as describe_autoattack
 from sparring.evaluation.findings import out_of_reach, too_small
 from sparring.evaluation.fooled import in_place_of
@@ -170,7 +170,7 @@ class AutoAttackPanel:
 
     @property
     def doubtful(self) -> Attack | None:
-        return in_place_of(self.names, self.version, self.norm, self.epsilon)
+        return in_place_of(self.names, self.norm, self.epsilon)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -179,7 +179,11 @@ class AutoAttackPanel:
         return {"attack": "autoattack", "package": version("pyautoattack"), **ball, **settings}
 
     def remarks(self, shares: Mapping[str, float]) -> list[str]:
-        return [*too_small(self.epsilon), *remarks(shares)]
+        return [
+            *too_small(self.epsilon),
+            *incomplete(self.classes, self.version, self.attacks),
+            *remarks(shares),
+        ]
 
     def strike(
         self, name: str, model: nn.Module, x: Tensor, y: Tensor, first: int, progress: Progress | None

@@ -17,7 +17,7 @@ from sparring.config import EvaluationSettings
 from sparring.data import Dataset, Sample, batch
 from sparring.data.sampling import Draw
 from sparring.errors import UsageError
-from sparring.evaluation.autoattack import attacks_for, autoattack
+from sparring.evaluation.autoattack import attacks_for, autoattack, incomplete
 from sparring.evaluation.autoattack import describe as describe_autoattack
 from sparring.evaluation.findings import findings_of, out_of_reach, too_small, warnings_of
 from sparring.evaluation.fooled import fooled, in_place_of
@@ -185,9 +185,10 @@ def evaluate_by_autoattack(
         non_finite_logits=found.non_finite_logits.cpu(),
     )
     attack = describe_autoattack(threat.norm, threat.epsilon, dataset.classes, version, attacks)
-    warnings = [*too_small(threat.epsilon), *found.warnings]
-    if doubtful := in_place_of(attacks_for(dataset.classes, version, attacks), version, threat.norm, threat.epsilon):
-        warnings += fooled(model, sample, doubtful, after.robust.nonzero().flatten(), seed)
+    warnings = [*too_small(threat.epsilon), *incomplete(dataset.classes, version, attacks), *found.warnings]
+    if doubtful := in_place_of(attacks_for(dataset.classes, version, attacks), threat.norm, threat.epsilon):
+        survivors = after.robust.nonzero().flatten()
+        warnings += fooled(model, sample, doubtful, survivors, seed, at_random=version == "rand")
     return evaluation_of(after, sample, attack, time.perf_counter() - began, warnings)
 
 

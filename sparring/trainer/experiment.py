@@ -104,7 +104,9 @@ class Experiment:
         yopo = self.config.yopo
         steps = f"{attack.steps} step{'' if attack.steps == 1 else 's'}"
         steps = f"yopo-{yopo.passes}-{yopo.inner_steps}" if yopo.passes else steps
-        return f"{self.config.objective.name}, {self.config.attack.name} ({steps}{ball}){allocated}"
+        weights = self.config.objective.awp_gamma
+        awp = f" + awp {weights:g}" if weights else ""
+        return f"{self.config.objective.name}{awp}, {self.config.attack.name} ({steps}{ball}){allocated}"
 
     @property
     def threat(self) -> Attack:

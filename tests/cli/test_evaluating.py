@@ -39,7 +39,7 @@ def test_evaluate_shows_a_table_with_the_number_of_examples(say: Say, finished: 
     ("words", "reported"),
     [
         (["--attack.steps", "9"], "--attack.steps cannot change here: it is not about how the model is evaluated"),
-        (["--best"], "has no best (train.evaluate_every_epochs was 0, and evaluation.rolling off?) checkpoint"),
+        (["--best"], "has no best (no held-out examples were evaluated: train.evaluate_every_epochs) checkpoint"),
     ],
 )
 def test_evaluate_refuses_what_is_not_about_evaluating(

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from sparring.commands.without_effect import RULES, without_effect
-from sparring.config import flatten, load, setting_names
+from sparring.commands.without_effect import RULES, after_the_end, without_effect
+from sparring.config import flatten, load, overridden, setting_names
+from sparring.trainer.experiment import build_experiment
+from tests.support.runs import small
 
 RECIPES = sorted(Path("recipes").glob("*.toml"))
 
@@ -80,3 +82,26 @@ def test_each_rule_names_settings_that_there_are() -> None:
     names, known = [name for rule in RULES for name in rule.settings], [*setting_names(), *flatten(load())]
     assert all(any(each == name or (each.startswith(name) and name[-1] == ".") for each in known) for name in names)
     assert all(rule.by in known for rule in RULES)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"objective.awp_gamma": 0.01, "objective.awp_warmup_epochs": 2}, "objective.awp_warmup_epochs = 2"),
+        ({"objective.awp_gamma": 0.01, "objective.awp_warmup_epochs": 1}, None),
+        ({"pruning.name": "low", "pruning.epoch": 1, "train.max_steps": 20}, "pruning.epoch = 1"),
+        ({"pruning.name": "low", "pruning.epoch": 1, "train.max_steps": 24}, None),
+        ({"data.holdout": 100, "train.evaluate_every_epochs": 5}, "train.evaluate_every_epochs = 5.0"),
+        ({"data.holdout": 100, "train.evaluate_every_epochs": 2}, None),
+        ({"guard.overfitting": "rollback", "guard.overfitting_every": 500}, "guard.overfitting_every = 500"),
+        ({"guard.overfitting": "rollback", "guard.overfitting_every": 20}, None),
+        ({"guard.staleness": True, "guard.staleness_every": 500, "engine": "simulated"}, "guard.staleness_every = 500"),
+    ],
+)
+def test_what_would_begin_after_the_last_step_is_told(
+    tmp_path: Path, changes: dict[str, Any], told: str | None
+) -> None:
+    """The digits have 23 steps of 64 examples an epoch; here there are two."""
+    config = overridden(small(tmp_path, engine="sync", train={"epochs": 2, "max_steps": None}), changes)
+    found = after_the_end(config, build_experiment(config).plan)
+    assert [each.split(" comes after")[0] for each in found] == ([] if told is None else [f"No effect: {told}"])

@@ -18,7 +18,7 @@ from sparring.data import ArrayDataset
 from sparring.errors import SparringError
 from sparring.evaluation import autoattack as module
 from sparring.evaluation import evaluate_by
-from sparring.evaluation.autoattack import attacks_for, autoattack, describe, square
+from sparring.evaluation.autoattack import attacks_for, autoattack, describe, incomplete, square
 from tests.support.models import Brightness, greys
 
 N = 12
@@ -332,3 +332,20 @@ def test_an_evaluation_takes_attack_ball_and_count_from_the_settings() -> None:
     assert reported[0] == "AutoAttack on 11 test examples" and reported[-1].startswith(
         "AutoAttack: 3 of 3 attacks done"
     )
+
+
+@pytest.mark.parametrize(
+    ("classes", "version", "chosen", "missing"),
+    [
+        (10, "standard", (), None),
+        (10, "rand", (), None),
+        (10, "standard", ("square",), "apgd-ce, apgd-t, fab-t"),
+        (10, "standard", ("square", "fab-t", "apgd-t", "apgd-ce", "fab"), None),
+        (2, "standard", ("apgd-ce", "fab"), "square"),
+    ],
+)
+def test_attacks_that_leave_out_some_of_the_standard_version_are_told(
+    classes: int, version: str, chosen: tuple[str, ...], missing: str | None
+) -> None:
+    told = incomplete(classes, version, chosen)
+    assert [text.split(" this is not")[0] for text in told] == ([] if missing is None else [f"Without {missing}"])

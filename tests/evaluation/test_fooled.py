@@ -180,3 +180,19 @@ def test_survivors_of_all_classes_are_looked_at_where_data_are_sorted() -> None:
     data = ArrayDataset(images, torch.zeros(360).long(), 10, "sorted")
     (first, *_) = fooled(Decoys(), data, PGD(EPSILON, steps=10), torch.arange(360), seed=0)
     assert first.startswith("Another loss")
+
+
+class Shaken(Decoys):
+    """Logits with noise that is drawn anew in every pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [N, 10]."""
+        logits = super().forward(x)
+        return logits + 0.1 * torch.randn_like(logits)
+
+
+def test_an_attack_on_networks_that_draw_at_random_is_looked_at_where_the_network_does_not() -> None:
+    pgd, survivors = PGD(EPSILON, steps=10), torch.arange(20)
+    told = fooled(Decoys(), bright(20), pgd, survivors, seed=0, at_random=True)
+    assert told[0].startswith("The model gives the same logits in every pass") and told[1].startswith("Another loss")
+    assert fooled(Shaken(), bright(20), pgd, survivors, seed=0, at_random=True) == []
