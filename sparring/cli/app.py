@@ -233,6 +233,8 @@ def train(
 
     config = configuration.load(recipe, context.obj)
     if seeds is not None:
+        if {"seed", "train.seed"} & {*context.obj}:
+            raise UsageError("--seeds with --seed: each run has a seed of --seeds. Leave out --seed.")
         if detach:
             raise UsageError("--seeds with --detach: the runs are made one after the other. Leave out --detach.")
         _train_with_seeds(config, seeds, as_json)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -58,6 +58,7 @@ log = logging.getLogger(__name__)
 
 MAY_CHANGE = ("evaluation.", "corruptions.", "data.root", "trainer.device", "trainer.threads")
 CHOICE = ("evaluation.attack", "evaluation.version", "evaluation.mode", "evaluation.targets")  # also evaluation.attacks
+NOT_CHOSEN = ("evaluation.square_queries", "corruptions.")  # what most commands have no use for
 
 Progress = Callable[[str], None]
 
@@ -234,15 +235,17 @@ def evaluate_run(
 
 
 def open_judged(
-    run: Run, changes: dict[str, str], *, best: bool = False, chooses: bool = True
+    run: Run, changes: dict[str, str], *, best: bool = False, chooses: bool = True, unused: Collection[str] = NOT_CHOSEN
 ) -> tuple[Trained, Judged]:
     """The weights of a run, and what is needed to judge them by tickets. Raises as `open_trained`.
 
-    chooses: the command takes the attack and the radius that are asked for, not its own.
+    chooses: the command takes the attack and the radius that are asked for, not its own. unused: groups or names that
+    the command refuses, since they have no effect on it.
     """
     own = ("attack.epsilon",) if chooses else ()
     made = open_trained(run, changes, best=best, may_change=(*MAY_CHANGE, *OF_WORKERS, *own))
     by_workers = require_used(changes_of(changes), made.config.evaluation, () if chooses else CHOICE)
+    require_used(changes_of(changes), made.config.evaluation, unused)
     _require_epsilon(made.config, made.threat)
     average = made.config.evaluation.weights == "ema"
     what = Judged(
@@ -299,7 +302,7 @@ def curves_of_run(
 
     What is found of each batch is kept in the run's folder. Raises as `open_trained`.
     """
-    made, what = open_judged(run, changes, best=best, chooses=False)
+    made, what = open_judged(run, changes, best=best, chooses=False, unused=("evaluation.step_size", "corruptions."))
     settings, seed = made.config.evaluation, made.config.train.seed
     with remembered(what, "curves", {**identity_of(what), **of_sample(settings)}, how) as (judges, results):
         found = curves(made.model, made.test, made.threat, settings, seed, progress, judges, results)
@@ -323,9 +326,8 @@ def margins_of_run(
     What is found of each batch is kept in the run's folder. Raises as `open_trained`, and a UsageError for another norm
     or attack than those of `margins`, or a setting of other attacks.
     """
-    made, what = open_judged(run, changes, best=best, chooses=False)
+    made, what = open_judged(run, changes, best=best, chooses=False, unused=(*NOT_CHOSEN, *OF_PGD))
     threat, settings, seed = made.threat, made.config.evaluation, made.config.train.seed
-    require_used(changes_of(changes), settings, (*CHOICE, *OF_PGD, "evaluation.square_queries", "corruptions."))
     norm = threat.norm if norm is None else norm
     _require_margins(norm, attacks)
     identity = {**identity_of(what), "norm": norm, "seed": seed, "batch_size": settings.batch_size}
@@ -390,7 +392,7 @@ def corruptions_of_run(
 
     What is found of each batch is kept in the run's folder. Raises as `open_trained`.
     """
-    made, what = open_judged(run, changes, best=best, chooses=False)
+    made, what = open_judged(run, changes, best=best, chooses=False, unused=(*OF_PGD, "evaluation.square_queries"))
     config = made.config
     with remembered(what, "corruptions", identity_of(what), how) as (judges, results):
         found = corruptions(

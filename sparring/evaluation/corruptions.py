@@ -124,7 +124,7 @@ def corruptions(
         _package()
     sample = Sample(test, samples, draw)
     source = Generated(seed) if root is None else Read(_folder(root, data), framing)
-    works: list[Callable[[tuple[int, ...]], Work]] = [lambda places: Look()]
+    works: list[Callable[[tuple[int, ...]], Work]] = [lambda places: Look(twice=0 in places)]
     works += [partial(_under, sample, source, name, severity) for name, severity in product(CORRUPTIONS, SEVERITIES)]
     names = ["clean", *(f"{name} {severity} {source.key}" for name, severity in product(CORRUPTIONS, SEVERITIES))]
     memory: Memory[Outcomes] = Memory(results, sample.indices.tolist(), names, Outcomes.plain, Outcomes.of_plain)
@@ -135,7 +135,8 @@ def corruptions(
     rows = torch.stack([each.clean for each in seen]).reshape(len(CORRUPTIONS), len(SEVERITIES), len(sample))
     broken = torch.stack([each.non_finite_logits for each in (clean, *seen)]).any(0)
     source_name = "imagecorruptions-imaug (ImageNet-C's strengths)" if root is None else FOLDERS[data]
-    warnings = [*sample.warnings, *warnings_of(Findings(len(sample), non_finite_logits=int(broken.sum())))]
+    found = Findings(len(sample), non_finite_logits=int(broken.sum()), varies=bool(clean.varies.any()))
+    warnings = [*sample.warnings, *warnings_of(found)]
     return summarised(source_name, sample.rule, clean.clean, rows, warnings)
 
 

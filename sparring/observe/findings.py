@@ -5,6 +5,7 @@ from __future__ import annotations
 from sparring.observe.state import RunState
 
 TOLD_SHARE = 0.01  # of the steps or of the examples
+APART = 0.3  # of accuracies: PGD breaks somewhat more than a single step in sound runs too
 
 
 def findings(state: RunState) -> list[str]:
@@ -32,4 +33,16 @@ def findings(state: RunState) -> list[str]:
         ),
     ]
     many = [each for each in counts if each[0] > TOLD_SHARE * each[1]]
-    return [f"In {count:,} of {of:,} {what} See the run's logs." for count, of, what in many]
+    found = [f"In {count:,} of {of:,} {what} See the run's logs." for count, of, what in many]
+    return [*found, *_overfitted(state.train_robust_accuracy, state.guard_accuracy)]
+
+
+def _overfitted(train: float | None, guard: float | None) -> list[str]:
+    """Where the guard's own attack breaks far more than the recipe's. A fall from the start on is none that it sees."""
+    if train is None or guard is None or train - guard <= APART:
+        return []
+    return [
+        f"The overfitting guard's attack leaves {guard:.1%} of a training batch, the recipe's {train:.1%} of the last "
+        f"ones: the network has overfitted to the recipe's attack. Where it did so before the guard's first look there "
+        f"was no fall to see; lower guard.overfitting_every, optimizer.lr or attack.epsilon."
+    ]

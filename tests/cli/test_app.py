@@ -94,6 +94,7 @@ def labels_outside(folder: Path) -> str:
         (["train", "--seeds"], "--seeds : whole numbers are needed, such as --seeds 0 1 2"),
         (["train", "--seeds", "3", "3"], "--seeds 3 3: a seed stands there twice"),
         (["train", "--seeds", "1", "2", "--detach"], "--seeds with --detach"),
+        (["train", "--seeds", "1", "2", "--seed", "3"], "--seeds with --seed"),
         (["train", "--name", "a/b"], "run.name = 'a/b'"),
         (["runs", "nowhere"], "nowhere: there is no such folder"),
         (["evaluate", "nowhere"], "is not a run folder"),

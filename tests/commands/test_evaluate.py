@@ -15,7 +15,13 @@ from torch import nn
 
 import sparring
 from sparring.attacks import PGD
-from sparring.commands.evaluate import curves_of_run, evaluate_run, margins_of_run, open_trained
+from sparring.commands.evaluate import (
+    corruptions_of_run,
+    curves_of_run,
+    evaluate_run,
+    margins_of_run,
+    open_trained,
+)
 from sparring.commands.judging import How
 from sparring.commands.train import train
 from sparring.commands.transferring import transfer_runs
@@ -162,6 +168,20 @@ def test_curves_go_on_with_what_is_kept_in_the_runs_folder(run: Run) -> None:
     kept.write_text("".join(lines) + last[:20])
     assert curves_of_run(run, few, how=How(resume=True)) == found
     assert len(kept.read_text().splitlines()) == len(lines) + 2, "the damaged line was made again"
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (curves_of_run, "evaluation.step_size"),
+        (corruptions_of_run, "evaluation.steps"),
+        (corruptions_of_run, "evaluation.square_queries"),
+        (evaluate_run, "evaluation.square_queries"),
+    ],
+)
+def test_a_setting_that_a_command_has_no_use_for_is_refused(run: Run, command: Any, name: str) -> None:
+    with pytest.raises(UsageError, match=f"--{name} has no effect here"):
+        command(run, {name: "1"})
 
 
 def test_the_smallest_perturbations_are_kept_in_the_runs_folder(run: Run) -> None:

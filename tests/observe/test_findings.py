@@ -27,3 +27,9 @@ def test_more_than_a_hundredth_is_told(count: str, sentence: str) -> None:
     setattr(state, count, 11)
     (told,) = findings(state)
     assert told.startswith(sentence) and told.endswith("See the run's logs.")
+
+
+@pytest.mark.parametrize(("guard", "told"), [(0.02, True), (0.5, False), (None, False)])
+def test_a_network_that_has_overfitted_before_the_guards_first_look_is_told(guard: float | None, told: bool) -> None:
+    found = findings(RunState(train_robust_accuracy=0.72, guard_accuracy=guard))
+    assert bool(found) == told and all("leaves 2.0% of a training batch, the recipe's 72.0%" in text for text in found)

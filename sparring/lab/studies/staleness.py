@@ -68,14 +68,14 @@ def _cliff(results: Results) -> tuple[str, bool]:
     return f"{fresh:.1f} at s = 0, {stale:.1f} at s = 64, at the lower rate", stale <= baseline(fresh) / 3
 
 
-def end_gap(results: Results, s: int) -> float:
-    """Fresh minus stale accuracy in training, in points: mean of the last quarter of the run, at the lowest rate.
+def end_gap(results: Results, s: int, rate: float) -> float:
+    """Fresh minus stale accuracy in training, in points: mean of the last quarter of the run, at a rate.
 
     Raises:
         LookupError: it was not run.
     """
     gaps: list[float] = []
-    for record in results.of("train", s=s, guard="off", rate=min(results.coordinates("rate"))):
+    for record in results.of("train", s=s, guard="off", rate=rate):
         found = [each for each in record["figures"]["series"]["fresh_minus_stale"] if each is not None]
         gaps += found[len(found) * 3 // 4 :]
     if not gaps:
@@ -84,9 +84,10 @@ def end_gap(results: Results, s: int) -> float:
 
 
 def _gap(results: Results) -> tuple[str, bool]:
-    below, past = end_gap(results, 32), end_gap(results, 64)
-    text = f"fresh minus stale at the end: {past:.1f} points at s = 64, {below:.1f} at s = 32, at the lower rate"
-    return text, past <= -10 < below
+    rates = results.coordinates("rate")
+    gaps = {rate: (end_gap(results, 32, rate), end_gap(results, 64, rate)) for rate in rates}
+    each = [f"{past:.1f} at s = 64 and {below:.1f} at 32 (rate {rate:g})" for rate, (below, past) in gaps.items()]
+    return f"fresh minus stale at the end: {'; '.join(each)}", any(past <= -10 < below for below, past in gaps.values())
 
 
 def _rates(results: Results) -> tuple[str, bool | None]:
