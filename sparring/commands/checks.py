@@ -105,12 +105,12 @@ def weaknesses(experiment: Experiment) -> list[str]:
     if isinstance(attack, AugMix):
         return []
     found = [*out_of_reach(attack, "the network trains on a smaller one"), *too_small(attack.epsilon)]
-    if allocator is None or any(budget.steps for budget in allocator.budgets(attack)):
+    if allocator is None or any(budget.steps and budget.step_size for budget in allocator.budgets(attack)):
         return found
     return [
         *found,
-        f"allocator.name = {experiment.config.allocator.name!r} gives every class of examples a budget of 0 steps: no "
-        f"example is attacked, and the network will not be robust.",
+        f"allocator.name = {experiment.config.allocator.name!r} gives every class of examples a budget of 0 steps, or "
+        f"of steps of length 0: no example is attacked, and the network will not be robust.",
     ]
 
 

@@ -26,7 +26,7 @@ SCHEDULES = {
     "cosine": "sparring.trainer.schedules:cosine",
     "linear": "sparring.trainer.schedules:linear",
 }
-PROBED = (0.0, 0.25, 0.5, 0.75, 1.0)
+PROBED = tuple(percent / 100 for percent in range(101))
 ROUNDING = 1e-12  # relative to the peak: a rate that falls to 0 may end just below it
 
 
