@@ -97,10 +97,11 @@ class Learner:
         named = {"model": self.model, "ema": self.average, "helper": trained}
         return {name: network for name, network in named.items() if network is not None}
 
-    def drift(self, version: int) -> float:
-        """How far the weights have moved since `version` (path length over their norm); 0 where it is unknown."""
-        moved = self._path[self.step] - self._path.get(version, self._path[self.step])
-        return moved / max(float(self._before.norm()), 1e-12)
+    def drift(self, version: int, until: int) -> float:
+        """How far the weights moved from `version` to `until` (path length over their norm); 0 where it is unknown."""
+        if not {version, until} <= self._path.keys():
+            return 0.0
+        return (self._path[until] - self._path[version]) / max(float(self._before.norm()), 1e-12)
 
     def controls(self) -> Controls:
         """The controls that go with the present weights."""

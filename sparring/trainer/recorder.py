@@ -106,7 +106,7 @@ class Recorder:
         for number, shard in enumerate(shards):
             arrived = arrivals[number] if arrivals else None
             in_flight, in_queue = (0, 0) if arrived is None else (arrived - shard.version, before - arrived)
-            drift = self.learner.drift(min(shard.version, before))
+            drift = self.learner.drift(min(shard.version, before), until=before)
             self.state.consumed(before - shard.version, in_flight, in_queue, drift)
 
     def _count_attacks(self, shards: Sequence[Shard]) -> None:

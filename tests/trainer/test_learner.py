@@ -166,3 +166,15 @@ def test_a_loss_that_does_not_depend_on_the_weights_is_no_gradient(tmp_path: Pat
     assert not learn(learner, experiment, 0).no_gradient
     learner.peers.share = 0.0  # the factor on the loss
     assert learn(learner, experiment, 1).no_gradient
+
+
+def test_drift_is_the_way_of_the_weights_between_two_steps_over_their_norm(tmp_path: Path) -> None:
+    experiment = build_experiment(small(tmp_path, engine="virtual"))
+    learner, flat = learner_of(experiment), []
+    for number in range(3):
+        flat.append(nn.utils.parameters_to_vector(learner.model.parameters()).detach().clone())
+        learn(learner, experiment, number)
+    now = nn.utils.parameters_to_vector(learner.model.parameters())
+    way = (flat[1] - flat[0]).norm() + (flat[2] - flat[1]).norm()
+    assert learner.drift(0, 2) == pytest.approx(float(way / now.norm()), rel=1e-5)
+    assert learner.drift(2, 2) == 0.0
