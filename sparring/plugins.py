@@ -95,6 +95,27 @@ def require_taken(
         )
 
 
+def require_as_option(
+    setting: str, name: str, factory: Callable[..., object], given: Mapping[str, tuple[Any, Any]]
+) -> None:
+    """Refuse settings of built-ins that differ from their defaults, where a user's own object takes an option of that
+    name: it would not get the setting's value.
+
+    Args:
+        given: (value, default) by name.
+
+    Raises:
+        UsageError: about the first of them.
+    """
+    group, parameters = setting.rpartition(".")[0], _nameable(_parameters(setting, factory, 0))
+    for each, (value, default) in given.items():
+        if value != default and each in parameters:
+            raise UsageError(
+                f"{group}.{each} = {value!r} with {setting} = {name!r}: only what is built in gets this setting. Set "
+                f"{group}.options.{each} instead, and {group}.{each} to {'none' if default is None else default}."
+            )
+
+
 def not_taken(setting: str, factory: Callable[..., object], given: Mapping[str, tuple[Any, Any]]) -> list[str]:
     """Names of the settings that differ from their defaults and that the factory does not take.
 
