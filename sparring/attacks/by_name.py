@@ -10,7 +10,7 @@ from sparring.attacks.augmix import AugMix, Threat
 from sparring.config import AttackSettings, AugmixSettings
 from sparring.errors import UsageError
 from sparring.objectives import Objective
-from sparring.plugins import call, is_external, require_as_option, require_taken, resolve
+from sparring.plugins import call, is_users, require_as_option, require_taken, resolve
 
 BUILT_IN = {
     "pgd": "sparring.attacks.attack:PGD",
@@ -38,7 +38,7 @@ def attack_of(settings: AttackSettings, augmix: AugmixSettings, objective: Objec
     strict = {name: (getattr(settings, name), default[name].default) for name in STRICT}
     require_taken("attack.name", settings.name, factory, strict)
     given: dict[str, Any] = {name: getattr(settings, name) for name in TAKEN}
-    if is_external(settings.name, BUILT_IN):
+    if is_users(factory):
         require_as_option("attack.name", settings.name, factory, {"clamp_start": strict["clamp_start"]})
     else:
         given["augmix"] = augmix
