@@ -41,9 +41,7 @@ def attack_of(settings: AttackSettings, augmix: AugmixSettings, objective: Objec
     if is_users(factory):
         require_as_option("attack.name", settings.name, factory, {"clamp_start": strict["clamp_start"]})
     else:
-        given["augmix"] = augmix
-        if settings.clamp_start is not None:
-            given["clamp_start"] = settings.clamp_start
+        given |= {"augmix": augmix, "clamp_start": _clamp_start(settings, factory)}
     left_open = _left_open(settings, factory, objective)
     _require_different_starts(settings, left_open["start"])
     made = call("attack.name", factory, {**given, **left_open}, settings.options)
@@ -79,6 +77,12 @@ def _left_open(settings: AttackSettings, factory: Any, objective: Objective) -> 
             own = parameters[name].default
             chosen[name] = of_objective[name] if own in (None, inspect.Parameter.empty) else own
     return chosen
+
+
+def _clamp_start(settings: AttackSettings, factory: Any) -> bool | None:
+    """As set, else the attack's default."""
+    parameter = inspect.signature(factory).parameters.get("clamp_start")
+    return parameter.default if settings.clamp_start is None and parameter is not None else settings.clamp_start
 
 
 def _start(settings: AttackSettings) -> Any:

@@ -164,8 +164,12 @@ def test_an_attack_of_ones_own_keeps_its_defaults_of_names_that_are_settings_of_
     [
         ({"name": "pdg"}, r"attack\.name = 'pdg': no such name; the nearest is pgd"),
         ({"name": "pgd", "epsilon": 2.0}, r"attack\.name: PGD refuses its arguments: epsilon = 2\.0"),
-        ({"name": "pgd", "options": {"decay": 1}}, r"attack\.options\.decay = 1: no such option"),
+        ({"name": "pgd", "options": {"decay": 1}}, r"decay = 1: no such option; PGD takes no options"),
         ({"name": "pgd", "options": {"steps": 1}}, r"attack\.options\.steps = 1: the run already passes steps"),
+        (
+            {"name": "fgsm-rs", "options": {"clamp_start": True}},
+            r"clamp_start = True: the run already passes clamp_start",
+        ),
         ({"name": "n-fgsm", "start": "zero"}, r"attack\.start = 'zero' with attack\.name = 'n-fgsm'"),
         ({"name": "augmix", "norm": "l2"}, r"attack\.norm = 'l2' with attack\.name = 'augmix'"),
         ({"name": "augmix", "loss": "kl"}, r"attack\.loss = 'kl' with attack\.name = 'augmix'"),
