@@ -27,8 +27,11 @@ test: $(STAMP)
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 3 --dist loadgroup $(ARGS)
 
 # The inner loop: the pure parts, and one tiny run of each engine.
-FAST := allocators attacks config data objectives queue/test_ledger.py queue/test_messages.py queue/test_sizing.py workers trainer/test_plan.py trainer/test_schedules.py \
-	trainer/test_steps.py trainer/test_optimizers.py engines/test_each_engine.py test_layers.py test_plugins.py
+FAST := allocators attacks config data objectives workers engines/test_each_engine.py test_layers.py test_plugins.py \
+	$(addsuffix .py,$(addprefix queue/test_,ledger messages parsing signature sizing) \
+	$(addprefix models/test_,arrays convolutional first_layer models outputs starting) \
+	$(addprefix evaluation/test_,comparisons finite journal memory normalisation outcomes paired significance \
+	standing tickets) $(addprefix trainer/test_,optimizers plan schedules steps))
 test-fast: $(STAMP)
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup \
 	  $(addprefix tests/,$(FAST)) $(ARGS)

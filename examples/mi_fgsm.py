@@ -27,6 +27,11 @@ class MIFGSM(Attack):
     decay: float = 1.0
     start: Start | None = "zero"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.decay < math.inf:
+            raise ValueError(f"decay = {self.decay!r}: a number from 0 on is needed.")
+
     @property
     def relative_step(self) -> float:
         return 1 / self.steps
@@ -38,8 +43,3 @@ class MIFGSM(Attack):
         lengths = gradient.abs().sum(dim=(1, 2, 3), keepdim=True).clamp_min(torch.finfo(gradient.dtype).tiny)
         momentum = state["momentum"].mul_(self.decay).add_(gradient / lengths)  # in place: it is the example's own
         return super().step(delta, momentum, step_size, state)
-
-    def _check(self) -> None:
-        super()._check()
-        if not 0 <= self.decay < math.inf:
-            raise ValueError(f"decay = {self.decay!r}: a number from 0 on is needed.")

@@ -26,6 +26,11 @@ class Targeted(PGD):
     target: int | None = None
     loss: AttackLoss | str | None = field(default=None, init=False)  # so that no setting or objective gives another
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.target is not None and not (isinstance(self.target, int) and self.target >= 0):
+            raise ValueError(f"target = {self.target!r}: the number of a class, or None, is needed.")
+
     @property
     def maximised(self) -> AttackLoss:
         return AttackLoss(self.closeness)
@@ -36,8 +41,3 @@ class Targeted(PGD):
         if self.target is None:
             return -cross_entropy(logits, following)
         return -cross_entropy(logits, torch.where(labels == self.target, following, self.target))
-
-    def _check(self) -> None:
-        super()._check()
-        if self.target is not None and not (isinstance(self.target, int) and self.target >= 0):
-            raise ValueError(f"target = {self.target!r}: the number of a class, or None, is needed.")

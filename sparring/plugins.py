@@ -64,15 +64,16 @@ def call(
         options: keyword arguments that the user gives.
 
     Raises:
-        UsageError: an option is unknown, missing or given twice, or the factory refuses its arguments.
+        UsageError: an option is unknown, missing or given twice, the factory refuses its arguments, or it is the user's
+            own and raises anything else than a SparringError.
     """
     keywords = arguments(setting, factory, settings, options)
     try:
         return factory(**keywords)
     except SparringError:
         raise
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"{setting}: {_name_of(factory)} refuses its arguments: {str(error).rstrip('.')}.") from error
+    except (Exception, SystemExit) as error:
+        raise _failure(setting, factory, error) from error
 
 
 def require_taken(
@@ -93,6 +94,27 @@ def require_taken(
             f"{group}.{each} = {value!r} with {setting} = {name!r}, which takes no {each}. Set it to "
             f"{'none' if default is None else default}."
         )
+
+
+def require_as_option(
+    setting: str, name: str, factory: Callable[..., object], given: Mapping[str, tuple[Any, Any]]
+) -> None:
+    """Refuse settings of built-ins that differ from their defaults, where a user's own object takes an option of that
+    name: it would not get the setting's value.
+
+    Args:
+        given: (value, default) by name.
+
+    Raises:
+        UsageError: about the first of them.
+    """
+    group, parameters = setting.rpartition(".")[0], _nameable(_parameters(setting, factory, 0))
+    for each, (value, default) in given.items():
+        if value != default and each in parameters:
+            raise UsageError(
+                f"{group}.{each} = {value!r} with {setting} = {name!r}: only what is built in gets this setting. Set "
+                f"{group}.options.{each} instead, and {group}.{each} to {'none' if default is None else default}."
+            )
 
 
 def not_taken(setting: str, factory: Callable[..., object], given: Mapping[str, tuple[Any, Any]]) -> list[str]:
@@ -129,15 +151,17 @@ def arguments(
 
 def described(error: BaseException) -> str:
     """Type and text of an exception of the user's own code, and the file and line where it was raised."""
-    ours = (str(Path(__file__).parent), "<frozen", importlib.__path__[0])
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(ours)]
-    at = f", {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-    return f"{type(error).__name__}: {str(error).rstrip('.')}{at}"
+    return ", ".join([f"{type(error).__name__}: {str(error).rstrip('.')}", *_place(error)])
 
 
 def is_external(name: str, built_in: Collection[str]) -> bool:
     """Whether `name` stands for a user's own object."""
     return name not in built_in and ":" in name
+
+
+def is_users(factory: Callable[..., object]) -> bool:
+    """Whether a function or class is defined outside this package, whatever name leads to it."""
+    return str(getattr(_within(factory), "__module__", "")).partition(".")[0] != __name__.partition(".")[0]
 
 
 def absolute(name: str) -> str:
@@ -189,6 +213,25 @@ def forget_installed() -> None:
     _installed.clear()
 
 
+def _failure(setting: str, factory: Callable[..., object], error: BaseException) -> BaseException:
+    """What to raise for an error of a factory: a refusal that names the setting, or, in this package's own code, the
+    error itself, which is a bug."""
+    users, text = is_users(factory), str(error).rstrip(".")
+    if isinstance(error, ValueError) or (isinstance(error, TypeError) and not users):
+        at = _place(error) if users else []
+        where = f" ({', '.join([type(error).__name__, *at])})" if at else ""
+        return UsageError(f"{setting}: {_name_of(factory)} refuses its arguments: {text}{where}.")
+    return UsageError(f"{setting}: {_name_of(factory)} fails ({described(error)}).") if users else error
+
+
+def _place(error: BaseException) -> list[str]:
+    """`file:line` where an exception left the user's own code, or where there is none, in a library; or nothing."""
+    ours = (str(Path(__file__).parent), "<frozen", "<string>", importlib.__path__[0])
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(ours)]
+    frames = [frame for frame in frames if not _is_installed(frame.filename)] or frames
+    return [f"{Path(frames[-1].filename).name}:{frames[-1].lineno}"] if frames else []
+
+
 class _Unresolved(Exception):
     """Why a name cannot be resolved. Its cause is the exception of the import."""
 
@@ -238,8 +281,11 @@ def _own_module(name: str) -> str | None:
     except (ImportError, ValueError):  # a parent that is no package; a module without a spec
         return None
     file = "" if spec is None else spec.origin or ""
-    installed = any(Path(file).is_relative_to(sysconfig.get_path(kind)) for kind in ("stdlib", "purelib", "platlib"))
-    return os.path.abspath(file) if file.endswith(".py") and not installed else None
+    return os.path.abspath(file) if file.endswith(".py") and not _is_installed(file) else None
+
+
+def _is_installed(file: str) -> bool:
+    return any(Path(file).is_relative_to(sysconfig.get_path(kind)) for kind in ("stdlib", "purelib", "platlib"))
 
 
 def _own_imports(path: str, text: str) -> set[str]:
@@ -391,6 +437,11 @@ def _shown(parameters: Mapping[str, inspect.Parameter], settings: Mapping[str, A
 
 
 def _name_of(factory: Callable[..., object]) -> str:
+    inner = _within(factory)
+    return getattr(inner, "__qualname__", None) or repr(inner)
+
+
+def _within(factory: Callable[..., object]) -> Callable[..., object]:
     while hasattr(factory, "func"):  # a partial
         factory = factory.func
-    return getattr(factory, "__qualname__", None) or repr(factory)
+    return factory

@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 
 from sparring import plugins
+from sparring.config import from_tree
 from sparring.errors import SparringError, UsageError
+from sparring.trainer.experiment import build_experiment
+from sparring.trainer.schedules import learning_rate
 
 BUILT_IN = {"square-root": "math:sqrt", "sine": "math:sin"}
 LOSSES = """
@@ -141,7 +144,10 @@ def test_a_factory_of_any_keywords_is_given_the_options_alone() -> None:
         ({}, "objective.options.width is missing. Set it; factory takes gamma = 0.5, width."),
         ({"width": 1, "gama": 2}, "objective.options.gama = 2: no such option; factory takes gamma = 0.5, width."),
         ({"width": 1, "beta": 2}, "objective.options.beta = 2: the run already passes beta"),
-        ({"width": -1}, "objective.name: factory refuses its arguments: width must not be negative."),
+        (
+            {"width": -1},
+            "objective.name: factory refuses its arguments: width must not be negative (ValueError, test_plugins.py:",
+        ),
     ],
 )
 def test_options_that_do_not_fit_are_refused_by_name(options: dict[str, Any], reported: str) -> None:
@@ -155,13 +161,79 @@ def test_what_is_no_function_is_refused() -> None:
         plugins.call("objective.name", 3, {}, {})  # type: ignore[arg-type]
 
 
-def test_an_error_of_ours_passes_through_and_other_errors_are_not_hidden() -> None:
-    def fails(error: Exception) -> None:
+def test_an_error_of_ours_passes_through_and_one_in_our_own_code_is_not_hidden() -> None:
+    def fails() -> None:
         raise error
 
-    for error in (SparringError("the data are missing"), RuntimeError("a bug")):
-        with pytest.raises(type(error), match=str(error)):
-            plugins.call("data.name", fails, {"error": error}, {})
+    def of_ours() -> None:
+        raise error
+
+    of_ours.__module__ = "sparring.data.sources"
+    error: Exception = SparringError("the data are missing")
+    with pytest.raises(SparringError, match=r"^the data are missing$"):
+        plugins.call("data.name", fails, {}, {})
+    error = RuntimeError("a bug")
+    with pytest.raises(RuntimeError, match="a bug"):
+        plugins.call("data.name", of_ours, {}, {})
+
+
+BROKEN = """
+import json
+from dataclasses import dataclass
+
+import torch
+
+from sparring.allocators import Allocator
+from sparring.attacks import Attack
+from sparring.objectives import Objective
+
+class Own(RuntimeError):
+    pass
+
+def data(split):
+    torch.load("no-such-file.pt")  # data
+
+def schedule():
+    return {}["rate"]  # schedule
+
+def model(shape, classes):
+    raise Own("no weights")  # model
+
+@dataclass(frozen=True, kw_only=True)
+class Attacks(Attack):
+    def __post_init__(self):
+        super().__post_init__()
+        raise SystemExit(3)  # attack
+
+class Loses(Objective):
+    def __init__(self):
+        self.share = "a" + 1  # objective
+
+class Sorts(Allocator):
+    def __init__(self):
+        self.share = json.loads("")  # allocator
+"""
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "said"),
+    [
+        ("data", "data", "FileNotFoundError: .*no-such-file.pt.*"),
+        ("schedule", "schedule", "KeyError: 'rate'"),
+        ("model", "model", "Own: no weights"),
+        ("attack", "Attacks", "SystemExit: 3"),
+        ("objective", "Loses", "TypeError: .*"),
+        ("allocator", "Sorts", "Expecting value.*JSONDecodeError"),
+    ],
+)
+def test_a_fault_of_ones_own_code_is_a_sentence_with_its_place(
+    group: str, name: str, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.py").write_text(BROKEN)
+    line = BROKEN.splitlines().index(next(each for each in BROKEN.splitlines() if each.endswith(f"# {group}"))) + 1
+    config = from_tree({group: {"name": f"{tmp_path}/broken.py:{name}"}})
+    with pytest.raises(UsageError, match=rf"^{group}\.name.*{said}, broken\.py:{line}\)\."):
+        learning_rate(config.schedule, 0.1) if group == "schedule" else build_experiment(config)
 
 
 def test_own_objects_are_told_from_built_ins() -> None:

@@ -10,7 +10,7 @@ from sparring.attacks.augmix import AugMix, Threat
 from sparring.config import AttackSettings, AugmixSettings
 from sparring.errors import UsageError
 from sparring.objectives import Objective
-from sparring.plugins import call, require_taken, resolve
+from sparring.plugins import call, is_users, require_as_option, require_taken, resolve
 
 BUILT_IN = {
     "pgd": "sparring.attacks.attack:PGD",
@@ -28,7 +28,7 @@ def attack_of(settings: AttackSettings, augmix: AugmixSettings, objective: Objec
 
     For start and loss, "auto" means the default of the attack, or of the objective if the attack has none. The user's
     own factory is called with `attack.options`, and with those of epsilon, norm, steps, step_size, restarts, noise,
-    start, clamp_start and loss that are among its parameters.
+    start and loss that are among its parameters.
 
     Raises:
         UsageError: there is no such attack, it refuses its arguments, or it does not take a setting that is set.
@@ -38,11 +38,13 @@ def attack_of(settings: AttackSettings, augmix: AugmixSettings, objective: Objec
     strict = {name: (getattr(settings, name), default[name].default) for name in STRICT}
     require_taken("attack.name", settings.name, factory, strict)
     given: dict[str, Any] = {name: getattr(settings, name) for name in TAKEN}
-    if settings.clamp_start is not None:
-        given["clamp_start"] = settings.clamp_start
+    if is_users(factory):
+        require_as_option("attack.name", settings.name, factory, {"clamp_start": strict["clamp_start"]})
+    else:
+        given |= {"augmix": augmix, "clamp_start": _clamp_start(settings, factory)}
     left_open = _left_open(settings, factory, objective)
     _require_different_starts(settings, left_open["start"])
-    made = call("attack.name", factory, {**given, **left_open, "augmix": augmix}, settings.options)
+    made = call("attack.name", factory, {**given, **left_open}, settings.options)
     if not isinstance(made, Attack | AugMix):
         raise UsageError(
             f"attack.name = {settings.name!r} made a {type(made).__name__}: a sparring.attacks.Attack is needed."
@@ -75,6 +77,12 @@ def _left_open(settings: AttackSettings, factory: Any, objective: Objective) -> 
             own = parameters[name].default
             chosen[name] = of_objective[name] if own in (None, inspect.Parameter.empty) else own
     return chosen
+
+
+def _clamp_start(settings: AttackSettings, factory: Any) -> bool | None:
+    """As set, else the attack's default."""
+    parameter = inspect.signature(factory).parameters.get("clamp_start")
+    return parameter.default if settings.clamp_start is None and parameter is not None else settings.clamp_start
 
 
 def _start(settings: AttackSettings) -> Any:

@@ -152,10 +152,10 @@ def train(
         UsageError: the configuration cannot work.
         SparringError: the run failed; its folder and its last checkpoint stay.
     """
-    if isinstance(config, Mapping):
+    if not isinstance(config, Config | str | Path | None):
         raise UsageError(
-            "config is a mapping; it must be a configuration or the path of a recipe. Pass settings by name as "
-            'overrides={"train.epochs": 2}.'
+            f"config is a {type(config).__name__}; it must be a configuration or the path of a recipe. Pass settings "
+            'by name as overrides={"train.epochs": 2}.'
         )
     if not isinstance(config, Config):
         config = load(None if config is None else Path(config), overrides)

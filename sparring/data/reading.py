@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset
 
 from sparring.errors import UsageError
+from sparring.plugins import described
 
 CHANNELS = (1, 3)
 SAMPLES = 32  # examples that are checked before a run
@@ -57,8 +58,7 @@ class Items:
             item = self._data[index]
         except Exception as error:  # the user's own code may raise anything
             raise UsageError(
-                f"{self._setting}: example {index} of {len(self._data)} cannot be read ({type(error).__name__}: "
-                f"{error})."
+                f"{self._setting}: example {index} of {len(self._data)} cannot be read ({described(error)})."
             ) from error
         if not isinstance(item, (tuple, list)) or len(item) != 2:
             raise UsageError(

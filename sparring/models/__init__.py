@@ -69,7 +69,7 @@ def build(
         except Exception as error:  # the user's own code may raise anything
             raise UsageError(
                 f"model.name = {settings.name!r} cannot be built for images of {shape} and {classes} classes "
-                f"({type(error).__name__}: {error}). It is called as factory(shape, classes)."
+                f"({plugins.described(error)}). It is called as factory(shape, classes)."
             ) from error
         return _checked(settings.name, model, shape, classes, sizes, normalize)
 
@@ -118,7 +118,7 @@ def require_logits(named: str, model: nn.Module, shape: Shape, classes: int) -> 
             logits = model.eval()(torch.zeros(1, *shape))
     except Exception as error:  # the user's own code may raise anything
         raise UsageError(
-            f"{named} cannot take images of shape {shape} ({type(error).__name__}: {error}).{of_other_precision(model)}"
+            f"{named} cannot take images of shape {shape} ({plugins.described(error)}).{of_other_precision(model)}"
         ) from error
     finally:
         model.train(training)

@@ -7,7 +7,7 @@ from typing import Any, cast
 from sparring.config import AugmixSettings, ObjectiveSettings
 from sparring.errors import UsageError
 from sparring.objectives.objective import Objective
-from sparring.plugins import call, require_taken, resolve
+from sparring.plugins import call, is_users, require_as_option, require_taken, resolve
 
 BUILT_IN = {
     "pgd-at": "sparring.objectives.methods:PGDAT",
@@ -31,8 +31,12 @@ def objective_of(settings: ObjectiveSettings, augmix: AugmixSettings, *, passes:
     smoothing = {"label_smoothing": (settings.label_smoothing, 0.0)}
     require_taken("objective.name", settings.name, factory, smoothing)
     given = {"beta": settings.beta, "passes": passes, "label_smoothing": settings.label_smoothing}
-    given |= {"augmix": augmix, "attacked_first": settings.awp_gamma > 0}
-    given |= {"align_lambda": settings.align_lambda}
+    given |= {"attacked_first": settings.awp_gamma > 0}
+    if is_users(factory):
+        default = ObjectiveSettings.model_fields["align_lambda"].default
+        require_as_option("objective.name", settings.name, factory, {"align_lambda": (settings.align_lambda, default)})
+    else:
+        given |= {"augmix": augmix, "align_lambda": settings.align_lambda}
     made = call("objective.name", factory, given, settings.options)
     if not isinstance(made, Objective):
         raise UsageError(

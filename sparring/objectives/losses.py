@@ -2,6 +2,9 @@
 
 Every divergence is formed from log-probabilities: a probability that underflows to 0 would give NaN gradients to
 `F.kl_div`, whose derivative with respect to its target holds log 0.
+
+All refuse wrong arguments by a ValueError that names one. Labels outside the classes are found on the CPU; on a GPU
+that would wait for it in each step, and torch's own check ends the program.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ def pgd_at(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, weig
     logits: [N, K] of the attacked images; labels: int64 [N]; label_smoothing: share of the target in [0, 1] spread
     over all classes; weights: [N] with mean 1, of the examples; returns a scalar.
     """
+    _require(labels, logits=logits)
     return weighted_mean(_cross_entropy(logits, labels, label_smoothing), weights)
 
 
@@ -39,6 +43,8 @@ def trades(
     2023; weights: see `pgd_at`; returns a scalar. Gradient flows through both sides of the KL, as in the authors' code.
     """
     target = clean_logits if target_logits is None else target_logits
+    _require(labels, clean_logits=clean_logits, adv_logits=adv_logits, target_logits=target)
+    _require_not_negative("beta", beta)
     divergence = _kl(_log_softmax(target), _log_softmax(adv_logits))
     clean = weighted_mean(_cross_entropy(clean_logits, labels, label_smoothing), weights)
     return clean + beta * weighted_mean(divergence, weights)
@@ -54,8 +60,10 @@ def mart(
     1 - p_clean(label), and gradient flows through that weight too.
 
     Raises:
-        ValueError: K is 1.
+        ValueError: K is 1, or another argument is wrong.
     """
+    _require(labels, clean_logits=clean_logits, adv_logits=adv_logits)
+    _require_not_negative("beta", beta)
     if adv_logits.shape[1] < 2:
         raise ValueError("logits of 1 class: MART needs at least 2, since its margin is to the likeliest wrong class.")
     adv_probabilities = _precise(adv_logits).softmax(1)
@@ -76,6 +84,8 @@ def jsd(
     clean_logits, view1_logits, view2_logits: [N, K]; labels: int64 [N]; returns a scalar. The mixture M is clamped to
     [1e-7, 1], as in the authors' code.
     """
+    _require(labels, clean_logits=clean_logits, view1_logits=view1_logits, view2_logits=view2_logits)
+    _require_not_negative("weight", weight)
     views = [_log_softmax(logits) for logits in (clean_logits, view1_logits, view2_logits)]
     log_mixture = torch.stack([view.exp() for view in views]).mean(0).clamp(1e-7, 1).log()
     divergence = torch.stack([_kl(view, log_mixture) for view in views]).mean()
@@ -87,6 +97,7 @@ def kl_divergence(adv_logits: Tensor, clean_probabilities: Tensor) -> Tensor:
 
     adv_logits, clean_probabilities: [N, K]; returns [N]. A probability of 0 adds 0, and no gradient of it is NaN.
     """
+    _require_alike(adv_logits=adv_logits, clean_probabilities=clean_probabilities)
     target = _precise(clean_probabilities)
     log_target = target.clamp_min(torch.finfo(target.dtype).tiny).log()
     return (target * (log_target - _log_softmax(adv_logits))).sum(1)
@@ -103,6 +114,36 @@ def weighted_mean(values: Tensor, weights: Tensor | None) -> Tensor:
     if weights.shape != values.shape:
         raise ValueError(f"weights of shape {tuple(weights.shape)}: one for each of {len(values)} examples is needed.")
     return (values * weights).mean()
+
+
+def _require(labels: Tensor, **logits: Tensor) -> None:
+    _require_alike(**logits)
+    count, classes = next(iter(logits.values())).shape
+    if labels.dtype != torch.int64 or labels.shape != (count,):
+        raise ValueError(f"labels: {labels.dtype} {tuple(labels.shape)}; class numbers, int64 [{count}], are needed.")
+    if labels.device.type == "cpu" and count > 0:
+        low, high = (int(bound) for bound in torch.aminmax(labels))
+        if low < 0 or high >= classes:
+            raise ValueError(
+                f"labels are {low} to {high}; with logits of {classes} classes they are 0 to {classes - 1}."
+            )
+
+
+def _require_alike(**logits: Tensor) -> None:
+    (first, rows), *_ = logits.items()
+    for name, each in logits.items():
+        if each.ndim != 2:
+            raise ValueError(f"{name}: shape {tuple(each.shape)}; [N, K], a row for each example, is needed.")
+        if each.shape != rows.shape:
+            raise ValueError(
+                f"{name} of shape {tuple(each.shape)} with {first} of shape {tuple(rows.shape)}: both are of the same "
+                f"examples and classes, [N, K]."
+            )
+
+
+def _require_not_negative(name: str, value: float) -> None:
+    if not value >= 0:  # written so that NaN is refused
+        raise ValueError(f"{name} = {value!r}: a number of at least 0 is needed.")
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:

@@ -54,7 +54,7 @@ def learning_rate(settings: ScheduleSettings, peak: float) -> Callable[[float], 
             raise
         except Exception as error:  # whatever the user's own code raises
             raise UsageError(
-                f"{setting} fails at progress {progress:g} ({type(error).__name__}: {error}). It is called with the "
+                f"{setting} fails at progress {progress:g} ({plugins.described(error)}). It is called with the "
                 f"peak rate and the share of training done."
             ) from error
     return rate

@@ -137,6 +137,8 @@ def own(tmp_path: Path) -> str:
         "    start: str = 'zero'\n"
         "def one_step(epsilon, scale=1.0):\n"
         "    return FGSM(epsilon * scale)\n"
+        "def viewed(epsilon, augmix='mine'):\n"
+        "    return PGD(epsilon, steps=len(augmix))\n"
         "def nothing(epsilon):\n"
         "    return epsilon\n"
     )
@@ -151,17 +153,28 @@ def test_an_attack_of_ones_own_is_given_its_options_and_the_settings_that_it_tak
     assert attack(name=f"{own}:one_step", epsilon=0.2, options={"scale": 0.5}) == FGSM(0.1)
 
 
+def test_an_attack_of_ones_own_keeps_its_defaults_of_names_that_are_settings_of_built_ins(own: str) -> None:
+    assert attack(name=f"{own}:viewed").steps == len("mine")
+    assert attack(name=f"{own}:viewed", options={"augmix": "other"}).steps == len("other")
+    assert attack(name=f"{own}:Decaying", options={"clamp_start": False}).clamp_start is False
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
         ({"name": "pdg"}, r"attack\.name = 'pdg': no such name; the nearest is pgd"),
         ({"name": "pgd", "epsilon": 2.0}, r"attack\.name: PGD refuses its arguments: epsilon = 2\.0"),
-        ({"name": "pgd", "options": {"decay": 1}}, r"attack\.options\.decay = 1: no such option"),
+        ({"name": "pgd", "options": {"decay": 1}}, r"decay = 1: no such option; PGD takes no options"),
         ({"name": "pgd", "options": {"steps": 1}}, r"attack\.options\.steps = 1: the run already passes steps"),
+        (
+            {"name": "fgsm-rs", "options": {"clamp_start": True}},
+            r"clamp_start = True: the run already passes clamp_start",
+        ),
         ({"name": "n-fgsm", "start": "zero"}, r"attack\.start = 'zero' with attack\.name = 'n-fgsm'"),
         ({"name": "augmix", "norm": "l2"}, r"attack\.norm = 'l2' with attack\.name = 'augmix'"),
         ({"name": "augmix", "loss": "kl"}, r"attack\.loss = 'kl' with attack\.name = 'augmix'"),
         ({"name": "{own}:one_step", "step_size": 0.1}, r"attack\.step_size = 0\.1 with .*which takes no step_size"),
+        ({"name": "{own}:Decaying", "clamp_start": False}, r"clamp_start = False .* Set attack\.options\.clamp_start"),
         ({"name": "{own}:nothing"}, r"made a float: a sparring\.attacks\.Attack is needed"),
     ],
 )

@@ -311,6 +311,9 @@ def test_what_cannot_be_trained_is_refused_before_a_folder_is_made(tmp_path: Pat
     for objects, reason in cases:
         with pytest.raises(UsageError, match=reason):
             train(config, **objects)
+    for wrong, kind in ((5, "int"), ({"train.epochs": 2}, "dict")):
+        with pytest.raises(UsageError, match=f"config is a {kind}; it must be a configuration or the path of a recipe"):
+            train(wrong)  # type: ignore[arg-type]
     assert not (tmp_path / "runs").exists()
 
 

@@ -103,8 +103,9 @@ def test_data_of_ones_own_that_cannot_be_used_are_refused(
     assert problem in str(raised.value)
 
 
-def test_other_errors_of_ones_own_code_are_not_hidden(own: str) -> None:
-    with pytest.raises(FileNotFoundError, match="cats"):
+def test_any_error_of_ones_own_code_is_told_with_its_place(own: str) -> None:
+    said = r"^data\.name: missing fails \(FileNotFoundError: no such file: cats, mydata\.py:\d+\)\.$"
+    with pytest.raises(UsageError, match=said):
         given(f"{own}:missing")
 
 

@@ -94,7 +94,10 @@ def test_an_item_that_is_no_pair_is_refused(item: Any) -> None:
 
 
 def test_an_item_that_cannot_be_read_is_named_with_its_error() -> None:
-    with pytest.raises(UsageError, match=r"example 7 of 1 cannot be read \(IndexError: tuple index out of range\)"):
+    with pytest.raises(
+        UsageError,
+        match=r"example 7 of 1 cannot be read \(IndexError: tuple index out of range, test_reading\.py:\d+\)",
+    ):
         Items(Given((GREY, 0)), "train_data")([7])
 
 

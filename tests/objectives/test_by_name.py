@@ -47,6 +47,9 @@ def own(tmp_path: Path) -> str:
         "class Mine(Objective):\n"
         "    def __init__(self, beta, gamma=1.0):\n"
         "        self.beta, self.gamma = beta, gamma\n"
+        "class Aligned(Objective):\n"
+        "    def __init__(self, align_lambda=0.7, augmix='mine'):\n"
+        "        self.align_lambda, self.augmix = align_lambda, augmix\n"
         "def function(logits, labels):\n"
         "    return 0\n"
         "def nothing():\n"
@@ -60,6 +63,12 @@ def test_one_of_the_users_own_is_given_its_options_too(own: str) -> None:
     assert vars(made) == {"beta": 2.0, "gamma": 0.5}
 
 
+def test_one_of_the_users_own_keeps_its_defaults_of_names_that_are_settings_of_built_ins(own: str) -> None:
+    assert vars(objective(name=f"{own}:Aligned")) == {"align_lambda": 0.7, "augmix": "mine"}
+    made = objective(name=f"{own}:Aligned", options={"align_lambda": 0.5})
+    assert vars(made) == {"align_lambda": 0.5, "augmix": "mine"}
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -68,6 +77,10 @@ def test_one_of_the_users_own_is_given_its_options_too(own: str) -> None:
         ({"name": "augmix", "label_smoothing": 0.1}, r"objective\.label_smoothing = 0\.1 .* 'augmix'"),
         ({"name": "trades", "options": {"gamma": 1}}, r"objective\.options\.gamma = 1: no such option"),
         ({"name": "{own}:Mine", "label_smoothing": 0.1}, r"label_smoothing = 0\.1 .* takes no label_smoothing"),
+        (
+            {"name": "{own}:Aligned", "align_lambda": 1.0},
+            r"align_lambda = 1\.0 .* Set objective\.options\.align_lambda",
+        ),
         ({"name": "{own}:function"}, r"objective\.options\.logits is missing"),
         ({"name": "{own}:nothing"}, r"made a NoneType: a sparring\.objectives\.Objective is needed"),
     ],

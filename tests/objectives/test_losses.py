@@ -176,8 +176,28 @@ def test_a_label_below_zero_is_no_loss_of_zero(loss: str) -> None:
         "mart": lambda: mart(logits, logits, labels, 6.0),
         "jsd": lambda: jsd(logits, logits, logits, labels),
     }
-    with pytest.raises(IndexError, match="-100"):
+    with pytest.raises(ValueError, match="labels are -100 to 2; with logits of 4 classes they are 0 to 3"):
         calls[loss]()
+
+
+def test_wrong_arguments_are_refused_by_name() -> None:
+    logits, labels = torch.zeros(3, 4), torch.tensor([0, 1, 3])
+    said: dict[str, Callable[[], Tensor]] = {
+        "labels are 0 to 3; with logits of 3 classes they are 0 to 2": lambda: pgd_at(logits[:, :3], labels),
+        "labels: torch.int64 (2,); class numbers, int64 [3]": lambda: pgd_at(logits, labels[:2]),
+        "labels: torch.float32 (3,); class numbers": lambda: pgd_at(logits, labels.float()),
+        "logits: shape (4,); [N, K]": lambda: pgd_at(logits[0], labels),
+        "adv_logits of shape (1, 4) with clean_logits of shape (3, 4)": lambda: trades(logits, logits[:1], labels, 1.0),
+        "target_logits of shape (3, 2)": lambda: trades(logits, logits, labels, 1.0, target_logits=logits[:, :2]),
+        "beta = -1.0: a number of at least 0": lambda: trades(logits, logits, labels, -1.0),
+        "beta = nan": lambda: mart(logits, logits, labels, float("nan")),
+        "view2_logits of shape (2, 4)": lambda: jsd(logits, logits, logits[:2], labels),
+        "weight = -2: a number": lambda: jsd(logits, logits, logits, labels, -2),
+        "clean_probabilities of shape (1, 4) with adv_logits": lambda: kl_divergence(logits, logits[:1]),
+    }
+    for sentence, call in said.items():
+        with pytest.raises(ValueError, match=re.escape(sentence)):
+            call()
 
 
 @pytest.mark.parametrize("shape", [(1,), (3, 1), (2,)])

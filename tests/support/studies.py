@@ -50,7 +50,7 @@ def _chart(results: Results) -> dict[str, Any]:
 
 STUDY = Study(
     "digits",
-    "000 Nobody",
+    "Nobody",
     "Table 9",
     "Does the rate matter?",
     {"quick": "Digits, six steps.", "full": "Digits, six steps, too."},

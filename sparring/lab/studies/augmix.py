@@ -98,7 +98,7 @@ def _by_the_clock(results: Results) -> tuple[str, bool]:
 
 AUGMIX = Study(
     "augmix",
-    "000 Hua et al. 2021",
+    "Hua et al. 2021",
     "Table 1, AugMix",
     "Need all examples be augmented?",
     {

@@ -22,7 +22,7 @@ from sparring.lab.studies.settings import (
 )
 from sparring.lab.study import Claim, Column, Point, Size, Study, Table, baseline
 
-PAPER = "000 Hua et al. 2021"
+PAPER = "Hua et al. 2021"
 GRADIENTS = Column("gradients_per_example", "gradients an example", share=False, digits=2)
 THEORY = Column("theoretical_speedup", "theoretical speed-up", share=False, digits=2)
 STEPS = 7

@@ -10,7 +10,7 @@ from sparring.lab.results import Results
 from sparring.lab.studies.settings import CLEAN, FGSM_QUICK, PGD, PROCESSOR, WONG, with_seed
 from sparring.lab.study import Claim, Column, Point, Size, Study, Table, baseline
 
-PAPER = "003 Wong, Rice, Kolter 2019"
+PAPER = "Wong, Rice, Kolter 2019"
 FGSM_SENTENCE = (
     "MNIST, 38,400 training images, the 16-32-100 network, 3 epochs of batches of 100, ε = 0.3, Adam with a cyclic "
     "rate (peak 0.005), start not clamped to the image"

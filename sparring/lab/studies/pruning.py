@@ -11,7 +11,7 @@ from sparring.lab.results import Results
 from sparring.lab.studies.settings import CLEAN, FGSM_QUICK, PROCESSOR, WONG, with_seed
 from sparring.lab.study import Claim, Column, Point, Size, Study, Table, Value, baseline
 
-PAPER = "002 Kaufmann et al. 2022"
+PAPER = "Kaufmann et al. 2022"
 AUTOATTACK = Column("robust_accuracy", "AutoAttack")
 NOISE, SAME = 5.0, 0.05  # points; share of a figure
 MNIST, CIFAR = "MNIST", "CIFAR-10"

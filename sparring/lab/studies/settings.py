@@ -11,7 +11,7 @@ Settings = dict[str, Any]
 CLEAN, PGD = Column("clean_accuracy", "clean"), Column("robust_accuracy", "PGD")
 PGD_40 = Column("robust_accuracy", "PGD-40")
 PROCESSOR = Column("training_processor_seconds", "processor, s", share=False, digits=0)
-BHAT = "001 Bhat, Tsipras, Mądry 2018"
+BHAT = "Bhat, Tsipras, Mądry 2018"
 
 MNIST_QUICK: Settings = {
     "engine": "sync",

@@ -21,12 +21,42 @@ from tests.support.examples import ROOT
 from tests.support.runs import small
 
 pytestmark = pytest.mark.ray
+OWN = """
+
+from torch import nn
+
+from sparring.objectives import Objective, pgd_at
+
+
+def stripes(split: str, count: int = 800):
+    images = 0.5 * torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(len(split)))
+    labels = torch.arange(count) % 3
+    images[torch.arange(count), 0, labels] += 0.5
+    return images, labels
+
+
+def linear(shape, classes, bias: bool = True):
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), classes, bias=bias))
+
+
+def halved(times: int = 1):
+    return lambda peak, progress: peak * 0.5**times
+
+
+class Shifted(Objective):
+    def __init__(self, by: float) -> None:
+        self.by = by
+
+    def loss(self, model, batch, helper):
+        logits = model(batch.x_adv)
+        return pgd_at(logits, batch.labels, weights=batch.weights) + self.by, logits
+"""
 PASSWORD = "SPARRING_TEST_QUEUE_PASSWORD"
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_worker_niceness="0")  # with 15 a busy machine starves workers
     sizes = {"object_store_memory": 80 << 20, "include_dashboard": False}
     started = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "resources": {"trainers": 1}, **sizes})
     started.add_node(num_cpus=2, resources={"workers": 1}, object_store_memory=80 << 20)
@@ -37,15 +67,23 @@ def cluster() -> Iterator[Cluster]:
 def test_workers_serve_from_the_second_node_with_the_users_own_file_and_module(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Through a Redis that is reached by URL. The file is gone once the run begins, so that its text must have come."""
+    """Through a Redis that is reached by URL. The file is gone once the run begins, so that its text must have come; it
+    has attack, objective, data, model and schedule."""
     file = tmp_path / "mine.py"
-    shutil.copy(ROOT / "examples" / "mi_fgsm.py", file)
+    file.write_text((ROOT / "examples" / "mi_fgsm.py").read_text() + OWN)
     here = tmp_path / "here"
     here.mkdir()
     shutil.copy(ROOT / "examples" / "allocator.py", here / "my_allocator.py")
     monkeypatch.chdir(here)
     monkeypatch.syspath_prepend(here)
-    methods = {"attack": {"name": f"{file}:MIFGSM"}, "allocator": {"name": "my_allocator:ByMargin"}}
+    methods = {
+        "attack": {"name": f"{file}:MIFGSM"},
+        "allocator": {"name": "my_allocator:ByMargin"},
+        "objective": {"name": f"{file}:Shifted", "options": {"by": 1000.0}},
+        "data": {"name": f"{file}:stripes"},
+        "model": {"name": f"{file}:linear", "options": {"bias": False}},
+        "schedule": {"name": f"{file}:halved", "options": {"times": 2}},
+    }
     nodes: dict[str, set[str]] = {}
 
     def look(state: object, workers: object) -> None:
@@ -59,7 +97,10 @@ def test_workers_serve_from_the_second_node_with_the_users_own_file_and_module(
     assert sum(result.summary["allocated"].values()) == 12 * 64
     assert nodes == {"Trainer": {"trainers"}, "SnapshotStore": {"trainers"}, "Worker": {"workers"}}
     assert password not in (result.run.path / "config.toml").read_text()
-    assert json.loads((result.run.path / "state.json").read_text())["phase"] == "finished"
+    state = json.loads((result.run.path / "state.json").read_text())
+    assert state["phase"] == "finished" and state["loss"] > 1000
+    assert state["learning_rate"] == config.optimizer.lr / 4
+    assert [tuple(each.shape) for each in result.load_model().parameters()] == [(3, 64)], "from the recorded text"
 
 
 @contextmanager
