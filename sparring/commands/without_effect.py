@@ -60,7 +60,7 @@ RULES = (
     rule("data.extra_fraction", "data.extra", lambda extra: extra is not None),
     rule("model.pretrained", "model.name", lambda name: name.startswith("timm:")),
     rule("attack.warmup", "attack.warmup_epochs", lambda epochs: epochs is None),
-    rule("augmix.", "attack.name", lambda name: name == "augmix" or plugins.is_external(name, attacks.BUILT_IN)),
+    rule("augmix.", "attack.name", is_one("augmix", attacks.BUILT_IN["augmix"])),
     rule("objective.awp_warmup_epochs", "objective.awp_gamma", bool),
     rule("optimizer.momentum", "optimizer.name", is_one("sgd")),
     rule("optimizer.beta1 optimizer.beta2", "optimizer.name", is_one("adam", "adamw")),
