@@ -33,6 +33,7 @@ from sparring.models.arrays import size_bytes
 from sparring.models.forward import for_training
 from sparring.objectives import Helper, Objective
 from sparring.objectives.by_name import objective_of
+from sparring.plugins import described
 from sparring.randomness import generator
 from sparring.trainer.history import networks_of
 from sparring.trainer.plan import Plan, planned
@@ -236,7 +237,7 @@ def _helper(config: Config, objective: Objective, data: Dataset) -> Helper | Non
         except SparringError:
             raise
         except Exception as error:  # whatever the user's own code raises
-            raise UsageError(f"{named} cannot be made ({type(error).__name__}: {error}).") from error
+            raise UsageError(f"{named} cannot be made ({described(error)}).") from error
     if helper is not None:
         require_logits(named, helper.network, data.shape, data.classes)
     return helper
