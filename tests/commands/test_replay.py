@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sparring.commands.replay import Compared, replay
 from sparring.commands.train import resume, train
-from sparring.config import to_toml
+from sparring.config import config_of, from_tree, to_toml
 from sparring.engines.recorded import steps_of
 from sparring.errors import SparringError, UsageError
 from sparring.observe.state import RunState
@@ -251,3 +251,13 @@ def test_a_checkpoint_that_a_training_run_has_dropped_meanwhile_is_not_compared(
         shutil.rmtree(run.checkpoints / "step-000000004", ignore_errors=True)
 
     assert replay(run.path, report=drop).compared == same(8, 12)
+
+
+def test_a_run_that_was_judged_meanwhile_is_made_again_without_that(tmp_path: Path) -> None:
+    """What it was judged by needs evaluation.rolling, which does not go with one process."""
+    run = trained(tmp_path)
+    config = config_of(run)
+    rolling = {"rolling": True, "rolling_samples": 20, "rolling_share": 0.1}
+    judged = from_tree({**config.model_dump(), "engine": "ray", "evaluation": {**dict(config.evaluation), **rolling}})
+    run.config_file.write_text(to_toml(judged))
+    assert replay(run.path).same

@@ -432,3 +432,44 @@ def test_any_other_error_ends_the_run_as_failed_too(tmp_path: Path, monkeypatch:
         train(small(tmp_path, engine="sync", run={"name": "broken"}), progress=False)
     state = Run(tmp_path / "broken").read_json("state.json") or {}
     assert state["phase"] == "failed" and state["message"] == "ZeroDivisionError: of the user's own code"
+
+
+class Killed(BaseException):
+    """In the place of a kill: nothing is written after it."""
+
+
+def test_a_run_whose_lengthening_dies_at_its_start_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = train(small(tmp_path, engine="sync", train={"max_steps": 3}), progress=False).run
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    for _ in range(2):  # the second time the same, and so recorded once
+        with monkeypatch.context() as patched, pytest.raises(Killed):
+            patched.setattr(training, "_in_this_process", killed)
+            resume(run.path, {"train.max_steps": "5"}, progress=False)
+    (run.path / ".state.json.abcdefgh").write_text("{")
+    result = resume(run.path, progress=False)
+    assert (result.phase, result.summary["steps"]) == ("finished", 5)
+    assert run.read_json("phases.json") == [{"from_step": 3, "changes": {"train.max_steps": [3, 5]}}]
+    assert not [*run.path.glob(".state.json.*")]
+
+
+@pytest.mark.parametrize("fault", [Killed(), SparringError("disk full")])
+def test_a_run_without_its_last_figures_is_not_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: BaseException
+) -> None:
+    write = Run.write_json
+
+    def failing(self: Run, name: str, content: object) -> None:
+        if name == "summary.json":
+            raise fault
+        write(self, name, content)
+
+    with monkeypatch.context() as patched, pytest.raises(type(fault)):
+        patched.setattr(Run, "write_json", failing)
+        train(small(tmp_path, engine="sync", run={"name": "a"}), progress=False)
+    assert (Run(tmp_path / "a").read_json("state.json") or {})["phase"] != "finished"
+    result = resume(tmp_path / "a", progress=False)
+    assert result.phase == "finished" and result.summary["robust_accuracy"] is not None
+    assert result.run.read_json("summary.json") == json.loads(json.dumps(result.summary))
