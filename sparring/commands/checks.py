@@ -49,12 +49,12 @@ FIXED = ("queue.wire", "trainer.batch_norm")
 LENGTH = ("train.epochs", "train.max_steps")  # may grow on resume, also of a run that has finished
 
 
-def check(config: Config, live: Live = NOTHING_PASSED, *, starts: bool, told: bool = True) -> Experiment:
+def check(config: Config, live: Live = NOTHING_PASSED, *, starts: bool, log_warnings: bool = True) -> Experiment:
     """Refuse what cannot work: combinations of settings, devices, packages, data (the test set too), model, evaluation,
     staleness, workers, the queue's server.
 
-    If the run `starts`, the returned model has its initial weights; on a resume they are not needed. told: log what is
-    odd, but no reason to refuse.
+    If the run `starts`, the returned model has its initial weights; on a resume they are not needed. log_warnings: log
+    what is odd, but no reason to refuse.
 
     Raises:
         SparringError: the first thing that is wrong.
@@ -78,7 +78,7 @@ def check(config: Config, live: Live = NOTHING_PASSED, *, starts: bool, told: bo
     _check_batches(experiment)
     if config.yopo.passes:
         first_layer(experiment.model, config.yopo.first_layer, experiment.training.shape)
-    for doubt in (*summary.warnings, *unused(experiment), *weaknesses(experiment)) if told else ():
+    for doubt in (*summary.warnings, *unused(experiment), *weaknesses(experiment)) if log_warnings else ():
         log.warning(doubt)
     _check_evaluation(experiment)
     if config.engine == "ray":

@@ -134,8 +134,8 @@ def judged(what: Judged, how: How, progress: Progress | None = None) -> tuple[Ev
         raise UsageError("workers.count = 0: nobody would attack. Leave --workers out to attack in this process.")
     with ExitStack() as stack:
         journal = None if how.keep_images else owned(stack, _journal(what, panel, sample), how)
-        told = _Told(progress, RunState(phase="evaluating", engine="evaluation", dataset=config.data.name))
-        judges = stack.enter_context(judges_of([what], lambda: told.state))
+        reporter = _Reporter(progress, RunState(phase="evaluating", engine="evaluation", dataset=config.data.name))
+        judges = stack.enter_context(judges_of([what], lambda: reporter.state))
         if journal is not None:
             journal.begin(how.again)  # as late as this: until here nothing is lost
         found = judge(
@@ -147,7 +147,7 @@ def judged(what: Judged, how: How, progress: Progress | None = None) -> tuple[Ev
             journal=journal,
             within=how.within,
             keep_images=how.keep_images,
-            progress=told,
+            progress=reporter,
         )
     seen = sample if len(found.places) == len(sample) else sample.some(found.places)
     warnings = found.warnings
@@ -236,12 +236,12 @@ def owned(stack: ExitStack, journal: J, how: How) -> J | None:
 def _until(within: float, evaluation: Evaluation) -> str:
     """Whether the interval became narrow enough, and what it stands on."""
     low, high = evaluation.robust_interval
-    reach = max(high - evaluation.robust_accuracy, evaluation.robust_accuracy - low)
-    told = f"within {100 * reach:.1f} points after {evaluation.samples} examples"
-    return told if reach <= within else f"not reached: {told}, which are all"
+    half_width = max(high - evaluation.robust_accuracy, evaluation.robust_accuracy - low)
+    found = f"within {100 * half_width:.1f} points after {evaluation.samples} examples"
+    return found if half_width <= within else f"not reached: {found}, which are all"
 
 
-class _Told:
+class _Reporter:
     """Passes on how far the evaluation is: as sentences, and to the metrics."""
 
     def __init__(self, progress: Progress | None, state: RunState) -> None:
@@ -260,11 +260,11 @@ class _Told:
 
 @contextmanager
 def judges_of(
-    whats: Sequence[Judged], told: Callable[[], RunState] = lambda: RunState(phase="evaluating", engine="evaluation")
+    whats: Sequence[Judged], state: Callable[[], RunState] = lambda: RunState(phase="evaluating", engine="evaluation")
 ) -> Iterator[Judges]:
     """Who judges these networks, in this order: this process, or the workers of the first one's settings.
 
-    told: what the metrics of the workers' evaluation are read from.
+    state: what the metrics of the workers' evaluation are read from.
     """
     first = whats[0]
     if not first.workers:
@@ -275,7 +275,7 @@ def judges_of(
     config, sources = first.config, {path: text for what in whats for path, text in what.sources.items()}
     with ExitStack() as stack:
         if config.metrics.enabled:
-            served = stack.enter_context(Exporter(config.metrics.bind, config.metrics.port, lambda: (told(), {})))
+            served = stack.enter_context(Exporter(config.metrics.bind, config.metrics.port, lambda: (state(), {})))
             log.warning("metrics: http://%s:%d/metrics", config.metrics.bind, served.port)
         yield stack.enter_context(ray_judges(config, [_weights(what) for what in whats], sources))
 

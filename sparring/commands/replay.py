@@ -133,7 +133,9 @@ def _made_again(
     settings = _in_one_process(config, again, end)
     again.config_file.write_text(to_toml(settings))
     torch.set_num_threads(trainer_threads(config))
-    experiment = check(settings, starts=not steps_in(again.checkpoints), told=False)  # of another engine's settings
+    experiment = check(
+        settings, starts=not steps_in(again.checkpoints), log_warnings=False
+    )  # of another engine's settings
     session = session_here(experiment, again, report)
     with stopping_on_signals(session.ask_to_stop):
         if recorded is None:

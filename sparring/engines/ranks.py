@@ -39,18 +39,18 @@ class Ranks(Generic[T]):
         self.rank, self.count = rank, dist.get_world_size()
         self.share = 1.0
 
-    def begin(self, told: T | None = None) -> T | None:
-        """Give all ranks the weights and the training state of rank 0, and what it has `told`."""
+    def begin(self, further: T | None = None) -> T | None:
+        """Give all ranks the weights and the training state of rank 0, and its `further` state."""
         learner = self.learner
         self._send_weights()
         sent: list[Any] = [None]
         if self.rank == 0:
-            sent = [(learner.step, learner.state(), learner.rate_scale, learner.pgd_until, told)]
+            sent = [(learner.step, learner.state(), learner.rate_scale, learner.pgd_until, further)]
         dist.broadcast_object_list(sent, src=0)
-        step, state, learner.rate_scale, learner.pgd_until, told = sent[0]
+        step, state, learner.rate_scale, learner.pgd_until, further = sent[0]
         if self.rank > 0:
             learner.restore(step, **state)
-        return told
+        return further
 
     def _send_weights(self) -> None:
         for network in filter(None, (self.learner.model, self.learner.helper)):

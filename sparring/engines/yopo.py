@@ -113,8 +113,8 @@ class Attacked:
             point = (self.x + self.delta).requires_grad_()
             gradient = torch.autograd.grad(_paired(layer, point, adjoint), point)[0]
             self._check.note(gradient)
-            moved = self.attack.step(self.delta, finite(gradient), sizes, self._state)
-            self.delta = self.attack.project(moved, self.x, self.attack.radius)
+            stepped = self.attack.step(self.delta, finite(gradient), sizes, self._state)
+            self.delta = self.attack.project(stepped, self.x, self.attack.radius)
 
     def shards(self, passes: int) -> list[Shard]:
         """For the records. A full pass counts as a gradient of each example; steps of the first layer do not."""

@@ -82,11 +82,11 @@ def unreached(trained: float, epsilon: float) -> list[str]:
 
 def out_of_reach(attack: Attack, effect: str = "robust accuracy may be far too high") -> list[str]:
     """A warning if an attack's steps are too short to cross its ball, as by a step size that was given."""
-    reach = attack.steps * attack.alpha
-    if reach >= attack.epsilon * (1 - 1e-6):
+    distance = attack.steps * attack.alpha
+    if distance >= attack.epsilon * (1 - 1e-6):
         return []
     return [
-        f"{attack.steps} steps of {attack.alpha:.4g} move an image by {reach:.4g} at most, and ε is "
+        f"{attack.steps} steps of {attack.alpha:.4g} move an image by {distance:.4g} at most, and ε is "
         f"{attack.epsilon:.4g}: the attack does not reach the edge of its ball, and {effect}. Leave the step size out "
         f"(2.5·ε/steps), or raise the steps."
     ]

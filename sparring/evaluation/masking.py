@@ -94,11 +94,11 @@ def masking(surface: Surface, grid: Grid, *, fooled: bool = False) -> Masking:
 
 
 def _of_gradients(surface: Surface, strongest: Outcomes) -> list[Evidence]:
-    right, robust = surface.right, strongest.robust
+    is_correct, robust = surface.correct, strongest.robust
     return [
-        _share("zero gradients", "the plain cross-entropy has a gradient of exactly zero at", surface.zero[right]),
+        _share("zero gradients", "the plain cross-entropy has a gradient of exactly zero at", surface.zero[is_correct]),
         _loss_surface(surface),
-        _share("random gradients", f"{PASSES} passes do not agree in their gradients at", surface.varies[right]),
+        _share("random gradients", f"{PASSES} passes do not agree in their gradients at", surface.varies[is_correct]),
         _share("zero steps", "PGD met a gradient of exactly zero at robust", strongest.zero_gradient[robust]),
     ]
 
@@ -121,7 +121,7 @@ def _unbounded(grid: Grid) -> Evidence:
 
 def _loss_surface(surface: Surface) -> Evidence:
     """Points to masking if the gradient loses at all lengths: far away it may lose in a sound network too."""
-    rises = surface.rises[surface.right]
+    rises = surface.rises[surface.correct]
     wins, samples = rises.sum(0).tolist(), len(rises)
     won = max(wins)
     shown = ", ".join(f"{count} at {share:g}·ε" for share, count in zip(LENGTHS, wins, strict=True))

@@ -142,9 +142,9 @@ def outcomes(
 def clean_outcomes(model: nn.Module, x: Tensor, y: Tensor) -> Outcomes:
     """The outcomes without an attack."""
     logits = logits_of(model, x)
-    right, none = correct(logits, y), torch.zeros_like(y, dtype=torch.bool)
+    is_correct, none = correct(logits, y), torch.zeros_like(y, dtype=torch.bool)
     of_logits = ~are_finite(logits), are_probabilities(logits), _confidence(logits)
-    return Outcomes(y, right, right, none, none, *of_logits, varies=none)
+    return Outcomes(y, is_correct, is_correct, none, none, *of_logits, varies=none)
 
 
 def variation(model: nn.Module, x: Tensor) -> Tensor:

@@ -34,11 +34,11 @@ SAME = 0.99  # cosine of two gradients, below which they differ
 class Surface:
     """What was measured at each of N clean images; bool on the CPU.
 
-    right: [N], correct. zero: [N], the gradient is exactly zero. varies: [N], another pass has another gradient.
+    correct: [N]. zero: [N], the gradient is exactly zero. varies: [N], another pass has another gradient.
     rises: [N, lengths], a step along the gradient raises the margin more than each of the random ones of that length.
     """
 
-    right: Tensor
+    correct: Tensor
     zero: Tensor
     varies: Tensor
     rises: Tensor

@@ -35,7 +35,7 @@ class Proof(NamedTuple):
 
     verdict: broken: an image in it is misclassified; verified: none is; timed out: the time was up before; undecided:
     the least margin is nearer to 0 than the arithmetic allows to tell.
-    by: what told. image: float32 [n_0], the misclassified one. seconds: of this process' processor.
+    by: what found it. image: float32 [n_0], the misclassified one. seconds: of this process' processor.
     """
 
     verdict: Verdict

@@ -39,9 +39,9 @@ Progress = Callable[[str], None]
 class Finding(NamedTuple):
     """What is known of one example.
 
-    example: its index in the data set. verdict: one of VERDICTS; wrong: without an attack. by: what told: clean, pgd,
-    crown, cases, mip or nothing. seconds: of a processor, for the proof. timeout_s: what the proof was given. image:
-    float32 [C, H, W], the misclassified one of its ball, as bytes in base64; None where there is none.
+    example: its index in the data set. verdict: one of VERDICTS; wrong: without an attack. by: what found it: clean,
+    pgd, crown, cases, mip or nothing. seconds: of a processor, for the proof. timeout_s: what the proof was given.
+    image: float32 [C, H, W], the misclassified one of its ball, as bytes in base64; None where there is none.
     """
 
     example: int
@@ -101,14 +101,14 @@ def verify(
     """
     indices = sample.indices.tolist()
     known = _known(journal, prover.timeout_s)
-    told = _Told(progress, [known[each] for each in indices if each in known], len(indices))
+    reporter = _Reporter(progress, [known[each] for each in indices if each in known], len(indices))
     left = [place for place, index in enumerate(indices) if index not in known]
 
     def keep(finding: Finding) -> None:
         known[finding.example] = finding
         if journal is not None:
             journal.add([finding])
-        told(finding)
+        reporter(finding)
 
     pending: dict[Future[Proof], int] = {}
     for finding, proof in _attacked(model, sample, left, prover, attack, batch_size, seed):
@@ -251,7 +251,7 @@ def _doubts(counts: Mapping[str, int], prover: Prover) -> list[str]:
     return found
 
 
-class _Told:
+class _Reporter:
     """Says how far the verification is, and how long it still takes at the pace of the proofs until now."""
 
     def __init__(self, progress: Progress | None, known: Sequence[Finding], total: int) -> None:
@@ -271,13 +271,13 @@ class _Told:
 
     def _sentence(self, elapsed: float) -> str:
         done = sum(self.counts.values())
-        told = ", ".join(f"{self.counts[each]} {each}" for each in VERDICTS if self.counts[each])
+        verdicts = ", ".join(f"{self.counts[each]} {each}" for each in VERDICTS if self.counts[each])
         known = f" ({self.known} known before)" if self.known else ""
         time_left = ""
         if self.proved:
             seconds = (elapsed - self.proved_s) / self.proved * (self.total - done)
             time_left = f", about {_clock(seconds)} left"
-        return f"{done} of {self.total} examples{known}: {told}; {_clock(elapsed)} elapsed{time_left}"
+        return f"{done} of {self.total} examples{known}: {verdicts}; {_clock(elapsed)} elapsed{time_left}"
 
 
 def _clock(seconds: float) -> str:

@@ -133,11 +133,11 @@ class _Scheduler:
         """Do all points; one whose needs failed fails, too."""
         self._waiting.extend(order)
         self._open |= {point.key for point in order}
-        told = 0.0
+        reported = 0.0
         while self._waiting or self._working:
             self._begin(at_once)
-            if time.monotonic() - told >= TELL_EVERY_S:
-                told = time.monotonic()
+            if time.monotonic() - reported >= TELL_EVERY_S:
+                reported = time.monotonic()
                 progress(self._state(at_once))
             done, _ = wait(self._working, timeout=TELL_EVERY_S, return_when=FIRST_COMPLETED)
             for future in done:

@@ -97,8 +97,8 @@ def _row(cells: Iterable[str]) -> str:
 def summary(study: Study, size: Size, results: Results, wanted: int) -> list[str]:
     """The whole of a study as Markdown, without its charts: what it was, what agrees, its tables."""
     seeds = sorted({record["at"]["seed"] for record in results if "seed" in record["at"]})
-    told = f"{len(results)} of {wanted} points" + (f", seeds {', '.join(map(str, seeds))}" if seeds else "")
-    lines = [f"{study.setting[size]} ({told}.)", ""]
+    counts = f"{len(results)} of {wanted} points" + (f", seeds {', '.join(map(str, seeds))}" if seeds else "")
+    lines = [f"{study.setting[size]} ({counts}.)", ""]
     if study.claims:
         lines += [*claims_table(verdicts(study, results)), ""]
     for table in study.tables:

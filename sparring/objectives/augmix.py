@@ -57,5 +57,5 @@ def augmix_loss(
     logits: Tensor = model(torch.cat([x, views[0, augmented], views[1, augmented]]))
     clean, *of_views = torch.split(logits, [len(x), some, some])
     first, second = (clean.index_put((augmented,), each) for each in of_views)
-    right = correct(first, labels) & correct(second, labels)
-    return jsd(clean, first, second, labels, weight), right
+    both = correct(first, labels) & correct(second, labels)
+    return jsd(clean, first, second, labels, weight), both

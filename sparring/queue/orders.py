@@ -102,11 +102,11 @@ class Orders:
 
     def reported(self, timeout_s: float) -> list[Shard | Missing]:
         """What the others have told since the last call; waits up to `timeout_s` for the first."""
-        told = self._next(self._records, timeout_s)
-        if told:
+        received = self._next(self._records, timeout_s)
+        if received:
             last = self._read[self._records]
             self._retry(partial(self._redis.xtrim, self._prefix + self._records, minid=last, approximate=False))
-        return [_record(kind, message) for kind, message in told]
+        return [_record(kind, message) for kind, message in received]
 
     def close(self) -> None:
         """Close the connections."""
@@ -130,9 +130,9 @@ class Orders:
             if found:
                 ((_, entries),) = found
                 self._read[stream] = entries[-1][0]
-                told = [self._verified(stream, fields) for _, fields in entries]
-                if any(told):
-                    return [each for each in told if each is not None]
+                received = [self._verified(stream, fields) for _, fields in entries]
+                if any(received):
+                    return [each for each in received if each is not None]
             if left_s <= MAX_BLOCK_S:
                 return []
 

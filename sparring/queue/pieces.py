@@ -117,7 +117,7 @@ def verdict_of(message: bytes | memoryview | None, piece: Piece, examples: int) 
         return Refused("verdict", f"it is not on piece {piece[:3]}")
     if not _are_flags(clean, examples) or not _are_flags(robust, examples):
         return Refused("verdict", f"it has not one flag for each of {examples} examples")
-    if any(held and not right for held, right in zip(robust, clean, strict=True)):
+    if any(held and not found for held, found in zip(robust, clean, strict=True)):
         return Refused("verdict", "an example is robust that is misclassified without an attack")
     return PieceVerdict(fence, version, number, tuple(clean), tuple(robust), worker)
 

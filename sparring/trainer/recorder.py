@@ -18,7 +18,7 @@ from sparring.runs import Run, append
 from sparring.trainer.guards.gap import Checked
 from sparring.trainer.learner import Learner, StepResult
 from sparring.trainer.pruning import Decision
-from sparring.trainer.rolling import Judgement
+from sparring.trainer.rolling import RollingVerdict
 
 log = logging.getLogger(__name__)
 ZERO_GRADIENTS = (
@@ -189,7 +189,7 @@ class Recorder:
         state.heldout_samples, state.heldout_attack = found.samples, found.attack
         state.heldout_interval = found.robust_interval
 
-    def rolling(self, judgement: Judgement, attack: str, weights: str, best: bool) -> None:
+    def rolling(self, judgement: RollingVerdict, attack: str, weights: str, best: bool) -> None:
         """Note the figures of a judged version. The state has those of complete judgements alone."""
         found, state = judgement.figures(), self.state
         line = {

@@ -10,7 +10,7 @@ from sparring.evaluation.robustness import interval
 
 
 @dataclass
-class Judgement:
+class RollingVerdict:
     """What is known of one version. pieces: examples of each. answers: by piece, correct clean and robust examples."""
 
     fence: int
@@ -76,7 +76,7 @@ class RollingMonitor:
         """Training is to end."""
         return self.patience is not None and self.since_best >= self.patience
 
-    def conclude(self, judgement: Judgement) -> bool:
+    def conclude(self, judgement: RollingVerdict) -> bool:
         """Whether a complete judgement is the best so far."""
         share = judgement.robust / judgement.samples
         if share <= self.best:

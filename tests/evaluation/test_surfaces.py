@@ -48,7 +48,7 @@ def around(model: nn.Module, norm: str = "linf") -> Surface:
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_of_a_linear_model_the_gradient_beats_every_random_direction(norm: str) -> None:
     found = around(Brightness(), norm)
-    assert found.right.all() and not found.zero.any() and not found.varies.any()
+    assert found.correct.all() and not found.zero.any() and not found.varies.any()
     assert found.rises.shape == (12, len(LENGTHS)) and found.rises.all()
 
 

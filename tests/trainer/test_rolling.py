@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from sparring.evaluation.robustness import interval
-from sparring.trainer.rolling import Judgement, RollingMonitor
+from sparring.trainer.rolling import RollingMonitor, RollingVerdict
 
 
-def judged(version: int, robust: int) -> Judgement:
-    made = Judgement(1, version, (4, 4, 2))
+def judged(version: int, robust: int) -> RollingVerdict:
+    made = RollingVerdict(1, version, (4, 4, 2))
     for number, count in enumerate((4, 4, 2)):
         made.add(number, count, min(count, robust))
         robust -= min(count, robust)
@@ -17,7 +17,7 @@ def judged(version: int, robust: int) -> Judgement:
 
 
 def test_a_judgement_is_partial_with_its_count_until_all_pieces_are_judged() -> None:
-    made = Judgement(1, 7, (4, 4, 2))
+    made = RollingVerdict(1, 7, (4, 4, 2))
     made.add(2, 2, 1)
     assert made.open == [0, 1] and not made.complete and made.samples == 2
     assert made.figures() == {

@@ -21,7 +21,7 @@ from sparring.config import trainer_attacks, trainer_threads, with_workers
 from sparring.engines.asynchronous.objections import objection
 from sparring.engines.asynchronous.own_attack import attack_a_little, own_attacks
 from sparring.engines.asynchronous.part import Part
-from sparring.engines.asynchronous.shared_step import Told, as_trainer, own_batch, refreshed
+from sparring.engines.asynchronous.shared_step import LeaderState, as_trainer, own_batch, refreshed
 from sparring.engines.ranks import Ranks, joined, wait_for_all
 from sparring.errors import NonFinite, SparringError
 from sparring.queue.codec import Claims
@@ -42,7 +42,7 @@ class Follower:
     own: what it attacks itself.
     """
 
-    def __init__(self, ranks: Ranks[Told], transport: Transport, orders: Orders, part: Part) -> None:
+    def __init__(self, ranks: Ranks[LeaderState], transport: Transport, orders: Orders, part: Part) -> None:
         self._ranks, self._transport, self._orders, self._part = ranks, transport, orders, part
         self._learner, self._config = ranks.learner, ranks.learner.config
         self._heads = Heads(self._learner)
@@ -74,11 +74,11 @@ class Follower:
         """Take over the weights and the training state of rank 0."""
         self.own.drop()
         self._part.begin(order.fence)
-        told, pruning = self._ranks.begin(), self._learner.plan.pruning
-        if told is not None:
-            self._heads.restore(told.heads)
-        if told is not None and pruning is not None:
-            pruning.kept = None if told.kept is None else torch.tensor(told.kept)
+        begun, pruning = self._ranks.begin(), self._learner.plan.pruning
+        if begun is not None:
+            self._heads.restore(begun.heads)
+        if begun is not None and pruning is not None:
+            pruning.kept = None if begun.kept is None else torch.tensor(begun.kept)
         self._remember()
         self._begun = True
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch.distributed import Store  # type: ignore[attr-defined]
 
-from sparring.engines.asynchronous.shared_step import Told, as_trainer, own_batch, refreshed
+from sparring.engines.asynchronous.shared_step import LeaderState, as_trainer, own_batch, refreshed
 from sparring.engines.ranks import RankLost, Ranks, joined, wait_for_all
 from sparring.errors import SparringError
 from sparring.objectives import Batch
@@ -61,7 +61,7 @@ class OneTrainer:
 class Leader:
     """Rank 0: the other ranks hold the shards of their own parts and only report them here."""
 
-    def __init__(self, session: Session, ranks: Ranks[Told], orders: Orders) -> None:
+    def __init__(self, session: Session, ranks: Ranks[LeaderState], orders: Orders) -> None:
         self._session, self._ranks, self._orders = session, ranks, orders
         self.count = ranks.count
         self._fence = 0
@@ -72,7 +72,7 @@ class Leader:
         self._give(Begin(fence))
         pruning, heads = self._session.plan.pruning, self._session.heads
         kept = None if pruning is None or pruning.kept is None else pruning.kept.tolist()
-        self._ranks.begin(Told(kept, heads.state()))
+        self._ranks.begin(LeaderState(kept, heads.state()))
 
     def take(self, shards: list[Shard], refresh: int) -> list[Shard]:
         session = self._session

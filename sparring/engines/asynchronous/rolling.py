@@ -25,7 +25,7 @@ from sparring.queue.pieces import Pieces
 from sparring.queue.transport import QueueLost
 from sparring.trainer import checkpoints
 from sparring.trainer.checkpoints import Checkpoint, Copied, copied
-from sparring.trainer.rolling import Judgement, RollingMonitor
+from sparring.trainer.rolling import RollingMonitor, RollingVerdict
 from sparring.trainer.session import Session
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Kept(NamedTuple):
 class Heard(NamedTuple):
     """What was asked for of a version: verdicts that have come, and how many of its pieces nobody has taken."""
 
-    judgement: Judgement
+    judgement: RollingVerdict
     verdicts: list[PieceVerdict]
     untaken: int
 
@@ -69,7 +69,7 @@ class Rolling:
     ) -> None:
         self.session, self.asked, self.monitor = session, asked, monitor
         self.pieces, self.route, self.clock = pieces, route, clock
-        self.judgement: Judgement | None = None
+        self.judgement: RollingVerdict | None = None
         self.seconds = 0.0
         self._kept: Kept | None = None
         self._sending: Background[None] = Background("judged weights")
@@ -131,7 +131,7 @@ class Rolling:
         self._end_partial()
         log.info("the rolling evaluation took %.2f s of the trainer's time", self.seconds)
 
-    def _ask(self, judgement: Judgement) -> Heard:
+    def _ask(self, judgement: RollingVerdict) -> Heard:
         """In a thread, but at a run's end."""
         expected = [self._piece(judgement, number) for number in judgement.open]
         verdicts = self.pieces.gather(expected, lambda number: judgement.pieces[number])
@@ -150,7 +150,7 @@ class Rolling:
         state.rolling_judged_version = judgement.version
         self._offer_again(judgement, now)
 
-    def _offer_again(self, judgement: Judgement, now: float) -> None:
+    def _offer_again(self, judgement: RollingVerdict, now: float) -> None:
         """Pieces that somebody took long ago: their worker may have died."""
         if not judgement.open or now - max(self._news_at, self._offered_at) < AGAIN_S:
             return
@@ -171,7 +171,7 @@ class Rolling:
             return False
         return self._untaken == len(judgement.pieces)
 
-    def _conclude(self, judgement: Judgement) -> None:
+    def _conclude(self, judgement: RollingVerdict) -> None:
         """All pieces are judged."""
         began, kept = self.clock(), self._kept
         improved = self.monitor.conclude(judgement)
@@ -197,7 +197,7 @@ class Rolling:
             self._record(self.judgement, best=False)
         self.judgement = self._kept = None
 
-    def _record(self, judgement: Judgement, *, best: bool) -> None:
+    def _record(self, judgement: RollingVerdict, *, best: bool) -> None:
         weights = "plain" if self.session.learner.average is None else "ema"
         self.session.recorder.rolling(judgement, self.asked.panel.description, weights, best)
         state = self.session.state
@@ -210,12 +210,12 @@ class Rolling:
         checkpoint = copied(self.session.training.checkpoint())
         self._kept = Kept({name: Copied(network) for name, network in learner.networks.items()}, checkpoint)
         judged = self._kept.networks["model" if learner.average is None else "ema"]
-        self.judgement = judgement = Judgement(fence, version, [len(piece) for piece in self.asked.pieces])
+        self.judgement = judgement = RollingVerdict(fence, version, [len(piece) for piece in self.asked.pieces])
         self._offered, self._offered_at, self._asked_at, self._untaken, self._offers = version, began, began, 0, 0
         self._sending.start(partial(self._send, judgement, judged))
         self._spent(began)
 
-    def _send(self, judgement: Judgement, judged: Copied) -> None:
+    def _send(self, judgement: RollingVerdict, judged: Copied) -> None:
         """In the thread."""
         snapshot = Snapshot(judgement.fence, judgement.version, Controls(0.0), arrays_of(judged.state_dict()))
         self.route.publish(snapshot)
@@ -235,7 +235,7 @@ class Rolling:
             with suppress(QueueLost):  # the loop's next request finds that out, and starts over
                 sent.result()
 
-    def _piece(self, judgement: Judgement, number: int) -> Piece:
+    def _piece(self, judgement: RollingVerdict, number: int) -> Piece:
         return Piece(judgement.fence, judgement.version, number, self.asked.sample.fingerprint)
 
     def _spent(self, began: float) -> None:

@@ -18,7 +18,7 @@ from sparring.trainer.guards.staleness import age_weights
 from sparring.trainer.learner import Learner
 
 
-class Told(NamedTuple):
+class LeaderState(NamedTuple):
     """What rank 0 tells the others when they begin, beside weights and training state.
 
     kept: positions of the examples that pruning keeps, once it has decided; heads: the state of `trainer.finish.Heads`.
@@ -28,15 +28,15 @@ class Told(NamedTuple):
     heads: dict[str, Any]
 
 
-def as_trainer(learner: Learner, rank: int) -> Ranks[Told]:
+def as_trainer(learner: Learner, rank: int) -> Ranks[LeaderState]:
     """Let the learner share its steps with the other trainers, with the batch norm that the recipe names."""
     if learner.config.trainer.batch_norm == "synchronised":
         synchronise(learner.trained)
-    learner.peers = ranks = Ranks[Told](learner, rank)
+    learner.peers = ranks = Ranks[LeaderState](learner, rank)
     return ranks
 
 
-def own_batch(ranks: Ranks[Told], step: Step, shards: Mapping[int, Shard]) -> Batch:
+def own_batch(ranks: Ranks[LeaderState], step: Step, shards: Mapping[int, Shard]) -> Batch:
     """This rank's examples of a step, weighted by age as among all examples; `shards`: its own, by their places."""
     weights = age_weights([step.version - version for version in step.versions], step.sizes, step.half_life)
     of_shards: Sequence[Tensor] = () if weights is None else torch.split(weights, list(step.sizes))
@@ -48,7 +48,7 @@ def own_batch(ranks: Ranks[Told], step: Step, shards: Mapping[int, Shard]) -> Ba
     return ranks.taking(batch, sum(step.sizes), step.keys[0])
 
 
-def refreshed(ranks: Ranks[Told], step: Step, shards: Mapping[int, Shard]) -> dict[int, Shard]:
+def refreshed(ranks: Ranks[LeaderState], step: Step, shards: Mapping[int, Shard]) -> dict[int, Shard]:
     """The shards with `step.refresh` more attack steps, which each rank makes on its own; of the others only the counts
     change."""
     if not step.refresh:

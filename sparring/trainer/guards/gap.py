@@ -89,6 +89,6 @@ def measure(learner: Learner, shard: Shard, start: WarmStart | None = None) -> G
     with frozen(learner.model), torch.no_grad():
         fresh, stale = (learner.model(perturbed(x, delta))[attacked] for delta in deltas)
     y = y[attacked]
-    right = [correct(logits, y).float().mean() for logits in (fresh, stale)]
+    accuracies = [correct(logits, y).float().mean() for logits in (fresh, stale)]
     losses = [cross_entropy(logits, y).mean() for logits in (fresh, stale)]
-    return Gap(float(right[0] - right[1]), float(losses[0] - losses[1]), renewed.gradients)
+    return Gap(float(accuracies[0] - accuracies[1]), float(losses[0] - losses[1]), renewed.gradients)

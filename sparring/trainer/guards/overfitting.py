@@ -139,5 +139,5 @@ def pgd_accuracy(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, seed: i
     """
     with frozen(model):
         delta = perturb(model, x, y, attack, generator(seed, "guard", step))
-        right = correct(model(perturbed(x, delta)), y)
-    return float(right.float().mean())
+        is_correct = correct(model(perturbed(x, delta)), y)
+    return float(is_correct.float().mean())

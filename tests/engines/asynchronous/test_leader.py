@@ -11,7 +11,7 @@ import torch
 from torch.distributed import FileStore  # type: ignore[attr-defined]
 
 from sparring.engines.asynchronous.leader import Leader, OneTrainer, leading
-from sparring.engines.asynchronous.shared_step import Told
+from sparring.engines.asynchronous.shared_step import LeaderState
 from sparring.engines.ranks import RankLost, Ranks, joined
 from sparring.errors import SparringError
 from sparring.queue.messages import Controls, Key, Shard
@@ -37,7 +37,7 @@ def scene(tmp_path: Path, queue_server: EmbeddedServer, request: pytest.FixtureR
     session, run = session_in(tmp_path, train={"shards_per_step": 3, "batch_size": 10}), request.node.name
     fence = opened(Transport(queue_server.client(), run, lease_s=5.0, timeout_s=5.0))
     with joined(session.learner, 0, 1, FileStore(str(tmp_path / "meeting"), 1), timeout_s=5):
-        ranks = Ranks[Told](session.learner, 0)
+        ranks = Ranks[LeaderState](session.learner, 0)
         leader = Leader(session, ranks, Orders(queue_server.client(), run, "group", timeout_s=5.0))
         leader.begin(fence)
         ranks.count = 2

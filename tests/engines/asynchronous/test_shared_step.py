@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.distributed import FileStore  # type: ignore[attr-defined]
 
-from sparring.engines.asynchronous.shared_step import Told, own_batch, refreshed
+from sparring.engines.asynchronous.shared_step import LeaderState, own_batch, refreshed
 from sparring.engines.ranks import Ranks, joined
 from sparring.queue.messages import Controls, Key, Shard
 from sparring.queue.orders import Step
@@ -27,9 +27,9 @@ def session(tmp_path: Path) -> Session:
 
 
 @pytest.fixture
-def ranks(session: Session, tmp_path: Path) -> Iterator[Ranks[Told]]:
+def ranks(session: Session, tmp_path: Path) -> Iterator[Ranks[LeaderState]]:
     with joined(session.learner, 0, 1, FileStore(str(tmp_path / "meeting"), 1), timeout_s=5):
-        made = Ranks[Told](session.learner, 0)
+        made = Ranks[LeaderState](session.learner, 0)
         made.rank, made.count = 1, 2
         yield made
 
@@ -43,7 +43,7 @@ def own_shards(session: Session) -> dict[int, Shard]:
     return {place: shard_of(session.experiment, Key(0, NUMBERS[place], 0), Controls(0.2), 0) for place in (0, 2)}
 
 
-def test_its_examples_have_the_weights_that_they_have_among_all(session: Session, ranks: Ranks[Told]) -> None:
+def test_its_examples_have_the_weights_that_they_have_among_all(session: Session, ranks: Ranks[LeaderState]) -> None:
     shards = own_shards(session)
     batch = own_batch(ranks, step(half_life=2.0), shards)
     of_all = age_weights([0, 2, 3], [10, 10, 10], 2.0)
@@ -53,13 +53,13 @@ def test_its_examples_have_the_weights_that_they_have_among_all(session: Session
     assert ranks.share == pytest.approx(20 * 2 / 30) and own_batch(ranks, step(), shards).weights is None
 
 
-def test_without_a_shard_it_takes_part_with_weight_0(session: Session, ranks: Ranks[Told]) -> None:
+def test_without_a_shard_it_takes_part_with_weight_0(session: Session, ranks: Ranks[LeaderState]) -> None:
     other = Step(4, (Key(0, 2, 0),), (4,), (10,))
     batch = own_batch(ranks, other, {})
     assert ranks.share == 0 and torch.equal(batch.x, batch.x_adv) and len(batch.labels) == 10
 
 
-def test_each_refreshes_its_own_and_counts_go_to_all(session: Session, ranks: Ranks[Told]) -> None:
+def test_each_refreshes_its_own_and_counts_go_to_all(session: Session, ranks: Ranks[LeaderState]) -> None:
     shards = own_shards(session)
     assert refreshed(ranks, step(), shards) == shards
     made = refreshed(ranks, step(refresh=2), shards)
