@@ -79,6 +79,7 @@ class Series:
     refresh: int = 0
     of_step: tuple[int, int] | None = None
     bound: int = BOUND
+    finish: int | str = "off"  # depth has no meaning with a fresh finish
 
     def sizes(self, workers: int) -> tuple[int, int]:
         """Shards a step, and depth."""
@@ -96,6 +97,7 @@ SERIES = {
     "320": Series(320.0),
     "exchange": Series(80.0, ATTACK_STEPS, exchange=True, of_step=(1, 3), bound=6),
     "refresh": Series(80.0, ATTACK_STEPS, exchange=True, refresh=1, of_step=(8, 2)),
+    "finish": Series(80.0, ATTACK_STEPS, finish=6, of_step=(8, 0)),
 }
 
 
@@ -126,7 +128,8 @@ class Row:
                 "train": {"epochs": 2000, "batch_size": BATCH, "shards_per_step": of_step},
                 "staleness": {
                     "max_staleness": series.bound,
-                    "depth": depth,
+                    "depth": depth if series.finish == "off" else None,
+                    "finish": "off" if alone else series.finish,
                     "exchange": series.exchange,
                     "refresh": 0 if alone else series.refresh,
                     "trainer_attacks": self.attacks,

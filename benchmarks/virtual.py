@@ -35,6 +35,7 @@ SETTINGS = [
     *(("80", workers, attacks) for workers in (1, 2, 4, 8) for attacks in ("always", "never")),
     *(("320", workers, "always") for workers in (2, 4)),
     *(("exchange", 8, attacks) for attacks in ("always", "never")),
+    *(("finish", workers, "always") for workers in (2, 4, 8)),
 ]
 
 
