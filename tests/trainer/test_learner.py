@@ -174,7 +174,7 @@ def test_drift_is_the_way_of_the_weights_between_two_steps_over_their_norm(tmp_p
     for number in range(3):
         flat.append(nn.utils.parameters_to_vector(learner.model.parameters()).detach().clone())
         learn(learner, experiment, number)
-    now = nn.utils.parameters_to_vector(learner.model.parameters())
+    now = nn.utils.parameters_to_vector(learner.model.parameters()).detach()
     way = (flat[1] - flat[0]).norm() + (flat[2] - flat[1]).norm()
     assert learner.drift(0, 2) == pytest.approx(float(way / now.norm()), rel=1e-5)
     assert learner.drift(2, 2) == 0.0
