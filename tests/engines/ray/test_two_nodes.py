@@ -16,12 +16,14 @@ from ray.cluster_utils import Cluster
 
 from sparring.commands.train import train
 from sparring.config import Config
+from sparring.observe.state import RunState
 from sparring.queue.server import EmbeddedServer
 from tests.support.examples import ROOT
 from tests.support.runs import small
 
 pytestmark = pytest.mark.ray
 OWN = """
+import time
 
 from torch import nn
 
@@ -35,8 +37,14 @@ def stripes(split: str, count: int = 800):
     return images, labels
 
 
+class Rest(nn.Module):
+    def forward(self, x):
+        time.sleep(0.1)  # so that the run has not ended before its actors are looked at
+        return x
+
+
 def linear(shape, classes, bias: bool = True):
-    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), classes, bias=bias))
+    return nn.Sequential(Rest(), nn.Flatten(), nn.Linear(math.prod(shape), classes, bias=bias))
 
 
 def halved(times: int = 1):
@@ -86,8 +94,8 @@ def test_workers_serve_from_the_second_node_with_the_users_own_file_and_module(
     }
     nodes: dict[str, set[str]] = {}
 
-    def look(state: object, workers: object) -> None:
-        if not nodes:
+    def look(state: RunState, workers: object) -> None:
+        if not nodes and state.phase == "training":
             nodes.update(_nodes_of_actors())
 
     with on_both(cluster, tmp_path, monkeypatch, **methods) as (config, password):
