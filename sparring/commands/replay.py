@@ -133,9 +133,8 @@ def _made_again(
     settings = _in_one_process(config, again, end)
     again.config_file.write_text(to_toml(settings))
     torch.set_num_threads(trainer_threads(config))
-    experiment = check(
-        settings, starts=not steps_in(again.checkpoints), log_warnings=False
-    )  # of another engine's settings
+    # The warnings would be about another engine's settings.
+    experiment = check(settings, starts=not steps_in(again.checkpoints), log_warnings=False)
     session = session_here(experiment, again, report)
     with stopping_on_signals(session.ask_to_stop):
         if recorded is None:
