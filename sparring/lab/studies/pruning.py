@@ -18,24 +18,47 @@ MNIST, CIFAR = "MNIST", "CIFAR-10"
 STRATEGIES = ("random", "low", "high", "low_high")
 SHARES: dict[Size, tuple[float, ...]] = {"quick": (0.2, 0.6), "full": (0.2, 0.4, 0.6, 0.8)}
 EPOCHS: dict[Size, tuple[int, ...]] = {"quick": (1,), "full": (1, 3)}
+LATER_SHARES = (0.7, 0.9)  # Fig. 1: 30 and 10 % are kept
+LATER: dict[Size, dict[str, tuple[int, ...]]] = {
+    "quick": {MNIST: (1, 2, 3), CIFAR: (1, 3, 5)},
+    "full": {MNIST: (1, 3, 5, 7), CIFAR: (1, 3, 6, 9, 12)},
+}
+QUICK_CIFAR: dict[str, Any] = {
+    **{name: value for name, value in WONG.items() if name != "optimizer.momentum"},
+    "engine": "sync",
+    "data.download": False,
+    "data.limit": 10_000,
+    "model.name": "cifar10-32-64-128",
+    "model.precision": "fp32",
+    "model.channels_last": False,
+    "data.augment": "none",
+    "optimizer.name": "adam",
+    "optimizer.lr": 0.003,
+    "optimizer.weight_decay": 0.0,
+    "train.epochs": 8,
+    "trainer.threads": 1,
+    "evaluation.samples": 1000,
+    "evaluation.restarts": 1,
+}
 
 
 def _data(size: Size) -> dict[str, dict[str, Any]]:
     """The data sets with the settings of their runs."""
     guarded = {"guard.overfitting": "rollback"}
     if size == "quick":
-        return {MNIST: {**FGSM_QUICK, **guarded, "train.epochs": 4}}
+        return {MNIST: {**FGSM_QUICK, **guarded, "train.epochs": 4}, CIFAR: {**QUICK_CIFAR, **guarded}}
     whole = {"data.limit": None, "evaluation.samples": None, "train.epochs": 10}
     return {MNIST: {**FGSM_QUICK, **guarded, **whole}, CIFAR: {**WONG, "engine": "sync", **guarded}}
 
 
 def strategy_points(size: Size, seeds: Sequence[int]) -> list[Point]:
-    """Each strategy, share and epoch of the pruning, and all data; judged by AutoAttack."""
+    """All data, each strategy and share, and at random also later in the run; judged by AutoAttack."""
     rows: list[tuple[str, float, int]] = [("none", 0.0, 0)]
     rows += [(name, share, epoch) for name in STRATEGIES for share in SHARES[size] for epoch in EPOCHS[size]]
     found: list[Point] = []
     for (data, base), seed in product(_data(size).items(), seeds):
-        for name, share, epoch in rows:
+        later = [("random", share, epoch) for share in LATER_SHARES for epoch in LATER[size][data]]
+        for name, share, epoch in rows + later:
             settings = with_seed(base, seed)
             if name != "none":
                 settings |= {"pruning.name": name, "pruning.share": share, "pruning.epoch": epoch}

@@ -25,7 +25,7 @@ from sparring.lab.study import Claim, Column, Point, Size, Study, Table, Value, 
 
 NOISE, PLAIN = 0.1, 0.2  # of cosines: what says nothing, and what is plain to see
 STEPS: dict[Size, tuple[int, ...]] = {
-    "quick": (0, 2, 8, 16, 32, 64, 128),
+    "quick": (0, 1, 2, 4, 8, 16, 32, 64, 128, 256),
     "full": (0, *(2**power for power in range(11))),
 }
 RATES: dict[Size, tuple[float, ...]] = {"quick": (0.0005, 0.002), "full": (1e-4,)}
