@@ -93,6 +93,44 @@ def scatter(rows: Sequence[Row], x: str, y: str, label: str, *, title: str, x_ti
     }
 
 
+def bars(rows: Sequence[Row], name: str, value: str, group: str, *, title: str, x_title: str) -> Spec:
+    """A bar for each name and group, as long as the mean, with a dot for each row where there are several."""
+    groups = list(dict.fromkeys(row[group] for row in rows))
+    several = len({(row[name], row[group]) for row in rows}) < len(rows)
+    encoding = {
+        "y": {"field": name, "type": "nominal", "sort": None, "axis": {"title": None, "labelLimit": 300}},
+        "yOffset": {"field": group, "type": "nominal", "sort": groups},
+    }
+    legend = {"legend": None} if len(groups) == 1 else {}
+    colour = {"field": group, "type": "nominal", "title": None, "sort": groups, **legend}
+    length = {"field": value, "type": "quantitative", "axis": {"title": x_title}}
+    mean = {"mark": "bar", "encoding": {"x": {**length, "aggregate": "mean"}, "color": colour}}
+    dots = {"mark": {"type": "point", "filled": True, "color": "black", "size": 14}, "encoding": {"x": length}}
+    return {
+        **_frame(rows, title, WIDTH, {"step": 14}),
+        "encoding": encoding,
+        "layer": [mean, dots] if several else [mean],
+    }
+
+
+def clouds(rows: Sequence[Row], x: str, y: str, label: str, facet: str, *, title: str) -> Spec:
+    """Small dots in the colours of their labels, a square for each value of `facet`."""
+    axis = {"axis": None}
+    marks = {"type": "point", "filled": True, "size": 8, "opacity": 0.8}
+    encoding = {
+        "x": {"field": x, "type": "quantitative", **axis},
+        "y": {"field": y, "type": "quantitative", **axis},
+        "color": {"field": label, "type": "nominal", "scale": {"scheme": "tableau10"}},
+    }
+    frame = _frame(rows, title)
+    return {
+        **{name: frame[name] for name in ("$schema", "config", "title", "data")},
+        "facet": {"field": facet, "type": "nominal", "title": None, "sort": None},
+        "columns": 3,
+        "spec": {"width": 190, "height": 190, "mark": marks, "encoding": encoding},
+    }
+
+
 def _frame(rows: Sequence[Row], title: str, width: int | Spec = WIDTH, height: int | Spec = HEIGHT) -> Spec:
     """What all charts have."""
     return {

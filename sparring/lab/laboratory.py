@@ -46,7 +46,7 @@ class Lab:
     def state_of(self, study: Study) -> dict[str, Any]:
         """How far a study is, and what it found."""
         points = self.points_of(study)
-        found = records_of(study, self.size, self.results).results(points)
+        found = study.derived(records_of(study, self.size, self.results).results(points))
         return {
             "study": study.name,
             "paper": study.paper,
@@ -126,7 +126,7 @@ def found_in(root: Path, study: Study, size: Size) -> tuple[Results, int]:
     records = records_of(study, size, root)
     seeds = {record["at"]["seed"] for record in records.read().values() if "seed" in record["at"]}
     points = study.points(size, sorted(seeds) or (0,))
-    return records.results(points), len(points)
+    return study.derived(records.results(points)), len(points)
 
 
 def drawable() -> bool:

@@ -90,7 +90,7 @@ def embedding(point: Point, place: Place) -> Figures:
     Kaufmann et al., appendix A.1. Each axis has variance 1. density: points of a class for the area of their convex
     hull, mean over the classes; separation: squared distance of a class's centre to the nearest other one, mean. Of
     each class the 1 % farthest from its centre are left out. Options: samples; kept_of_run: of the examples that the
-    needed run kept. Needs scikit-learn.
+    needed run kept; shown, so many points that are kept for a picture. Needs scikit-learn.
     """
     from scipy.spatial import ConvexHull
     from sklearn.decomposition import PCA
@@ -103,11 +103,16 @@ def embedding(point: Point, place: Place) -> Figures:
     clouds = [_without_tail(flat[labels == label]) for label in sorted(set(labels.tolist()))]
     centres = torch.stack([cloud.mean(0) for cloud in clouds])
     apart = torch.cdist(centres, centres).square().fill_diagonal_(float("inf")).min(1).values
+    shown = int(point.options["shown"])
     densities = [len(cloud) / ConvexHull(cloud.numpy()).volume for cloud in clouds]
     return {
         "samples": len(labels),
         "density": sum(densities) / len(densities),
         "separation": float(apart.mean()),
+        "shown": [
+            [round(float(x), 2), round(float(y), 2), int(label)]
+            for (x, y), label in zip(flat[:shown], labels[:shown], strict=True)
+        ],
     }
 
 

@@ -16,6 +16,7 @@ SIZES: tuple[Size, ...] = ("quick", "full")
 Value = str | int | float
 FORM = 1  # of what a key is made of
 UNTRAINED = 20.0  # percent; networks of ten classes at or below it are near chance
+OURS, UNMEASURED = "ours", "not measured"  # in the place of a paper's figure: the statement is this project's own
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Point:
 @dataclass(frozen=True)
 class Verdict:
     """Ours beside the paper's. agrees: None if it was not run, the paper gives nothing to compare
-    with, or the difference is within what one seed varies."""
+    with, or the difference is within what one seed varies; of a statement of our own, whether it holds."""
 
     text: str
     paper: str
@@ -58,21 +59,27 @@ class Verdict:
 
     @property
     def word(self) -> str:
-        """agrees, differs, open, or not run."""
-        return {True: "agrees", False: "differs", None: "open" if self.ours else "not run"}[self.agrees]
+        """agrees, differs, open, or not run; of a statement of our own holds or does not hold."""
+        if self.agrees is None:
+            return "open" if self.ours else "not run"
+        own = self.paper in (OURS, UNMEASURED)
+        return ("holds" if self.agrees else "does not hold") if own else ("agrees" if self.agrees else "differs")
 
 
 class Untrained(LookupError):
     """The network that others are compared with is no better than chance, so nothing can be said."""
 
 
-def baseline(accuracy: float) -> float:
+def baseline(accuracy: float, chance: float = UNTRAINED) -> float:
     """The accuracy, in percent, of a network that others are compared with.
+
+    Args:
+        chance: at or below it, in percent, the network is no better than chance.
 
     Raises:
         Untrained: it is near chance.
     """
-    if accuracy <= UNTRAINED:
+    if accuracy <= chance:
         raise Untrained(f"what it is compared with did not train ({accuracy:.1f})")
     return accuracy
 
@@ -83,7 +90,7 @@ class Claim:
 
     Args:
         text: the statement, one sentence.
-        paper: its figure there.
+        paper: its figure there; OURS or UNMEASURED for a statement of our own.
         measure: our figure as text, and whether it agrees. It raises a LookupError if a point has not been made.
     """
 
@@ -122,6 +129,7 @@ class Table:
         does: only points that do this.
         paper: the paper's figures of a row (the values of `by`), by figure.
         title: above it, where a study has several.
+        compared: the paper's figures are of the same data, so that the difference says something.
     """
 
     by: tuple[str, ...]
@@ -129,6 +137,12 @@ class Table:
     does: str = "train"
     paper: Mapping[tuple[Value, ...], Mapping[str, float]] = field(default_factory=dict)
     title: str = ""
+    compared: bool = True
+
+
+def as_recorded(results: Results) -> Results:
+    """For studies that derive no figures."""
+    return results
 
 
 @dataclass(frozen=True)
@@ -144,6 +158,7 @@ class Study:
         points: of a size and of these seeds.
         tables, claims: what is made of the points.
         charts: by name, from the results to a Vega-Lite specification.
+        derived: the results with figures added that follow from those of several points.
     """
 
     name: str
@@ -155,3 +170,4 @@ class Study:
     tables: tuple[Table, ...] = ()
     claims: tuple[Claim, ...] = ()
     charts: Mapping[str, Callable[[Results], dict[str, Any]]] = field(default_factory=dict)
+    derived: Callable[[Results], Results] = as_recorded

@@ -20,15 +20,15 @@ def verdicts(study: Study, results: Results) -> list[Verdict]:
 def claims_table(found: Sequence[Verdict]) -> list[str]:
     """The claims as Markdown."""
     rows = ((each.text, each.paper, each.ours or "not run", each.word) for each in found)
-    return markdown(("the paper says", "its figure", "ours", "verdict"), rows)
+    return markdown(("statement", "the paper's figure", "ours", "verdict"), rows)
 
 
 def figures_table(table: Table, results: Results) -> list[str]:
     """A row for each combination of coordinates: mean and range of each figure over the seeds, and the paper's."""
     with_paper = [column for column in table.columns if any(column.name in each for each in table.paper.values())]
-    heads = [*table.by, "seeds"]
+    heads, beside = [*table.by, "seeds"], ("paper", "difference") if table.compared else ("paper",)
     for column in table.columns:
-        heads += [column.title, *(("paper", "difference") if column in with_paper else ())]
+        heads += [column.title, *(beside if column in with_paper else ())]
     rows = []
     for coordinates, records in _grouped(table, results).items():
         cells = [f"{value:g}" if isinstance(value, float) else str(value) for value in coordinates]
@@ -38,7 +38,9 @@ def figures_table(table: Table, results: Results) -> list[str]:
             values = _values(column, records)
             cells.append(spread(values, column.digits))
             if column in with_paper:
-                cells += _beside(table.paper.get(coordinates, {}).get(column.name), values, column.digits)
+                cells += _beside(table.paper.get(coordinates, {}).get(column.name), values, column.digits)[
+                    : len(beside)
+                ]
         rows.append(cells)
     return markdown(heads, rows)
 

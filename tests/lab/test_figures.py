@@ -18,6 +18,9 @@ SPECS = {
     "free": figures.lines(ROWS, "s", "accuracy", "of", title="T", x_title="s", top=None, points=False),
     "matrix": figures.matrix(ROWS, "t", "label", "accuracy", title="T", x_title="x", y_title="y"),
     "scatter": figures.scatter(ROWS, "s", "accuracy", "label", title="T", x_title="x", y_title="y"),
+    "bars": figures.bars(ROWS, "label", "accuracy", "of", title="T", x_title="x"),
+    "bars of seeds": figures.bars([*ROWS, *ROWS], "label", "accuracy", "t", title="T", x_title="x"),
+    "clouds": figures.clouds(ROWS, "s", "accuracy", "label", "of", title="T"),
 }
 
 
@@ -28,6 +31,15 @@ def test_a_chart_is_drawn(name: str) -> None:
     assert svg.startswith("<svg") and png.startswith(b"\x89PNG") and "NaN" not in svg
     for row in ROWS if name == "scatter" else ():
         assert f">{row['label']}</text>" in svg
+
+
+def test_a_bar_is_as_long_as_the_mean_and_each_seed_has_a_dot() -> None:
+    rows = [{"name": "a", "value": value, "of": "PGD"} for value in (40, 60)]
+    svg = figures.svg_and_png(figures.bars(rows, "name", "value", "of", title="T", x_title="x"))[0]
+    assert 'aria-label="Mean of value: 50;' in svg or "x: 50;" in svg
+    assert svg.count('aria-roledescription="point"') == 2
+    alone = figures.svg_and_png(figures.bars(rows[:1], "name", "value", "of", title="T", x_title="x"))[0]
+    assert alone.count('aria-roledescription="bar"') == 1 and 'aria-roledescription="point"' not in alone
 
 
 def test_a_strip_holds_the_pixels() -> None:

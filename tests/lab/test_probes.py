@@ -58,9 +58,12 @@ def test_perturbations_are_compared_over_the_checkpoints(place: Place) -> None:
 
 
 def test_an_embedding_tells_apart_what_is_apart(place: Place) -> None:
-    point = Point("embed", {}, {"data.name": "digits"}, {"samples": 300})
+    point = Point("embed", {}, {"data.name": "digits"}, {"samples": 300, "shown": 40})
     found = measure(point, place)
     assert found["samples"] == 300 and found["density"] > 0 and 0 < found["separation"] < 16
+    x, y, labels = zip(*found["shown"], strict=True)
+    assert len(x) == 40 and set(labels) <= set(range(10)) and len(set(labels)) > 5
+    assert max(map(abs, [*x, *y])) < 5, "each axis has variance 1"
 
 
 def test_the_clock_gives_the_speed_up_of_the_paper(place: Place) -> None:

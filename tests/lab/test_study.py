@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sparring.lab.results import Results
-from sparring.lab.study import Claim, Point, baseline
+from sparring.lab.study import OURS, UNMEASURED, Claim, Point, baseline
 from tests.support.studies import record
 
 POINT = Point("train", {"s": 1, "seed": 0}, {"train.seed": 0, "attack.steps": 2}, {"series": ["loss"]})
@@ -34,8 +34,16 @@ def test_a_claim_agrees_differs_or_was_not_run() -> None:
     assert ours.verdict(Results([])).word == "open"
 
 
+def test_a_statement_of_our_own_holds_or_does_not() -> None:
+    claims = [Claim("ours", paper, lambda results: ("1", results.mean("gain") > 1)) for paper in (OURS, UNMEASURED)]
+    for gain, word in ((2.0, "holds"), (0.5, "does not hold")):
+        assert {each.verdict(Results([record("train", {}, gain=gain)])).word for each in claims} == {word}
+    assert claims[0].verdict(Results([])).word == "not run"
+
+
 def test_nothing_is_said_beside_a_network_that_did_not_train() -> None:
     claim = Claim("as good", "", lambda results: ("x", results.mean("gain") >= baseline(11.4) - 3))
     found = claim.verdict(Results([record("train", {}, gain=90)]))
     assert found.word == "open" and found.ours == "what it is compared with did not train (11.4)"
     assert baseline(50.0) == 50.0
+    assert baseline(11.4, chance=5.0) == 11.4

@@ -26,6 +26,15 @@ def test_a_row_has_the_seeds_and_the_papers_figure() -> None:
     assert "| 92.0 | agrees |" in figures_table(near, RESULTS)[2]
 
 
+def test_figures_of_other_data_stand_without_a_difference() -> None:
+    beside = Table(
+        ("rate",), (Column("clean_accuracy", "clean"),), paper={(0.01,): {"clean_accuracy": 92}}, compared=False
+    )
+    lines = figures_table(beside, RESULTS)
+    assert lines[0] == "| rate | seeds | clean | paper |"
+    assert lines[2] == "| 0.01 | 2 | 93.0 (90.0 to 96.0) | 92.0 |" and lines[3] == "| 0.001 | 1 | 50.0 |  |"
+
+
 def test_networks_at_chance_are_marked() -> None:
     results = Results([record("train", {"rate": rate, "seed": 0}, clean_accuracy=rate) for rate in (0.11, 0.9)])
     lines = figures_table(STUDY.tables[0], results)

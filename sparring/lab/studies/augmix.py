@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from sparring.lab import figures
 from sparring.lab.results import Results
 from sparring.lab.studies.settings import CLEAN, PROCESSOR, with_seed
 from sparring.lab.study import Claim, Column, Point, Size, Study, Table, baseline
@@ -96,6 +97,19 @@ def _by_the_clock(results: Results) -> tuple[str, bool]:
     return f"{whole / spared:.2f}", whole / spared >= 1.2
 
 
+PAPERS = {"AugMix": 88.8, "AugMix without the divergence": 86.9, "AugMix + BulletTrain": 88.8}
+
+
+def _chart(results: Results) -> dict[str, Any]:
+    rows = [
+        {"method": each["at"]["method"], "accuracy": 100 * each["figures"]["corrupted_accuracy"], "of": "here"}
+        for each in results.of("corrupt")
+    ]
+    rows += [{"method": row["method"], "accuracy": PAPERS[row["method"]], "of": "the paper"} for row in list(rows)]
+    title = "Accuracy under corruptions"
+    return figures.bars(rows, "method", "accuracy", "of", title=title, x_title="accuracy, %")
+
+
 AUGMIX = Study(
     "augmix",
     "Hua et al. 2021",
@@ -117,11 +131,7 @@ AUGMIX = Study(
             ("method",),
             (Column("corrupted_accuracy", "corrupted"),),
             "corrupt",
-            paper={
-                ("AugMix",): {"corrupted_accuracy": 88.8},
-                ("AugMix without the divergence",): {"corrupted_accuracy": 86.9},
-                ("AugMix + BulletTrain",): {"corrupted_accuracy": 88.8},
-            },
+            paper={(method,): {"corrupted_accuracy": accuracy} for method, accuracy in PAPERS.items()},
             title="Under corruptions (the paper's on CIFAR-10-C)",
         ),
     ),
@@ -131,4 +141,5 @@ AUGMIX = Study(
         Claim("it saves passes", "1.8", _spared),
         Claim("and time", "1.7", _by_the_clock),
     ),
+    charts={"corrupted": _chart},
 )

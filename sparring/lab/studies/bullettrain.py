@@ -8,7 +8,7 @@ from statistics import mean
 from typing import Any
 
 from sparring.lab import figures
-from sparring.lab.results import Results
+from sparring.lab.results import Record, Results
 from sparring.lab.studies.settings import (
     CIFAR_SGD,
     CLEAN,
@@ -25,6 +25,11 @@ from sparring.lab.study import Claim, Column, Point, Size, Study, Table, baselin
 PAPER = "Hua et al. 2021"
 GRADIENTS = Column("gradients_per_example", "gradients an example", share=False, digits=2)
 THEORY = Column("theoretical_speedup", "theoretical speed-up", share=False, digits=2)
+CLOCK = Column("clock_speedup", "by the clock", share=False, digits=2)
+SHARES = tuple(
+    Column(f"{name}_share", title, share=False, digits=2)
+    for name, title in (("boundary", "F_B"), ("robust", "F_R"), ("outlier", "F_O"))
+)
 STEPS = 7
 NOISE = 1.5  # points, of one seed on 1,000 images
 MOST_SPENT = 0.8  # of the gradients of all steps for all: otherwise nothing is saved
@@ -78,13 +83,26 @@ def _no_robust(results: Results) -> tuple[str, bool | None]:
     ) <= NOISE else 0 < whole - without <= 4
 
 
+def _step_chart(results: Results) -> dict[str, Any]:
+    """Fig. 2: accuracy by the steps of one class, the other two having all."""
+    rows = [
+        {"steps": steps, "accuracy": accuracy, "class": f"{name} varies, the others have {STEPS}"}
+        for name in ("N_B", "N_R", "N_O")
+        for steps in LEVELS["full"]
+        for others in [{other: STEPS for other in ("N_B", "N_R", "N_O") if other != name}]
+        for accuracy in [100 * each["figures"]["robust_accuracy"] for each in results.of(**others, **{name: steps})]
+    ]
+    title = "PGD-40 accuracy by the attack steps of one class"
+    return figures.lines(rows, "steps", "accuracy", "class", title=title, x_title="steps of the class that varies")
+
+
 WHO_NEEDS_STEPS = Study(
     "who-needs-steps",
     PAPER,
     "Fig. 2",
     "Which examples need attack steps: boundary, robust or outlier ones?",
     {
-        "quick": f"{QUICK_SENTENCE.replace('κ = 8', 'κ = 7')}; classes by the oracle, each with 0 or 7 steps.",
+        "quick": f"{QUICK_SENTENCE.replace('κ = 8', 'κ = 7')}; classes by the oracle, each with 0, 3 or 7 steps.",
         "full": "MNIST, the 32-64-1024 network, 10 epochs; classes by the oracle, each with 0 to 7 steps, but "
         "N_R ≤ N_B where N_B is not 0.",
     },
@@ -97,6 +115,7 @@ WHO_NEEDS_STEPS = Study(
         Claim("outliers need no steps", "nothing is lost with N_O = 0", _no_outlier),
         Claim("without steps on robust examples a little is lost", "89.2 of 90.6", _no_robust),
     ),
+    charts={"accuracy": _step_chart},
 )
 
 
@@ -259,6 +278,27 @@ def _dominates(results: Results) -> tuple[str, bool | None]:
     return text, None if all(abs(gain) <= NOISE for gain in gains) else all(gain > -NOISE for gain in gains)
 
 
+def with_costs(results: Results) -> Results:
+    """The results with the shares of the classes, the theoretical speed-up of rows without an allocator (formula 7),
+    and the speed-up by the processor's time over the same seed of the row that each is compared with."""
+    return Results([{**record, "figures": {**_costs(record, results), **record["figures"]}} for record in results])
+
+
+def _costs(record: Record, results: Results) -> dict[str, float]:
+    found, (method, seed) = record["figures"], (record["at"][name] for name in ("method", "seed"))
+    allocated = found.get("allocated") or {}
+    costs = {f"{name}_share": count / sum(allocated.values()) for name, count in allocated.items()}
+    for base in results.of("train", method=method.split(" + ")[0], seed=seed):
+        if method == base["at"]["method"]:
+            continue
+        whole = base["figures"]
+        costs["clock_speedup"] = whole["training_processor_seconds"] / found["training_processor_seconds"]
+        if "YOPO" not in method:
+            whole_gradients, gradients = (each["gradients_per_example"] for each in (whole, found))
+            costs["theoretical_speedup"] = (whole_gradients + 1) / (gradients + 1)
+    return costs
+
+
 def _speed_chart(results: Results) -> dict[str, Any]:
     rows = [
         {
@@ -279,6 +319,36 @@ def _speed_chart(results: Results) -> dict[str, Any]:
     )
 
 
+def _costs_of_paper(shares: str, theory: float | None, clock: float | None) -> dict[str, float]:
+    """F_B, F_R and F_O, and both speed-ups, as figures of a row."""
+    figures_of_row = {} if theory is None else {"theoretical_speedup": theory}
+    figures_of_row |= {} if clock is None else {"clock_speedup": clock}
+    names = ("boundary_share", "robust_share", "outlier_share")
+    return {**dict(zip(names, map(float, shares.split()), strict=False)), **figures_of_row}
+
+
+PAPERS: tuple[tuple[str, float, float, dict[str, float]], ...] = (  # Tables 2 to 4: clean and robust accuracy, costs
+    ("TRADES", 84.92, 56.61, {}),
+    ("TRADES, β / 6", 88.64, 49.14, {}),
+    ("TRADES + FAST", 93.94, 4.48, _costs_of_paper("", 5.5, 3.7)),
+    ("TRADES, β / 6 + YOPO-2-5", 88.47, 45.28, _costs_of_paper("", None, 3.1)),
+    ("TRADES + YOPO-2-5", 89.95, 46.60, _costs_of_paper("", None, 3.1)),
+    ("TRADES + BT, N_R = 0", 87.50, 52.10, _costs_of_paper(".26 .55 .18", 3.0, 2.7)),
+    ("TRADES + BT, N_R = 2", 85.89, 56.35, _costs_of_paper(".28 .54 .18", 2.3, 2.2)),
+    ("MART", 84.17, 57.39, {}),
+    ("MART + FAST", 93.95, 0.20, _costs_of_paper("", 5.5, 4.0)),
+    ("MART + BT, N_R = 1", 87.12, 58.11, _costs_of_paper(".29 .44 .27", 2.5, 2.1)),
+    ("MART + BT, N_R = 2", 86.60, 58.74, _costs_of_paper(".30 .43 .26", 2.2, 1.9)),
+    ("TRADES + FAST, N = 2", 85.43, 50.56, _costs_of_paper("", 3.7, 3.0)),
+    ("TRADES + FAST, N = 3", 84.47, 53.52, _costs_of_paper("", 2.8, 2.5)),
+    ("TRADES + FAST, N = 4", 84.23, 53.95, _costs_of_paper("", 2.2, 2.2)),
+    ("TRADES + FAST, N = 5", 84.12, 54.45, _costs_of_paper("", 1.8, 1.8)),
+    ("TRADES + BT, N_B = 3", 86.66, 55.93, _costs_of_paper("", 3.7, 3.0)),
+    ("TRADES + BT, N_B = 4", 86.17, 55.77, _costs_of_paper("", 3.3, 2.8)),
+    ("TRADES + BT, N_B = 5", 85.89, 56.17, _costs_of_paper("", 3.0, 2.7)),
+    ("TRADES + BT, N_B = 6", 86.28, 56.0, _costs_of_paper("", 2.8, 2.6)),
+)
+
 METHODS = Study(
     "bullettrain",
     PAPER,
@@ -289,7 +359,23 @@ METHODS = Study(
         "full": "CIFAR-10, WRN-34-10, 76 epochs, PGD-10; PGD-20 on all 10,000 test images.",
     },
     method_points,
-    tables=(Table(("method",), (CLEAN, PGD, GRADIENTS, THEORY, PROCESSOR)),),
+    tables=(
+        Table(
+            ("method",),
+            (CLEAN, PGD),
+            paper={(row,): {"clean_accuracy": clean, "robust_accuracy": robust} for row, clean, robust, *_ in PAPERS},
+            title="Accuracy (the paper's on CIFAR-10, WRN-34-10, under PGD-20; λ = 1/6, where β / 6 stands λ = 1)",
+            compared=False,
+        ),
+        Table(
+            ("method",),
+            (GRADIENTS, *SHARES, THEORY, CLOCK, PROCESSOR),
+            paper={(row,): costs for row, _, _, costs in PAPERS},
+            title="Cost (speed-ups over the method without an addition)",
+            compared=False,
+        ),
+    ),
+    derived=with_costs,
     claims=(
         Claim(
             "TRADES + BulletTrain (N_R = 2) keeps the robust accuracy",
@@ -341,6 +427,24 @@ def _steps_trade(results: Results) -> tuple[str, bool | None]:
     return text, None if max(map(abs, differences)) <= NOISE else min(differences) > -NOISE
 
 
+def _setting_chart(varied: str) -> Callable[[Results], dict[str, Any]]:
+    """Figs. 6 and 7: accuracy by theoretical speed-up, while one setting varies."""
+
+    def chart(results: Results) -> dict[str, Any]:
+        usual = results.of(N_R=0).coordinates("gamma")[0]
+        records = results.of(N_R=2) if varied == "gamma" else results.of(gamma=usual)
+        rows = [
+            {"speed-up": found["theoretical_speedup"], "accuracy": 100 * found[f"{kind}_accuracy"], "of": name}
+            for found in (record["figures"] for record in records)
+            for kind, name in (("clean", "clean"), ("robust", "PGD"))
+        ]
+        span = ", ".join(str(value) for value in sorted(records.coordinates(varied), reverse=True))
+        title = f"Accuracy by theoretical speed-up, {'γ' if varied == 'gamma' else varied} = {span}"
+        return figures.lines(rows, "speed-up", "accuracy", "of", title=title, x_title="theoretical speed-up")
+
+    return chart
+
+
 SENSITIVITY = Study(
     "bullettrain-settings",
     PAPER,
@@ -356,4 +460,5 @@ SENSITIVITY = Study(
         Claim("accuracy does not depend on γ", "flat from 0.65 to 0.9", _calm_gamma),
         Claim("fewer steps on robust examples: less robust, more accurate", "as N_R falls to 0", _steps_trade),
     ),
+    charts={"gamma": _setting_chart("gamma"), "robust-steps": _setting_chart("N_R")},
 )

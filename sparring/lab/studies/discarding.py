@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from sparring.lab import figures
 from sparring.lab.results import Results
 from sparring.lab.studies.settings import CLEAN, MNIST_QUICK, PGD_40, with_seed
-from sparring.lab.study import SIZES, Claim, Column, Point, Size, Study, Table, baseline
+from sparring.lab.study import OURS, SIZES, Claim, Column, Point, Size, Study, Table, baseline
 
 STEPS, DEPTH = 600, 12
 NOISE = 1.5  # points, of a row on 1,000 images
@@ -80,6 +81,21 @@ def _wasted(results: Results) -> tuple[str, bool]:
     return f"{permits:.1f} % with permits (made again), {thrown:.1f} % without (lost)", permits < thrown / 2
 
 
+def _chart(results: Results) -> dict[str, Any]:
+    rows = [
+        {
+            "seconds": record["figures"]["virtual_seconds"],
+            "accuracy": 100 * record["figures"]["robust_accuracy"],
+            "system": record["at"]["system"],
+        }
+        for record in results
+    ]
+    title = "PGD-40 accuracy by time on the virtual clock, each point a run"
+    return figures.scatter(
+        rows, "seconds", "accuracy", "system", title=title, x_title="virtual seconds", y_title="accuracy, %"
+    )
+
+
 DISCARDING = Study(
     "discarding",
     "ours",
@@ -110,8 +126,9 @@ DISCARDING = Study(
         ),
     ),
     claims=(
-        Claim("boundary examples come too late more often than robust ones", "ours", _under_trained),
-        Claim("throwing them away costs robust accuracy at as many steps", "ours", _costs),
-        Claim("permits keep most work from being late, and make the rest again", "ours", _wasted),
+        Claim("boundary examples come too late more often than robust ones", OURS, _under_trained),
+        Claim("throwing them away costs robust accuracy at as many steps", OURS, _costs),
+        Claim("permits keep most work from being late, and make the rest again", OURS, _wasted),
     ),
+    charts={"accuracy": _chart},
 )

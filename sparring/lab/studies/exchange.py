@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from sparring.lab import figures
 from sparring.lab.results import Results
 from sparring.lab.studies.settings import (
     CLEAN,
@@ -15,10 +16,9 @@ from sparring.lab.studies.settings import (
     PGD_40,
     QUICK_SENTENCE,
     WATCHED,
-    by_size,
     with_seed,
 )
-from sparring.lab.study import Claim, Column, Point, Size, Study, Table, baseline
+from sparring.lab.study import OURS, Claim, Column, Point, Size, Study, Table, baseline
 
 REMEDIES: dict[str, dict[str, Any]] = {
     "none": {},
@@ -83,19 +83,33 @@ def _heals(s: int, remedy: str) -> Callable[[Results], tuple[str, bool | None]]:
     return measure
 
 
+def _chart(results: Results) -> dict[str, Any]:
+    rows = [
+        {
+            "row": f"s = {record['at']['s']}, {record['at']['remedy']}",
+            "accuracy": 100 * record["figures"]["robust_accuracy"],
+            "of": f"{record['at']['data']}, peak rate {record['at']['rate']:g}",
+        }
+        for record in results
+    ]
+    title = "PGD-40 accuracy by staleness and remedy"
+    return figures.bars(rows, "row", "accuracy", "of", title=title, x_title="accuracy, %")
+
+
 EXCHANGE = Study(
     "exchange",
     "ours",
     "in-flight exchange, refresh, staleness guard",
     "What removes the cost of staleness?",
     {
-        "quick": f"{QUICK_SENTENCE}, with exact staleness s.",
-        "full": f"{MADRY_SENTENCE}, with exact staleness s.",
+        "quick": f"{QUICK_SENTENCE}; digits: a small convolutional network, 605 steps, ε = 0.2, all 360 test images; "
+        "peak rates 0.002 and 0.001; exact staleness s.",
+        "full": f"{MADRY_SENTENCE}, and at 0.001; exact staleness s.",
     },
     points,
     tables=(
         Table(
-            ("s", "remedy"),
+            ("data", "rate", "s", "remedy"),
             (
                 CLEAN,
                 PGD_40,
@@ -104,9 +118,10 @@ EXCHANGE = Study(
         ),
     ),
     claims=(
-        Claim("in-flight exchange removes the cost of s = 16", "ours", _heals(16, "exchange")),
-        Claim("one fresh step of the trainer removes the cost of s = 16", "ours", _heals(16, "refresh 1")),
-        Claim("in-flight exchange removes the cost of s = 64", "ours", _heals(64, "exchange")),
-        Claim("the guard removes the cost of s = 64", "ours", _heals(64, "guard")),
+        Claim("in-flight exchange removes the cost of s = 16", OURS, _heals(16, "exchange")),
+        Claim("one fresh step of the trainer removes the cost of s = 16", OURS, _heals(16, "refresh 1")),
+        Claim("in-flight exchange removes the cost of s = 64", OURS, _heals(64, "exchange")),
+        Claim("the guard removes the cost of s = 64", OURS, _heals(64, "guard")),
     ),
+    charts={"accuracy": _chart},
 )

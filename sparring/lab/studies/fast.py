@@ -8,7 +8,7 @@ from typing import Any
 from sparring.lab import figures
 from sparring.lab.results import Results
 from sparring.lab.studies.settings import CLEAN, FGSM_QUICK, PGD, PROCESSOR, WONG, with_seed
-from sparring.lab.study import Claim, Column, Point, Size, Study, Table, baseline
+from sparring.lab.study import Claim, Column, Point, Size, Study, Table, Value, baseline
 
 PAPER = "Wong, Rice, Kolter 2019"
 FGSM_SENTENCE = (
@@ -113,6 +113,29 @@ def _better(method: str, other: str) -> Callable[[Results], tuple[str, bool | No
     return measure
 
 
+TABLE_1: dict[tuple[Value, ...], dict[str, float]] = {  # on CIFAR-10, ε = 8/255
+    (method,): {"clean_accuracy": clean, "robust_accuracy": robust}
+    for method, clean, robust in (
+        ("FGSM, zero start, α = ε", 81.48, 0.00),
+        ("FGSM, previous start, α = ε", 85.60, 42.32),
+        ("FGSM, random start, α = ε", 84.38, 43.78),
+        ("FGSM, random start, α = 1.25 ε", 83.25, 46.25),
+        ("FGSM, random start, α = 2 ε", 85.39, 0.00),
+        ("Free, m = 8", 83.80, 46.78),
+        ("PGD", 83.04, 44.56),
+    )
+}
+
+
+def _start_chart(results: Results) -> dict[str, Any]:
+    rows = [
+        {"method": each["at"]["method"], "accuracy": 100 * each["figures"]["robust_accuracy"], "of": "PGD"}
+        for each in results
+    ]
+    title = "PGD accuracy by start and step size, a dot for each seed"
+    return figures.bars(rows, "method", "accuracy", "of", title=title, x_title="accuracy, %")
+
+
 STARTS = Study(
     "fgsm-starts",
     PAPER,
@@ -124,7 +147,7 @@ STARTS = Study(
         "full": "CIFAR-10, PreActResNet-18, ε = 8/255, 30 epochs (Free and PGD 400); PGD-50 with 10 restarts.",
     },
     start_points,
-    tables=(Table(("method",), (CLEAN, PGD, PROCESSOR)),),
+    tables=(Table(("method",), (CLEAN, PGD, PROCESSOR), paper=TABLE_1, compared=False),),
     claims=(
         Claim("a zero start collapses", "0.00", _collapses("FGSM, zero start, α = ε")),
         Claim("α = 2 ε collapses", "0.00", _collapses("FGSM, random start, α = 2 ε")),
@@ -140,6 +163,7 @@ STARTS = Study(
         ),
         Claim("one step is as good as PGD", "46.3 against 44.6", _as_good("FGSM, random start, α = 1.25 ε", "PGD", 2)),
     ),
+    charts={"accuracy": _start_chart},
 )
 
 
@@ -187,6 +211,27 @@ def _fgsm_near_pgd(results: Results) -> tuple[str, bool]:
     return f"{ours['FGSM']:.1f} and {ours['PGD']:.1f}", abs(ours["FGSM"] - baseline(ours["PGD"])) <= 3
 
 
+def _mnist_chart(results: Results) -> dict[str, Any]:
+    rows = [
+        {
+            "method": record["at"]["method"],
+            "accuracy": 100 * record["figures"]["robust_accuracy"],
+            "of": f"PGD-50-10, ε = {record['at']['epsilon']:g}",
+        }
+        for record in results.of("evaluate")
+    ]
+    rows += [
+        {
+            "method": record["at"]["method"],
+            "accuracy": 100 * record["figures"]["verified_accuracy"],
+            "of": "verified, ε = 0.1",
+        }
+        for record in results.of("verify")
+    ]
+    title = "Attacked and verified accuracy, a dot for each seed"
+    return figures.bars(rows, "method", "accuracy", "of", title=title, x_title="accuracy, %")
+
+
 MNIST = Study(
     "mnist-verified",
     PAPER,
@@ -212,11 +257,19 @@ MNIST = Study(
             },
             "attacked",
         ),
+        Table(
+            ("method",),
+            (Column("verified_accuracy", "verified, ε = 0.1"), Column("upper_accuracy", "at most")),
+            "verify",
+            {("PGD",): {"verified_accuracy": 96.7}, ("FGSM",): {"verified_accuracy": 96.8}},
+            "verified",
+        ),
     ),
     claims=(
         Claim("FGSM is about as robust as PGD at ε = 0.3", "88.8 and 89.9", _fgsm_near_pgd),
         Claim("both are verified to about the same share at ε = 0.1", "FGSM 96.8, PGD 96.7", _verified),
     ),
+    charts={"accuracy": _mnist_chart},
 )
 
 EPOCHS: dict[Size, tuple[int, ...]] = {"quick": (1, 2, 4, 8), "full": (5, 10, 15, 30, 44, 88)}
