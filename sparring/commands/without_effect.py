@@ -41,7 +41,7 @@ def _has_a_queue(config: Config) -> bool:
 
 OF_A_QUEUE = (
     "workers.count staleness.max_staleness staleness.depth staleness.publish_every staleness.exchange "
-    "staleness.trainer_attacks staleness.lockstep"
+    "staleness.trainer_attacks staleness.lockstep staleness.copy_after"
 )
 OF_STALE_SHARDS = "staleness.refresh staleness.age_half_life staleness.gap_every guard.staleness"
 
@@ -56,6 +56,7 @@ RULES = (
     Rule(("queue.wire",), "engine", lambda config: _has_a_queue(config) or config.staleness.finish != "off"),
     Rule(("allocator.hold_back",), "allocator.slots", lambda config: slots_of(config) > 0),
     rule("staleness.lead", "staleness.finish", lambda finish: finish != "off"),
+    rule("staleness.copy_after", "staleness.finish", lambda finish: finish != "off"),
     rule("data.centre_share", "data.size", lambda size: size is not None),
     rule("data.extra_fraction", "data.extra", lambda extra: extra is not None),
     rule("model.pretrained", "model.name", lambda name: name.startswith("timm:")),

@@ -404,6 +404,10 @@ class StalenessSettings(Settings):
     alone. auto: three quarters of the attack steps. off: attacks use the newest weights that have arrived."""
     lead: int = setting(1, "steps", ge=1, le=100)
     """With a fresh finish: how many steps before its own an attack begins. It takes the place of `depth`."""
+    copy_after: float | None = setting(None, "times", gt=0)
+    """With a fresh finish: when a step has waited for its shards this many times as long as the first half of them take
+    in the mean (or a training step, if that is longer), others attack what is missing, too. The shard that is first
+    counts: both have the same bits. By default a ticket is attacked again only when its lease has expired."""
     lockstep: bool = setting(False, "flag")
     """For tests: workers use exactly the weights of the version at which a ticket was issued, and shards are consumed
     in order. The trained weights then do not depend on timing. Switches off exchange and trainer_attacks."""

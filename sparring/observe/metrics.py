@@ -144,6 +144,12 @@ METRICS: tuple[Metric, ...] = (
         ("reason",),
     ),
     Metric(
+        "sparring_shards_copied_total",
+        "counter",
+        "Tickets issued a second time while the first attempt was in work (staleness.copy_after).",
+        of_state("copies"),
+    ),
+    Metric(
         "sparring_queue_entries_refused_total",
         "counter",
         "Entries of the queue that the trainer refused, by what they were to be; not 0: damage, or an intruder.",

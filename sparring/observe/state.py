@@ -65,6 +65,7 @@ class RunState:
     drift_sum: float = 0.0
     dropped: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
+    copies: int = 0
     set_aside: int = 0
     missing: int = 0
     outstanding: int = 0

@@ -5,7 +5,8 @@ trained on exactly once; at most the permitted number of shards is outstanding; 
 leases and payloads. Only the ledger decides what is issued, consumed and lost.
 
 The states of a ticket: pending -> issued -> ready -> consumed -> trained -> done. A lost or stale shard sets its ticket
-back to pending, with the next attempt. A ticket whose attack fails again and again is set aside; a resume makes it.
+back to pending, with the next attempt. A ticket may be issued twice at once (`copies`): the first shard counts.
+A ticket whose attack fails again and again is set aside; a resume makes it.
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ class _Epoch:
     """Ticket numbers of one epoch by state; attempts, and workers and kinds of the failures, by number."""
 
     pending: list[int]
-    issued: set[int] = field(default_factory=set)
+    issued: dict[int, set[int]] = field(default_factory=dict)  # number -> attempts in work
     ready: dict[int, int] = field(default_factory=dict)  # number -> version
+    came: dict[int, int] = field(default_factory=dict)  # number -> attempt of the shard that is ready or consumed
     consumed: set[int] = field(default_factory=set)
     trained: set[int] = field(default_factory=set)  # of these: the step is made, its publication is not
     done: set[int] = field(default_factory=set)
     set_aside: set[int] = field(default_factory=set)
-    attempt: Counter[int] = field(default_factory=Counter)
+    attempt: Counter[int] = field(default_factory=Counter)  # the last one
     failures: dict[int, list[tuple[str, str]]] = field(default_factory=dict)
 
     @property
@@ -126,7 +128,12 @@ class Ledger:
     @property
     def issued(self) -> list[Key]:
         """The attempts whose shards have not come."""
-        return [Key(index, n, epoch.attempt[n]) for index, epoch in self._open.items() for n in sorted(epoch.issued)]
+        return [
+            Key(index, number, attempt)
+            for index, epoch in self._open.items()
+            for number in sorted(epoch.issued)
+            for attempt in sorted(epoch.issued[number])
+        ]
 
     @property
     def consuming(self) -> int:
@@ -162,18 +169,34 @@ class Ledger:
                 break
             while epoch.pending and len(keys) < count:
                 number = heapq.heappop(epoch.pending)
-                epoch.issued.add(number)
+                epoch.issued[number] = {epoch.attempt[number]}
                 keys.append(Key(index, number, epoch.attempt[number]))
         return keys
 
+    def copies(self) -> list[Key]:
+        """Second attempts at those tickets of the next step that are issued once and have not come; they are issued
+        with that. Empty while one of its tickets is pending."""
+        epoch = self._open.get(self.epoch)
+        if epoch is None or epoch.consumed:
+            return []
+        unconsumed = [*epoch.pending, *epoch.issued, *epoch.ready]
+        step = heapq.nsmallest(self.shards_per_step, unconsumed)
+        if any(number in epoch.pending for number in step):
+            return []
+        numbers = [number for number in step if len(epoch.issued.get(number, ())) == 1]
+        for number in numbers:
+            epoch.attempt[number] += 1
+            epoch.issued[number].add(epoch.attempt[number])
+        return [Key(self.epoch, number, epoch.attempt[number]) for number in numbers]
+
     def arrive(self, key: Key, version: int) -> Arrival:
-        """Accept a committed shard. It is superseded if its attempt is not the one that is issued."""
+        """Accept a committed shard. It is superseded if its attempt is not one that is issued."""
         epoch = self._issued(key)
         if epoch is None:
             self.dropped["superseded"] += 1
             return "superseded"
-        epoch.issued.remove(key.number)
-        epoch.ready[key.number] = version
+        del epoch.issued[key.number]
+        epoch.ready[key.number], epoch.came[key.number] = version, key.attempt
         return "accepted"
 
     def take(self, step: int) -> Taken | None:
@@ -187,7 +210,7 @@ class Ledger:
             return None
         ages = {number: step - version for number, version in epoch.ready.items()}
         refused = [number for number, age in ages.items() if not 0 <= age <= self.max_staleness]
-        dropped = tuple(Key(self.epoch, number, epoch.attempt[number]) for number in refused)
+        dropped = tuple(Key(self.epoch, number, epoch.came[number]) for number in refused)
         for number in refused:
             del epoch.ready[number]
             self._reissue(epoch, number)
@@ -199,7 +222,7 @@ class Ledger:
         for number in numbers:
             del epoch.ready[number]
             epoch.consumed.add(number)
-        return Taken(tuple(Key(self.epoch, number, epoch.attempt[number]) for number in numbers), dropped)
+        return Taken(tuple(Key(self.epoch, number, epoch.came[number]) for number in numbers), dropped)
 
     def trained(self, keys: tuple[Key, ...]) -> None:
         """Record that the weights hold the step which consumed `keys`: a checkpoint counts them as done."""
@@ -216,34 +239,37 @@ class Ledger:
         self._close_finished()
 
     def lose(self, key: Key, reason: str = "lease_expired") -> bool:
-        """Record an attempt that ended without a shard and was not its attack's fault. Its ticket is pending again.
+        """Record an attempt that ended without a shard and was not its attack's fault. Its ticket is pending again,
+        unless another attempt at it is in work.
 
-        Returns False, without any change, if the attempt was not the one that is issued.
+        Returns False, without any change, if the attempt was not one that is issued.
         """
         epoch = self._issued(key)
         if epoch is None:
             return False
         if reason != "handed_back":
             self.dropped[reason] += 1
-        epoch.issued.remove(key.number)
-        self._reissue(epoch, key.number)
+        epoch.issued[key.number].remove(key.attempt)
+        if not epoch.issued[key.number]:
+            del epoch.issued[key.number]
+            self._reissue(epoch, key.number)
         return True
 
     def fail(self, key: Key, worker: str, kind: str) -> bool:
         """Record an attempt whose attack failed on `worker` with an error of a `kind`.
 
         The ticket is set aside after `attempts` failures, if they are of one kind and of several workers; after twice
-        as many in any case. Returns as `lose` does.
+        as many in any case, but not while another attempt is in work. Returns as `lose` does.
         """
         epoch = self._issued(key)
         if epoch is None:
             return False
         failures = epoch.failures.setdefault(key.number, [])
         failures.append((worker, kind))
-        if not self._is_poison(failures):
+        if len(epoch.issued[key.number]) > 1 or not self._is_poison(failures):
             return self.lose(key, "failed")
         self.dropped["failed"] += 1
-        epoch.issued.remove(key.number)
+        del epoch.issued[key.number]
         epoch.set_aside.add(key.number)
         self.set_aside.append(key)
         self._close_finished()
@@ -293,8 +319,7 @@ class Ledger:
     def _issued(self, key: Key) -> _Epoch | None:
         """The epoch of an attempt that is issued; None: of another attempt, or of none."""
         epoch = self._open.get(key.epoch)
-        known = epoch is not None and key.number in epoch.issued and epoch.attempt[key.number] == key.attempt
-        return epoch if known else None
+        return epoch if epoch is not None and key.attempt in epoch.issued.get(key.number, ()) else None
 
     def _is_poison(self, failures: list[tuple[str, str]]) -> bool:
         workers, kinds = {worker for worker, _ in failures}, {kind for _, kind in failures}

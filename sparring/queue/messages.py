@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
 from sparring.attacks import AttackRecord
 
+Room = Literal["none", "again", "any"]  # for which tickets: those that were issued again alone, or any
 TRAINER = "trainer"  # what the names of trainers begin with, where they attack
 
 

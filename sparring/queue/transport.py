@@ -56,6 +56,7 @@ from sparring.queue.messages import (
     Lease,
     Missing,
     Returned,
+    Room,
     Shard,
     Sizes,
     Stop,
@@ -262,12 +263,14 @@ class Transport:
         found = [self._checked(returned_of(*each)) for each in zip(members, reply[1::2], strict=True)]
         return [each for each in found if each is not None]
 
-    def lease_local(self, owner: str) -> Lease | None:
-        """Lease a ticket for the trainer itself, as a worker does, but also after a request to stop.
+    def lease_local(self, owner: str, room: Room = "any") -> Lease | None:
+        """Lease a ticket for the trainer itself, if there is `room` for the next one; also after a request to stop.
 
         The lease has no deadline: where the trainer dies, the next one opens the queue under another fence.
         """
-        lease = self._lease(owner, NO_DEADLINE_S, check_stop=False)
+        if room == "none":
+            return None
+        lease = self._lease(owner, NO_DEADLINE_S, check_stop=False, room=room)
         return None if isinstance(lease, Stop) else lease
 
     def finish_local(self, lease: Lease) -> bool:
@@ -309,11 +312,11 @@ class Transport:
                 f"install the same version of sparring on both."
             )
 
-    def lease(self, worker: str, wait_s: float) -> Lease | Stop | None:
-        """Wait for a ticket for `worker`; None after `wait_s`, Stop if the worker must stop."""
+    def lease(self, worker: str, wait_s: float, room: Room = "any") -> Lease | Stop | None:
+        """Wait for a ticket that `worker` has `room` for; None after `wait_s`, Stop if it must stop."""
         deadline = time.monotonic() + wait_s
         while True:
-            lease = self._lease(worker, self.lease_s, check_stop=True)
+            lease = self._lease(worker, self.lease_s, check_stop=True, room=room)
             left_s = deadline - time.monotonic()
             if lease is not None or left_s <= 0:
                 return lease
@@ -478,8 +481,9 @@ class Transport:
     def _accepted(self, reply: int, fence: int) -> None:
         require_accepted(self._client, reply, fence)
 
-    def _lease(self, worker: str, seconds: float, check_stop: bool) -> Lease | Stop | None:
-        reply = self._run("lease", "", self._prefix, worker, _milliseconds(seconds), int(check_stop))
+    def _lease(self, worker: str, seconds: float, *, check_stop: bool, room: Room) -> Lease | Stop | None:
+        duration, again = _milliseconds(seconds), int(room == "again")
+        reply = self._run("lease", "", self._prefix, worker, duration, int(check_stop), again)
         if reply is None or isinstance(reply, bytes):
             return None if reply is None else Stop(reply.decode())
         member, blob, fence = reply

@@ -71,6 +71,9 @@ class _Kept:
     def has(self, order: tuple[int, int]) -> bool:
         return self._history.holds(order[1])
 
+    def newest(self, fence: int) -> int:
+        return self._history.newest
+
     def load(self, order: tuple[int, int]) -> Controls:
         past = self._history.at(order[1])
         self._networks.load_state_dict(past.weights)

@@ -50,6 +50,11 @@ class History:
         """Whether the weights before step `version` are kept."""
         return bool(self._kept) and self._kept[0].version <= version <= self._kept[-1].version
 
+    @property
+    def newest(self) -> int:
+        """The latest version that is kept; -1: none."""
+        return self._kept[-1].version if self._kept else -1
+
     def before(self, version: int) -> list[Past]:
         """All that are older than `version`."""
         return [past for past in self._kept if past.version < version]

@@ -26,6 +26,9 @@ class Versions(Protocol):
     def load(self, order: tuple[int, int]) -> Controls:
         """Load them into the model; returns the controls that go with them."""
 
+    def newest(self, fence: int) -> int:
+        """The latest version that is here; -1: none."""
+
 
 class FinishedAttack:
     """The attack on one ticket, whose next step needs the weights of version `needs`."""
@@ -107,6 +110,13 @@ class Finisher:
     def drop(self, owner: tuple[int, Key]) -> None:
         """Drop a ticket, given its fence and key."""
         self._attacks = [attack for attack in self._attacks if attack.task.owner != owner]
+
+    def passed(self) -> list[tuple[int, Key]]:
+        """Drop the tickets whose step has been made, as where another attempt was first; their fences and keys."""
+        late = [each for each in self._attacks if each.finish.version < self.versions.newest(each.task.fence)]
+        for attack in late:
+            self._attacks.remove(attack)
+        return [attack.task.owner for attack in late]
 
     def clear(self) -> None:
         """Drop all tickets."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from sparring.queue.messages import Room
 from sparring.workers.finish import Finisher
 
 
@@ -13,7 +14,8 @@ class Gate:
 
     Whoever is first at the gate would otherwise take the heads that others could make, and then has their last steps to
     make alone while these have nothing to do. After `patience_s` seconds at the gate it takes more all the same: then
-    the step waits for a ticket that was lost, and nobody else may have room for it.
+    the step waits for a ticket that was lost, and nobody else may have room for it. A ticket that was issued again is
+    taken at once, since a step waits for it.
     """
 
     def __init__(
@@ -23,10 +25,11 @@ class Gate:
         self._since, self._steps = clock(), finisher.steps
 
     @property
-    def open(self) -> bool:
-        """Whether another ticket may be begun now."""
+    def room(self) -> Room:
+        """Which tickets may be begun now."""
         if self._finisher.steps != self._steps:
             self._since, self._steps = self._clock(), self._finisher.steps
         if not self._finisher.at_gate:
-            return False
-        return len(self._finisher.needs) < self._share or self._clock() - self._since >= self._patience_s
+            return "none"
+        free = len(self._finisher.needs) < self._share or self._clock() - self._since >= self._patience_s
+        return "any" if free else "again"

@@ -231,6 +231,51 @@ def test_going_back_in_one_ledger_forgets_what_was_set_aside_since() -> None:
     assert one.set_aside == []
 
 
+def test_of_two_attempts_at_a_ticket_the_first_shard_counts() -> None:
+    one = ledger(in_order=True, shards_by_epoch=(4,))
+    first, second, *later = one.issue()
+    one.arrive(second, 0)
+    (copy,) = one.copies()
+    assert copy == Key(0, 0, 1) and one.copies() == [], "each ticket is issued twice at most"
+    assert set(one.issued) == {first, copy, *later} and one.outstanding == 4
+    assert one.arrive(first, 0) == "accepted" and one.arrive(copy, 0) == "superseded"
+    taken = one.take(0)
+    assert taken is not None and taken.keys == (first, second) and one.dropped == {"superseded": 1}
+
+
+def test_the_copy_may_be_first_and_a_stale_shard_is_a_third_attempt() -> None:
+    one = ledger(in_order=True, max_staleness=0, depth=0)
+    first, second = one.issue()
+    copies = one.copies()
+    assert copies == [Key(0, 0, 1), Key(0, 1, 1)]
+    assert one.arrive(copies[0], 0) == one.arrive(second, 0) == "accepted"
+    taken = one.take(1)
+    assert taken is not None and taken.dropped == (copies[0], second) and not taken.keys
+    assert one.arrive(first, 1) == "superseded"
+    assert one.issue() == [Key(0, 0, 2), Key(0, 1, 2)]
+
+
+def test_a_ticket_goes_on_while_one_of_its_attempts_is_left() -> None:
+    one = ledger(in_order=True, attempts=1)
+    first, second, *_ = one.issue()
+    one.arrive(second, 0)
+    (copy,) = one.copies()
+    assert one.fail(first, "a", "E") and one.fail(first, "a", "E") is False
+    assert one.issued[0] == copy and one.issue() == [] and not one.set_aside
+    assert one.lose(copy) and one.issue() == [Key(0, 0, 2)]
+
+
+def test_nothing_is_copied_while_the_step_waits_for_a_ticket_that_nobody_has_or_trains() -> None:
+    one = ledger(in_order=True)
+    first, second, *_ = one.issue()
+    one.lose(first)
+    assert one.copies() == []
+    again = one.issue()[0]
+    for key in (again, second):
+        one.arrive(key, 0)
+    assert one.copies() == [] and one.take(0) is not None and one.copies() == []
+
+
 def restore(one: Ledger, state: Any) -> None:
     one.restore(state["epoch"], state["done"], state["set_aside"])
 
@@ -293,6 +338,14 @@ class Life(RuleBasedStateMachine):
             assert self.ledger.outstanding <= max(before, self.permitted())
         self.air.update(dict.fromkeys(keys, self.step))
 
+    @rule()
+    def what_is_late_is_issued_twice(self) -> None:
+        before = self.ledger.outstanding
+        keys = self.ledger.copies()
+        assert not set(keys) & {*self.air, *self.gone} and self.ledger.outstanding == before
+        assert all(sum(key[:2] == each[:2] for each in self.air) == 1 for key in keys)
+        self.air.update(dict.fromkeys(keys, self.step))
+
     @precondition(lambda self: self.ledger.held)
     @rule()
     def lift(self) -> None:
@@ -302,16 +355,12 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.air)
     @rule(data=st.data())
     def a_shard_comes(self, data: st.DataObject) -> None:
-        key = data.draw(st.sampled_from(sorted(self.air)))
-        assert self.ledger.arrive(key, self.air.pop(key)) == "accepted"
-        self.gone.append(key)
+        self.comes(data.draw(st.sampled_from(sorted(self.air))), 0)
 
     @precondition(lambda self: self.air)
     @rule(data=st.data(), steps=st.integers(1, 3))
     def a_shard_of_another_life_comes(self, data: st.DataObject, steps: int) -> None:
-        key = data.draw(st.sampled_from(sorted(self.air)))
-        assert self.ledger.arrive(key, self.air.pop(key) + steps + self.step) == "accepted"
-        self.gone.append(key)
+        self.comes(data.draw(st.sampled_from(sorted(self.air))), steps + self.step)
 
     @precondition(lambda self: self.air)
     @rule(data=st.data(), kind=st.sampled_from(["expired", "handed_back", "a", "b"]))
@@ -399,9 +448,8 @@ class Life(RuleBasedStateMachine):
             if self.ledger.held:
                 self.lift()
             self.air.update(dict.fromkeys(self.ledger.issue(0 if self.varies else self.in_flight), self.step))
-            for key in list(self.air):
-                self.ledger.arrive(key, self.step)
-            self.air.clear()
+            while self.air:
+                self.comes(min(self.air), self.step - self.air[min(self.air)])
             self.take()
             if self.training:
                 self.the_step_ends()
@@ -411,12 +459,20 @@ class Life(RuleBasedStateMachine):
         assert sorted(set(self.history) | set(aside)) == every
         assert not set(self.history) & set(aside)
 
+    def comes(self, key: Key, ahead: int) -> None:
+        """A shard comes; any other attempt at its ticket is then over."""
+        assert self.ledger.arrive(key, self.air.pop(key) + ahead) == "accepted"
+        others = [each for each in self.air if each[:2] == key[:2]]
+        for each in others:
+            del self.air[each]
+        self.gone += [key, *others]
+
     def permitted(self) -> int:
         return self.ledger.permits(self.in_flight)
 
     def versions(self) -> dict[Key, int]:
         return {
-            Key(index, number, epoch.attempt[number]): version
+            Key(index, number, epoch.came[number]): version
             for index, epoch in self.ledger._open.items()
             for number, version in epoch.ready.items()
         }

@@ -406,6 +406,20 @@ def test_the_trainer_leases_as_a_worker_does(make: Callable[..., Transport]) -> 
     assert [back.key for back in trainer.expired(fence)] == [second.ticket.key]
 
 
+def test_who_has_room_for_repeated_tickets_alone_gets_no_other(make: Callable[..., Transport]) -> None:
+    trainer = make()
+    fence = opened(trainer)
+    trainer.issue([ticket(0, fence)])
+    assert trainer.lease("w", 0, "again") is None and trainer.lease_local("trainer", "again") is None
+    assert trainer.lease_local("trainer", "none") is None and trainer.sizes().tickets == 1
+    trainer.issue([ticket(1, fence, attempt=10)])
+    lease = trainer.lease("w", 0, "again")
+    assert isinstance(lease, Lease) and lease.ticket.key == Key(0, 1, 10)
+    assert trainer.lease("w", 0, "again") is None
+    first = trainer.lease("w", 0, "any")
+    assert isinstance(first, Lease) and first.ticket.key == Key(0, 0, 0)
+
+
 def test_a_stop_reaches_all_or_one(make: Callable[..., Transport]) -> None:
     trainer = make()
     opened(trainer)

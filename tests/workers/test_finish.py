@@ -34,6 +34,9 @@ class Kept:
             }
         self.here = set(self.weights)
 
+    def newest(self, fence: int) -> int:
+        return max(self.here, default=-1)
+
     def has(self, order: tuple[int, int]) -> bool:
         return order[1] in self.here
 
@@ -121,3 +124,14 @@ def test_an_example_with_few_steps_waits_whole(kept: Kept) -> None:
         if attack.advance(setting, controls) is None:
             seen.append(attack.needs[1])
     assert seen == [1, 1, 1, 1, 3, 3]
+
+
+def test_a_ticket_whose_step_has_been_made_is_dropped(kept: Kept) -> None:
+    finisher, kept.here = Finisher(context(kept.model), kept, 2), {0, 1}
+    late, next_one = Task(Key(0, 0, 0), (1, 2)), Task(Key(0, 1, 0), (3, 4))
+    finisher.begin(late, 0, Finish(1, EPSILON))
+    finisher.begin(next_one, 1, Finish(2, EPSILON))
+    assert finisher.passed() == []
+    kept.here = {1, 2}  # others have made the step, and the weights of the late ticket's head are gone
+    assert finisher.passed() == [late.owner] and finisher.passed() == []
+    assert finisher.orders == {(0, 1), (0, 2)}, "the other one goes on"

@@ -208,13 +208,14 @@ class Loop:
         Raises:
             SparringError: no shard came for too long.
         """
-        began = waiting_since = self.clock()
+        began = waiting_since = since = self.clock()
         idle, seen = 0.0, self.pace.arrivals
         while not self.session.should_stop() and not self.ledger.finished and not self.ledger.held:
             came = self._drain(block=False)
             try:
                 self._housekeep()
                 self.issue()
+                self._issue_copies(since)
             except QueueLost:
                 self._start_over()
                 continue
@@ -237,6 +238,12 @@ class Loop:
                 began = self.clock()
             self._give_up_after(waiting_since)
         return None
+
+    def _issue_copies(self, since: float) -> None:
+        """Once the step has waited for its shards for long, others are to attack what is missing, too."""
+        times = self.config.staleness.copy_after if self.session.heads.on else None
+        if times and self.pace.is_late(self.learner.step, self.ledger.ready, self.clock() - since, times):
+            self.session.state.copies += self.tickets.issue_copies(self.broadcaster.published)
 
     def issue(self) -> None:
         """Issue as many tickets as there are permits."""

@@ -159,7 +159,9 @@ class OwnFinish:
         return self._finisher.active
 
     def begin(self) -> bool:
-        lease = self._transport.lease_local(self._name) if self._gate.open else None
+        for owner in self._finisher.passed():
+            self._transport.hand_back(self._leases.pop(owner))
+        lease = self._transport.lease_local(self._name, self._gate.room)
         if lease is None:
             return False
         ticket, shape = lease.ticket, self._experiment.training.shape

@@ -13,13 +13,13 @@ class Pace:
     """Running means in seconds, 0 before the first value.
 
     attack_s: of a shard's attack. step_s: of a training step, for one shard. idle_s: for which the device idles before
-    a step.
+    a step. half_s: until half of a step's shards have come.
     """
 
     def __init__(self, shards_per_step: int) -> None:
-        self.attack_s = self.step_s = self.idle_s = 0.0
+        self.attack_s = self.step_s = self.idle_s = self.half_s = 0.0
         self.arrivals = 0
-        self._shards_per_step = shards_per_step
+        self._shards_per_step, self._half_of = shards_per_step, -1
 
     def arrived(self, attack_s: float) -> None:
         """A shard has come."""
@@ -33,6 +33,14 @@ class Pace:
     def idled(self, seconds: float) -> None:
         """The device has idled before a step."""
         self.idle_s = running_mean(self.idle_s, seconds)
+
+    def is_late(self, step: int, ready: int, waited_s: float, times: float) -> bool:
+        """Whether a step, of which `ready` shards have come, has waited so many times as long as half of a step's
+        shards take in the mean, or a training step. Asked again and again while it waits."""
+        if self._half_of != step and 2 * ready >= self._shards_per_step:
+            self._half_of = step
+            self.half_s = running_mean(self.half_s, waited_s)
+        return self.step_s > 0 and waited_s > times * max(self.half_s, self.step_s * self._shards_per_step)
 
     def in_flight(self, tickets_at_once: int) -> int:
         """Permits for shards being attacked: attack time over step time, but no more than the attackers work on at

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Sequence
 
 from sparring.errors import SparringError
@@ -14,6 +15,7 @@ from sparring.queue.transport import FencedOut, QueueLost, Transport
 
 log = logging.getLogger(__name__)
 RECEIVE_S = 0.5
+REMEMBERED = 4096  # tickets: another attempt at one that a step has taken is not kept
 
 
 class Part:
@@ -28,6 +30,7 @@ class Part:
         self._transport, self._orders, self._rank, self._whole = transport, orders, rank, whole
         self._objection = objection
         self._held: dict[Key, Shard] = {}
+        self._taken: deque[tuple[int, int]] = deque(maxlen=REMEMBERED)  # epoch and number
         self._fence = 0
         self._failure: Exception | None = None
         self._begun, self._closing = threading.Event(), threading.Event()
@@ -38,6 +41,7 @@ class Part:
         """Forget the shards of earlier fences; from now on those of `fence` are fetched."""
         self._fence = fence
         self._held.clear()
+        self._taken.clear()
         self._begun.set()
 
     def take(self, keys: Sequence[Key]) -> list[Shard]:
@@ -53,6 +57,7 @@ class Part:
         tickets = {(key.epoch, key.number) for key in keys}
         for key in [key for key in self._held.copy() if (key.epoch, key.number) in tickets]:
             del self._held[key]
+        self._taken.extend(tickets)
         return taken
 
     def check(self) -> None:
@@ -61,10 +66,10 @@ class Part:
             raise self._failure
 
     def add(self, received: Shard | Missing) -> None:
-        """Keep a shard and report it; one of another fence is dropped."""
+        """Report a shard, and keep it unless a step has taken another attempt; one of another fence is dropped."""
         if received.fence != self._fence:
             return
-        if isinstance(received, Shard):
+        if isinstance(received, Shard) and (received.key.epoch, received.key.number) not in self._taken:
             self._held[received.key] = received
         self._orders.report(received, whole=self._whole)
 

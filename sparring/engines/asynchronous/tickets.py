@@ -77,7 +77,15 @@ class Tickets:
             depth: steps ahead. in_flight: see `Ledger.permits`. published: the version that was published last.
         """
         self.ledger.depth = depth
-        keys = self.ledger.issue(in_flight)
+        self._send(self.ledger.issue(in_flight), published)
+
+    def issue_copies(self, published: int) -> int:
+        """Issue what the next step lacks a second time, so that others can attack it too; how many tickets it was."""
+        keys = self.ledger.copies()
+        self._send(keys, published)
+        return len(keys)
+
+    def _send(self, keys: list[Key], published: int) -> None:
         if not keys:
             return
         tickets = [self._ticket(key, published) for key in keys]
@@ -99,7 +107,7 @@ class Tickets:
         return objection(claims, ticket, learner.dataset.shape_in(claims.key.epoch), learner.step, learner.knows)
 
     def arrive(self, shard: Shard) -> bool:
-        """Whether the shard is accepted: its attempt is still the newest."""
+        """Whether the shard is accepted: its attempt is in work and the first to come."""
         self._asked.pop(shard.key, None)
         accepted = self.ledger.arrive(shard.key, shard.version) == "accepted"
         if accepted:

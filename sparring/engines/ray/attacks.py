@@ -9,7 +9,7 @@ from typing import Protocol
 from sparring.engines.ray.versions import FetchedVersions
 from sparring.engines.ray.weights import Weights
 from sparring.errors import SparringError
-from sparring.queue.messages import Key, Shard, Ticket
+from sparring.queue.messages import Key, Room, Shard, Ticket
 from sparring.workers.attackers import Attacker
 from sparring.workers.finish import Finisher
 from sparring.workers.gate import Gate
@@ -29,14 +29,17 @@ class Attacks(Protocol):
     def swaps(self) -> int:
         """How often newer weights were loaded in the middle of an attack."""
 
-    def has_room(self, held: int) -> bool:
-        """Whether another ticket should be leased; held: tickets in work."""
+    def room(self, held: int) -> Room:
+        """Which tickets should be leased; held: tickets in work."""
 
     def begin(self, ticket: Ticket, task_of: Callable[[float], Task], abandoned: Callable[[], bool]) -> bool:
         """Accept a ticket; `task_of` makes its task at an ε. False: it is `abandoned`, or a later fence is in force."""
 
     def advance(self) -> list[Shard]:
         """Make one attack step; returns the shards that are finished by it."""
+
+    def passed(self) -> list[tuple[int, Key]]:
+        """Drop the tickets that nobody waits for any more; their fences and keys."""
 
     def drop(self, owner: tuple[int, Key]) -> None:
         """Drop a ticket, given its fence and key."""
@@ -66,8 +69,8 @@ class NewestWeights:
     def swaps(self) -> int:
         return self.weights.swaps
 
-    def has_room(self, held: int) -> bool:
-        return self.attacker.has_room and held < self.most_tickets
+    def room(self, held: int) -> Room:
+        return "any" if self.attacker.has_room and held < self.most_tickets else "none"
 
     def begin(self, ticket: Ticket, task_of: Callable[[float], Task], abandoned: Callable[[], bool]) -> bool:
         began = time.monotonic()
@@ -84,6 +87,9 @@ class NewestWeights:
         if self.exchange:
             self.weights.swap()
         return self.attacker.advance(self.weights.version)
+
+    def passed(self) -> list[tuple[int, Key]]:
+        return []
 
     def drop(self, owner: tuple[int, Key]) -> None:
         self.attacker.drop(owner)
@@ -121,8 +127,8 @@ class FixedWeights:
     def version(self) -> int:
         return self.versions.loaded[1]
 
-    def has_room(self, held: int) -> bool:
-        return self.gate.open
+    def room(self, held: int) -> Room:
+        return self.gate.room
 
     def begin(self, ticket: Ticket, task_of: Callable[[float], Task], abandoned: Callable[[], bool]) -> bool:
         if ticket.finish is None:
@@ -145,6 +151,12 @@ class FixedWeights:
         if shard is not None:
             self.versions.want(self.finisher.orders)
         return [] if shard is None else [shard]
+
+    def passed(self) -> list[tuple[int, Key]]:
+        late = self.finisher.passed()
+        if late:
+            self.versions.want(self.finisher.orders)
+        return late
 
     def drop(self, owner: tuple[int, Key]) -> None:
         self.finisher.drop(owner)

@@ -42,6 +42,10 @@ class FetchedVersions:
         """Whether the snapshot is here."""
         return order in self._here
 
+    def newest(self, fence: int) -> int:
+        """The latest version that is here; -1: none."""
+        return max((version for of, version in list(self._here) if of == fence), default=-1)
+
     def load(self, order: Order) -> Controls:
         """Load the snapshot, which is here; returns its controls."""
         snapshot = self._here[order]

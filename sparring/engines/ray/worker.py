@@ -48,7 +48,7 @@ from sparring.machine.memory import keep_freed_memory
 from sparring.machine.watchdog import Watchdog
 from sparring.models.forward import for_training
 from sparring.queue.connection import QueueRefused, QueueUnavailable
-from sparring.queue.messages import Key, Lease, Shard, Stop, Ticket
+from sparring.queue.messages import Key, Lease, Room, Shard, Stop, Ticket
 from sparring.queue.opening import QueueAddress
 from sparring.queue.sizing import kept_snapshots
 from sparring.queue.transport import QueueFull, Transport
@@ -186,11 +186,11 @@ class Worker:
 
         Finished shards are sent after the first lease: at the same time the two requests would delay each other.
         """
-        while self._may_take():
+        while (room := self._room()) != "none":
             began = time.monotonic()
             idle = not self.leases
             waits = idle and not self.made and (self.idle is None or not self.idle.ready)
-            lease = self.transport.lease(self.name, self._lease_wait_s if waits else 0.0)
+            lease = self.transport.lease(self.name, self._lease_wait_s if waits else 0.0, room)
             self.starved = lease is None and idle
             if isinstance(lease, Lease):
                 self.leases[lease.owner] = lease  # at once: what follows may wait, and leases must be renewed meanwhile
@@ -267,10 +267,10 @@ class Worker:
             for name, count in shard.classes.items():
                 self.counts["allocated"][name] += count
 
-    def _may_take(self) -> bool:
-        if self.alone and self.leases:
-            return False
-        return self.attacks.has_room(len(self.leases)) and self.leave_by is None and not self.stopping.is_set()
+    def _room(self) -> Room:
+        if (self.alone and self.leases) or self.leave_by is not None or self.stopping.is_set():
+            return "none"
+        return self.attacks.room(len(self.leases))
 
     def obey(self, stop: Stop) -> None:
         """Stop at once and hand all tickets back, or take no more and finish those within LEAVE_WITHIN_S."""
@@ -283,7 +283,10 @@ class Worker:
         return self.leave_by is not None and (not self.leases or time.monotonic() > self.leave_by)
 
     def free_lost(self) -> None:
-        """Drop tickets whose leases are lost; the others continue."""
+        """Drop tickets whose leases are lost or whose shards nobody waits for; the others continue."""
+        for owner in self.attacks.passed():
+            if (late := self.leases.get(owner)) is not None:
+                self._hand_back(late)
         while self.lost:
             lease = self.lost.popleft()
             if self.leases.get(lease.owner) is lease:

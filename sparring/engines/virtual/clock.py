@@ -103,6 +103,7 @@ class _Run:
             came = self._drain()
             self._housekeep()
             self._issue()
+            self._issue_copies()
             taken = self.ledger.take(self.step)
             if taken is not None:
                 self._train(taken.keys)
@@ -119,6 +120,12 @@ class _Run:
         keys = self.ledger.issue(self._in_flight if self.exchange else None)
         if keys:
             self.transport.issue([self._ticket(key) for key in keys])
+
+    def _issue_copies(self) -> None:
+        times = self.config.staleness.copy_after if self.finish else None
+        waited_s = self.cluster.now - (self._ends[-1] if self._ends else 0.0)
+        if times and self.pace.is_late(self.step, self.ledger.ready, waited_s, times):
+            self.transport.issue([self._ticket(key) for key in self.ledger.copies()])
 
     def _ticket(self, key: Key) -> Ticket:
         if not self.finish:

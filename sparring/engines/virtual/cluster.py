@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sparring.config import VirtualSettings
 from sparring.engines.virtual import times
-from sparring.queue.messages import Controls, Key, Lease, RankOf, Returned, Shard, Sizes, Ticket, Usage
+from sparring.queue.messages import Controls, Key, Lease, RankOf, Returned, Room, Shard, Sizes, Ticket, Usage
 
 Order = tuple[int, int]
 Owner = tuple[int, Key]
@@ -129,9 +129,9 @@ class Cluster:
         for forget in self.on_void:
             forget()
 
-    def lease(self, worker: str) -> Lease | None:
-        """The next ticket."""
-        if not self.tickets:
+    def lease(self, worker: str, room: Room = "any") -> Lease | None:
+        """The next ticket, if there is room for it."""
+        if room == "none" or not self.tickets or (room == "again" and not self.tickets[0].key.attempt):
             return None
         ticket = self.tickets.popleft()
         lease = Lease(ticket, ticket.fence, worker)
@@ -156,6 +156,11 @@ class Cluster:
     def deliver(self, shard: Shard, by: RankOf) -> None:
         """A trainer has finished a shard: it has it now, but another one that trains on it a little later."""
         self.after(0.0 if by.trains_on(shard.key) else self.settings.push_s, lambda: self.arrived.append(shard))
+
+    def give_up(self, lease: Lease) -> None:
+        """Nobody waits for the shard."""
+        self.leases.pop(lease.owner, None)
+        self._leased_at.pop(lease.owner, None)
 
     def abandon(self, lease: Lease) -> None:
         """Whoever held the lease has died: it expires."""
@@ -193,8 +198,12 @@ class VirtualTransport:
         returned, self._cluster.returned = self._cluster.returned, []
         return returned
 
-    def lease_local(self, owner: str) -> Lease | None:
-        return self._cluster.lease(owner)
+    def lease_local(self, owner: str, room: Room = "any") -> Lease | None:
+        return self._cluster.lease(owner, room)
+
+    def hand_back(self, lease: Lease) -> bool:
+        self._cluster.give_up(lease)
+        return True
 
     def fail(self, lease: Lease, error: str) -> bool:
         held = self._cluster.leases.pop(lease.owner, None) is lease

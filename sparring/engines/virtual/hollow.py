@@ -8,7 +8,7 @@ import torch
 
 from sparring.attacks import AttackRecord
 from sparring.engines.virtual.cluster import Cluster
-from sparring.queue.messages import Lease, RankOf, Shard
+from sparring.queue.messages import Lease, RankOf, Room, Shard
 
 NOTHING = torch.empty(0)
 UNNAMED = AttackRecord("", "", 0.0, 0.0, 0)
@@ -112,8 +112,9 @@ class HollowAttacker:
 
     def next_step(self) -> tuple[float, HollowAttack | None] | None:
         """Make the next step: what it takes, and the attack that it has finished. None: no ticket can go on."""
+        self._drop_passed()
         attack = self._ready()
-        if attack is None and self.may_begin and (lease := self.cluster.lease(self.name)) is not None:
+        if attack is None and (lease := self.cluster.lease(self.name, self.room)) is not None:
             self.attacks.append(self.course.attack(lease))
             self.attacks.sort(key=lambda each: each.lease.ticket.key[:2])
             attack = self._ready()
@@ -129,12 +130,25 @@ class HollowAttacker:
         return next((attack for attack in self.attacks if self.can_go_on(attack)), None)
 
     @property
-    def may_begin(self) -> bool:
-        """Whether it takes another ticket where none can go on (workers/gate.py)."""
+    def room(self) -> Room:
+        """Which other tickets it takes where none can go on (workers/gate.py)."""
         if not all(attack.at_gate for attack in self.attacks):
-            return False
+            return "none"
         course = self.course
-        return len(self.attacks) < course.share or self.cluster.now - self._since >= course.patience_s
+        free = len(self.attacks) < course.share or self.cluster.now - self._since >= course.patience_s
+        return "any" if free else "again"
+
+    def _drop_passed(self) -> None:
+        """Drop the tickets whose step has been made (workers/finish.py)."""
+        for attack in list(self.attacks):
+            finish = attack.lease.ticket.finish
+            if finish is not None and finish.version < self.newest(attack.lease.fence):
+                self.attacks.remove(attack)
+                self.cluster.give_up(attack.lease)
+
+    def newest(self, fence: int) -> int:
+        """The latest version of the weights that is here."""
+        raise NotImplementedError
 
     def can_go_on(self, attack: HollowAttack) -> bool:
         """Whether the weights for its next step are here."""
@@ -161,19 +175,19 @@ class HollowWorker(HollowAttacker):
     def can_go_on(self, attack: HollowAttack) -> bool:
         if self.course.finish:
             return self.cluster.at((attack.lease.fence, attack.needs)) is not None
-        return attack.made >= 0 or self._newest(attack) >= attack.lease.ticket.version
+        return attack.made >= 0 or self.newest(attack.lease.fence) >= attack.lease.ticket.version
 
     def version_for(self, attack: HollowAttack) -> int:
         if self.course.finish:
             return attack.needs
-        return self._newest(attack) if self.course.exchange or not attack.versions else attack.versions[0]
+        return self.newest(attack.lease.fence) if self.course.exchange or not attack.versions else attack.versions[0]
 
     def loading_s(self, version: int) -> float:
         is_loaded, self._loaded = version == self._loaded, version
         return 0.0 if is_loaded else self.cluster.settings.load_s
 
-    def _newest(self, attack: HollowAttack) -> int:
-        newest = self.cluster.newest(attack.lease.fence)
+    def newest(self, fence: int) -> int:
+        newest = self.cluster.newest(fence)
         return -1 if newest is None else newest[0]
 
     def deliver(self, attack: HollowAttack) -> None:
@@ -198,6 +212,9 @@ class HollowTrainer(HollowAttacker):
     def wake(self) -> None:
         if not self.training:
             super().wake()
+
+    def newest(self, fence: int) -> int:
+        return self.course.step
 
     def can_go_on(self, attack: HollowAttack) -> bool:
         return not self.course.finish or attack.needs <= self.course.step

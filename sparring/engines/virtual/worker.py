@@ -10,7 +10,7 @@ from sparring.config import gate_patience_s, last_steps, share_of_step, slots_of
 from sparring.engines.virtual.cluster import Cluster, Order, Sent
 from sparring.engines.virtual.times import prepare_s
 from sparring.queue.codec import received
-from sparring.queue.messages import Controls, Key, Lease, Shard
+from sparring.queue.messages import Controls, Key, Lease, Room, Shard
 from sparring.trainer.experiment import Experiment
 from sparring.workers.attackers import attacker_of
 from sparring.workers.finish import Finisher
@@ -26,6 +26,10 @@ class Arrived:
 
     def has(self, order: Order) -> bool:
         return self._cluster.at(order) is not None
+
+    def newest(self, fence: int) -> int:
+        found = self._cluster.newest(fence)
+        return -1 if found is None else found[0]
 
     def load(self, order: Order) -> Controls:
         sent = self._cluster.at(order)
@@ -69,8 +73,8 @@ class VirtualWorker:
         """Take a ticket or make a step, if there is one."""
         raise NotImplementedError
 
-    def _take(self) -> Lease | None:
-        lease = self.cluster.lease(self.name)
+    def _take(self, room: Room = "any") -> Lease | None:
+        lease = self.cluster.lease(self.name, room)
         if lease is not None:
             self._held[lease.owner] = lease
         return lease
@@ -170,7 +174,9 @@ class FinishingWorker(VirtualWorker):
         self._finisher.clear()
 
     def go_on(self) -> None:
-        if self._gate.open and (lease := self._take()) is not None:
+        for owner in self._finisher.passed():
+            self.cluster.give_up(self._held.pop(owner))
+        if (lease := self._take(self._gate.room)) is not None:
             finish = lease.ticket.finish
             if finish is None:
                 raise ValueError(f"ticket {lease.ticket.key} has no finish")

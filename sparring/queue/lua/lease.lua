@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
 -- Hands the first ticket of the current fence to one worker and records its lease in the same step, so that no ticket
 -- is ever in nobody's hands. Tickets of an older fence are thrown away. A worker that is to stop or to leave gets none.
--- ARGV: prefix worker lease_ms check_stop.
+-- again = 1: only a ticket that was issued again; these are at the front.
+-- ARGV: prefix worker lease_ms check_stop again.
 local prefix, worker = ARGV[1], ARGV[2]
 local tickets, wake = prefix .. 'tickets', prefix .. 'wake'
 if ARGV[4] == '1' then
@@ -15,6 +16,10 @@ while true do
   local entry = redis.call('LPOP', tickets)
   if not entry then return false end
   local issued, member, blob_at = string.match(entry, '^(%d+) (%d+:%d+:%d+) ()')
+  if issued == fence and ARGV[5] == '1' and string.match(member, ':0$') then
+    redis.call('LPUSH', tickets, entry)
+    return false
+  end
   if issued == fence then
     local now = redis.call('TIME')
     local deadline = now[1] * 1000 + math.floor(now[2] / 1000) + tonumber(ARGV[3])

@@ -75,6 +75,11 @@ def test_it_holds_its_own_tickets_until_a_step_takes_them(
     assert first.key == Key(0, 1, 0) and first.delta.shape[2:] == experiment.training.shape[1:]
     with pytest.raises(SparringError, match=r"trainer 1 has no shard"):
         part.take([Key(0, 1, 0)])
+    issue(experiment, transport, range(1, 2), attempt=1)
+    commit(experiment, transport)
+    assert [record.key for record in reported(orders, 1)] == [Key(0, 1, 1)], "rank 0 counts it"
+    with pytest.raises(SparringError, match=r"trainer 1 has no shard"):
+        part.take([Key(0, 1, 1)])
     rank_0 = [transport.receive(1.0), transport.receive(1.0)]
     assert [each.key.number for each in rank_0 if each is not None] == [0, 2]
 

@@ -52,15 +52,15 @@ def publish(attacks: FixedWeights, transport: Transport, version: int) -> None:
 def test_a_ticket_goes_on_when_its_weights_have_come_and_waits_are_counted(
     attacks: FixedWeights, transport: Transport
 ) -> None:
-    assert attacks.has_room(0)
+    assert attacks.room(0) == "any"
     publish(attacks, transport, 0)
     assert attacks.begin(ticket(Finish(1, 0.2), transport.fence), task_of, lambda: False)
-    assert not attacks.has_room(1), "its head comes first"
-    wait_for("the gate", lambda: attacks.advance() or attacks.has_room(1))
+    assert attacks.room(1) == "none", "its head comes first"
+    wait_for("the gate", lambda: attacks.advance() or attacks.room(1) == "again")
     publish(attacks, transport, 1)
     (shard,) = wait_for("the shard", attacks.advance)
     assert (shard.start_version, shard.attack.epsilon, attacks.version) == (0, 0.2, 1)
-    assert attacks.waits["gate"] > 0 and attacks.has_room(0)
+    assert attacks.waits["gate"] > 0 and attacks.room(0) == "any"
 
 
 def test_weights_that_never_come_are_an_error_with_the_setting(attacks: FixedWeights, transport: Transport) -> None:

@@ -73,3 +73,23 @@ def test_workers_trainer_and_both_make_the_same_weights_after_kills(tmp_path: Pa
     path = checkpoints.latest(run.checkpoints)
     assert path is not None and (path / "model.safetensors").read_bytes() == expected
     assert replay(run.path, 20).same, "and any part of it can be made again in one process"
+
+
+def test_a_worker_that_hangs_costs_no_lease_where_others_copy_its_tickets(tmp_path: Path, shared_ray: Place) -> None:
+    groups = {"train": SEVERAL, "attack": {"steps": 8}, "queue": {"lease_s": 600.0}}
+    expected = weights(tmp_path, shared_ray, **groups, engine="sync")
+    copied = {**FRESH, "copy_after": 3.0, "trainer_attacks": "always"}
+    config = shared_ray(small(tmp_path / "copied", **groups, workers={"count": 2}, staleness=copied))
+    (tmp_path / "copied").mkdir()
+    with running(config, tmp_path / "copied") as (run, process):
+        status = wait_for("step 3", lambda: (found := read_status(run))["step"] >= 3 and found["workers"] and found)
+        hangs = next(iter(status["workers"].values()))["pid"]
+        os.kill(hangs, signal.SIGSTOP)
+        try:
+            wait_for("the last step", lambda: read_status(run)["phase"] == "finished")
+        finally:
+            os.kill(hangs, signal.SIGCONT)
+        assert process.wait(timeout=TIMEOUT_S) == 0, (tmp_path / "copied" / "output").read_text()
+    path = checkpoints.latest(run.checkpoints)
+    assert path is not None and (path / "model.safetensors").read_bytes() == expected
+    assert "lease_expired" not in run.read_object("summary.json")["shards_dropped_by_reason"]

@@ -98,7 +98,7 @@ def test_a_lost_lease_costs_its_own_ticket_alone(scene: Scene) -> None:
     scene.trainer.hand_back(leases[0])  # as the server does where a lease runs out
     worker.renew()
     assert scene.finish() == [leases[1].ticket.key, leases[2].ticket.key]
-    assert worker.counts["abandoned"] == 1 and not worker.leases and worker.attacks.has_room(0)
+    assert worker.counts["abandoned"] == 1 and not worker.leases and worker.attacks.room(0) == "any"
 
 
 def test_tickets_that_fail_together_cost_none_an_attempt_and_are_attacked_alone(scene: Scene) -> None:
@@ -110,7 +110,7 @@ def test_tickets_that_fail_together_cost_none_an_attempt_and_are_attacked_alone(
     lost = scene.trainer.expired(scene.fence)
     assert sorted(each.key.number for each in lost) == [0, 1, 2]
     assert all(each.reason == "failed_together" and "out of memory" in each.detail for each in lost)
-    assert not scene.worker.leases and scene.worker.attacks.has_room(0)
+    assert not scene.worker.leases and scene.worker.attacks.room(0) == "any"
     hook.remove()
     scene.issue(3)
     for number in range(3):

@@ -16,6 +16,7 @@ from tests.support.runs import small
 
 BATCH, SHARDS, STEPS = 16, 40, 4
 FINISH, LOOSE, PLAIN = {"finish": 2}, {"depth": 2}, {"depth": 2, "exchange": False, "publish_every": 2}
+COPIES = {**FINISH, "copy_after": 2.0}
 DIES = [{"at_s": 0.5, "worker": 1, "what": "dies"}, {"at_s": 0.9, "worker": 3, "what": "joins"}]
 SLOWS = [{"at_s": 0.3, "worker": 2, "what": "slows", "speed": 0.4}]
 
@@ -42,6 +43,8 @@ def recipe(root: Path, **groups: Any) -> Config:
         {"staleness": FINISH, "workers": {"count": 2}, "trainer": {"count": 3}, "virtual": {"speeds": [1, 0.3]}},
         {"staleness": FINISH, "workers": {"count": 0}, "trainer": {"count": 4}, "queue": {"lease_s": 0.2}},
         {"staleness": FINISH, "workers": {"count": 3}, "trainer": {"count": 2}, "virtual": {"events": DIES}},
+        {"staleness": COPIES, "workers": {"count": 3}, "trainer": {"count": 2}, "virtual": {"events": DIES}},
+        {"staleness": COPIES, "workers": {"count": 3}, "virtual": {"speeds": [1, 0.1]}},
         {"staleness": LOOSE, "workers": {"count": 4}, "virtual": {"events": SLOWS}},
         {"staleness": PLAIN, "workers": {"count": 3}, "trainer": {"count": 2}},
         {"staleness": {"max_staleness": 0, "depth": 0}, "workers": {"count": 2}},

@@ -73,6 +73,28 @@ def test_with_a_fresh_finish_the_cluster_changes_the_clock_alone(tmp_path: Path)
     assert results[2].summary["shards_dropped_by_reason"] == {"lease_expired": 1}
 
 
+@pytest.mark.parametrize("split", [{"workers": {"count": 4}}, {"workers": {"count": 3}, "trainer": {"count": 2}}])
+def test_late_tickets_are_attacked_by_others_too_and_the_weights_are_the_same(
+    tmp_path: Path, split: dict[str, Any]
+) -> None:
+    """A worker that dies costs a moment instead of a lease of 5 s, and one that is slow less than without copies."""
+    common: dict[str, Any] = {
+        "staleness": {"finish": 2, **ATTACKS},
+        "attack": {"steps": 6},
+        "train": {"shards_per_step": 4},
+        "queue": {"lease_s": 5.0, "wire": "exact"},
+    }
+    expected = weights_of(made(tmp_path, **common, engine="sync"))
+    common |= split
+    copied = {**common, "staleness": {**common["staleness"], "copy_after": 2.0}}
+    dies = {"events": [{"at_s": 0.5, "worker": 1, "what": "dies"}]}
+    for trouble, share in ((dies, 0.5), ({"speeds": [0.1]}, 0.7)):
+        alone, together = (made(tmp_path, **groups, virtual=trouble) for groups in (common, copied))
+        assert weights_of(together) == weights_of(alone) == expected
+        assert together.summary["seconds"] < share * alone.summary["seconds"], trouble
+        assert tickets(together) == ALL_ONCE and together.summary["staleness_max"] == 0
+
+
 @pytest.mark.parametrize("every", [4, 1000], ids=["from a checkpoint", "from the beginning"])
 @pytest.mark.parametrize("split", [{"workers": {"count": 3}}, {"workers": {"count": 2}, "trainer": {"count": 2}}])
 def test_a_trainer_that_dies_twice_goes_on_under_a_new_fence_and_a_fresh_finish_makes_the_same_weights(
