@@ -50,17 +50,27 @@ def fooled(
         at_random: they survived an attack on networks that draw at random; such a network is not looked at.
     """
     places = survivors[evenly_spaced(len(survivors), EXAMPLES)].cpu()  # data may be sorted by class
+    if len(places) == 0:
+        return []
+    x, y = batch(dataset, places, augment="none", seed=0, epoch=0)
+    return fooled_on(model, x, y, attack, seed, at_random=at_random)
+
+
+def fooled_on(
+    model: nn.Module, x: Tensor, y: Tensor, attack: Attack, seed: int, *, at_random: bool = False
+) -> list[str]:
+    """As `fooled`, of these survivors: clean images, float32 [N, C, H, W] in [0, 1], and labels, int64 [N]."""
     by_cross_entropy = attack.maximised is CROSS_ENTROPY and attack.norm in NORMS and attack.epsilon > 0
-    if not by_cross_entropy or len(places) < LEAST:
+    if not by_cross_entropy or len(y) < LEAST:
         return []
     enough = attack.steps >= ENOUGH_STEPS
     looks = [_by_another_loss, _by_the_gradient, _by_no_gradient] if enough else [_by_the_gradient]
     pgd = PGD(attack.epsilon, norm=attack.norm, steps=min(STEPS, attack.steps))
     model, device = plain(model), device_of(model)
-    x, y = (each.to(device) for each in batch(dataset, places, augment="none", seed=0, epoch=0))
-    if at_random and bool(variation(model, x).any()):
-        return []
+    x, y = x.to(device), y.to(device)
     with frozen(model):
+        if at_random and bool(variation(model, x).any()):
+            return []
         found = [text for look in looks for text in look(model, x, y, pgd, seed)]
     return [DETERMINISTIC, *found] if at_random else found
 
