@@ -370,7 +370,9 @@ def config_schema() -> None:
 @config_app.command("diff")
 def config_diff(left: Path, right: Path, as_json: Json = False) -> None:
     """Print the settings that differ between two recipes or run folders."""
-    one, two = (configuration.load(path / "config.toml" if path.is_dir() else path) for path in (left, right))
+    one, two = (
+        configuration.config_of(open_run(path)) if path.is_dir() else configuration.load(path) for path in (left, right)
+    )
     found = configuration.differences(one, two)
     if as_json:
         out(json.dumps(found, indent=2, default=str))
