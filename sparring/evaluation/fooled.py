@@ -1,7 +1,7 @@
 """Was an attack by gradients fooled? Three looks at some of the examples that have survived it.
 
-Another loss breaks many of them where logits saturate or grow unevenly. Where the gradient is masked, random steps do
-more than it does, and so does a short search without gradients.
+Another loss breaks many of them where logits saturate or grow unevenly, or where the attack's own loss or step has a
+slip. Where the gradient is masked, random steps do more than it does, and so does a short search without gradients.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparring.attacks import CROSS_ENTROPY, PGD, Attack, frozen, perturbed
+from sparring.attacks import CROSS_ENTROPY, PGD, Attack, frozen, perturb, perturbed
 from sparring.attacks.gradients import finite
 from sparring.attacks.iteration import input_gradient
 from sparring.attacks.losses import rivals
@@ -43,7 +43,7 @@ MORE = "Evaluate by AutoAttack; `sparring curves` shows more."
 def fooled(
     model: nn.Module, dataset: Dataset, attack: Attack, survivors: Tensor, seed: int, *, at_random: bool = False
 ) -> list[str]:
-    """Warnings; none of an attack by another loss than the cross-entropy.
+    """Warnings about an attack under L∞ or L2, whatever loss it maximises.
 
     Args:
         survivors: int64 [n], places in `dataset` of the examples that have survived the attack.
@@ -60,11 +60,12 @@ def fooled_on(
     model: nn.Module, x: Tensor, y: Tensor, attack: Attack, seed: int, *, at_random: bool = False
 ) -> list[str]:
     """As `fooled`, of these survivors: clean images, float32 [N, C, H, W] in [0, 1], and labels, int64 [N]."""
-    by_cross_entropy = attack.maximised is CROSS_ENTROPY and attack.norm in NORMS and attack.epsilon > 0
-    if not by_cross_entropy or len(y) < LEAST:
+    if attack.norm not in NORMS or attack.epsilon == 0 or len(y) < LEAST:
         return []
     enough = attack.steps >= ENOUGH_STEPS
     looks = [_by_another_loss, _by_the_gradient, _by_no_gradient] if enough else [_by_the_gradient]
+    if not enough and _has_ways_of_its_own(attack):
+        looks = [_by_cross_entropy, _by_the_gradient]
     pgd = PGD(attack.epsilon, norm=attack.norm, steps=min(STEPS, attack.steps))
     model, device = plain(model), device_of(model)
     x, y = x.to(device), y.to(device)
@@ -73,6 +74,11 @@ def fooled_on(
             return []
         found = [text for look in looks for text in look(model, x, y, pgd, seed)]
     return [DETERMINISTIC, *found] if at_random else found
+
+
+def _has_ways_of_its_own(attack: Attack) -> bool:
+    """Whether its loss is not the cross-entropy, or its class is the user's: few steps do not say how weak it is."""
+    return attack.maximised is not CROSS_ENTROPY or not type(attack).__module__.startswith("sparring.")
 
 
 def in_place_of(names: Sequence[str], norm: str, epsilon: float) -> Attack | None:
@@ -94,7 +100,18 @@ def _by_another_loss(model: nn.Module, x: Tensor, y: Tensor, pgd: PGD, seed: int
         broken,
         "Another loss (PGD by the label's logit and the likeliest other one, each of equal weight)",
         "robust accuracy is too high by about {share} of itself. Evaluate by AutoAttack. Logits that saturate, or a "
-        "training that has hardly begun, weaken the cross-entropy.",
+        "training that has hardly begun, weaken the cross-entropy; a loss or a step of your own may have a slip.",
+    )
+
+
+def _by_cross_entropy(model: nn.Module, x: Tensor, y: Tensor, pgd: PGD, seed: int) -> list[str]:
+    """PGD with as many steps as the attack has made."""
+    delta = perturb(model, x, y, pgd, generator(seed, "fooled"))
+    return _told(
+        ~correct(logits_of(model, perturbed(x, delta)), y),
+        f"PGD by the cross-entropy, with as many steps ({pgd.steps}),",
+        "robust accuracy is too high by at least {share} of itself. Look for a slip in the attack's own loss or step, "
+        "and evaluate by AutoAttack.",
     )
 
 

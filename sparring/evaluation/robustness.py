@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sparring.attacks import Attack, frozen
+from sparring.attacks import CROSS_ENTROPY, Attack, frozen
+from sparring.attacks.losses import LOSSES
 from sparring.config import EvaluationSettings
 from sparring.data import Dataset, Sample, batch
 from sparring.data.sampling import Draw
@@ -106,13 +107,26 @@ def targets_of(settings: EvaluationSettings, classes: int) -> int:
 
 
 def describe(attack: Attack, targets: int = 0) -> str:
-    """Such as `PGD-50, 3 restarts, step 0.01, linf 0.2`. targets: other classes that it aims at."""
+    """Such as `PGD-50, 3 restarts, step 0.01, linf 0.2`; a loss that is not the cross-entropy is named.
+
+    targets: other classes that it aims at.
+    """
     name, aim = (attack.name or "pgd").upper(), f" towards {targets} classes" if targets else ""
     ball = "" if attack.radius == attack.epsilon else f" in a ball of {attack.radius:.4g}"
     return (
         f"{name}-{attack.steps}{aim}, {attack.restarts} restart{'s' if attack.restarts > 1 else ''}, "
-        f"step {attack.alpha:.4g}, {attack.norm} {attack.epsilon:.4g}{ball}"
+        f"step {attack.alpha:.4g}, {attack.norm} {attack.epsilon:.4g}{ball}{_loss_of(attack)}"
     )
+
+
+def _loss_of(attack: Attack) -> str:
+    """Such as `, loss kl`; empty of the cross-entropy."""
+    loss = attack.maximised
+    if loss is CROSS_ENTROPY:
+        return ""
+    known = [name for name, each in LOSSES.items() if each is loss]
+    name = known[0] if known else getattr(loss.value, "__name__", type(loss.value).__name__)
+    return f", loss {name}" if name.isidentifier() else ", loss of its own"
 
 
 def evaluate(

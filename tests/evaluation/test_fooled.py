@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import sparring
-from sparring.attacks import PGD
+from sparring.attacks import CROSS_ENTROPY, PGD, AttackLoss
 from sparring.data import ArrayDataset
 from sparring.evaluation.fooled import _balanced, fooled
 from sparring.evaluation.robustness import evaluate, evaluate_by_autoattack
@@ -61,7 +61,8 @@ def test_a_figure_that_another_loss_proves_wrong_is_warned_of() -> None:
         (PGD(0.03, steps=10), 300, None),
         (PGD(0.0, steps=10), 300, None),
         (PGD(EPSILON, steps=9), 300, "^A step along the gradient"),
-        (PGD(EPSILON, steps=10, loss="kl"), 300, None),
+        (PGD(EPSILON, steps=10, loss="kl"), 300, r"breaks 1[0-2]\d of 128"),
+        (PGD(0.03, steps=10, loss="kl"), 300, None),
         (PGD(EPSILON, steps=10), 4, None),
         (PGD(EPSILON, steps=10), 0, None),
     ],
@@ -71,6 +72,7 @@ def test_a_figure_that_another_loss_proves_wrong_is_warned_of() -> None:
         "no ball",
         "few steps",
         "no cross-entropy",
+        "no cross-entropy, and nothing is lost",
         "few survivors",
         "none",
     ],
@@ -78,6 +80,32 @@ def test_a_figure_that_another_loss_proves_wrong_is_warned_of() -> None:
 def test_it_speaks_of_a_cross_entropy_that_was_fooled(attack: PGD, survivors: int, told: str | None) -> None:
     found = fooled(Decoys(), bright(300), attack, torch.arange(survivors), seed=0)
     assert bool(found) == (told is not None) and (told is None or re.search(told, found[0]))
+
+
+DOWNHILL = AttackLoss(lambda logits, labels: -nn.functional.cross_entropy(logits, labels, reduction="none"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Downhill(PGD):
+    """A slip of the sign in its own step."""
+
+    def step(self, delta: Tensor, gradient: Tensor, step_size: Tensor, state: dict[str, Tensor]) -> Tensor:
+        """Down instead of up."""
+        return super().step(delta, -gradient, step_size, state)
+
+
+@pytest.mark.parametrize("steps", [1, 5, 20])
+@pytest.mark.parametrize(
+    "attack", [PGD(EPSILON, loss=DOWNHILL), Downhill(EPSILON), PGD(EPSILON)], ids=["loss", "step", "sound"]
+)
+def test_a_slip_of_the_sign_in_an_attack_of_ones_own_is_told(attack: PGD, steps: int) -> None:
+    """The sound network loses every image 0.05 below it: what survives has not been attacked."""
+    found = sparring.evaluate(Decoys(slope=0.0), bright(20), replace(attack, steps=steps))
+    sound = type(attack) is PGD and attack.loss is CROSS_ENTROPY
+    assert (found.robust_accuracy == 0.0) == sound
+    told = [text for text in found.warnings if "breaks 20 of 20 examples that survived" in text]
+    assert bool(told) != sound
+    assert ("loss of its own" in found.attack) == (attack.loss is DOWNHILL)
 
 
 def test_a_share_that_sound_networks_lose_too_is_passed_over() -> None:
