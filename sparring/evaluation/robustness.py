@@ -21,7 +21,7 @@ from sparring.errors import UsageError
 from sparring.evaluation.autoattack import attacks_for, autoattack, incomplete
 from sparring.evaluation.autoattack import describe as describe_autoattack
 from sparring.evaluation.findings import findings_of, out_of_reach, too_small, warnings_of
-from sparring.evaluation.fooled import fooled, in_place_of
+from sparring.evaluation.fooled import fooled, in_place_of, is_complete
 from sparring.evaluation.outcomes import Attacked, Outcomes, clean_outcomes, joined, outcomes, variation
 from sparring.machine.devices import device_of
 from sparring.models.forward import plain
@@ -200,9 +200,9 @@ def evaluate_by_autoattack(
     )
     attack = describe_autoattack(threat.norm, threat.epsilon, dataset.classes, version, attacks)
     warnings = [*too_small(threat.epsilon), *incomplete(dataset.classes, version, attacks), *found.warnings]
-    if doubtful := in_place_of(attacks_for(dataset.classes, version, attacks), threat.norm, threat.epsilon):
-        survivors = after.robust.nonzero().flatten()
-        warnings += fooled(model, sample, doubtful, survivors, seed, at_random=version == "rand")
+    survivors, doubtful = after.robust.nonzero().flatten(), in_place_of(threat.norm, threat.epsilon)
+    complete = is_complete(attacks_for(dataset.classes, version, attacks))
+    warnings += fooled(model, sample, doubtful, survivors, seed, at_random=version == "rand", complete=complete)
     return evaluation_of(after, sample, attack, time.perf_counter() - began, warnings)
 
 
