@@ -57,6 +57,7 @@ from sparring.observe.findings import findings
 from sparring.observe.progress import Progress
 from sparring.observe.report import MEASURED, summary
 from sparring.observe.state import Heartbeats, Report, RunState
+from sparring.plugins import users_failure
 from sparring.runs import Run, open_run, overwrite
 from sparring.trainer import checkpoints
 from sparring.trainer.checkpoints import Checkpoint
@@ -328,7 +329,10 @@ def _execute(
             note_run(interrupt, run.path)
             raise
         except Exception as error:
-            _fail(run, error, latest)
+            of_user = users_failure(error)
+            _fail(run, of_user or error, latest)
+            if of_user is not None:
+                raise of_user from error
             raise
 
 

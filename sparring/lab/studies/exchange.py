@@ -15,7 +15,6 @@ from sparring.lab.studies.settings import (
     PGD_40,
     QUICK_SENTENCE,
     WATCHED,
-    by_size,
     with_seed,
 )
 from sparring.lab.study import Claim, Column, Point, Size, Study, Table, baseline
