@@ -34,6 +34,10 @@ NAMED = ("data", "model", "attack", "objective", "allocator", "schedule")  # gro
 PASSWORD = re.compile(r"(?<=:)[^:@/]*(?=@)|(?<=password=)[^&']*")  # in a URL
 FRACTION = re.compile(r"\d+(\.\d+)?/[1-9]\d*")
 LONGEST_SHOWN = 200  # characters of a value that is refused
+NAME_OF_A_RUN = (  # the one setting with a pattern
+    "one to eighty letters, digits and . , + = @ ( ) - _ or spaces are allowed; the first is a letter, a digit or _, "
+    "the last neither a space nor a comma nor an opening bracket"
+)
 WRITTEN = ("data", "model", "train", "attack", "evaluation")  # groups in the config.toml of a run of any version
 FILES = ("folder", "npz")  # kinds of data that are named by a path
 
@@ -130,6 +134,10 @@ def from_tree(tree: Mapping[str, Any]) -> Config:
         known = [str(part) for part in first["loc"] if str(part) in _name_parts()]
         name = ".".join(known or map(str, first["loc"]))
         reason = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "string_pattern_mismatch":
+            reason = NAME_OF_A_RUN
+        if first["type"] == "value_error" and isinstance(first["input"], Mapping):  # of several settings of a group
+            raise UsageError(f"{name}: {reason}. See `sparring config schema`.") from None
         value = PASSWORD.sub("***", repr(first["input"]))
         value = value if len(value) <= LONGEST_SHOWN else f"{value[:LONGEST_SHOWN]}…"
         raise UsageError(f"{name} = {value}: {reason}. See `sparring config schema`.") from None  # it shows the input

@@ -117,6 +117,8 @@ def test_an_unknown_setting_is_refused_with_the_nearest(name: str, nearest: str)
         ("[attack.steps]\nmany = 3\n", "attack.steps.many: no such setting"),
         ("[attack]\nsteps = 0\n", "attack.steps = 0: Input should be greater than or equal to 1"),
         ("[attack]\nsteps = 'many'\n", "attack.steps = 'many': Input should be a valid integer"),
+        ("[run]\nname = 'a/b'\n", "run.name = 'a/b': one to eighty letters, digits and . , + = @ ( ) - _ or spaces"),
+        ("[evaluation]\nversion = 'plus'\n", "evaluation: evaluation.version and evaluation.attacks need"),
         ("[attack\n", "is not TOML"),
         ("[attack]\nsteps = 1\nsteps = 2\n", "is not TOML"),
         ("x = " + 100_000 * "[", "its values are nested too deeply"),
