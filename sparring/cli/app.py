@@ -36,6 +36,7 @@ from sparring.cli.workers import worker_commands
 from sparring.config import SHORT_NAMES, Config
 from sparring.errors import Interrupted, SparringError, UsageError, file_failure, is_out_of_memory, run_of
 from sparring.machine.signals import interrupted_by_signals
+from sparring.plugins import users_failure
 from sparring.runs import Run, open_run, require_utf_8
 
 
@@ -141,6 +142,8 @@ def _unexpected(error: Exception) -> None:
     if is_out_of_memory(error):
         reason = next(iter(str(error).splitlines()), "MemoryError")
         fail(f"out of memory ({reason}). Lower train.batch_size or evaluation.batch_size, or free memory.", 1)
+    if of_user := users_failure(error):
+        fail(str(of_user), of_user.exit_code)
     fail(f"{type(error).__name__}: {error} (this is a bug of Sparring; run again with --debug for a traceback)", 1)
 
 
@@ -370,7 +373,9 @@ def config_schema() -> None:
 @config_app.command("diff")
 def config_diff(left: Path, right: Path, as_json: Json = False) -> None:
     """Print the settings that differ between two recipes or run folders."""
-    one, two = (configuration.load(path / "config.toml" if path.is_dir() else path) for path in (left, right))
+    one, two = (
+        configuration.config_of(open_run(path)) if path.is_dir() else configuration.load(path) for path in (left, right)
+    )
     found = configuration.differences(one, two)
     if as_json:
         out(json.dumps(found, indent=2, default=str))

@@ -54,7 +54,10 @@ def attack(
     grid: Annotated[
         Path | None, typer.Option("--grid", help="Write clean, perturbation, attacked to this PNG file.")
     ] = None,
-    count: Annotated[int, typer.Option("--count", min=1, help="Number of test images, where no files are given.")] = 10,
+    count: Annotated[
+        int | None,
+        typer.Option("--count", min=1, help="Number of test images, where no files are given.", show_default="10"),
+    ] = None,
     best: Annotated[
         bool, typer.Option("--best", help="Use the best checkpoint on held-out data, not the last.")
     ] = False,
@@ -89,4 +92,8 @@ def attack(
 
 
 def _said(prediction: dict[str, object]) -> str:
+    from sparring.evaluation.pictures import NO_CLASS
+
+    if prediction["class"] is None:
+        return NO_CLASS
     return f"{prediction['class']} ({100 * float(str(prediction['confidence'])):.0f} %)"

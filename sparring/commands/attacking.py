@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +18,13 @@ from sparring.data.depth import read_rgb
 from sparring.errors import UsageError
 from sparring.evaluation.pictures import Named, grid
 from sparring.evaluation.robustness import attack_for, describe
-from sparring.evaluation.showing import Looked, Prediction, Shown, attack_images, by_turns, images_at, look
+from sparring.evaluation.showing import Looked, Prediction, attack_images, by_turns, images_at, look
 from sparring.models import Shape
 from sparring.runs import Run, writing
 
 CHANGEABLE = (*MAY_CHANGE, "attack.epsilon")
 GRID = ".png"
+COUNT = 10  # test images
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Opened:
         """Test images to show, at most `count`; see `showing.look`."""
         return look(self.made.model, self.made.test, self.attack, count, seed=self.made.config.train.seed)
 
-    def attacked(self, places: Sequence[int]) -> list[Shown]:
+    def attacked(self, places: Sequence[int]) -> Looked:
         """These test images, attacked."""
         x, y = images_at(self.made.test, places)
         return attack_images(self.made.model, x, y, places, self.attack, self.made.config.train.seed)
@@ -66,37 +66,44 @@ def attack_run(
     changes: dict[str, str],
     files: Sequence[Path] = (),
     *,
-    count: int = 10,
+    count: int | None = None,
     best: bool = False,
     sheet: Path | None = None,
 ) -> dict[str, Any]:
     """Predictions before and after the attack, image by image, and how many of them are robust, broken and wrong.
 
     Args:
-        files: images; without any `count` test images, the classes taking turns. sheet: a PNG file for the picture.
+        files: images; without any `count` test images (10), the classes taking turns. sheet: a PNG file for the
+            picture.
 
     Raises:
-        UsageError: a file cannot be read or holds an image of another shape, or `sheet` cannot be written.
+        UsageError: a file cannot be read or holds an image of another shape, there are files and a `count`, or `sheet`
+            cannot be written.
         SparringError: as `open_trained`.
     """
+    if files and count is not None:
+        raise UsageError(
+            f"--count {count} with --image: it is the number of test images, and all images that are given are "
+            f"attacked. Leave one of the two out."
+        )
     if sheet is not None:
         _require_picture(sheet)
     opened = open_for_attack(run, changes, best=best)
     if files:
         x = torch.stack([read_image(path, opened.made.test.shape, run) for path in files])
         seed = opened.made.config.train.seed
-        shown = attack_images(opened.made.model, x, None, range(len(files)), opened.attack, seed)
+        looked = attack_images(opened.made.model, x, None, range(len(files)), opened.attack, seed)
     else:
-        shown = opened.attacked(by_turns(opened.made.test.labels, count))
+        looked = opened.attacked(by_turns(opened.made.test.labels, COUNT if count is None else count))
     if sheet is not None:
         with writing(sheet.expanduser()):
-            grid(shown, opened.radius, opened.named).save(sheet.expanduser())
-    result = _as_dict(run, opened, shown, [str(path) for path in files])
+            grid(looked.shown, opened.radius, opened.named).save(sheet.expanduser())
+    result = _as_dict(run, opened, looked, [str(path) for path in files])
     return result if sheet is None else {**result, "grid": str(sheet)}
 
 
-def _as_dict(run: Run, opened: Opened, shown: Sequence[Shown], files: Sequence[str]) -> dict[str, Any]:
-    counts, named = Counter(each.kind for each in shown), opened.named
+def _as_dict(run: Run, opened: Opened, looked: Looked, files: Sequence[str]) -> dict[str, Any]:
+    counts, named = looked.counts, opened.named
     images = [
         {
             "image": files[each.place] if files else f"test image {each.place}",
@@ -106,15 +113,16 @@ def _as_dict(run: Run, opened: Opened, shown: Sequence[Shown], files: Sequence[s
             "result": each.kind,
             "largest_change": float((each.attacked - each.clean).abs().max()),
         }
-        for each in shown
+        for each in looked.shown
     ]
     kinds = {kind: counts[kind] for kind in ("robust", "broken", "wrong")}
-    beside = {"run": str(run.path), "attack": describe(opened.attack), "samples": len(shown), **kinds}
-    return {**beside, **opened.made.named(), "images": images, "warnings": list(opened.made.warnings)}
+    beside = {"run": str(run.path), "attack": describe(opened.attack), "samples": len(images), **kinds}
+    warnings = [*opened.made.warnings, *looked.warnings]
+    return {**beside, **opened.made.named(), "images": images, "warnings": warnings}
 
 
 def _prediction(found: Prediction, named: Named) -> dict[str, Any]:
-    return {"class": named(found.label), "confidence": found.confidence}
+    return {"class": None if found.label is None else named(found.label), "confidence": found.confidence}
 
 
 def read_image(path: Path, shape: Shape, run: Run) -> Tensor:

@@ -32,7 +32,7 @@ from sparring.commands.judging import (
 )
 from sparring.commands.live import require_passed
 from sparring.commands.sources import use_sources
-from sparring.config import Config, changes_of, config_of, differences, load
+from sparring.config import Config, changes_of, config_of, differences
 from sparring.data import Dataset, Sample, require_bytes
 from sparring.data import load as load_data
 from sparring.data.framing import Framing
@@ -96,7 +96,7 @@ def open_trained(
         UsageError: a change touches more than how the model is evaluated, or the run has no average of its weights.
         SparringError: there is no such checkpoint, or it is damaged.
     """
-    before, config = config_of(run), load(run.config_file, changes)
+    before, config = config_of(run), config_of(run, changes)
     for name in differences(before, config):
         if not name.startswith(may_change):
             raise UsageError(f"--{name} cannot change here: it is not about how the model is evaluated.")

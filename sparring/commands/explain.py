@@ -130,6 +130,7 @@ def explain(config: Config) -> Explanation:
     """
     check_combinations(config)
     experiment = build_experiment(config)
+    _ = experiment.data_summary  # refuses data that `train` refuses
     measured = measure(experiment)
     predicted = predict(config, measured, experiment.plan)
     refused = None

@@ -153,7 +153,8 @@ def judged(what: Judged, how: How, progress: Progress | None = None) -> tuple[Ev
     warnings = found.warnings
     if doubtful := panel.doubtful:
         survivors, at_random = found.outcomes.robust.nonzero()[:, 0], not panel.of_one_pass
-        warnings += tuple(fooled(what.model, seen, doubtful, survivors, config.train.seed, at_random=at_random))
+        how_attacked = {"at_random": at_random, "complete": panel.complete}
+        warnings += tuple(fooled(what.model, seen, doubtful, survivors, config.train.seed, **how_attacked))
     evaluation = evaluation_of(found.outcomes, seen, panel.description, time.monotonic() - began, warnings)
     beside = _beside(what, found, None if journal is None else journal.path)
     if how.within is not None:

@@ -19,7 +19,10 @@ Changes = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Trial:
-    """A short training and its figures: PGD-10 and clean accuracy on `samples` held-out training examples."""
+    """A short training and its figures: PGD-10 and clean accuracy on `samples` held-out training examples.
+
+    warnings: what may make them wrong.
+    """
 
     changes: Changes
     robust: float
@@ -27,10 +30,11 @@ class Trial:
     samples: int
     steps: int
     seconds: float
+    warnings: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {**vars(self), "changes": dict(self.changes)}
+        return {**vars(self), "changes": dict(self.changes), "warnings": list(self.warnings)}
 
 
 @dataclass(frozen=True)

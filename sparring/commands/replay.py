@@ -131,7 +131,7 @@ def _made_again(
     """Go on from the newest checkpoint in the folder `again` to step `end`, with these settings of the run; returns
     the step that was reached."""
     settings = _in_one_process(config, again, end)
-    again.config_file.write_text(to_toml(settings))
+    again.write_config(to_toml(settings))
     torch.set_num_threads(trainer_threads(config))
     # The warnings would be about another engine's settings.
     experiment = check(settings, starts=not steps_in(again.checkpoints), log_warnings=False)

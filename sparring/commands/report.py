@@ -89,21 +89,27 @@ def gallery_section(runs: Sequence[Records], changes: dict[str, str], progress: 
         except SparringError as error:
             notes.append(f"{records.name} has no gallery: {error}")
             continue
-        galleries.append(_gallery(records, opened, places, len(runs)))
+        gallery, warnings = _gallery(records, opened, places, len(runs))
+        galleries.append(gallery)
+        notes += [f"{records.name}: {warning}" for warning in warnings]
     return Section("gallery", "Gallery", tuple(notes), galleries=tuple(galleries))
 
 
-def _gallery(records: Records, opened: Opened, places: dict[str, list[int]], runs: int) -> Gallery:
+def _gallery(
+    records: Records, opened: Opened, places: dict[str, list[int]], runs: int
+) -> tuple[Gallery, tuple[str, ...]]:
+    """A run's gallery, and what may make its kinds of images wrong."""
     data = opened.made.test.fingerprint
     if data in places:
-        shown = opened.attacked(places[data])
-        how = f"The same {len(shown)} test images as above"
+        found = opened.attacked(places[data])
+        how = f"The same {len(found.shown)} test images as above"
     else:
         found = opened.look(count_for(runs))
-        shown, counts = list(found.shown), found.counts
-        places[data] = [each.place for each in shown]
+        counts = found.counts
+        places[data] = [each.place for each in found.shown]
         of_kind = ", ".join(f"{counts[kind]} {kind}" for kind in get_args(Kind))
         how = f"Chosen from {sum(counts.values())} test images that were attacked, the classes taking turns ({of_kind})"
     weights = " ".join(opened.made.named().values())
     caption = f"{how}; {describe(opened.attack)}; weights: {weights}. {KINDS}"
-    return Gallery(records.name, caption, pictures(shown, opened.radius, opened.named, runs))
+    made = Gallery(records.name, caption, pictures(found.shown, opened.radius, opened.named, runs))
+    return made, (*opened.made.warnings, *found.warnings)

@@ -19,13 +19,28 @@ import torch
 
 from sparring.attacks import Attack
 from sparring.commands.calibration import Measured, measure
-from sparring.commands.proposals import Changes, Round, Trial, attacks, batches, pick, rates, recipe_text, shown, sized
+from sparring.commands.checks import weaknesses
+from sparring.commands.proposals import (
+    Changes,
+    Round,
+    Trial,
+    attacks,
+    batches,
+    pick,
+    rates,
+    recipe_text,
+    shown,
+    sized,
+    wrapped,
+)
 from sparring.commands.train import train
 from sparring.commands.verdict import best_of, choices, sentence
 from sparring.config import Config, from_tree, overridden
 from sparring.errors import UsageError
 from sparring.evaluation.robustness import evaluate
 from sparring.machine.threads import cores
+from sparring.observe.findings import findings
+from sparring.observe.state import RunState
 from sparring.trainer.evaluating import PGD_STEPS
 from sparring.trainer.experiment import Experiment, build_experiment
 
@@ -38,16 +53,21 @@ Note = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Suggestion:
-    """The recipe as text, its settings, the rounds that led to it, and the verdict on the engine."""
+    """The recipe as text, its settings, the rounds that led to it, and the verdict on the engine.
+
+    warnings: what may make the figures of the trial that it stands on wrong; comments of the recipe have them too.
+    """
 
     text: str
     config: Config
     rounds: tuple[Round, ...]
     verdict: str
+    warnings: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {"recipe": self.text, "verdict": self.verdict, "rounds": [each.as_dict() for each in self.rounds]}
+        rounds = [each.as_dict() for each in self.rounds]
+        return {"recipe": self.text, "verdict": self.verdict, "warnings": list(self.warnings), "rounds": rounds}
 
 
 def suggest(config: Config, minutes: float, train_minutes: float, note: Note = lambda line: None) -> Suggestion:
@@ -73,7 +93,10 @@ def suggest(config: Config, minutes: float, train_minutes: float, note: Note = l
         "engine": verdict,
         "train.epochs": f"{epochs}: about {train_minutes:g} minutes of training at that speed.",
     }
-    return Suggestion(recipe_text(_head(chosen, minutes, rounds), chosen, reasons), chosen, tuple(rounds), verdict)
+    warnings = (*experiment.data_summary.warnings, *weaknesses(experiment), *rounds[-1].kept.warnings)
+    warnings = tuple(dict.fromkeys(warnings))
+    text = recipe_text(_head(minutes, rounds, warnings), chosen, reasons)
+    return Suggestion(text, chosen, tuple(rounds), verdict, warnings)
 
 
 def require_suggestible(config: Config) -> None:
@@ -116,7 +139,7 @@ class Probe:
         found = []
         for run in runs:
             found.append(run.result())
-            self.note(f"{_named(found[-1].changes)}: {100 * found[-1].robust:.1f} % robust, {found[-1].steps} steps")
+            self.note(_said(found[-1]))
         return found
 
     def _tree(self, changes: Changes) -> dict[str, Any]:
@@ -192,9 +215,16 @@ def _trial(tree: dict[str, Any], changes: Changes) -> Trial:
                 f"attack.name = {config.attack.name!r} makes views, not perturbations: nothing to compare."
             )
         found = evaluate(result.load_model(), experiment.heldout, attack.evaluator(PGD_STEPS))
+        of_training = findings(RunState.from_dict(result.run.read_object("state.json")))
     summary = result.summary
     return Trial(
-        changes, found.robust_accuracy, found.clean_accuracy, found.samples, summary["steps"], summary["seconds"]
+        changes,
+        found.robust_accuracy,
+        found.clean_accuracy,
+        found.samples,
+        summary["steps"],
+        summary["seconds"],
+        (*of_training, *found.warnings),
     )
 
 
@@ -215,7 +245,7 @@ def _be_one_of_many() -> None:
     logging.disable(logging.WARNING)
 
 
-def _head(config: Config, minutes: float, rounds: Sequence[Round]) -> list[str]:
+def _head(minutes: float, rounds: Sequence[Round], warnings: Sequence[str]) -> list[str]:
     trials = sum(len(each.trials) for each in rounds) - (len(rounds) - 1)
     kept = rounds[-1].kept
     return [
@@ -223,7 +253,14 @@ def _head(config: Config, minutes: float, rounds: Sequence[Round]) -> list[str]:
         f"each, judged by PGD-{PGD_STEPS} on {kept.samples} held-out training examples. The best reached "
         f"{100 * kept.robust:.1f} % after {kept.steps} steps.",
         "A long training may prefer other settings, above all a lower rate and more attack steps.",
+        *(line for warning in warnings for line in wrapped(f"Warning: {warning}")),
     ]
+
+
+def _said(trial: Trial) -> str:
+    """Such as optimizer.lr 0.1: 40.3 % robust, 90 steps; 2 warnings."""
+    warned = f"; {len(trial.warnings)} warning{'s' * (len(trial.warnings) > 1)}" if trial.warnings else ""
+    return f"{_named(trial.changes)}: {100 * trial.robust:.1f} % robust, {trial.steps} steps{warned}"
 
 
 def _named(changes: Changes) -> str:

@@ -57,7 +57,8 @@ from sparring.observe.findings import findings
 from sparring.observe.progress import Progress
 from sparring.observe.report import MEASURED, summary
 from sparring.observe.state import Heartbeats, Report, RunState
-from sparring.runs import Run, open_run, overwrite, write_atomically
+from sparring.plugins import users_failure
+from sparring.runs import Run, open_run, overwrite
 from sparring.trainer import checkpoints
 from sparring.trainer.checkpoints import Checkpoint
 from sparring.trainer.evaluating import evaluate_on_test, warning_of_warmup
@@ -328,7 +329,10 @@ def _execute(
             note_run(interrupt, run.path)
             raise
         except Exception as error:
-            _fail(run, error, latest)
+            of_user = users_failure(error)
+            _fail(run, of_user or error, latest)
+            if of_user is not None:
+                raise of_user from error
             raise
 
 
@@ -348,7 +352,7 @@ def _begin(run: Run, experiment: Experiment, *, starts: bool, from_model: bool) 
     config, data = experiment.config, experiment.data_summary
     run.clear_stop()
     run.connection.unlink(missing_ok=True)  # of a life that was killed: nobody answers there
-    write_atomically(run.config_file, to_toml(config))
+    run.write_config(to_toml(config))
     to_file(run.log)
     for text in (data.line, *data.warnings):
         log.info("data: %s", text)

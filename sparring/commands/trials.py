@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparring.allocators import Allocation, Candidates
 from sparring.attacks import Attack, State, frozen, input_gradient, targets_of
@@ -16,6 +17,7 @@ from sparring.errors import SparringError, UsageError
 from sparring.evaluation.findings import PROBABILITIES
 from sparring.evaluation.normalisation import normalised_outside
 from sparring.machine.devices import device_of
+from sparring.models.forward import plain
 from sparring.models.starting import not_fresh
 from sparring.objectives import Batch
 from sparring.objectives.predictions import are_probabilities
@@ -31,21 +33,60 @@ T = TypeVar("T")
 
 
 def try_methods(experiment: Experiment) -> None:
-    """One step of the attack, one allocation, one loss and its gradient, in eval mode; nothing is changed.
+    """One pass of the model in training mode; one step of the attack, one allocation, one loss and its gradient, in
+    eval mode. Nothing is changed.
 
     Raises:
         UsageError: a method fails, or returns something else than its interface says. The method is named.
     """
     attack, names = experiment.attack, experiment.config
-    if not isinstance(attack, Attack):
-        return
     x, labels = experiment.training.batch(torch.arange(min(EXAMPLES, len(experiment.training))), 0)
     device = device_of(experiment.model)
     x, labels = x.to(device), labels.to(device)
+    if len(x) == EXAMPLES:  # batch norm takes no single one
+        _try_training_mode(experiment, x)
+    if not isinstance(attack, Attack):
+        return
     with frozen(experiment.model):  # which restores what `_loss` changes, too
         delta = _tried("attack", names.attack.name, lambda: _one_step(experiment, attack, x, labels))
         _tried("allocator", names.allocator.name, lambda: _allocate(experiment, attack, x, labels))
         _tried("objective", names.objective.name, lambda: _loss(experiment, x, delta, labels))
+
+
+def _try_training_mode(experiment: Experiment, x: Tensor) -> None:
+    """Refuse a model whose logits in training mode are no logits of the same classes. Its buffers and the random state
+    stay as they were."""
+    model, passed = plain(experiment.model), experiment.live.model is not None
+    named = "the model" if passed else f"model.name = {experiment.config.model.name!r}"
+    with frozen(model), _same_buffers(model), torch.random.fork_rng([x.device] if x.is_cuda else []), torch.no_grad():
+        expected = model(x.clone())
+        model.train()
+        try:
+            found = model(x.clone())
+        except Exception as error:  # whatever the user's own code raises
+            raise UsageError(f"{named} fails in training mode on {EXAMPLES} examples ({described(error)}).") from error
+    if not isinstance(found, Tensor) or found.shape != expected.shape:
+        shown = f"logits of {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+        raise UsageError(
+            f"{named} returns {shown} for {EXAMPLES} examples in training mode, and logits of {tuple(expected.shape)} "
+            f"in eval mode. Return the same logits in both; switch auxiliary outputs off (aux_logits = false)."
+        )
+
+
+@contextmanager
+def _same_buffers(model: nn.Module) -> Iterator[None]:
+    """Inside, passes may change the model's buffers, as batch norm does; they are restored."""
+    before = [
+        (module, name, buffer, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
+    try:
+        yield
+    finally:
+        for module, name, buffer, values in before:
+            buffer.copy_(values)
+            setattr(module, name, buffer)  # a pass may have put another one there
 
 
 def doubts_of(experiment: Experiment) -> list[str]:

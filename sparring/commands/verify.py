@@ -17,6 +17,7 @@ from sparring.commands.judging import BY_DEFAULT, How, Judged, behaviour_of, ide
 from sparring.config import config_of
 from sparring.data import Sample
 from sparring.errors import UsageError
+from sparring.evaluation.findings import too_small
 from sparring.evaluation.mixed_integer import require_solver
 from sparring.evaluation.relu_network import relu_network
 from sparring.evaluation.robustness import attack_for, describe
@@ -93,7 +94,9 @@ def verify_run(
             journal=journal,
             progress=progress,
         )
-    result = made.figures(figures(findings, sample, prover))
+    found = figures(findings, sample, prover)
+    found["warnings"] += too_small(prover.epsilon)
+    result = made.figures(found)
     result |= {
         "trained_epsilon": config_of(run).attack.epsilon,
         "attack": describe(attack),

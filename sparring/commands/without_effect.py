@@ -45,6 +45,8 @@ OF_A_QUEUE = (
 )
 OF_STALE_SHARDS = "staleness.refresh staleness.age_half_life staleness.gap_every guard.staleness"
 
+AUGMIX = ("augmix", attacks.BUILT_IN["augmix"])  # its views have no ε
+
 RULES = (
     rule(OF_A_QUEUE, "engine", is_one("ray", "virtual")),
     rule(OF_STALE_SHARDS, "engine", is_one("ray", "virtual", "simulated")),
@@ -61,7 +63,8 @@ RULES = (
     rule("data.extra_fraction", "data.extra", lambda extra: extra is not None),
     rule("model.pretrained", "model.name", lambda name: name.startswith("timm:")),
     rule("attack.warmup", "attack.warmup_epochs", lambda epochs: epochs is None),
-    rule("augmix.", "attack.name", is_one("augmix", attacks.BUILT_IN["augmix"])),
+    rule("augmix.", "attack.name", is_one(*AUGMIX)),
+    Rule(("attack.warmup", "attack.warmup_epochs"), "attack.name", lambda config: config.attack.name not in AUGMIX),
     rule("objective.awp_warmup_epochs", "objective.awp_gamma", bool),
     rule("optimizer.momentum", "optimizer.name", is_one("sgd")),
     rule("optimizer.beta1 optimizer.beta2", "optimizer.name", is_one("adam", "adamw")),
@@ -107,8 +110,11 @@ def after_the_end(config: Config, plan: Plan) -> list[str]:
         "guard.overfitting_every": guard.overfitting != "off" and min(guard.overfitting_every, checks) > steps,
         "guard.staleness_every": guard.staleness and measures_gap and guard.staleness_every > steps,
     }
+    found = []
+    if config.attack.start == "last" and last_epoch < 1:
+        found.append("No effect: attack.start = 'last': in the only epoch no example has a last attack.")
     values, length = flatten(config), f"{steps} steps, {plan.epochs_at(steps):.3g} epochs"
-    return [
+    return found + [
         f"No effect: {name} = {values[name]!r} comes after the run's end ({length})."
         for name, is_late in late.items()
         if is_late

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from sparring import plugins
 from sparring.config.schema import Config
 from sparring.errors import UsageError
-from sparring.runs import Run, create
+from sparring.runs import Run, create, require_as_written
 
 # Short forms of the settings that are typed most.
 SHORT_NAMES = {
@@ -34,12 +34,29 @@ NAMED = ("data", "model", "attack", "objective", "allocator", "schedule")  # gro
 PASSWORD = re.compile(r"(?<=:)[^:@/]*(?=@)|(?<=password=)[^&']*")  # in a URL
 FRACTION = re.compile(r"\d+(\.\d+)?/[1-9]\d*")
 LONGEST_SHOWN = 200  # characters of a value that is refused
+NAME_OF_A_RUN = (  # the one setting with a pattern
+    "one to eighty letters, digits and . , + = @ ( ) - _ or spaces are allowed; the first is a letter, a digit or _, "
+    "the last neither a space nor a comma nor an opening bracket"
+)
+WRITTEN = ("data", "model", "train", "attack", "evaluation")  # groups in the config.toml of a run of any version
 FILES = ("folder", "npz")  # kinds of data that are named by a path
 
 
-def config_of(run: Run) -> Config:
-    """The resolved configuration of a run, from its folder."""
-    return load(run.config_file)
+def config_of(run: Run, changes: Mapping[str, Any] | None = None) -> Config:
+    """The resolved configuration of a run, from its folder, with `changes` as in `load`.
+
+    Raises:
+        UsageError: as `load`, or the file lacks settings that every run writes.
+    """
+    tree = _read_recipe(run.config_file)
+    missing = [name for name in WRITTEN if name not in tree]
+    config = _resolved(tree, f"{run.config_file}: ", changes)
+    if missing:
+        raise UsageError(
+            f"{run.config_file} is cut short: it has no [{missing[0]}], and a run writes all of its settings. Put back "
+            f"a copy of it."
+        )
+    return config
 
 
 def new_run(config: Config) -> Run:
@@ -65,10 +82,15 @@ def load(recipe: str | Path | None = None, overrides: Mapping[str, Any] | None =
     Overrides that are strings are parsed as on the command line.
 
     Raises:
-        UsageError: unknown setting (the nearest known one is named), value out of bounds, unreadable recipe.
+        UsageError: unknown setting (the nearest known one is named), value out of bounds, unreadable recipe, or the
+            config.toml of a run that is not as the run wrote it.
     """
     tree = _read_recipe(Path(recipe)) if recipe is not None else {}
-    origin = f"{recipe}: " if recipe is not None else ""
+    return _resolved(tree, f"{recipe}: " if recipe is not None else "", overrides)
+
+
+def _resolved(tree: dict[str, Any], origin: str, overrides: Mapping[str, Any] | None) -> Config:
+    """The configuration of a recipe's tree, which the overrides change. origin: begins the messages."""
     for name in _leaf_names(tree):
         require_known(name, origin)
     for name, value in changes_of(overrides or {}).items():
@@ -112,6 +134,10 @@ def from_tree(tree: Mapping[str, Any]) -> Config:
         known = [str(part) for part in first["loc"] if str(part) in _name_parts()]
         name = ".".join(known or map(str, first["loc"]))
         reason = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "string_pattern_mismatch":
+            reason = NAME_OF_A_RUN
+        if first["type"] == "value_error" and isinstance(first["input"], Mapping):  # of several settings of a group
+            raise UsageError(f"{name}: {reason}. See `sparring config schema`.") from None
         value = PASSWORD.sub("***", repr(first["input"]))
         value = value if len(value) <= LONGEST_SHOWN else f"{value[:LONGEST_SHOWN]}…"
         raise UsageError(f"{name} = {value}: {reason}. See `sparring config schema`.") from None  # it shows the input
@@ -143,13 +169,16 @@ def flatten(config: Config) -> dict[str, Any]:
 
 def _read_recipe(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.expanduser().read_text())
+        text = path.expanduser().read_text()
+        found = tomllib.loads(text)
     except OSError as error:
         raise UsageError(f"recipe {path}: {error.strerror}. Give the path of a TOML file.") from error
     except RecursionError as error:
         raise UsageError(f"recipe {path}: its values are nested too deeply. Correct it.") from error
     except ValueError as error:  # no TOML, no UTF-8, or a number of thousands of digits
         raise UsageError(f"recipe {path} is not TOML: {error}. Correct it, or put back a copy.") from error
+    require_as_written(path.expanduser(), text)
+    return found
 
 
 def _leaf_names(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

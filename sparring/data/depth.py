@@ -20,7 +20,8 @@ SLIGHTLY = 0.05  # beyond [0, 1], as resizing with bicubic interpolation leaves 
 PHOTOMETRIC, MIN_IS_WHITE = 262, 0  # tag of TIFF, and its value for 0 = white
 SAMPLE_FORMAT, SIGNED = 339, 2  # tag of TIFF, and its value for integers below zero
 INVERTED = "16 bits from white to black (MinIsWhite)"
-TRANSPARENT, SCALED = "16 bits and a transparent grey level", "16 bits, scaled to 8 bits"
+TRANSPARENT = "16 bits and a transparent grey level"
+BITS_PER_SAMPLE = 258  # tag of TIFF
 GREY = (128, 128, 128, 255)
 
 
@@ -66,7 +67,8 @@ def read_rgb(path: str | Path) -> Image.Image:
                 raise ValueError(f"its pixels are {INVERTED}; store it with MinIsBlack")
             if _has_alpha(image):
                 raise ValueError(f"it has {TRANSPARENT}; store it without, or with 8 bits")
-            return Image.fromarray(_rounded(np.asarray(image, dtype=np.float64) / 257)).convert("RGB")
+            white = 2 ** _bits(image) - 1
+            return Image.fromarray(_rounded(np.asarray(image, dtype=np.float64) * 255 / white)).convert("RGB")
         if image.mode == "F":
             return Image.fromarray(_rounded(_floats(image) * 255)).convert("RGB")
         if image.mode.startswith("I"):
@@ -80,7 +82,7 @@ def note_of(path: str | Path) -> str | None:
     """How `read_rgb` changes, or refuses, the image of a file; None for what is opaque and has 8 bits."""
     with Image.open(path) as image:
         if _is_16_bit(image):
-            return INVERTED if _is_inverted(image) else TRANSPARENT if _has_alpha(image) else SCALED
+            return INVERTED if _is_inverted(image) else TRANSPARENT if _has_alpha(image) else _scaled(image)
         if image.mode == "F":
             return "floats in [0, 1], scaled to 8 bits"
         if image.mode.startswith("I"):
@@ -123,6 +125,16 @@ def _rounded(values: Array) -> Array:
 
 def _is_16_bit(image: Image.Image) -> bool:
     return image.mode in SIXTEEN_BITS or (image.mode == "I" and image.format in SIXTEEN_BITS_AS_I)
+
+
+def _bits(image: Image.Image) -> int:
+    """Of a 16-bit image: as many as are used. Pillow gives the values of TIFFs with 12 bits as they are, up to 4095."""
+    found = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, 16)
+    return int(found[0] if isinstance(found, tuple) else found)
+
+
+def _scaled(image: Image.Image) -> str:
+    return f"{_bits(image)} bits, scaled to 8 bits"
 
 
 def _is_inverted(image: Image.Image) -> bool:

@@ -25,6 +25,7 @@ READ_AT_ONCE = 1024  # images
 MORE = 512  # images that are looked at for their colours: each set's mean is then known to 0.005
 BY_CHANCE = 0.005  # share of test images that may be training images: empty ones, or as photographed twice
 BRIGHTER, BEYOND_NOISE = 0.25, 6.0  # share of a mean pixel; standard errors: splits of one data set are far below
+OFTEN = 10  # times that an epoch may take an extra image
 NARROW = 32 / 255  # pixel intensity: a smaller range is nearly black or one colour, as of 12 bits stored as 16
 
 
@@ -36,12 +37,14 @@ class DataSummary:
     warnings: tuple[str, ...]
 
 
-def summarise(setting: str, training: Dataset, test: Dataset, *, heldout: int = 0, extra: int = 0) -> DataSummary:
+def summarise(
+    setting: str, training: Dataset, test: Dataset, *, heldout: int = 0, extra: int = 0, extra_share: float = 0.0
+) -> DataSummary:
     """Images, shape, bit depth and classes of a run's data.
 
     Args:
         setting: begins error messages, such as `data.name = 'digits'`.
-        training: with its last `extra` examples, but without the `heldout` ones.
+        training: with its last `extra` examples, but without the `heldout` ones. extra_share: of a batch.
 
     Raises:
         UsageError: the test set has other images or classes than the training set, or there is only one class.
@@ -61,6 +64,7 @@ def summarise(setting: str, training: Dataset, test: Dataset, *, heldout: int = 
     )
     dull = _of_range(low, high)
     doubts = [*_of_classes(counts, test_counts), *dull, *_of_both(training, test)]
+    doubts += _of_extra(training, extra, extra_share) if extra else []
     if not dull:  # nearly black images are all alike
         doubts += [
             *_of_copies(training, test),
@@ -122,6 +126,28 @@ def _of_classes(counts: Tensor, test_counts: Tensor) -> list[str]:
 def _some(labels: list[int]) -> str:
     more = f" and {len(labels) - MAX_LISTED} more" if len(labels) > MAX_LISTED else ""
     return f"label{'s' if len(labels) > 1 else ''} {', '.join(map(str, labels[:MAX_LISTED]))}{more}"
+
+
+def _of_extra(training: Dataset, extra: int, share: float) -> list[str]:
+    """What is odd about the last `extra` examples, which fill that share of each batch."""
+    real = len(training) - extra
+    found, times = [], real * share / (1 - share) / extra
+    if times > OFTEN:
+        found.append(
+            f"{extra:,} extra images fill {100 * share:.0f} % of each batch: an epoch takes each about {times:,.0f} "
+            f"times, a real one once. Give more of them, or lower data.extra_fraction."
+        )
+    classes, all_classes = (len(set(each.tolist())) for each in (training.labels[real:], training.labels[:real]))
+    if classes < all_classes:
+        found.append(f"The extra images hold {classes} of the {all_classes} classes.")
+    images = scaled(training.images(real + torch.tensor(evenly_spaced(extra, SAMPLES))))
+    low, high = (float(value) for value in images.aminmax())
+    if high - low < NARROW:
+        found.append(
+            f"The pixels of the sampled extra images only range from {low:.3g} to {high:.3g} of 1: are their bit depth "
+            f"and scale right?"
+        )
+    return found
 
 
 def _of_range(low: float, high: float) -> list[str]:

@@ -1,18 +1,19 @@
-"""Was an attack by gradients fooled? Three looks at some of the examples that have survived it.
+"""Was an attack by gradients fooled? Four looks at some of the examples that have survived it.
 
-Another loss breaks many of them where logits saturate or grow unevenly. Where the gradient is masked, random steps do
-more than it does, and so does a short search without gradients.
+Another loss breaks many of them where logits saturate or grow unevenly, or where the attack's own loss or step has a
+slip. Where the gradient is masked, random steps do more than it does, and so does a short search without gradients.
+Where pixels have no gradient, as those that the network clamps, no attack moves them that follows it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sparring.attacks import CROSS_ENTROPY, PGD, Attack, frozen, perturbed
+from sparring.attacks import CROSS_ENTROPY, PGD, Attack, frozen, perturb, perturbed
 from sparring.attacks.gradients import finite
 from sparring.attacks.iteration import input_gradient
 from sparring.attacks.losses import rivals
@@ -31,60 +32,156 @@ from sparring.randomness import generator
 
 EXAMPLES = 128  # survivors that are looked at
 STEPS, ATTEMPTS, QUERIES = 20, 2, 200  # of PGD by the other loss, and of the search: forward passes
+STILL = 0.05  # of the entries of the gradient: sound networks of ReLUs had none that was exactly zero
 SHARE, LEAST = 0.06, 5  # of them: sound networks of MNIST lost up to 5 %, those of CIFAR-10 up to 11 %
 ENOUGH_STEPS = 10  # an attack of fewer steps is weak by itself, as its name says: only its gradient is looked at
 DETERMINISTIC = (
     "The model gives the same logits in every pass: AutoAttack rand is for models that draw at random, and attacks "
     "this one less than the standard version does. Evaluate by evaluation.version = 'standard'."
 )
+Look = Callable[[nn.Module, Tensor, Tensor, PGD, int], list[str]]
 MORE = "Evaluate by AutoAttack; `sparring curves` shows more."
 
 
 def fooled(
-    model: nn.Module, dataset: Dataset, attack: Attack, survivors: Tensor, seed: int, *, at_random: bool = False
+    model: nn.Module,
+    dataset: Dataset,
+    attack: Attack,
+    survivors: Tensor,
+    seed: int,
+    *,
+    at_random: bool = False,
+    complete: bool = False,
 ) -> list[str]:
-    """Warnings; none of an attack by another loss than the cross-entropy.
+    """Warnings about an attack under L∞ or L2, whatever loss it maximises.
 
     Args:
         survivors: int64 [n], places in `dataset` of the examples that have survived the attack.
         at_random: they survived an attack on networks that draw at random; such a network is not looked at.
+        complete: the attacks have searched without gradients and by another loss themselves (`is_complete`): only
+            pixels without a gradient are looked at.
     """
     places = survivors[evenly_spaced(len(survivors), EXAMPLES)].cpu()  # data may be sorted by class
-    by_cross_entropy = attack.maximised is CROSS_ENTROPY and attack.norm in NORMS and attack.epsilon > 0
-    if not by_cross_entropy or len(places) < LEAST:
+    if len(places) == 0:
         return []
-    enough = attack.steps >= ENOUGH_STEPS
-    looks = [_by_another_loss, _by_the_gradient, _by_no_gradient] if enough else [_by_the_gradient]
+    x, y = batch(dataset, places, augment="none", seed=0, epoch=0)
+    return fooled_on(model, x, y, attack, seed, at_random=at_random, complete=complete)
+
+
+def fooled_on(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    attack: Attack,
+    seed: int,
+    *,
+    at_random: bool = False,
+    complete: bool = False,
+) -> list[str]:
+    """As `fooled`, of these survivors: clean images, float32 [N, C, H, W] in [0, 1], and labels, int64 [N]."""
+    if attack.norm not in NORMS or attack.epsilon == 0 or len(y) < LEAST:
+        return []
     pgd = PGD(attack.epsilon, norm=attack.norm, steps=min(STEPS, attack.steps))
     model, device = plain(model), device_of(model)
-    x, y = (each.to(device) for each in batch(dataset, places, augment="none", seed=0, epoch=0))
-    if at_random and bool(variation(model, x).any()):
-        return []
+    x, y = x.to(device), y.to(device)
     with frozen(model):
-        found = [text for look in looks for text in look(model, x, y, pgd, seed)]
+        if at_random and bool(variation(model, x).any()):
+            return []
+        found = [text for look in _looks(attack, complete) for text in look(model, x, y, pgd, seed)]
     return [DETERMINISTIC, *found] if at_random else found
 
 
-def in_place_of(names: Sequence[str], norm: str, epsilon: float) -> Attack | None:
-    """The attack whose survivors are looked at after AutoAttack's attacks of these names: none where Square has
-    searched without gradients and another one has attacked by another loss than the cross-entropy."""
-    complete = "square" in names and bool({*names} - {"square", "apgd-ce"})
-    return None if complete else PGD(epsilon, norm=norm, steps=STEPS)
+def _looks(attack: Attack, complete: bool) -> list[Look]:
+    """Those at the survivors of this attack."""
+    if complete:
+        return [_by_still_pixels]
+    if attack.steps >= ENOUGH_STEPS:
+        return [_by_another_loss, _by_the_gradient, _by_no_gradient, _by_still_pixels]
+    return [_by_cross_entropy, _by_the_gradient] if _has_ways_of_its_own(attack) else [_by_the_gradient]
+
+
+def _has_ways_of_its_own(attack: Attack) -> bool:
+    """Whether its loss is not the cross-entropy, or its class is the user's: few steps do not say how weak it is."""
+    return attack.maximised is not CROSS_ENTROPY or not type(attack).__module__.startswith("sparring.")
+
+
+def in_place_of(norm: str, epsilon: float) -> Attack:
+    """The attack whose survivors are looked at after AutoAttack."""
+    return PGD(epsilon, norm=norm, steps=STEPS)
+
+
+def is_complete(names: Sequence[str]) -> bool:
+    """Whether of AutoAttack's attacks of these names Square has searched without gradients, and another one has
+    attacked by another loss than the cross-entropy."""
+    return "square" in names and bool({*names} - {"square", "apgd-ce"})
 
 
 def _by_another_loss(model: nn.Module, x: Tensor, y: Tensor, pgd: PGD, seed: int) -> list[str]:
     """PGD along `_balanced` directions, which any rising function of each logit leaves as they are."""
+    return _told(
+        _broken_along(lambda delta: _balanced(model, x + delta, y), model, x, y, pgd, seed),
+        "Another loss (PGD by the label's logit and the likeliest other one, each of equal weight)",
+        "robust accuracy is too high by about {share} of itself. Evaluate by AutoAttack. Logits that saturate, or a "
+        "training that has hardly begun, weaken the cross-entropy; a loss or a step of your own may have a slip.",
+    )
+
+
+def _broken_along(
+    direction: Callable[[Tensor], Tensor], model: nn.Module, x: Tensor, y: Tensor, pgd: PGD, seed: int
+) -> Tensor:
+    """bool [N]: misclassified after one of some attempts of PGD, whose steps go along direction(δ)."""
     broken, sizes = torch.zeros_like(y, dtype=torch.bool), torch.full((len(x),), pgd.alpha, device=x.device)
     for attempt in range(ATTEMPTS):
         delta, state = pgd.initial(x, generator(seed, "fooled", attempt)), pgd.state(x)
         for _ in range(pgd.steps):
-            delta = pgd.project(pgd.step(delta, _balanced(model, x + delta, y), sizes, state), x, pgd.radius)
+            delta = pgd.project(pgd.step(delta, direction(delta), sizes, state), x, pgd.radius)
         broken |= ~correct(logits_of(model, perturbed(x, delta)), y)
+    return broken
+
+
+def _by_still_pixels(model: nn.Module, x: Tensor, y: Tensor, pgd: PGD, seed: int) -> list[str]:
+    """PGD that moves pixels without a gradient too, along the one that they have where it is alive again."""
+    still = _still(model, x, y)
+    share = float(still.float().mean())
+    if not STILL < share < 1:  # gradients of zero are counted by the attack itself
+        return []
+    revived = pgd.epsilon * _towards_a_gradient(model, x, y, pgd.epsilon, generator(seed, "fooled still"))
+
+    def direction(delta: Tensor) -> Tensor:
+        own = _balanced(model, x + delta, y)
+        beside = _balanced(model, perturbed(x, torch.where(own == 0, revived, delta)), y)
+        return torch.where(own == 0, beside, own)
+
     return _told(
-        broken,
-        "Another loss (PGD by the label's logit and the likeliest other one, each of equal weight)",
-        "robust accuracy is too high by about {share} of itself. Evaluate by AutoAttack. Logits that saturate, or a "
-        "training that has hardly begun, weaken the cross-entropy.",
+        _broken_along(direction, model, x, y, pgd, seed),
+        f"PGD that also moves pixels whose gradient is exactly zero ({100 * share:.0f} % of them)",
+        "the attack did not move these, and robust accuracy is too high by at least {share} of itself. The network "
+        "clamps or thresholds its images, and AutoAttack's gradients are as blind: evaluate it without that, or with a "
+        "gradient that passes through it (BPDA).",
+    )
+
+
+def _still(model: nn.Module, point: Tensor, y: Tensor) -> Tensor:
+    """bool of the shape of point: the cross-entropy has no gradient there."""
+    return finite(input_gradient(model, point, y, CROSS_ENTROPY)) == 0
+
+
+def _towards_a_gradient(model: nn.Module, x: Tensor, y: Tensor, length: float, random: torch.Generator) -> Tensor:
+    """1 or -1, of the shape of x: the side on which a pixel has a gradient at this distance; at random if both do."""
+    up, down = (~_still(model, perturbed(x, torch.full_like(x, sign * length)), y) for sign in (1, -1))
+    side = up.float() - down.float()
+    coin = torch.randint(0, 2, x.shape, generator=random).to(x) * 2 - 1
+    return torch.where(side == 0, coin, side)
+
+
+def _by_cross_entropy(model: nn.Module, x: Tensor, y: Tensor, pgd: PGD, seed: int) -> list[str]:
+    """PGD with as many steps as the attack has made."""
+    delta = perturb(model, x, y, pgd, generator(seed, "fooled"))
+    return _told(
+        ~correct(logits_of(model, perturbed(x, delta)), y),
+        f"PGD by the cross-entropy, with as many steps ({pgd.steps}),",
+        "robust accuracy is too high by at least {share} of itself. Look for a slip in the attack's own loss or step, "
+        "and evaluate by AutoAttack.",
     )
 
 

@@ -21,19 +21,20 @@ import torch
 from pyautoattack.fab_pt import FABAttack_PT
 from torch import Tensor, nn
 
-from sparring.attacks import PGD, frozen
+from sparring.attacks import CROSS_ENTROPY, PGD, frozen
+from sparring.attacks.iteration import input_gradient
 from sparring.attacks.norms import NORMS as BALLS
-from sparring.data import Dataset, Sample, batch
+from sparring.attacks.norms import largest_entries
+from sparring.data import Dataset, Sample
 from sparring.data.sampling import Draw
 from sparring.errors import SparringError
 from sparring.evaluation.carlini_wagner import SEARCHES, STEPS, carlini_wagner
-from sparring.evaluation.findings import RANDOM_LOGITS
+from sparring.evaluation.findings import findings_of, warnings_of
 from sparring.evaluation.fooled import fooled
 from sparring.evaluation.memory import Memory, Results
-from sparring.evaluation.outcomes import logits_of, variation
+from sparring.evaluation.outcomes import Outcomes, batches, clean_outcomes, joined, logits_of, variation
 from sparring.evaluation.robustness import interval
 from sparring.evaluation.tickets import InProcess, Judges, Work, each_on_all
-from sparring.machine.devices import device_of
 from sparring.models.forward import plain
 from sparring.objectives.predictions import are_finite
 
@@ -45,6 +46,8 @@ ITERATIONS = {"fab": 100, "cw": STEPS}
 DESCRIBED = {"fab": "FAB, 100 iterations", "cw": f"Carlini-Wagner, {SEARCHES} searches of {STEPS} steps"}
 MOST_TARGETS, HALVINGS = 9, 12
 STEPS_WITHIN = 20  # of the attacks that look at what nothing was found for
+WELL_ABOVE = 1.25  # times the median: the sizes of sound networks are not so much too large
+WIDE = 0.25  # of the largest distance of two images: a radius where no size was found
 SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
 Progress = Callable[[str], None]
 
@@ -134,7 +137,7 @@ def margins(
     """Attack the examples, the model in eval mode and float32.
 
     Args:
-        epsilon: a radius at which the sizes are looked at for masked gradients.
+        epsilon: a radius at which the sizes are looked at for masked gradients; None: at their median.
         attacks: of ITERATIONS; cw is for L2 alone. samples, draw: the examples; see `Sample`. steps: of each attack.
         judges: who does it, with this model; by default this process. results: known ones are not made again.
 
@@ -154,24 +157,49 @@ def margins(
     )
     by_attack = {attack: torch.cat(parts) for attack, parts in zip(attacks, found, strict=True)}
     margins = Margins(norm, by_attack, sample.rule, time.perf_counter() - began)
-    warnings = _doubts(plain(model), sample, margins, epsilon, min(batch_size, len(sample)), seed)
+    warnings = _doubts(plain(model), sample, margins, epsilon, batch_size, seed)
     return replace(margins, warnings=(*sample.warnings, *warnings), seconds=time.perf_counter() - began)
 
 
 def _doubts(
     model: nn.Module, sample: Sample, margins: Margins, epsilon: float | None, batch_size: int, seed: int
 ) -> list[str]:
-    """What may make the sizes too large: a model that varies, and those above ε that other attacks break within it."""
-    x, _ = batch(sample, torch.arange(batch_size), augment="none", seed=0, epoch=0)
+    """What may make the sizes too large: probabilities, gradients of zero, a model that varies, and those above a
+    radius that other attacks break within it."""
+    right = margins.sizes > 0
     with frozen(model):
-        varies = bool(variation(model, x.to(device_of(model))).any())
-    doubts = [RANDOM_LOGITS] if varies else []
-    if epsilon is not None and margins.norm in BALLS:
-        pgd = PGD(epsilon, norm=margins.norm, steps=STEPS_WITHIN)
-        doubts += fooled(model, sample, pgd, (margins.sizes > epsilon).nonzero().flatten(), seed)
+        parts = [_of_batch(model, *each, right) for each in batches(model, sample, batch_size)]
+    doubts = warnings_of(findings_of(joined(parts)))
+    if margins.norm in BALLS:
+        doubts += _broken_within(model, sample, margins, epsilon, seed)
     for doubt in doubts:
         log.warning("margins: %s", doubt)
     return doubts
+
+
+def _of_batch(model: nn.Module, first: int, x: Tensor, y: Tensor, right: Tensor) -> Outcomes:
+    """What the clean images of a batch show, on the CPU. right: bool, of all examples, what has been attacked."""
+    clean, gradient = clean_outcomes(model, x, y), largest_entries(input_gradient(model, x, y, CROSS_ENTROPY))
+    found = replace(
+        clean,
+        zero_gradient=gradient == 0,
+        non_finite_gradient=~gradient.isfinite(),
+        confidence=torch.ones_like(clean.confidence),  # the attacks do not depend on the scale of the logits
+        varies=variation(model, x) if first == 0 else clean.varies,
+    ).cpu()
+    return replace(found, robust=right[first : first + len(y)])
+
+
+def _broken_within(model: nn.Module, sample: Sample, margins: Margins, epsilon: float | None, seed: int) -> list[str]:
+    """Warnings if other attacks break within ε examples of larger sizes; without an ε, those well above the median."""
+    sizes, within = margins.sizes, epsilon
+    if within is None:
+        found = sizes[(sizes > 0) & sizes.isfinite()]
+        within = float(found.median()) if len(found) else WIDE * PGD(0.0, norm=margins.norm).largest(sample.shape)
+        sizes = sizes / WELL_ABOVE
+    pgd = PGD(within, norm=margins.norm, steps=STEPS_WITHIN)
+    texts = fooled(model, sample, pgd, (sizes > within).nonzero().flatten(), seed)
+    return [f"Within {margins.norm} {within:.3g}: {text}" for text in texts] if epsilon is None else texts
 
 
 def _same(work: Work, places: tuple[int, ...]) -> Work:

@@ -20,7 +20,7 @@ from sparring.attacks import Attack, frozen
 from sparring.evaluation.autoattack import VERSIONS, attacks_for, autoattack, incomplete, remarks
 from sparring.evaluation.autoattack import describe as describe_autoattack
 from sparring.evaluation.findings import out_of_reach, too_small
-from sparring.evaluation.fooled import in_place_of
+from sparring.evaluation.fooled import in_place_of, is_complete
 from sparring.evaluation.outcomes import attempted, attempts_of, logits_of
 from sparring.evaluation.robustness import describe
 from sparring.objectives.predictions import are_finite, correct
@@ -73,6 +73,10 @@ class Panel(Protocol):
         """The attack whose survivors are looked at again (`fooled`), if there is one."""
 
     @property
+    def complete(self) -> bool:
+        """Whether it has attacked by several losses and without gradients (see `fooled`)."""
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What the verdicts of an attack depend on beside its name, in plain types."""
 
@@ -101,6 +105,7 @@ class Restarts:
     regroups = False
     by_loss = True
     of_one_pass = True
+    complete = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -170,7 +175,11 @@ class AutoAttackPanel:
 
     @property
     def doubtful(self) -> Attack | None:
-        return in_place_of(self.names, self.norm, self.epsilon)
+        return in_place_of(self.norm, self.epsilon)
+
+    @property
+    def complete(self) -> bool:
+        return is_complete(self.names)
 
     @property
     def identity(self) -> dict[str, Any]:

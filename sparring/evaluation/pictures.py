@@ -16,6 +16,7 @@ SIDE = 112  # of a picture in a grid, at least
 MARGIN = 12
 WORDS = 40  # height of the words beneath a row
 PAPER, INK = (255, 255, 255), (20, 24, 29)
+NO_CLASS = "none (logits not finite)"
 Named = Callable[[int], str]
 
 
@@ -57,6 +58,8 @@ def png(image: Image.Image, most: int) -> bytes:
 
 def said(prediction: Prediction, name: Named) -> str:
     """Such as 7 (99 %)."""
+    if prediction.label is None or prediction.confidence is None:
+        return NO_CLASS
     return f"{name(prediction.label)} ({100 * prediction.confidence:.0f} %)"
 
 

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sparring.attacks import Attack, frozen
+from sparring.attacks import CROSS_ENTROPY, Attack, frozen
+from sparring.attacks.losses import LOSSES
 from sparring.config import EvaluationSettings
 from sparring.data import Dataset, Sample, batch
 from sparring.data.sampling import Draw
@@ -20,7 +21,7 @@ from sparring.errors import UsageError
 from sparring.evaluation.autoattack import attacks_for, autoattack, incomplete
 from sparring.evaluation.autoattack import describe as describe_autoattack
 from sparring.evaluation.findings import findings_of, out_of_reach, too_small, warnings_of
-from sparring.evaluation.fooled import fooled, in_place_of
+from sparring.evaluation.fooled import fooled, in_place_of, is_complete
 from sparring.evaluation.outcomes import Attacked, Outcomes, clean_outcomes, joined, outcomes, variation
 from sparring.machine.devices import device_of
 from sparring.models.forward import plain
@@ -106,13 +107,26 @@ def targets_of(settings: EvaluationSettings, classes: int) -> int:
 
 
 def describe(attack: Attack, targets: int = 0) -> str:
-    """Such as `PGD-50, 3 restarts, step 0.01, linf 0.2`. targets: other classes that it aims at."""
+    """Such as `PGD-50, 3 restarts, step 0.01, linf 0.2`; a loss that is not the cross-entropy is named.
+
+    targets: other classes that it aims at.
+    """
     name, aim = (attack.name or "pgd").upper(), f" towards {targets} classes" if targets else ""
     ball = "" if attack.radius == attack.epsilon else f" in a ball of {attack.radius:.4g}"
     return (
         f"{name}-{attack.steps}{aim}, {attack.restarts} restart{'s' if attack.restarts > 1 else ''}, "
-        f"step {attack.alpha:.4g}, {attack.norm} {attack.epsilon:.4g}{ball}"
+        f"step {attack.alpha:.4g}, {attack.norm} {attack.epsilon:.4g}{ball}{_loss_of(attack)}"
     )
+
+
+def _loss_of(attack: Attack) -> str:
+    """Such as `, loss kl`; empty of the cross-entropy."""
+    loss = attack.maximised
+    if loss is CROSS_ENTROPY:
+        return ""
+    known = [name for name, each in LOSSES.items() if each is loss]
+    name = known[0] if known else getattr(loss.value, "__name__", type(loss.value).__name__)
+    return f", loss {name}" if name.isidentifier() else ", loss of its own"
 
 
 def evaluate(
@@ -186,9 +200,9 @@ def evaluate_by_autoattack(
     )
     attack = describe_autoattack(threat.norm, threat.epsilon, dataset.classes, version, attacks)
     warnings = [*too_small(threat.epsilon), *incomplete(dataset.classes, version, attacks), *found.warnings]
-    if doubtful := in_place_of(attacks_for(dataset.classes, version, attacks), threat.norm, threat.epsilon):
-        survivors = after.robust.nonzero().flatten()
-        warnings += fooled(model, sample, doubtful, survivors, seed, at_random=version == "rand")
+    survivors, doubtful = after.robust.nonzero().flatten(), in_place_of(threat.norm, threat.epsilon)
+    complete = is_complete(attacks_for(dataset.classes, version, attacks))
+    warnings += fooled(model, sample, doubtful, survivors, seed, at_random=version == "rand", complete=complete)
     return evaluation_of(after, sample, attack, time.perf_counter() - began, warnings)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, TypeVar
 
 import torch
@@ -14,9 +14,12 @@ from torch import Tensor, nn
 from sparring.attacks import Attack, frozen
 from sparring.data import Dataset, batch
 from sparring.data.sampling import stratified
-from sparring.evaluation.outcomes import attacked_outcomes, logits_of
+from sparring.evaluation.findings import findings_of, out_of_reach, too_small, warnings_of
+from sparring.evaluation.fooled import fooled_on
+from sparring.evaluation.outcomes import Outcomes, attacked_outcomes, joined, logits_of, variation
 from sparring.machine.devices import device_of
 from sparring.models.forward import plain
+from sparring.objectives.predictions import are_finite
 
 T = TypeVar("T")
 Kind = Literal["robust", "broken", "wrong"]
@@ -26,10 +29,10 @@ FIRST = 4  # images that are attacked, however long it takes
 
 
 class Prediction(NamedTuple):
-    """The class that a network predicts, and its probability."""
+    """The class that a network predicts, and its probability; None where its logits are not finite: no class."""
 
-    label: int
-    confidence: float
+    label: int | None
+    confidence: float | None
 
 
 @dataclass(frozen=True)
@@ -51,42 +54,69 @@ class Shown:
     def kind(self) -> Kind:
         """robust: right after the attack too; broken: no longer; wrong: without an attack already."""
         label = self.before.label if self.label is None else self.label
-        if self.before.label != label:
+        if self.before.label is None or self.before.label != label:
             return "wrong"
         return "robust" if self.after.label == label else "broken"
 
 
 @dataclass(frozen=True)
 class Looked:
-    """The images that are shown, and how many of those that were attacked for them are of each kind."""
+    """The images that are shown, and how many of those that were attacked for them are of each kind.
+
+    warnings: what may make these kinds wrong, as beside the figure of an evaluation.
+    """
 
     shown: tuple[Shown, ...]
     counts: Counter[str]
+    warnings: tuple[str, ...] = ()
 
 
 def attack_images(
     model: nn.Module, x: Tensor, labels: Tensor | None, places: Sequence[int], attack: Attack, seed: int
-) -> list[Shown]:
-    """Attack a batch as an evaluation does: what is wrong without an attack is not attacked.
+) -> Looked:
+    """Attack a batch as an evaluation does: what is wrong without an attack is not attacked. All of it is shown.
 
     Args:
         x: float32 [N, C, H, W] in [0, 1]. labels: int64 [N]; None: the predictions. places: of each image.
     """
+    found, outcomes = _attacked(model, x, labels, places, attack, seed)
+    return _looked(found, found, model, outcomes, attack, seed)
+
+
+def _attacked(
+    model: nn.Module, x: Tensor, labels: Tensor | None, places: Sequence[int], attack: Attack, seed: int
+) -> tuple[list[Shown], Outcomes]:
+    """The images of a batch, and what became of them, on the CPU."""
     model = plain(model)
     x = x.to(device_of(model))
     with torch.inference_mode(False), torch.enable_grad(), frozen(model):
         before = _predictions(model, x)
-        y = torch.tensor([each.label for each in before]) if labels is None else labels
-        _, images = attacked_outcomes(model, x, y.to(x.device), attack, seed, places[0])
+        y = torch.tensor([each.label or 0 for each in before]) if labels is None else labels
+        outcomes, images = attacked_outcomes(model, x, y.to(x.device), attack, seed, places[0])
+        outcomes = replace(outcomes, varies=variation(model, x))
         after = _predictions(model, images)
     known = [None] * len(y) if labels is None else labels.tolist()
     columns = zip(places, known, before, after, x.cpu(), images.detach().cpu(), strict=True)
-    return [Shown(*each) for each in columns]
+    return [Shown(*each) for each in columns], outcomes.cpu()
+
+
+def _looked(
+    shown: Sequence[Shown], found: Sequence[Shown], model: nn.Module, outcomes: Outcomes, attack: Attack, seed: int
+) -> Looked:
+    """What is shown of the images that were attacked, with the same warnings as beside an evaluation's figure."""
+    warnings = [*warnings_of(findings_of(outcomes)), *out_of_reach(attack), *too_small(attack.epsilon)]
+    if bool(outcomes.robust.any()):
+        x = torch.stack([each.clean for each in found])[outcomes.robust]
+        with torch.inference_mode(False), torch.enable_grad():
+            warnings += fooled_on(model, x, outcomes.labels[outcomes.robust], attack, seed)
+    return Looked(tuple(shown), Counter(each.kind for each in found), tuple(warnings))
 
 
 def _predictions(model: nn.Module, x: Tensor) -> list[Prediction]:
-    confidence, label = logits_of(model, x).float().softmax(1).max(1)
-    return [Prediction(*each) for each in zip(label.tolist(), confidence.tolist(), strict=True)]
+    logits = logits_of(model, x).float()
+    confidence, label = logits.softmax(1).max(1)
+    rows = zip(label.tolist(), confidence.tolist(), are_finite(logits).tolist(), strict=True)
+    return [Prediction(*each) if finite else Prediction(None, None) for *each, finite in rows]
 
 
 def images_at(dataset: Dataset, places: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -109,16 +139,18 @@ def look(
     """
     limit, order = time.monotonic() + seconds, by_turns(dataset.labels, MOST)
     found: list[Shown] = []
+    parts: list[Outcomes] = []
     size: int = FIRST
     while size > 0 and len(found) < len(order):
         began, places = time.monotonic(), order[len(found) : len(found) + size]
-        found += attack_images(model, *images_at(dataset, places), places, attack, seed)
+        batch_found, outcomes = _attacked(model, *images_at(dataset, places), places, attack, seed)
+        found, parts = [*found, *batch_found], [*parts, outcomes]
         kinds = Counter(each.kind for each in found)
         if min(kinds["robust"], kinds["broken"]) >= count / 2:
             break
         now = time.monotonic()
         size = min(4 * size, AT_ONCE, int((limit - now) * size / max(now - began, 1e-9)))
-    return Looked(tuple(chosen(found, count)), Counter(each.kind for each in found))
+    return _looked(chosen(found, count), found, model, joined(parts), attack, seed)
 
 
 def by_turns(labels: Tensor, most: int) -> list[int]:

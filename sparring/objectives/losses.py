@@ -107,12 +107,16 @@ def weighted_mean(values: Tensor, weights: Tensor | None) -> Tensor:
     """The mean of [N] values, weighted by `weights` (float [N] with mean 1) if given.
 
     Raises:
-        ValueError: the weights have another shape, which torch would broadcast.
+        ValueError: the weights have another shape, which torch would broadcast, or (on the CPU) one is negative or NaN.
     """
     if weights is None:
         return values.mean()
+    if not isinstance(weights, Tensor):
+        raise ValueError(f"weights = {weights!r}: a tensor [N] of numbers of at least 0 is needed, or None.")
     if weights.shape != values.shape:
         raise ValueError(f"weights of shape {tuple(weights.shape)}: one for each of {len(values)} examples is needed.")
+    if weights.device.type == "cpu" and len(weights) and not float(weights.min()) >= 0:  # also of NaN
+        raise ValueError(f"weights: the smallest is {float(weights.min()):g}; numbers of at least 0 are needed.")
     return (values * weights).mean()
 
 
@@ -147,6 +151,8 @@ def _require_not_negative(name: str, value: float) -> None:
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    if not 0 <= label_smoothing <= 1:  # torch takes a negative one, or NaN, for none
+        raise ValueError(f"label_smoothing = {label_smoothing!r}: a share of the target, from 0 to 1, is needed.")
     return F.cross_entropy(
         _precise(logits), labels, ignore_index=NO_LABEL, label_smoothing=label_smoothing, reduction="none"
     )

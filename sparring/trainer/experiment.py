@@ -94,6 +94,7 @@ class Experiment:
             self.test(),
             heldout=len(self.heldout),
             extra=self.plan.extra,
+            extra_share=self.plan.extra_fraction,
         )
 
     @property

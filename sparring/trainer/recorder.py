@@ -129,12 +129,22 @@ class Recorder:
             if count > WARNED_SHARE * examples:
                 self._warn_once(text, count, examples)
         gradients = sum(shard.gradients for shard in shards)
-        still = gradients > 0 and not any(shard.views is not None or shard.delta.any() for shard in shards)
+        still = self._attacked(shards) and not any(shard.views is not None or shard.delta.any() for shard in shards)
         if still and not zero:
             state.unmoved_steps += 1
             self._warn_once(UNMOVED, gradients, examples)
         state.attack_zero_gradients += zero
         state.attack_non_finite_gradients += non_finite
+
+    def _attacked(self, shards: Sequence[Shard]) -> bool:
+        """Whether attack steps were made before this training step. Those that an allocator needs move nothing, and
+        the first replay of a run begins without a perturbation."""
+        experiment = self.learner.experiment
+        if experiment.config.train.replays > 1 and self.state.step == 1:
+            return False
+        allocator = experiment.allocator
+        classifying = [0 if allocator is None else allocator.gradients(len(shard.labels)) for shard in shards]
+        return sum(shard.gradients for shard in shards) > sum(classifying)
 
     def _warn_once(self, text: str, *values: int) -> None:
         """Log a warning, with the step and the values, the first time."""

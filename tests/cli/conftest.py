@@ -13,6 +13,7 @@ import torch
 
 from sparring.cli import main
 from sparring.commands.train import train
+from sparring.runs import Run
 from tests.support.commands import Said, Say
 from tests.support.runs import small
 
@@ -63,5 +64,5 @@ def stopped(finished: Path) -> Path:
     state = json.loads((finished / "state.json").read_text())
     (finished / "state.json").write_text(json.dumps({**state, "phase": "stopped"}))
     config = (finished / "config.toml").read_text()
-    (finished / "config.toml").write_text(config.replace("max_steps = 3", "max_steps = 5"))
+    Run(finished).write_config(config.replace("max_steps = 3", "max_steps = 5"))
     return finished

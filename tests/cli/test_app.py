@@ -21,7 +21,7 @@ from sparring.commands.train import train
 from sparring.config import Config, config_of, from_tree, setting_names, to_toml
 from sparring.errors import note_run
 from sparring.queue.server import EmbeddedServer
-from sparring.runs import open_run
+from sparring.runs import Run, open_run
 from sparring.trainer import checkpoints
 from tests.support.commands import CHEAP, TIMEOUT_S, Say, command, newest, phase, run_command
 from tests.support.runs import weights_of
@@ -287,8 +287,8 @@ def test_a_checkpoint_that_is_cut_short_is_told_and_kept(say: Say, stopped: Path
 
 @pytest.mark.parametrize("words", [["resume"], ["evaluate"]])
 def test_a_checkpoint_of_another_model_is_told(say: Say, stopped: Path, words: list[str]) -> None:
-    config = stopped / "config.toml"
-    config.write_text(config.read_text().replace('name = "digits-cnn"', 'name = "mnist-16-32-100"'))
+    config = (stopped / "config.toml").read_text()
+    Run(stopped).write_config(config.replace('name = "digits-cnn"', 'name = "mnist-16-32-100"'))
     said = say(*words, stopped)
     assert said.code == 1 and "is of another model than model.name builds" in said.complaint
 
@@ -298,6 +298,23 @@ def test_a_damaged_configuration_of_a_run_is_told(say: Say, finished: Path) -> N
     for verb in ("resume", "evaluate"):
         said = say(verb, finished)
         assert said.code == 2 and "is not TOML" in said.complaint
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["resume"], ["evaluate"], ["verify"], ["curves"], ["margins"], ["corruptions"], ["attack"], ["replay"]),
+        *(["export", "--format", "card", "--out", "card.md"], ["config", "diff", "recipe.toml"]),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_configuration_that_the_run_has_not_written_is_refused(say: Say, stopped: Path, words: list[str]) -> None:
+    Path("recipe.toml").touch()
+    verb, *options = words
+    config = (stopped / "config.toml").read_text()
+    (stopped / "config.toml").write_text(config[: config.index("[metrics]")])
+    said = say(verb, *options, stopped)
+    assert said.code == 2 and "config.toml is not as the run wrote it" in said.complaint
 
 
 def test_config_show_is_the_whole_configuration_as_a_recipe(say: Say, elsewhere: Path) -> None:

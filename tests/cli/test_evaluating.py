@@ -14,7 +14,7 @@ from sparring.commands.evaluate import load_model
 from sparring.commands.train import train
 from sparring.config import config_of
 from sparring.data import load
-from sparring.runs import open_run
+from sparring.runs import Run, open_run
 from tests.support.commands import Say
 from tests.support.runs import small
 
@@ -111,8 +111,8 @@ def test_transfer_needs_different_runs(say: Say, finished: Path, words: list[str
 
 def test_transfer_of_other_threats_is_refused(say: Say, finished: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(finished, tmp_path / "other"))
-    config = other / "config.toml"
-    config.write_text(config.read_text().replace("epsilon = 0.2", "epsilon = 0.1"))
+    config = (other / "config.toml").read_text()
+    Run(other).write_config(config.replace("epsilon = 0.2", "epsilon = 0.1"))
     said = say("transfer", finished, other)
     assert said.code == 2 and "attack.epsilon = 0.2 in finished and 0.1 in other" in said.complaint
 
@@ -206,7 +206,7 @@ def test_runs_of_different_seeds_are_compared(say: Say, finished: Path, tmp_path
     other = Path(shutil.copytree(finished, tmp_path / "other"))
     config = (other / "config.toml").read_text()
     assert "\nseed = 0\n" in config
-    (other / "config.toml").write_text(config.replace("\nseed = 0\n", "\nseed = 7\n"))
+    Run(other).write_config(config.replace("\nseed = 0\n", "\nseed = 7\n"))
     said = say("compare", finished, other, "--evaluation.samples", "20")
     assert said.code == 0 and "finished" in said.out and "other" in said.out and "p" in said.out
     refused = say("compare", finished, other, "--evaluation.attack", "none")

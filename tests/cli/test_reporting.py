@@ -50,3 +50,12 @@ def test_files_follow_each_other(say: Say, finished: Path) -> None:
     said = say("attack", finished, "--image", "c.png")
     assert said.code == 2 and "1 x 9 x 9" in said.complaint and "1 x 8 x 8" in said.complaint
     assert say("attack", finished, "--image").code == 2
+    both = say("attack", finished, "--image", "a.png", "--count", "3")
+    assert both.code == 2 and "--count 3 with --image" in both.complaint
+
+
+def test_the_warnings_of_an_attack_are_said(say: Say, finished: Path) -> None:
+    small = "--attack.epsilon", "0.0003", "--count", "3"
+    assert "less than half a grey level" in say("attack", finished, *small).out
+    found = json.loads(say("attack", finished, *small, "--json").out)
+    assert any("less than half a grey level" in text for text in found["warnings"])

@@ -64,7 +64,7 @@ def run(made: Run, tmp_path: Path) -> Run:
     """A copy of it, data and all."""
     shutil.copytree(made.path.parent, tmp_path / "copy")
     copied = Run(tmp_path / "copy" / "made")
-    copied.config_file.write_text(copied.config_file.read_text().replace(str(made.path.parent), str(tmp_path / "copy")))
+    copied.write_config(copied.config_file.read_text().replace(str(made.path.parent), str(tmp_path / "copy")))
     return copied
 
 
@@ -143,7 +143,7 @@ def test_a_run_without_such_a_checkpoint_is_refused(run: Run, missing: dict[str,
 
 
 def test_runs_of_one_name_are_told_apart_by_their_paths(made: Run, run: Run) -> None:
-    run.config_file.write_text(made.config_file.read_text())
+    run.write_config(made.config_file.read_text())
     found = transfer_runs([made, run], {**CHEAP, "evaluation.samples": "10"})
     assert found["names"] == [str(made.path), str(run.path)]
     with pytest.raises(UsageError, match="is given twice"):

@@ -4,7 +4,9 @@ import json
 import re
 from dataclasses import replace
 from math import ceil
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,6 +16,7 @@ from sparring.commands.calibration import Measured
 from sparring.commands.explain import explain, inequalities, predict
 from sparring.commands.verdict import core_seconds
 from sparring.config import Config, depth, from_tree, trainer_attacks
+from sparring.errors import UsageError
 from sparring.queue.ledger import Ledger
 from sparring.queue.sizing import outstanding_bytes
 from sparring.trainer.plan import Plan
@@ -68,6 +71,14 @@ def test_the_demo_is_predicted_from_what_this_machine_takes() -> None:
     assert predicted.steps == 30 * ceil(1437 / 64)
     assert json.loads(json.dumps(reported.as_dict()))["predicted"]["steps"] == predicted.steps
     assert {"", "value"} == set(reported.rows()[0])
+
+
+def test_data_that_training_refuses_are_not_explained(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (20, 8, 8), np.uint8)
+    for split in ("train", "test"):
+        np.savez(tmp_path / f"one-{split}.npz", images=images, labels=np.zeros(20, np.int64))
+    with pytest.raises(UsageError, match="all training labels are 0"):
+        explain(from_tree({"engine": "sync", "data": {"name": f"npz:{tmp_path / 'one'}"}}))
 
 
 def test_free_takes_the_time_of_its_steps_alone() -> None:

@@ -259,5 +259,5 @@ def test_a_run_that_was_judged_meanwhile_is_made_again_without_that(tmp_path: Pa
     config = config_of(run)
     rolling = {"rolling": True, "rolling_samples": 20, "rolling_share": 0.1}
     judged = from_tree({**config.model_dump(), "engine": "ray", "evaluation": {**dict(config.evaluation), **rolling}})
-    run.config_file.write_text(to_toml(judged))
+    run.write_config(to_toml(judged))
     assert replay(run.path).same

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 
 import sparring
 from sparring.commands.trials import try_methods
-from sparring.errors import UsageError
+from sparring.errors import SparringError, UsageError
 from sparring.models.arrays import to_arrays
 from sparring.trainer.experiment import build_experiment
 from tests.support.runs import small
@@ -182,6 +183,111 @@ def test_a_method_that_cannot_work_is_refused_before_the_folder_is_made(
         sparring.train(small(tmp_path, engine="sync", **{group: {"name": named}}), progress=False)
     assert f"{group}.name = {named!r} fails" in str(refusal.value)
     assert [path.name for path in tmp_path.iterdir() if path.is_dir() and path.name != "__pycache__"] == []
+
+
+NETWORKS = """
+import torch
+from torch import nn
+
+
+class Network(nn.Module):
+    def __init__(self, shape, classes):
+        super().__init__()
+        self.flat, self.one, self.two = nn.Flatten(), nn.Linear(64, classes), nn.Linear(64, classes)
+
+    def forward(self, x):
+        return self.trained(self.flat(x)) if self.training else self.one(self.flat(x))
+
+
+class Pair(Network):
+    def trained(self, x):
+        return self.one(x), self.two(x)
+
+
+class Wider(Network):
+    def trained(self, x):
+        return torch.cat([self.one(x), self.two(x)], 1)
+
+
+class Fails(Network):
+    def trained(self, x):
+        raise LookupError("no such layer")
+
+
+class Half(Network):
+    def trained(self, x):
+        return self.one(x)[:1]
+
+
+class Counts(nn.Module):
+    def __init__(self, shape, classes):
+        super().__init__()
+        normed = nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)
+        self.layers = nn.Sequential(*normed, nn.Flatten(), nn.Dropout(), nn.Linear(72, classes))
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x):
+        if self.training:
+            self.seen = self.seen + len(x)
+        return self.layers(x)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Pair", r"returns a tuple for 2 examples in training mode, and logits of \(2, 10\) in eval mode"),
+        ("Wider", r"returns logits of \(2, 20\) for 2 examples in training mode"),
+        ("Half", r"returns logits of \(1, 10\) for 2 examples in training mode"),
+        ("Fails", r"fails in training mode on 2 examples \(LookupError: no such layer, nets\.py:27\)"),
+    ],
+)
+def test_a_model_that_cannot_train_is_refused_before_the_folder_is_made(tmp_path: Path, name: str, said: str) -> None:
+    (tmp_path / "nets.py").write_text(NETWORKS)
+    config = small(tmp_path / "runs", engine="sync", model={"name": f"{tmp_path / 'nets.py'}:{name}"})
+    with pytest.raises(UsageError, match=said):
+        sparring.train(config, progress=False)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_pass_in_training_mode_leaves_the_model_and_the_random_state_as_they_were(tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text(NETWORKS)
+    experiment = build_experiment(small(tmp_path, engine="sync", model={"name": f"{tmp_path / 'nets.py'}:Counts"}))
+    before = {name: value.clone() for name, value in experiment.model.state_dict().items()}
+    modes, random = [each.training for each in experiment.model.modules()], torch.get_rng_state()
+    try_methods(experiment)
+    after = experiment.model.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items()) and len(after) == len(before)
+    assert [each.training for each in experiment.model.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+LATE = """
+from sparring.objectives import Objective, pgd_at
+
+
+class Late(Objective):
+    calls = 0
+
+    def loss(self, model, batch, helper):
+        self.calls += 1
+        logits = model(batch.x_adv)
+        if self.calls > 4:
+            raise KeyError("mine")
+        return pgd_at(logits, batch.labels), logits
+"""
+
+
+def test_an_error_of_ones_own_code_at_a_later_step_names_setting_file_and_line(tmp_path: Path) -> None:
+    (tmp_path / "late.py").write_text(LATE)
+    config = small(tmp_path / "runs", engine="sync", objective={"name": f"{tmp_path / 'late.py'}:Late"})
+    with pytest.raises(
+        SparringError, match=r"objective\.name = '.*late\.py:Late' fails \(KeyError: 'mine', late\.py:12\)"
+    ):
+        sparring.train(config, progress=False)
+    (run,) = (tmp_path / "runs").iterdir()
+    state = json.loads((run / "state.json").read_text())
+    assert state["phase"] == "failed" and "late.py:12" in state["message"]
 
 
 @pytest.mark.parametrize(("attack", "largest"), [({"norm": "l2"}, "8"), ({"name": "Taxicab"}, "64")])

@@ -73,6 +73,12 @@ def test_the_result_and_the_counterexamples_lie_in_the_runs_folder(run: Run) -> 
     assert (sparring.load_model(run.path)(images).argmax(1).numpy() != labels).all()
 
 
+def test_a_radius_that_no_image_of_8_bits_can_hold_is_told(run: Run) -> None:
+    for epsilon, told in ((0.0004, True), (0.002, False)):
+        found = verify_run(run, {}, Asked(epsilon=epsilon, samples=2, timeout_s=20.0))
+        assert any("less than half a grey level" in text for text in found["warnings"]) == told
+
+
 def test_no_attack_breaks_what_is_verified(run: Run) -> None:
     found = verify_run(run, {}, ASKED)
     changes = {"attack.epsilon": "0.08", "evaluation.attack": "autoattack", "evaluation.samples": "30"}

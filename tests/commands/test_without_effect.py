@@ -40,6 +40,11 @@ RECIPES = sorted(Path("recipes").glob("*.toml"))
             {"evaluation.attack": "autoattack", "evaluation.steps": 9},
             ["No effect with evaluation.attack = 'autoattack': evaluation.steps = 9."],
         ),
+        (
+            {"attack.name": "augmix", "attack.warmup": 0.5},
+            ["No effect with attack.name = 'augmix': attack.warmup = 0.5."],
+        ),
+        ({"attack.warmup": 0.5}, []),
         ({"model.pretrained": True}, ["No effect with model.name = 'digits-cnn': model.pretrained = True."]),
         (
             {"engine": "sync", "workers.count": 5, "ddp.ranks": 3, "simulated.staleness": 2},
@@ -95,6 +100,11 @@ def test_each_rule_names_settings_that_there_are() -> None:
         ({"data.holdout": 100, "train.evaluate_every_epochs": 2}, None),
         ({"guard.overfitting": "rollback", "guard.overfitting_every": 500}, "guard.overfitting_every = 500"),
         ({"guard.overfitting": "rollback", "guard.overfitting_every": 20}, None),
+        (
+            {"attack.start": "last", "train.epochs": 1},
+            "attack.start = 'last': in the only epoch no example has a last attack.",
+        ),
+        ({"attack.start": "last"}, None),
         ({"guard.staleness": True, "guard.staleness_every": 500, "engine": "simulated"}, "guard.staleness_every = 500"),
     ],
 )

@@ -10,6 +10,7 @@ import pytest
 from sparring.config import (
     Config,
     check_staleness,
+    config_of,
     differences,
     flatten,
     from_tree,
@@ -116,6 +117,8 @@ def test_an_unknown_setting_is_refused_with_the_nearest(name: str, nearest: str)
         ("[attack.steps]\nmany = 3\n", "attack.steps.many: no such setting"),
         ("[attack]\nsteps = 0\n", "attack.steps = 0: Input should be greater than or equal to 1"),
         ("[attack]\nsteps = 'many'\n", "attack.steps = 'many': Input should be a valid integer"),
+        ("[run]\nname = 'a/b'\n", "run.name = 'a/b': one to eighty letters, digits and . , + = @ ( ) - _ or spaces"),
+        ("[evaluation]\nversion = 'plus'\n", "evaluation: evaluation.version and evaluation.attacks need"),
         ("[attack\n", "is not TOML"),
         ("[attack]\nsteps = 1\nsteps = 2\n", "is not TOML"),
         ("x = " + 100_000 * "[", "its values are nested too deeply"),
@@ -237,6 +240,33 @@ def test_paths_are_made_absolute_and_other_names_stay(tmp_path: Path, monkeypatc
 def test_a_run_on_data_of_ones_own_is_named_after_their_file(tmp_path: Path) -> None:
     config = from_tree({"data": {"name": "/somewhere/else/mydata.py:make"}, "run": {"root": str(tmp_path)}})
     assert new_run(config).path.name.endswith("-mydata-ray")
+
+
+@pytest.mark.parametrize("of_older_version", [False, True])
+def test_a_cut_configuration_of_a_run_is_never_read_as_defaults(tmp_path: Path, of_older_version: bool) -> None:
+    """Cut before a table it is TOML still, and what is missing would be taken from the defaults."""
+    run = new_run(overridden(Config(), {"run.root": str(tmp_path), "attack.epsilon": 0.3}))
+    whole = run.config_file.read_text()
+    assert config_of(run, {"train.epochs": "3"}).train.epochs == 3 and config_of(run).attack.epsilon == 0.3
+    if of_older_version:
+        run.config_digests.unlink()
+    for cut in ("", whole[: whole.index("[attack]")], whole[: whole.index("[data]")]):
+        run.config_file.write_text(cut)
+        with pytest.raises(UsageError, match="is cut short"):
+            config_of(run)
+    run.config_file.write_text(whole)
+    assert config_of(run).attack.epsilon == 0.3
+
+
+def test_a_runs_configuration_is_a_recipe_as_it_was_written(tmp_path: Path) -> None:
+    run = new_run(overridden(Config(), {"run.root": str(tmp_path), "attack.epsilon": 0.3}))
+    assert load(run.config_file) == config_of(run)
+    changed = run.config_file.read_text().replace("epsilon = 0.3", "epsilon = 0.1")
+    run.config_file.write_text(changed)
+    with pytest.raises(UsageError, match="is not as the run wrote it"):
+        load(run.config_file)
+    (tmp_path / "config.toml").write_text(changed)
+    assert load(tmp_path / "config.toml").attack.epsilon == 0.1
 
 
 def test_differences_name_each_setting_with_both_values() -> None:

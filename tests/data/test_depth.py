@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,24 @@ def with_alpha(alpha: np.ndarray[Any, Any]) -> Image.Image:
 def test_grey_images_of_any_depth_are_the_same(tmp_path: Path, image: Image.Image, kind: str, note: str | None) -> None:
     path = saved(tmp_path, image, kind)
     assert np.array_equal(pixels(path), np.dstack([GREY] * 3)) and note_of(path) == note
+
+
+def twelve_bits(values: np.ndarray[Any, Any]) -> bytes:
+    """A TIFF of 12 bits a pixel, which Pillow cannot write: two pixels in three bytes."""
+    height, width = values.shape
+    pairs = values.astype(int).reshape(-1, 2)
+    data = b"".join(bytes([one >> 4, (one & 15) << 4 | two >> 8, two & 255]) for one, two in pairs.tolist())
+    tags = [(256, width), (257, height), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, height)]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in [*tags, (279, len(data))])
+    return struct.pack("<2sHI", b"II", 42, 8 + len(data)) + data + struct.pack("<H", 9) + entries + bytes(4)
+
+
+def test_an_image_of_12_bits_is_scaled_by_its_own_white(tmp_path: Path) -> None:
+    """Not by that of 16 bits, which would leave 0 to 16 of 255."""
+    values = np.linspace(0, 4095, 48).round().reshape(6, 8)
+    (tmp_path / "image.tif").write_bytes(twelve_bits(values))
+    assert np.array_equal(pixels(tmp_path / "image.tif")[..., 0], np.rint(values * 255 / 4095))
+    assert note_of(tmp_path / "image.tif") == "12 bits, scaled to 8 bits"
 
 
 def test_images_with_8_bits_are_what_pillow_makes_of_them(tmp_path: Path) -> None:

@@ -44,6 +44,26 @@ def test_held_out_and_extra_examples_are_counted_apart() -> None:
     assert found.line.startswith("10 training images, 5 held out, 2 extra, 4 test images")
 
 
+@pytest.mark.parametrize(
+    ("extra", "share", "told"),
+    [
+        (
+            data([0], 3, seed=2),
+            0.7,
+            ["1 extra images fill 70 % of each batch: an epoch takes each about 28 times", "1 of the 3"],
+        ),
+        (data([1] * 12, 3, seed=2, high=2), 0.7, ["hold 1 of the 3 classes", "only range from 0 to 0.00392 of 1"]),
+        (data([0, 1, 2], 3, seed=2), 0.7, []),
+        (data([0, 1, 2], 3, seed=2), 0.75, ["an epoch takes each about 12 times"]),
+    ],
+)
+def test_extra_images_that_are_few_or_dull_are_told(extra: Dataset, share: float, told: list[str]) -> None:
+    """Of twelve real ones at 70 % of a batch: 12 · 0.7 / 0.3 = 28 extra images an epoch."""
+    training = Concatenated(data([0, 1, 2] * 4, 3), extra)
+    found = summarise("data", training, TEST, extra=len(extra), extra_share=share).warnings
+    assert len(found) == len(told) and all(part in text for part, text in zip(told, found, strict=True))
+
+
 def test_many_classes_are_told_by_their_extremes() -> None:
     labels = [*range(20), 7, 7]
     line = summarise("data", data(labels, 20), data(labels, 20, seed=1)).line

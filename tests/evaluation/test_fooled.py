@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import sparring
-from sparring.attacks import PGD
+from sparring.attacks import CROSS_ENTROPY, PGD, AttackLoss
 from sparring.data import ArrayDataset
 from sparring.evaluation.fooled import _balanced, fooled
 from sparring.evaluation.robustness import evaluate, evaluate_by_autoattack
@@ -61,7 +61,8 @@ def test_a_figure_that_another_loss_proves_wrong_is_warned_of() -> None:
         (PGD(0.03, steps=10), 300, None),
         (PGD(0.0, steps=10), 300, None),
         (PGD(EPSILON, steps=9), 300, "^A step along the gradient"),
-        (PGD(EPSILON, steps=10, loss="kl"), 300, None),
+        (PGD(EPSILON, steps=10, loss="kl"), 300, r"breaks 1[0-2]\d of 128"),
+        (PGD(0.03, steps=10, loss="kl"), 300, None),
         (PGD(EPSILON, steps=10), 4, None),
         (PGD(EPSILON, steps=10), 0, None),
     ],
@@ -71,6 +72,7 @@ def test_a_figure_that_another_loss_proves_wrong_is_warned_of() -> None:
         "no ball",
         "few steps",
         "no cross-entropy",
+        "no cross-entropy, and nothing is lost",
         "few survivors",
         "none",
     ],
@@ -78,6 +80,81 @@ def test_a_figure_that_another_loss_proves_wrong_is_warned_of() -> None:
 def test_it_speaks_of_a_cross_entropy_that_was_fooled(attack: PGD, survivors: int, told: str | None) -> None:
     found = fooled(Decoys(), bright(300), attack, torch.arange(survivors), seed=0)
     assert bool(found) == (told is not None) and (told is None or re.search(told, found[0]))
+
+
+class Clamped(nn.Module):
+    """Class 0 while the mean of the upper half, which the network clamps to [0.05, 0.95], is below 0.085.
+
+    The upper half is black: its pixels have a gradient only where a start has moved them above 0.05, which it does to
+    a quarter of them. Those come to 0.1, the others count as 0.05: 0.0625 in the mean. With all of them at 0.1 the
+    class is lost. A part of the logits comes from the lower half, so that the gradient is not wholly zero.
+    """
+
+    def __init__(self, *, low: float = 0.05, unseen: bool = False) -> None:
+        super().__init__()
+        self.low, self.unseen = low, unseen
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [N, 2]."""
+        upper, lower = (
+            half.flatten(1).mean(1) for half in (x.clamp(self.low, 1 - self.low)[..., :4, :], x[..., 4:, :])
+        )
+        upper = 0.0625 + 0 * upper if self.unseen else upper
+        margin = 100 * (upper - 0.085) + 0.01 * (lower - 0.5)
+        return torch.stack([-margin, margin], 1)
+
+
+def half_black(count: int) -> ArrayDataset:
+    images = torch.full((count, 1, 8, 8), 128, dtype=torch.uint8)
+    images[..., :4, :] = 0
+    return ArrayDataset(images, torch.zeros(count).long(), 2, "half black")
+
+
+def test_pixels_that_the_network_clamps_and_no_step_moves_are_told() -> None:
+    found = sparring.evaluate(Clamped(), half_black(20), epsilon=EPSILON, restarts=1)
+    assert found.robust_accuracy == 1.0 and found.zero_gradients == 0
+    (text,) = [text for text in found.warnings if text.startswith("PGD that also moves pixels")]
+    assert "(50 % of them) breaks 20 of 20 examples that survived" in text and "too high by at least 100 %" in text
+
+
+@pytest.mark.parametrize(("network", "robust"), [(Clamped(low=0.0), 0.0), (Clamped(unseen=True), 1.0)])
+def test_pixels_without_a_gradient_that_matter_to_nobody_are_not_told(network: nn.Module, robust: float) -> None:
+    """The network without the clamp loses all; one that does not see its upper half loses none, whoever moves it."""
+    found = sparring.evaluate(network, half_black(20), epsilon=EPSILON, restarts=1)
+    assert found.robust_accuracy == robust and not any("examples that survived" in text for text in found.warnings)
+
+
+def test_a_complete_autoattack_is_looked_at_for_such_pixels_alone() -> None:
+    survivors, pgd = torch.arange(20), PGD(EPSILON)
+    (text,) = fooled(Clamped(), half_black(20), pgd, survivors, seed=0, complete=True)
+    assert text.startswith("PGD that also moves pixels")
+    assert fooled(Decoys(), bright(20), pgd, survivors, seed=0, complete=True) == []
+
+
+DOWNHILL = AttackLoss(lambda logits, labels: -nn.functional.cross_entropy(logits, labels, reduction="none"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Downhill(PGD):
+    """A slip of the sign in its own step."""
+
+    def step(self, delta: Tensor, gradient: Tensor, step_size: Tensor, state: dict[str, Tensor]) -> Tensor:
+        """Down instead of up."""
+        return super().step(delta, -gradient, step_size, state)
+
+
+@pytest.mark.parametrize("steps", [1, 5, 20])
+@pytest.mark.parametrize(
+    "attack", [PGD(EPSILON, loss=DOWNHILL), Downhill(EPSILON), PGD(EPSILON)], ids=["loss", "step", "sound"]
+)
+def test_a_slip_of_the_sign_in_an_attack_of_ones_own_is_told(attack: PGD, steps: int) -> None:
+    """The sound network loses every image 0.05 below it: what survives has not been attacked."""
+    found = sparring.evaluate(Decoys(slope=0.0), bright(20), replace(attack, steps=steps))
+    sound = type(attack) is PGD and attack.loss is CROSS_ENTROPY
+    assert (found.robust_accuracy == 0.0) == sound
+    told = [text for text in found.warnings if "breaks 20 of 20 examples that survived" in text]
+    assert bool(told) != sound
+    assert ("loss of its own" in found.attack) == (attack.loss is DOWNHILL)
 
 
 def test_a_share_that_sound_networks_lose_too_is_passed_over() -> None:

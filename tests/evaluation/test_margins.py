@@ -97,6 +97,51 @@ def test_sizes_that_a_masked_gradient_made_too_large_are_warned_of() -> None:
         assert found.as_dict(epsilon)["warnings"] == list(found.warnings)
 
 
+class Probabilities(nn.Module):
+    """The linear network's logits times 60, as probabilities: float32 rounds them to 0 and 1, their gradients to 0."""
+
+    def __init__(self, sound: nn.Module) -> None:
+        super().__init__()
+        self.sound = sound
+
+    def forward(self, x: Tensor) -> Tensor:
+        probabilities: Tensor = (60 * self.sound(x)).softmax(1)
+        return probabilities
+
+
+class Rounded(Probabilities):
+    """The images are rounded to five levels: no gradient at all."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.sound((4 * x).round() / 4)
+        return logits
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize(
+    ("network", "told"),
+    [
+        (Probabilities, ["returns probabilities"]),
+        (Rounded, ["20 of 20 robust examples (100.0 %) met a gradient of exactly zero"]),
+        (None, []),
+    ],
+)
+def test_what_makes_sizes_too_large_is_told_under_a_norm_without_an_epsilon(
+    network: type[Probabilities] | None, told: list[str], norm: str
+) -> None:
+    """The rounded network has the margins of a linear one, as steps: none of them is found."""
+    model = linear(4)
+    x, _ = examples(model)
+    images = (255 * x).round().byte()
+    judged = model if network is None else network(model)
+    data = ArrayDataset(images, judged(images / 255).argmax(1), 4, "random")
+    found = margins(judged, data, norm, steps={"fab": 5})
+    assert all(any(text in warning for warning in found.warnings) for text in told)
+    assert bool(found.warnings) == bool(told)
+    if network is Rounded:
+        assert found.sizes.isinf().all() and (norm == "l1" or any(each.startswith("Within") for each in found.warnings))
+
+
 def test_a_random_network_is_told_beside_its_margins() -> None:
     class Noisy(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -49,3 +49,4 @@ def test_the_grid_has_three_pictures_in_each_row_and_words() -> None:
     sheet = grid([shown(1, 8, 8), shown(1, 8, 8)], 0.1, lambda label: "a very long name of a class " * 3)
     assert sheet.width >= 3 * SIDE and sheet.height > 2 * SIDE
     assert said(Prediction(3, 0.987), str) == "3 (99 %)"
+    assert said(Prediction(None, None), str) == "none (logits not finite)"

@@ -17,7 +17,7 @@ class ByBrightness:
     """Attack `k` breaks what is darker than k tenths."""
 
     regroups, by_loss, names, description = False, True, ("1", "2", "3"), "by brightness"
-    of_one_pass, doubtful = False, None
+    of_one_pass, doubtful, complete = False, None, False
     identity: ClassVar[dict[str, Any]] = {}
 
     def remarks(self, shares: Mapping[str, float]) -> list[str]:

@@ -190,6 +190,12 @@ def test_wrong_arguments_are_refused_by_name() -> None:
         "adv_logits of shape (1, 4) with clean_logits of shape (3, 4)": lambda: trades(logits, logits[:1], labels, 1.0),
         "target_logits of shape (3, 2)": lambda: trades(logits, logits, labels, 1.0, target_logits=logits[:, :2]),
         "beta = -1.0: a number of at least 0": lambda: trades(logits, logits, labels, -1.0),
+        "label_smoothing = -1: a share": lambda: pgd_at(logits, labels, label_smoothing=-1),
+        "label_smoothing = nan: a share": lambda: pgd_at(logits, labels, label_smoothing=float("nan")),
+        "label_smoothing = 2.0: a share": lambda: trades(logits, logits, labels, 1.0, label_smoothing=2.0),
+        "weights: the smallest is -1": lambda: pgd_at(logits, labels, weights=torch.tensor([1.0, -1.0, 3.0])),
+        "weights: the smallest is nan": lambda: mart(logits, logits, labels, 1.0, weights=logits[:, 0] / 0),
+        "weights = -1: a tensor": lambda: pgd_at(logits, labels, weights=-1),  # type: ignore[arg-type]
         "beta = nan": lambda: mart(logits, logits, labels, float("nan")),
         "view2_logits of shape (2, 4)": lambda: jsd(logits, logits, logits[:2], labels),
         "weight = -2: a number": lambda: jsd(logits, logits, logits, labels, -2),

@@ -56,8 +56,7 @@ def test_tensorboard_has_every_line_before_and_after_a_resume(tmp_path: Path) ->
     assert in_tensorboard(run, "loss") == pytest.approx(losses(run)) and len(losses(run)) == STEPS
     state = json.loads((run.path / "state.json").read_text())
     run.write_json("state.json", {**state, "phase": "stopped"})
-    config = run.config_file
-    config.write_text(config.read_text().replace(f"max_steps = {STEPS}", f"max_steps = {STEPS + 3}"))
+    run.write_config(run.config_file.read_text().replace(f"max_steps = {STEPS}", f"max_steps = {STEPS + 3}"))
     resume(run.path)
     assert in_tensorboard(run, "loss") == pytest.approx(losses(run)) and len(losses(run)) == STEPS + 3
 

@@ -44,7 +44,7 @@ def test_a_damaged_file_is_left_out_with_a_remark(tmp_path: Path, name: str, con
 
 def test_settings_of_another_version_are_a_remark(tmp_path: Path) -> None:
     run = recorded(tmp_path)
-    run.config_file.write_text("[attack]\nstrength = 3\n")
+    run.write_config("[attack]\nstrength = 3\n")
     records = read_records(run, "mine")
     assert records.settings == {} and records.recipe.startswith("[attack]")
     assert any("strength" in remark for remark in records.remarks)

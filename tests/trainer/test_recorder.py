@@ -80,6 +80,21 @@ def test_an_attack_that_moves_nothing_is_told_once(recorder: Recorder, caplog: p
     assert step(still) == []
 
 
+def test_steps_that_move_nothing_on_purpose_are_not_counted(tmp_path: Path) -> None:
+    """The oracle takes ten gradients of each of 4 examples; the first replay of Free begins without a perturbation."""
+    still = shard(0, 0, 4, gradients=8)
+    for groups, first, counted in (
+        ({"allocator": {"name": "oracle"}, "attack": {"steps": 2}}, replace(still, gradients=40), 0),
+        ({"allocator": {"name": "oracle"}, "attack": {"steps": 2}}, replace(still, gradients=41), 1),
+        ({"train": {"replays": 2}, "attack": {"name": "fgsm", "start": "previous"}}, still, 0),
+        ({}, still, 1),
+    ):
+        recorder = session_in(tmp_path, **groups).recorder
+        recorder.learner.restore(1, recorder.learner.optimizer.state_dict())
+        recorder.step([first], StepResult(1.0, 3, 4, 0.1), 0.0, ())
+        assert recorder.state.unmoved_steps == counted, groups
+
+
 def test_a_step_that_gives_no_weight_a_gradient_is_told_once(
     recorder: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -308,7 +308,7 @@ class Driver:
         """Give the run `count` workers from now on; a resume starts with the same number."""
         log.info("workers.count: %d -> %d", self.config.workers.count, count)
         self.config = self.actors.config = with_workers(self.config, count)
-        write_atomically(self.run.config_file, to_toml(self.config))
+        self.run.write_config(to_toml(self.config))
         ask_for_nodes(self.config)
         needed = self.queue.memory_for(self.config)
         if self.queue.admin is not None and self.config.queue.maxmemory_mb is None:

@@ -34,6 +34,7 @@ from sparring.machine.signals import stopping_on_signals
 from sparring.machine.threads import cores
 from sparring.machine.watchdog import Watchdog
 from sparring.observe.state import RunState
+from sparring.plugins import users_failure
 from sparring.queue.opening import QueueAddress
 from sparring.queue.transport import FencedOut
 from sparring.runs import Run
@@ -128,6 +129,7 @@ class Trainer:
     def _explained(self, error: Exception) -> str:
         if isinstance(error, OSError):
             error = file_failure(error, self.run.path)
+        error = users_failure(error) or error
         return str(error) if isinstance(error, SparringError) else f"{error!r}. See {self.run.path / 'logs'}."
 
     @contextmanager
