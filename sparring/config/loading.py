@@ -136,7 +136,7 @@ def from_tree(tree: Mapping[str, Any]) -> Config:
         reason = first["msg"].removeprefix("Value error, ")
         if first["type"] == "string_pattern_mismatch":
             reason = NAME_OF_A_RUN
-        if first["type"] == "value_error" and isinstance(first["input"], Mapping):  # of several settings of a group
+        if first["type"] == "value_error" and len(known) == 1 and isinstance(first["input"], Mapping):  # of a group
             raise UsageError(f"{name}: {reason}. See `sparring config schema`.") from None
         value = PASSWORD.sub("***", repr(first["input"]))
         value = value if len(value) <= LONGEST_SHOWN else f"{value[:LONGEST_SHOWN]}…"
