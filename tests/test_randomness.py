@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sparring.randomness import generator
+from sparring.randomness import generator, seeded
 
 KEYS: list[tuple[int, str, tuple[int, ...]]] = [
     (0, "attack", (1, 2)),
@@ -43,3 +43,18 @@ def test_streams_are_those_of_earlier_releases_so_that_runs_can_be_resumed(
 ) -> None:
     name, purpose, keys = key
     assert generator(name, purpose, *keys).initial_seed() == seed
+
+
+def test_dropout_depends_on_the_key_alone_and_leaves_the_global_stream_as_it_was() -> None:
+    ones, cpu = torch.ones(1000), torch.device("cpu")
+
+    def dropped(*keys: int) -> torch.Tensor:
+        with seeded(cpu, 0, "step", *keys):
+            return torch.nn.functional.dropout(ones, 0.5)
+
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    first = dropped(7)
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.equal(dropped(7), first) and not torch.equal(dropped(8), first)

@@ -30,7 +30,7 @@ from sparring.models.forward import for_training
 from sparring.objectives import Batch
 from sparring.objectives.awp import perturbed_weights, weight_perturbation
 from sparring.queue.messages import Controls, Key, Shard
-from sparring.randomness import generator
+from sparring.randomness import generator, seeded
 from sparring.trainer import averaging
 from sparring.trainer.experiment import Experiment
 from sparring.trainer.optimizers import make_optimizer
@@ -233,13 +233,15 @@ class Learner:
 
     @contextmanager
     def update(self, batch: Batch, epoch: int) -> Iterator[Update]:
-        """Everything around a step: the schedule's rate, train mode, AWP's weights, then the EMA and F_R."""
+        """Everything around a step: the schedule's rate, train mode, the step's own random numbers (for dropout),
+        AWP's weights, then the EMA and F_R."""
         rate = self._set_rate()
         self.before_change()
         self.changing = True
         self.trained.train()
         update = Update(self, batch, rate)
-        with perturbed_weights(self.model, self._weight_perturbation(update, epoch)):
+        drawn = seeded(self.device, self.config.train.seed, "step", self.step, self.peers.rank)
+        with drawn, perturbed_weights(self.model, self._weight_perturbation(update, epoch)):
             yield update
         self.peers.even_out()
         self.require_finite(MOVEMENT, self._moved(), rate)

@@ -21,6 +21,9 @@ class Totals(NamedTuple):
 class Peers(Protocol):
     """How a learner makes its forward pass and gets the totals of the whole step."""
 
+    rank: int
+    """Which of the processes this is, from 0 on."""
+
     share: float
     """Factor on this process's mean loss, so that the average gradient of all processes is that of the mean loss over
     all examples; 1 if all have the same number of examples."""
@@ -44,7 +47,7 @@ class Peers(Protocol):
 class Alone:
     """One process that trains alone."""
 
-    share = 1.0
+    rank, share = 0, 1.0
 
     def forward(self, objective: Objective) -> tuple[Tensor, Tensor]:
         return objective()
