@@ -109,7 +109,7 @@ def _saved(folder: Path, networks: Mapping[str, HasWeights], checkpoint: Checkpo
     with writing(target):
         folder.mkdir(parents=True, exist_ok=True)
         for abandoned in (*folder.glob(f"{PARTIAL}*"), *folder.glob(f"{DELETED}*")):
-            shutil.rmtree(abandoned)
+            _delete(abandoned)
         partial.mkdir()
         try:
             _write_files(partial, networks, checkpoint)
@@ -159,7 +159,7 @@ def set_damaged_aside(folder: Path, used: Path) -> list[str]:
     newer = [path for path in steps_in(folder) if path.name > used.name]
     for path in newer:
         aside = path.with_name(f".damaged-{path.name}")
-        shutil.rmtree(aside, ignore_errors=True)  # the same step, damaged once before
+        _delete(aside)  # the same step, damaged once before
         path.rename(aside)
     return [path.name for path in newer]
 
@@ -186,7 +186,7 @@ def latest(folder: Path) -> Path | None:
     for path in found:
         if not (reason := damage(path)):
             return path
-        if not path.is_dir():
+        if not os.path.lexists(path):
             return latest(folder)  # the run trains, and has a newer one now
         log.warning("checkpoint %s is damaged: %s; the one before is used", path, reason)
     if not found:
@@ -199,6 +199,8 @@ def latest(folder: Path) -> Path | None:
 
 def damage(path: Path) -> str:
     """What is not as it was written, by the digests; empty: nothing, or the checkpoint has no digests."""
+    if not path.is_dir():
+        return "it is a link that leads to no folder" if path.is_symlink() else "it is no folder"
     try:
         expected, found = json.loads((path / DIGESTS).read_text()), _digests(path)
     except FileNotFoundError:
@@ -331,10 +333,18 @@ def _forget_old(folder: Path, keep: int) -> None:
 
 def _remove(path: Path) -> None:
     """Rename first, so that a process that dies leaves no part of a checkpoint under its name."""
-    if path.is_dir():
+    if os.path.lexists(path):
         doomed = path.with_name(f"{DELETED}{path.name}")
         path.rename(doomed)
-        shutil.rmtree(doomed)
+        _delete(doomed)
+
+
+def _delete(path: Path) -> None:
+    """A checkpoint's folder, or what stood under such a name: a file, or a link, whose folder stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

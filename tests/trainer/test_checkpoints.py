@@ -199,6 +199,32 @@ def test_without_its_digests_a_checkpoint_is_damaged(tmp_path: Path, content: st
     assert checkpoints.latest(tmp_path) == tmp_path / "step-000000003"
 
 
+@pytest.mark.parametrize(
+    ("put", "said"),
+    [
+        (lambda path: path.write_text("x"), "is damaged: it is no folder"),
+        (lambda path: path.symlink_to("gone"), "is damaged: it is a link that leads to no folder"),
+    ],
+)
+def test_what_is_no_folder_under_a_checkpoints_name_is_passed_over(
+    tmp_path: Path, put: Callable[[Path], Any], said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    before, stray = write(tmp_path, 1), tmp_path / "step-000000002"
+    put(stray)
+    assert checkpoints.latest(tmp_path) == before and f"{stray} {said}; the one before is used" in caplog.text
+    for _ in range(2):
+        assert checkpoints.set_damaged_aside(tmp_path, before) == [stray.name]
+        put(stray)
+    assert write(tmp_path, 2) == checkpoints.latest(tmp_path), "the run's own takes its place"
+    put(tmp_path / "step-000000003")
+    checkpoints.forget_newer(tmp_path, 2)
+    before.rename(tmp_path / "elsewhere")
+    before.symlink_to(tmp_path / "elsewhere")
+    write(tmp_path, 3)
+    assert names(tmp_path) == [".damaged-step-000000002", "elsewhere", "step-000000002", "step-000000003"]
+    assert (tmp_path / "elsewhere" / "state.pt").is_file(), "what a link leads to is not deleted"
+
+
 def test_a_copy_beside_the_checkpoints_is_none(tmp_path: Path) -> None:
     path = write(tmp_path, 9)
     path.rename(path.with_name(f"{path.name}.bak"))
