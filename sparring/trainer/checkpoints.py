@@ -121,7 +121,7 @@ def _saved(folder: Path, networks: Mapping[str, HasWeights], checkpoint: Checkpo
         _sync(folder)
         if best:
             write_atomically(folder / "best.json", json.dumps(target.name))
-        _forget_old(folder, keep)
+        _forget_old(folder, keep, checkpoint.step)
     return target
 
 
@@ -151,12 +151,12 @@ def _digests(path: Path) -> dict[str, str]:
 
 def steps_in(folder: Path) -> list[Path]:
     """The checkpoints, the oldest first."""
-    return sorted(path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdigit())
+    return sorted((path for path in folder.glob("step-*") if _is_named(path)), key=lambda path: (step_of(path), path))
 
 
 def set_damaged_aside(folder: Path, used: Path) -> list[str]:
     """Rename the checkpoints that are newer than the one `used`, since they are damaged; returns their names."""
-    newer = [path for path in steps_in(folder) if path.name > used.name]
+    newer = [path for path in steps_in(folder) if (step_of(path), path) > (step_of(used), used)]
     for path in newer:
         aside = path.with_name(f".damaged-{path.name}")
         _delete(aside)  # the same step, damaged once before
@@ -171,8 +171,12 @@ def forget_newer(folder: Path, step: int) -> None:
             _remove(path)
 
 
+def _is_named(path: Path) -> bool:
+    return path.name.startswith("step-") and path.name.removeprefix("step-").isdecimal()
+
+
 def step_of(path: Path) -> int:
-    """The step at which a checkpoint of `steps_in` was written."""
+    """The step at which a checkpoint of `steps_in` was written, by its name."""
     return int(path.name.removeprefix("step-"))
 
 
@@ -198,17 +202,28 @@ def latest(folder: Path) -> Path | None:
 
 
 def damage(path: Path) -> str:
-    """What is not as it was written, by the digests; empty: nothing, or the checkpoint has no digests."""
+    """What is not as it was written, by the digests and its name; empty: nothing."""
     if not path.is_dir():
         return "it is a link that leads to no folder" if path.is_symlink() else "it is no folder"
     try:
         expected, found = json.loads((path / DIGESTS).read_text()), _digests(path)
     except FileNotFoundError:
-        return f"{DIGESTS} is missing" if _has_digests(path) else ""
+        return f"{DIGESTS} is missing" if _has_digests(path) else _of_another_step(path)
     except (OSError, ValueError) as error:
         return f"it cannot be read ({error})"
     wrong = sorted(name for name in {*expected, *found} if found.get(name) != expected.get(name))
-    return f"{', '.join(wrong)} changed after the checkpoint was written" if wrong else ""
+    return f"{', '.join(wrong)} changed after the checkpoint was written" if wrong else _of_another_step(path)
+
+
+def _of_another_step(path: Path) -> str:
+    """Whether it lies under another step's name, as a copy may; empty: no, or its state cannot be read."""
+    if not _is_named(path):
+        return ""
+    try:  # mapped, since only a number of it is needed
+        step = torch.load(path / "state.pt", weights_only=True, map_location="cpu", mmap=True)["step"]
+    except Exception:  # `load_state` tells
+        return ""
+    return "" if step == step_of(path) else f"it is that of step {step}, under another name"
 
 
 def _has_digests(path: Path) -> bool:
@@ -223,8 +238,8 @@ def recover(folder: Path) -> Path | None:
     """Make a checkpoint of what a process that was killed had written, where that is whole and the newest."""
     for partial in folder.glob(f"{PARTIAL}*-step-*"):
         target = folder / partial.name[partial.name.index("step-") :]
-        newest = max(steps_in(folder), default=None)
-        if (partial / DIGESTS).is_file() and not damage(partial) and (newest is None or newest.name < target.name):
+        newest = max(map(step_of, steps_in(folder)), default=-1)
+        if (partial / DIGESTS).is_file() and not damage(partial) and newest < step_of(target):
             partial.rename(target)
             _sync(folder)
             return target
@@ -324,9 +339,10 @@ def counters(path: Path) -> dict[str, Any]:
     return found
 
 
-def _forget_old(folder: Path, keep: int) -> None:
+def _forget_old(folder: Path, keep: int, step: int) -> None:
+    """Keep the last that were written up to `step`: what stands under a later one's name does not count."""
     kept = best(folder)
-    for path in steps_in(folder)[:-keep]:
+    for path in [path for path in steps_in(folder) if step_of(path) <= step][:-keep]:
         if path != kept:
             _remove(path)
 
