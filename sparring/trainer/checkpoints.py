@@ -144,9 +144,13 @@ def _digests(path: Path) -> dict[str, str]:
     digests = {}
     for each in sorted(path.iterdir()):
         if each.is_file() and each.name != DIGESTS and not each.name.startswith("."):
-            with each.open("rb") as file:
-                digests[each.name] = hashlib.file_digest(file, "sha256").hexdigest()
+            digests[each.name] = _digest(each)
     return digests
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def steps_in(folder: Path) -> list[Path]:
@@ -277,6 +281,48 @@ def save_weights(path: Path, model: HasWeights, file: str = MODEL) -> None:
         save_file(weights, path / file)
     except (OSError, SafetensorError) as error:
         raise file_failure(error, path / file) from error
+
+
+def save_initial(path: Path, model: HasWeights, file: str = MODEL) -> None:
+    """Write weights that a run starts from into its folder `path`, as a whole or not at all; their digest comes first.
+
+    Raises:
+        SparringError: they cannot be written.
+    """
+    with writing(path / file):
+        path.mkdir(exist_ok=True)
+        partial = path / f".{file}"
+        save_weights(path, model, partial.name)
+        _sync(partial)
+        noted = {**_noted(path), file: _digest(partial)}
+        write_atomically(path / DIGESTS, json.dumps(noted), durable=True)
+        partial.rename(path / file)
+        _sync(path)
+
+
+def require_initial(path: Path) -> None:
+    """Refuse weights of `save_initial` that have changed since; those of older versions have no digests.
+
+    Raises:
+        SparringError: they have.
+    """
+    for name, digest in _noted(path).items():
+        if (path / name).is_file() and _digest(path / name) != digest:
+            raise SparringError(
+                f"{path / name} changed after the run's start, by {DIGESTS} beside it. Put back a copy of it, or start "
+                f"a new run."
+            )
+
+
+def _noted(path: Path) -> dict[str, str]:
+    try:
+        return dict(json.loads((path / DIGESTS).read_text()))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError) as error:
+        raise SparringError(
+            f"{path / DIGESTS} is cut short or damaged ({error}). Put back a copy of it, or start a new run."
+        ) from error
 
 
 def load_weights(path: Path, model: nn.Module, file: str = MODEL) -> None:
