@@ -100,7 +100,7 @@ class Run:
 
     def write_config(self, text: str) -> None:
         """Write or replace config.toml. Its digest is noted first, so that a reader at any moment finds it there."""
-        digest = _digest(text)
+        digest = digest_of(text)
         if digest not in _noted(self.config_digests):
             append(self.config_digests, digest)
         write_atomically(self.config_file, text)
@@ -314,7 +314,7 @@ def require_as_written(config: Path, text: str) -> None:
         UsageError: it is cut short, or was changed by hand.
     """
     digests = config.parent / CONFIG_DIGESTS
-    if config.name != CONFIG or not digests.exists() or _digest(text) in _noted(digests):
+    if config.name != CONFIG or not digests.exists() or digest_of(text) in _noted(digests):
         return
     raise UsageError(
         f"{config} is not as the run wrote it: it is cut short, or was changed by hand. Put back a copy. Settings are "
@@ -322,7 +322,8 @@ def require_as_written(config: Path, text: str) -> None:
     )
 
 
-def _digest(text: str) -> str:
+def digest_of(text: str) -> str:
+    """Its SHA-256."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -164,9 +164,10 @@ def has_begun(run: Run, config: Config) -> bool:
 
 
 def require_loadable(run: Run, config: Config, live: Live) -> None:
-    """Refuse other training data and a damaged checkpoint before anything of the run is changed."""
+    """Refuse other training data and damaged weights, of the start or a checkpoint, before the run is changed."""
     experiment, path = build_experiment(config, live), checkpoints.latest(run.checkpoints)
     _require_same_data(run, experiment)
+    checkpoints.require_initial(run.initial)
     if path is not None:
         checkpoints.load_state(path)
         checkpoints.load_weights(path, experiment.model)

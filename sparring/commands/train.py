@@ -359,8 +359,7 @@ def _begin(run: Run, experiment: Experiment, *, starts: bool, from_model: bool) 
     if starts:
         record_sources(run, config)
         if from_model or not_fresh(config.model):
-            run.initial.mkdir(exist_ok=True)
-            checkpoints.save_weights(run.initial, experiment.model)
+            checkpoints.save_initial(run.initial, experiment.model)
     keep_frozen(run, experiment.helper)
     if starts or not run.data.is_file():
         _note_data(run, experiment)  # last: what has this file has all

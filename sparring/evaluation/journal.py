@@ -1,13 +1,14 @@
 """Verdicts on disk: whoever dies loses only the tickets that were being attacked.
 
-A file of JSON lines: first what the verdicts depend on, then one line for each attack of a ticket. A line that a dead
-process has cut short is passed over, and its ticket is attacked again.
+A file of JSON lines: first what the verdicts depend on, then one line for each attack of a ticket, with its digest. A
+line that a dead process has cut short, or that was altered, is passed over, and its ticket is attacked again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,9 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 from sparring.errors import UsageError
 from sparring.runs import append, lines_of, locked, overwrite
 
+log = logging.getLogger(__name__)
+
+DIGEST = "digest"  # of the rest of a line; earlier versions wrote lines without one, which are believed
 TOLERANCE = 1e-3  # between devices and numbers of threads
 FLAGS = ("zero_gradient", "non_finite_gradient", "non_finite_logits")
 
@@ -83,7 +87,19 @@ class Entries(ABC, Generic[E]):
 
     def entries(self) -> list[E]:
         """What is known."""
-        return [entry for line in lines_of(self.path) if (entry := self.parsed(line)) is not None]
+        whole = (_without_digest(line) for line in lines_of(self.path) if self._is_as_written(line))
+        return [entry for line in whole if (entry := self.parsed(line)) is not None]
+
+    def digest(self, line: Mapping[str, Any]) -> str:
+        """Of what a line holds beside its digest."""
+        return digest_of(line)
+
+    def _is_as_written(self, line: Mapping[str, Any]) -> bool:
+        return DIGEST not in line or line[DIGEST] == self.digest(_without_digest(line))
+
+    def _line(self, entry: E) -> str:
+        plain = json.loads(json.dumps(entry._asdict()))
+        return json.dumps({**plain, DIGEST: self.digest(plain)})
 
     def add(self, entries: Sequence[E]) -> None:
         """Write down a ticket's verdicts.
@@ -91,7 +107,7 @@ class Entries(ABC, Generic[E]):
         Raises:
             SparringError: the disk is full, or the file may not be written to.
         """
-        append(self.path, "\n".join(json.dumps(entry._asdict()) for entry in entries))
+        append(self.path, "\n".join(map(self._line, entries)))
 
     @contextmanager
     def owned(self) -> Iterator[None]:
@@ -119,11 +135,20 @@ class Entries(ABC, Generic[E]):
             )
 
     def begin(self, again: bool = False) -> None:
-        """Write the first line where it is missing. again: forget what is known."""
+        """Write the first line where it is missing. again: forget what is known.
+
+        Lines that were altered are told of and taken out.
+        """
+        altered = sum(not self._is_as_written(line) for line in lines_of(self.path))
+        if altered and not again:
+            log.warning(
+                f"{self.path}: what {altered} of its lines say was altered after it was written; it is not used, but "
+                f"found anew"
+            )
         if again:
             overwrite(self.path, "")
-        if self._head() is None:
-            known = "".join(json.dumps(entry._asdict()) + "\n" for entry in self.entries())
+        if altered or self._head() is None:
+            known = "".join(self._line(entry) + "\n" for entry in self.entries())
             overwrite(self.path, json.dumps({"identity": self.identity, "behaviour": self.behaviour}) + "\n" + known)
 
     def _head(self) -> dict[str, Any] | None:
@@ -135,6 +160,15 @@ class Journal(Entries[Entry]):
 
     def parsed(self, line: Mapping[str, Any]) -> Entry | None:
         return _entry(line)
+
+
+def digest_of(plain: Any) -> str:
+    """The beginning of the SHA-256 of plain types."""
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _without_digest(line: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in line.items() if name != DIGEST}
 
 
 def _close(one: Any, other: Sequence[float]) -> bool:

@@ -6,34 +6,27 @@ journal.py.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from sparring.evaluation.journal import Entries
+from sparring.evaluation.journal import Entries, digest_of
 
 T = TypeVar("T")
 
 
 class Done(NamedTuple):
-    """A work's result on a batch, in plain types. examples: the indices of its examples in the data set. digest: of all
-    that; a line with another one is damaged."""
+    """A work's result on a batch, in plain types. examples: the indices of its examples in the data set."""
 
     work: str
     examples: tuple[int, ...]
     result: Any
-    digest: str
-
-
-def done(work: str, examples: Sequence[int], result: Any) -> Done:
-    """A result with its digest."""
-    text = json.dumps([work, list(examples), result], sort_keys=True)
-    return Done(work, tuple(examples), result, hashlib.sha256(text.encode()).hexdigest()[:16])
 
 
 class Results(Entries[Done]):
     """The results that belong to one identity."""
+
+    def digest(self, line: Mapping[str, Any]) -> str:
+        return digest_of([line.get(name) for name in Done._fields])  # as earlier versions made it
 
     def parsed(self, line: Mapping[str, Any]) -> Done | None:
         if set(line) != set(Done._fields) or not isinstance(line["work"], str):
@@ -41,8 +34,7 @@ class Results(Entries[Done]):
         examples = line["examples"]
         if not isinstance(examples, list) or not all(isinstance(each, int) for each in examples):
             return None
-        found = done(line["work"], examples, line["result"])
-        return found if found.digest == line["digest"] else None
+        return Done(line["work"], tuple(examples), line["result"])
 
 
 class Memory(Generic[T]):
@@ -81,7 +73,7 @@ class Memory(Generic[T]):
     def keep(self, work: int, places: Sequence[int], result: T) -> None:
         """Write a result down."""
         if self.results is not None:
-            self.results.add([done(self.names[work], self._examples(places), self.to_plain(result))])
+            self.results.add([Done(self.names[work], self._examples(places), self.to_plain(result))])
 
     def _examples(self, places: Sequence[int]) -> tuple[int, ...]:
         return tuple(self.indices[place] for place in places)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable
 from functools import partial
@@ -246,7 +247,7 @@ def with_retries(client: redis.Redis, operation: Callable[[], Any], timeout_s: f
             if time.monotonic() + pause_s > deadline:
                 raise QueueUnavailable(
                     f"no answer from Redis at {describe(client)} for {timeout_s:g} s (a run waits for "
-                    f"queue.timeout_s; {type(error).__name__}: {str(error)[:200]}). Check that the server runs and "
+                    f"queue.timeout_s; {type(error).__name__}: {_said(error)}). Check that the server runs and "
                     f"that queue.redis_url is its address{_about_tls(client)}."
                 ) from error
             if malformed:  # what follows on that connection makes no sense
@@ -268,29 +269,34 @@ def answered(client: redis.Redis, operation: Callable[[], Any], timeout_s: float
         raise
     except failures.ResponseError as error:
         raise QueueRefused(
-            f"Redis at {describe(client)} answered: {str(error)[:200]}. Keys of this run ({keys}*) are not what "
+            f"Redis at {describe(client)} answered: {_said(error)}. Keys of this run ({keys}*) are not what "
             f"Sparring wrote, or the server is not a Redis 7. `sparring resume` continues from the last checkpoint."
         ) from error
 
 
+def _said(error: Exception) -> str:
+    """What the server said, without the hash and the line of the script in which it met the error."""
+    return re.sub(r"\s*script:\s*([0-9a-f]{40}|on @).*", "", str(error), flags=re.DOTALL)[:200]
+
+
 def _require_passing(client: redis.Redis, error: Exception) -> None:
     """Raise what waiting does not cure."""
-    text = str(error)
+    text, said = str(error), _said(error)
     if any(words in text for words in DENIED_WORDS):
         _denied(client, error)
     if any(words in text for words in CERTIFICATE_WORDS):
         raise QueueUnavailable(
             f"Redis at {describe(client)} asks for a certificate of its clients, or does not trust this one "
-            f"({text[:200]}). Name one of its authority and its key in queue.redis_url: "
+            f"({said}). Name one of its authority and its key in queue.redis_url: "
             f"rediss://HOST:PORT/0?ssl_certfile=/path/to/client.pem&ssl_keyfile=/path/to/client.key."
         ) from error
     if any(words in text for words in UNTRUSTED_WORDS):
         raise QueueUnavailable(
-            f"the TLS certificate of Redis at {describe(client)} is not trusted ({text[:200]}). Name its authority in "
+            f"the TLS certificate of Redis at {describe(client)} is not trusted ({said}). Name its authority in "
             f"queue.redis_url: rediss://HOST:PORT/0?ssl_ca_certs=/path/to/ca.pem."
         ) from error
     if any(words in text.lower() for words in UNKNOWN_WORDS):
-        raise _lacks_commands(client, text[:200]) from error
+        raise _lacks_commands(client, said) from error
     passing = isinstance(error, (*TRANSIENT, *PASSING)) or text.startswith(PASSING_WORDS)
     if not passing:
         raise error
@@ -319,7 +325,7 @@ def _refused(client: redis.Redis, error: Exception) -> NoReturn:
 def _denied(client: redis.Redis, error: Exception) -> NoReturn:
     user = client.connection_pool.connection_kwargs.get("username") or "default"
     raise QueueUnavailable(
-        f"Redis at {describe(client)} does not allow its user {user} what Sparring needs ({str(error)[:200]}). Make "
+        f"Redis at {describe(client)} does not allow its user {user} what Sparring needs ({_said(error)}). Make "
         f"users by `sparring access` for this run.name, or for all runs, and name their folder in queue.access; or "
         f"change the user's rules (ACL SETUSER)."
     ) from error

@@ -109,7 +109,7 @@ def _saved(folder: Path, networks: Mapping[str, HasWeights], checkpoint: Checkpo
     with writing(target):
         folder.mkdir(parents=True, exist_ok=True)
         for abandoned in (*folder.glob(f"{PARTIAL}*"), *folder.glob(f"{DELETED}*")):
-            shutil.rmtree(abandoned)
+            _delete(abandoned)
         partial.mkdir()
         try:
             _write_files(partial, networks, checkpoint)
@@ -121,7 +121,7 @@ def _saved(folder: Path, networks: Mapping[str, HasWeights], checkpoint: Checkpo
         _sync(folder)
         if best:
             write_atomically(folder / "best.json", json.dumps(target.name))
-        _forget_old(folder, keep)
+        _forget_old(folder, keep, checkpoint.step)
     return target
 
 
@@ -144,22 +144,26 @@ def _digests(path: Path) -> dict[str, str]:
     digests = {}
     for each in sorted(path.iterdir()):
         if each.is_file() and each.name != DIGESTS and not each.name.startswith("."):
-            with each.open("rb") as file:
-                digests[each.name] = hashlib.file_digest(file, "sha256").hexdigest()
+            digests[each.name] = _digest(each)
     return digests
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def steps_in(folder: Path) -> list[Path]:
     """The checkpoints, the oldest first."""
-    return sorted(path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdigit())
+    return sorted((path for path in folder.glob("step-*") if _is_named(path)), key=lambda path: (step_of(path), path))
 
 
 def set_damaged_aside(folder: Path, used: Path) -> list[str]:
     """Rename the checkpoints that are newer than the one `used`, since they are damaged; returns their names."""
-    newer = [path for path in steps_in(folder) if path.name > used.name]
+    newer = [path for path in steps_in(folder) if (step_of(path), path) > (step_of(used), used)]
     for path in newer:
         aside = path.with_name(f".damaged-{path.name}")
-        shutil.rmtree(aside, ignore_errors=True)  # the same step, damaged once before
+        _delete(aside)  # the same step, damaged once before
         path.rename(aside)
     return [path.name for path in newer]
 
@@ -171,8 +175,12 @@ def forget_newer(folder: Path, step: int) -> None:
             _remove(path)
 
 
+def _is_named(path: Path) -> bool:
+    return path.name.startswith("step-") and path.name.removeprefix("step-").isdecimal()
+
+
 def step_of(path: Path) -> int:
-    """The step at which a checkpoint of `steps_in` was written."""
+    """The step at which a checkpoint of `steps_in` was written, by its name."""
     return int(path.name.removeprefix("step-"))
 
 
@@ -186,7 +194,7 @@ def latest(folder: Path) -> Path | None:
     for path in found:
         if not (reason := damage(path)):
             return path
-        if not path.is_dir():
+        if not os.path.lexists(path):
             return latest(folder)  # the run trains, and has a newer one now
         log.warning("checkpoint %s is damaged: %s; the one before is used", path, reason)
     if not found:
@@ -198,15 +206,28 @@ def latest(folder: Path) -> Path | None:
 
 
 def damage(path: Path) -> str:
-    """What is not as it was written, by the digests; empty: nothing, or the checkpoint has no digests."""
+    """What is not as it was written, by the digests and its name; empty: nothing."""
+    if not path.is_dir():
+        return "it is a link that leads to no folder" if path.is_symlink() else "it is no folder"
     try:
         expected, found = json.loads((path / DIGESTS).read_text()), _digests(path)
     except FileNotFoundError:
-        return f"{DIGESTS} is missing" if _has_digests(path) else ""
+        return f"{DIGESTS} is missing" if _has_digests(path) else _of_another_step(path)
     except (OSError, ValueError) as error:
         return f"it cannot be read ({error})"
     wrong = sorted(name for name in {*expected, *found} if found.get(name) != expected.get(name))
-    return f"{', '.join(wrong)} changed after the checkpoint was written" if wrong else ""
+    return f"{', '.join(wrong)} changed after the checkpoint was written" if wrong else _of_another_step(path)
+
+
+def _of_another_step(path: Path) -> str:
+    """Whether it lies under another step's name, as a copy may; empty: no, or its state cannot be read."""
+    if not _is_named(path):
+        return ""
+    try:  # mapped, since only a number of it is needed
+        step = torch.load(path / "state.pt", weights_only=True, map_location="cpu", mmap=True)["step"]
+    except Exception:  # `load_state` tells
+        return ""
+    return "" if step == step_of(path) else f"it is that of step {step}, under another name"
 
 
 def _has_digests(path: Path) -> bool:
@@ -221,8 +242,8 @@ def recover(folder: Path) -> Path | None:
     """Make a checkpoint of what a process that was killed had written, where that is whole and the newest."""
     for partial in folder.glob(f"{PARTIAL}*-step-*"):
         target = folder / partial.name[partial.name.index("step-") :]
-        newest = max(steps_in(folder), default=None)
-        if (partial / DIGESTS).is_file() and not damage(partial) and (newest is None or newest.name < target.name):
+        newest = max(map(step_of, steps_in(folder)), default=-1)
+        if (partial / DIGESTS).is_file() and not damage(partial) and newest < step_of(target):
             partial.rename(target)
             _sync(folder)
             return target
@@ -260,6 +281,48 @@ def save_weights(path: Path, model: HasWeights, file: str = MODEL) -> None:
         save_file(weights, path / file)
     except (OSError, SafetensorError) as error:
         raise file_failure(error, path / file) from error
+
+
+def save_initial(path: Path, model: HasWeights, file: str = MODEL) -> None:
+    """Write weights that a run starts from into its folder `path`, as a whole or not at all; their digest comes first.
+
+    Raises:
+        SparringError: they cannot be written.
+    """
+    with writing(path / file):
+        path.mkdir(exist_ok=True)
+        partial = path / f".{file}"
+        save_weights(path, model, partial.name)
+        _sync(partial)
+        noted = {**_noted(path), file: _digest(partial)}
+        write_atomically(path / DIGESTS, json.dumps(noted), durable=True)
+        partial.rename(path / file)
+        _sync(path)
+
+
+def require_initial(path: Path) -> None:
+    """Refuse weights of `save_initial` that have changed since; those of older versions have no digests.
+
+    Raises:
+        SparringError: they have.
+    """
+    for name, digest in _noted(path).items():
+        if (path / name).is_file() and _digest(path / name) != digest:
+            raise SparringError(
+                f"{path / name} changed after the run's start, by {DIGESTS} beside it. Put back a copy of it, or start "
+                f"a new run."
+            )
+
+
+def _noted(path: Path) -> dict[str, str]:
+    try:
+        return dict(json.loads((path / DIGESTS).read_text()))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError) as error:
+        raise SparringError(
+            f"{path / DIGESTS} is cut short or damaged ({error}). Put back a copy of it, or start a new run."
+        ) from error
 
 
 def load_weights(path: Path, model: nn.Module, file: str = MODEL) -> None:
@@ -322,19 +385,28 @@ def counters(path: Path) -> dict[str, Any]:
     return found
 
 
-def _forget_old(folder: Path, keep: int) -> None:
+def _forget_old(folder: Path, keep: int, step: int) -> None:
+    """Keep the last that were written up to `step`: what stands under a later one's name does not count."""
     kept = best(folder)
-    for path in steps_in(folder)[:-keep]:
+    for path in [path for path in steps_in(folder) if step_of(path) <= step][:-keep]:
         if path != kept:
             _remove(path)
 
 
 def _remove(path: Path) -> None:
     """Rename first, so that a process that dies leaves no part of a checkpoint under its name."""
-    if path.is_dir():
+    if os.path.lexists(path):
         doomed = path.with_name(f"{DELETED}{path.name}")
         path.rename(doomed)
-        shutil.rmtree(doomed)
+        _delete(doomed)
+
+
+def _delete(path: Path) -> None:
+    """A checkpoint's folder, or what stood under such a name: a file, or a link, whose folder stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

@@ -17,7 +17,7 @@ from sparring.attacks import Attack, cross_entropy, frozen, iterate, perturbed, 
 from sparring.data import TrainingSet
 from sparring.errors import NonFinite, SparringError
 from sparring.randomness import generator
-from sparring.runs import Run, write_atomically
+from sparring.runs import Run, digest_of, write_atomically
 from sparring.trainer.learner import Learner
 from sparring.trainer.plan import Pruning, dropped_of
 
@@ -151,7 +151,8 @@ class Pruner:
         """Write kept.json, which is on disk when this returns, and apply it to the plan."""
         if self.pruning is None:
             raise SparringError("pruning.name = 'none': there is nothing to keep a decision for.")
-        write_atomically(self.run.kept, json.dumps(asdict(decision)) + "\n", durable=True)
+        content = {**asdict(decision), "digest": _digest(decision)}
+        write_atomically(self.run.kept, json.dumps(content) + "\n", durable=True)
         self.decision, self.pruning.kept = decision, torch.tensor(decision.indices)
         log.info("kept %d of %d examples (%s)", len(decision.indices), len(self.learner.dataset), decision.name)
         for doubt in nearly_gone(self.learner.dataset.labels, self.pruning.kept):
@@ -195,8 +196,7 @@ class Pruner:
             return None
         self.decision = self.pruning.kept = None
         try:
-            found = Decision(**json.loads(self.run.kept.read_text()))
-            _require_sound(found, len(self.learner.dataset))
+            found = _read(json.loads(self.run.kept.read_text()), len(self.learner.dataset))
         except FileNotFoundError:
             return None
         except (ValueError, TypeError) as error:
@@ -240,6 +240,25 @@ class Pruner:
             f"{fingerprint}, by {settings.name!r}, {settings.share:g}, {settings.epoch}. Put the run's own file back, "
             f"or start a new run."
         )
+
+
+def _read(content: Any, examples: int) -> Decision:
+    """The decision that kept.json holds; that of older versions has no digest.
+
+    Raises:
+        ValueError, TypeError: no run has written it, with the reason.
+    """
+    values = dict(content)
+    digest = values.pop("digest", None)
+    found = Decision(**values)
+    _require_sound(found, examples)
+    if digest is not None and digest != _digest(found):
+        raise ValueError("it was altered after it was written, by its digest")
+    return found
+
+
+def _digest(decision: Decision) -> str:
+    return digest_of(json.dumps(asdict(decision), sort_keys=True))
 
 
 def _require_sound(found: Decision, examples: int) -> None:

@@ -112,8 +112,13 @@ class TrainingState:
 
 
 def load_initial(run: Run, model: nn.Module) -> nn.Module:
-    """`model` with the weights that the run started from, where they were not fresh."""
+    """`model` with the weights that the run started from, where they were not fresh.
+
+    Raises:
+        SparringError: they have changed since, cannot be read, or are those of another network.
+    """
     if _has_initial(run):
+        checkpoints.require_initial(run.initial)
         checkpoints.load_weights(run.initial, model)
     return model
 
@@ -122,15 +127,15 @@ def keep_frozen(run: Run, helper: Helper | None) -> None:
     """A frozen helper network keeps the weights of the run's start: written then, loaded whenever the run goes on.
 
     Raises:
-        SparringError: they cannot be read, or are those of another network.
+        SparringError: they have changed since, cannot be read, or are those of another network.
     """
     if helper is None or helper.trained:
         return
     if (run.initial / checkpoints.HELPER).is_file():
+        checkpoints.require_initial(run.initial)
         checkpoints.load_weights(run.initial, helper.network, checkpoints.HELPER)
     else:
-        run.initial.mkdir(exist_ok=True)
-        checkpoints.save_weights(run.initial, helper.network, checkpoints.HELPER)
+        checkpoints.save_initial(run.initial, helper.network, checkpoints.HELPER)
 
 
 def _has_initial(run: Run) -> bool:

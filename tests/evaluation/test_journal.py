@@ -49,6 +49,35 @@ def test_a_line_that_was_cut_or_damaged_costs_itself_alone(journal: Journal) -> 
     assert journal.entries() == [ENTRY, *[OTHER] * len(damaged)]
 
 
+def test_a_bit_that_flips_costs_its_line_and_is_told(journal: Journal, caplog: pytest.LogCaptureFixture) -> None:
+    text = journal.path.read_text()
+    flips = {"[7, ": "[5, ", '"two", 1.5, 20': '"two", 1.5, 24', "0.25": "0.35", "[3, null": "[2, null"}
+    for old, new in flips.items():
+        caplog.clear()
+        journal.path.write_text(text.replace(old, new))
+        assert journal.path.read_text() != text and journal.entries() == []
+        with journal.owned():
+            journal.begin()
+            journal.add([OTHER])
+        assert journal.entries() == [OTHER]
+        assert f"{journal.path}: what 1 of its lines say was altered after it was written" in caplog.text
+        caplog.clear()
+        with journal.owned():
+            journal.begin()
+        assert journal.entries() == [OTHER] and caplog.text == "", "it is told once"
+
+
+def test_lines_of_earlier_versions_have_no_digests_and_are_read(
+    journal: Journal, caplog: pytest.LogCaptureFixture
+) -> None:
+    head = journal.path.read_text().splitlines()[0]
+    journal.path.write_text(f"{head}\n{json.dumps(ENTRY._asdict())}\n")
+    with journal.owned():
+        journal.begin()
+        journal.add([OTHER])
+    assert journal.entries() == [ENTRY, OTHER] and caplog.text == ""
+
+
 @pytest.mark.parametrize("first", ["", '{"identi', "garbage\n", '{"identity": {"seed": 5}}\n'])
 def test_a_first_line_that_is_gone_or_damaged_is_written_again(journal: Journal, first: str) -> None:
     lines = journal.path.read_text().splitlines(keepends=True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sparring.config import DataSettings
 from sparring.data import Sample, load
-from sparring.evaluation.memory import Memory, Results, done
+from sparring.evaluation.memory import Done, Memory, Results
 from sparring.evaluation.outcomes import Outcomes, clean_outcomes
 from sparring.evaluation.tickets import InProcess, each_on_all
 
@@ -62,7 +62,7 @@ def test_an_evaluation_that_dies_goes_on_where_it_was(sample: Sample, tmp_path: 
         asked(sample, results(tmp_path, seed=1), other)
 
 
-def test_without_a_file_everything_is_done(sample: Sample) -> None:
+def test_without_a_file_everything_is_Done(sample: Sample) -> None:
     work = Summing()
     assert len(asked(sample, None, work, ("one",))[0]) == 4 == work.batches
 
@@ -70,21 +70,28 @@ def test_without_a_file_everything_is_done(sample: Sample) -> None:
 @pytest.mark.parametrize("line", ['{"work": 1, "examples": [1], "result": 1}', '{"work": "one"}', "[]", "no json", ""])
 def test_a_line_that_is_no_result_is_passed_over(tmp_path: Path, line: str) -> None:
     kept = results(tmp_path)
-    kept.add([done("one", (1, 2), 3)])
+    kept.add([Done("one", (1, 2), 3)])
     kept.path.write_text(kept.path.read_text() + line + "\n")
-    assert kept.entries() == [done("one", (1, 2), 3)]
+    assert kept.entries() == [Done("one", (1, 2), 3)]
 
 
 def test_a_line_that_was_altered_is_passed_over(tmp_path: Path) -> None:
     kept = results(tmp_path)
-    kept.add([done("one", (1, 2), [True, True])])
+    kept.add([Done("one", (1, 2), [True, True])])
     kept.path.write_text(kept.path.read_text().replace("[true, true]", "[true, false]"))
     assert kept.entries() == []
 
 
+def test_lines_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    kept = results(tmp_path)
+    kept.add([Done("one", (1, 2), [True, True])])
+    line = '{"work": "one", "examples": [1, 2], "result": [true, true], "digest": "257db088d1769849"}'
+    assert kept.path.read_text().splitlines()[1] == line
+
+
 def test_a_result_that_cannot_be_read_is_made_again(sample: Sample, tmp_path: Path) -> None:
     kept = results(tmp_path)
-    kept.add([done("one", tuple(sample.indices[:10].tolist()), "no number")])
+    kept.add([Done("one", tuple(sample.indices[:10].tolist()), "no number")])
     work = Summing()
     asked(sample, kept, work, ("one",))
     assert work.batches == 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -171,6 +172,18 @@ def test_a_damaged_line_of_the_journal_is_passed_over(tmp_path: Path, change: di
     line = Finding(3, "verified", "mip", 1.5, 60.0)
     assert journal.parsed(line._asdict()) == line
     assert journal.parsed({**line._asdict(), **change}) is None
+
+
+def test_a_finding_that_was_altered_is_found_anew(tmp_path: Path) -> None:
+    journal, line = Findings(tmp_path, "verify", {}), Finding(3, "verified", "mip", 1.5, 60.0)
+    with journal.owned():
+        journal.begin()
+        journal.add([line])
+    assert journal.entries() == [line]
+    journal.path.write_text(journal.path.read_text().replace('"example": 3', '"example": 2'))
+    assert journal.entries() == []
+    journal.path.write_text(json.dumps(line._asdict()) + "\n")
+    assert journal.entries() == [line], "earlier versions wrote no digests"
 
 
 def _die(image: Image, label: int, seen: Sequence[Image]) -> Proof:

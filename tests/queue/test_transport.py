@@ -726,6 +726,13 @@ def test_an_answer_that_waiting_does_not_cure_is_told_at_once(
         with pytest.raises(QueueRefused, match=r"WRONGTYPE.*sparring resume"):
             trainer.state()
         client.delete(trainer._key("state"))
+        fence = opened(trainer)
+        client.delete(trainer._key("fence"))
+        client.rpush(trainer._key("fence"), "a list")
+        with pytest.raises(QueueRefused, match=r"WRONGTYPE[\w ]*\. Keys of this run") as refused:
+            trainer.issue([ticket(0, fence)])
+        assert "script" not in str(refused.value)
+        client.delete(trainer._key("fence"))
 
 
 def test_what_passes_is_waited_for(make: Callable[..., Transport], server: EmbeddedServer) -> None:

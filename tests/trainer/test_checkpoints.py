@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -197,6 +198,55 @@ def test_without_its_digests_a_checkpoint_is_damaged(tmp_path: Path, content: st
     assert checkpoints.set_damaged_aside(tmp_path, before) == [newest.name], "the same step a second time"
     write(tmp_path, 3, keep=1)
     assert checkpoints.latest(tmp_path) == tmp_path / "step-000000003"
+
+
+@pytest.mark.parametrize(
+    ("put", "said"),
+    [
+        (lambda path: path.write_text("x"), "is damaged: it is no folder"),
+        (lambda path: path.symlink_to("gone"), "is damaged: it is a link that leads to no folder"),
+    ],
+)
+def test_what_is_no_folder_under_a_checkpoints_name_is_passed_over(
+    tmp_path: Path, put: Callable[[Path], Any], said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    before, stray = write(tmp_path, 1), tmp_path / "step-000000002"
+    put(stray)
+    assert checkpoints.latest(tmp_path) == before and f"{stray} {said}; the one before is used" in caplog.text
+    for _ in range(2):
+        assert checkpoints.set_damaged_aside(tmp_path, before) == [stray.name]
+        put(stray)
+    assert write(tmp_path, 2) == checkpoints.latest(tmp_path), "the run's own takes its place"
+    put(tmp_path / "step-000000003")
+    checkpoints.forget_newer(tmp_path, 2)
+    before.rename(tmp_path / "elsewhere")
+    before.symlink_to(tmp_path / "elsewhere")
+    write(tmp_path, 3)
+    assert names(tmp_path) == [".damaged-step-000000002", "elsewhere", "step-000000002", "step-000000003"]
+    assert (tmp_path / "elsewhere" / "state.pt").is_file(), "what a link leads to is not deleted"
+
+
+@pytest.mark.parametrize("has_digests", [True, False])
+@pytest.mark.parametrize("name", ["step-000000099", "step-99", "step-000000002"])
+def test_a_copy_under_another_steps_name_is_passed_over(
+    tmp_path: Path, name: str, has_digests: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = write(tmp_path, 1)
+    if not has_digests:  # as earlier versions wrote them
+        progress = json.loads((before / "progress.json").read_text())
+        (before / "progress.json").write_text(json.dumps({**progress, "digests": False}))
+        (before / "digests.json").unlink()
+    copy = Path(shutil.copytree(before, tmp_path / name))
+    assert checkpoints.latest(tmp_path) == before
+    assert f"{copy} is damaged: it is that of step 1, under another name; the one before is used" in caplog.text
+    assert checkpoints.set_damaged_aside(tmp_path, before) == [name] and checkpoints.latest(tmp_path) == before
+
+
+def test_what_stands_under_a_later_steps_name_does_not_push_out_the_runs_own(tmp_path: Path) -> None:
+    shutil.copytree(write(tmp_path, 1), tmp_path / "step-000000099")
+    for step in (2, 3):
+        newest = write(tmp_path, step, keep=1)
+    assert names(tmp_path) == ["step-000000003", "step-000000099"] and checkpoints.latest(tmp_path) == newest
 
 
 def test_a_copy_beside_the_checkpoints_is_none(tmp_path: Path) -> None:

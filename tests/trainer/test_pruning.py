@@ -306,8 +306,17 @@ def test_weights_that_make_no_numbers_of_an_example_do_not_decide(tmp_path: Path
 
 def test_a_resume_without_or_with_another_kept_json_is_refused(tmp_path: Path, whole: Result) -> None:
     run = copied(whole.run, tmp_path)
-    made = decision(run)
+    written = decision(run)
+    made = {name: value for name, value in written.items() if name != "digest"}  # as older versions wrote it
+    run.kept.write_text(json.dumps(made))
+    assert restored(run).pruner.decision is not None
+    missing = next(index for index in range(1, written["indices"][-1]) if index not in written["indices"])
+    other = sorted({*written["indices"][1:], missing})
     for content, said in (
+        (json.dumps({**written, "indices": other}), r"is damaged \(it was altered after it was written, by its digest"),
+        (json.dumps({**written, "digest": "1"}), r"is damaged \(it was altered"),
+        (json.dumps({**made, "digfst": written["digest"]}), "is damaged"),
+        ("[1]", "is damaged"),
         (None, "is gone"),
         ("{", "is damaged"),
         (json.dumps({**made, "indices": [7] * len(made["indices"])}), r"is damaged \(its indices do not rise"),

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch.nn.utils import parameters_to_vector
 
-from sparring.errors import NonFinite
+from sparring.errors import NonFinite, SparringError
+from sparring.trainer import checkpoints
 from sparring.trainer.session import Session
 from tests.support.sessions import session_in, weights_of
 
@@ -111,3 +112,33 @@ def test_a_frozen_helper_keeps_the_weights_of_the_runs_start(tmp_path: Path) -> 
     one, other = (parameters_to_vector(helper.network.parameters()) for helper in helpers if helper is not None)
     assert torch.equal(one, other)
     assert "helper" not in first.learner.networks, "it is written once, not with every checkpoint"
+
+
+def test_weights_of_the_start_that_have_changed_are_refused(tmp_path: Path) -> None:
+    session = session_in(tmp_path)
+    initial, model = session.run.initial, session.learner.model
+    checkpoints.save_initial(initial, model)
+    for name in ("helper.safetensors", "helper.safetensors"):  # also where it is written again
+        checkpoints.save_initial(initial, model, name)
+    assert {path.name for path in initial.iterdir()} == {"digests.json", "helper.safetensors", "model.safetensors"}
+    assert torch.equal(weights_of(session_in(tmp_path, session.run)), weights_of(session))
+    content = (initial / "model.safetensors").read_bytes()
+    (initial / "model.safetensors").write_bytes(content[:-2] + bytes([content[-2] ^ 0x20, content[-1]]))
+    with pytest.raises(SparringError, match=r"model\.safetensors changed after .* Put back a copy"):
+        session_in(tmp_path, session.run)
+    (initial / "model.safetensors").write_bytes(content)
+    (initial / "digests.json").write_text("{")
+    with pytest.raises(SparringError, match=r"digests\.json is cut short or damaged .* Put back a copy"):
+        session_in(tmp_path, session.run)
+    (initial / "digests.json").unlink()
+    session_in(tmp_path, session.run)  # as earlier versions left it
+
+
+def test_a_frozen_helper_that_has_changed_is_refused(tmp_path: Path) -> None:
+    groups = {"objective": {"name": "tests.support.helped:Frozen"}}
+    run = session_in(tmp_path, **groups).run
+    file = run.initial / "helper.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(content[:-2] + bytes([content[-2] ^ 0x20, content[-1]]))
+    with pytest.raises(SparringError, match=r"helper\.safetensors changed after"):
+        session_in(tmp_path, run, **groups)
