@@ -254,6 +254,7 @@ def _note_phase(run: Run, before: Config, config: Config) -> None:
     """Record in phases.json that a run is made longer: from which step, and what changed."""
     changes = {name: list(pair) for name, pair in differences(before, config).items() if name in LENGTH}
     if changes:
+        checkpoints.recover(run.checkpoints)  # else it would only be found after this
         newest = checkpoints.latest(run.checkpoints)
         step = 0 if newest is None else checkpoints.step_of(newest)
         phase, phases = {"from_step": step, "changes": changes}, run.read_json("phases.json") or []

@@ -336,6 +336,15 @@ def test_a_run_that_has_finished_is_made_longer_with_the_weights_of_its_end(
     assert (first.run.read_json("summary.json") or {})["examples"] == 2 * 1437
 
 
+def test_a_phase_begins_where_a_checkpoint_that_is_recovered_ends(tmp_path: Path) -> None:
+    """A process that was killed had written its last checkpoint whole, but not yet named it."""
+    short = {"epochs": 1, "max_steps": None, "batch_size": 500}
+    run = train(small(tmp_path, engine="sync", train=short, checkpoint={"every_steps": 2}), progress=False).run
+    (run.checkpoints / "step-000000003").rename(run.checkpoints / ".partial-1-step-000000003")
+    resume(run.path, {"train.epochs": 2}, progress=False)
+    assert run.read_json("phases.json") == [{"from_step": 3, "changes": {"train.epochs": [1, 2]}}]
+
+
 def test_a_resume_that_another_one_overtakes_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other makes the run longer and ends, while this one is between its checks and the lock."""
     run = train(
