@@ -295,13 +295,13 @@ def _execute(
 
             queue = stack.enter_context(open_queue(config, *experiment.queued))
         run = latest.run = open_folder()
-        latest.state = _earlier_state(run)
+        latest.state = replace(_earlier_state(run), engine=config.engine, dataset=config.data.name)
         stack.enter_context(run.owned())
         if before is not None:
             _require_as_checked(run, before)
         try:
+            latest.write()  # whatever ends it from here on, it says how far it came, and is not finished any more
             if before is not None:
-                latest.write()  # it is not finished any more: whatever ends it from here on, it can be resumed
                 _note_phase(run, before, config)
             _begin(run, experiment, starts=starts, from_model=live.model is not None)
             if exporter is not None:
@@ -313,7 +313,8 @@ def _execute(
                 log.info("settings: %s", text)  # they have been said
             for warning in warnings:
                 log.warning("%s", warning)
-            latest.state.message = " ".join(warnings)
+            latest.state.message = " ".join([*warnings, f"engine {config.engine} is starting"])
+            latest.write()
             if on_run is not None:
                 on_run(run)
             if queue is not None:

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import sparring
 from sparring.commands import train as training
 from sparring.commands.checks import check
+from sparring.commands.control import status_from_folder
 from sparring.commands.train import resume, train
 from sparring.config import Config, DataSettings, ModelSettings, config_of
 from sparring.data import load as load_data
@@ -462,6 +463,23 @@ def test_a_run_whose_lengthening_dies_at_its_start_goes_on(tmp_path: Path, monke
     assert (result.phase, result.summary["steps"]) == ("finished", 5)
     assert run.read_json("phases.json") == [{"from_step": 3, "changes": {"train.max_steps": [3, 5]}}]
     assert not [*run.path.glob(".state.json.*")]
+
+
+def test_a_run_that_dies_before_its_engine_is_there_says_how_far_it_came(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(training, "_in_this_process", killed)
+        train(small(tmp_path, engine="sync", run={"name": "dead"}), progress=False)
+    run = Run(tmp_path / "dead")
+    state = run.read_object("state.json")
+    assert (state["phase"], state["engine"], state["dataset"]) == ("starting", "sync", "digits")
+    assert state["message"].endswith("engine sync is starting")
+    assert status_from_folder(run)["phase"] == "died"
+    assert resume(run.path, progress=False).phase == "finished"
 
 
 @pytest.mark.parametrize("fault", [Killed(), SparringError("disk full")])
