@@ -109,6 +109,19 @@ class Run:
         """Write or replace a file atomically: a reader sees the old content or the new one."""
         return write_atomically(self.path / name, json.dumps(content, indent=2, default=str) + "\n")
 
+    def begin_phases_by(self, step: int) -> None:
+        """Training goes on from `step`: the phases of phases.json that began later are made again from there on.
+
+        Damage stays as it is: whoever needs the phases says so.
+        """
+        try:
+            phases = self.read_json("phases.json") or []
+            earlier = [{**phase, "from_step": min(phase["from_step"], step)} for phase in phases]
+        except (SparringError, TypeError, KeyError):
+            return
+        if phases and earlier != phases:
+            self.write_json("phases.json", earlier)
+
     def read_object(self, name: str) -> dict[str, Any]:
         """The object that a JSON file of the run holds; empty if the file does not exist.
 

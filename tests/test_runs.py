@@ -219,6 +219,22 @@ def test_a_file_that_holds_no_object_is_damaged(tmp_path: Path, content: str) ->
         run.read_object("data.json")
 
 
+def test_phases_after_the_step_from_which_training_goes_on_begin_there(run: Run) -> None:
+    run.begin_phases_by(40)
+    assert run.read_json("phases.json") is None
+    run.write_json("phases.json", [{"from_step": 30}, {"from_step": 46}, {"from_step": 60, "changes": {}}])
+    run.begin_phases_by(40)
+    after = [{"from_step": 30}, {"from_step": 40}, {"from_step": 40, "changes": {}}]
+    assert run.read_json("phases.json") == after
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '[{"changes": {}}]', '[{"from_step": "x"}]', "{}", "3"])
+def test_damaged_phases_stop_no_training(run: Run, content: str) -> None:
+    (run.path / "phases.json").write_text(content)
+    run.begin_phases_by(40)
+    assert (run.path / "phases.json").read_text() == content
+
+
 def test_a_text_that_the_run_has_not_written_is_refused(tmp_path: Path) -> None:
     """Any text it ever wrote is its own: a reader may be a moment late. Without digests nothing is known."""
     run = create(tmp_path, "mine", "mine", 'engine = "sync"\n')

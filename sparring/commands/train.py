@@ -254,6 +254,7 @@ def _note_phase(run: Run, before: Config, config: Config) -> None:
     """Record in phases.json that a run is made longer: from which step, and what changed."""
     changes = {name: list(pair) for name, pair in differences(before, config).items() if name in LENGTH}
     if changes:
+        checkpoints.recover(run.checkpoints)  # else it would only be found after this
         newest = checkpoints.latest(run.checkpoints)
         step = 0 if newest is None else checkpoints.step_of(newest)
         phase, phases = {"from_step": step, "changes": changes}, run.read_json("phases.json") or []
@@ -294,13 +295,13 @@ def _execute(
 
             queue = stack.enter_context(open_queue(config, *experiment.queued))
         run = latest.run = open_folder()
-        latest.state = _earlier_state(run)
+        latest.state = replace(_earlier_state(run), engine=config.engine, dataset=config.data.name)
         stack.enter_context(run.owned())
         if before is not None:
             _require_as_checked(run, before)
         try:
+            latest.write()  # whatever ends it from here on, it says how far it came, and is not finished any more
             if before is not None:
-                latest.write()  # it is not finished any more: whatever ends it from here on, it can be resumed
                 _note_phase(run, before, config)
             _begin(run, experiment, starts=starts, from_model=live.model is not None)
             if exporter is not None:
@@ -312,7 +313,8 @@ def _execute(
                 log.info("settings: %s", text)  # they have been said
             for warning in warnings:
                 log.warning("%s", warning)
-            latest.state.message = " ".join(warnings)
+            latest.state.message = " ".join([*warnings, f"engine {config.engine} is starting"])
+            latest.write()
             if on_run is not None:
                 on_run(run)
             if queue is not None:

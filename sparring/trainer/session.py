@@ -117,6 +117,7 @@ class Session:
         """
         require_same_training_data(self.run, self.experiment)
         checkpoint = self._load_newest(self.training.restart if again else self.training.begin)
+        self.run.begin_phases_by(self.learner.step)
         self._observe()
         return checkpoint
 

@@ -20,6 +20,7 @@ from sparring.engines.recorded import steps_of
 from sparring.errors import SparringError, UsageError
 from sparring.observe.state import RunState
 from sparring.runs import Run, lines_of
+from sparring.trainer import checkpoints
 from tests.support.runs import small, stopped_at
 from tests.support.tampered import put_weights
 
@@ -82,6 +83,23 @@ def test_a_run_that_was_made_longer_is_made_again_with_the_length_that_it_had_at
     (run.path / "phases.json").write_text('[{"from_step": 12}]')
     with pytest.raises(SparringError, match=r"phases\.json is damaged"):
         replay(run.path)
+
+
+@pytest.mark.parametrize("damaged", [1, 3])
+def test_a_longer_run_that_goes_on_from_an_older_checkpoint_is_made_again(tmp_path: Path, damaged: int) -> None:
+    """Steps before the boundary, or between two, are made with the new length."""
+    train_, checkpoint = {"epochs": 3, "batch_size": 400, "max_steps": None}, {"every_steps": 5, "keep": 100}
+    run = trained(tmp_path, train=train_, checkpoint=checkpoint)
+    for epochs in (4, 6):
+        resume(run.path, {"train.epochs": epochs}, progress=False)
+    for path in checkpoints.steps_in(run.checkpoints)[damaged:]:
+        (path / "model.safetensors").write_bytes(b"")
+    run.write_json("state.json", {**run.read_object("state.json"), "phase": "training"})
+    resume(run.path, progress=False)
+    phases, went_on = run.read_json("phases.json"), {1: 5, 3: 12}[damaged]
+    assert [phase["from_step"] for phase in phases or []] == [went_on, went_on]
+    found = replay(run.path)
+    assert found.ended == 24 and found.same and len(found.compared) >= 4
 
 
 def test_weights_that_are_not_those_of_the_recipe_are_found(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import sparring
 from sparring.commands import train as training
 from sparring.commands.checks import check
+from sparring.commands.control import status_from_folder
 from sparring.commands.train import resume, train
 from sparring.config import Config, DataSettings, ModelSettings, config_of
 from sparring.data import load as load_data
@@ -336,6 +337,15 @@ def test_a_run_that_has_finished_is_made_longer_with_the_weights_of_its_end(
     assert (first.run.read_json("summary.json") or {})["examples"] == 2 * 1437
 
 
+def test_a_phase_begins_where_a_checkpoint_that_is_recovered_ends(tmp_path: Path) -> None:
+    """A process that was killed had written its last checkpoint whole, but not yet named it."""
+    short = {"epochs": 1, "max_steps": None, "batch_size": 500}
+    run = train(small(tmp_path, engine="sync", train=short, checkpoint={"every_steps": 2}), progress=False).run
+    (run.checkpoints / "step-000000003").rename(run.checkpoints / ".partial-1-step-000000003")
+    resume(run.path, {"train.epochs": 2}, progress=False)
+    assert run.read_json("phases.json") == [{"from_step": 3, "changes": {"train.epochs": [1, 2]}}]
+
+
 def test_a_resume_that_another_one_overtakes_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other makes the run longer and ends, while this one is between its checks and the lock."""
     run = train(
@@ -453,6 +463,23 @@ def test_a_run_whose_lengthening_dies_at_its_start_goes_on(tmp_path: Path, monke
     assert (result.phase, result.summary["steps"]) == ("finished", 5)
     assert run.read_json("phases.json") == [{"from_step": 3, "changes": {"train.max_steps": [3, 5]}}]
     assert not [*run.path.glob(".state.json.*")]
+
+
+def test_a_run_that_dies_before_its_engine_is_there_says_how_far_it_came(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(training, "_in_this_process", killed)
+        train(small(tmp_path, engine="sync", run={"name": "dead"}), progress=False)
+    run = Run(tmp_path / "dead")
+    state = run.read_object("state.json")
+    assert (state["phase"], state["engine"], state["dataset"]) == ("starting", "sync", "digits")
+    assert state["message"].endswith("engine sync is starting")
+    assert status_from_folder(run)["phase"] == "died"
+    assert resume(run.path, progress=False).phase == "finished"
 
 
 @pytest.mark.parametrize("fault", [Killed(), SparringError("disk full")])

@@ -60,7 +60,8 @@ def ray_cluster(settings: RaySettings, trainer_cpus: float) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 gives other processes precedence
     require_connectable(settings)
-    with put_back_afterwards(settings.address):
+    # Without its raylet Ray's core may end this process, also while it connects or shuts down.
+    with put_back_afterwards(settings.address), last_word(KILLED):
         try:
             with signals_left_alone():
                 _connect(settings, trainer_cpus)
@@ -68,11 +69,10 @@ def ray_cluster(settings: RaySettings, trainer_cpus: float) -> Iterator[None]:
             raise KeyboardInterrupt from error
         except Exception as error:  # Ray raises many kinds, also a bare one where its processes do not start
             raise SparringError(f"ray.address = {settings.address!r}: {_explained(error)}") from error
-        with last_word(KILLED):  # without its raylet Ray's core may end this process, also while it shuts down
-            try:
-                yield
-            finally:
-                _shut_down()
+        try:
+            yield
+        finally:
+            _shut_down()
 
 
 def _connect(settings: RaySettings, trainer_cpus: float) -> None:

@@ -11,7 +11,7 @@ import pytest
 import ray
 
 from sparring.config import RaySettings
-from sparring.engines.ray.cluster import _explained, ray_cluster, require_connectable
+from sparring.engines.ray.cluster import KILLED, _explained, ray_cluster, require_connectable
 from sparring.errors import UsageError
 from tests.support.runs import Place, small
 
@@ -56,6 +56,18 @@ def test_a_python_without_docstrings_is_refused() -> None:
     text = "from sparring.engines.ray import cluster; cluster.require_connectable(cluster.RaySettings())"
     done = subprocess.run([sys.executable, "-OO", "-c", text], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1 and "PYTHONOPTIMIZE=2 (python -OO): without docstrings Ray" in done.stderr
+
+
+def test_who_is_ended_by_rays_core_while_it_connects_has_a_last_word() -> None:
+    text = """
+import os
+from sparring.engines.ray import cluster
+cluster._connect = lambda *_: os._exit(1)
+with cluster.ray_cluster(cluster.RaySettings(), 1):
+    pass
+"""
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1 and done.stderr == f"{KILLED}\n"
 
 
 @pytest.mark.parametrize("depth", [0, 2])
