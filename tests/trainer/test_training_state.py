@@ -111,3 +111,21 @@ def test_a_frozen_helper_keeps_the_weights_of_the_runs_start(tmp_path: Path) -> 
     one, other = (parameters_to_vector(helper.network.parameters()) for helper in helpers if helper is not None)
     assert torch.equal(one, other)
     assert "helper" not in first.learner.networks, "it is written once, not with every checkpoint"
+
+
+def test_a_rollback_returns_to_the_last_planned_checkpoint_or_another_where_that_is_damaged(tmp_path: Path) -> None:
+    session = session_in(tmp_path, checkpoint={"keep": 1})
+    training, folder = session.training, session.run.checkpoints
+    for step, planned in ((4, True), (6, False)):
+        session.learner.step = step
+        session.save(planned=planned)
+    again = session_in(tmp_path, session.run, checkpoint={"keep": 1})
+    found = again.restore()
+    assert found is not None and (found.step, again.training.planned) == (6, 4)
+    back = again.training.load_planned()
+    assert back is not None and back.step == again.learner.step == 4
+    (folder / "step-000000004" / "model.safetensors").write_bytes(b"")
+    other = training.load_planned()
+    assert other is not None and other.step == 6
+    training.planned = None
+    assert training.load_planned() is None and not list(folder.glob("step-*")), "to the beginning"
