@@ -22,7 +22,7 @@ from sparring.errors import SparringError, UsageError, file_failure
 from sparring.machine.signals import stopping_on_signals
 from sparring.observe.state import RunState
 from sparring.runs import Run, lines_of, open_run
-from sparring.trainer.checkpoints import MODEL, damage, step_of, steps_in
+from sparring.trainer.checkpoints import MODEL, at_step, damage, planned, step_of, steps_in
 from sparring.trainer.experiment import methods_of
 
 
@@ -225,8 +225,10 @@ def _copy(run: Run, folder: Path, began: int) -> Run:
     if run.initial.is_dir():
         shutil.copytree(run.initial, again.initial)
     if began:
-        name = f"step-{began:09d}"
-        shutil.copytree(run.checkpoints / name, again.checkpoints / name)
+        path = at_step(run.checkpoints, began)
+        for each in {path, planned(path) or path}:  # a rollback returns to that
+            if each.is_dir():
+                shutil.copytree(each, again.checkpoints / each.name)
         if run.kept.exists():
             shutil.copy(run.kept, again.kept)
     return again

@@ -625,7 +625,7 @@ class RaySettings(Settings):
 class GuardSettings(Settings):
     non_finite: Literal["rollback", "stop"] = setting("rollback", "name")
     """Reaction to a non-finite loss, gradient or weight. Such weights are never published. rollback: continue from the
-    last checkpoint with a lower learning rate; stop: end the run and keep that checkpoint."""
+    last checkpoint (not one of a stop) with a lower learning rate; stop: end the run and keep that checkpoint."""
     rate_factor: float = setting(0.5, "1", gt=0, le=1)
     """Factor by which every rollback multiplies the learning rate for the rest of the run."""
     max_rollbacks: int = setting(3, "rollbacks", ge=1, le=1000)
@@ -660,7 +660,8 @@ class CheckpointSettings(Settings):
     """Steps between checkpoints. Another one is written at the end, on Ctrl-C, SIGTERM and SIGHUP (a terminal that
     goes away)."""
     keep: int = setting(2, "checkpoints", ge=1, le=1000)
-    """Number of latest checkpoints that are kept. If held-out accuracy is measured, the best one is kept too."""
+    """Number of latest checkpoints that are kept. After a stop the one to which a rollback returns is kept too; if
+    held-out accuracy is measured, the best one."""
 
 
 class EvaluationSettings(Settings):

@@ -63,7 +63,8 @@ class Checkpoint:
     """What a run continues from, beside the weights of its networks.
 
     learner: see `Learner.state`; ledger: which tickets of the open epochs are trained on; counters: what has been
-    observed (`RunState`); owners: the state of every `Owner`, by name.
+    observed (`RunState`); owners: the state of every `Owner`, by name. planned: the step of the last checkpoint that an
+    undisturbed run writes too, to which a rollback returns (None: there was none); that may be this one.
     """
 
     step: int
@@ -71,6 +72,7 @@ class Checkpoint:
     ledger: dict[str, Any]
     counters: dict[str, Any]
     owners: dict[str, dict[str, Any]] = field(default_factory=dict)
+    planned: int | None = None
 
 
 def copied(checkpoint: Checkpoint) -> Checkpoint:
@@ -94,7 +96,9 @@ def _on_cpu(value: Any) -> Any:
 def save(
     folder: Path, networks: Mapping[str, HasWeights], checkpoint: Checkpoint, keep: int, best: bool = False
 ) -> Path:
-    """Write `folder`/step-N and delete all but the last `keep` (and the best). `networks`: see `Learner.networks`.
+    """Write `folder`/step-N and delete all but the last `keep`, the planned ones of these, and the best.
+
+    `networks`: see `Learner.networks`.
 
     Raises:
         SparringError: it cannot be written. What was written of it is deleted, the earlier checkpoints stay.
@@ -104,7 +108,7 @@ def save(
 
 
 def _saved(folder: Path, networks: Mapping[str, HasWeights], checkpoint: Checkpoint, keep: int, best: bool) -> Path:
-    target = folder / f"step-{checkpoint.step:09d}"
+    target = at_step(folder, checkpoint.step)
     partial = folder / f"{PARTIAL}{os.getpid()}-{target.name}"
     with writing(target):
         folder.mkdir(parents=True, exist_ok=True)
@@ -132,7 +136,8 @@ def _write_files(partial: Path, networks: Mapping[str, HasWeights], checkpoint: 
     content = BytesIO()  # torch's own writing of files hides why it failed
     torch.save(state, content)
     (partial / "state.pt").write_bytes(content.getbuffer())
-    progress = {"format": FORMAT, "digests": True, "ledger": checkpoint.ledger, "counters": checkpoint.counters}
+    progress: dict[str, Any] = {"format": FORMAT, "digests": True, "planned": checkpoint.planned}
+    progress |= {"ledger": checkpoint.ledger, "counters": checkpoint.counters}
     (partial / "progress.json").write_text(json.dumps(progress))
     for written in partial.iterdir():
         _sync(written)
@@ -175,8 +180,24 @@ def forget_newer(folder: Path, step: int) -> None:
             _remove(path)
 
 
+<<<<<<< HEAD
 def _is_named(path: Path) -> bool:
     return path.name.startswith("step-") and path.name.removeprefix("step-").isdecimal()
+=======
+def at_step(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step is."""
+    return folder / f"step-{step:09d}"
+
+
+def planned(path: Path) -> Path | None:
+    """The planned checkpoint of one (see `Checkpoint`), itself where an older version wrote it; None: there is none, or
+    that cannot be read."""
+    try:
+        step = json.loads((path / "progress.json").read_text()).get("planned", step_of(path))
+        return None if step is None else at_step(path.parent, step)
+    except (OSError, ValueError, AttributeError, TypeError):
+        return None
+>>>>>>> b7cf68b6a634f579d3b8d041b4b37b3c81bbc0b0
 
 
 def step_of(path: Path) -> int:
@@ -364,7 +385,8 @@ def load_state(path: Path) -> Checkpoint:
         found = progress.get("format", 1)
         if found == FORMAT:
             ledger, counters = progress["ledger"], progress["counters"]
-            return Checkpoint(state["step"], state["learner"], ledger, counters, state["owners"])
+            step, learner, owners = state["step"], state["learner"], state["owners"]
+            return Checkpoint(step, learner, ledger, counters, owners, progress.get("planned", step))
     except Exception as error:
         raise SparringError(
             f"checkpoint {path} is cut short or damaged ({type(error).__name__}: {str(error).split('. ')[0]}). Delete "
@@ -385,11 +407,19 @@ def counters(path: Path) -> dict[str, Any]:
     return found
 
 
+<<<<<<< HEAD
 def _forget_old(folder: Path, keep: int, step: int) -> None:
     """Keep the last that were written up to `step`: what stands under a later one's name does not count."""
     kept = best(folder)
     for path in [path for path in steps_in(folder) if step_of(path) <= step][:-keep]:
         if path != kept:
+=======
+def _forget_old(folder: Path, keep: int) -> None:
+    found = steps_in(folder)
+    kept = {best(folder), *map(planned, found[-keep:])}
+    for path in found[:-keep]:
+        if path not in kept:
+>>>>>>> b7cf68b6a634f579d3b8d041b4b37b3c81bbc0b0
             _remove(path)
 
 

@@ -116,18 +116,18 @@ class Session:
             UsageError: the training data are not those that the run began with.
         """
         require_same_training_data(self.run, self.experiment)
-        checkpoint = self._load_newest(self.training.restart if again else self.training.begin)
+        otherwise = self.training.restart if again else self.training.begin
+        checkpoint = self._continued(self.training.load_newest(), otherwise)
         self.run.begin_phases_by(self.learner.step)
         self._observe()
         return checkpoint
 
-    def _load_newest(self, otherwise: Callable[[], None]) -> Checkpoint | None:
-        checkpoint = self.training.load_newest()
-        if checkpoint is None:
+    def _continued(self, loaded: Checkpoint | None, otherwise: Callable[[], None]) -> Checkpoint | None:
+        if loaded is None:
             otherwise()
-        elif self.overfitting.on:
-            self.overfitting.take(checkpoint)
-        return checkpoint
+        else:
+            self.overfitting.loaded(loaded)
+        return loaded
 
     def _observe(self) -> None:
         """Copy what the owners of training state hold into the reported state."""
@@ -164,12 +164,13 @@ class Session:
         return checkpoint
 
     def _to_good_weights(self) -> Checkpoint | None:
-        """Load the last weights that passed the overfitting guard, else the newest checkpoint, or the initial ones."""
+        """Load the last weights that passed the overfitting guard, else the last planned checkpoint, or the initial
+        ones: never those of a stop, which an undisturbed run has not."""
         kept = self.overfitting.go_back()
         if kept is not None:
             self.training.continue_from(kept)
             return kept
-        return self._load_newest(self.training.restart)
+        return self._continued(self.training.load_planned(), self.training.restart)
 
     def start_clock(self, already: float = 0.0) -> None:
         """Training began `already` seconds ago; time before that does not count."""
@@ -238,7 +239,7 @@ class Session:
 
     def record(self, shards: Sequence[Shard], result: StepResult, seconds: float, arrivals: Sequence[int] = ()) -> None:
         """Record a step that the learner has just made; see `Recorder.step`."""
-        self.overfitting.batch = shards[0]
+        self.overfitting.batch = shards[0].key
         self.recorder.step(shards, result, seconds, arrivals)
         self._observe()
         if self.starts is not None:
@@ -326,9 +327,9 @@ class Session:
         """Report the state, at most twice a second."""
         self.recorder.report_soon()
 
-    def save(self, best: bool = False) -> None:
-        """Write a checkpoint of this step."""
-        self.training.save(best)
+    def save(self, best: bool = False, *, planned: bool = True) -> None:
+        """Write a checkpoint of this step; planned: an undisturbed run does it too."""
+        self.training.save(best, planned=planned)
 
     def should_stop(self) -> bool:
         """The run has made its last step, or is to stop."""
@@ -348,12 +349,14 @@ class Session:
     def finish(self) -> str:
         """Last record and checkpoint; returns how it ended: finished, stopped or interrupted.
 
-        A run that made all its steps is in phase `evaluating`: it has finished once it has been evaluated.
+        A run that made all its steps is in phase `evaluating`: it has finished once it has been evaluated. One that is
+        stopped decides nothing here: it is to go on as if it had not been.
         """
-        self.guard_against_overfitting()
+        if self.stop_reason is None:
+            self.guard_against_overfitting()
         self.state.phase = self.stop_reason or "evaluating"
         self.recorder.write_metrics()
         self.recorder.close()
-        self.save()
+        self.save(planned=self.stop_reason is None)
         self.recorder.report_soon(force=True)
         return self.stop_reason or "finished"

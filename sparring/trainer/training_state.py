@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -28,12 +29,13 @@ log = logging.getLogger(__name__)
 class TrainingState:
     """The learner with its networks, the `owners` of all other state by name, and what has been observed so far.
 
-    `ledger` gives what a checkpoint keeps of the open epochs.
+    `ledger` gives what a checkpoint keeps of the open epochs. `planned`: see `Checkpoint`.
     """
 
     def __init__(self, learner: Learner, run: Run, recorder: Recorder, owners: dict[str, Owner]) -> None:
         self.learner, self.run, self.recorder, self.owners = learner, run, recorder, owners
         self.ledger: Callable[[], dict[str, Any]] = Consumed().state
+        self.planned: int | None = None
         helper = learner.networks.get("helper")
         self._initial_helper = None if helper is None else copy.deepcopy(helper.state_dict())
 
@@ -45,16 +47,20 @@ class TrainingState:
     def checkpoint(self) -> Checkpoint:
         """The present state, beside the weights of the networks."""
         learner, counters = self.learner, self.recorder.state.as_dict()
-        return Checkpoint(learner.step, learner.state(), self.ledger(), counters, self._owner_states())
+        return Checkpoint(learner.step, learner.state(), self.ledger(), counters, self._owner_states(), self.planned)
 
-    def save(self, best: bool = False) -> None:
-        """Write a checkpoint of the present state."""
+    def save(self, best: bool = False, *, planned: bool = True) -> None:
+        """Write a checkpoint of the present state; planned: an undisturbed run does it too."""
+        if planned:
+            self.planned = self.learner.step
         self._write(self.checkpoint(), best)
 
     def save_again(self, checkpoint: Checkpoint) -> None:
         """Write the restored `checkpoint` again, with what has changed since; newer checkpoints are deleted."""
         checkpoints.forget_newer(self.run.checkpoints, checkpoint.step)
-        self._write(replace(checkpoint, counters=self.recorder.state.as_dict(), owners=self._owner_states()))
+        self.planned = checkpoint.step
+        counters = self.recorder.state.as_dict()
+        self._write(replace(checkpoint, counters=counters, owners=self._owner_states(), planned=self.planned))
 
     def load_newest(self) -> Checkpoint | None:
         """Continue from the newest checkpoint of the run's folder; None where there is none."""
@@ -64,23 +70,44 @@ class TrainingState:
         path = checkpoints.latest(self.run.checkpoints)
         if path is None:
             return None
+        checkpoint = self._load(path)
+        if damaged := checkpoints.set_damaged_aside(self.run.checkpoints, path):
+            self.recorder.state.message = f"continued from {path.name}: {', '.join(damaged)} is damaged"
+        return checkpoint
+
+    def load_planned(self) -> Checkpoint | None:
+        """Continue from the last planned checkpoint, for a rollback; None: there was none, what was written goes.
+
+        One of a stop would make what follows depend on when that was. Where the planned one is damaged the newest that
+        is not is used.
+        """
+        if self.planned is None:
+            checkpoints.forget_newer(self.run.checkpoints, 0)
+            return None
+        path = checkpoints.at_step(self.run.checkpoints, self.planned)
+        if path.is_dir() and not checkpoints.damage(path):
+            return self._load(path)
+        log.warning("%s is missing or damaged; the newest one that is not is used", path)
+        return self.load_newest()
+
+    def _load(self, path: Path) -> Checkpoint:
         checkpoint = checkpoints.load_state(path)
         checkpoints.load_networks(path, self.learner.networks)
         self.continue_from(checkpoint)
         self.recorder.state.checkpointed = path.stat().st_mtime
         log.info("continued from %s", path.name)
-        if damaged := checkpoints.set_damaged_aside(self.run.checkpoints, path):
-            self.recorder.state.message = f"continued from {path.name}: {', '.join(damaged)} is damaged"
         return checkpoint
 
     def continue_from(self, checkpoint: Checkpoint) -> None:
         """Restore everything but the weights of the networks, which are loaded already."""
+        self.planned = checkpoint.planned
         self.learner.restore(checkpoint.step, **checkpoint.learner)
         self.recorder.continue_from(RunState.from_dict(checkpoint.counters))
         self._restore_owners(checkpoint.owners)
 
     def begin(self) -> None:
         """Begin the run with the learner as it is."""
+        self.planned = None
         self._restore_owners({})
 
     def restart(self) -> None:

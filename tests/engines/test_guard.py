@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from sparring.commands.train import Result, train
+from sparring.commands.train import Result, resume, train
 from sparring.errors import SparringError
 from sparring.trainer import checkpoints
-from tests.support.runs import Place, small
+from tests.support.runs import Place, small, stopped_at, weights_of
 
 # A rate that ruins this network in a step or two; times 1e-6 it is harmless.
 WILD: dict[str, Any] = {
@@ -85,3 +85,24 @@ def test_stop_ends_the_training_with_the_good_weights_and_evaluates_them(tmp_pat
     result = train(small(tmp_path, engine="sync", **{**RESTLESS, "guard": guard}))
     assert result.phase == "finished" and result.summary["overfittings"] == 1
     assert result.summary["steps"] < 12 and result.summary["robust_accuracy"] is not None
+
+
+@pytest.mark.parametrize(
+    ("stops", "groups"),
+    [
+        ((1,), {**WILD, "guard": {"rate_factor": 1e-6}, "checkpoint": {"every_steps": 100}}),
+        ((1, 4, 8), {**RESTLESS, "checkpoint": {"every_steps": 6, "keep": 1}}),
+    ],
+)
+def test_a_stop_changes_nothing_of_what_a_rollback_returns_to(
+    tmp_path: Path, stops: tuple[int, ...], groups: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither where the guard checks, nor its good weights, nor how often it may still return to them."""
+    monkeypatch.setattr("sparring.trainer.recorder.REPORT_EVERY_S", 0.0)
+    counts = ("rollbacks", "overfittings", "steps")
+    whole = train(small(tmp_path / "whole", engine="sync", **groups), progress=False)
+    assert whole.summary["rollbacks"] + whole.summary["overfittings"] >= 1
+    for step in stops:
+        resumed = resume(stopped_at(step, tmp_path / f"{step}", engine="sync", **groups).path, progress=False)
+        assert [resumed.summary[name] for name in counts] == [whole.summary[name] for name in counts]
+        assert weights_of(resumed) == weights_of(whole), step

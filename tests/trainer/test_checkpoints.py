@@ -367,3 +367,24 @@ def test_a_note_of_the_best_that_is_cut_short_is_named(tmp_path: Path) -> None:
     (tmp_path / "best.json").write_text('"step-0')
     with pytest.raises(SparringError, match=r"best\.json is cut short or damaged .* Delete it"):
         checkpoints.best(tmp_path)
+
+
+def test_the_planned_checkpoint_of_one_that_is_kept_is_kept_too(tmp_path: Path) -> None:
+    """Those of stops do not push out the one to which a rollback returns."""
+    for step, planned in ((10, 10), (12, 10), (13, 10), (15, None)):
+        found = Checkpoint(step, {}, LEDGER, COUNTERS, planned=planned)
+        path = checkpoints.save(tmp_path, {"model": network()}, found, keep=2)
+        assert checkpoints.load_state(path).planned == planned
+    assert [checkpoints.step_of(path) for path in checkpoints.steps_in(tmp_path)] == [10, 13, 15]
+    write(tmp_path, 20, keep=1)
+    assert [checkpoints.step_of(path) for path in checkpoints.steps_in(tmp_path)] == [20]
+
+
+def test_the_checkpoint_of_an_older_version_is_planned(tmp_path: Path) -> None:
+    path = write(tmp_path, 7)
+    progress = json.loads((path / "progress.json").read_text())
+    del progress["planned"]
+    (path / "progress.json").write_text(json.dumps(progress))
+    assert checkpoints.load_state(path).planned == 7 and checkpoints.planned(path) == path
+    (path / "progress.json").write_text("[]")
+    assert checkpoints.planned(path) is None

@@ -148,7 +148,7 @@ class Trainer:
     def _save(self, loop: Loop) -> None:
         """Keep what was trained, unless the disk is what failed."""
         try:
-            loop.session.save()
+            loop.session.save(planned=False)
         except SparringError as error:
             log.error("%s", error)
 

@@ -118,6 +118,52 @@ def test_weights_that_have_lost_a_little_are_not_the_new_measure(tmp_path: Path)
     assert session.overfitting.good is good
 
 
+def again(session: Session) -> Session:
+    """The session of a process that goes on with the run."""
+    made = Session(build_experiment(session.config), session.run, torch.device("cpu"))
+    assert made.restore() is not None
+    return made
+
+
+def test_good_weights_and_the_count_of_falls_survive_the_process(tmp_path: Path) -> None:
+    """Where the checkpoint is of other weights, as of a stop; no state holds that of earlier good weights."""
+    session = session_of(tmp_path, train={"max_steps": 40, "epochs": 4}, guard=EVERY_STEP)
+    batch, first = session.overfitting.batch, session.overfitting.good
+    ruin(session)
+    with pytest.raises(Overfitted) as caught:
+        session.guard_against_overfitting()
+    session.roll_back(caught.value)
+    session.overfitting.batch = batch
+    ruin(session)
+    session.save(planned=False)
+    resumed, good = again(session), session.overfitting.good
+    guard = resumed.overfitting
+    assert first is not None and good is not None and guard.good is not None
+    assert (guard.falls, guard.batch, resumed.learner.step) == (1, batch, 41)
+    assert guard.good.checkpoint.step == good.checkpoint.step == 40
+    weights = first.model.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in guard.good.model.state_dict().items())
+    assert guard.good.checkpoint.owners["overfitting"].keys() == {"overfittings", "pgd_until"}
+    with pytest.raises(Overfitted):
+        resumed.guard_against_overfitting()
+
+
+def test_a_checkpoint_of_the_good_weights_does_not_hold_them_twice(tmp_path: Path) -> None:
+    session = session_of(tmp_path, train={"max_steps": 4}, guard=EVERY_STEP)
+    state = checkpoints.load_state(last_of(session)).owners["overfitting"]
+    assert (state["good"], state["is_good"]) == (None, True)
+    good = again(session).overfitting.good
+    assert good is not None and good.checkpoint.step == 4
+
+
+def test_the_checkpoint_of_an_older_version_is_good(tmp_path: Path) -> None:
+    session = session_of(tmp_path, train={"max_steps": 4}, guard=EVERY_STEP)
+    session.overfitting.state = lambda: {"overfittings": 2, "pgd_until": 9}  # type: ignore[method-assign]
+    session.save()
+    guard = again(session).overfitting
+    assert guard.good is not None and (guard.overfittings, guard.learner.pgd_until) == (2, 9)
+
+
 def test_a_guard_that_would_weaken_the_attack_is_refused() -> None:
     guard = {"overfitting": "rollback", "overfitting_steps": 2}
     with pytest.raises(UsageError, match=r"guard.overfitting_steps = 2.*already has 8. Set it to at least 9"):
