@@ -180,10 +180,10 @@ def forget_newer(folder: Path, step: int) -> None:
             _remove(path)
 
 
-<<<<<<< HEAD
 def _is_named(path: Path) -> bool:
     return path.name.startswith("step-") and path.name.removeprefix("step-").isdecimal()
-=======
+
+
 def at_step(folder: Path, step: int) -> Path:
     """Where the checkpoint of a step is."""
     return folder / f"step-{step:09d}"
@@ -197,7 +197,6 @@ def planned(path: Path) -> Path | None:
         return None if step is None else at_step(path.parent, step)
     except (OSError, ValueError, AttributeError, TypeError):
         return None
->>>>>>> b7cf68b6a634f579d3b8d041b4b37b3c81bbc0b0
 
 
 def step_of(path: Path) -> int:
@@ -407,19 +406,12 @@ def counters(path: Path) -> dict[str, Any]:
     return found
 
 
-<<<<<<< HEAD
 def _forget_old(folder: Path, keep: int, step: int) -> None:
     """Keep the last that were written up to `step`: what stands under a later one's name does not count."""
-    kept = best(folder)
-    for path in [path for path in steps_in(folder) if step_of(path) <= step][:-keep]:
-        if path != kept:
-=======
-def _forget_old(folder: Path, keep: int) -> None:
-    found = steps_in(folder)
+    found = [path for path in steps_in(folder) if step_of(path) <= step]
     kept = {best(folder), *map(planned, found[-keep:])}
     for path in found[:-keep]:
         if path not in kept:
->>>>>>> b7cf68b6a634f579d3b8d041b4b37b3c81bbc0b0
             _remove(path)
 
 

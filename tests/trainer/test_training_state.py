@@ -114,7 +114,6 @@ def test_a_frozen_helper_keeps_the_weights_of_the_runs_start(tmp_path: Path) -> 
     assert "helper" not in first.learner.networks, "it is written once, not with every checkpoint"
 
 
-<<<<<<< HEAD
 def test_weights_of_the_start_that_have_changed_are_refused(tmp_path: Path) -> None:
     session = session_in(tmp_path)
     initial, model = session.run.initial, session.learner.model
@@ -143,7 +142,8 @@ def test_a_frozen_helper_that_has_changed_is_refused(tmp_path: Path) -> None:
     file.write_bytes(content[:-2] + bytes([content[-2] ^ 0x20, content[-1]]))
     with pytest.raises(SparringError, match=r"helper\.safetensors changed after"):
         session_in(tmp_path, run, **groups)
-=======
+
+
 def test_a_rollback_returns_to_the_last_planned_checkpoint_or_another_where_that_is_damaged(tmp_path: Path) -> None:
     session = session_in(tmp_path, checkpoint={"keep": 1})
     training, folder = session.training, session.run.checkpoints
@@ -160,4 +160,3 @@ def test_a_rollback_returns_to_the_last_planned_checkpoint_or_another_where_that
     assert other is not None and other.step == 6
     training.planned = None
     assert training.load_planned() is None and not list(folder.glob("step-*")), "to the beginning"
->>>>>>> b7cf68b6a634f579d3b8d041b4b37b3c81bbc0b0
