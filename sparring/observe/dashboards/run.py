@@ -158,10 +158,11 @@ RUN = Dashboard(
         Panel(
             "Drops by reason",
             "Shards per second that were lost or discarded, entries of the queue that were refused. stale: above the "
-            "staleness bound.",
+            "staleness bound; copied: tickets that were issued a second time (staleness.copy_after).",
             "short",
             (
                 rate("sparring_shards_dropped_total", "{{reason}}", by="reason"),
+                rate("sparring_shards_copied_total", "copied"),
                 rate("sparring_queue_entries_refused_total", "refused: {{what}}", by="what"),
             ),
             "stacked",
