@@ -73,11 +73,16 @@ def _heals(s: int, remedy: str) -> Callable[[Results], tuple[str, bool | None]]:
         for data in results.coordinates("data"):
             for rate in results.of(data=data).coordinates("rate"):
                 at = {"data": data, "rate": rate}
-                fresh, stale = (_robust(*each, **at)(results) for each in ((0, "none"), (s, "none")))
-                healed = _robust(s, remedy, **at)(results)
+                try:
+                    fresh, stale = (_robust(*each, **at)(results) for each in ((0, "none"), (s, "none")))
+                    healed = _robust(s, remedy, **at)(results)
+                except LookupError:
+                    continue  # not run there
                 texts.append(f"{data} at {rate:g}: {healed:.1f} (without it {stale:.1f}, at s = 0 {fresh:.1f})")
                 if baseline(fresh) - stale > 3:
                     healed_each.append(healed >= fresh - 3)
+        if not texts:
+            raise LookupError(f"s = {s} was not run with {remedy}")
         return "; ".join(texts), all(healed_each) if healed_each else None
 
     return measure
