@@ -241,8 +241,12 @@ class Loop:
 
     def _issue_copies(self, since: float) -> None:
         """Once the step has waited for its shards for long, others are to attack what is missing, too."""
-        times = self.config.staleness.copy_after if self.session.heads.on else None
-        if times and self.pace.is_late(self.learner.step, self.ledger.ready, self.clock() - since, times):
+        times = self.config.staleness.copy_after
+        if times is None or not self.session.heads.on:
+            return
+        waited_s = self.clock() - since
+        self.pace.waits(self.learner.step, self.ledger.ready, waited_s)
+        if self.pace.is_late(waited_s, times):
             self.session.state.copies += self.tickets.issue_copies(self.broadcaster.published)
 
     def issue(self) -> None:

@@ -34,12 +34,15 @@ class Pace:
         """The device has idled before a step."""
         self.idle_s = running_mean(self.idle_s, seconds)
 
-    def is_late(self, step: int, ready: int, waited_s: float, times: float) -> bool:
-        """Whether a step, of which `ready` shards have come, has waited so many times as long as half of a step's
-        shards take in the mean, or a training step. Asked again and again while it waits."""
+    def waits(self, step: int, ready: int, waited_s: float) -> None:
+        """A step, of which `ready` shards have come, has waited so long; when half have come counts."""
         if self._half_of != step and 2 * ready >= self._shards_per_step:
             self._half_of = step
             self.half_s = running_mean(self.half_s, waited_s)
+
+    def is_late(self, waited_s: float, times: float) -> bool:
+        """Whether a step has waited so many times as long as half of a step's shards take in the mean, or a training
+        step."""
         return self.step_s > 0 and waited_s > times * max(self.half_s, self.step_s * self._shards_per_step)
 
     def in_flight(self, tickets_at_once: int) -> int:

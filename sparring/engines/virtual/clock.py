@@ -122,9 +122,12 @@ class _Run:
             self.transport.issue([self._ticket(key) for key in keys])
 
     def _issue_copies(self) -> None:
-        times = self.config.staleness.copy_after if self.finish else None
+        times = self.config.staleness.copy_after
+        if times is None or not self.finish:
+            return
         waited_s = self.cluster.now - (self._ends[-1] if self._ends else 0.0)
-        if times and self.pace.is_late(self.step, self.ledger.ready, waited_s, times):
+        self.pace.waits(self.step, self.ledger.ready, waited_s)
+        if self.pace.is_late(waited_s, times):
             self.transport.issue([self._ticket(key) for key in self.ledger.copies()])
 
     def _ticket(self, key: Key) -> Ticket:

@@ -47,17 +47,19 @@ def test_refresh_takes_no_more_than_the_device_idles(idle_s: float, steps: int) 
 def test_a_step_is_late_in_terms_of_its_first_half() -> None:
     pace = paced(0.8, 0.1, shards_per_step=4)
     for step, half_s in enumerate((1.0, 1.0, 2.0)):
-        assert not pace.is_late(step, 1, half_s - 0.1, 3.0)
-        assert not pace.is_late(step, 2, half_s, 3.0) and not pace.is_late(step, 3, half_s + 0.5, 3.0)
+        for ready, waited_s in ((1, half_s - 0.1), (2, half_s), (3, half_s + 0.5)):
+            pace.waits(step, ready, waited_s)
+            assert not pace.is_late(waited_s, 3.0)
     mean = 0.9 * 1.0 + 0.1 * 2.0
-    assert not pace.is_late(3, 1, 3 * mean - 0.01, 3.0) and pace.is_late(3, 1, 3 * mean + 0.01, 3.0)
+    assert pace.half_s == pytest.approx(mean), "the third shard is not counted"
+    assert not pace.is_late(3 * mean - 0.01, 3.0) and pace.is_late(3 * mean + 0.01, 3.0)
 
 
 def test_a_step_is_not_late_before_it_has_waited_as_long_as_a_training_step_and_never_before_the_first() -> None:
     pace = paced(0.8, 0.1, shards_per_step=4)
-    assert not pace.is_late(0, 2, 0.0, 2.0)
-    assert not pace.is_late(0, 3, 0.79, 2.0) and pace.is_late(0, 3, 0.81, 2.0)
-    assert not Pace(4).is_late(0, 3, 1000.0, 2.0)
+    pace.waits(0, 2, 0.0)
+    assert not pace.is_late(0.79, 2.0) and pace.is_late(0.81, 2.0)
+    assert not Pace(4).is_late(1000.0, 2.0)
 
 
 def test_running_means_begin_with_the_first_value() -> None:
